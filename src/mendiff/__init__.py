@@ -1,0 +1,32 @@
+"""Diffusion models for visual anomaly detection: mend the image, diff it, see the defect."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mendiff.anomalib_models import Glad
+    from mendiff.checkpoints.store import load
+    from mendiff.types import Detection
+
+__version__ = "0.1.0"
+
+__all__ = ["Detection", "Glad", "__version__", "load"]
+
+# Names that are imported on first use, so that `import mendiff` pulls no torch.
+_HOMES = {
+    "Detection": "mendiff.types",
+    "Glad": "mendiff.anomalib_models",
+    "load": "mendiff.checkpoints.store",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

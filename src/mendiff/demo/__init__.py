@@ -1,0 +1,1 @@
+"""A demo data set that draws its own parts."""

@@ -1,0 +1,177 @@
+"""The demo data set: parts that the project draws itself, in the layout of MVTec-AD."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mendiff.demo import blister, fabric, flange, tile
+from mendiff.demo.geometry import Field, Frame, make_frame
+from mendiff.demo.shading import Pixels, Surface, draw_light, photograph, pool, shade
+from mendiff.errors import InputError
+
+Mask = NDArray[np.bool_]
+Build = Callable[[Frame, str | None, np.random.Generator, np.random.Generator], tuple[Surface, Field]]
+
+MIN_SIZE, MAX_SIZE = 64, 1024
+SHIFT, ZOOM = 0.03, 0.02  # how far a part strays from the middle, and from its size
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of part: how to make it, what can be wrong with it, and how far it turns in degrees."""
+
+    build: Build
+    defects: tuple[str, ...]
+    turn: float
+
+
+PARTS = {
+    "blister": Part(blister.build, blister.DEFECTS, 5.0),
+    "fabric": Part(fabric.build, fabric.DEFECTS, 3.0),
+    "flange": Part(flange.build, flange.DEFECTS, 180.0),
+    "tile": Part(tile.build, tile.DEFECTS, 5.0),
+}
+CATEGORIES = tuple(PARTS)
+DEFECTS = {category: part.defects for category, part in PARTS.items()}
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """How much to draw: the side of the square images in pixels, and counts for each category.
+
+    Raises InputError where a count, the size, the seed or a category is out of range.
+    """
+
+    size: int = 160
+    n_train: int = 60
+    n_test_good: int = 12
+    n_defective: int = 24
+    categories: tuple[str, ...] = CATEGORIES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+        for name in ("n_train", "n_test_good", "n_defective", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        if not self.categories or len(set(self.categories)) < len(self.categories):
+            raise InputError(f"categories must name at least one category, each once, got {self.categories}.")
+        for category in self.categories:
+            _check_category(category)
+
+
+def render_good(category: str, rng: np.random.Generator, size: int = 160) -> Pixels:
+    """Draw one good part: (size,size,3) uint8 sRGB; equal state of `rng`, equal picture.
+
+    Raises InputError for an unknown category or a size out of range.
+    """
+    return _render(category, None, rng, size)[0]
+
+
+def render_defective(
+    category: str, defect: str, rng: np.random.Generator, size: int = 160
+) -> tuple[Pixels, Mask]:
+    """Draw one defective part: (size,size,3) uint8 sRGB and its mask (size,size), True on the defect.
+
+    The part, its pose, light and noise are those that `render_good` draws from the same state of `rng`.
+    Raises InputError for an unknown category or defect or a size out of range.
+    """
+    _check_category(category)
+    if defect not in PARTS[category].defects:
+        allowed = ", ".join(PARTS[category].defects)
+        raise InputError(f"{category} has no defect {defect!r}; choose one of {allowed}.")
+    return _render(category, defect, rng, size)
+
+
+def make_data(
+    root: Path, config: DemoConfig | None = None, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Draw the data set into `root`, which must be missing or empty; progress: called with (done, total).
+
+    Every image has a generator of its own, so it depends on the seed, its path and its size only. The folder
+    appears when it is complete. Raises InputError where `root` is in the way or cannot be written.
+    """
+    config = config or DemoConfig()
+    root = Path(root).resolve()
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise InputError(f"{root} exists and is not an empty folder; name a new one or empty it.")
+    home = root if root.exists() else root.parent
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".mendiff-demo-", dir=home))
+    except OSError as error:
+        raise InputError(f"cannot write to {home} ({error.strerror}); name another folder.") from error
+    try:
+        _draw_all(staging / "data", config, progress)
+        _move_in(staging / "data", root)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _draw_all(folder: Path, config: DemoConfig, progress: Callable[[int, int], None] | None) -> None:
+    folder.mkdir()  # with the usual permissions, which the temporary folder around it lacks
+    todo = list(_list_images(config))
+    for done, (category, split, defect, index) in enumerate(todo, 1):
+        place = f"{category}/{split}/{defect or 'good'}/{index:03d}"
+        rng = np.random.default_rng([config.seed, *place.encode()])
+        picture, mask = _render(category, defect, rng, config.size)
+        _save(picture, folder / f"{place}.png")
+        if defect is not None:
+            truth = folder / category / "ground_truth" / defect / f"{index:03d}_mask.png"
+            _save(mask.astype(np.uint8) * 255, truth)
+        if progress is not None:
+            progress(done, len(todo))
+
+
+def _list_images(config: DemoConfig) -> Iterator[tuple[str, str, str | None, int]]:
+    for category in config.categories:
+        yield from ((category, "train", None, k) for k in range(config.n_train))
+        yield from ((category, "test", None, k) for k in range(config.n_test_good))
+        kinds = PARTS[category].defects
+        for k in range(config.n_defective):
+            yield category, "test", kinds[k % len(kinds)], k // len(kinds)
+
+
+def _save(pixels: Pixels, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def _move_in(folder: Path, root: Path) -> None:
+    if not root.exists():
+        folder.rename(root)
+        return
+    for child in folder.iterdir():
+        child.rename(root / child.name)
+
+
+def _render(category: str, defect: str | None, rng: np.random.Generator, size: int) -> tuple[Pixels, Mask]:
+    _check_category(category)
+    _check_size(size)
+    part = PARTS[category]
+    # One stream for each concern: a defect then changes neither the part nor its pose, light and noise.
+    scene, body, noise, flaw = (np.random.default_rng(int(s)) for s in rng.integers(0, 2**63, size=4))
+    turn = float(np.deg2rad(scene.uniform(-part.turn, part.turn)))
+    shift = (scene.uniform(-SHIFT, SHIFT), scene.uniform(-SHIFT, SHIFT))
+    frame = make_frame(size, turn, shift, scene.uniform(1 - ZOOM, 1 + ZOOM))
+    light = draw_light(scene)
+    surface, cover = part.build(frame, defect, body, flaw)
+    return photograph(shade(surface, frame, light), noise), pool(cover) >= 0.5
+
+
+def _check_category(category: str) -> None:
+    if category not in PARTS:
+        raise InputError(f"unknown category {category!r}; choose from {', '.join(CATEGORIES)}.")
+
+
+def _check_size(size: int) -> None:
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise InputError(f"the image size must be {MIN_SIZE} to {MAX_SIZE} pixels, got {size}.")

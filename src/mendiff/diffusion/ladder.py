@@ -1,0 +1,41 @@
+"""Ladders: the descending timesteps that each image of a batch walks down."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mendiff.errors import InputError
+
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+def ladder(t_start: Tensor, steps: int, spacing: str = "leading", offset: int = 1) -> Tensor:
+    """Descending timesteps for every image, (B,) and N to (B,N) int64.
+
+    A row that has fewer than N distinct timesteps repeats its highest one: DDIM from t to t is the identity.
+
+    Args:
+        t_start: where each image starts, (B,) int64, at least 1: the ladder covers the t_start lowest timesteps.
+        steps: N, at least 1.
+        spacing: "leading" is k * (t_start // N) + offset for k = N-1..0, so it ends at `offset`; "trailing"
+            starts at t_start - 1; "linspace" goes from t_start - 1 to 0 (Lin et al. 2023, table 2).
+        offset: added by "leading" only; Stable Diffusion uses 1.
+    """
+    if steps < 1:
+        raise InputError(f"steps: expected at least 1 sampling step, got {steps}.")
+    if t_start.ndim != 1:
+        raise InputError(f"t_start: expected one timestep per image, shape (B,), got {tuple(t_start.shape)}.")
+    start = t_start.to(torch.int64)[:, None]
+    down = torch.arange(steps - 1, -1, -1, device=t_start.device)[None]
+    if spacing == "leading":
+        rungs = down * (start // steps).clamp(min=1) + offset
+        return torch.minimum(rungs, start)
+    fractions = down.to(torch.float64)
+    if spacing == "trailing":
+        rungs = torch.round((fractions + 1) * start / steps) - 1
+    elif spacing == "linspace":
+        rungs = torch.round(fractions * (start - 1) / max(steps - 1, 1)) if steps > 1 else start - 1.0
+    else:
+        raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {spacing!r}.")
+    return rungs.clamp(min=0).to(torch.int64)

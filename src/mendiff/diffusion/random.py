@@ -1,0 +1,36 @@
+"""Randomness that belongs to an image, so that a score never depends on batch, order or worker."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def content_seeds(image: Tensor) -> Tensor:
+    """One seed per image from its pixels, (B,3,H,W) in [0,1] to (B,) int64.
+
+    Pixels are rounded to 8 bits first, so that float noise far below a grey level does not change the seed.
+    """
+    pixels = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu().contiguous()
+    digests = [hashlib.blake2b(one.numpy().tobytes(), digest_size=8).digest() for one in pixels]
+    return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests], dtype=torch.int64)
+
+
+class PerImageRandom:
+    """One CPU generator per image; successive draws continue each image's own stream.
+
+    Drawing on the CPU and then moving keeps the numbers equal on every device.
+
+    Args:
+        seeds: (B,) int64, not negative.
+    """
+
+    def __init__(self, seeds: Tensor) -> None:
+        self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+    def like(self, x: Tensor) -> Tensor:
+        """Standard normal noise of x's shape, dtype and device, (B,...); row i depends on seed i alone."""
+        rows = [torch.randn(x.shape[1:], generator=generator) for generator in self._generators]
+        return torch.stack(rows).to(x)

@@ -1,0 +1,108 @@
+"""Noise schedules: the alpha-bar table and everything that is read from it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mendiff.errors import InputError
+
+KINDS = ("linear", "scaled_linear", "cosine")
+
+
+class NoiseSchedule:
+    """A variance-preserving schedule: x_t = a_t x0 + s_t eps with a_t = sqrt(alpha_bar_t), s_t = sqrt(1 - alpha_bar_t).
+
+    Args:
+        alpha_bar: cumulative alphas, (T,), strictly inside (0, 1] and not increasing; kept in float64.
+        final_alpha_bar: alpha_bar at s = -1, the end of sampling. 1 is clean; Stable Diffusion uses alpha_bar_0.
+
+    Source: Ho et al. 2020, eq. 4.
+    """
+
+    def __init__(self, alpha_bar: Tensor, final_alpha_bar: float = 1.0) -> None:
+        if alpha_bar.ndim != 1 or alpha_bar.numel() == 0:
+            raise InputError(f"alpha_bar: expected a table of shape (T,), got {tuple(alpha_bar.shape)}.")
+        self.alpha_bar = alpha_bar.detach().to("cpu", torch.float64)
+        self.final_alpha_bar = float(final_alpha_bar)
+        table = torch.cat([torch.tensor([self.final_alpha_bar], dtype=torch.float64), self.alpha_bar])
+        self._by_device = {torch.device("cpu"): table}
+
+    def __len__(self) -> int:
+        """T, the number of training timesteps."""
+        return self.alpha_bar.numel()
+
+    def alpha_bar_at(self, t: Tensor) -> Tensor:
+        """alpha_bar of every t, (B,) float64 on t's device; t < 0 reads the final alpha_bar."""
+        table = self._by_device.get(t.device)
+        if table is None:
+            table = self._by_device[t.device] = self._by_device[torch.device("cpu")].to(t.device)
+        return table[t.clamp(min=-1) + 1]
+
+    def scales(self, t: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """(a_t, s_t), each (B,1,1,1), rounded once from float64 to dtype: the only place that broadcasts t."""
+        alpha_bar = self.alpha_bar_at(t)[:, None, None, None]
+        return alpha_bar.sqrt().to(dtype), (1 - alpha_bar).sqrt().to(dtype)
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) of every t, (B,) float64."""
+        alpha_bar = self.alpha_bar_at(t)
+        return alpha_bar / (1 - alpha_bar)
+
+    def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """x_t = a_t x0 + s_t eps, (B,c,h,w), one t per image."""
+        a_t, s_t = self.scales(t, x0.dtype)
+        return a_t * x0 + s_t * eps
+
+    def x0_from_eps(self, x_t: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """x0 = (x_t - s_t eps) / a_t, (B,c,h,w)."""
+        a_t, s_t = self.scales(t, x_t.dtype)
+        return (x_t - s_t * eps) / a_t
+
+    def eps_from_x0(self, x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        """eps = (x_t - a_t x0) / s_t, (B,c,h,w); undefined where s_t = 0."""
+        a_t, s_t = self.scales(t, x_t.dtype)
+        return (x_t - a_t * x0) / s_t
+
+    def x0_from_v(self, x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        """x0 = a_t x_t - s_t v for the velocity v = a_t eps - s_t x0 (Salimans & Ho 2022), (B,c,h,w)."""
+        a_t, s_t = self.scales(t, x_t.dtype)
+        return a_t * x_t - s_t * v
+
+
+def linear_schedule(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+    """DDPM's schedule: betas equally spaced between beta_start and beta_end; ends clean (Ho et al. 2020, section 4)."""
+    return NoiseSchedule(_from_betas(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)))
+
+
+def scaled_linear_schedule(
+    steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012, *, end_clean: bool = False
+) -> NoiseSchedule:
+    """Stable Diffusion's schedule: square roots of beta equally spaced.
+
+    It ends at alpha_bar_0, not at 1, as the published weights were sampled; `end_clean` ends at 1.
+    """
+    betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+    alpha_bar = _from_betas(betas)
+    return NoiseSchedule(alpha_bar, 1.0 if end_clean else float(alpha_bar[0]))
+
+
+def cosine_schedule(steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
+    """The squared-cosine schedule with betas cut at max_beta; ends clean (Nichol & Dhariwal 2021, eq. 17)."""
+    at = torch.arange(steps + 1, dtype=torch.float64) / steps
+    curve = torch.cos((at + offset) / (1 + offset) * math.pi / 2) ** 2
+    return NoiseSchedule(_from_betas((1 - curve[1:] / curve[:-1]).clamp(max=max_beta)))
+
+
+def make_schedule(kind: str, steps: int = 1000) -> NoiseSchedule:
+    """The schedule named in a config: "linear", "scaled_linear" or "cosine", with its published constants."""
+    makers = {"linear": linear_schedule, "scaled_linear": scaled_linear_schedule, "cosine": cosine_schedule}
+    if kind not in makers:
+        raise InputError(f"schedule: expected one of {', '.join(KINDS)}, got {kind!r}.")
+    return makers[kind](steps)
+
+
+def _from_betas(betas: Tensor) -> Tensor:
+    return torch.cumprod(1 - betas, dim=0)

@@ -1,0 +1,119 @@
+"""What a method is: a config, a training loss, and a prediction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar
+
+from torch import Generator, Tensor, nn
+
+from mendiff.errors import InputError
+from mendiff.types import Detection
+
+METHODS: dict[str, str] = {
+    "glad": "mendiff.methods.glad:Glad",
+}
+"""Name to "module:Class"; a further method is one file and one line here."""
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Called anew for every pass: batches of (images (B,3,H,W) in [0,1], seeds (B,))."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a method is trained, whatever the method.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images per step.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        warmup: steps of linear warm-up.
+        cosine: whether the rate falls to zero along a half cosine; constant otherwise.
+        clip: largest gradient norm; 0 for none.
+        ema: decay of the exponential moving average of the weights, which becomes the model; 0 for none.
+    """
+
+    steps: int = 4000
+    batch_size: int = 32
+    learning_rate: float = 5e-6
+    weight_decay: float = 1e-2
+    warmup: int = 0
+    cosine: bool = False
+    clip: float = 1.0
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """What every method's config holds.
+
+    Attributes:
+        image_size: side of the square images the method sees, in pixels; 0 takes the images' own size when fitting.
+        crop: side of the random crops it is trained on; 0 trains on whole images.
+        training: see TrainingConfig.
+    """
+
+    image_size: int = 256
+    crop: int = 0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+class Method(nn.Module, ABC):
+    """One paper: everything between a batch of images and a Detection.
+
+    Constructors build networks with fresh weights and never download, read files or choose a device.
+
+    Attributes:
+        Config: the method's config class.
+        PRESETS: named configs.
+    """
+
+    Config: ClassVar[type[MethodConfig]]
+    PRESETS: ClassVar[Mapping[str, MethodConfig]]
+
+    def __init__(self, config: MethodConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
+        """The loss of a batch of good images, (B,3,H,W) in [0,1] to a scalar; rng (CPU) is the only randomness."""
+
+    @abstractmethod
+    def predict(self, image: Tensor, seeds: Tensor) -> Detection:
+        """Find anomalies, (B,3,H,W) in [0,1]; seeds (B,) int64 fix each image's noise."""
+
+    def fit_statistics(self, batches: Batches) -> None:  # noqa: B027 - a method may have nothing to learn here
+        """Learn what good images look like to the trained method: batches of good images it was not trained on."""
+
+    @property
+    def size_multiple(self) -> int:
+        """Image height and width must divide by this."""
+        return 1
+
+
+def find_method(name: str) -> type[Method]:
+    """The method class of a name in METHODS."""
+    if name not in METHODS:
+        raise InputError(f"method: expected one of {', '.join(sorted(METHODS))}, got {name!r}.")
+    module, _, attribute = METHODS[name].partition(":")
+    method: type[Method] = getattr(import_module(module), attribute)
+    return method
+
+
+def find_preset(name: str, preset: str) -> MethodConfig:
+    """The config of a method's preset."""
+    presets = find_method(name).PRESETS
+    if preset not in presets:
+        raise InputError(f"preset: expected one of {', '.join(presets)} for {name}, got {preset!r}.")
+    return presets[preset]
+
+
+def describe_parameters(method: Method) -> dict[str, Any]:
+    """Counts for people: {"trained": ..., "frozen": ...} parameters."""
+    trained = sum(one.numel() for one in method.parameters() if one.requires_grad)
+    return {"trained": trained, "frozen": sum(one.numel() for one in method.parameters()) - trained}

@@ -1,0 +1,88 @@
+"""Configs as plain data: frozen dataclasses to JSON-able dictionaries and back, strictly."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from mendiff.errors import InputError
+
+Config = TypeVar("Config")
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as nested dictionaries; tuples become lists, so that JSON gives the same back."""
+    plain: dict[str, Any] = _plain(asdict(config))
+    return plain
+
+
+def config_from_dict(kind: type[Config], data: Mapping[str, Any], where: str = "config") -> Config:
+    """The config dataclass `kind` from nested dictionaries; missing fields keep their defaults.
+
+    Args:
+        kind: a frozen dataclass of numbers, strings, booleans, tuples, dictionaries and further dataclasses.
+        data: field names to values.
+        where: for messages: the path of names that led here.
+
+    Raises:
+        InputError: for an unknown field or a value of another type; it names the field and what is allowed.
+    """
+    hints = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(names))
+    if unknown:
+        raise InputError(f"{where}: expected some of {', '.join(names)}, got {unknown[0]!r}.")
+    values = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}
+    return kind(**values)
+
+
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A config with some fields replaced, by dotted name: {"training.steps": 100}."""
+    data = config_to_dict(config)
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        place: Any = data
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            raise InputError(f"--set: expected a field of the config such as training.steps, got {dotted!r}.")
+        place[last] = value
+    return config_from_dict(type(config), data)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return _convert(inner, value, where)
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where}: expected a group of fields, got {value!r}.")
+        return config_from_dict(hint, value, where)  # type: ignore[arg-type]
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{where}: expected a list such as [1, 2], got {value!r}.")
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where}: expected a mapping, got {value!r}.")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise InputError(f"{where}: expected {hint.__name__}, got {value!r}.")
+    return value

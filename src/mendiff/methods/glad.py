@@ -1,0 +1,352 @@
+"""GLAD: global and local adaptive diffusion (Yao et al., ECCV 2024).
+
+Paper and published code disagree in places; `reference=True` follows the code, the default mends its faults. Where
+they part is said at the line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from mendiff.calibration import upper_bound
+from mendiff.diffusion.ddim import ddim
+from mendiff.diffusion.ladder import ladder
+from mendiff.diffusion.random import PerImageRandom
+from mendiff.diffusion.schedule import make_schedule
+from mendiff.errors import InputError
+from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
+from mendiff.nets.codec import CodecConfig, check_size, make_codec
+from mendiff.nets.denoiser import Denoiser, DenoiserConfig
+from mendiff.nets.features import FeaturesConfig, make_features
+from mendiff.scoring.maps import nearest_patch_map, object_mask
+from mendiff.scoring.readout import Readout, ReadoutConfig
+from mendiff.scoring.score import top_k_mean
+from mendiff.synthesis.blend import SynthesisConfig, synthesize
+from mendiff.synthesis.foreground import foreground
+from mendiff.types import Estimate, Step
+
+FUSIONS = ("x0", "latent", "none")
+STOP_TOP_K = 10
+"""Positions that the stop score averages (published code)."""
+TIMESTEPS = 1000
+"""T of every schedule here."""
+
+
+@dataclass(frozen=True)
+class GladConfig(MethodConfig):
+    """Everything that GLAD can be told.
+
+    Attributes:
+        schedule: "linear", "scaled_linear" (published) or "cosine".
+        codec, denoiser, features, synthesis, readout: see their configs.
+        mix: train on (t/T) anomalous + (1 - t/T) normal latents, as the published code does.
+        train_t: lowest and highest timestep (exclusive) that is trained.
+        min_snr_gamma: of the loss weights; 0 weighs all timesteps equally (published).
+        denoise_steps: T', where the search starts; several are run one by one and their maps added.
+        steps: N, DDIM steps from T' down.
+        spacing: of the ladder: "leading" (published), "trailing" or "linspace".
+        noise_step: timestep whose noise the start latents carry; 0 for the ladder's first rung (for T' in
+            `reference`; the code's VisA and PCB-Bank path uses T' - 1).
+        adaptive: whether images stop on their own (ADS); otherwise all walk from T' to the end.
+        threshold: stop score of ADS; None learns one per rung from good images (see stop_rate).
+        stop_rate: share of good images that should exceed a learned threshold.
+        min_step: an image that reaches a timestep below this stops there.
+        fusion: of normal regions at the stop (SAFF): "x0" as in the code, "latent" as in the paper (the noise is predicted
+            anew from the fused latent), "none" goes on from the true noisy input.
+        object_mask: weigh the final map by the part: "none", "dark", "bright" or "auto".
+        reference: follow the published code number for number, faults included.
+    """
+
+    schedule: str = "scaled_linear"
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    readout: ReadoutConfig = field(default_factory=ReadoutConfig)
+    mix: bool = True
+    train_t: tuple[int, ...] = (0, 1000)
+    min_snr_gamma: float = 0.0
+    denoise_steps: tuple[int, ...] = (750,)
+    steps: int = 25
+    spacing: str = "leading"
+    noise_step: int = 0
+    adaptive: bool = True
+    threshold: float | None = None
+    stop_rate: float = 0.01
+    min_step: int = 350
+    fusion: str = "x0"
+    object_mask: str = "none"
+    reference: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fusion not in FUSIONS:
+            raise InputError(f"fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}.")
+        if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
+            raise InputError(f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}.")
+        if not self.denoise_steps or not all(1 <= step <= TIMESTEPS for step in self.denoise_steps):
+            raise InputError(f"denoise_steps: expected timesteps from 1 to {TIMESTEPS}, got {list(self.denoise_steps)}.")
+
+
+_TINY = GladConfig(
+    image_size=0,
+    crop=128,
+    training=TrainingConfig(steps=600, batch_size=8, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995),
+    codec=CodecConfig("space_to_depth", factor=4),
+    denoiser=DenoiserConfig(
+        prediction="x0",
+        network={
+            "block_out_channels": [32, 64, 128],
+            "layers_per_block": 1,
+            "down_block_types": ["DownBlock2D"] * 3,
+            "up_block_types": ["UpBlock2D"] * 3,
+            "norm_num_groups": 8,
+            "add_attention": False,
+        },
+    ),
+    synthesis=SynthesisConfig(share=0.7, thin_share=0.4),
+    readout=ReadoutConfig(distance="whitened", standardise=True, sigma=2.0, taps=0, top_k=0),
+    mix=False,
+    train_t=(1, 400),
+    min_snr_gamma=5.0,
+    denoise_steps=(50, 200),
+    steps=1,
+    spacing="trailing",
+    adaptive=False,
+)
+
+PRESETS: dict[str, GladConfig] = {"tiny": _TINY}
+
+
+class Glad(Method):
+    """Adaptive reconstruction by a diffusion model that was trained to take synthetic anomalies away.
+
+    Args:
+        config: see GladConfig.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = GladConfig
+    PRESETS: ClassVar = PRESETS
+    config: GladConfig
+    stop_thresholds: Tensor
+
+    def __init__(self, config: GladConfig) -> None:
+        super().__init__(config)
+        self.schedule = make_schedule(config.schedule, TIMESTEPS)
+        self.codec = make_codec(config.codec)
+        self.denoiser = Denoiser(config.denoiser, self.schedule, self.codec.channels)
+        self.features = make_features(config.features)
+        runs = len(config.denoise_steps)
+        self.readout = Readout(config.readout, self.features.channels, runs, batch_maxima=config.reference)
+        threshold = math.inf if config.threshold is None else config.threshold
+        self.register_buffer("stop_thresholds", torch.full((runs, config.steps), threshold))
+
+    @property
+    def size_multiple(self) -> int:
+        """Image height and width must divide by this."""
+        return math.lcm(self.codec.factor * self.denoiser.multiple, self.config.synthesis.grid)
+
+    # Training (ATP).
+
+    def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
+        """ATP on fresh synthetic anomalies of good images, (B,3,H,W) in [0,1] to a scalar."""
+        check_size(self.codec, image, self.denoiser.multiple)
+        anomalous, _ = synthesize(image, rng, self.config.synthesis)
+        t = torch.randint(*self.config.train_t, (len(image),), generator=rng)
+        with torch.no_grad():
+            noise = self._posterior_noise(image)
+            z0, z_anomalous = self.codec.encode(image, noise), self.codec.encode(anomalous, noise)
+        eps = torch.randn(z0.shape, generator=rng).to(z0)
+        return self.atp_loss(z0, z_anomalous, t.to(image.device), eps)
+
+    def atp_loss(self, z0: Tensor, z_anomalous: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """The anomaly-oriented training loss at given noise; latents (B,c,h,w), t (B,), to a scalar."""
+        if self.config.mix:
+            # The published code leans towards the normal latent at small t; the paper does not mention it.
+            share = (t.to(torch.float64) / len(self.schedule)).to(z0)[:, None, None, None]
+            z_anomalous = share * z_anomalous + (1 - share) * z0
+        z_t = self.schedule.add_noise(z_anomalous, eps, t)
+        target = self.atp_target(z0, z_anomalous, t, eps)
+        error = (self.denoiser.raw(z_t, t) - target).square().mean((1, 2, 3))
+        return (self._loss_weight(t).to(error) * error).mean()
+
+    def atp_target(self, z0: Tensor, z_anomalous: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """What the network should put out for the noisy z_anomalous so that its clean estimate is z0, (B,c,h,w).
+
+        For eps that is eps + (a_t/s_t)(z^a - z0). Paper and published code have a minus there, whose clean estimate is
+        2 z^a - z0: it doubles the anomaly; only `reference` keeps it.
+        """
+        a_t, s_t = self.schedule.scales(t, torch.float64)
+        sign = -1 if self.config.reference else 1
+        eps = eps + sign * (a_t / s_t).to(z0) * (z_anomalous - z0)
+        x0 = z0 if sign > 0 else 2 * z_anomalous - z0
+        if self.config.denoiser.prediction == "eps":
+            return eps
+        return x0 if self.config.denoiser.prediction == "x0" else a_t.to(z0) * eps - s_t.to(z0) * x0
+
+    def _loss_weight(self, t: Tensor) -> Tensor:
+        """Min-SNR-gamma weights (Hang et al. 2023), at most 1; 1 everywhere where gamma is 0 (published)."""
+        gamma = self.config.min_snr_gamma
+        snr = self.schedule.snr(t)
+        if gamma == 0:
+            return torch.ones_like(snr)
+        clipped = snr.clamp(max=gamma)
+        by_prediction = {"x0": clipped / gamma, "eps": clipped / snr, "v": clipped / (snr + 1)}
+        return by_prediction[self.config.denoiser.prediction]
+
+    def _posterior_noise(self, image: Tensor) -> Tensor | None:
+        """Noise of the codec's posterior: none, or one fixed draw for every step (published code)."""
+        if not self.config.reference:
+            return None
+        height, width = (side // self.codec.factor for side in image.shape[-2:])
+        shape = (len(image), self.codec.channels, height, width)
+        # A generator nobody seeded: the published code hands its seed over as the generator's device.
+        return torch.randn(shape, generator=Generator()).to(image)
+
+    # Inference (ADS, SAFF).
+
+    @torch.no_grad()
+    def predict(self, image: Tensor, seeds: Tensor) -> Detection:
+        """Mend every image from its own noise and score what had to be mended; see Method.predict."""
+        check_size(self.codec, image, self.denoiser.multiple)
+        rebuilt, stops = self._mend(image, seeds)
+        anomaly_map = self.readout.anomaly_map(image, rebuilt, self.features, self._object_weight(image))
+        if anomaly_map.shape[-2:] != image.shape[-2:]:
+            anomaly_map = F.interpolate(anomaly_map, image.shape[-2:], mode="bilinear", align_corners=True)
+        return Detection(
+            score=self.readout.score(anomaly_map),
+            anomaly_map=anomaly_map,
+            reconstruction=torch.stack(rebuilt).mean(0).clamp(0, 1),
+            stop_step=torch.stack(stops).amax(0),
+        )
+
+    def reconstruct(
+        self, z0: Tensor, noise: Tensor, run: int = 0, thresholds: Tensor | None = None
+    ) -> tuple[Tensor, AdaptiveStop]:
+        """Noise the latents and walk them down the ladder: (mended latents (B,c,h,w), how the search ended).
+
+        Args:
+            z0: clean latents, (B,c,h,w).
+            noise: start noise of the same shape.
+            run: which of the config's denoise_steps to start from.
+            thresholds: stop score of every rung, (N,), in place of the model's own.
+        """
+        config = self.config
+        start = torch.full((len(z0),), config.denoise_steps[run], device=z0.device)
+        rungs = ladder(start, config.steps, config.spacing)
+        # The published code noises to T' although its ladder starts one rung lower.
+        first = start if config.reference else rungs[:, 0]
+        noised_at = torch.full_like(start, config.noise_step) if config.noise_step else first
+        z_t = self.schedule.add_noise(z0, noise, noised_at)
+        stop = AdaptiveStop(self, z0, noise, self.stop_thresholds[run] if thresholds is None else thresholds)
+        return ddim(self.denoiser, z_t, rungs, self.schedule, edit=stop if config.adaptive else None), stop
+
+    def stop_map(self, generated: Tensor, truth: Tensor) -> Tensor:
+        """Distance of every token of the generated estimate to the true input's, two latents to (B,1,h,w)."""
+        # Decoder outputs go in as they are, about [-1,1], without the extractor's own normalisation (published code).
+        theirs = self.features.unnormalised(self.codec.decode_raw(generated))[-1]
+        ours = self.features.unnormalised(self.codec.decode_raw(truth))[-1]
+        return nearest_patch_map(ours, theirs)
+
+    def _mend(self, image: Tensor, seeds: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Reconstructions (B,3,H,W) in about [0,1], and stop steps (B,), one of each per run."""
+        z0, noise = self._start(image, seeds)
+        rebuilt, stops = [], []
+        for run in range(len(self.config.denoise_steps)):
+            z, stop = self.reconstruct(z0, noise, run)
+            rebuilt.append(self.codec.decode_raw(z) / 2 + 0.5)
+            stops.append(stop.stopped_at)
+        return rebuilt, stops
+
+    def _start(self, image: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean latents and each image's start noise; the published code samples the codec's posterior."""
+        random = PerImageRandom(seeds)
+        z0 = self.codec.encode(image)
+        if self.config.reference:
+            z0 = self.codec.encode(image, random.like(z0))
+        return z0, random.like(z0)
+
+    def _object_weight(self, image: Tensor) -> Tensor | None:
+        if self.config.object_mask == "none":
+            return None
+        return object_mask(foreground(image, self.config.object_mask)).to(image)
+
+    # What good images look like.
+
+    @torch.no_grad()
+    def fit_statistics(self, batches: Batches) -> None:
+        """Learn the stop thresholds (where the config leaves them open) and the read-out's scales from good images."""
+        if self.config.adaptive and self.config.threshold is None:
+            for run in range(len(self.config.denoise_steps)):
+                self.stop_thresholds[run] = self._learn_thresholds(batches(), run)
+        self.readout.fit(lambda: ((image, self._mend(image, seeds)[0]) for image, seeds in batches()), self.features)
+
+    def _learn_thresholds(self, batches: Iterable[tuple[Tensor, Tensor]], run: int) -> Tensor:
+        """The stop score that a share of stop_rate of good images exceeds, per rung, (N,)."""
+        never = torch.full_like(self.stop_thresholds[run], math.inf)
+        seen = []
+        for image, seeds in batches:
+            _, stop = self.reconstruct(*self._start(image, seeds), run, never)
+            seen.append(torch.stack(stop.scores))
+        good = torch.cat(seen, dim=1).tolist()
+        return torch.tensor([upper_bound(rung, self.config.stop_rate) for rung in good]).to(never)
+
+
+class AdaptiveStop:
+    """The edit of GLAD's sampler: stops each image's search once (ADS) and fuses its normal regions (SAFF).
+
+    Lives for one walk down the ladder.
+
+    Attributes:
+        stopped_at: the timestep at which each image stopped, (B,); 0 where it has not.
+        scores: stop scores of the rungs walked so far, each (B,); 0 for images that had stopped before.
+    """
+
+    def __init__(self, glad: Glad, z0: Tensor, noise: Tensor, thresholds: Tensor) -> None:
+        self._glad, self._z0, self._noise, self._thresholds = glad, z0, noise, thresholds
+        self._min_step = glad.config.min_step if bool(thresholds.isfinite().all()) else 0
+        self.stopped_at = torch.zeros(len(z0), dtype=torch.int64, device=z0.device)
+        self.scores: list[Tensor] = []
+
+    def __call__(self, step: Step) -> Estimate:
+        """The estimate to follow at this step; see mendiff.diffusion.ddim."""
+        rows = (self.stopped_at == 0).nonzero().flatten()
+        if len(rows) == 0:
+            return step.estimate
+        glad, t, eps = self._glad, step.t[rows], step.estimate.eps[rows]
+        true_z_t = glad.schedule.add_noise(self._z0[rows], self._noise[rows], t)
+        truth = glad.schedule.x0_from_eps(true_z_t, eps, t)
+        distance = glad.stop_map(step.estimate.x0[rows], truth)
+        score = top_k_mean(distance, STOP_TOP_K)
+        over = score > self._thresholds[len(self.scores)]
+        self.scores.append(torch.zeros_like(self.stopped_at, dtype=score.dtype).index_put((rows,), score))
+        stops = over | (t < self._min_step)
+        rows, distance, over, truth = rows[stops], distance[stops], over[stops], truth[stops]
+        self.stopped_at[rows] = step.t[rows]
+        return self._fuse(step, rows, _fusion_weight(distance, over, truth), truth, true_z_t[stops])
+
+    def _fuse(self, step: Step, rows: Tensor, weight: Tensor, truth: Tensor, true_z_t: Tensor) -> Estimate:
+        """Replace the rows that stop by weight * generated + (1 - weight) * true input."""
+        fusion, x0, eps = self._glad.config.fusion, step.estimate.x0.clone(), step.estimate.eps
+        if len(rows) == 0:
+            return step.estimate
+        if fusion == "latent":
+            fused = weight * step.x_t[rows] + (1 - weight) * true_z_t
+            anew = self._glad.denoiser(fused, step.t[rows])
+            return Estimate(x0.index_put((rows,), anew.x0), eps.index_put((rows,), anew.eps))
+        weight = torch.zeros_like(weight) if fusion == "none" else weight
+        # The direction keeps the noise estimate of the unfused latent (published code).
+        return Estimate(x0.index_put((rows,), weight * x0[rows] + (1 - weight) * truth), eps)
+
+
+def _fusion_weight(distance: Tensor, over: Tensor, latent: Tensor) -> Tensor:
+    """m = sigmoid(map) at latent size where the score stopped the image, 0 where min_step did, (B,1,h,w)."""
+    if distance.shape[-2:] != latent.shape[-2:]:
+        distance = F.interpolate(distance, latent.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.sigmoid(distance) * over[:, None, None, None]

@@ -1,0 +1,152 @@
+"""Codecs: from pixels in [0,1] to the latents that a denoiser works on, and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mendiff.errors import InputError
+
+KINDS = ("pixels", "space_to_depth", "kl", "tiny")
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Which codec, and how big.
+
+    Attributes:
+        kind: "pixels", "space_to_depth", "kl" (diffusers' AutoencoderKL) or "tiny" (AutoencoderTiny).
+        factor: downscaling of "space_to_depth"; the autoencoders' follows from their own config.
+        network: diffusers' config of the autoencoder; empty takes its defaults (Stable Diffusion's for "kl").
+        train: whether the method trains it (published methods keep it frozen).
+    """
+
+    kind: str = "space_to_depth"
+    factor: int = 4
+    network: dict[str, Any] = field(default_factory=dict)
+    train: bool = False
+
+
+class Codec(nn.Module, ABC):
+    """Pixels (B,3,H,W) in [0,1] to latents (B,c,H/f,W/f), and back.
+
+    Attributes:
+        channels: c.
+        factor: f.
+    """
+
+    channels: int
+    factor: int
+
+    @abstractmethod
+    def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Latents of roughly unit variance; `noise` (B,c,h,w) samples the posterior where the codec has one."""
+
+    @abstractmethod
+    def decode_raw(self, z0: Tensor) -> Tensor:
+        """Pixels in about [-1,1], (B,3,H,W), as the network puts them out."""
+
+    def decode(self, z0: Tensor) -> Tensor:
+        """Pixels in [0,1], (B,3,H,W)."""
+        return (self.decode_raw(z0) / 2 + 0.5).clamp(0, 1)
+
+
+class PixelCodec(Codec):
+    """Pixels scaled to [-1,1]; with a factor, blocks of factor x factor pixels moved into channels (no loss).
+
+    A small network reaches far on moved blocks: a quarter of the width and height at the same cost per position.
+    """
+
+    def __init__(self, factor: int = 1) -> None:
+        super().__init__()
+        self.factor = factor
+        self.channels = 3 * factor**2
+
+    def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(B,3,H,W) to (B,3 f^2,H/f,W/f) in [-1,1]; there is no posterior, so noise is not used."""
+        return F.pixel_unshuffle(image * 2 - 1, self.factor)
+
+    def decode_raw(self, z0: Tensor) -> Tensor:
+        """(B,3 f^2,h,w) to (B,3,f h,f w) in about [-1,1]."""
+        return F.pixel_shuffle(z0, self.factor)
+
+
+class KLCodec(Codec):
+    """diffusers' AutoencoderKL with its scaling factor (Stable Diffusion: f8, 4 channels, 0.18215)."""
+
+    def __init__(self, network: dict[str, Any]) -> None:
+        super().__init__()
+        from diffusers import AutoencoderKL
+
+        self.network = AutoencoderKL.from_config(network)
+        self.channels = int(self.network.config["latent_channels"])
+        self.factor = 2 ** (len(self.network.config["block_out_channels"]) - 1)
+        self._scale = float(self.network.config["scaling_factor"])
+
+    def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The posterior's mode, or with noise its sample mean + std * noise (what the published code does)."""
+        posterior = self.network.encode(image * 2 - 1).latent_dist
+        z0 = posterior.mean if noise is None else posterior.mean + posterior.std * noise
+        return z0 * self._scale
+
+    def decode_raw(self, z0: Tensor) -> Tensor:
+        """(B,c,h,w) to (B,3,H,W) in about [-1,1], not clamped."""
+        return self.network.decode(z0 / self._scale).sample
+
+
+class TinyCodec(Codec):
+    """diffusers' AutoencoderTiny, a codec small enough for a CPU (factor 8, no posterior)."""
+
+    def __init__(self, network: dict[str, Any]) -> None:
+        super().__init__()
+        from diffusers import AutoencoderTiny
+
+        self.network = AutoencoderTiny.from_config(network)
+        self.channels = int(self.network.config["latent_channels"])
+        self.factor = 2 ** (len(self.network.config["encoder_block_out_channels"]) - 1)
+        self._scale = float(self.network.config["scaling_factor"])
+
+    def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(B,3,H,W) in [0,1] to (B,c,h,w); there is no posterior, so noise is not used."""
+        return self.network.encode(image * 2 - 1).latents * self._scale
+
+    def decode_raw(self, z0: Tensor) -> Tensor:
+        """(B,c,h,w) to (B,3,H,W) in about [-1,1]."""
+        return self.network.decode(z0 / self._scale).sample
+
+
+def make_codec(config: CodecConfig) -> Codec:
+    """The codec a config names, with fresh weights; weights come from the model folder."""
+    if config.kind == "pixels":
+        codec: Codec = PixelCodec()
+    elif config.kind == "space_to_depth":
+        codec = PixelCodec(config.factor)
+    elif config.kind == "kl":
+        codec = KLCodec(config.network)
+    elif config.kind == "tiny":
+        codec = TinyCodec(config.network)
+    else:
+        raise InputError(f"codec: expected one of {', '.join(KINDS)}, got {config.kind!r}.")
+    return codec.requires_grad_(config.train)
+
+
+def check_size(codec: Codec, image: Tensor, multiple: int) -> None:
+    """Refuse images whose height or width the codec and the denoiser can't halve evenly.
+
+    Args:
+        codec: for its factor.
+        image: (B,3,H,W).
+        multiple: of latent positions that the denoiser needs per side.
+    """
+    unit = codec.factor * multiple
+    height, width = image.shape[-2:]
+    if height % unit or width % unit:
+        raise InputError(
+            f"image size: expected multiples of {unit} (codec factor {codec.factor} x {multiple}), got {height}x{width}; "
+            f"choose {torch.tensor([height, width]).div(unit).ceil().mul(unit).int().clamp(min=unit).tolist()}."
+        )

@@ -1,0 +1,110 @@
+"""Denoisers: diffusers' UNets behind one call, (x_t, t) to Estimate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mendiff.diffusion.schedule import NoiseSchedule
+from mendiff.errors import InputError
+from mendiff.types import Estimate
+
+KINDS = ("unet", "conditional_unet")
+PREDICTIONS = ("eps", "x0", "v")
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Which network predicts what.
+
+    Attributes:
+        kind: "unet" (diffusers' UNet2DModel) or "conditional_unet" (UNet2DConditionModel).
+        prediction: what the network puts out: "eps", "x0" or "v".
+        network: diffusers' config of the network; channels in and out follow the codec unless given.
+        guidance: classifier-free guidance scale; 0 leaves it out and halves the work ("conditional_unet" only).
+    """
+
+    kind: str = "unet"
+    prediction: str = "eps"
+    network: dict[str, Any] = field(default_factory=dict)
+    guidance: float = 0.0
+
+
+class Denoiser(nn.Module):
+    """A UNet that turns (x_t, t) into a consistent pair (x0, eps), one t per image.
+
+    Args:
+        config: which network.
+        schedule: converts what the network predicts.
+        channels: of the latents.
+
+    Attributes:
+        multiple: latent height and width must divide by this.
+    """
+
+    prompt: Tensor
+    no_prompt: Tensor
+
+    def __init__(self, config: DenoiserConfig, schedule: NoiseSchedule, channels: int) -> None:
+        super().__init__()
+        if config.prediction not in PREDICTIONS:
+            raise InputError(f"prediction: expected one of {', '.join(PREDICTIONS)}, got {config.prediction!r}.")
+        if config.guidance and config.kind != "conditional_unet":
+            raise InputError("guidance: expected 0 for a denoiser without prompts, or kind 'conditional_unet'.")
+        self.config = config
+        self.schedule = schedule
+        self.network = _make_network(config, channels)
+        self.multiple = 2 ** (len(self.network.config["block_out_channels"]) - 1)
+        if config.kind == "conditional_unet":
+            # Fixed prompt embeddings travel with the weights, so that no text encoder is needed afterwards.
+            width = int(self.network.config["cross_attention_dim"])
+            self.register_buffer("prompt", torch.zeros(1, 77, width))
+            self.register_buffer("no_prompt", torch.zeros(1, 77, width))
+
+    def forward(self, x_t: Tensor, t: Tensor, prompt: Tensor | None = None) -> Estimate:
+        """Estimate at (x_t, t), guided if the config says so.
+
+        Args:
+            x_t: (B,c,h,w).
+            t: (B,).
+            prompt: embeddings that replace the stored one, (B or 1,L,D); "conditional_unet" only.
+        """
+        raw = self.raw(x_t, t, prompt)
+        if self.config.guidance:
+            unguided = self.raw(x_t, t, self.no_prompt)
+            raw = unguided + self.config.guidance * (raw - unguided)
+        return self.estimate(x_t, raw, t)
+
+    def raw(self, x_t: Tensor, t: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """What the network itself puts out, (B,c,h,w): eps, x0 or v; float32 whatever the autocast."""
+        if self.config.kind == "unet":
+            return self.network(x_t, t).sample.to(x_t.dtype)
+        prompt = self.prompt if prompt is None else prompt
+        return self.network(x_t, t, prompt.to(x_t).expand(len(x_t), -1, -1)).sample.to(x_t.dtype)
+
+    def estimate(self, x_t: Tensor, raw: Tensor, t: Tensor) -> Estimate:
+        """Complete a raw prediction to the consistent pair (x0, eps)."""
+        if self.config.prediction == "eps":
+            return Estimate(self.schedule.x0_from_eps(x_t, raw, t), raw)
+        x0 = raw if self.config.prediction == "x0" else self.schedule.x0_from_v(x_t, raw, t)
+        return Estimate(x0, self.schedule.eps_from_x0(x_t, x0, t))
+
+    def set_prompts(self, prompt: Tensor, no_prompt: Tensor) -> None:
+        """Store the embeddings of the prompt and of the empty prompt, (1,L,D) each."""
+        self.prompt, self.no_prompt = prompt.to(self.prompt), no_prompt.to(self.no_prompt)
+
+
+def _make_network(config: DenoiserConfig, channels: int) -> Any:  # noqa: ANN401 - diffusers is not typed
+    settings = {"in_channels": channels, "out_channels": channels} | config.network
+    if config.kind == "unet":
+        from diffusers import UNet2DModel
+
+        return UNet2DModel.from_config(settings)
+    if config.kind == "conditional_unet":
+        from diffusers import UNet2DConditionModel
+
+        return UNet2DConditionModel.from_config(settings)
+    raise InputError(f"denoiser: expected one of {', '.join(KINDS)}, got {config.kind!r}.")

@@ -1,0 +1,1 @@
+"""From a pair of images or features to an anomaly map and a score."""

@@ -1,0 +1,108 @@
+"""Anomaly maps: distances between an image and its reconstruction, in features or pixels, and their smoothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine_map(features: Tensor, rebuilt: Tensor) -> Tensor:
+    """1 - cosine similarity at every position, two (B,C,h,w) to (B,1,h,w) in [0,2] (DiAD, eq. 10)."""
+    return 1 - F.cosine_similarity(features, rebuilt, dim=1)[:, None]
+
+
+def squared_map(features: Tensor, rebuilt: Tensor) -> Tensor:
+    """Mean over channels of the squared difference, two (B,C,h,w) to (B,1,h,w)."""
+    return (features - rebuilt).square().mean(1, keepdim=True)
+
+
+def nearest_patch_map(features: Tensor, rebuilt: Tensor, *, reverse: bool = False) -> Tensor:
+    """Distance of every position to its best match anywhere in the other image (GLAD, section 3.5).
+
+    min_j (1 - cos(features_i, rebuilt_j)) for every position i, two (B,C,h,w) to (B,1,h,w).
+
+    Args:
+        features: of the input image.
+        rebuilt: of its reconstruction.
+        reverse: for every position j of the reconstruction instead, min_i.
+    """
+    batch, _, height, width = features.shape
+    ours = F.normalize(features.flatten(2), dim=1, eps=1e-12)
+    theirs = F.normalize(rebuilt.flatten(2), dim=1, eps=1e-12)
+    distance = 1 - torch.bmm(ours.transpose(1, 2), theirs)
+    nearest = distance.amin(dim=1 if reverse else 2)
+    return nearest.view(batch, 1, height, width)
+
+
+def pixel_map(image: Tensor, rebuilt: Tensor) -> Tensor:
+    """Mean absolute difference over channels, two (B,3,H,W) to (B,1,H,W) (the D_p of the published GLAD code)."""
+    return (image - rebuilt).abs().mean(1, keepdim=True)
+
+
+def multi_scale_pixel_map(image: Tensor, rebuilt: Tensor, sigmas: Sequence[float] = (0.0, 2.0, 4.0)) -> Tensor:
+    """Squared residual at several blurs, averaged, two (B,3,H,W) to (B,1,H,W).
+
+    Each image's median residual is taken off first, per channel: a small denoiser drifts in overall colour.
+    """
+    residual = image - rebuilt
+    residual = residual - residual.flatten(2).median(dim=2).values[:, :, None, None]
+    levels = [gaussian_blur(residual, sigma).square().mean(1, keepdim=True) for sigma in sigmas]
+    return torch.stack(levels).mean(0)
+
+
+def sum_maps(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Upsample every (B,1,h,w) map bilinearly (corners aligned) to (H,W) and add them, (B,1,H,W)."""
+    resized = [F.interpolate(one, size=size, mode="bilinear", align_corners=True) for one in maps]
+    return torch.stack(resized).sum(0)
+
+
+def gaussian_kernel(sigma: float, taps: int) -> Tensor:
+    """Normalised Gaussian weights, (taps,) float64."""
+    at = torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2
+    weights = torch.exp(-(at**2) / (2 * sigma**2))
+    return weights / weights.sum()
+
+
+def gaussian_blur(images: Tensor, sigma: float, taps: int | None = None, *, mode: str = "reflect") -> Tensor:
+    """Separable Gaussian smoothing, (B,C,H,W) to (B,C,H,W); sigma 0 returns the input.
+
+    Args:
+        images: any channels.
+        sigma: in pixels.
+        taps: kernel length, odd; 8 sigma + 1 unless told (GLAD: 49 for sigma 6).
+        mode: border: "reflect" leaves the edge pixel out of the mirror image, "symmetric" repeats it.
+    """
+    if sigma == 0:
+        return images
+    taps = taps or 2 * round(4 * sigma) + 1
+    kernel = gaussian_kernel(sigma, taps).to(images)
+    channels = images.shape[1]
+    for axis in (2, 3):
+        shape = [1, 1, taps, 1] if axis == 2 else [1, 1, 1, taps]
+        padded = _mirror(images, taps // 2, axis, repeat_edge=mode == "symmetric")
+        images = F.conv2d(padded, kernel.view(shape).expand(channels, -1, -1, -1), groups=channels)
+    return images
+
+
+def object_mask(mask: Tensor, sigma: float = 6.0) -> Tensor:
+    """Soft weight that fades out around the object, (B,H,W) bool to (B,1,H,W) in [0,1].
+
+    The mask is grown by a Gaussian's reach (4 sigma) and smoothed, as the published GLAD code weighs its maps.
+    """
+    taps = 2 * int(4 * sigma + 0.5) + 1
+    grown = gaussian_blur(mask[:, None].to(torch.float64), sigma, taps, mode="symmetric") > 0
+    return gaussian_blur(grown.to(torch.float64), sigma, taps, mode="symmetric").float()
+
+
+def _mirror(images: Tensor, radius: int, axis: int, *, repeat_edge: bool) -> Tensor:
+    """Mirror padding by index, so that a kernel may be wider than the image."""
+    length = images.shape[axis]
+    at = torch.arange(-radius, length + radius, device=images.device)
+    period = 2 * length if repeat_edge else max(2 * (length - 1), 1)
+    at = at.remainder(period)
+    last = period - 1 if repeat_edge else period
+    at = torch.where(at >= length, last - at, at)
+    return images.index_select(axis, at)

@@ -1,0 +1,194 @@
+"""The read-out: from an image and its reconstructions to an anomaly map and a score, learned scales included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mendiff.errors import InputError
+from mendiff.scoring.maps import (
+    cosine_map,
+    gaussian_blur,
+    multi_scale_pixel_map,
+    nearest_patch_map,
+    pixel_map,
+    squared_map,
+)
+from mendiff.scoring.score import top_k_mean, top_share_mean
+from mendiff.scoring.whitening import Whitening
+
+Features = Callable[[Tensor], list[Tensor]]
+Pairs = Callable[[], Iterable[tuple[Tensor, list[Tensor]]]]
+"""Called anew for every pass: (image (B,3,H,W), its reconstruction of every run) of good images."""
+
+DISTANCES = ("nearest", "cosine", "squared", "whitened")
+BACKWARD = ("none", "sum", "mean")
+
+
+@dataclass(frozen=True)
+class ReadoutConfig:
+    """How an image and its reconstruction are compared.
+
+    Attributes:
+        distance: between features: "nearest" patch of the reconstruction (published), "cosine" or "squared" at the same
+            place, or "whitened": squared Mahalanobis distance of the difference under its covariance on good images.
+        backward: for "nearest": also match reconstruction to image, and take the "sum" (transistor, pcb1, pcb4) or
+            the "mean" (multi-class code) of both.
+        pixel_weight: v, weight of the pixel difference, scaled so that its maximum equals v times that of the feature map.
+        pixel_maps: whether the squared residual at several blurs joins as one more map; needs `standardise`.
+        standardise: bring every map to zero mean and unit deviation on good images before adding.
+        sigma: of the Gaussian that smooths the map, in pixels; taps its kernel length, 0 for 8 sigma + 1.
+        taps: see sigma.
+        top_k: pixels that the image score averages; 0 uses top_share instead.
+        top_share: share of the pixels that the image score averages.
+        resolution: side to which images are resized before the comparison; 0 keeps their own.
+    """
+
+    distance: str = "nearest"
+    backward: str = "none"
+    pixel_weight: float = 0.0
+    pixel_maps: bool = False
+    standardise: bool = False
+    sigma: float = 6.0
+    taps: int = 49
+    top_k: int = 250
+    top_share: float = 0.002
+    resolution: int = 0
+
+
+class Readout(nn.Module):
+    """Compares an image with one or more reconstructions of it.
+
+    Args:
+        config: see ReadoutConfig.
+        channels: of every feature layer.
+        runs: reconstructions per image.
+        batch_maxima: scale the pixel term by the batch's maxima, as the published code does, not by the image's own.
+    """
+
+    map_mean: Tensor
+    map_std: Tensor
+
+    def __init__(
+        self, config: ReadoutConfig, channels: Sequence[int], runs: int = 1, *, batch_maxima: bool = False
+    ) -> None:
+        super().__init__()
+        if config.distance not in DISTANCES:
+            raise InputError(f"distance: expected one of {', '.join(DISTANCES)}, got {config.distance!r}.")
+        if config.backward not in BACKWARD:
+            raise InputError(f"backward: expected one of {', '.join(BACKWARD)}, got {config.backward!r}.")
+        if config.pixel_maps and not config.standardise:
+            raise InputError("pixel_maps: expected standardise=true with it, since pixels and features differ in scale.")
+        self.config = config
+        self.batch_maxima = batch_maxima
+        whitened = config.distance == "whitened"
+        self.whitening = nn.ModuleList(Whitening(c) for _ in range(runs) for c in channels if whitened)
+        maps = runs * (len(channels) + config.pixel_maps)
+        self.register_buffer("map_mean", torch.zeros(maps))
+        self.register_buffer("map_std", torch.ones(maps))
+
+    def anomaly_map(
+        self, image: Tensor, rebuilt: Sequence[Tensor], features: Features, object_weight: Tensor | None = None
+    ) -> Tensor:
+        """The final map, (B,1,R,R) or (B,1,H,W) where the config has no resolution.
+
+        Args:
+            image: (B,3,H,W) in [0,1].
+            rebuilt: its reconstructions, one (B,3,H,W) in about [0,1] per run.
+            features: (B,3,H,W) in [0,1] to one (B,C,h,w) per layer.
+            object_weight: soft mask of the part that the map is multiplied with, (B,1,H,W) in [0,1].
+        """
+        config = self.config
+        image, rebuilt = self._resize(image), [self._resize(one) for one in rebuilt]
+        maps = self._maps(image, rebuilt, features)
+        if config.standardise:
+            total = torch.stack(maps).sub(_as_maps(self.map_mean)).div(_as_maps(self.map_std)).mean(0)
+        else:
+            total = torch.stack(maps).sum(0) / len(rebuilt)
+        if config.pixel_weight:
+            total = total + config.pixel_weight * self._scaled_pixels(image, rebuilt, features, total)
+        total = gaussian_blur(total, config.sigma, config.taps or None)
+        if object_weight is not None:
+            total = total * self._resize(object_weight)
+        return total
+
+    def score(self, anomaly_map: Tensor) -> Tensor:
+        """Image scores of final maps, (B,1,H,W) to (B,)."""
+        if self.config.top_k:
+            return top_k_mean(anomaly_map, self.config.top_k)
+        return top_share_mean(anomaly_map, self.config.top_share)
+
+    def fit(self, pairs: Pairs, features: Features) -> None:
+        """Learn the whitening of feature differences, then the scale of every map, from good images."""
+        if self.config.distance == "whitened":
+            for image, rebuilt in pairs():
+                for whitening, (ours, theirs) in zip(self.whitening, self._layers(image, rebuilt, features), strict=True):
+                    whitening.update(ours - theirs)
+            for whitening in self.whitening:
+                whitening.finish()
+        if self.config.standardise:
+            self._fit_scales(pairs, features)
+
+    def _fit_scales(self, pairs: Pairs, features: Features) -> None:
+        sums = torch.zeros(2, len(self.map_mean), dtype=torch.float64)
+        count = 0
+        for image, rebuilt in pairs():
+            maps = torch.stack(self._maps(image, rebuilt, features)).flatten(1).double().cpu()
+            sums += torch.stack([maps.sum(1), maps.square().sum(1)])
+            count += maps.shape[1]
+        if count == 0:
+            raise InputError("statistics: expected at least one good image that was held back from training, got none.")
+        mean, square = sums / count
+        self.map_mean.copy_(mean)
+        self.map_std.copy_((square - mean**2).clamp(min=0).sqrt().clamp(min=1e-8))
+
+    def _maps(self, image: Tensor, rebuilt: Sequence[Tensor], features: Features) -> list[Tensor]:
+        """Every single map at image size: all layers of all runs, then the pixel maps."""
+        maps = [
+            F.interpolate(one, size=image.shape[-2:], mode="bilinear", align_corners=True)
+            for one in self._feature_maps(self._layers(image, rebuilt, features))
+        ]
+        if self.config.pixel_maps:
+            maps += [multi_scale_pixel_map(image, one) for one in rebuilt]
+        return maps
+
+    @staticmethod
+    def _layers(image: Tensor, rebuilt: Sequence[Tensor], features: Features) -> list[tuple[Tensor, Tensor]]:
+        """(image's, reconstruction's) features of every layer of every run."""
+        ours = features(image)
+        return [pair for one in rebuilt for pair in zip(ours, features(one), strict=True)]
+
+    def _feature_maps(self, layers: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        if self.config.distance == "whitened":
+            return [whiten(ours - theirs) for whiten, (ours, theirs) in zip(self.whitening, layers, strict=True)]
+        distance = {"nearest": self._nearest, "cosine": cosine_map, "squared": squared_map}[self.config.distance]
+        return [distance(ours, theirs) for ours, theirs in layers]
+
+    def _nearest(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        forward = nearest_patch_map(ours, theirs)
+        if self.config.backward == "none":
+            return forward
+        both = forward + nearest_patch_map(ours, theirs, reverse=True)
+        return both / 2 if self.config.backward == "mean" else both
+
+    def _scaled_pixels(self, image: Tensor, rebuilt: Sequence[Tensor], features: Features, total: Tensor) -> Tensor:
+        """(max of the feature map / max of the pixel map) * pixel map, (B,1,H,W), as in DDAD and GLAD."""
+        # The published code measures pixels in the units of the extractor's normalisation.
+        unit = getattr(features, "std", torch.ones(3, 1, 1, device=image.device))
+        pixels = torch.stack([pixel_map(image / unit, one / unit) for one in rebuilt]).mean(0)
+        dims = (0, 1, 2, 3) if self.batch_maxima else (1, 2, 3)
+        return total.amax(dims, keepdim=True) / pixels.amax(dims, keepdim=True).clamp(min=1e-12) * pixels
+
+    def _resize(self, images: Tensor) -> Tensor:
+        side = self.config.resolution
+        if not side or images.shape[-2:] == (side, side):
+            return images
+        return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)
+
+
+def _as_maps(values: Tensor) -> Tensor:
+    return values[:, None, None, None, None]

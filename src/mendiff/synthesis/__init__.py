@@ -1,0 +1,1 @@
+"""Synthetic anomalies made from good images."""

@@ -1,0 +1,92 @@
+"""Synthetic anomalies in the manner of MemSeg (Yang et al. 2023), which GLAD trains on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mendiff.errors import InputError
+from mendiff.synthesis.augment import augment
+from mendiff.synthesis.foreground import foreground
+from mendiff.synthesis.perlin import perlin_masks, thin_masks
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """How synthetic anomalies are made.
+
+    Attributes:
+        share: part of the samples that get an anomaly, 0 to 1 (published: one half).
+        thin_share: part of the anomalies drawn as thin curves instead of blobs (published: none).
+        threshold: of the Perlin noise.
+        max_exponent: the lattice has 2^0 to 2^max_exponent cells per axis.
+        max_blend: largest weight of the original inside the anomaly; beta is uniform between 0 and this.
+        grid: cells per side of the self-shuffle.
+        foreground: where anomalies may lie: "none", "dark", "bright" or "auto".
+    """
+
+    share: float = 0.5
+    thin_share: float = 0.0
+    threshold: float = 0.3
+    max_exponent: int = 5
+    max_blend: float = 0.8
+    grid: int = 8
+    foreground: str = "none"
+
+
+def synthesize(
+    image: Tensor, rng: torch.Generator, config: SynthesisConfig, textures: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Put a synthetic anomaly into some of the images: (1-m) x + m (beta x + (1-beta) source).
+
+    Args:
+        image: (B,3,H,W) in [0,1].
+        rng: CPU generator; the only source of randomness.
+        config: shares, sizes and strengths.
+        textures: pictures to take anomalies from, (M,3,H,W) in [0,1]; half of the anomalies use them, the other
+            half a shuffle of the image's own cells; without textures all are shuffles.
+
+    Returns:
+        (images with anomalies (B,3,H,W) in [0,1], masks (B,1,H,W) bool: empty where a sample stayed normal).
+    """
+    batch, _, height, width = image.shape
+    mask = perlin_masks(batch, (height, width), rng, config.threshold, config.max_exponent)
+    thin = torch.rand(batch, 1, 1, generator=rng) < config.thin_share
+    if config.thin_share > 0:
+        mask = torch.where(thin, thin_masks(batch, (height, width), rng), mask)
+    chosen = torch.rand(batch, 1, 1, generator=rng) < config.share
+    mask = (mask & chosen).to(image.device) & foreground(image, config.foreground)
+    beta = (torch.rand(batch, 1, 1, 1, generator=rng) * config.max_blend).to(image)
+    picked = chosen.flatten().nonzero().flatten()
+    source = image.clone()
+    if len(picked):
+        source[picked] = anomaly_source(image[picked], rng, config.grid, textures)
+    inside = mask[:, None].to(image.dtype)
+    return image + inside * (1 - beta) * (source - image), mask[:, None]
+
+
+def anomaly_source(image: Tensor, rng: torch.Generator, grid: int = 8, textures: Tensor | None = None) -> Tensor:
+    """The pictures that anomalies are cut from, (B,3,H,W) in [0,1]: augmented textures or shuffled augmented images."""
+    sources = []
+    for one in image:
+        if textures is not None and float(torch.rand((), generator=rng)) < 0.5:
+            index = int(torch.randint(len(textures), (), generator=rng))
+            sources.append(augment(textures[index].to(one), rng))
+        else:
+            sources.append(shuffle_cells(augment(one, rng), grid, rng))
+    return torch.stack(sources)
+
+
+def shuffle_cells(image: Tensor, grid: int, rng: torch.Generator) -> Tensor:
+    """Permute the grid x grid cells of a picture, (3,H,W) to (3,H,W); H and W must divide by grid."""
+    channels, height, width = image.shape
+    if height % grid or width % grid:
+        raise InputError(
+            f"image size: expected a multiple of the shuffle grid {grid}, got {height}x{width}; choose another image size."
+        )
+    cells = image.view(channels, grid, height // grid, grid, width // grid).permute(1, 3, 0, 2, 4).flatten(0, 1)
+    cells = cells[torch.randperm(grid * grid, generator=rng).to(image.device)]
+    cells = cells.view(grid, grid, channels, height // grid, width // grid)
+    return cells.permute(2, 0, 3, 1, 4).reshape(channels, height, width)

@@ -1,0 +1,64 @@
+"""The nouns that rooms hand to each other (see the vocabulary in CONTRIBUTING)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a denoiser says at (x_t, t).
+
+    Attributes:
+        x0: clean estimate, (B,c,h,w).
+        eps: noise estimate, (B,c,h,w); consistent with x0 unless a method edited one of them on purpose.
+        log_var: log variance of the reverse step, (B,c,h,w), for denoisers that learn it.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    log_var: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One move of the sampler from t to s; a method may edit its estimate.
+
+    Attributes:
+        x_t: noisy latent, (B,c,h,w).
+        t: present timestep, (B,).
+        s: next timestep, (B,); -1 means clean.
+        estimate: what the denoiser said.
+    """
+
+    x_t: Tensor
+    t: Tensor
+    s: Tensor
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A method's raw finding; thresholds and p-values come later, from `mendiff.calibration`.
+
+    Attributes:
+        score: image score, (B,), higher is more anomalous, no fixed range.
+        anomaly_map: pixel scores, (B,1,H,W), on the same scale as the method's score.
+        reconstruction: what a good part would have looked like, (B,3,H,W) in [0,1].
+        stop_step: the timestep at which the image's adaptive search ended, (B,); 0 where it never did.
+    """
+
+    score: Tensor
+    anomaly_map: Tensor
+    reconstruction: Tensor
+    stop_step: Tensor
+
+
+if TYPE_CHECKING:
+    Denoise = Callable[[Tensor, Tensor], Estimate]
+    """(x_t, t) to Estimate: a denoiser with its conditions already bound."""

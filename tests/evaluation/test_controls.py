@@ -1,0 +1,100 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mendiff.errors import InputError
+from mendiff.evaluation.controls import fit_memory_bank, median_colour_control
+
+
+def parts(count: int, seed: int = 0) -> Tensor:
+    return 0.5 + 0.02 * torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def defective(seed: int = 1) -> Tensor:
+    images = parts(2, seed)
+    images[1, :, 10:16, 20:26] = 0.9
+    return images
+
+
+def features(images: Tensor) -> list[Tensor]:
+    return [F.avg_pool2d(images, 2), F.avg_pool2d(images, 4).square()]
+
+
+def test_the_median_colour_control_finds_a_bright_spot_where_it_is() -> None:
+    scores, maps = median_colour_control(defective())
+
+    assert scores.shape == (2,)
+    assert maps.shape == (2, 1, 32, 32)
+    assert scores[1] > 5 * scores[0]
+    row, column = divmod(int(maps[1].argmax()), 32)
+    assert 10 <= row < 16
+    assert 20 <= column < 26
+
+
+def test_the_median_colour_control_is_blind_to_the_colour_itself() -> None:
+    image = defective()
+
+    assert torch.allclose(median_colour_control(image)[1], median_colour_control(image + 0.1)[1], atol=1e-6)
+
+
+def test_the_median_colour_control_averages_three_blurs_of_the_squared_residual() -> None:
+    image = torch.zeros(1, 3, 65, 65)
+    image[..., 32, 32] = 1.0
+
+    _, maps = median_colour_control(image)
+
+    gaussian = [torch.exp(-(torch.arange(-32, 33.0) ** 2) / (2 * sigma**2)) for sigma in (2.0, 4.0)]
+    peak = (1 + sum((1 / g.sum() ** 2).item() for g in gaussian)) * 3 / 3
+    assert maps[0, 0, 32, 32].item() == pytest.approx(peak, rel=1e-3)
+
+
+def test_a_memory_bank_finds_what_good_images_do_not_show_where_it_is() -> None:
+    bank = fit_memory_bank(features, parts(8))
+
+    scores, maps = bank.predict(defective())
+
+    assert maps.shape == (2, 1, 32, 32)
+    assert scores[1] > 3 * scores[0]
+    row, column = divmod(int(maps[1].argmax()), 32)
+    assert 8 <= row < 18
+    assert 18 <= column < 28
+
+
+def test_a_full_memory_bank_is_at_no_distance_from_its_own_images() -> None:
+    images = parts(3)
+    bank = fit_memory_bank(features, images, patches=10_000)
+
+    assert bank.patches.shape == (3 * 16 * 16, 6)
+    assert bank.predict(images)[0].max() < 1e-3
+
+
+def test_a_memory_bank_keeps_the_same_random_patches_for_the_same_seed() -> None:
+    first = fit_memory_bank(features, parts(5), patches=100, seed=4)
+
+    assert first.patches.shape == (100, 6)
+    assert torch.equal(first.patches, fit_memory_bank(features, parts(5), patches=100, seed=4).patches)
+    assert not torch.equal(first.patches, fit_memory_bank(features, parts(5), patches=100, seed=5).patches)
+
+
+def test_a_memory_bank_leaves_the_global_random_state_alone() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+
+    fit_memory_bank(features, parts(2), patches=10)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_prediction_does_not_depend_on_the_other_images() -> None:
+    bank = fit_memory_bank(features, parts(4), patches=200)
+    images = defective()
+
+    together = bank.predict(images)[1]
+
+    assert torch.equal(together[1:], bank.predict(images[1:])[1])
+
+
+def test_a_memory_bank_without_images_is_refused() -> None:
+    with pytest.raises(InputError, match="needs good images"):
+        fit_memory_bank(features, torch.zeros(0, 3, 32, 32))

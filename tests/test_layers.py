@@ -1,0 +1,333 @@
+"""The floors of the house: who may import whom, and touch files, the network, the terminal or a device.
+
+Every module under src/mendiff is parsed, not imported, so an import inside a function counts like any other.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+# The top-level names of mendiff and their floors. A new room gets one line here (and one in CONTRIBUTING.md).
+FLOORS = {
+    "types": 1,
+    "errors": 1,
+    "diffusion": 1,
+    "synthesis": 1,
+    "scoring": 1,
+    "calibration": 1,
+    "nets": 2,
+    "methods": 3,
+    "checkpoints": 4,
+    "images": 4,
+    "model": 4,
+    "anomalib_models": 5,
+    "evaluation": 5,
+    "report": 5,
+    "demo": 5,
+    "cli": 5,
+}
+# What a room may import from its own floor, besides itself.
+SIDEWAYS = {
+    **{room: {"types", "errors"} for room in ("types", "diffusion", "synthesis", "scoring", "calibration")},
+    "model": {"images"},
+    "checkpoints": {"images", "model"},
+    "cli": {room for room, floor in FLOORS.items() if floor == 5},
+}
+# Third parties: floors 1-3 may use these and no others, floors 4 and 5 any but these.
+ALLOWED = {1: {"torch", "torchvision"}, 2: {"torch", "diffusers", "timm"}, 3: {"torch"}}
+FORBIDDEN = {
+    4: {"diffusers", "timm", "anomalib", "lightning", "pytorch_lightning"},
+    5: {"diffusers", "timm"},
+}
+
+DISK_OR_NETWORK = re.compile(
+    r"(os|io|pathlib|shutil|tempfile|glob|fileinput|sqlite3|dbm|shelve|subprocess|zipfile|tarfile|mmap"
+    r"|socket|ssl|http|urllib|ftplib|importlib\.resources|builtins\.open"
+    r"|torch\.(load|save|hub|from_file|jit\.load|jit\.save|utils\.model_zoo))(\.|$)"
+)
+PICKLE = re.compile(r"(pickle|torch\.save)(\.|$)")
+TERMINAL = re.compile(r"(builtins\.(print|input)|rich|tqdm|sys\.(stdout|stderr))(\.|$)")
+DEVICE = re.compile(r"torch\..*(is_available|device_count|current_accelerator)$")
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "mendiff"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+class Use(NamedTuple):
+    """A dotted name in a module, aliases resolved ("?." before what nobody imported) and its call, if any."""
+
+    name: str
+    line: int
+    imported: bool = False
+    call: ast.Call | None = None
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, str, Use]]:
+    """Yield (local name, what it stands for, what is imported)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                bound = alias.name if alias.asname else alias.name.partition(".")[0]
+                yield alias.asname or bound, bound, Use(alias.name, node.lineno, True)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            above = parents[: len(parents) - node.level + 1] if node.level else []
+            for alias in node.names:
+                name = ".".join([*above, *filter(None, [node.module]), alias.name])
+                yield alias.asname or alias.name, name, Use(name, node.lineno, True)
+
+
+def uses(tree: ast.AST, package: str) -> Iterator[Use]:
+    """Yield all that a module imports, refers to and calls."""
+    aliases = {}
+    for local, name, use in imports(tree, package):
+        aliases[local] = name
+        yield use
+
+    def resolve(node: ast.expr, unknown: str) -> str:
+        text = ast.unparse(node)
+        head, dot, rest = text.partition(".")
+        return aliases[head] + dot + rest if head in aliases else f"{unknown}.{text.rpartition('.')[2]}"
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute | ast.Name):
+            yield Use(resolve(node, "?"), node.lineno)
+        if isinstance(node, ast.Call):
+            name = resolve(node.func, "builtins" if isinstance(node.func, ast.Name) else "?")
+            yield Use(name, node.lineno, call=node)
+            if name.endswith((".import_module", ".__import__")):
+                literal = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+                yield from (Use(str(target), node.lineno, imported=True) for target in literal)
+
+
+def import_fault(module: str, target: str) -> str | None:
+    """Say what is wrong with `module` importing `target`, or None."""
+    room = module.split(".")[1]
+    floor = FLOORS[room]
+    top, *below = target.split(".")
+    if top != "mendiff":
+        banned = top not in ALLOWED[floor] if floor in ALLOWED else top in FORBIDDEN[floor]
+        return (
+            f"floor {floor} may not import {top}" if banned and top not in sys.stdlib_module_names else None
+        )
+    if below == ["__version__"]:
+        return None
+    other = below[0] if below else ""
+    if other not in FLOORS:
+        return f"{target} is no room of FLOORS; import a name from its room, not from the front door"
+    if other == room:
+        return method_fault(module, below)
+    if FLOORS[other] > floor:
+        return f"floor {floor} looks up to {other} on floor {FLOORS[other]}"
+    if FLOORS[other] == floor and other not in SIDEWAYS.get(room, ()):
+        return f"{room} looks sideways to {other} on floor {floor}"
+    return None
+
+
+def method_fault(module: str, below: list[str]) -> str | None:
+    """Within methods/ only base.py, which holds the registry, may know the others."""
+    own = module.rpartition(".")[2]
+    if below[0] != "methods" or own == "base" or below[1:2] in ([], ["base"], [own]):
+        return None
+    return f"a method imports another method: {below[1]}; share through methods/base.py or a lower floor"
+
+
+def use_fault(module: str, use: Use) -> str | None:
+    """Say what is wrong with `module` naming or calling something, or None."""
+    floor = FLOORS[module.split(".")[1]]
+    if floor <= 3 and DISK_OR_NETWORK.match(use.name):
+        return f"floor {floor} touches disk or network: {use.name}"
+    if floor <= 4 and TERMINAL.match(use.name):
+        return f"floor {floor} talks to the terminal: {use.name}"
+    if floor <= 4 and (DEVICE.match(use.name) or (use.call and use.name.endswith(".cuda"))):
+        return f"floor {floor} picks a device: {use.name}"
+    if PICKLE.match(use.name):
+        return f"pickle: {use.name}; weights are safetensors"
+    if use.name == "torch.load" and not module.startswith("mendiff.checkpoints.import_"):
+        return "torch.load belongs to checkpoints/import_*.py"
+    if use.name.endswith(".from_pretrained") and not module.startswith("mendiff.checkpoints"):
+        return "from_pretrained belongs to checkpoints/"
+    return call_fault(floor, use) if use.call else None
+
+
+def call_fault(floor: int, use: Use) -> str | None:
+    """Say what is wrong with the arguments of a call, or None."""
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in use.call.keywords}
+    if use.name == "torch.load" and keywords.get("weights_only") != "True":
+        return "torch.load without weights_only=True"
+    if floor <= 4 and keywords.get("pretrained", "False") != "False":
+        return "pretrained= other than False downloads; weights come in through checkpoints/"
+    if floor <= 3 and "checkpoint_path" in keywords:
+        return f"floor {floor} touches disk or network: checkpoint_path="
+    return None
+
+
+def faults(module: str, source: str, package: str | None = None) -> list[str]:
+    """All breaches of the floors in the source text of one module of mendiff, each with its line."""
+    room = module.split(".")[1]
+    if room not in FLOORS:
+        return [f"{module} is on no floor: add {room!r} to FLOORS in tests/test_layers.py"]
+    found = set()
+    for use in uses(ast.parse(source), package or module.rpartition(".")[0]):
+        fault = (use.imported and import_fault(module, use.name)) or use_fault(module, use)
+        if fault:
+            found.add((use.line, fault))
+    return [f"{module}:{line}: {fault}" for line, fault in sorted(found)]
+
+
+def module_name(path: Path) -> str:
+    parts = ("mendiff", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+# The front door itself sees every floor; tests/test_startup.py holds that it stays light.
+@pytest.mark.parametrize("path", [path for path in FILES if module_name(path) != "mendiff"], ids=module_name)
+def test_module_keeps_to_its_floor(path):
+    module = module_name(path)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    assert faults(module, path.read_text(encoding="utf-8"), package) == []
+
+
+def test_third_party_imports_are_declared_dependencies():
+    declared = {
+        re.match(r"[\w.-]+", r)[0].lower()
+        for r in requires("mendiff")
+        if not re.search("extra == .(test|dev)", r)
+    }
+    owners = packages_distributions()
+    imported = {
+        use.name.partition(".")[0]
+        for path in FILES
+        for use in uses(ast.parse(path.read_text(encoding="utf-8")), module_name(path).rpartition(".")[0])
+        if use.imported
+    }
+    third_party = imported - sys.stdlib_module_names - {"mendiff"}
+    undeclared = {name for name in third_party if not declared & {d.lower() for d in owners.get(name, ())}}
+    assert undeclared == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "expected"),
+    [
+        ("mendiff.attic", "x = 1", "add 'attic' to FLOORS in tests/test_layers.py"),
+        ("mendiff.attic.box", "x = 1", "add 'attic' to FLOORS in tests/test_layers.py"),
+        ("mendiff.diffusion.ddim", "from mendiff.nets.codec import Codec", "looks up to nets"),
+        ("mendiff.diffusion.ddim", "def f():\n    import mendiff.methods.base", "looks up to methods"),
+        ("mendiff.diffusion.ddim", "from ..scoring import maps", "looks sideways to scoring"),
+        ("mendiff.diffusion.ddim", "from mendiff import scoring", "looks sideways to scoring"),
+        ("mendiff.errors", "from mendiff.types import Detection", "looks sideways to types"),
+        (
+            "mendiff.scoring.maps",
+            "import importlib\nimportlib.import_module('mendiff.nets')",
+            "looks up to nets",
+        ),
+        ("mendiff.scoring.maps", "import numpy", "may not import numpy"),
+        ("mendiff.scoring.maps", "import timm", "may not import timm"),
+        ("mendiff.nets.codec", "import safetensors.torch", "may not import safetensors"),
+        ("mendiff.methods.glad", "from diffusers import UNet2DModel", "may not import diffusers"),
+        ("mendiff.methods.glad", "from mendiff.methods.diad import Diad", "imports another method: diad"),
+        ("mendiff.methods.glad", "from . import diad", "imports another method: diad"),
+        ("mendiff.images", "from mendiff.model import Model", "looks sideways to model"),
+        ("mendiff.model", "import mendiff", "not from the front door"),
+        ("mendiff.model", "from mendiff import load", "not from the front door"),
+        ("mendiff.checkpoints.store", "def f():\n    import anomalib", "may not import anomalib"),
+        ("mendiff.checkpoints.store", "from lightning.pytorch import Trainer", "may not import lightning"),
+        ("mendiff.model", "import pytorch_lightning as pl", "may not import pytorch_lightning"),
+        ("mendiff.demo.parts", "from mendiff.report.page import write", "looks sideways to report"),
+        ("mendiff.report.page", "from mendiff.evaluation import metrics", "looks sideways to evaluation"),
+        (
+            "mendiff.evaluation.run",
+            "from mendiff.anomalib_models import Glad",
+            "looks sideways to anomalib_models",
+        ),
+        ("mendiff.evaluation.run", "from mendiff.cli import main", "looks sideways to cli"),
+        ("mendiff.cli", "import timm", "may not import timm"),
+        ("mendiff.synthesis.blend", "open('texture.png')", "touches disk or network: builtins.open"),
+        ("mendiff.synthesis.blend", "from pathlib import Path", "touches disk or network: pathlib.Path"),
+        ("mendiff.nets.features", "import os.path", "touches disk or network: os.path"),
+        ("mendiff.nets.features", "import urllib.request as r", "touches disk or network: urllib.request"),
+        (
+            "mendiff.nets.features",
+            "import torch as t\nt.hub.load('a', 'b')",
+            "touches disk or network: torch.hub",
+        ),
+        (
+            "mendiff.nets.features",
+            "import timm\ntimm.create_model('x', checkpoint_path=p)",
+            "checkpoint_path=",
+        ),
+        ("mendiff.nets.features", "import timm\ntimm.create_model('x', pretrained=True)", "pretrained="),
+        ("mendiff.nets.features", "import timm\ntimm.create_model('x', pretrained=flag)", "pretrained="),
+        (
+            "mendiff.nets.codec",
+            "def f(net):\n    net.from_pretrained('a')",
+            "from_pretrained belongs to checkpoints",
+        ),
+        (
+            "mendiff.methods.glad",
+            "from torch import load\nload(p, weights_only=True)",
+            "touches disk or network",
+        ),
+        (
+            "mendiff.checkpoints.store",
+            "import torch\ntorch.load(p, weights_only=True)",
+            "belongs to checkpoints/import_",
+        ),
+        ("mendiff.checkpoints.import_glad", "import torch\ntorch.load(p)", "without weights_only=True"),
+        (
+            "mendiff.checkpoints.import_glad",
+            "import torch\ntorch.load(p, weights_only=False)",
+            "without weights_only",
+        ),
+        ("mendiff.cli", "import torch\ntorch.save(m, p)", "pickle: torch.save"),
+        ("mendiff.evaluation.run", "import pickle", "pickle: pickle"),
+        ("mendiff.model", "print('done')", "talks to the terminal"),
+        ("mendiff.model", "import sys\nsys.stderr.write('done')", "talks to the terminal"),
+        ("mendiff.model", "from tqdm import tqdm", "talks to the terminal"),
+        ("mendiff.methods.glad", "import torch\nok = torch.cuda.is_available()", "picks a device"),
+        ("mendiff.model", "from torch.cuda import is_available", "picks a device"),
+        ("mendiff.model", "import torch\ntorch.backends.mps.is_available()", "picks a device"),
+        ("mendiff.model", "def f(net):\n    net.cuda()", "picks a device"),
+    ],
+)
+def test_checker_catches_breach(module, source, expected):
+    found = faults(module, source)
+    assert len(found) >= 1
+    assert any(expected in fault for fault in found), found
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        (
+            "mendiff.diffusion.ddim",
+            "import torch.nn.functional as F\nfrom mendiff.types import Estimate\nF.pad(x)",
+        ),
+        ("mendiff.diffusion.ddim", "from .schedule import NoiseSchedule\nfrom ..errors import InputError"),
+        ("mendiff.diffusion.ddim", "def f(input, open, io):\n    return open + input + io.shape"),
+        ("mendiff.nets.features", "import timm\ntimm.create_model('x', pretrained=False)"),
+        ("mendiff.methods.base", "def f():\n    from mendiff.methods.glad import Glad"),
+        (
+            "mendiff.methods.glad",
+            "from mendiff.methods.base import Method\nfrom mendiff.nets.codec import Codec",
+        ),
+        ("mendiff.checkpoints.store", "from pathlib import Path\nfrom safetensors.torch import load_file"),
+        ("mendiff.checkpoints.store", "from mendiff import __version__\nfrom mendiff.model import Model"),
+        (
+            "mendiff.checkpoints.import_glad",
+            "import torch\ntorch.load(p, weights_only=True, map_location='cpu')",
+        ),
+        ("mendiff.model", "def f(device):\n    return net.to(device)"),
+        ("mendiff.model", "import torch\nfull = torch.cuda.OutOfMemoryError"),
+        ("mendiff.evaluation.run", "import anomalib\nprint(anomalib)\nfrom mendiff.model import Model"),
+        ("mendiff.cli", "from mendiff.report.page import write\nfrom mendiff.anomalib_models import Glad"),
+    ],
+)
+def test_checker_lets_proper_code_pass(module, source):
+    assert faults(module, source) == []
