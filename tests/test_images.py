@@ -1,4 +1,5 @@
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,20 @@ def test_a_dark_sixteen_bit_image_stays_dark(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(encoded(Image.fromarray(np.full((2, 2), 4095, dtype=np.uint16)), "PNG"))
 
     assert images.read_image(tmp_path / "x").max() == 16
+
+
+def twelve_bit_tiff(packed: bytes, width: int) -> bytes:
+    """A grey one-row TIFF of 12 bits per sample, two samples in three bytes."""
+    tags = {256: width, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = struct.pack("<2sHI", b"II", 42, 8 + len(packed))
+    return header + packed + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+
+
+def test_a_tiff_that_declares_twelve_bits_is_scaled_by_them(tmp_path: Path) -> None:
+    (tmp_path / "x.tif").write_bytes(twelve_bit_tiff(bytes.fromhex("000fff"), 2))
+
+    assert images.read_image(tmp_path / "x.tif")[..., 0].tolist() == [[0, 255]]
 
 
 def test_values_beyond_sixteen_bits_are_refused(tmp_path: Path) -> None:

@@ -28,11 +28,17 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if len(self.scores) < MINIMUM:
-            raise InputError(f"calibration: expected the scores of at least {MINIMUM} good images, got {len(self.scores)}.")
+            raise InputError(
+                f"calibration: expected the scores of at least {MINIMUM} good images, got {len(self.scores)}."
+            )
         if not all(math.isfinite(score) for score in (*self.scores, *self.pixel_scores)):
-            raise InputError("calibration: expected finite scores, got NaN or infinity; the model did not train properly.")
+            raise InputError(
+                "calibration: expected finite scores, got NaN or infinity; the model did not train properly."
+            )
         if not 0 < self.false_alarm_rate < 1:
-            raise InputError(f"false_alarm_rate: expected a share between 0 and 1, got {self.false_alarm_rate}.")
+            raise InputError(
+                f"false_alarm_rate: expected a share between 0 and 1, got {self.false_alarm_rate}."
+            )
 
     @property
     def threshold(self) -> float:
@@ -41,11 +47,11 @@ class Calibration:
 
     @property
     def pixel_threshold(self) -> float:
-        """Map value that a good image exceeds anywhere with the false-alarm rate; NaN without pixel scores."""
+        """Map value that good images exceed somewhere at the false-alarm rate; NaN without pixel scores."""
         return upper_bound(self.pixel_scores, self.false_alarm_rate) if self.pixel_scores else math.nan
 
     def p_value(self, score: float) -> float:
-        """Share of good images that score at least this high, counting the image itself: (1 + hits) / (1 + n).
+        """Share of good images that score at least this high, itself included: (1 + hits) / (1 + n).
 
         A conformal p-value (Vovk et al. 2005): valid for exchangeable images, never below 1 / (n + 1).
         """
@@ -66,18 +72,26 @@ class Calibration:
         try:
             scores = tuple(float(score) for score in data["scores"])  # type: ignore[attr-defined]
             pixel_scores = tuple(float(score) for score in data["pixel_scores"])  # type: ignore[attr-defined]
-            return Calibration(scores, pixel_scores, float(data["false_alarm_rate"]))  # type: ignore[arg-type]
-        except (KeyError, TypeError) as error:
-            raise InputError(f"calibration: expected scores, pixel_scores and false_alarm_rate, got {sorted(data)}.") from error
+            rate = float(data["false_alarm_rate"])  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                "calibration: expected numbers as scores, pixel_scores and false_alarm_rate, "
+                f"got {sorted(map(str, data))}; fit the model again."
+            ) from error
+        return Calibration(scores, pixel_scores, rate)
 
 
 def upper_bound(scores: Sequence[float], false_alarm_rate: float) -> float:
-    """Upper limit of good scores by a normal fit to their logarithms (to the scores where one is not positive).
+    """Upper limit of good scores by a normal fit to their logarithms, or to themselves if not all positive.
 
-    A few dozen images hold no 99 % quantile; a fitted tail does. With n images the limit widens as a prediction
-    bound for the next one: mean + z * sd * sqrt(1 + 1/n).
+    A few dozen images hold no 99 % quantile; a fitted tail does. With n images the limit widens as a
+    prediction bound for the next one: mean + z * sd * sqrt(1 + 1/n).
     """
-    z = NormalDist().inv_cdf(1 - false_alarm_rate)
+    if len(scores) < MINIMUM:
+        raise InputError(
+            f"statistics: expected at least {MINIMUM} good images that were held back, got {len(scores)}."
+        )
+    z = -NormalDist().inv_cdf(false_alarm_rate)
     positive = min(scores) > 0
     values = [math.log(score) for score in scores] if positive else list(scores)
     limit = fmean(values) + z * stdev(values) * math.sqrt(1 + 1 / len(values))

@@ -122,7 +122,10 @@ def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(
+                image, in_place=True
+            )  # a copy would forget the tags that tell the bit depth
+            return image
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error
 

@@ -13,10 +13,12 @@ SPACINGS = ("leading", "trailing", "linspace")
 def ladder(t_start: Tensor, steps: int, spacing: str = "leading", offset: int = 1) -> Tensor:
     """Descending timesteps for every image, (B,) and N to (B,N) int64.
 
-    A row that has fewer than N distinct timesteps repeats its highest one: DDIM from t to t is the identity.
+    A row that has fewer than N distinct timesteps repeats some ("leading": its highest one): DDIM from t to t
+    is the identity.
 
     Args:
-        t_start: where each image starts, (B,) int64, at least 1: the ladder covers the t_start lowest timesteps.
+        t_start: where each image starts, (B,) int64, at least 1: the ladder covers the t_start lowest
+            timesteps.
         steps: N, at least 1.
         spacing: "leading" is k * (t_start // N) + offset for k = N-1..0, so it ends at `offset`; "trailing"
             starts at t_start - 1; "linspace" goes from t_start - 1 to 0 (Lin et al. 2023, table 2).
@@ -30,7 +32,7 @@ def ladder(t_start: Tensor, steps: int, spacing: str = "leading", offset: int = 
     down = torch.arange(steps - 1, -1, -1, device=t_start.device)[None]
     if spacing == "leading":
         rungs = down * (start // steps).clamp(min=1) + offset
-        return torch.minimum(rungs, start)
+        return torch.minimum(rungs, start - 1)
     fractions = down.to(torch.float64)
     if spacing == "trailing":
         rungs = torch.round((fractions + 1) * start / steps) - 1

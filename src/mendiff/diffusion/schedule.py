@@ -13,11 +13,14 @@ KINDS = ("linear", "scaled_linear", "cosine")
 
 
 class NoiseSchedule:
-    """A variance-preserving schedule: x_t = a_t x0 + s_t eps with a_t = sqrt(alpha_bar_t), s_t = sqrt(1 - alpha_bar_t).
+    """A variance-preserving schedule: x_t = a_t x0 + s_t eps.
+
+    Here a_t = sqrt(alpha_bar_t) and s_t = sqrt(1 - alpha_bar_t).
 
     Args:
         alpha_bar: cumulative alphas, (T,), strictly inside (0, 1] and not increasing; kept in float64.
-        final_alpha_bar: alpha_bar at s = -1, the end of sampling. 1 is clean; Stable Diffusion uses alpha_bar_0.
+        final_alpha_bar: alpha_bar at s = -1, the end of sampling. 1 is clean; Stable Diffusion uses
+            alpha_bar_0.
 
     Source: Ho et al. 2020, eq. 4.
     """
@@ -42,7 +45,7 @@ class NoiseSchedule:
         return table[t.clamp(min=-1) + 1]
 
     def scales(self, t: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """(a_t, s_t), each (B,1,1,1), rounded once from float64 to dtype: the only place that broadcasts t."""
+        """(a_t, s_t), each (B,1,1,1), rounded once from float64 to dtype; only here is t broadcast."""
         alpha_bar = self.alpha_bar_at(t)[:, None, None, None]
         return alpha_bar.sqrt().to(dtype), (1 - alpha_bar).sqrt().to(dtype)
 
@@ -62,7 +65,7 @@ class NoiseSchedule:
         return (x_t - s_t * eps) / a_t
 
     def eps_from_x0(self, x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        """eps = (x_t - a_t x0) / s_t, (B,c,h,w); undefined where s_t = 0."""
+        """The noise eps = (x_t - a_t x0) / s_t, (B,c,h,w); undefined where s_t = 0."""
         a_t, s_t = self.scales(t, x_t.dtype)
         return (x_t - a_t * x0) / s_t
 
@@ -73,7 +76,7 @@ class NoiseSchedule:
 
 
 def linear_schedule(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
-    """DDPM's schedule: betas equally spaced between beta_start and beta_end; ends clean (Ho et al. 2020, section 4)."""
+    """DDPM's schedule: equally spaced betas; ends clean (Ho et al. 2020, section 4)."""
     return NoiseSchedule(_from_betas(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar
 
+import torch
 from torch import Generator, Tensor, nn
 
 from mendiff.errors import InputError
@@ -52,7 +53,8 @@ class MethodConfig:
     """What every method's config holds.
 
     Attributes:
-        image_size: side of the square images the method sees, in pixels; 0 takes the images' own size when fitting.
+        image_size: side of the square images the method sees, in pixels; 0 takes the images' own size when
+            fitting.
         crop: side of the random crops it is trained on; 0 trains on whole images.
         training: see TrainingConfig.
     """
@@ -81,14 +83,14 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
-        """The loss of a batch of good images, (B,3,H,W) in [0,1] to a scalar; rng (CPU) is the only randomness."""
+        """The loss of good images, (B,3,H,W) in [0,1] to a scalar; rng (CPU) is the only randomness."""
 
     @abstractmethod
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Find anomalies, (B,3,H,W) in [0,1]; seeds (B,) int64 fix each image's noise."""
 
-    def fit_statistics(self, batches: Batches) -> None:  # noqa: B027 - a method may have nothing to learn here
-        """Learn what good images look like to the trained method: batches of good images it was not trained on."""
+    def fit_statistics(self, batches: Batches) -> None:
+        """Learn what good images look like to the trained method, from batches it was not trained on."""
 
     @property
     def size_multiple(self) -> int:
@@ -117,3 +119,21 @@ def describe_parameters(method: Method) -> dict[str, Any]:
     """Counts for people: {"trained": ..., "frozen": ...} parameters."""
     trained = sum(one.numel() for one in method.parameters() if one.requires_grad)
     return {"trained": trained, "frozen": sum(one.numel() for one in method.parameters()) - trained}
+
+
+def random_crops(image: Tensor, side: int, multiple: int, rng: Generator) -> Tensor:
+    """Cut a random square out of every image, (B,3,H,W) to (B,3,side,side); images no larger stay whole.
+
+    Args:
+        image: a batch.
+        side: of the square in pixels; 0 for no crop.
+        multiple: corners lie on this grid, so that a crop sees the same pixel blocks as the whole image.
+        rng: CPU generator.
+    """
+    height, width = image.shape[-2:]
+    if side == 0 or (height <= side and width <= side):
+        return image
+    down = torch.randint((height - side) // multiple + 1, (len(image),), generator=rng) * multiple
+    right = torch.randint((width - side) // multiple + 1, (len(image),), generator=rng) * multiple
+    corners = zip(image, down.tolist(), right.tolist(), strict=True)
+    return torch.stack([one[:, y : y + side, x : x + side] for one, y, x in corners])

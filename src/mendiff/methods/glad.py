@@ -1,7 +1,7 @@
 """GLAD: global and local adaptive diffusion (Yao et al., ECCV 2024).
 
-Paper and published code disagree in places; `reference=True` follows the code, the default mends its faults. Where
-they part is said at the line.
+Paper and published code disagree in places; `reference=True` follows the code, the default mends its faults.
+Where they part is said at the line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mendiff.scoring.readout import Readout, ReadoutConfig
 from mendiff.scoring.score import top_k_mean
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
 from mendiff.synthesis.foreground import foreground
-from mendiff.types import Estimate, Step
+from mendiff.types import Detection, Estimate, Step
 
 FUSIONS = ("x0", "latent", "none")
 STOP_TOP_K = 10
@@ -58,8 +58,8 @@ class GladConfig(MethodConfig):
         threshold: stop score of ADS; None learns one per rung from good images (see stop_rate).
         stop_rate: share of good images that should exceed a learned threshold.
         min_step: an image that reaches a timestep below this stops there.
-        fusion: of normal regions at the stop (SAFF): "x0" as in the code, "latent" as in the paper (the noise is predicted
-            anew from the fused latent), "none" goes on from the true noisy input.
+        fusion: of normal regions at the stop (SAFF): "x0" as in the code, "latent" as in the paper (the noise
+            is predicted anew from the fused latent), "none" goes on from the true noisy input.
         object_mask: weigh the final map by the part: "none", "dark", "bright" or "auto".
         reference: follow the published code number for number, faults included.
     """
@@ -89,9 +89,13 @@ class GladConfig(MethodConfig):
         if self.fusion not in FUSIONS:
             raise InputError(f"fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}.")
         if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
-            raise InputError(f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}.")
+            raise InputError(
+                f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}."
+            )
         if not self.denoise_steps or not all(1 <= step <= TIMESTEPS for step in self.denoise_steps):
-            raise InputError(f"denoise_steps: expected timesteps from 1 to {TIMESTEPS}, got {list(self.denoise_steps)}.")
+            raise InputError(
+                f"denoise_steps: expected timesteps from 1 to {TIMESTEPS}, got {list(self.denoise_steps)}."
+            )
 
 
 _TINY = GladConfig(
@@ -158,7 +162,8 @@ class Glad(Method):
         """ATP on fresh synthetic anomalies of good images, (B,3,H,W) in [0,1] to a scalar."""
         check_size(self.codec, image, self.denoiser.multiple)
         anomalous, _ = synthesize(image, rng, self.config.synthesis)
-        t = torch.randint(*self.config.train_t, (len(image),), generator=rng)
+        low, high = self.config.train_t
+        t = torch.randint(low, high, (len(image),), generator=rng)
         with torch.no_grad():
             noise = self._posterior_noise(image)
             z0, z_anomalous = self.codec.encode(image, noise), self.codec.encode(anomalous, noise)
@@ -177,10 +182,10 @@ class Glad(Method):
         return (self._loss_weight(t).to(error) * error).mean()
 
     def atp_target(self, z0: Tensor, z_anomalous: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """What the network should put out for the noisy z_anomalous so that its clean estimate is z0, (B,c,h,w).
+        """What the network should put out at z_t^a for its clean estimate to be z0, (B,c,h,w).
 
-        For eps that is eps + (a_t/s_t)(z^a - z0). Paper and published code have a minus there, whose clean estimate is
-        2 z^a - z0: it doubles the anomaly; only `reference` keeps it.
+        For eps that is eps + (a_t/s_t)(z^a - z0). Paper and published code have a minus there, whose clean
+        estimate is 2 z^a - z0: it doubles the anomaly; only `reference` keeps it.
         """
         a_t, s_t = self.schedule.scales(t, torch.float64)
         sign = -1 if self.config.reference else 1
@@ -249,7 +254,8 @@ class Glad(Method):
 
     def stop_map(self, generated: Tensor, truth: Tensor) -> Tensor:
         """Distance of every token of the generated estimate to the true input's, two latents to (B,1,h,w)."""
-        # Decoder outputs go in as they are, about [-1,1], without the extractor's own normalisation (published code).
+        # Decoder outputs go in as they are, about [-1,1], without the extractor's own normalisation
+        # (published code).
         theirs = self.features.unnormalised(self.codec.decode_raw(generated))[-1]
         ours = self.features.unnormalised(self.codec.decode_raw(truth))[-1]
         return nearest_patch_map(ours, theirs)
@@ -281,11 +287,13 @@ class Glad(Method):
 
     @torch.no_grad()
     def fit_statistics(self, batches: Batches) -> None:
-        """Learn the stop thresholds (where the config leaves them open) and the read-out's scales from good images."""
+        """Learn open stop thresholds and the read-out's scales from good images."""
         if self.config.adaptive and self.config.threshold is None:
             for run in range(len(self.config.denoise_steps)):
                 self.stop_thresholds[run] = self._learn_thresholds(batches(), run)
-        self.readout.fit(lambda: ((image, self._mend(image, seeds)[0]) for image, seeds in batches()), self.features)
+        self.readout.fit(
+            lambda: ((image, self._mend(image, seeds)[0]) for image, seeds in batches()), self.features
+        )
 
     def _learn_thresholds(self, batches: Iterable[tuple[Tensor, Tensor]], run: int) -> Tensor:
         """The stop score that a share of stop_rate of good images exceeds, per rung, (N,)."""
@@ -346,7 +354,7 @@ class AdaptiveStop:
 
 
 def _fusion_weight(distance: Tensor, over: Tensor, latent: Tensor) -> Tensor:
-    """m = sigmoid(map) at latent size where the score stopped the image, 0 where min_step did, (B,1,h,w)."""
+    """m = sigmoid(map) at latent size where the score stopped the image, 0 where min_step did, (B,1,h,w)."""  # noqa: D403
     if distance.shape[-2:] != latent.shape[-2:]:
         distance = F.interpolate(distance, latent.shape[-2:], mode="bilinear", align_corners=False)
     return torch.sigmoid(distance) * over[:, None, None, None]

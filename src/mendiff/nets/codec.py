@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ class CodecConfig:
     Attributes:
         kind: "pixels", "space_to_depth", "kl" (diffusers' AutoencoderKL) or "tiny" (AutoencoderTiny).
         factor: downscaling of "space_to_depth"; the autoencoders' follows from their own config.
-        network: diffusers' config of the autoencoder; empty takes its defaults (Stable Diffusion's for "kl").
+        network: diffusers' config of the autoencoder; empty takes diffusers' defaults.
         train: whether the method trains it (published methods keep it frozen).
     """
 
@@ -45,7 +44,7 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Latents of roughly unit variance; `noise` (B,c,h,w) samples the posterior where the codec has one."""
+        """Latents of roughly unit variance; `noise` (B,c,h,w) samples the posterior where there is one."""
 
     @abstractmethod
     def decode_raw(self, z0: Tensor) -> Tensor:
@@ -59,7 +58,7 @@ class Codec(nn.Module, ABC):
 class PixelCodec(Codec):
     """Pixels scaled to [-1,1]; with a factor, blocks of factor x factor pixels moved into channels (no loss).
 
-    A small network reaches far on moved blocks: a quarter of the width and height at the same cost per position.
+    A small network reaches far on moved blocks: less width and height at the same cost per position.
     """
 
     def __init__(self, factor: int = 1) -> None:
@@ -89,14 +88,15 @@ class KLCodec(Codec):
         self._scale = float(self.network.config["scaling_factor"])
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The posterior's mode, or with noise its sample mean + std * noise (what the published code does)."""
+        """The posterior's mode, or with noise its sample mean + std * noise (as the published code does)."""
         posterior = self.network.encode(image * 2 - 1).latent_dist
-        z0 = posterior.mean if noise is None else posterior.mean + posterior.std * noise
+        z0: Tensor = posterior.mean if noise is None else posterior.mean + posterior.std * noise
         return z0 * self._scale
 
     def decode_raw(self, z0: Tensor) -> Tensor:
         """(B,c,h,w) to (B,3,H,W) in about [-1,1], not clamped."""
-        return self.network.decode(z0 / self._scale).sample
+        pixels: Tensor = self.network.decode(z0 / self._scale).sample
+        return pixels
 
 
 class TinyCodec(Codec):
@@ -113,11 +113,13 @@ class TinyCodec(Codec):
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
         """(B,3,H,W) in [0,1] to (B,c,h,w); there is no posterior, so noise is not used."""
-        return self.network.encode(image * 2 - 1).latents * self._scale
+        z0: Tensor = self.network.encode(image * 2 - 1).latents
+        return z0 * self._scale
 
     def decode_raw(self, z0: Tensor) -> Tensor:
         """(B,c,h,w) to (B,3,H,W) in about [-1,1]."""
-        return self.network.decode(z0 / self._scale).sample
+        pixels: Tensor = self.network.decode(z0 / self._scale).sample
+        return pixels
 
 
 def make_codec(config: CodecConfig) -> Codec:
@@ -147,6 +149,6 @@ def check_size(codec: Codec, image: Tensor, multiple: int) -> None:
     height, width = image.shape[-2:]
     if height % unit or width % unit:
         raise InputError(
-            f"image size: expected multiples of {unit} (codec factor {codec.factor} x {multiple}), got {height}x{width}; "
-            f"choose {torch.tensor([height, width]).div(unit).ceil().mul(unit).int().clamp(min=unit).tolist()}."
+            f"image size: expected multiples of {unit} (codec factor {codec.factor} x {multiple}), "
+            f"got {height}x{width}; choose {-(-height // unit) * unit}x{-(-width // unit) * unit}."
         )

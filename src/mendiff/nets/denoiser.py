@@ -24,7 +24,8 @@ class DenoiserConfig:
         kind: "unet" (diffusers' UNet2DModel) or "conditional_unet" (UNet2DConditionModel).
         prediction: what the network puts out: "eps", "x0" or "v".
         network: diffusers' config of the network; channels in and out follow the codec unless given.
-        guidance: classifier-free guidance scale; 0 leaves it out and halves the work ("conditional_unet" only).
+        guidance: classifier-free guidance scale; 0 leaves it out and halves the work ("conditional_unet"
+            only).
     """
 
     kind: str = "unet"
@@ -51,9 +52,13 @@ class Denoiser(nn.Module):
     def __init__(self, config: DenoiserConfig, schedule: NoiseSchedule, channels: int) -> None:
         super().__init__()
         if config.prediction not in PREDICTIONS:
-            raise InputError(f"prediction: expected one of {', '.join(PREDICTIONS)}, got {config.prediction!r}.")
+            raise InputError(
+                f"prediction: expected one of {', '.join(PREDICTIONS)}, got {config.prediction!r}."
+            )
         if config.guidance and config.kind != "conditional_unet":
-            raise InputError("guidance: expected 0 for a denoiser without prompts, or kind 'conditional_unet'.")
+            raise InputError(
+                "guidance: expected 0 for a denoiser without prompts, or kind 'conditional_unet'."
+            )
         self.config = config
         self.schedule = schedule
         self.network = _make_network(config, channels)
@@ -81,9 +86,11 @@ class Denoiser(nn.Module):
     def raw(self, x_t: Tensor, t: Tensor, prompt: Tensor | None = None) -> Tensor:
         """What the network itself puts out, (B,c,h,w): eps, x0 or v; float32 whatever the autocast."""
         if self.config.kind == "unet":
-            return self.network(x_t, t).sample.to(x_t.dtype)
+            raw: Tensor = self.network(x_t, t).sample
+            return raw.to(x_t.dtype)
         prompt = self.prompt if prompt is None else prompt
-        return self.network(x_t, t, prompt.to(x_t).expand(len(x_t), -1, -1)).sample.to(x_t.dtype)
+        raw = self.network(x_t, t, prompt.to(x_t).expand(len(x_t), -1, -1)).sample
+        return raw.to(x_t.dtype)
 
     def estimate(self, x_t: Tensor, raw: Tensor, t: Tensor) -> Estimate:
         """Complete a raw prediction to the consistent pair (x0, eps)."""
@@ -94,10 +101,11 @@ class Denoiser(nn.Module):
 
     def set_prompts(self, prompt: Tensor, no_prompt: Tensor) -> None:
         """Store the embeddings of the prompt and of the empty prompt, (1,L,D) each."""
-        self.prompt, self.no_prompt = prompt.to(self.prompt), no_prompt.to(self.no_prompt)
+        # Cloned: tensors that share memory can't be saved.
+        self.prompt, self.no_prompt = prompt.to(self.prompt).clone(), no_prompt.to(self.no_prompt).clone()
 
 
-def _make_network(config: DenoiserConfig, channels: int) -> Any:  # noqa: ANN401 - diffusers is not typed
+def _make_network(config: DenoiserConfig, channels: int) -> Any:
     settings = {"in_channels": channels, "out_channels": channels} | config.network
     if config.kind == "unet":
         from diffusers import UNet2DModel

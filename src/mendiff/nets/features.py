@@ -25,12 +25,12 @@ class FeaturesConfig:
 
     Attributes:
         name: timm's name of the backbone; empty for no features.
-        layers: "stage0", "stage1", ... of a convolutional backbone (0 is the finest) or "block1", ... of a vision
-            transformer, counted from 1 as in the papers.
+        layers: "stage0", "stage1", ... of a convolutional backbone (0 is the finest) or "block1", ... of a
+            vision transformer, counted from 1 as in the papers.
         mean, std: of the normalisation of RGB in [0,1]; empty takes those timm states for the name.
         network: further arguments of the backbone, such as {"pad_type": "same"} or {"img_size": 224}.
-        position_resampling: how a transformer's position embedding is fitted to the image: "timm" (antialiased
-            bicubic) or "dino" (bicubic with the published scale factor (n + 0.1) / sqrt(N)).
+        position_resampling: how a transformer's position embedding is fitted to the image: "timm"
+            (antialiased bicubic) or "dino" (bicubic with the published scale factor (n + 0.1) / sqrt(N)).
     """
 
     name: str = ""
@@ -60,14 +60,18 @@ class FeatureExtractor(nn.Module):
         import timm
 
         if not timm.is_model(config.name):
-            close = ", ".join(timm.list_models(f"*{config.name.split('_')[0]}*")[:5]) or "see timm.list_models()"
-            raise InputError(f"features: expected the name of a timm backbone, got {config.name!r}; close names: {close}.")
+            family = config.name.split("_")[0]
+            close = ", ".join(timm.list_models(f"*{family}*")[:5]) or "see timm.list_models()"
+            raise InputError(
+                f"features: expected the name of a timm backbone, got {config.name!r}; close names: {close}."
+            )
         if config.position_resampling not in POSITION_RESAMPLING:
             raise InputError(
-                f"position_resampling: expected one of {', '.join(POSITION_RESAMPLING)}, got {config.position_resampling!r}."
+                f"position_resampling: expected one of {', '.join(POSITION_RESAMPLING)}, "
+                f"got {config.position_resampling!r}."
             )
         self.config = config
-        self.backbone: Any = timm.create_model(config.name, pretrained=False, num_classes=0, **config.network)
+        self.backbone = _make_backbone(config)
         self._is_vit = hasattr(self.backbone, "patch_embed") and hasattr(self.backbone, "blocks")
         self.indices = _layer_indices(config, self._is_vit, len(self.backbone.feature_info))
         info = [self.backbone.feature_info[index] for index in self.indices]
@@ -80,7 +84,7 @@ class FeatureExtractor(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> FeatureExtractor:  # noqa: ARG002
+    def train(self, mode: bool = True) -> FeatureExtractor:
         """Stay in evaluation mode: the extractor is frozen, its batch statistics too."""
         return super().train(False)
 
@@ -92,7 +96,9 @@ class FeatureExtractor(nn.Module):
         """Features of pixels as they are, (B,3,H,W): GLAD's stop rule feeds the decoder's output directly."""
         if self._is_vit:
             return self._tokens(pixels)
-        outputs = self.backbone.forward_intermediates(pixels, indices=sorted(self.indices), intermediates_only=True)
+        outputs = self.backbone.forward_intermediates(
+            pixels, indices=sorted(self.indices), intermediates_only=True
+        )
         by_index = dict(zip(sorted(self.indices), outputs, strict=True))
         return [by_index[index] for index in self.indices]
 
@@ -139,7 +145,9 @@ class FeatureExtractor(nn.Module):
 
         own = self.backbone.state_dict()
         with torch.device("meta"):
-            known = set(timm.create_model(self.config.name, pretrained=False, **self.config.network).state_dict())
+            known = set(
+                timm.create_model(self.config.name, pretrained=False, **self.config.network).state_dict()
+            )
         missing = sorted(key for key in own if key not in weights and not key.endswith("num_batches_tracked"))
         strange = sorted(set(weights) - known - set(own))
         wrong = sorted(key for key in own if key in weights and weights[key].shape != own[key].shape)
@@ -176,11 +184,19 @@ def make_features(config: FeaturesConfig) -> FeatureExtractor | PixelPyramid:
     return FeatureExtractor(config) if config.name else PixelPyramid()
 
 
+def _make_backbone(config: FeaturesConfig) -> Any:
+    import timm
+
+    return timm.create_model(config.name, pretrained=False, num_classes=0, **config.network)
+
+
 def _refuse(keys: Iterable[str], complaint: str, source: str, name: str) -> None:
     keys = list(keys)
     if keys:
         more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
-        raise InputError(f"weights {source}: expected those of timm's {name}, but {keys[0]}{more} {complaint}.")
+        raise InputError(
+            f"weights {source}: expected those of timm's {name}, but {keys[0]}{more} {complaint}."
+        )
 
 
 def _layer_indices(config: FeaturesConfig, is_vit: bool, available: int) -> list[int]:
@@ -188,7 +204,9 @@ def _layer_indices(config: FeaturesConfig, is_vit: bool, available: int) -> list
     names = [f"{word}{number + first}" for number in range(available)]
     for layer in config.layers:
         if not re.fullmatch(r"(stage|block)\d+", layer) or layer not in names:
-            raise InputError(f"layers: expected some of {names[0]}..{names[-1]} for {config.name}, got {layer!r}.")
+            raise InputError(
+                f"layers: expected some of {names[0]}..{names[-1]} for {config.name}, got {layer!r}."
+            )
     if not config.layers:
         raise InputError(f"layers: expected some of {names[0]}..{names[-1]} for {config.name}, got none.")
     return [names.index(layer) for layer in config.layers]

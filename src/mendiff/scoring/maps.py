@@ -1,4 +1,4 @@
-"""Anomaly maps: distances between an image and its reconstruction, in features or pixels, and their smoothing."""
+"""Anomaly maps: distances between an image and its reconstruction, in features or pixels, and smoothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mendiff.errors import InputError
 
 
 def cosine_map(features: Tensor, rebuilt: Tensor) -> Tensor:
@@ -38,11 +40,13 @@ def nearest_patch_map(features: Tensor, rebuilt: Tensor, *, reverse: bool = Fals
 
 
 def pixel_map(image: Tensor, rebuilt: Tensor) -> Tensor:
-    """Mean absolute difference over channels, two (B,3,H,W) to (B,1,H,W) (the D_p of the published GLAD code)."""
+    """Mean absolute difference over channels, two (B,3,H,W) to (B,1,H,W) (D_p of the published GLAD code)."""
     return (image - rebuilt).abs().mean(1, keepdim=True)
 
 
-def multi_scale_pixel_map(image: Tensor, rebuilt: Tensor, sigmas: Sequence[float] = (0.0, 2.0, 4.0)) -> Tensor:
+def multi_scale_pixel_map(
+    image: Tensor, rebuilt: Tensor, sigmas: Sequence[float] = (0.0, 2.0, 4.0)
+) -> Tensor:
     """Squared residual at several blurs, averaged, two (B,3,H,W) to (B,1,H,W).
 
     Each image's median residual is taken off first, per channel: a small denoiser drifts in overall colour.
@@ -78,6 +82,8 @@ def gaussian_blur(images: Tensor, sigma: float, taps: int | None = None, *, mode
     if sigma == 0:
         return images
     taps = taps or 2 * round(4 * sigma) + 1
+    if taps % 2 == 0:
+        raise InputError(f"taps: expected an odd kernel length, got {taps}.")
     kernel = gaussian_kernel(sigma, taps).to(images)
     channels = images.shape[1]
     for axis in (2, 3):
@@ -90,7 +96,7 @@ def gaussian_blur(images: Tensor, sigma: float, taps: int | None = None, *, mode
 def object_mask(mask: Tensor, sigma: float = 6.0) -> Tensor:
     """Soft weight that fades out around the object, (B,H,W) bool to (B,1,H,W) in [0,1].
 
-    The mask is grown by a Gaussian's reach (4 sigma) and smoothed, as the published GLAD code weighs its maps.
+    The mask is grown by a Gaussian's reach (4 sigma) and smoothed, as in the published GLAD code.
     """
     taps = 2 * int(4 * sigma + 0.5) + 1
     grown = gaussian_blur(mask[:, None].to(torch.float64), sigma, taps, mode="symmetric") > 0

@@ -1,4 +1,4 @@
-"""The read-out: from an image and its reconstructions to an anomaly map and a score, learned scales included."""
+"""The read-out: from an image and its reconstructions to an anomaly map and a score, with learned scales."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ class ReadoutConfig:
     """How an image and its reconstruction are compared.
 
     Attributes:
-        distance: between features: "nearest" patch of the reconstruction (published), "cosine" or "squared" at the same
-            place, or "whitened": squared Mahalanobis distance of the difference under its covariance on good images.
-        backward: for "nearest": also match reconstruction to image, and take the "sum" (transistor, pcb1, pcb4) or
-            the "mean" (multi-class code) of both.
-        pixel_weight: v, weight of the pixel difference, scaled so that its maximum equals v times that of the feature map.
+        distance: between features: "nearest" patch of the reconstruction (published), "cosine" or "squared"
+            at the same place, or "whitened": squared Mahalanobis distance of the difference under its
+            covariance on good images.
+        backward: for "nearest": also match reconstruction to image, and take the "sum" (transistor, pcb1,
+            pcb4) or the "mean" (multi-class code) of both.
+        pixel_weight: v, weight of the pixel difference, scaled so that its maximum equals v times that of the
+            feature map.
         pixel_maps: whether the squared residual at several blurs joins as one more map; needs `standardise`.
         standardise: bring every map to zero mean and unit deviation on good images before adding.
         sigma: of the Gaussian that smooths the map, in pixels; taps its kernel length, 0 for 8 sigma + 1.
@@ -67,7 +69,8 @@ class Readout(nn.Module):
         config: see ReadoutConfig.
         channels: of every feature layer.
         runs: reconstructions per image.
-        batch_maxima: scale the pixel term by the batch's maxima, as the published code does, not by the image's own.
+        batch_maxima: scale the pixel term by the batch's maxima, as the published code does, not by the
+            image's own.
     """
 
     map_mean: Tensor
@@ -82,7 +85,9 @@ class Readout(nn.Module):
         if config.backward not in BACKWARD:
             raise InputError(f"backward: expected one of {', '.join(BACKWARD)}, got {config.backward!r}.")
         if config.pixel_maps and not config.standardise:
-            raise InputError("pixel_maps: expected standardise=true with it, since pixels and features differ in scale.")
+            raise InputError(
+                "pixel_maps: expected standardise=true with it, since pixels and features differ in scale."
+            )
         self.config = config
         self.batch_maxima = batch_maxima
         whitened = config.distance == "whitened"
@@ -92,7 +97,11 @@ class Readout(nn.Module):
         self.register_buffer("map_std", torch.ones(maps))
 
     def anomaly_map(
-        self, image: Tensor, rebuilt: Sequence[Tensor], features: Features, object_weight: Tensor | None = None
+        self,
+        image: Tensor,
+        rebuilt: Sequence[Tensor],
+        features: Features,
+        object_weight: Tensor | None = None,
     ) -> Tensor:
         """The final map, (B,1,R,R) or (B,1,H,W) where the config has no resolution.
 
@@ -126,12 +135,17 @@ class Readout(nn.Module):
         """Learn the whitening of feature differences, then the scale of every map, from good images."""
         if self.config.distance == "whitened":
             for image, rebuilt in pairs():
-                for whitening, (ours, theirs) in zip(self.whitening, self._layers(image, rebuilt, features), strict=True):
+                layers = self._layers(image, rebuilt, features)
+                for whitening, (ours, theirs) in zip(self._whitenings, layers, strict=True):
                     whitening.update(ours - theirs)
-            for whitening in self.whitening:
+            for whitening in self._whitenings:
                 whitening.finish()
         if self.config.standardise:
             self._fit_scales(pairs, features)
+
+    @property
+    def _whitenings(self) -> list[Whitening]:
+        return [one for one in self.whitening if isinstance(one, Whitening)]
 
     def _fit_scales(self, pairs: Pairs, features: Features) -> None:
         sums = torch.zeros(2, len(self.map_mean), dtype=torch.float64)
@@ -141,7 +155,9 @@ class Readout(nn.Module):
             sums += torch.stack([maps.sum(1), maps.square().sum(1)])
             count += maps.shape[1]
         if count == 0:
-            raise InputError("statistics: expected at least one good image that was held back from training, got none.")
+            raise InputError(
+                "statistics: expected at least one good image that was held back from training, got none."
+            )
         mean, square = sums / count
         self.map_mean.copy_(mean)
         self.map_std.copy_((square - mean**2).clamp(min=0).sqrt().clamp(min=1e-8))
@@ -164,8 +180,12 @@ class Readout(nn.Module):
 
     def _feature_maps(self, layers: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         if self.config.distance == "whitened":
-            return [whiten(ours - theirs) for whiten, (ours, theirs) in zip(self.whitening, layers, strict=True)]
-        distance = {"nearest": self._nearest, "cosine": cosine_map, "squared": squared_map}[self.config.distance]
+            return [
+                whiten(ours - theirs) for whiten, (ours, theirs) in zip(self.whitening, layers, strict=True)
+            ]
+        distance = {"nearest": self._nearest, "cosine": cosine_map, "squared": squared_map}[
+            self.config.distance
+        ]
         return [distance(ours, theirs) for ours, theirs in layers]
 
     def _nearest(self, ours: Tensor, theirs: Tensor) -> Tensor:
@@ -175,7 +195,9 @@ class Readout(nn.Module):
         both = forward + nearest_patch_map(ours, theirs, reverse=True)
         return both / 2 if self.config.backward == "mean" else both
 
-    def _scaled_pixels(self, image: Tensor, rebuilt: Sequence[Tensor], features: Features, total: Tensor) -> Tensor:
+    def _scaled_pixels(
+        self, image: Tensor, rebuilt: Sequence[Tensor], features: Features, total: Tensor
+    ) -> Tensor:
         """(max of the feature map / max of the pixel map) * pixel map, (B,1,H,W), as in DDAD and GLAD."""
         # The published code measures pixels in the units of the extractor's normalisation.
         unit = getattr(features, "std", torch.ones(3, 1, 1, device=image.device))

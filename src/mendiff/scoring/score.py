@@ -7,18 +7,18 @@ from torch import Tensor
 
 
 def top_k_mean(anomaly_map: Tensor, k: int) -> Tensor:
-    """Mean of the k largest pixels, (B,1,H,W) to (B,); all pixels where there are fewer than k (GLAD: 250, stop rule 10)."""
+    """Mean of the k largest pixels, or of all if fewer, (B,1,H,W) to (B,) (GLAD: 250, stop rule 10)."""
     flat = anomaly_map.flatten(1)
     return flat.topk(min(k, flat.shape[1]), dim=1).values.mean(1)
 
 
 def top_share_mean(anomaly_map: Tensor, share: float) -> Tensor:
-    """Mean of the largest `share` of all pixels, at least one, (B,1,H,W) to (B,): top_k_mean at any image size."""
+    """top_k_mean at any image size: of the largest `share` of the pixels, at least one, (B,1,H,W) to (B,)."""
     return top_k_mean(anomaly_map, max(1, round(share * anomaly_map[0].numel())))
 
 
 def pooled_max(anomaly_map: Tensor, window: int = 8, rounds: int = 8) -> Tensor:
-    """Maximum after repeated average pooling with stride 1 and no padding, (B,1,H,W) to (B,) (DiAD, appendix)."""
+    """Maximum after repeated unpadded average pooling of stride 1, (B,1,H,W) to (B,) (DiAD, appendix)."""
     for _ in range(rounds):
         anomaly_map = F.avg_pool2d(anomaly_map, window, stride=1)
     return anomaly_map.flatten(1).amax(1)

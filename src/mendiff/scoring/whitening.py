@@ -1,4 +1,4 @@
-"""Whitening of feature differences: what varies between good parts and their reconstructions anyway counts less."""
+"""Whitening of feature differences: what varies between good parts and their reconstructions counts less."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Whitening(nn.Module):
     def finish(self) -> None:
         """Set mean and root from all that was taken in."""
         if self._count < 2:
-            raise InputError("statistics: expected at least one good image that was held back from training, got none.")
+            raise InputError(
+                "statistics: expected at least one good image that was held back from training, got none."
+            )
         mean = self._sum / self._count
         covariance = self._products / self._count - torch.outer(mean, mean)
         ridge = self._shrinkage * covariance.diagonal().mean().clamp(min=1e-12)

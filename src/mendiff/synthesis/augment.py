@@ -1,6 +1,6 @@
 """Strong colour and geometry changes that turn a picture into the texture of a synthetic anomaly.
 
-The ten operations are those of DRAEM and MemSeg, which the published GLAD code uses; torchvision does the work.
+The ten operations are those of DRAEM, MemSeg and the published GLAD code; torchvision does the work.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ def _between(rng: torch.Generator, low: float, high: float) -> float:
 
 
 def _equalize(image: Tensor, _: torch.Generator) -> Tensor:
-    return tv.equalize((image.clamp(0, 1) * 255).to(torch.uint8)).float() / 255
+    equalized: Tensor = tv.equalize((image.clamp(0, 1) * 255).to(torch.uint8))
+    return equalized.float() / 255
 
 
 def _posterize(image: Tensor, rng: torch.Generator) -> Tensor:
-    levels = 2 ** int(torch.randint(1, 5, (), generator=rng))
+    levels: int = 2 ** int(torch.randint(1, 5, (), generator=rng))
     return (image * (levels - 1)).round() / (levels - 1)
 
 
@@ -29,7 +30,9 @@ OPERATIONS: tuple[Callable[[Tensor, torch.Generator], Tensor], ...] = (
     lambda image, rng: tv.adjust_gamma(image.clamp(0, 1), _between(rng, 0.5, 2.0)),
     lambda image, rng: image * _between(rng, 0.8, 1.2) + _between(rng, -0.12, 0.12),
     lambda image, rng: tv.adjust_sharpness(image, _between(rng, 1.5, 4.0)),
-    lambda image, rng: tv.adjust_hue(tv.adjust_saturation(image, _between(rng, 0.5, 2.0)), _between(rng, -0.2, 0.2)),
+    lambda image, rng: tv.adjust_hue(
+        tv.adjust_saturation(image, _between(rng, 0.5, 2.0)), _between(rng, -0.2, 0.2)
+    ),
     lambda image, rng: tv.solarize(image.clamp(0, 1), _between(rng, 0.13, 0.5)),
     _posterize,
     lambda image, rng: 1 - image,

@@ -45,8 +45,8 @@ def synthesize(
         image: (B,3,H,W) in [0,1].
         rng: CPU generator; the only source of randomness.
         config: shares, sizes and strengths.
-        textures: pictures to take anomalies from, (M,3,H,W) in [0,1]; half of the anomalies use them, the other
-            half a shuffle of the image's own cells; without textures all are shuffles.
+        textures: pictures to take anomalies from, (M,3,H,W) in [0,1]; half of the anomalies use them, the
+            other half a shuffle of the image's own cells; without textures all are shuffles.
 
     Returns:
         (images with anomalies (B,3,H,W) in [0,1], masks (B,1,H,W) bool: empty where a sample stayed normal).
@@ -67,8 +67,10 @@ def synthesize(
     return image + inside * (1 - beta) * (source - image), mask[:, None]
 
 
-def anomaly_source(image: Tensor, rng: torch.Generator, grid: int = 8, textures: Tensor | None = None) -> Tensor:
-    """The pictures that anomalies are cut from, (B,3,H,W) in [0,1]: augmented textures or shuffled augmented images."""
+def anomaly_source(
+    image: Tensor, rng: torch.Generator, grid: int = 8, textures: Tensor | None = None
+) -> Tensor:
+    """What anomalies are cut from, (B,3,H,W) in [0,1]: augmented textures or shuffled augmented images."""
     sources = []
     for one in image:
         if textures is not None and float(torch.rand((), generator=rng)) < 0.5:
@@ -84,9 +86,12 @@ def shuffle_cells(image: Tensor, grid: int, rng: torch.Generator) -> Tensor:
     channels, height, width = image.shape
     if height % grid or width % grid:
         raise InputError(
-            f"image size: expected a multiple of the shuffle grid {grid}, got {height}x{width}; choose another image size."
+            f"image size: expected a multiple of the shuffle grid {grid}, got {height}x{width}; "
+            "choose another image size."
         )
-    cells = image.view(channels, grid, height // grid, grid, width // grid).permute(1, 3, 0, 2, 4).flatten(0, 1)
+    cells = (
+        image.view(channels, grid, height // grid, grid, width // grid).permute(1, 3, 0, 2, 4).flatten(0, 1)
+    )
     cells = cells[torch.randperm(grid * grid, generator=rng).to(image.device)]
     cells = cells.view(grid, grid, channels, height // grid, width // grid)
     return cells.permute(2, 0, 3, 1, 4).reshape(channels, height, width)

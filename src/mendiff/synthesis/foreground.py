@@ -16,10 +16,10 @@ def foreground(image: Tensor, mode: str = "auto") -> Tensor:
 
     Args:
         image: RGB.
-        mode: "none" takes the whole image; "dark" what is darker than Otsu's threshold, "bright" what is brighter
-            (modes 3, 1 and 2 of the published GLAD code); "auto" decides per image: the side of the threshold
-            that most of the border lies on is background, and an image without a clear background (a border
-            that mixes both sides) is all foreground.
+        mode: "none" takes the whole image; "dark" what is darker than Otsu's threshold, "bright" what is
+            brighter (modes 3, 1 and 2 of the published GLAD code); "auto" decides per image: the side of the
+            threshold that most of the border lies on is background, and an image without a clear background
+            (a border that mixes both sides) is all foreground.
     """
     if mode not in MODES:
         raise InputError(f"foreground: expected one of {', '.join(MODES)}, got {mode!r}.")

@@ -41,8 +41,8 @@ def perlin_masks(
 ) -> Tensor:
     """Random blob masks, (B,H,W) bool: rotated Perlin noise above a threshold.
 
-    Every image draws its own lattice of 2^0..2^max_exponent cells per axis and a rotation of up to 90 degrees either
-    way (the published GLAD and MemSeg settings).
+    Every image draws its own lattice of 2^0..2^max_exponent cells per axis and a rotation of up to 90 degrees
+    either way (the published GLAD and MemSeg settings).
     """
     cells = 2 ** torch.randint(0, max_exponent + 1, (batch, 2), generator=rng)
     noise = perlin_noise(cells, size, rng)
@@ -66,7 +66,7 @@ def thin_masks(batch: int, size: tuple[int, int], rng: torch.Generator, max_expo
 
 
 def rotate(images: Tensor, angle: Tensor) -> Tensor:
-    """Rotate every (H,W) plane about its centre by its own angle in radians, reflecting at the border, (B,H,W)."""
+    """Rotate every plane about its centre by its own angle in radians, reflecting at the border, (B,H,W)."""
     cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
     theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
     planes = images[:, None].float()

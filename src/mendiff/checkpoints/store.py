@@ -1,0 +1,153 @@
+"""A model is a folder: config.json, model.safetensors and calibration.json. The only door to weights.
+
+config.json holds {"format": "mendiff", "version": 1, "method", "config", "info"}; the config is checked
+against the method's dataclasses when it is read. Nothing here can run code from a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mendiff import __version__
+from mendiff.calibration import Calibration
+from mendiff.errors import InputError
+from mendiff.methods.base import Method, find_method
+from mendiff.methods.config import config_from_dict, config_to_dict
+from mendiff.model import Model
+
+FORMAT = "mendiff"
+VERSION = 1
+CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
+
+
+def save(
+    folder: str | Path, name: str, method: Method, calibration: Calibration, info: dict[str, Any]
+) -> None:
+    """Write a model folder in one step; a folder of that name must not exist.
+
+    Args:
+        folder: where to.
+        name: the method's name in METHODS.
+        method: trained, statistics learned.
+        calibration: scores of held-back good images.
+        info: what a person wants to know later (data, seed, training time); JSON-able.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise InputError(
+            f"{folder}: expected a new folder for the model, but it exists; remove it or choose another name."
+        )
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "mendiff": __version__,
+        "method": name,
+        "config": config_to_dict(method.config),
+        "info": info,
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    draft.mkdir()
+    try:
+        (draft / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (draft / CALIBRATION).write_text(json.dumps(calibration.to_dict(), indent=2) + "\n")
+        save_file({key: value.contiguous() for key, value in method.state_dict().items()}, draft / WEIGHTS)
+        os.rename(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def load(folder: str | Path, device: str = "cpu") -> Model:
+    """Open a model folder for prediction.
+
+    Args:
+        folder: what `mendiff fit -o` wrote.
+        device: torch's name of a device.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    kind = find_method(config["method"])
+    method = kind(config_from_dict(kind.Config, config["config"], f"{folder / CONFIG}: config"))
+    load_strictly(method, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+    calibration = Calibration.from_dict(_read_json(folder / CALIBRATION))
+    return Model(config["method"], method.eval(), calibration, config["info"]).to(device)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model folder's config.json, checked for format and version."""
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: expected a model folder written by 'mendiff fit -o', but there is no such folder."
+        )
+    missing = [name for name in (CONFIG, WEIGHTS, CALIBRATION) if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder}: expected a model folder with {CONFIG}, {WEIGHTS} and {CALIBRATION}, but {missing[0]} "
+            "is missing; fit the model again."
+        )
+    config = _read_json(folder / CONFIG)
+    if config.get("format") != FORMAT:
+        raise InputError(
+            f"{folder}: {CONFIG} is not mendiff's; expected a folder written by 'mendiff fit -o'."
+        )
+    version = config.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise InputError(
+            f"{folder}: expected a model of version {VERSION} or older, got version {version}, written by "
+            f"mendiff {config.get('mendiff')}; update mendiff."
+        )
+    lacking = [key for key in ("method", "config", "info") if key not in config]
+    if lacking:
+        raise InputError(f"{folder}: {CONFIG} lacks the field {lacking[0]!r}; fit the model again.")
+    return config
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file by name, in float32 where they are half precision."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected a safetensors file, but there is no such file.")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path}: expected a safetensors file, but it is damaged or of another kind ({error})."
+        ) from error
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+
+
+def load_strictly(method: Method, weights: dict[str, Tensor], source: str) -> None:
+    """Load every tensor of a method; a missing, unknown or misshapen one is an error that names it."""
+    own = method.state_dict()
+    for complaint, keys in (
+        ("lacks", sorted(own.keys() - weights.keys())),
+        ("has the unknown", sorted(weights.keys() - own.keys())),
+        (
+            "has another shape of",
+            sorted(key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape),
+        ),
+    ):
+        if keys:
+            raise InputError(
+                f"{source}: expected the weights of this model's config, but it {complaint} {keys[0]!r}."
+            )
+    method.load_state_dict(weights)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected JSON, but it is damaged ({error}).") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected a JSON object, got a {type(data).__name__}.")
+    return data

@@ -1,0 +1,172 @@
+"""`mendiff evaluate`: metrics on labelled images, beside controls if asked for, and a report with pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mendiff.checkpoints.store import load
+from mendiff.commands.common import Terminal, choose_categories, choose_device, metrics_table
+from mendiff.commands.predict import heat_range
+from mendiff.errors import InputError
+from mendiff.evaluation.controls import fit_memory_bank, median_colour_control
+from mendiff.evaluation.data import Category, Sample, open_data
+from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics, summary
+from mendiff.images import normalise_heat, read_image, read_mask, resize, resize_mask, to_picture
+from mendiff.model import Model
+from mendiff.report.html import CategoryReport, ImageRow, Report, write_report
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The readable test images of a category at a model's size.
+
+    Attributes:
+        samples: N of them.
+        images: (N,3,S,S) uint8, to stay small.
+        labels: (N,) bool, True is defective.
+        masks: (N,1,S,S) bool, or None where the category has none.
+    """
+
+    samples: list[Sample]
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a model says of a test set; one row per image as in Detection."""
+
+    score: Tensor
+    anomaly_map: Tensor
+    reconstruction: Tensor
+    stop_step: Tensor
+
+
+def run(
+    model: Path,
+    data: Path,
+    report: Path | None,
+    categories: Sequence[str] | None,
+    controls: bool,
+    batch_size: int,
+    device: str,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Evaluate a model folder on every category of `data` that has a test set."""
+    terminal = Terminal(quiet)
+    loaded = load(model, choose_device(device))
+    chosen = [one for one in choose_categories(open_data(data), categories) if one.test]
+    if not chosen:
+        raise InputError(f"{data}: expected test images (test/good and test/DEFECT folders), found none; see the MVTec layout.")
+    results: dict[str, Metrics] = {}
+    pages: list[CategoryReport] = []
+    tables: dict[str, dict[str, Metrics]] = {}
+    for category in chosen:
+        tests = read_tests(category, loaded.image_size, terminal)
+        found = find(loaded, tests, batch_size, terminal, category.name)
+        results[category.name] = measure(tests, found.score, found.anomaly_map)
+        if controls:
+            for name, metrics in measure_controls(loaded, category, tests).items():
+                tables.setdefault(name, {})[category.name] = metrics
+        if report is not None:
+            pages.append(page(loaded, category.name, tests, found, results[category.name]))
+    result = summary(results)
+    terminal.table(metrics_table(result, str(model)))
+    if controls:
+        result["controls"] = {name: summary(rows) for name, rows in tables.items()}
+        for name, rows in result["controls"].items():
+            terminal.table(metrics_table(rows, f"control: {name}"))
+    if report is not None:
+        write_report(report, Report(f"{model.resolve().name} on {data.resolve().name}", _subtitle(loaded), pages, result, loaded.info))
+        terminal.say(f"report: {report}")
+    return result
+
+
+def read_tests(category: Category, size: int, terminal: Terminal) -> TestSet:
+    """Read a category's test images and masks at one size; unreadable images are named and left out."""
+    samples, images, masks = [], [], []
+    for sample in category.test:
+        try:
+            image = resize(read_image(sample.path), size)
+            mask = _mask(sample, size) if category.has_masks else None
+        except InputError as error:
+            terminal.warn(str(error))
+            continue
+        samples.append(sample)
+        images.append((image * 255).round().to(torch.uint8))
+        masks.append(mask)
+    if not samples:
+        raise InputError(f"{category.root}: expected readable test images, found none.")
+    known = [mask for mask in masks if mask is not None]
+    return TestSet(
+        samples,
+        torch.stack(images),
+        torch.tensor([not sample.is_good for sample in samples]),
+        torch.stack(known) if len(known) == len(samples) else None,
+    )
+
+
+def find(model: Model, tests: TestSet, batch_size: int, terminal: Terminal, title: str) -> Findings:
+    """Run a model over a test set under a progress bar."""
+    batches = list(tests.images.split(batch_size))
+    parts = [model.predict_batch(batch.float() / 255) for batch in terminal.track(batches, f"testing {title}", 1)]
+    return Findings(
+        torch.cat([part.score for part in parts]),
+        torch.cat([part.anomaly_map for part in parts]),
+        torch.cat([(part.reconstruction * 255).round().to(torch.uint8) for part in parts]),
+        torch.cat([part.stop_step for part in parts]),
+    )
+
+
+def measure(tests: TestSet, scores: Tensor, maps: Tensor) -> Metrics:
+    """The metrics of scores (N,) and maps (N,1,S,S) on a test set, at the model's image size."""
+    return image_and_pixel_metrics(scores, tests.labels, maps if tests.masks is not None else None, tests.masks)
+
+
+def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[str, Metrics]:
+    """The same metrics for the controls: median colour, and a memory bank on the model's own feature network."""
+    images = tests.images.float() / 255
+    results = {"median colour": measure(tests, *median_colour_control(images))}
+    features = getattr(model.method, "features", None)
+    if features is not None:
+        train = torch.stack([resize(read_image(path), model.image_size) for path in category.train])
+        bank = fit_memory_bank(features, train)
+        results["memory bank"] = measure(tests, *bank.predict(images))
+    return results
+
+
+def page(model: Model, name: str, tests: TestSet, found: Findings, metrics: Metrics) -> CategoryReport:
+    """A category's part of the report: one row of pictures per test image."""
+    threshold, floor = heat_range(model)
+    rows = [
+        ImageRow(
+            name=f"{sample.label}/{sample.path.name}",
+            label=sample.label,
+            score=float(found.score[index]),
+            image=to_picture(tests.images[index].float() / 255),
+            reconstruction=to_picture(found.reconstruction[index].float() / 255),
+            heat=normalise_heat(found.anomaly_map[index, 0].numpy(), threshold, floor),
+            mask=None if tests.masks is None else tests.masks[index, 0].numpy(),
+            p_value=model.calibration.p_value(float(found.score[index])),
+            stop_step=int(found.stop_step[index]) or None,
+        )
+        for index, sample in enumerate(tests.samples)
+    ]
+    return CategoryReport(name=name, threshold=model.threshold, images=rows, metrics=metrics)
+
+
+def _mask(sample: Sample, size: int) -> Tensor:
+    if sample.mask_path is None:
+        return torch.zeros(1, size, size, dtype=torch.bool)
+    return resize_mask(read_mask(sample.mask_path), size)
+
+
+def _subtitle(model: Model) -> str:
+    return f"{model.name.upper()}, trained on {model.info.get('images', '?')} good images, at {model.image_size} pixels"

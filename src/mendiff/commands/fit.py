@@ -1,0 +1,172 @@
+"""`mendiff fit`: from a folder of good images to a model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+
+from mendiff.checkpoints.store import read_weights
+from mendiff.commands.common import Terminal, check_output, choose_categories, choose_device
+from mendiff.errors import InputError
+from mendiff.evaluation.data import Category, open_data, readable
+from mendiff.images import image_size as read_size
+from mendiff.methods.base import MethodConfig, find_method, find_preset
+from mendiff.methods.config import config_to_dict, override
+
+LARGEST, SMALLEST = 320, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to fit, whatever the data.
+
+    Attributes:
+        method, preset: names.
+        settings: dotted config fields to their values.
+        features: timm's name, or None for the preset's.
+        features_weights: local safetensors file of the backbone.
+        image_size: in pixels, or None for the images' own.
+        seed: of training.
+        device: torch's name.
+    """
+
+    method: str = "glad"
+    preset: str = "tiny"
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    features: str | None = None
+    features_weights: Path | None = None
+    image_size: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+
+def run(
+    data: Path,
+    out: Path,
+    method: str,
+    preset: str,
+    features: str | None,
+    features_weights: Path | None,
+    image_size: int | None,
+    categories: Sequence[str] | None,
+    seed: int,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+    settings: dict[str, Any],
+    quiet: bool,
+) -> dict[str, Any]:
+    """Fit a method to the good images of `data` and write the model folder `out`."""
+    terminal = Terminal(quiet)
+    check_output(out, overwrite)
+    plan = Plan(method, preset, settings, features, features_weights, image_size, seed, choose_device(device))
+    chosen = choose_categories(open_data(data), categories)
+    return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
+
+
+def fit(
+    plan: Plan, categories: Sequence[Category], out: Path, terminal: Terminal, *, resume: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Fit a plan to the good training images of some categories; returns what a person wants to know."""
+    paths = _readable_paths(categories, terminal)
+    config = make_config(plan, paths)
+    terminal.say(
+        f"{plan.method} ({plan.preset}): {len(paths)} good images of {', '.join(one.name for one in categories)}, "
+        f"{config.image_size} pixels, {config.training.steps} steps on {plan.device}"
+    )
+    if not getattr(getattr(config, "features", None), "name", "-"):
+        terminal.say("note: no pretrained features given; --features and --features-weights would find much more.")
+
+    from mendiff import anomalib_models  # brings anomalib and Lightning: seconds, so only now
+
+    anomalib_models.quiet()
+    workdir = out.with_name(f".{out.name}.fit")
+    if not resume:
+        shutil.rmtree(workdir, ignore_errors=True)
+    elif not workdir.is_dir():
+        raise InputError(f"--resume: expected an interrupted fit of {out} to go on with, but there is none; fit without it.")
+    weights = None if plan.features_weights is None else str(plan.features_weights)
+    module = anomalib_models.module_class(plan.method)(config, features_weights=weights, seed=plan.seed)
+    began = time.monotonic()
+    with terminal.bar("fitting") as update:
+        anomalib_models.train(
+            module,
+            anomalib_models.GoodImages(paths, config.image_size),
+            workdir=workdir,
+            device=plan.device,
+            resume=resume,
+            progress=lambda step, total, loss: update(step, total, f"loss {loss:.4f}"),
+        )
+    info = {
+        "preset": plan.preset,
+        "images": len(paths),
+        "categories": [one.name for one in categories],
+        "seed": plan.seed,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    if overwrite and out.exists():
+        shutil.rmtree(out)
+    elif out.is_dir():
+        out.rmdir()  # an empty folder is as good as none
+    module.save(out, info)
+    shutil.rmtree(workdir, ignore_errors=True)
+    threshold = module.calibration.threshold
+    terminal.say(f"model: {out} (fitted in {info['seconds']:.0f} s; threshold {threshold:.4g} from good images alone)")
+    return {"model": str(out), "threshold": threshold, **info, "config": config_to_dict(config)}
+
+
+def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
+    """The preset with the plan's changes, and with an image size that the networks can take."""
+    config = find_preset(plan.method, plan.preset)
+    changes: dict[str, Any] = dict(plan.settings)
+    if (plan.features is None) != (plan.features_weights is None):
+        raise InputError("--features (timm's name) and --features-weights (its safetensors file): expected both, got only one.")
+    if plan.features is not None and plan.features_weights is not None:
+        changes = {"features.name": plan.features, **backbone_input(read_weights(plan.features_weights)), **changes}
+    if plan.image_size is not None:
+        changes["image_size"] = plan.image_size
+    config = override(config, changes)
+    multiple = find_method(plan.method)(config).size_multiple
+    if config.image_size == 0:
+        return dataclasses.replace(config, image_size=own_size(paths, multiple))
+    if config.image_size < 0 or config.image_size % multiple:
+        nearest = max(multiple, round(config.image_size / multiple) * multiple)
+        raise InputError(f"--image-size: expected a multiple of {multiple}, got {config.image_size}; try {nearest}.")
+    return config
+
+
+def backbone_input(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """How a backbone wants its input, where its weights give that away.
+
+    Weights whose batch norms are folded (all running means zero) were converted from TensorFlow Lite: RGB in [-1,1] and
+    "same" padding. Otherwise timm's statement for the name holds. `--set features.mean=...` overrides either.
+    """
+    means = [value for key, value in weights.items() if key.endswith("running_mean")]
+    if not means or any(bool(value.any()) for value in means):
+        return {}
+    half = [0.5, 0.5, 0.5]
+    return {"features.mean": half, "features.std": half, "features.network": {"pad_type": "same"}}
+
+
+def own_size(paths: Sequence[Path], multiple: int) -> int:
+    """The images' usual longer side, between 64 and 320 pixels, rounded to what the networks can take."""
+    sides = [max(read_size(path)) for path in paths[:200]]
+    side = min(max(median(sides), SMALLEST), LARGEST)
+    return max(multiple, math.floor(side / multiple + 0.5) * multiple)
+
+
+def _readable_paths(categories: Sequence[Category], terminal: Terminal) -> list[Path]:
+    paths, bad = readable(path for category in categories for path in category.train)
+    for _, sentence in bad:
+        terminal.warn(sentence)
+    if not paths:
+        raise InputError(f"{categories[0].root}: expected good images, found none that can be read.")
+    return paths

@@ -1,0 +1,112 @@
+"""A fitted model: a method, what it knows about good parts, and the way from pictures to findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mendiff.calibration import Calibration
+from mendiff.diffusion.random import content_seeds
+from mendiff.errors import InputError
+from mendiff.images import read_image, resize
+from mendiff.methods.base import Method
+from mendiff.types import Detection
+
+Pictures = Any
+"""A path, (H,W,3) uint8 array, PIL image, (3,H,W) tensor in [0,1], (B,3,H,W) batch, or a list of these."""
+
+
+@dataclass
+class Model:
+    """What `mendiff.load` returns.
+
+    Attributes:
+        name: of the method.
+        method: trained.
+        calibration: scores of good images; has the threshold.
+        info: how the model came about.
+    """
+
+    name: str
+    method: Method
+    calibration: Calibration
+    info: dict[str, Any]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images that the method sees; others are resized to it."""
+        return self.method.config.image_size
+
+    @property
+    def threshold(self) -> float:
+        """Image score above which a part is called defective, from good images alone."""
+        return self.calibration.threshold
+
+    def to(self, device: str) -> Model:
+        """Move the networks to a device."""
+        try:
+            self.method.to(device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"device: expected one that this machine has, got {device!r} ({reason})."
+            ) from error
+        return self
+
+    def predict(self, images: Pictures, batch_size: int = 8) -> Detection:
+        """Find anomalies in one or more images; results lie on the CPU, one row per image.
+
+        An image's result depends on that image alone, not on its neighbours or the batch size.
+
+        Args:
+            images: a path, picture, tensor, batch, or list of these (see Pictures).
+            batch_size: images that pass through the networks together.
+        """
+        parts = list(self.stream(as_list(images), batch_size))
+        columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}
+        return Detection(**columns)
+
+    def stream(self, images: Sequence[Any], batch_size: int = 8) -> Iterator[Detection]:
+        """Like predict, batch by batch, so that memory stays small."""
+        for first in range(0, len(images), batch_size):
+            batch = torch.stack([self.prepare(one) for one in images[first : first + batch_size]])
+            yield self.predict_batch(batch)
+
+    @torch.no_grad()
+    def predict_batch(self, batch: Tensor) -> Detection:
+        """Find anomalies in prepared images, (B,3,S,S) float32 in [0,1], back on the CPU."""
+        device = next(self.method.parameters()).device
+        found = self.method.predict(batch.to(device), content_seeds(batch))
+        return Detection(**{f.name: getattr(found, f.name).cpu() for f in fields(Detection)})
+
+    def prepare(self, image: Any) -> Tensor:
+        """One picture of any kind as the (3,S,S) float32 tensor in [0,1] that the method sees."""
+        if isinstance(image, str | Path):
+            return resize(read_image(image), self.image_size)
+        if isinstance(image, Tensor):
+            if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+                raise InputError(
+                    "image: expected a float tensor (3,H,W) in [0,1], "
+                    f"got {image.dtype} {tuple(image.shape)}."
+                )
+            return resize(image.detach().cpu().float(), self.image_size)
+        array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+            raise InputError(f"image: expected an (H,W,3) uint8 RGB array, got {array.dtype} {array.shape}.")
+        return resize(array, self.image_size)
+
+
+def as_list(images: Pictures) -> list[Any]:
+    """One or more pictures of any kind as a list of single ones; none is an error."""
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
+        images = list(images)
+    listed = list(images) if isinstance(images, list | tuple) else [images]
+    if not listed:
+        raise InputError("images: expected at least one image, got none.")
+    return listed

@@ -1,0 +1,79 @@
+"""What tests of several rooms share; networks are imported where a fixture needs them."""
+
+import random
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("mendiff", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("mendiff")
+
+SMALL_UNET = {
+    "block_out_channels": [16, 32],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D"] * 2,
+    "up_block_types": ["UpBlock2D"] * 2,
+    "norm_num_groups": 8,
+    "add_attention": False,
+}
+
+# What makes a method's "tiny" preset small enough for tests, by method; a preset that is small already needs no line.
+TINY = {
+    "glad": {"image_size": 32, "crop": 0, "denoiser.network": SMALL_UNET},
+}
+
+
+@pytest.fixture
+def rng():
+    """A seeded CPU generator."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def global_rng_untouched():
+    """A context that fails where its body draws from the random numbers that the whole process shares."""
+
+    @contextmanager
+    def check():
+        before = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())
+        yield
+        after = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())
+        assert torch.equal(before[0], after[0])
+        assert before[1:] == after[1:]
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """(name, further changes) to a config for tests."""
+    from mendiff.methods.base import find_preset
+    from mendiff.methods.config import override
+
+    def make(name="glad", changes=None):
+        return override(find_preset(name, "tiny"), {"image_size": 32} | TINY.get(name, {}) | (changes or {}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_method(tiny_config):
+    """(name, further changes) to a method with seeded random weights."""
+    from mendiff.methods.base import find_method
+
+    def make(name="glad", changes=None):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return find_method(name)(tiny_config(name, changes)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """Four smooth pictures of 32 pixels, (4,3,32,32) in [0,1]."""
+    coarse = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    return torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic").clamp(0, 1)
