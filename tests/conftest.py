@@ -20,7 +20,7 @@ SMALL_UNET = {
     "add_attention": False,
 }
 
-# What makes a method's "tiny" preset small enough for tests, by method; a preset that is small already needs no line.
+# What makes a method's "tiny" preset small enough for tests; one that is small already needs no line.
 TINY = {
     "glad": {"image_size": 32, "crop": 0, "denoiser.network": SMALL_UNET},
 }

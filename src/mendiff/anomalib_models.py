@@ -24,7 +24,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import Callback
@@ -47,13 +47,16 @@ with warnings.catch_warnings():  # some of anomalib's own models warn while they
     from anomalib import LearningType
     from anomalib.data import Batch, ImageBatch, ImageItem, InferenceBatch
     from anomalib.metrics import AUPR, AUPRO, AUROC, Evaluator, F1Max
-    from anomalib.models import AnomalibModule
+    from anomalib.models.components.base import AnomalibModule
     from anomalib.post_processing import PostProcessor
     from anomalib.pre_processing import PreProcessor
     from anomalib.visualization import Visualizer
 
-# anomalib finds only those models by name that have AnomalibModule among their own bases: what they share is a mixin.
-_Host = AnomalibModule if TYPE_CHECKING else object
+# anomalib finds only models that have AnomalibModule among their own bases: what they share is a mixin.
+if TYPE_CHECKING:
+    _Host = AnomalibModule
+else:
+    _Host = object
 
 DEFAULT_SIZE = 256
 """Side of the images, in pixels, where the config leaves it to the images."""
@@ -78,16 +81,17 @@ class ResizeOnly(PreProcessor):
 class GoodOnlyPostProcessor(PostProcessor):
     """Thresholds from good images alone; scores go to (0,1), strictly monotone, 0.5 at the threshold.
 
-    anomalib's own takes its threshold from validation labels, which most of its data modules share with the test
-    set, and clamps, which makes ties before the metrics see the scores. Raw scores are no way out: torchmetrics puts
-    a sigmoid on every batch that leaves [0,1]. Until it is calibrated it passes scores on as they are, without labels.
+    anomalib's own takes its threshold from validation labels, which most of its data modules share with the
+    test set, and clamps, which makes ties before the metrics see the scores. Raw scores are no way out:
+    torchmetrics puts a sigmoid on every batch that leaves [0,1]. Until it is calibrated it passes scores on
+    as they are, without labels.
     """
 
     def calibrate(self, calibration: Calibration) -> None:
-        """Take thresholds and scales over; they are buffers and travel in checkpoints and exports.
+        """Take over thresholds and scales; they are buffers and travel in checkpoints and exports.
 
-        `image_min` and `image_max` become one scale below and above the threshold, likewise for pixels; the scale is
-        the distance from the mean good score to the threshold.
+        `image_min` and `image_max` become one scale below and above the threshold, likewise for pixels; the
+        scale is the distance from the mean good score to the threshold.
         """
         image = ("image", calibration.scores, calibration.threshold)
         pixel = ("pixel", calibration.pixel_scores, calibration.pixel_threshold)
@@ -98,14 +102,14 @@ class GoodOnlyPostProcessor(PostProcessor):
             getattr(self, f"{kind}_max").fill_(threshold + scale)
 
     def on_validation_batch_end(
-        self, trainer: object, pl_module: object, outputs: Batch, *args: object, **kwargs: object
+        self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         self.post_process_batch(outputs)
 
-    def on_validation_epoch_end(self, *args: object, **kwargs: object) -> None: ...
-
     @staticmethod
-    def _normalize(preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor) -> Tensor | None:
+    def _normalize(
+        preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor
+    ) -> Tensor | None:
         if preds is None:
             return None
         # asinh first: its tail still tells scores apart in float32 where an arc tangent's is flat.
@@ -131,7 +135,8 @@ class _Detector(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor) -> InferenceBatch:
         image = image.as_subclass(Tensor).float()  # batches carry torchvision's own tensor class
-        with torch.autocast(image.device.type, enabled=False):  # a score must not depend on how the trainer rounds
+        # A score must not depend on the trainer's precision.
+        with torch.autocast(image.device.type, enabled=False):
             found = self.method.predict(image, content_seeds(image))
         return InferenceBatch(pred_score=found.score, anomaly_map=found.anomaly_map)
 
@@ -139,9 +144,10 @@ class _Detector(nn.Module):
 class _MethodModule(_Host):
     """All of an anomalib model but its constructor, for any method.
 
-    Some good images (15 %, at least 4, at most 64) are held back from training; at its end the averaged weights
-    become the model's, and statistics, scores and thresholds come from the held-back images. Which ones depends on
-    the images' content alone. A batch that has only held-back images counts as a step that changes no weight.
+    Some good images (15 %, at least 4, at most 64) are held back from training; which ones depends on their
+    content alone. At the end of training the averaged weights become the model's, and statistics, scores and
+    thresholds come from the held-back images. A batch of held-back images alone counts as a step that changes
+    no weight.
 
     Attributes:
         config: the method's.
@@ -172,28 +178,29 @@ class _MethodModule(_Host):
         if features_weights is not None:
             features: Any = getattr(method, "features", None)
             if not hasattr(features, "load_backbone"):
-                raise InputError("features_weights: expected features.name in the config to say which backbone they are of.")
+                raise InputError(
+                    "features_weights: expected a config whose features.name says which backbone they are of."
+                )
             features.load_backbone(read_weights(features_weights), str(features_weights))
         self.config, self.seed = config, seed
         self.model = _Detector(method)
         self.calibration: Calibration | None = None
         self.held_back: list[int] = []
         self._held_back_at: list[int] = []  # where in the data set
-        self._held_back_files: dict[str, bool] = {}
+        self._held_back_names: dict[str, bool] = {}
         self._average: dict[str, Tensor] = {}
         self._finished = False
-        # Plain data, so that checkpoints load with weights_only; the backbone's weights are in their state dict.
+        # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
         self.hparams.update(config=config_to_dict(config), features_weights=None)
 
     @property
     def method(self) -> Method:
         """What is trained."""
-        method: Method = self.model.method  # type: ignore[assignment]
-        return method
+        return cast(Method, self.model.method)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        return {"num_sanity_val_steps": 0}  # these override what the user gives to Engine: nothing else belongs here
+        return {"num_sanity_val_steps": 0}  # overrides what the user gives to Engine: no more than this
 
     @property
     def learning_type(self) -> LearningType:
@@ -210,7 +217,8 @@ class _MethodModule(_Host):
     def configure_evaluator() -> Evaluator:
         image: Any = {"fields": ["pred_score", "gt_label"], "prefix": "image_"}
         pixel: Any = {"fields": ["anomaly_map", "gt_mask"], "prefix": "pixel_", "strict": False}
-        return Evaluator(test_metrics=[AUROC(**image), AUPR(**image), F1Max(**image), AUROC(**pixel), AUPRO(**pixel)])
+        metrics: Any = [AUROC(**image), AUPR(**image), F1Max(**image), AUROC(**pixel), AUPRO(**pixel)]
+        return Evaluator(test_metrics=metrics)
 
     # Training.
 
@@ -232,27 +240,29 @@ class _MethodModule(_Host):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         clip = self.config.training.clip if gradient_clip_val is None else gradient_clip_val
-        self.clip_gradients(optimizer, gradient_clip_val=clip, gradient_clip_algorithm=gradient_clip_algorithm)
+        self.clip_gradients(optimizer, clip, gradient_clip_algorithm)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         image = batch.image.as_subclass(Tensor)[~self._is_held_back(batch)]
         if len(image) == 0:
-            # Lightning leaves the step out; but where several processes meet after it, all must take part.
-            trained = self._trained().values()
-            return None if self.trainer.world_size == 1 else sum(one.sum() * 0 for one in trained)  # type: ignore[return-value]
+            # None makes Lightning skip the step; but several processes would wait for this one's gradients.
+            alone = self.trainer.world_size == 1
+            return None if alone else torch.stack([one.sum() * 0 for one in self._trained().values()]).sum()
         rng = _generator(self.seed, self.global_step, self.global_rank, batch_idx)
         image = random_crops(image, self.config.crop, self.method.size_multiple, rng)
         loss = self.method.training_loss(image, rng)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(image))
         return loss
 
-    def _is_held_back(self, batch: Batch) -> Tensor:
-        """Which images of a batch, (B,) bool: by file where all are known, by content otherwise."""
-        files = [str(path) for path in batch.image_path or []]
-        if files and all(path in self._held_back_files for path in files):
-            return torch.tensor([self._held_back_files[path] for path in files], device=batch.image.device)
-        seeds = content_seeds(batch.image.as_subclass(Tensor))
-        return torch.isin(seeds, torch.tensor(self.held_back, dtype=torch.int64)).to(batch.image.device)
+    def _is_held_back(self, batch: Any) -> Tensor:
+        """Which images of a batch, (B,) bool: by name where all are known, by content otherwise."""
+        names = [str(path) for path in batch.image_path or []]
+        if names and all(name in self._held_back_names for name in names):
+            held_back = [self._held_back_names[name] for name in names]
+        else:
+            seeds = content_seeds(batch.image.as_subclass(Tensor)).tolist()
+            held_back = [seed in self.held_back for seed in seeds]
+        return torch.tensor(held_back, device=batch.image.device)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -267,12 +277,11 @@ class _MethodModule(_Host):
         if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__getitem__"):
             raise InputError("train_dataloaders: expected one DataLoader of a data set with numbered images.")
         self.hold_back(self._identities(loader))
-        trained = self._trained() if self.config.training.ema else {}
-        self._average = {
-            name: self._average.get(name, one).detach().to(one.device, copy=True) for name, one in trained.items()
-        }
+        before, self._average = self._average, {}
+        for name, one in self._trained().items() if self.config.training.ema else ():
+            self._average[name] = before.get(name, one).detach().to(one.device, copy=True)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         if self.global_step >= self.config.training.steps:  # a finished training was resumed
             self.trainer.should_stop = True
             return -1
@@ -281,7 +290,7 @@ class _MethodModule(_Host):
             self._finished, self.calibration = False, None
         return None
 
-    def on_train_batch_end(self, *args: object) -> None:
+    def on_train_batch_end(self, *args: Any) -> None:
         # Without max_steps Lightning would go on for 1000 epochs, far beyond the learning rate's schedule.
         if self.global_step >= self.config.training.steps:
             self.trainer.should_stop = True
@@ -289,46 +298,45 @@ class _MethodModule(_Host):
     # Held-back images.
 
     def hold_back(self, identities: Sequence[tuple[int, str | None]]) -> None:
-        """Choose the held-back images among (content seed, file) of all; those of an earlier fit stay held back."""
+        """Choose the held-back images; those of an earlier fit stay held back.
+
+        Args:
+            identities: (content seed, name) of every training image, in the data set's order.
+        """
         seeds = [seed for seed, _ in identities]
         kept = sorted(set(seeds) & set(self.held_back))
         self.held_back = kept if len(kept) >= FEWEST_IMAGES // 2 else _choose(seeds)
         self._held_back_at = [seeds.index(seed) for seed in self.held_back]
-        self._held_back_files = {path: seed in self.held_back for seed, path in identities if path is not None}
+        self._held_back_names = {name: seed in self.held_back for seed, name in identities if name}
 
-    def _identities(self, loader: DataLoader) -> list[tuple[int, str | None]]:
-        """(content seed, file) of every training image, in the data set's order."""
+    def _identities(self, loader: DataLoader) -> Sequence[tuple[int, str | None]]:
         if isinstance(loader.dataset, GoodImages):
             return loader.dataset.identities
         with torch.random.fork_rng(devices=[]):  # reading may draw random numbers
             torch.default_generator.manual_seed(self.seed)
-            singly: Any = DataLoader(
-                loader.dataset,
-                num_workers=loader.num_workers,
-                collate_fn=loader.collate_fn,
-                generator=Generator().manual_seed(self.seed),
-            )
-            return [
-                (int(content_seeds(self._resize(one))), str(one.image_path[0]) if one.image_path else None) for one in singly
-            ]
+            options: Any = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
+            singly = DataLoader(loader.dataset, generator=_generator(self.seed), **options)
+            return [(int(content_seeds(self._resize(one))), (one.image_path or [None])[0]) for one in singly]
 
-    def _resize(self, batch: Batch) -> Tensor:
+    def _resize(self, batch: Any) -> Tensor:
         """The images of a batch as training_step would see them."""
+        image = batch.image.to(self.device)
         transform = getattr(self.pre_processor, "transform", None)
-        image: Tensor = batch.image if transform is None else transform(batch.image)
-        return image.as_subclass(Tensor)
+        return (transform(image) if transform else image).as_subclass(Tensor)
 
     def _good_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The held-back images in a fixed order: (images (B,3,H,W) on the device, seeds (B,))."""
         loader: Any = self.trainer.train_dataloader
         count = min(8, self.config.training.batch_size)
         for first in range(0, len(self._held_back_at), count):
-            with torch.random.fork_rng(devices=[]):
-                items = [loader.collate_fn([loader.dataset[at]]) for at in self._held_back_at[first : first + count]]
+            places = self._held_back_at[first : first + count]
+            with torch.random.fork_rng(devices=[]):  # reading may draw random numbers, alike in every pass
+                torch.default_generator.manual_seed(self.seed)
+                items = [loader.collate_fn([loader.dataset[place]]) for place in places]
             image = torch.cat([self._resize(item) for item in items])
-            yield image.to(self.device), content_seeds(image)
+            yield image, content_seeds(image)
 
-    # The end of training: before the last checkpoint is written, which Lightning does after either of these hooks.
+    # The end of training. Lightning writes the last checkpoint right after one of these two hooks.
 
     def on_validation_start(self) -> None:
         if self.trainer.state.fn == "fit":
@@ -354,10 +362,12 @@ class _MethodModule(_Host):
         was_training = self.method.training
         self.method.eval()
         self.method.fit_statistics(self._good_batches)
-        found = [self.method.predict(*batch) for batch in self._good_batches()]
+        scores, pixel_scores = [], []
+        for image, seeds in self._good_batches():
+            found = self.method.predict(image, seeds)
+            scores += found.score.tolist()
+            pixel_scores += found.anomaly_map.flatten(1).amax(1).tolist()
         self.method.train(was_training)
-        scores = torch.cat([one.score for one in found]).tolist()
-        pixel_scores = torch.cat([one.anomaly_map.flatten(1).amax(1) for one in found]).tolist()
         self.calibration = Calibration(tuple(scores), tuple(pixel_scores))
         if isinstance(self.post_processor, GoodOnlyPostProcessor):
             self.post_processor.calibrate(self.calibration)
@@ -373,7 +383,7 @@ class _MethodModule(_Host):
 
     # Evaluation and storage.
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
         ours = self.post_processor is None or isinstance(self.post_processor, GoodOnlyPostProcessor)
         unused = self.evaluator is None or not self.evaluator.val_metrics
         if self.trainer.state.fn == "fit" and ours and unused:
@@ -395,13 +405,15 @@ class _MethodModule(_Host):
         self.held_back, self._average, self._finished = ours["held_back"], ours["average"], ours["finished"]
         self.calibration = Calibration.from_dict(ours["calibration"]) if ours["calibration"] else None
         own, stored = self.state_dict(), checkpoint["state_dict"]
-        strange = [key for key in stored if key.startswith("model.") and stored[key].shape != getattr(own.get(key), "shape", ())]
-        if strange:
-            raise InputError(f"checkpoint: expected one of this model's config, but its {strange[0]!r} differs.")
-        # Metrics hold settings in their state; they come from this object, which may have other metrics or none.
-        checkpoint["state_dict"] = {key: value for key, value in stored.items() if not key.startswith("evaluator.")} | {
-            key: value for key, value in own.items() if key.startswith("evaluator.")
-        }
+        for name in stored:
+            if name.startswith("model.") and (name not in own or own[name].shape != stored[name].shape):
+                raise InputError(
+                    f"checkpoint: expected one of this model's config, but its {name!r} differs."
+                )
+        # Metrics keep settings in their state; this object may have other metrics or none.
+        state = {name: value for name, value in stored.items() if not name.startswith("evaluator.")}
+        state |= {name: value for name, value in own.items() if name.startswith("evaluator.")}
+        checkpoint["state_dict"] = state
 
     def save(self, folder: str | Path, info: dict[str, Any] | None = None) -> None:
         """Write the model folder that `mendiff.load` opens.
@@ -411,12 +423,12 @@ class _MethodModule(_Host):
             info: what a person wants to know later; JSON-able.
         """
         if self.calibration is None:
-            raise InputError("model: expected a fitted one to save; call Engine().fit(model, datamodule) first.")
+            raise InputError("model: expected a fitted one to save; call Engine().fit(model, data) first.")
         save_model(folder, self._method_name, self.method, self.calibration, info or {})
 
 
-class Glad(_MethodModule, AnomalibModule):
-    """GLAD for anomalib: `Engine().fit(Glad(), datamodule)`, or `get_model("glad")` after `from mendiff import Glad`.
+class Glad(_MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's own bases disagree
+    """GLAD for anomalib; `get_model("glad")` finds it after `from mendiff import Glad`.
 
     Args:
         config: see GladConfig; an image_size of 0 stands for 256 here.
@@ -474,7 +486,7 @@ class GoodImages(Dataset[ImageItem]):
         source = self._pictures[index]
         image = resize(read_image(source) if isinstance(source, str | Path) else source, self._size)
         levels = (image * 255).round().to(torch.uint8)
-        # Only what 8 bits hold exactly is kept in 8 bits: calibration must see the pixels that prediction will see.
+        # In 8 bits only if they hold it exactly: calibration must see the pixels that prediction will see.
         kept = levels if torch.equal(levels.float() / 255, image) else image
         if kept.nbytes <= self._room:
             self._room -= kept.nbytes
@@ -482,9 +494,9 @@ class GoodImages(Dataset[ImageItem]):
         return image
 
     @cached_property
-    def identities(self) -> list[tuple[int, str | None]]:
-        """(content seed, file) of every image."""
-        return [(int(content_seeds(self.image(index)[None])), self._name(index)) for index in range(len(self))]
+    def identities(self) -> Sequence[tuple[int, str | None]]:
+        """(content seed, name) of every image."""
+        return [(int(content_seeds(self.image(at)[None])), self._name(at)) for at in range(len(self))]
 
     def _name(self, index: int) -> str:
         source = self._pictures[index]
@@ -545,16 +557,21 @@ def train(
         images: of the module's image size.
         workdir: for checkpoints, about every half minute.
         device: torch's name of one.
-        resume: go on from the checkpoint in workdir, if there is one; the result equals that of an unbroken run.
+        resume: go on from workdir's checkpoint, if there is one; the result equals that of an unbroken run.
         progress: called after every step with (step, steps, loss).
     """
     from anomalib.callbacks import ModelCheckpoint
     from anomalib.engine import Engine
 
-    place = _check_device(device)
+    place = torch.device(device)
     module.hold_back(images.identities)
     others = [at for at, (seed, _) in enumerate(images.identities) if seed not in module.held_back]
-    loader = DataLoader(images, batch_sampler=_StepOrder(module, others), collate_fn=ImageBatch.collate, generator=_generator(0))
+    loader = DataLoader(
+        images,
+        batch_sampler=_StepOrder(module, others),
+        collate_fn=ImageBatch.collate,
+        generator=_generator(0),
+    )
     path = workdir / CHECKPOINT
     last = ModelCheckpoint(dirpath=workdir, filename=path.stem, enable_version_counter=False)
     engine = Engine(
@@ -596,19 +613,13 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module=r"torch\.optim\.lr_scheduler")
 
 
-def _check_device(device: str) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device: expected one that this machine has, got {device!r} ({reason}).") from error
-
-
 def _choose(seeds: Sequence[int]) -> list[int]:
     """The images to hold back: those with the smallest content seeds, which is as good as drawing lots."""
     distinct = sorted(set(seeds))
     if len(distinct) < FEWEST_IMAGES:
-        raise InputError(f"images: expected at least {FEWEST_IMAGES} different good images, got {len(distinct)}.")
+        raise InputError(
+            f"images: expected at least {FEWEST_IMAGES} different good ones, got {len(distinct)}; add some."
+        )
     return distinct[: min(max(4, round(0.15 * len(distinct))), 64, len(distinct) // 2)]
 
 

@@ -68,9 +68,15 @@ def read_image(path: str | Path) -> Picture:
     TIFFs must lie in [0,1]. Of several frames the first is read. Raises InputError, naming the file, when it
     is missing, truncated, damaged or of a value range whose meaning can't be known.
     """
-    image = _open(Path(path))
+    return to_rgb(_open(Path(path)), path)
+
+
+def to_rgb(image: Image.Image, source: str | Path) -> Picture:
+    """Turn an open Pillow image into (H,W,3) uint8 RGB, as `read_image` does; `source` names it in errors."""
+    if image.getexif().get(_ORIENTATION_TAG, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = _to_8_bits(image, Path(path))
+        grey = _to_8_bits(image, source)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("La", "RGBa"):  # premultiplied alpha; Pillow undoes it only between these pairs
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
@@ -143,7 +149,7 @@ def _unreadable(path: Path, error: BaseException) -> InputError:
     return InputError(f"{path}: the image is truncated or damaged ({detail}); replace or remove it.")
 
 
-def _to_8_bits(image: Image.Image, path: Path) -> Picture:
+def _to_8_bits(image: Image.Image, path: str | Path) -> Picture:
     values = np.array(image).astype(np.float64)
     low, high = float(values.min()), float(values.max())
     if image.mode == "F":

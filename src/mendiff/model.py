@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mendiff.calibration import Calibration
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
-from mendiff.images import read_image, resize
+from mendiff.images import read_image, resize, to_rgb
 from mendiff.methods.base import Method
 from mendiff.types import Detection
 
@@ -90,16 +91,23 @@ class Model:
         if isinstance(image, str | Path):
             return resize(read_image(image), self.image_size)
         if isinstance(image, Tensor):
-            if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-                raise InputError(
-                    "image: expected a float tensor (3,H,W) in [0,1], "
-                    f"got {image.dtype} {tuple(image.shape)}."
-                )
-            return resize(image.detach().cpu().float(), self.image_size)
-        array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+            return resize(_checked(image), self.image_size)
+        array = to_rgb(image, "image") if isinstance(image, Image.Image) else np.asarray(image)
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
             raise InputError(f"image: expected an (H,W,3) uint8 RGB array, got {array.dtype} {array.shape}.")
         return resize(array, self.image_size)
+
+
+def _checked(image: Tensor) -> Tensor:
+    """A picture as a (3,H,W) float32 tensor in [0,1] on the CPU; rounding beyond that is cut off."""
+    expected = "image: expected a float tensor (3,H,W) in [0,1], got"
+    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0 or not image.is_floating_point():
+        raise InputError(f"{expected} {image.dtype} {tuple(image.shape)}.")
+    image = image.detach().cpu().float()
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -1e-4 and high <= 1 + 1e-4):  # written so that NaN fails too
+        raise InputError(f"{expected} values from {low:g} to {high:g}; scale them.")
+    return image.clamp(0, 1)
 
 
 def as_list(images: Pictures) -> list[Any]:

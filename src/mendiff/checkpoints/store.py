@@ -146,7 +146,7 @@ def load_strictly(method: Method, weights: dict[str, Tensor], source: str) -> No
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON, but it is damaged ({error}).") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a JSON object, got a {type(data).__name__}.")

@@ -94,7 +94,7 @@ def fit(
     elif not workdir.is_dir():
         raise InputError(f"--resume: expected an interrupted fit of {out} to go on with, but there is none; fit without it.")
     weights = None if plan.features_weights is None else str(plan.features_weights)
-    module = anomalib_models.module_class(plan.method)(config, features_weights=weights, seed=plan.seed)
+    module = anomalib_models.Glad(config, features_weights=weights, seed=plan.seed)
     began = time.monotonic()
     with terminal.bar("fitting") as update:
         anomalib_models.train(

@@ -100,7 +100,7 @@ class Method(nn.Module, ABC):
 
 def find_method(name: str) -> type[Method]:
     """The method class of a name in METHODS."""
-    if name not in METHODS:
+    if name not in list(METHODS):  # a list, since a damaged file may name something that can't be hashed
         raise InputError(f"method: expected one of {', '.join(sorted(METHODS))}, got {name!r}.")
     module, _, attribute = METHODS[name].partition(":")
     method: type[Method] = getattr(import_module(module), attribute)

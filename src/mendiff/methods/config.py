@@ -18,7 +18,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     return plain
 
 
-def config_from_dict(kind: type[Config], data: Mapping[str, Any], where: str = "config") -> Config:
+def config_from_dict(kind: type[Config], data: Any, where: str = "config") -> Config:
     """The config dataclass `kind` from nested dictionaries; missing fields keep their defaults.
 
     Args:
@@ -29,6 +29,8 @@ def config_from_dict(kind: type[Config], data: Mapping[str, Any], where: str = "
     Raises:
         InputError: for an unknown field or a value of another type; it names the field and what is allowed.
     """
+    if not isinstance(data, Mapping):
+        raise InputError(f"{where}: expected a group of fields, got {data!r}.")
     hints = get_type_hints(kind)
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(names))
@@ -70,8 +72,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         (inner,) = (argument for argument in arguments if argument is not type(None))
         return _convert(inner, value, where)
     if is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where}: expected a group of fields, got {value!r}.")
         return config_from_dict(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:
         if not isinstance(value, list | tuple):

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from mendiff.calibration import upper_bound
 from mendiff.diffusion.ddim import ddim
-from mendiff.diffusion.ladder import ladder
+from mendiff.diffusion.ladder import SPACINGS, ladder
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
@@ -29,12 +29,14 @@ from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import Readout, ReadoutConfig
 from mendiff.scoring.score import top_k_mean
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
-from mendiff.synthesis.foreground import foreground
+from mendiff.synthesis.foreground import MODES, foreground
 from mendiff.types import Detection, Estimate, Step
 
 FUSIONS = ("x0", "latent", "none")
 STOP_TOP_K = 10
 """Positions that the stop score averages (published code)."""
+STOP_FLOOR = 1e-3
+"""Learned stop scores are at least this: at the first rung the two estimates differ by rounding alone."""
 TIMESTEPS = 1000
 """T of every schedule here."""
 
@@ -96,6 +98,15 @@ class GladConfig(MethodConfig):
             raise InputError(
                 f"denoise_steps: expected timesteps from 1 to {TIMESTEPS}, got {list(self.denoise_steps)}."
             )
+        if not 0 <= self.noise_step < TIMESTEPS:
+            raise InputError(f"noise_step: expected 0 to {TIMESTEPS - 1}, got {self.noise_step}.")
+        if self.steps < 1:
+            raise InputError(f"steps: expected at least 1 sampling step, got {self.steps}.")
+        # Both are needed after training only: told now, a slip does not cost the training.
+        if self.spacing not in SPACINGS:
+            raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {self.spacing!r}.")
+        if self.object_mask not in MODES:
+            raise InputError(f"object_mask: expected one of {', '.join(MODES)}, got {self.object_mask!r}.")
 
 
 _TINY = GladConfig(
@@ -302,8 +313,9 @@ class Glad(Method):
         for image, seeds in batches:
             _, stop = self.reconstruct(*self._start(image, seeds), run, never)
             seen.append(torch.stack(stop.scores))
-        good = torch.cat(seen, dim=1).tolist()
-        return torch.tensor([upper_bound(rung, self.config.stop_rate) for rung in good]).to(never)
+        good = torch.cat(seen, dim=1).tolist() if seen else [[]]
+        limits = torch.tensor([upper_bound(rung, self.config.stop_rate) for rung in good])
+        return limits.clamp(min=STOP_FLOOR).to(never)
 
 
 class AdaptiveStop:

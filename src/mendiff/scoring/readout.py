@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -133,15 +133,21 @@ class Readout(nn.Module):
 
     def fit(self, pairs: Pairs, features: Features) -> None:
         """Learn the whitening of feature differences, then the scale of every map, from good images."""
+
+        def resized() -> Iterator[tuple[Tensor, list[Tensor]]]:
+            return (
+                (self._resize(image), [self._resize(one) for one in rebuilt]) for image, rebuilt in pairs()
+            )
+
         if self.config.distance == "whitened":
-            for image, rebuilt in pairs():
+            for image, rebuilt in resized():
                 layers = self._layers(image, rebuilt, features)
                 for whitening, (ours, theirs) in zip(self._whitenings, layers, strict=True):
                     whitening.update(ours - theirs)
             for whitening in self._whitenings:
                 whitening.finish()
         if self.config.standardise:
-            self._fit_scales(pairs, features)
+            self._fit_scales(resized, features)
 
     @property
     def _whitenings(self) -> list[Whitening]:

@@ -1,0 +1,187 @@
+"""What every method promises, whichever paper it is."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from mendiff.calibration import Calibration
+from mendiff.checkpoints import store
+from mendiff.errors import InputError
+from mendiff.methods.base import METHODS, describe_parameters, find_method, find_preset
+from mendiff.methods.config import config_from_dict, config_to_dict
+from mendiff.types import Detection
+
+pytestmark = pytest.mark.parametrize("name", METHODS)
+SEEDS = torch.tensor([11, 5, 2**62, 0])
+
+
+def columns(found):
+    return {field.name: getattr(found, field.name) for field in dataclasses.fields(Detection)}
+
+
+def same(one, other, **tolerance):
+    for key, value in columns(one).items():
+        torch.testing.assert_close(value, columns(other)[key], **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+def held_back(pictures):
+    """Good images for fit_statistics, in two batches."""
+    return lambda: iter([(pictures[:3], SEEDS[:3]), (pictures[3:], SEEDS[3:])])
+
+
+@pytest.fixture
+def method(name, tiny_method):
+    return tiny_method(name)
+
+
+def test_detections_have_their_shapes_types_and_ranges(method, pictures):
+    found = method.predict(pictures, SEEDS)
+    shapes = {key: tuple(value.shape) for key, value in columns(found).items()}
+    assert shapes == {
+        "score": (4,),
+        "anomaly_map": (4, 1, 32, 32),
+        "reconstruction": (4, 3, 32, 32),
+        "stop_step": (4,),
+    }
+    types = {key: value.dtype for key, value in columns(found).items()}
+    assert types.pop("stop_step") == torch.int64
+    assert set(types.values()) == {torch.float32}
+    for value in columns(found).values():
+        assert bool(value.isfinite().all())
+        assert not value.requires_grad
+    assert float(found.reconstruction.min()) >= 0
+    assert float(found.reconstruction.max()) <= 1
+    # The score is on the map's own scale.
+    assert bool((found.score <= found.anomaly_map.amax((1, 2, 3)) + 1e-5).all())
+    assert bool((found.score >= found.anomaly_map.amin((1, 2, 3)) - 1e-5).all())
+
+
+def test_an_image_is_judged_alike_alone_and_in_a_batch(method, pictures):
+    method.fit_statistics(held_back(pictures))
+    together = method.predict(pictures, SEEDS)
+    alone = [method.predict(pictures[i : i + 1], SEEDS[i : i + 1]) for i in range(4)]
+    joined = Detection(**{key: torch.cat([columns(one)[key] for one in alone]) for key in columns(together)})
+    same(together, joined, rtol=1e-5, atol=1e-5)
+
+
+def test_equal_seeds_give_equal_detections_and_others_do_not(method, pictures):
+    first = method.predict(pictures, SEEDS)
+    same(first, method.predict(pictures, SEEDS))
+    assert not torch.equal(first.anomaly_map, method.predict(pictures, SEEDS + 1).anomaly_map)
+
+
+def test_equal_generators_give_equal_losses_and_others_do_not(method, pictures):
+    losses = [
+        method.training_loss(pictures, torch.Generator().manual_seed(seed)).item() for seed in (3, 3, 4)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_global_rng_is_left_alone(method, pictures, rng, global_rng_untouched):
+    with global_rng_untouched():
+        method.training_loss(pictures, rng)
+        method.predict(pictures, SEEDS)
+        method.fit_statistics(held_back(pictures))
+
+
+def test_inputs_are_left_alone(method, pictures, rng):
+    image, seeds = pictures.clone(), SEEDS.clone()
+    method.training_loss(image, rng)
+    method.predict(image, seeds)
+    assert torch.equal(image, pictures)
+    assert torch.equal(seeds, SEEDS)
+
+
+def test_gradients_reach_exactly_the_trainable_parameters(method, pictures, rng):
+    method.train()
+    for _ in range(4):
+        loss = method.training_loss(pictures, rng)
+        assert loss.shape == ()
+        assert bool(loss.isfinite())
+        loss.backward()
+    trainable = {key for key, one in method.named_parameters() if one.requires_grad}
+    reached = {
+        key
+        for key, one in method.named_parameters()
+        if one.grad is not None and bool(one.grad.isfinite().all()) and bool(one.grad.any())
+    }
+    assert trainable
+    assert reached == trainable
+    assert describe_parameters(method)["trained"] == sum(
+        one.numel() for key, one in method.named_parameters() if key in trainable
+    )
+
+
+def test_training_lowers_the_loss(method, pictures):
+    method.train()
+    trained = [one for one in method.parameters() if one.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=2e-3)
+
+    def loss():
+        return method.training_loss(pictures.repeat(4, 1, 1, 1), torch.Generator().manual_seed(0))
+
+    before = loss().item()
+    for _ in range(20):
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+    assert loss().item() < 0.8 * before
+
+
+def test_saving_and_loading_gives_bit_equal_detections(name, method, pictures, tmp_path):
+    method.fit_statistics(held_back(pictures))
+    store.save(tmp_path / "model", name, method, Calibration((1.0, 2.0)), {})
+    loaded = store.load(tmp_path / "model")
+    assert loaded.method.config == method.config
+    same(method.predict(pictures, SEEDS), loaded.method.predict(pictures, SEEDS))
+
+
+def test_statistics_change_no_trained_weight(method, pictures):
+    before = {key: one.clone() for key, one in method.named_parameters()}
+    method.fit_statistics(held_back(pictures))
+    for key, one in method.named_parameters():
+        assert torch.equal(one, before[key])
+
+
+def test_statistics_learned_twice_are_those_learned_once(method, pictures):
+    method.fit_statistics(held_back(pictures))
+    once = {key: one.clone() for key, one in method.state_dict().items()}
+    method.fit_statistics(held_back(pictures))
+    for key, one in method.state_dict().items():
+        torch.testing.assert_close(one, once[key], rtol=1e-5, atol=1e-6)
+
+
+def test_prediction_works_on_sizes_other_than_the_configs(method, pictures):
+    side = 2 * method.size_multiple
+    image = torch.nn.functional.interpolate(pictures, (side, 2 * side))
+    found = method.predict(image, SEEDS)
+    assert found.anomaly_map.shape == (4, 1, side, 2 * side)
+    assert bool(found.score.isfinite().all())
+
+
+def test_a_size_that_the_networks_cannot_take_is_refused(method, pictures):
+    with pytest.raises(InputError, match="image size"):
+        method.predict(pictures[:, :, :31, :29], SEEDS)
+
+
+def test_every_preset_survives_json(name):
+    kind = find_method(name)
+    for config in kind.PRESETS.values():
+        plain = json.loads(json.dumps(config_to_dict(config)))
+        assert config_from_dict(kind.Config, plain) == config
+
+
+def test_an_unknown_field_is_refused_by_name(name):
+    kind = find_method(name)
+    plain = config_to_dict(find_preset(name, "tiny"))
+    with pytest.raises(InputError, match=r"config: expected some of .*image_size.*, got 'imagesize'"):
+        config_from_dict(kind.Config, plain | {"imagesize": 3})
+    with pytest.raises(InputError, match=r"config.training: expected some of .*, got 'step'"):
+        config_from_dict(kind.Config, plain | {"training": {"step": 3}})
+
+
+def test_an_unknown_preset_is_refused(name):
+    with pytest.raises(InputError, match=f"expected one of tiny.* for {name}, got 'huge'"):
+        find_preset(name, "huge")

@@ -1,0 +1,477 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mendiff.diffusion.ddim import ddim
+from mendiff.diffusion.ladder import ladder
+from mendiff.diffusion.random import PerImageRandom
+from mendiff.diffusion.schedule import scaled_linear_schedule
+from mendiff.errors import InputError
+from mendiff.methods.glad import AdaptiveStop, Glad, GladConfig
+from mendiff.nets.denoiser import PREDICTIONS
+from mendiff.scoring.maps import nearest_patch_map, object_mask
+from mendiff.synthesis.foreground import foreground
+from mendiff.types import Step
+
+SEEDS = torch.tensor([7, 1, 99, 3])
+# A plain read-out, so that what the sampler does shows in the map.
+PLAIN = {"readout.distance": "squared", "readout.standardise": False, "readout.sigma": 0.0}
+ADAPTIVE = {
+    **PLAIN,
+    "adaptive": True,
+    "denoise_steps": [400],
+    "steps": 4,
+    "spacing": "leading",
+    "min_step": 0,
+}
+RUNGS = [301, 201, 101, 1]
+
+
+@pytest.fixture(scope="module")
+def make(tiny_method):
+    """Changes of the tiny preset to a method, always with the same weights."""
+    return lambda changes=None, **more: tiny_method("glad", {**PLAIN, **(changes or {}), **more})
+
+
+@pytest.fixture
+def latents(rng):
+    """(z0, z^a), (4,48,8,8) float64."""
+    return torch.randn(2, 4, 48, 8, 8, generator=rng, dtype=torch.float64)
+
+
+@pytest.fixture
+def eps(rng):
+    return torch.randn(4, 48, 8, 8, generator=rng, dtype=torch.float64)
+
+
+T = torch.tensor([1, 80, 400, 999])
+
+
+# Training.
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_perfect_prediction_restores_the_normal_latent_and_the_published_one_doubles_the_anomaly(
+    make, latents, eps, prediction, reference
+):
+    glad = make({"denoiser.prediction": prediction, "reference": reference})
+    z0, z_anomalous = latents
+    z_t = glad.schedule.add_noise(z_anomalous, eps, T)
+    estimate = glad.denoiser.estimate(z_t, glad.atp_target(z0, z_anomalous, T, eps), T)
+    expected = 2 * z_anomalous - z0 if reference else z0
+    torch.testing.assert_close(estimate.x0, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(glad.schedule.add_noise(estimate.x0, estimate.eps, T), z_t, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_without_an_anomaly_the_target_is_that_of_plain_diffusion(make, latents, eps, prediction):
+    z0 = latents[0]
+    glad = make({"denoiser.prediction": prediction})
+    a_t, s_t = glad.schedule.scales(T, torch.float64)
+    plain = {"eps": eps, "x0": z0, "v": a_t * eps - s_t * z0}[prediction]
+    torch.testing.assert_close(glad.atp_target(z0, z0, T, eps), plain, rtol=0, atol=1e-12)
+
+
+def loss_of_silence(glad, z0, z_anomalous, eps, monkeypatch):
+    """(loss, what the network was given) for a network that puts out zeros."""
+    given = []
+
+    def raw(z_t, t, prompt=None):
+        given.append(z_t)
+        return torch.zeros_like(z_t)
+
+    monkeypatch.setattr(glad.denoiser, "raw", raw)
+    return glad.atp_loss(z0, z_anomalous, T, eps), given[0]
+
+
+@pytest.mark.parametrize("mix", [False, True])
+def test_mix_leans_towards_the_normal_latent_at_small_t(make, latents, eps, mix, monkeypatch):
+    glad = make({"mix": mix, "denoiser.prediction": "eps", "min_snr_gamma": 0.0})
+    z0, z_anomalous = latents
+    share = (T / 1000)[:, None, None, None].double() if mix else 1.0
+    leaning = share * z_anomalous + (1 - share) * z0
+    loss, given = loss_of_silence(glad, z0, z_anomalous, eps, monkeypatch)
+    torch.testing.assert_close(given, glad.schedule.add_noise(leaning, eps, T), rtol=0, atol=1e-6)
+    target = glad.atp_target(z0, leaning, T, eps)
+    torch.testing.assert_close(loss, target.square().mean(), rtol=1e-6, atol=0)
+
+
+def test_min_snr_weights_cap_the_same_error_in_every_prediction(make, latents, eps, monkeypatch):
+    weights = {}
+    for prediction in PREDICTIONS:
+        glad = make({"denoiser.prediction": prediction, "min_snr_gamma": 5.0})
+        weights[prediction] = glad._loss_weight(T)
+    snr = make().schedule.snr(T)
+    # An error in x0 is one of sqrt(snr) in eps and of sqrt(snr + 1) in v.
+    capped = snr.clamp(max=5.0)
+    torch.testing.assert_close(weights["eps"] * snr, capped)
+    torch.testing.assert_close(weights["v"] * (snr + 1), capped)
+    torch.testing.assert_close(weights["x0"] * 5, capped)
+    for weight in weights.values():
+        assert float(weight.max()) <= 1
+
+    glad = make({"min_snr_gamma": 5.0, "mix": False})
+    loss, _ = loss_of_silence(glad, *latents, eps, monkeypatch)
+    errors = latents[0].square().mean((1, 2, 3))
+    torch.testing.assert_close(loss, (weights["x0"] * errors).mean(), rtol=1e-9, atol=0)
+
+
+def test_no_gamma_weighs_all_timesteps_equally(make):
+    assert make({"min_snr_gamma": 0.0})._loss_weight(T).tolist() == [1, 1, 1, 1]
+
+
+def test_only_the_asked_timesteps_are_trained(make, pictures, monkeypatch):
+    glad, seen = make({"train_t": [40, 43]}), set()
+    monkeypatch.setattr(glad, "atp_loss", lambda z0, z_anomalous, t, eps: seen.update(t.tolist()))
+    for seed in range(10):
+        glad.training_loss(pictures, torch.Generator().manual_seed(seed))
+    assert seen == {40, 41, 42}
+
+
+def test_training_pairs_images_with_their_own_anomalies(make, pictures, rng, monkeypatch):
+    glad, pairs = make({"synthesis.share": 0.5}), []
+    monkeypatch.setattr(glad, "atp_loss", lambda z0, z_anomalous, t, eps: pairs.append((z0, z_anomalous)))
+    for _ in range(4):
+        glad.training_loss(pictures, rng)
+    z0, z_anomalous = (torch.cat(side) for side in zip(*pairs, strict=True))
+    torch.testing.assert_close(z0, glad.codec.encode(pictures).repeat(4, 1, 1, 1))
+    changed = (z0 != z_anomalous).flatten(1).float().mean(1)
+    assert 0 < int((changed > 0).sum()) < 16
+    assert float(changed.max()) < 1
+
+
+# Sampling.
+
+
+def start(glad, pictures):
+    z0 = glad.codec.encode(pictures)
+    return z0, PerImageRandom(SEEDS).like(z0)
+
+
+def plain_walk(glad, z0, noise):
+    rungs = ladder(torch.full((len(z0),), 400), 4)
+    z_t = glad.schedule.add_noise(z0, noise, rungs[:, 0])
+    return ddim(glad.denoiser, z_t, rungs, glad.schedule)
+
+
+@torch.no_grad()
+def test_without_adaptive_stops_it_is_plain_ddim(make, pictures):
+    glad = make(ADAPTIVE, adaptive=False)
+    z0, noise = start(glad, pictures)
+    z, stop = glad.reconstruct(z0, noise)
+    assert torch.equal(z, plain_walk(glad, z0, noise))
+    assert stop.stopped_at.tolist() == [0, 0, 0, 0]
+    assert stop.scores == []
+
+
+@torch.no_grad()
+def test_a_threshold_nobody_reaches_changes_nothing_but_scores_every_rung(make, pictures):
+    glad = make(ADAPTIVE, threshold=1e9)
+    z0, noise = start(glad, pictures)
+    z, stop = glad.reconstruct(z0, noise)
+    assert torch.equal(z, plain_walk(glad, z0, noise))
+    assert stop.stopped_at.tolist() == [0, 0, 0, 0]
+    scores = torch.stack(stop.scores)
+    assert scores.shape == (4, 4)
+    # The walk starts at the true noisy input, and leaves it step by step.
+    torch.testing.assert_close(scores[0], torch.zeros(4), rtol=0, atol=1e-6)
+    assert bool((scores[1:] > 1e-3).all())
+
+
+@torch.no_grad()
+def test_a_threshold_everybody_exceeds_stops_at_the_first_rung_once(make, pictures):
+    glad = make(ADAPTIVE, threshold=-1.0)
+    z, stop = glad.reconstruct(*start(glad, pictures))
+    assert stop.stopped_at.tolist() == [301] * 4
+    assert len(stop.scores) == 1
+    assert bool(z.isfinite().all())
+
+
+@pytest.mark.parametrize(("min_step", "expected"), [(0, 0), (1, 0), (2, 1), (101, 1), (102, 101), (302, 301)])
+@torch.no_grad()
+def test_an_image_stops_below_min_step_and_not_at_it(make, pictures, min_step, expected):
+    glad = make(ADAPTIVE, threshold=1e9, min_step=min_step)
+    _, stop = glad.reconstruct(*start(glad, pictures))
+    assert stop.stopped_at.tolist() == [expected] * 4
+
+
+@torch.no_grad()
+def test_every_image_stops_once_at_the_first_rung_that_exceeds_the_threshold(make, pictures):
+    glad = make(ADAPTIVE, threshold=1e9)
+    walked = torch.stack(glad.reconstruct(*start(glad, pictures))[1].scores)
+    # Between the third rung's scores, so that some images stop there and others later or never.
+    threshold = float(walked[2].sort().values[1:3].mean())
+    glad.stop_thresholds.fill_(threshold)
+    _, stop = glad.reconstruct(*start(glad, pictures))
+    expected = [
+        next((rung for rung, score in zip(RUNGS, column, strict=True) if score > threshold), 0)
+        for column in walked.T.tolist()
+    ]
+    assert stop.stopped_at.tolist() == expected
+    assert expected.count(101) == 2
+    for number, scores in enumerate(stop.scores[1:], start=1):
+        done = [other != 0 and RUNGS.index(other) < number for other in expected]
+        assert [score == 0 for score in scores.tolist()] == done
+
+
+def one_step(glad, pictures, rung=1):
+    """A step of the sampler at RUNGS[rung], with its true input: (z0, noise, step)."""
+    z0, noise = start(glad, pictures)
+    t = torch.full((4,), RUNGS[rung])
+    # Away from the true noisy input, as it is after some steps.
+    z_t = glad.schedule.add_noise(z0, noise, t) + 0.3 * PerImageRandom(SEEDS + 9).like(z0)
+    return z0, noise, Step(z_t, t, torch.full((4,), RUNGS[rung + 1]), glad.denoiser(z_t, t))
+
+
+def expected_fusion(glad, z0, noise, step):
+    """(mask m at latent size, true clean estimate, true noisy latent) by the formulas."""
+    true_z_t = glad.schedule.add_noise(z0, noise, step.t)
+    truth = glad.schedule.x0_from_eps(true_z_t, step.estimate.eps, step.t)
+    ours = glad.features.unnormalised(glad.codec.decode_raw(truth))[-1]
+    theirs = glad.features.unnormalised(glad.codec.decode_raw(step.estimate.x0))[-1]
+    distance = nearest_patch_map(ours, theirs)
+    m = torch.sigmoid(F.interpolate(distance, (8, 8), mode="bilinear", align_corners=False))
+    return m, truth, true_z_t
+
+
+@torch.no_grad()
+def test_fusion_of_estimates_keeps_the_direction(make, pictures):
+    glad = make(ADAPTIVE, fusion="x0", threshold=-1.0)
+    z0, noise, step = one_step(glad, pictures)
+    got = AdaptiveStop(glad, z0, noise, glad.stop_thresholds[0])(step)
+    m, truth, _ = expected_fusion(glad, z0, noise, step)
+    torch.testing.assert_close(got.x0, m * step.estimate.x0 + (1 - m) * truth, rtol=1e-5, atol=1e-5)
+    assert torch.equal(got.eps, step.estimate.eps)
+    assert not torch.allclose(got.x0, step.estimate.x0, atol=1e-3)
+
+
+@torch.no_grad()
+def test_fusion_of_latents_predicts_the_noise_anew(make, pictures):
+    glad = make(ADAPTIVE, fusion="latent", threshold=-1.0)
+    z0, noise, step = one_step(glad, pictures)
+    got = AdaptiveStop(glad, z0, noise, glad.stop_thresholds[0])(step)
+    m, _, true_z_t = expected_fusion(glad, z0, noise, step)
+    anew = glad.denoiser(m * step.x_t + (1 - m) * true_z_t, step.t)
+    torch.testing.assert_close(got.x0, anew.x0, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.eps, anew.eps, rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+def test_without_fusion_the_true_noisy_input_goes_on(make, pictures):
+    glad = make(ADAPTIVE, fusion="none", threshold=-1.0)
+    z0, noise, step = one_step(glad, pictures)
+    got = AdaptiveStop(glad, z0, noise, glad.stop_thresholds[0])(step)
+    _, truth, true_z_t = expected_fusion(glad, z0, noise, step)
+    torch.testing.assert_close(got.x0, truth, rtol=1e-5, atol=1e-5)
+    back = glad.schedule.add_noise(got.x0, got.eps, step.t)
+    torch.testing.assert_close(back, true_z_t, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", ["x0", "none"])
+@torch.no_grad()
+def test_an_image_that_min_step_stops_goes_on_from_the_true_input(make, pictures, fusion):
+    glad = make(ADAPTIVE, fusion=fusion, threshold=1e9, min_step=999)
+    z0, noise, step = one_step(glad, pictures)
+    got = AdaptiveStop(glad, z0, noise, glad.stop_thresholds[0])(step)
+    _, truth, _ = expected_fusion(glad, z0, noise, step)
+    torch.testing.assert_close(got.x0, truth, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["x0", "latent", "none"])
+@torch.no_grad()
+def test_images_that_go_on_keep_their_estimate_and_stopped_ones_are_left_alone(make, pictures, fusion):
+    glad = make(ADAPTIVE, fusion=fusion, threshold=1e9)
+    z0, noise, step = one_step(glad, pictures)
+    scores = AdaptiveStop(glad, z0, noise, glad.stop_thresholds[0])
+    scores(step)
+    order = scores.scores[0].sort().values
+    stop = AdaptiveStop(glad, z0, noise, torch.full((4,), float(order[1:3].mean())))
+    got = stop(step)
+    going, stopped = stop.stopped_at == 0, stop.stopped_at == 201
+    assert int(going.sum()) == int(stopped.sum()) == 2
+    assert torch.equal(got.x0[going], step.estimate.x0[going])
+    assert torch.equal(got.eps[going], step.estimate.eps[going])
+    again = stop(step)
+    assert torch.equal(again.x0[stopped], step.estimate.x0[stopped])
+    assert torch.equal(again.eps[stopped], step.estimate.eps[stopped])
+
+
+@pytest.mark.parametrize("fusion", ["x0", "latent", "none"])
+@torch.no_grad()
+def test_different_parts_in_one_batch_stop_and_score_as_they_do_alone(make, pictures, fusion):
+    glad = make(ADAPTIVE, fusion=fusion, threshold=1e9)
+    image = torch.cat([pictures[:2], 1 - pictures[:1], pictures[2:3].flip(1)])
+    walked = torch.stack(glad.reconstruct(*start(glad, image))[1].scores)
+    glad.stop_thresholds.copy_(walked.quantile(0.6, dim=1).clamp(min=1e-3)[None])
+    together = glad.predict(image, SEEDS)
+    assert len(set(together.stop_step.tolist())) > 1
+    alone = [glad.predict(image[i : i + 1], SEEDS[i : i + 1]) for i in range(4)]
+    for field in dataclasses.fields(together):
+        joined = torch.cat([getattr(one, field.name) for one in alone])
+        torch.testing.assert_close(getattr(together, field.name), joined, rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+def test_learned_thresholds_are_exceeded_by_few_good_images(make, rng):
+    good = F.interpolate(torch.rand(40, 3, 5, 5, generator=rng), (32, 32), mode="bicubic").clamp(0, 1)
+    seeds = torch.arange(40)
+    glad = make(ADAPTIVE, stop_rate=0.1, min_step=50)
+    assert bool(glad.stop_thresholds.isinf().all())
+    glad.fit_statistics(lambda: iter([(good[:20], seeds[:20]), (good[20:], seeds[20:])]))
+    assert glad.stop_thresholds.shape == (1, 4)
+    assert bool(glad.stop_thresholds.isfinite().all())
+    z0 = glad.codec.encode(good)
+    noise = PerImageRandom(seeds).like(z0)
+    never = torch.full((4,), math.inf)
+    scores = torch.stack(glad.reconstruct(z0, noise, thresholds=never)[1].scores)
+    over = (scores > glad.stop_thresholds[0][:, None]).float().mean(1)
+    assert 0 < float(over[1:].mean()) < 0.25
+    lower = make(ADAPTIVE, stop_rate=0.4, min_step=50)
+    lower.fit_statistics(lambda: iter([(good, seeds)]))
+    assert bool((lower.stop_thresholds < glad.stop_thresholds)[0, 1:].all())
+    # All others stop at the first rung below min_step.
+    assert int((glad.predict(good, seeds).stop_step == 1).sum()) > 20
+
+
+@torch.no_grad()
+def test_rounding_at_the_first_rung_stops_nobody(make, pictures):
+    glad = make(ADAPTIVE, stop_rate=0.5)
+    glad.fit_statistics(lambda: iter([(pictures[:3], SEEDS[:3])]))
+    assert float(glad.stop_thresholds[0, 0]) == pytest.approx(1e-3)
+    for size in (1, 2, 4):
+        stops = [
+            glad.predict(*pair).stop_step
+            for pair in zip(pictures.split(size), SEEDS.split(size), strict=True)
+        ]
+        assert 301 not in torch.cat(stops).tolist()
+
+
+@torch.no_grad()
+def test_a_given_threshold_is_not_learned(make, pictures):
+    glad = make(ADAPTIVE, threshold=0.3)
+    glad.fit_statistics(lambda: iter([(pictures, SEEDS)]))
+    torch.testing.assert_close(glad.stop_thresholds, torch.full((1, 4), 0.3))
+
+
+@torch.no_grad()
+def test_before_thresholds_are_learned_no_image_stops(make, pictures):
+    glad = make(ADAPTIVE, min_step=350)
+    assert glad.predict(pictures, SEEDS).stop_step.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_good_images_to_learn_thresholds_from_are_refused(make, pictures, count):
+    batches = [(pictures[:1], SEEDS[:1])] * count
+    with pytest.raises(InputError, match=f"at least 2 good images .* got {count}"):
+        make(ADAPTIVE).fit_statistics(lambda: iter(batches))
+
+
+@torch.no_grad()
+def test_noise_step_replaces_the_first_rungs_noise(make, pictures, monkeypatch):
+    seen = []
+    for noise_step, expected in ((0, 301), (399, 399)):
+        glad = make(ADAPTIVE, adaptive=False, noise_step=noise_step)
+        z0, noise = start(glad, pictures)
+        glad.denoiser.register_forward_hook(lambda _, given, __: seen.append(given))
+        seen.clear()
+        glad.reconstruct(z0, noise)
+        z_t, t = seen[0]
+        assert t.tolist() == [301] * 4
+        torch.testing.assert_close(z_t, glad.schedule.add_noise(z0, noise, torch.full((4,), expected)))
+
+
+@torch.no_grad()
+def test_reference_starts_at_the_denoise_step_itself_and_samples_the_posterior(make, pictures, monkeypatch):
+    glad, seen, noises = make(ADAPTIVE, adaptive=False, reference=True), [], []
+    encode = glad.codec.encode
+    monkeypatch.setattr(glad.codec, "encode", lambda image, noise=None: noises.append(noise) or encode(image))
+    glad.denoiser.register_forward_hook(lambda _, given, __: seen.append(given))
+    glad.predict(pictures, SEEDS)
+    random, z0 = PerImageRandom(SEEDS), encode(pictures)
+    assert torch.equal(noises[-1], random.like(z0))
+    expected = glad.schedule.add_noise(z0, random.like(z0), torch.full((4,), 400))
+    torch.testing.assert_close(seen[0][0], expected)
+
+
+# What comes out.
+
+
+@torch.no_grad()
+def test_several_denoise_steps_average_their_reconstructions_and_maps(make, pictures):
+    both = make({"denoise_steps": [50, 200]}).predict(pictures, SEEDS)
+    single = [make({"denoise_steps": [step]}).predict(pictures, SEEDS) for step in (50, 200)]
+    assert not torch.allclose(single[0].anomaly_map, single[1].anomaly_map, rtol=1e-2)
+    expected = (single[0].anomaly_map + single[1].anomaly_map) / 2
+    torch.testing.assert_close(both.anomaly_map, expected, rtol=1e-5, atol=1e-6)
+    # Each was clamped to [0,1] on its own, their mean only afterwards.
+    inside = torch.stack([((one.reconstruction > 0) & (one.reconstruction < 1)) for one in single]).all(0)
+    assert bool(inside.any())
+    mean = (single[0].reconstruction + single[1].reconstruction) / 2
+    torch.testing.assert_close(both.reconstruction[inside], mean[inside], rtol=1e-5, atol=1e-5)
+
+
+def test_every_denoise_step_has_its_own_thresholds(make, pictures):
+    glad = make(ADAPTIVE, denoise_steps=[200, 400])
+    glad.fit_statistics(lambda: iter([(pictures, SEEDS)]))
+    assert glad.stop_thresholds.shape == (2, 4)
+    assert bool(glad.stop_thresholds.isfinite().all())
+    assert not torch.allclose(glad.stop_thresholds[0], glad.stop_thresholds[1])
+
+
+@torch.no_grad()
+def test_object_mask_weighs_the_map_by_the_part(make):
+    image = torch.full((2, 3, 128, 128), 0.1)
+    image[:, :, 4:40, 4:40] = 0.9
+    for mode in ("bright", "auto"):
+        plain = make().predict(image, SEEDS[:2])
+        masked = make({"object_mask": mode}).predict(image, SEEDS[:2])
+        weight = object_mask(foreground(image, mode))
+        torch.testing.assert_close(masked.anomaly_map, plain.anomaly_map * weight, rtol=1e-5, atol=1e-6)
+        assert float(masked.anomaly_map[:, :, 100:, 100:].abs().max()) == 0
+        assert torch.equal(masked.reconstruction, plain.reconstruction)
+
+
+@torch.no_grad()
+def test_a_map_of_another_resolution_comes_back_at_the_images_size(make, pictures):
+    found = make({"readout.resolution": 48}).predict(pictures, SEEDS)
+    assert found.anomaly_map.shape == (4, 1, 32, 32)
+
+
+def test_size_must_suit_codec_network_and_shuffle(make):
+    assert make().size_multiple == 8
+    assert make({"synthesis.grid": 6}).size_multiple == 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fusion": "mean"}, "x0, latent, none, got 'mean'"),
+        ({"train_t": (5,)}, "low < high"),
+        ({"train_t": (5, 5)}, "low < high"),
+        ({"train_t": (0, 1001)}, "low < high <= 1000"),
+        ({"denoise_steps": ()}, "timesteps from 1 to 1000"),
+        ({"denoise_steps": (0,)}, "timesteps from 1 to 1000, got \\[0\\]"),
+        ({"denoise_steps": (500, 1001)}, "timesteps from 1 to 1000"),
+        ({"noise_step": 1000}, "0 to 999, got 1000"),
+        ({"steps": 0}, "at least 1 sampling step, got 0"),
+        ({"spacing": "karras"}, "leading, trailing, linspace, got 'karras'"),
+        ({"object_mask": "grey"}, "none, dark, bright, auto, got 'grey'"),
+    ],
+)
+def test_bad_settings_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        GladConfig(**changes)
+
+
+def test_the_longest_ladder_stays_within_the_schedule():
+    rungs = ladder(torch.tensor([1000]), 1000)
+    assert int(rungs.max()) < len(scaled_linear_schedule())
+
+
+def test_constructor_takes_what_the_config_names():
+    with pytest.raises(InputError, match="schedule: expected one of"):
+        Glad(GladConfig(schedule="sigmoid"))

@@ -1,0 +1,99 @@
+import pytest
+import torch
+
+from mendiff.errors import InputError
+from mendiff.nets.codec import CodecConfig, check_size, make_codec
+
+KL = {
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 3,
+    "block_out_channels": [8, 8, 16],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+    "scaling_factor": 0.18215,
+}
+TINY = {
+    "encoder_block_out_channels": [8, 8],
+    "decoder_block_out_channels": [8, 8],
+    "num_encoder_blocks": [1, 1],
+    "num_decoder_blocks": [1, 1],
+    "latent_channels": 5,
+    "scaling_factor": 0.5,
+}
+CONFIGS = {
+    "pixels": (CodecConfig("pixels"), 3, 1),
+    "space_to_depth": (CodecConfig("space_to_depth", factor=4), 48, 4),
+    "kl": (CodecConfig("kl", network=KL), 4, 4),
+    "tiny": (CodecConfig("tiny", network=TINY), 5, 2),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_latents_have_the_stated_channels_and_factor(kind, pictures):
+    config, channels, factor = CONFIGS[kind]
+    codec = make_codec(config)
+    assert (codec.channels, codec.factor) == (channels, factor)
+    z0 = codec.encode(pictures)
+    assert z0.shape == (4, channels, 32 // factor, 32 // factor)
+    assert codec.decode_raw(z0).shape == pictures.shape
+    decoded = codec.decode(10 * z0)
+    assert float(decoded.min()) >= 0
+    assert float(decoded.max()) <= 1
+
+
+@pytest.mark.parametrize("kind", ["pixels", "space_to_depth"])
+def test_moving_pixels_loses_nothing(kind, pictures):
+    codec = make_codec(CONFIGS[kind][0])
+    z0 = codec.encode(pictures)
+    assert float(z0.min()) >= -1
+    assert float(z0.max()) <= 1
+    torch.testing.assert_close(codec.decode(z0), pictures, rtol=0, atol=1e-6)
+    assert torch.equal(codec.encode(pictures, torch.ones_like(z0)), z0)
+
+
+def test_blocks_of_pixels_become_channels(pictures):
+    z0 = make_codec(CodecConfig("space_to_depth", factor=4)).encode(pictures)
+    assert torch.equal(z0[:, :16, 2, 3], pictures[:, 0, 8:12, 12:16].flatten(1) * 2 - 1)
+
+
+def test_autoencoder_gets_and_gives_pixels_between_minus_one_and_one(pictures):
+    codec = make_codec(CONFIGS["kl"][0])
+    with torch.no_grad():
+        posterior = codec.network.encode(pictures * 2 - 1).latent_dist
+        z0 = codec.encode(pictures)
+        torch.testing.assert_close(z0, posterior.mode() * 0.18215, rtol=0, atol=1e-7)
+        noise = torch.randn(z0.shape, generator=torch.Generator().manual_seed(0))
+        sample = (posterior.mean + posterior.logvar.mul(0.5).exp() * noise) * 0.18215
+        torch.testing.assert_close(codec.encode(pictures, noise), sample, rtol=1e-5, atol=1e-6)
+        raw = codec.network.decode(posterior.mode()).sample
+        torch.testing.assert_close(codec.decode_raw(z0), raw, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(codec.decode(z0), (raw / 2 + 0.5).clamp(0, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_tiny_autoencoder_scales_its_latents(pictures):
+    codec = make_codec(CONFIGS["tiny"][0])
+    with torch.no_grad():
+        latents = codec.network.encode(pictures * 2 - 1).latents
+        torch.testing.assert_close(codec.encode(pictures), latents * 0.5)
+        torch.testing.assert_close(codec.decode_raw(latents * 0.5), codec.network.decode(latents).sample)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_autoencoder_is_trained_only_if_asked(train):
+    codec = make_codec(CodecConfig("kl", network=KL, train=train))
+    assert {one.requires_grad for one in codec.parameters()} == {train}
+
+
+def test_a_size_that_cannot_be_halved_is_refused_with_one_that_can():
+    codec = make_codec(CodecConfig("space_to_depth", factor=4))
+    check_size(codec, torch.empty(1, 3, 32, 64), 4)
+    with pytest.raises(InputError, match=r"multiples of 16 .* got 40x64; choose 48x64"):
+        check_size(codec, torch.empty(1, 3, 40, 64), 4)
+    with pytest.raises(InputError, match="choose 16x32"):
+        check_size(codec, torch.empty(1, 3, 1, 17), 4)
+
+
+def test_an_unknown_codec_is_refused():
+    with pytest.raises(InputError, match="pixels, space_to_depth, kl, tiny, got 'vq'"):
+        make_codec(CodecConfig("vq"))

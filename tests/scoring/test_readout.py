@@ -1,0 +1,243 @@
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mendiff.errors import InputError
+from mendiff.scoring.maps import (
+    cosine_map,
+    gaussian_blur,
+    multi_scale_pixel_map,
+    nearest_patch_map,
+    pixel_map,
+    squared_map,
+)
+from mendiff.scoring.readout import BACKWARD, DISTANCES, Readout, ReadoutConfig
+from mendiff.scoring.score import top_k_mean, top_share_mean
+
+CHANNELS = (12, 48)
+
+
+def features(image):
+    """Two layers without weights: blocks of 2 and of 4 pixels moved into channels."""
+    return [F.pixel_unshuffle(image, 2), F.pixel_unshuffle(image, 4) ** 2]
+
+
+def upsampled(maps, side=16):
+    return [F.interpolate(one, (side, side), mode="bilinear", align_corners=True) for one in maps]
+
+
+@pytest.fixture
+def image(rng):
+    return torch.rand(6, 3, 16, 16, generator=rng)
+
+
+@pytest.fixture
+def rebuilt(image, rng):
+    """Reconstructions of two runs."""
+    return [(image + scale * torch.randn(image.shape, generator=rng)).clamp(0, 1) for scale in (0.05, 0.2)]
+
+
+def fitted(config, image, rebuilt, **options):
+    readout = Readout(config, CHANNELS, len(rebuilt), **options)
+    batches = [(image[:4], [one[:4] for one in rebuilt]), (image[4:], [one[4:] for one in rebuilt])]
+    readout.fit(lambda: iter(batches), features)
+    return readout
+
+
+# Formulas.
+
+
+def mean_of_two(ours, theirs):
+    return (nearest_patch_map(ours, theirs) + nearest_patch_map(ours, theirs, reverse=True)) / 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "formula"),
+    [
+        ({"distance": "cosine"}, cosine_map),
+        ({"distance": "squared"}, squared_map),
+        ({"distance": "nearest"}, nearest_patch_map),
+        ({"distance": "nearest", "backward": "mean"}, mean_of_two),
+        ({"distance": "nearest", "backward": "sum"}, lambda *pair: 2 * mean_of_two(*pair)),
+        ({"distance": "whitened"}, squared_map),  # as long as it was not fitted
+    ],
+)
+def test_map_adds_layers_and_averages_runs(image, rebuilt, changes, formula):
+    readout = Readout(ReadoutConfig(sigma=0.0, **changes), CHANNELS, runs=2)
+    got = readout.anomaly_map(image, rebuilt, features)
+    runs = [
+        sum(upsampled([formula(*pair) for pair in zip(features(image), features(one), strict=True)]))
+        for one in rebuilt
+    ]
+    torch.testing.assert_close(got, sum(runs) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_whitened_map_is_the_fitted_mahalanobis_distance(image, rebuilt):
+    readout = fitted(ReadoutConfig(distance="whitened", sigma=0.0), image, rebuilt[:1])
+    expected = []
+    for ours, theirs in zip(features(image), features(rebuilt[0]), strict=True):
+        difference = (ours - theirs).double()
+        flat = difference.permute(0, 2, 3, 1).flatten(0, 2)
+        covariance = torch.cov(flat.T, correction=0)
+        covariance += 0.05 * covariance.diagonal().mean() * torch.eye(len(covariance))
+        centred = flat - flat.mean(0)
+        distance = (centred @ torch.linalg.inv(covariance) * centred).mean(1)
+        expected.append(distance.view(len(ours), 1, *ours.shape[2:]).float())
+    got = readout.anomaly_map(image, rebuilt[:1], features)
+    torch.testing.assert_close(got, sum(upsampled(expected)), rtol=1e-3, atol=1e-4)
+
+
+def test_pixel_term_reaches_v_times_the_largest_feature_distance(image, rebuilt):
+    plain = ReadoutConfig(distance="squared", sigma=0.0)
+    with_pixels = ReadoutConfig(distance="squared", sigma=0.0, pixel_weight=3.0)
+    feature_map = Readout(plain, CHANNELS, 2).anomaly_map(image, rebuilt, features)
+    got = Readout(with_pixels, CHANNELS, 2).anomaly_map(image, rebuilt, features) - feature_map
+    pixels = sum(pixel_map(image, one) for one in rebuilt) / 2
+    peak = feature_map.amax((1, 2, 3), keepdim=True)
+    expected = 3 * peak * pixels / pixels.amax((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.amax((1, 2, 3), keepdim=True), 3 * peak, rtol=1e-4, atol=1e-5)
+
+
+def test_pixels_are_measured_in_units_of_the_extractor(image, rebuilt):
+    class Extractor:
+        std = torch.tensor([0.1, 1.0, 1.0])[:, None, None]
+
+        def __call__(self, picture):
+            return features(picture)
+
+    config = ReadoutConfig(distance="squared", sigma=0.0, pixel_weight=1.0)
+    readout = Readout(config, CHANNELS)
+    got = readout.anomaly_map(image, rebuilt[:1], Extractor())
+    plain = Readout(ReadoutConfig(distance="squared", sigma=0.0), CHANNELS)
+    feature_map = plain.anomaly_map(image, rebuilt[:1], features)
+    pixels = ((image - rebuilt[0]).abs() * torch.tensor([10.0, 1, 1])[:, None, None]).mean(1, keepdim=True)
+    scale = feature_map.amax((1, 2, 3), keepdim=True) / pixels.amax((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(got, feature_map + scale * pixels, rtol=1e-4, atol=1e-5)
+
+
+def test_map_is_smoothed_and_then_weighed_by_the_part(image, rebuilt):
+    weight = torch.zeros(6, 1, 16, 16)
+    weight[:, :, :8] = 1
+    sharp = Readout(ReadoutConfig(sigma=0.0), CHANNELS, 2).anomaly_map(image, rebuilt, features)
+    for taps in (0, 5):
+        config = ReadoutConfig(sigma=1.5, taps=taps)
+        got = Readout(config, CHANNELS, 2).anomaly_map(image, rebuilt, features, weight)
+        torch.testing.assert_close(got, gaussian_blur(sharp, 1.5, taps or None) * weight)
+
+
+def test_images_are_compared_at_the_asked_resolution(image, rebuilt):
+    weight = torch.ones(6, 1, 16, 16)
+    got = Readout(ReadoutConfig(resolution=8, sigma=0.0), CHANNELS).anomaly_map(
+        image, rebuilt[:1], features, weight
+    )
+    small, other = (
+        F.interpolate(one, (8, 8), mode="bilinear", align_corners=True) for one in (image, rebuilt[0])
+    )
+    same = Readout(ReadoutConfig(sigma=0.0), CHANNELS).anomaly_map(small, [other], features)
+    assert got.shape == (6, 1, 8, 8)
+    torch.testing.assert_close(got, same)
+
+
+def test_score_averages_the_largest_pixels(rng):
+    maps = torch.rand(3, 1, 20, 20, generator=rng)
+    assert torch.equal(Readout(ReadoutConfig(top_k=7), CHANNELS).score(maps), top_k_mean(maps, 7))
+    by_share = Readout(ReadoutConfig(top_k=0, top_share=0.1), CHANNELS)
+    assert torch.equal(by_share.score(maps), top_share_mean(maps, 0.1))
+
+
+# Standardising.
+
+
+@pytest.mark.parametrize("pixel_maps", [False, True])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_every_standardised_map_has_mean_0_and_deviation_1_on_the_images_it_was_fitted_to(
+    image, rebuilt, distance, pixel_maps
+):
+    config = ReadoutConfig(distance=distance, standardise=True, pixel_maps=pixel_maps, sigma=0.0)
+    readout = fitted(config, image, rebuilt)
+    maps = torch.stack(readout._maps(image, rebuilt, features)).flatten(1)
+    assert len(maps) == 2 * (2 + pixel_maps)
+    standard = (maps - readout.map_mean[:, None]) / readout.map_std[:, None]
+    torch.testing.assert_close(standard.mean(1), torch.zeros(len(maps)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(standard.std(1, correction=0), torch.ones(len(maps)), rtol=0, atol=1e-3)
+    total = readout.anomaly_map(image, rebuilt, features)
+    torch.testing.assert_close(total.flatten(), standard.mean(0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("distance", ["whitened", "squared"])
+def test_scales_are_learned_at_the_resolution_they_are_used_at(image, rebuilt, distance):
+    config = ReadoutConfig(distance=distance, standardise=True, resolution=8, sigma=0.0)
+    total = fitted(config, image, rebuilt[:1]).anomaly_map(image, rebuilt[:1], features)
+    assert float(total.mean()) == pytest.approx(0, abs=1e-4)
+
+
+def test_pixel_maps_are_the_multi_scale_ones_of_every_run(image, rebuilt):
+    config = ReadoutConfig(distance="squared", standardise=True, pixel_maps=True)
+    maps = Readout(config, CHANNELS, 2)._maps(image, rebuilt, features)
+    for got, one in zip(maps[4:], rebuilt, strict=True):
+        torch.testing.assert_close(got, multi_scale_pixel_map(image, one))
+
+
+def test_fitted_scales_travel_with_the_weights(image, rebuilt):
+    config = ReadoutConfig(distance="whitened", standardise=True)
+    readout, fresh = fitted(config, image, rebuilt), Readout(config, CHANNELS, 2)
+    fresh.load_state_dict(readout.state_dict())
+    for one, other in itertools.pairwise(r.anomaly_map(image, rebuilt, features) for r in (readout, fresh)):
+        assert torch.equal(one, other)
+
+
+# Neighbours.
+
+
+@pytest.mark.parametrize("backward", BACKWARD)
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_map_does_not_depend_on_its_batch(image, rebuilt, distance, backward):
+    config = ReadoutConfig(
+        distance=distance,
+        backward=backward,
+        pixel_weight=2.0,
+        pixel_maps=True,
+        standardise=True,
+        sigma=1.0,
+        taps=0,
+    )
+    readout = fitted(config, image, rebuilt)
+    together = readout.anomaly_map(image, rebuilt, features)
+    alone = [
+        readout.anomaly_map(image[i : i + 1], [one[i : i + 1] for one in rebuilt], features) for i in range(6)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(readout.score(together), readout.score(torch.cat(alone)))
+
+
+def test_only_batch_maxima_make_a_map_depend_on_its_batch(image, rebuilt):
+    readout = Readout(ReadoutConfig(pixel_weight=2.0), CHANNELS, batch_maxima=True)
+    together = readout.anomaly_map(image, rebuilt[:1], features)
+    alone = readout.anomaly_map(image[:1], [rebuilt[0][:1]], features)
+    assert not torch.allclose(together[:1], alone, rtol=1e-3)
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distance": "l2"}, "nearest, cosine, squared, whitened, got 'l2'"),
+        ({"backward": "max"}, "none, sum, mean, got 'max'"),
+        ({"pixel_maps": True}, "standardise=true"),
+    ],
+)
+def test_bad_settings_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        Readout(ReadoutConfig(**changes), CHANNELS)
+
+
+@pytest.mark.parametrize("distance", ["whitened", "squared"])
+def test_nothing_to_fit_to_is_refused(distance):
+    readout = Readout(ReadoutConfig(distance=distance, standardise=True), CHANNELS)
+    with pytest.raises(InputError, match="at least one good image"):
+        readout.fit(lambda: iter([]), features)

@@ -1,0 +1,186 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mendiff.calibration import Calibration
+from mendiff.diffusion.random import content_seeds
+from mendiff.errors import InputError
+from mendiff.images import resize
+from mendiff.model import Model, as_list
+from mendiff.types import Detection
+
+
+@pytest.fixture(scope="module")
+def model(tiny_method):
+    return Model("glad", tiny_method(), Calibration((1.0, 2.0)), {})
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """Three photographs of different sizes, (H,W,3) uint8."""
+    rng = np.random.default_rng(0)
+    return [
+        rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        for height, width in ((40, 30), (32, 32), (20, 64))
+    ]
+
+
+@pytest.fixture(scope="module")
+def found(model, photos):
+    return model.predict(photos)
+
+
+def same(one, other, **tolerance):
+    for field in dataclasses.fields(Detection):
+        torch.testing.assert_close(
+            getattr(one, field.name), getattr(other, field.name), **(tolerance or {"rtol": 0, "atol": 0})
+        )
+
+
+def row(found, index):
+    return Detection(
+        **{f.name: getattr(found, f.name)[index : index + 1] for f in dataclasses.fields(Detection)}
+    )
+
+
+def test_every_picture_gets_one_row_at_the_models_size(model, found):
+    assert model.image_size == 32
+    assert found.score.shape == (3,)
+    assert found.anomaly_map.shape == (3, 1, 32, 32)
+    assert found.reconstruction.shape == (3, 3, 32, 32)
+    assert not found.score.requires_grad
+
+
+def test_files_arrays_pictures_and_tensors_are_judged_alike(model, photos, found, tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for path, photo in zip(paths, photos, strict=True):
+        Image.fromarray(photo).save(path)
+    same(model.predict(paths), found)
+    same(model.predict([str(path) for path in paths]), found)
+    same(model.predict([Image.fromarray(photo) for photo in photos]), found)
+    same(model.predict([torch.from_numpy(photo).permute(2, 0, 1).float() / 255 for photo in photos]), found)
+    same(model.predict((paths[0], photos[1], Image.fromarray(photos[2]))), found)
+
+
+def test_one_picture_needs_no_list(model, photos, found, tmp_path):
+    Image.fromarray(photos[0]).save(tmp_path / "one.png")
+    for one in (photos[0], Image.fromarray(photos[0]), tmp_path / "one.png", str(tmp_path / "one.png")):
+        same(model.predict(one), row(found, 0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_is_a_list_of_its_images(model, pictures):
+    same(model.predict(pictures), model.predict(list(pictures)))
+    levels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    same(model.predict(levels), model.predict(list(levels)))
+
+
+def test_a_result_depends_neither_on_the_batch_size_nor_on_neighbours(model, photos, found):
+    for batch_size in (1, 2):
+        same(model.predict(photos, batch_size), found, rtol=1e-5, atol=1e-5)
+    backwards = model.predict(photos[::-1])
+    for index in range(3):
+        same(row(backwards, 2 - index), row(found, index), rtol=1e-5, atol=1e-5)
+
+
+def test_stream_gives_the_same_batch_by_batch(model, photos, found):
+    parts = list(model.stream(photos, batch_size=2))
+    assert [len(part.score) for part in parts] == [2, 1]
+    for part, first in zip(parts, (0, 2), strict=True):
+        same(row(part, 0), row(found, first), rtol=1e-5, atol=1e-5)
+
+
+def test_noise_comes_from_the_pictures_content(model, photos):
+    batch = torch.stack([resize(photo, 32) for photo in photos])
+    same(model.predict(photos), model.method.predict(batch, content_seeds(batch)))
+
+
+def test_prediction_leaves_the_global_rng_alone(model, photos, global_rng_untouched):
+    with global_rng_untouched():
+        model.predict(photos)
+
+
+def test_grey_pictures_and_palettes_count_as_rgb(model, photos):
+    grey = Image.fromarray(photos[0]).convert("L")
+    same(model.predict(grey), model.predict(grey.convert("RGB")))
+
+
+def test_a_picture_in_memory_is_read_as_its_file_would_be(model, photos, tmp_path):
+    alpha = np.dstack([photos[0], np.full((40, 30), 128, np.uint8)])
+    deep = (np.random.default_rng(1).random((24, 24)) * 65535).astype(np.uint16)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for number, (array, exif) in enumerate(((alpha, None), (deep, None), (photos[0], turned))):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(array).save(path, exif=exif)
+        with Image.open(path) as picture:
+            same(model.predict(picture), model.predict(path))
+    assert not torch.equal(model.predict(path).score, model.predict(photos[0]).score)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((3, 8, 8), np.uint8),
+        object(),
+        7,
+    ],
+)
+def test_arrays_of_another_kind_are_refused(model, image):
+    with pytest.raises(InputError, match=r"expected an \(H,W,3\) uint8 RGB array, got"):
+        model.predict(image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        torch.zeros(3, 8, 8, dtype=torch.uint8),
+        torch.zeros(1, 8, 8),
+        torch.zeros(8, 8),
+        torch.zeros(8, 8, 3),
+        torch.zeros(3, 0, 8),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(model, image):
+    with pytest.raises(InputError, match=r"expected a float tensor \(3,H,W\) in \[0,1\], got torch"):
+        model.predict(image)
+
+
+@pytest.mark.parametrize("value", [255.0, -0.5, float("nan")])
+def test_tensors_beyond_zero_and_one_are_refused(model, value):
+    with pytest.raises(InputError, match=r"expected a float tensor \(3,H,W\) in \[0,1\], got values"):
+        model.predict(torch.full((3, 8, 8), value))
+
+
+def test_rounding_beyond_zero_and_one_is_cut_off(model, pictures):
+    stretched = pictures[0] * (1 + 1e-5)
+    same(model.predict(stretched), model.predict(stretched.clamp(0, 1)))
+
+
+@pytest.mark.parametrize("nothing", [[], (), torch.zeros(0, 3, 8, 8)])
+def test_no_pictures_are_refused(model, nothing):
+    with pytest.raises(InputError, match="at least one image, got none"):
+        model.predict(nothing)
+
+
+def test_a_missing_file_is_refused_by_name(model, tmp_path):
+    with pytest.raises(InputError, match=r"absent.png: no such file"):
+        model.predict([tmp_path / "absent.png"])
+
+
+def test_as_list_keeps_single_pictures_whole():
+    assert as_list("a.png") == ["a.png"]
+    assert as_list(("a.png", "b.png")) == ["a.png", "b.png"]
+    assert [tuple(one.shape) for one in as_list(torch.zeros(2, 3, 4, 4))] == [(3, 4, 4)] * 2
+    assert [one.shape for one in as_list(np.zeros((4, 4, 3)))] == [(4, 4, 3)]
+
+
+def test_an_unknown_device_is_refused(model):
+    with pytest.raises(InputError, match="expected one that this machine has, got 'abacus'"):
+        model.to("abacus")
+    assert model.to("cpu") is model
