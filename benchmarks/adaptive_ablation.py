@@ -1,11 +1,11 @@
-"""GLAD's Tables 6 and 7 in small: what adaptive steps, anomaly-oriented training and spatial fusion each bring.
+"""GLAD's Tables 6 and 7 in small: what adaptive steps, anomaly-oriented training and fusion each bring.
 
-    python benchmarks/adaptive_ablation.py DATA --features mobilenetv2_100 --features-weights FILE -o runs/ablation
+    python benchmarks/adaptive_ablation.py DATA --features mobilenetv2_100 --features-weights FILE -o runs
 
-For every category two small models are trained from scratch over all timesteps, one on good images alone (baseline) and
-one with synthetic anomalies (ATP). Each row of the tables is one of them with other inference settings; the read-out
-(cosine distance of three feature layers) is the same everywhere. Stop thresholds come from good training images. Finished
-models are kept, so that an interrupted run goes on.
+For every category two small models are trained from scratch over all timesteps, one on good images alone
+(baseline) and one with synthetic anomalies (ATP). Each row of the tables is one of them with other
+inference settings; the read-out (cosine distance of three feature layers) is the same everywhere. Stop
+thresholds come from good training images. Finished models are kept, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ MODELS = {"baseline": {"synthesis.share": 0.0}, "atp": {}}
 
 def main() -> None:
     """Fit, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--features", required=True)
@@ -97,7 +99,7 @@ def run_category(category: Category, options: argparse.Namespace, terminal: Term
 
 
 def with_settings(model: Model, changes: dict[str, Any], good: Tensor) -> Model:
-    """The same trained networks under other inference settings, with stop thresholds learned from good images."""
+    """The same networks under other inference settings, with stop thresholds learned from good images."""
     glad = Glad(override(model.method.config, changes))
     learned = {key: value for key, value in model.method.state_dict().items() if "stop_thresholds" not in key}
     glad.load_state_dict(learned, strict=False)
@@ -115,7 +117,10 @@ def as_markdown(results: dict[str, dict[str, Any]]) -> str:
     for row, _, _ in ROWS:
         pairs = [(result[row]["image_auroc"], result[row]["pixel_auroc"]) for result in results.values()]
         stops = [result[row]["mean_stop_step"] for result in results.values()]
-        cells = [f"{i:.3f} / {p:.3f}" + (f" ({s:.0f})" if s else "") for (i, p), s in zip(pairs, stops, strict=True)]
+        cells = [
+            f"{i:.3f} / {p:.3f}" + (f" ({s:.0f})" if s else "")
+            for (i, p), s in zip(pairs, stops, strict=True)
+        ]
         mean = " / ".join(f"{sum(column) / len(column):.3f}" for column in zip(*pairs, strict=True))
         lines.append(f"| {row} | {' | '.join(cells)} | {mean} |")
     return "\n".join(lines)

@@ -2,8 +2,8 @@
 
     python benchmarks/real_images.py DATA --features mobilenetv2_100 --features-weights FILE -o runs/real
 
-DATA holds categories in MVTec layout. Prints a Markdown table and writes results.json; finished categories are kept,
-so that an interrupted run goes on where it was.
+DATA holds categories in MVTec layout. Prints a Markdown table and writes results.json; finished
+categories are kept, so that an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
 
 def main() -> None:
     """Fit, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--features")

@@ -22,8 +22,18 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 import mendiff
-from mendiff import anomalib_models as rooms
-from mendiff.anomalib_models import Glad, GoodImages, GoodOnlyPostProcessor, fast_precision, quiet, train
+from mendiff.anomalib_models import (
+    Glad,
+    GoodImages,
+    GoodOnlyPostProcessor,
+    fast_precision,
+    module_class,
+    quiet,
+    train,
+    training,
+)
+from mendiff.anomalib_models.held_back import choose
+from mendiff.anomalib_models.module import learning_rate
 from mendiff.calibration import Calibration
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
@@ -151,6 +161,12 @@ def test_get_model_finds_it_by_name(name):
     model = get_model(name, config=CONFIG)
     assert type(model) is Glad
     assert model.config == CONFIG
+
+
+def test_module_class_is_the_methods_own_where_it_has_one():
+    assert module_class("glad") is Glad
+    with pytest.raises(InputError, match="method: expected one of"):
+        module_class("nonesuch")
 
 
 def test_unknown_preset_and_foreign_config_are_input_errors():
@@ -360,7 +376,7 @@ def test_held_back_images_do_not_depend_on_order_or_seed():
 
 @pytest.mark.parametrize(("count", "kept"), [(8, 4), (27, 4), (100, 15), (1000, 64)])
 def test_number_of_held_back_images(count, kept):
-    assert len(rooms._choose(range(count))) == kept
+    assert len(choose(range(count))) == kept
 
 
 def test_too_few_different_images_are_an_input_error(tmp_path):
@@ -387,7 +403,7 @@ def test_resumed_training_equals_an_unbroken_one(tmp_path, monkeypatch):
         if step == 2:
             raise StopHere
 
-    monkeypatch.setattr(rooms, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     unbroken, broken, resumed = Glad(CONFIG), Glad(CONFIG), Glad(CONFIG)
     before, steps = torch.get_rng_state(), []
     train(unbroken, GoodImages(pictures(12), 32), workdir=tmp_path / "a")
@@ -482,10 +498,10 @@ def test_gradients_are_clipped_by_the_config_unless_the_engine_says_so(tmp_path,
 
 def test_learning_rate_rises_and_falls_to_zero():
     plan = TrainingConfig(steps=100, warmup=10, cosine=True)
-    assert rooms._rate(plan, 0) == pytest.approx(0.1)
-    assert rooms._rate(plan, 50) == pytest.approx(0.5)
-    assert rooms._rate(plan, 100) == pytest.approx(0.0, abs=1e-12)
-    assert rooms._rate(TrainingConfig(steps=100), 99) == 1.0
+    assert learning_rate(plan, 0) == pytest.approx(0.1)
+    assert learning_rate(plan, 50) == pytest.approx(0.5)
+    assert learning_rate(plan, 100) == pytest.approx(0.0, abs=1e-12)
+    assert learning_rate(TrainingConfig(steps=100), 99) == 1.0
 
 
 def test_every_image_is_seen_equally_often(tmp_path):

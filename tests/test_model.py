@@ -184,3 +184,21 @@ def test_an_unknown_device_is_refused(model):
     with pytest.raises(InputError, match="expected one that this machine has, got 'abacus'"):
         model.to("abacus")
     assert model.to("cpu") is model
+
+
+def test_calibrated_learns_anew_from_the_given_pictures_and_leaves_the_model_alone(model, pictures):
+    before = {key: value.clone() for key, value in model.method.state_dict().items()}
+    threshold = model.threshold
+    anew = model.calibrated(pictures)
+    assert anew.calibration.scores == pytest.approx(anew.predict(pictures).score.tolist(), abs=1e-5)
+    assert anew.threshold != threshold
+    assert model.threshold == threshold
+    assert all(torch.equal(value, before[key]) for key, value in model.method.state_dict().items())
+    learned = {key for key, value in anew.method.state_dict().items() if not torch.equal(value, before[key])}
+    assert learned
+    assert all(key.startswith("readout.") for key in learned)
+
+
+def test_calibrated_on_too_few_pictures_is_refused(model, pictures):
+    with pytest.raises(InputError, match="good images"):
+        model.calibrated(pictures[:1])

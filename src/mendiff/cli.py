@@ -1,7 +1,7 @@
 """The command line: `mendiff demo | fit | predict | evaluate | info`.
 
-This file only reads arguments; each command is a typed function below that hands over to its room in
-`mendiff.commands`, imported when it runs, so that `mendiff --help` needs no torch.
+This file only reads arguments; which there are is said in `mendiff.commands.options`. What a command does
+is in its file in `mendiff.commands`, imported when it runs, so that `mendiff --help` needs no torch.
 """
 
 from __future__ import annotations
@@ -10,171 +10,71 @@ import argparse
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 
 from mendiff import __version__
+from mendiff.commands.options import COMMANDS, Command
 from mendiff.errors import InputError
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
-def demo(
-    make_data: Path | None = None,
-    categories: list[str] | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Make a set of parts, learn from the good ones, find the defects, and write a report with pictures.
+class Parser(ArgumentParser):
+    """Answers a slip with one sentence instead of all options."""
 
-    Args:
-        make_data: only draw the data set into this folder, and stop.
-        categories: which of the demo's categories; all unless given.
-        seed: of data, training and noise.
-        device: auto, cpu, cuda, cuda:1, mps.
-        overwrite: replace what is in the output folder.
-    """
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        from mendiff.commands.wording import plain
 
-
-def fit(
-    method: str = "glad",
-    preset: str = "tiny",
-    features: str | None = None,
-    features_weights: Path | None = None,
-    image_size: int | None = None,
-    categories: list[str] | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    resume: bool = False,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Learn what good parts look like and write a model folder.
-
-    Args:
-        method: which method.
-        preset: which settings to start from.
-        features: timm's name of a pretrained backbone.
-        features_weights: its weights, a local safetensors file.
-        image_size: side to which images are resized; the images' own size (up to 320) unless given.
-        categories: which sub-folders to learn together, where DATA holds several categories; all unless given.
-        seed: of training.
-        device: auto, cpu, cuda, cuda:1, mps.
-        resume: go on with a fit that was interrupted.
-        overwrite: replace the model folder if it exists.
-    """
-
-
-def predict(batch_size: int = 8, device: str = "auto", overwrite: bool = False) -> dict[str, Any]:
-    """Find defects in images: scores as CSV and JSON, heat maps and reconstructions as pictures.
-
-    Args:
-        batch_size: images that pass through the networks together; does not change the results.
-        device: auto, cpu, cuda, cuda:1, mps.
-        overwrite: replace what is in the output folder.
-    """
-
-
-def evaluate(
-    report: Path | None = None,
-    categories: list[str] | None = None,
-    controls: bool = False,
-    batch_size: int = 8,
-    device: str = "auto",
-) -> dict[str, Any]:
-    """Measure a model on labelled test images (MVTec layout).
-
-    Args:
-        report: also write this HTML file with all test images.
-        categories: which categories of DATA; all unless given.
-        controls: also measure two controls that need no diffusion model.
-        batch_size: images that pass through the networks together; does not change the results.
-        device: auto, cpu, cuda, cuda:1, mps.
-    """
-
-
-def info() -> dict[str, Any]:
-    """Say what a model folder holds: method, settings, training data, threshold."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """One sub-command: its typed function, what comes before the options, and examples for --help."""
-
-    function: Callable[..., dict[str, Any]]
-    arguments: tuple[tuple[str, str], ...]
-    examples: tuple[str, ...]
-    output: str | None = None
-    takes_settings: bool = False
-
-    @property
-    def name(self) -> str:
-        """As typed by the user."""
-        return self.function.__name__
-
-
-COMMANDS = (
-    Command(
-        demo,
-        (),
-        ("mendiff demo", "mendiff demo -o my-demo --json", "mendiff demo --make-data parts"),
-        output="mendiff-demo",
-        takes_settings=True,
-    ),
-    Command(
-        fit,
-        (("data", "a category in MVTec layout, a folder of such categories, or any folder of good images"),),
-        (
-            "mendiff fit photos/good -o model",
-            "mendiff fit mvtec/bottle -o bottle --features mobilenetv2_100 --features-weights mobilenetv2.safetensors",
-            "mendiff fit photos/good -o model --set training.steps=2000 --set synthesis.foreground=auto",
-        ),
-        output="",
-        takes_settings=True,
-    ),
-    Command(
-        predict,
-        (("model", "a model folder"), ("images", "image files or folders")),
-        ("mendiff predict model photos/today -o findings", "mendiff predict model a.png b.png -o findings --json"),
-        output="",
-    ),
-    Command(
-        evaluate,
-        (("model", "a model folder"), ("data", "a category in MVTec layout, or a folder of such categories")),
-        ("mendiff evaluate bottle mvtec/bottle", "mendiff evaluate bottle mvtec/bottle --json --report report.html"),
-    ),
-    Command(info, (("model", "a model folder"),), ("mendiff info model", "mendiff info model --json")),
-)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        name = parser.prog.replace(" [options]", "")
+        flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+        sentence = plain(message, flags, [command.name for command in COMMANDS])
+        self.exit(EXIT_BAD_INPUT, f"{name}: {sentence} See '{name} --help'.\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code: 0 well, 1 failed, 2 bad input, 130 interrupted."""
     parser = build_parser()
-    arguments = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
+    try:
+        arguments = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as end:
+        return int(end.code or EXIT_OK)
     name = arguments.subcommand
-    options = arguments[name]
+    if name is None:
+        parser.print_help(sys.stderr)
+        return EXIT_BAD_INPUT
     command = next(one for one in COMMANDS if one.name == name)
     try:
-        result = run(command, options)
+        result = run(command, arguments[name])
     except InputError as error:
-        print(f"mendiff {name}: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print(f"mendiff {name}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    if options.json:
+        return _answer(name, error, EXIT_BAD_INPUT)
+    except OSError as error:
+        return _answer(name, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), EXIT_FAILED)
+    except KeyboardInterrupt as interrupt:
+        return _answer(
+            name, f"interrupted{'; ' if interrupt.args else ''}{''.join(interrupt.args)}.", EXIT_INTERRUPTED
+        )
+    if arguments[name].json:
         print(json.dumps(result))
     return EXIT_OK
+
+
+def _answer(name: str, sentence: object, code: int) -> int:
+    print(f"mendiff {name}: {sentence}", file=sys.stderr)
+    return code
 
 
 def run(command: Command, options: Namespace) -> dict[str, Any]:
     """Hand the options over to the command's room in mendiff.commands."""
     from importlib import import_module
 
+    for dest, written, text in command.required:
+        if options[dest] is None:
+            raise InputError(f"expected {written}, {text}; usage: {command.usage}")
     room = import_module(f"mendiff.commands.{command.name}")
     given = {key: value for key, value in vars(options).items() if key not in ("config", "json", "set")}
     if command.takes_settings:
@@ -183,58 +83,74 @@ def run(command: Command, options: Namespace) -> dict[str, Any]:
     return result
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """--set key=value pairs as {"key": value}; values are YAML, so numbers and lists come as such."""
+def parse_settings(pairs: Sequence[Any]) -> dict[str, Any]:
+    """--set key=value pairs as {"key": value}; values are YAML, so numbers and lists come as such.
+
+    In a --config file `set` may also be a mapping.
+    """
     import yaml
 
-    settings = {}
-    for pair in pairs:
+    settings: dict[str, Any] = {}
+    for pair in [pairs] if isinstance(pairs, str | Mapping | Namespace) else pairs:
+        if isinstance(pair, Mapping | Namespace):
+            settings.update(pair if isinstance(pair, Mapping) else pair.as_flat().__dict__)
+            continue
+        pair = str(pair)
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise InputError(f"--set: expected key=value such as training.steps=2000, got {pair!r}.")
         try:
             settings[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise InputError(f"--set {key}: expected a YAML value such as 3 or [1, 2], got {value!r}.") from error
+            raise InputError(
+                f"--set {key}: expected a YAML value such as 3 or [1, 2], got {value!r}."
+            ) from error
     return settings
 
 
 def build_parser() -> ArgumentParser:
     """The whole command line, from COMMANDS and the signatures of their functions."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="mendiff",
         description="Find defects with diffusion models that learned from good images only.",
         epilog="Start with 'mendiff demo'. Help for a command: mendiff COMMAND --help",
         version=__version__,
     )
-    subcommands = parser.add_subcommands(metavar="COMMAND", dest="subcommand")
+    subcommands = parser.add_subcommands(metavar="COMMAND", dest="subcommand", required=False)
     for command in COMMANDS:
-        summary = inspect.getdoc(command.function).splitlines()[0]
-        subcommands.add_subcommand(command.name, _command_parser(command), help=summary)
+        subcommands.add_subcommand(command.name, _command_parser(command), help=command.summary)
     return parser
 
 
 def _command_parser(command: Command) -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = Parser(
         prog=f"mendiff {command.name}",
-        description=inspect.getdoc(command.function).splitlines()[0],
+        usage=command.usage,
+        description=command.summary,
         epilog="examples:\n" + "\n".join(f"  {example}" for example in command.examples),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # type: ignore[arg-type]  # a plain one serves
         print_config=None,
     )
     for name, text in command.arguments:
-        parser.add_argument(name, type=Path, help=text, metavar=name.upper(), nargs="+" if name == "images" else None)
-    if command.output is not None:
-        known = {"default": Path(command.output)} if command.output else {"required": True}
-        text = f"where to write (default: {command.output})" if command.output else "where to write"
-        parser.add_argument("-o", "--out", type=Path, help=text, metavar="DIR", **known)
+        parser.add_argument(
+            name, type=Path, help=text, metavar=name.upper(), nargs="+" if name == "images" else None
+        )
+    if command.output:
+        default = Path(command.place) if command.place else None
+        text = f"{command.output} (default: {default})" if default else command.output
+        parser.add_argument("-o", "--out", type=Path, help=text, metavar="DIR", default=default)
     for parameter in inspect.signature(command.function, eval_str=True).parameters.values():
         _add_option(parser, parameter, _help_texts(command.function)[parameter.name])
     if command.takes_settings:
         text = "change one field of the method's config; may be repeated"
         parser.add_argument("--set", action="append", metavar="KEY=VALUE", help=text)
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
-    parser.add_argument("--config", action="config", metavar="FILE", help="a YAML file with any of these options")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on standard output, nothing else"
+    )
+    parser.add_argument(
+        "--config", action="config", metavar="FILE", help="a YAML file with any of these options"
+    )
+    parser.required_args.clear()  # `run` says what is missing, in the order of the usage
     return parser
 
 
@@ -244,7 +160,9 @@ def _add_option(parser: ArgumentParser, parameter: inspect.Parameter, text: str)
     if default is False:
         parser.add_argument(flag, action="store_true", help=text)
         return
-    kinds = [kind for kind in get_args(parameter.annotation) if kind is not type(None)] or [parameter.annotation]
+    kinds = [kind for kind in get_args(parameter.annotation) if kind is not type(None)] or [
+        parameter.annotation
+    ]
     if default is not None:
         text = f"{text} (default: {default})"
     if get_origin(kinds[0]) is list:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mendiff.calibration import Calibration
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.images import read_image, resize, to_rgb
-from mendiff.methods.base import Method
+from mendiff.methods.base import Batches, Method
 from mendiff.types import Detection
 
 Pictures = Any
@@ -73,6 +74,22 @@ class Model:
         columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}
         return Detection(**columns)
 
+    def calibrated(self, images: Pictures, batch_size: int = 8) -> Model:
+        """The same networks with statistics and thresholds learned anew, for one kind of part or another camera.
+
+        Args:
+            images: good ones that the networks were not trained on, at least two (see Pictures).
+            batch_size: images that pass through the networks together.
+        """
+        prepared = torch.stack([self.prepare(one) for one in as_list(images)])
+        device = next(self.method.parameters()).device
+        method = copy.deepcopy(self.method)
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            return ((batch.to(device), content_seeds(batch)) for batch in prepared.split(batch_size))
+
+        return replace(self, method=method, calibration=calibrate(method, batches))
+
     def stream(self, images: Sequence[Any], batch_size: int = 8) -> Iterator[Detection]:
         """Like predict, batch by batch, so that memory stays small."""
         for first in range(0, len(images), batch_size):
@@ -96,6 +113,25 @@ class Model:
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
             raise InputError(f"image: expected an (H,W,3) uint8 RGB array, got {array.dtype} {array.shape}.")
         return resize(array, self.image_size)
+
+
+@torch.no_grad()
+def calibrate(method: Method, batches: Batches) -> Calibration:
+    """Teach a trained method what good images look like to it, and collect their scores.
+
+    Args:
+        method: changed in place (Method.fit_statistics).
+        batches: of good images that it was not trained on.
+    """
+    method.eval()
+    method.fit_statistics(batches)
+    scores: list[float] = []
+    peaks: list[float] = []
+    for image, seeds in batches():
+        found = method.predict(image, seeds)
+        scores += found.score.tolist()
+        peaks += found.anomaly_map.flatten(1).amax(1).tolist()
+    return Calibration(tuple(scores), tuple(peaks))
 
 
 def _checked(image: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""GLAD against the published code, on tiny random networks and injected noise; tolerances are those of the files."""
+"""GLAD against the published code, on tiny random networks and injected noise; tolerances are those of the
+files."""
 
 import dataclasses
 
@@ -89,14 +90,19 @@ def test_training_latents_are_sampled_with_the_one_fixed_noise(training):
             pixels = tensors[f"train.{image}"] / 2 + 0.5
             noise = glad._posterior_noise(pixels)
             torch.testing.assert_close(noise, tensors["train.vae_eps_shared"], rtol=0, atol=0)
-            torch.testing.assert_close(glad.codec.encode(pixels, noise), tensors[f"train.{latent}"], rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                glad.codec.encode(pixels, noise), tensors[f"train.{latent}"], rtol=0, atol=1e-5
+            )
 
 
 def test_training_step_gives_the_published_loss_and_gradients(training):
     tensors = training.tensors
     glad = training_model(training)
     loss = glad.atp_loss(
-        tensors["train.supervise_input"], tensors["train.anomaly_input"], tensors["train.timesteps"], tensors["train.noise"]
+        tensors["train.supervise_input"],
+        tensors["train.anomaly_input"],
+        tensors["train.timesteps"],
+        tensors["train.noise"],
     )
     torch.testing.assert_close(loss, tensors["train.loss"], rtol=1e-5, atol=0)
     loss.backward()
@@ -110,7 +116,9 @@ def test_training_step_gives_the_published_loss_and_gradients(training):
 def test_network_prediction_and_noisy_input_equal_the_published_step(training):
     tensors = training.tensors
     glad = training_model(training)
-    z_t = glad.schedule.add_noise(tensors["train.synthesis_features"], tensors["train.noise"], tensors["train.timesteps"])
+    z_t = glad.schedule.add_noise(
+        tensors["train.synthesis_features"], tensors["train.noise"], tensors["train.timesteps"]
+    )
     torch.testing.assert_close(z_t, tensors["train.noisy_model_input"], rtol=0, atol=2e-6)
     with torch.no_grad():
         raw = glad.denoiser.raw(z_t, tensors["train.timesteps"])
@@ -133,7 +141,9 @@ def reconstruct(group, scenario, config, latents, noise):
 def scenario_config(group, scenario, **changes):
     notes = group.notes
     facts = notes["scenarios"][scenario]
-    guided = DenoiserConfig("conditional_unet", "eps", notes["unet_config"], guidance=float(notes["guidance_scale"]))
+    guided = DenoiserConfig(
+        "conditional_unet", "eps", notes["unet_config"], guidance=float(notes["guidance_scale"])
+    )
     changes = {
         "denoise_steps": (notes["denoise_step"],),
         "steps": notes["inference_step"],
@@ -172,8 +182,14 @@ def test_vit_tokens_and_position_embedding_equal_the_published_network(reconstru
     tensors = reconstruction.tensors
     vit = FeatureExtractor(dino_config(reconstruction.notes))
     vit.load_backbone(reconstruction.under("dino."), "reference values")
-    torch.testing.assert_close(vit.position_embedding((8, 8)), tensors["vit_unit.pos_embed_interpolated"], rtol=0, atol=1e-6)
-    for number, tokens in zip(reconstruction.notes["dino_config"]["extraction"], vit.unnormalised(tensors["in.images"])):
+    torch.testing.assert_close(
+        vit.position_embedding((8, 8)), tensors["vit_unit.pos_embed_interpolated"], rtol=0, atol=1e-6
+    )
+    for number, tokens in zip(
+        reconstruction.notes["dino_config"]["extraction"],
+        vit.unnormalised(tensors["in.images"]),
+        strict=True,
+    ):
         expected = tensors[f"vit_unit.tokens_layer{number}"][:, 1:]
         torch.testing.assert_close(tokens.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
 
@@ -182,8 +198,12 @@ def test_trajectory_without_adaptive_steps_equals_the_published_one(reconstructi
     trace = []
     config = scenario_config(reconstruction, "a_noads")
     glad = load_glad(config, reconstruction)
-    glad.denoiser.set_prompts(reconstruction.tensors["in.text_embeds"], reconstruction.tensors["in.uncond_embeds"])
-    record = glad.denoiser.register_forward_hook(lambda _, inputs, estimate: trace.append((inputs[0], estimate)))
+    glad.denoiser.set_prompts(
+        reconstruction.tensors["in.text_embeds"], reconstruction.tensors["in.uncond_embeds"]
+    )
+    record = glad.denoiser.register_forward_hook(
+        lambda _, inputs, estimate: trace.append((inputs[0], estimate))
+    )
     with torch.no_grad():
         z, stop = glad.reconstruct(reconstruction.tensors["in.latents"], reconstruction.tensors["in.noise"])
         image = glad.codec.decode_raw(z)
@@ -232,12 +252,18 @@ def test_stop_map_equals_the_published_one(reconstruction):
 def test_stop_steps_equal_exactly_and_images_closely(reconstruction, scenario):
     tensors = reconstruction.tensors
     config = scenario_config(reconstruction, scenario)
-    _, z, stop, image = reconstruct(reconstruction, scenario, config, tensors["in.latents"], tensors["in.noise"])
+    _, z, stop, image = reconstruct(
+        reconstruction, scenario, config, tensors["in.latents"], tensors["in.noise"]
+    )
     assert stop.stopped_at.tolist() == tensors[f"{scenario}.de_step"].tolist()
     half = "half" in scenario
     if f"{scenario}.image" in tensors:
-        torch.testing.assert_close(image, tensors[f"{scenario}.image"].float(), rtol=0, atol=5e-3 if half else 5e-4)
-        torch.testing.assert_close(z, tensors[f"{scenario}.final_latents"], rtol=0, atol=5e-3 if half else 2e-4)
+        torch.testing.assert_close(
+            image, tensors[f"{scenario}.image"].float(), rtol=0, atol=5e-3 if half else 5e-4
+        )
+        torch.testing.assert_close(
+            z, tensors[f"{scenario}.final_latents"], rtol=0, atol=5e-3 if half else 2e-4
+        )
     if f"{scenario}.ads_score" in tensors:
         expected = tensors[f"{scenario}.ads_score"].float()
         got = torch.stack(stop.scores)
@@ -248,7 +274,9 @@ def test_stop_steps_equal_exactly_and_images_closely(reconstruction, scenario):
 def test_the_other_datasets_start_one_timestep_lower(reconstruction):
     tensors, name = reconstruction.tensors, "f_otherdataset"
     config = scenario_config(reconstruction, name, noise_step=int(tensors[f"{name}.noise_timesteps"][0]))
-    _, _, stop, image = reconstruct(reconstruction, name, config, tensors[f"{name}.latents"], tensors[f"{name}.noise"])
+    _, _, stop, image = reconstruct(
+        reconstruction, name, config, tensors[f"{name}.latents"], tensors[f"{name}.noise"]
+    )
     assert stop.stopped_at.tolist() == tensors[f"{name}.de_step"].tolist()
     torch.testing.assert_close(image, tensors[f"{name}.image"], rtol=0, atol=5e-4)
 
@@ -282,7 +310,9 @@ def published_maps(group, features, variant, batches):
     weight = tensors[f"in.object_mask_{facts['object_mask']}"][:, None]
     maps = [
         readout.anomaly_map(one, [other], features, mask)
-        for one, other, mask in zip(image.split(batches), rebuilt.split(batches), weight.split(batches), strict=True)
+        for one, other, mask in zip(
+            image.split(batches), rebuilt.split(batches), weight.split(batches), strict=True
+        )
     ]
     return torch.cat(maps), torch.cat([readout.score(one) for one in maps])
 
@@ -292,7 +322,9 @@ def test_maps_and_scores_equal_the_published_ones(anomaly_map, map_features, var
     maps, scores = published_maps(anomaly_map, map_features, variant, anomaly_map.notes["batches"])
     half = variant == "plain_half"
     rtol, atol = (0.0, 2e-2) if half else (1e-4, 2e-5)
-    torch.testing.assert_close(maps[:, 0], anomaly_map.tensors[f"{variant}.maps"].float(), rtol=rtol, atol=atol)
+    torch.testing.assert_close(
+        maps[:, 0], anomaly_map.tensors[f"{variant}.maps"].float(), rtol=rtol, atol=atol
+    )
     expected = anomaly_map.tensors[f"{variant}.scores_raw"].float()
     torch.testing.assert_close(scores, expected, rtol=0, atol=atol)
 

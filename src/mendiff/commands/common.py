@@ -1,8 +1,9 @@
-"""What several commands need: a device, a place to write, progress on the terminal, and loaded test images."""
+"""What several commands need: a device, a place to write, progress and tables on the terminal."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -13,7 +14,14 @@ from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from mendiff.errors import InputError
@@ -22,29 +30,34 @@ from mendiff.evaluation.data import Category
 Item = TypeVar("Item")
 
 METRIC_TITLES = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1max": "image F1max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1max": "pixel F1max",
-    "aupro": "AUPRO",
+    "image_auroc": "image\nAUROC",
+    "image_ap": "image\nAP",
+    "image_f1max": "image\nF1max",
+    "pixel_auroc": "pixel\nAUROC",
+    "pixel_ap": "pixel\nAP",
+    "pixel_f1max": "pixel\nF1max",
+    "aupro": "\nAUPRO",
 }
 # Files that only mendiff writes at the top of an output folder: --overwrite never deletes anything else.
 MARKERS = ("config.json", "predictions.json", "demo.json")
 
 
 def choose_device(name: str) -> str:
-    """torch's name of the device: "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    """The device by torch's name: "auto" takes CUDA, then Apple's MPS, then the CPU."""
     if name == "auto":
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
+    there = ["cpu", *(["cuda"] * torch.cuda.is_available()), *(["mps"] * torch.backends.mps.is_available())]
+    refusal = InputError(
+        f"--device: expected auto or one of this machine's ({', '.join(there)}), got {name!r}."
+    )
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise refusal
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        there = ", ".join(["cpu", *(["cuda"] * torch.cuda.is_available()), *(["mps"] * torch.backends.mps.is_available())])
-        raise InputError(f"--device: expected one that this machine has ({there}), got {name!r}.") from error
+        raise refusal from error
     return name
 
 
@@ -55,42 +68,68 @@ def check_output(out: Path, overwrite: bool) -> None:
     if not out.is_dir():
         raise InputError(f"{out}: expected a folder to write to, but it is a file; choose another name.")
     if not overwrite:
-        raise InputError(f"{out}: expected a new or empty output folder, but it holds files; add --overwrite or choose another.")
+        raise InputError(
+            f"{out}: expected a new or empty output folder, but it holds files; add --overwrite."
+        )
     if not any((out / marker).is_file() for marker in MARKERS):
-        raise InputError(f"{out}: --overwrite only replaces what mendiff wrote, but this folder holds other files; choose another.")
+        raise InputError(
+            f"{out}: --overwrite only replaces what mendiff wrote, but this folder holds other files; "
+            "choose another."
+        )
+
+
+@contextmanager
+def set_aside(out: Path) -> Iterator[None]:
+    """Move what is at `out` out of the way of the block that writes it, and back where the block fails."""
+    if not out.exists():
+        yield
+        return
+    aside = hidden_name(out)
+    os.rename(out, aside)
+    try:
+        yield
+    except BaseException:
+        os.rename(aside, out)
+        raise
+    shutil.rmtree(aside)
 
 
 @contextmanager
 def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """A draft folder that becomes `out` when the block ends well, and vanishes when it does not."""
     check_output(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
-    draft.mkdir()
+    out = out.resolve()
+    draft = hidden_name(out)
+    draft.mkdir(parents=True)
     try:
         yield draft
-        if out.exists():
-            shutil.rmtree(out)
-        os.rename(draft, out)
+        with set_aside(out):
+            os.rename(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def hidden_name(out: Path) -> Path:
+    """A new hidden name beside a folder."""
+    return out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+
+
 class Terminal:
-    """Progress, notes and tables for people, on standard error so that standard output stays clean.
+    """Progress and notes for people on standard error, tables of results on standard output.
 
     Args:
         quiet: say warnings only.
+        fleeting: progress bars vanish when they are full.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, fleeting: bool = False) -> None:
+        self.quiet, self.fleeting = quiet, fleeting
         self.console = Console(file=sys.stderr, highlight=False)
 
     def say(self, text: str) -> None:
         """One line of news."""
         if not self.quiet:
-            self.console.print(text, soft_wrap=True)
+            self.console.print(text, soft_wrap=True, markup=False)
 
     def warn(self, text: str) -> None:
         """One line that matters even with --json."""
@@ -99,7 +138,7 @@ class Terminal:
     def table(self, table: Table) -> None:
         """A table of results."""
         if not self.quiet:
-            self.console.print(table)
+            Console(highlight=False).print(table)
 
     @contextmanager
     def bar(self, title: str) -> Iterator[Callable[[int, int, str], None]]:
@@ -113,18 +152,24 @@ class Terminal:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, disable=self.quiet) as progress:
+        with Progress(
+            *columns, console=self.console, disable=self.quiet, transient=self.fleeting
+        ) as progress:
             task = progress.add_task(title, total=None, note="")
-            yield lambda done, total, note="": progress.update(task, completed=done, total=total, note=note)
+
+            def update(done: int, total: int, note: str) -> None:
+                progress.update(task, completed=done, total=total, note=note)
+
+            yield update
 
     def track(self, items: Sequence[Item], title: str, size: int = 1) -> Iterator[Item]:
         """Pass items on under a progress bar; each stands for `size` steps of it."""
         with self.bar(title) as update:
             total = len(items) * size
-            update(0, total)
+            update(0, total, "")
             for index, item in enumerate(items):
                 yield item
-                update((index + 1) * size, total)
+                update((index + 1) * size, total, "")
 
 
 def choose_categories(categories: list[Category], wanted: Sequence[str] | None) -> list[Category]:
@@ -141,7 +186,9 @@ def choose_categories(categories: list[Category], wanted: Sequence[str] | None) 
 def metrics_table(summary: dict[str, Any], title: str) -> Table:
     """The metrics of every category and their mean, for the terminal."""
     table = Table(title=title, title_justify="left")
-    table.add_column("category")
+    # Names fold rather than lose their ends; up to 20 letters fit beside the figures in 80 columns.
+    longest = max((len(name) for name in summary["categories"]), default=0)
+    table.add_column("category", overflow="fold", min_width=min(max(longest, 8), 20))
     for name in METRIC_TITLES.values():
         table.add_column(name, justify="right")
     rows: Iterable[tuple[str, dict[str, Any]]] = summary["categories"].items()
@@ -149,5 +196,7 @@ def metrics_table(summary: dict[str, Any], title: str) -> Table:
         rows = [*rows, ("mean", summary["mean"])]
     for name, metrics in rows:
         cells = (metrics.get(key) for key in METRIC_TITLES)
-        table.add_row(name, *("–" if value is None else f"{value:.3f}" for value in cells), end_section=name == "mean")
+        table.add_row(
+            name, *("–" if value is None else f"{value:.3f}" for value in cells), end_section=name == "mean"
+        )
     return table

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mendiff.checkpoints.store import load
+from mendiff.checkpoints.store import load, save
 from mendiff.commands.common import Terminal, check_output, choose_device, metrics_table, new_folder
 from mendiff.commands.evaluate import find, measure, page, read_tests
-from mendiff.commands.fit import Plan, fit
+from mendiff.commands.fit import NO_FEATURES, Plan, learn, make_config, readable_paths
 from mendiff.demo.data import CATEGORIES, DemoConfig, make_data
 from mendiff.errors import InputError
-from mendiff.evaluation.data import open_data
+from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import summary
 from mendiff.images import write_bytes
 from mendiff.report.html import Report, write_report
+
+IMAGE_SIZE = 128
+"""Pixels per side that the demo's networks see: smaller than the pictures, for speed."""
+CALIBRATION = 12
+"""Good parts of every kind that are kept from training, for thresholds."""
 
 
 def run(
@@ -32,24 +38,27 @@ def run(
     quiet: bool,
 ) -> dict[str, Any]:
     """The whole demo, or with `make_data` only its data set."""
-    terminal = Terminal(quiet)
+    terminal = Terminal(quiet, fleeting=True)
     unknown = [name for name in categories or () if name not in CATEGORIES]
     if unknown:
         raise InputError(f"--categories: expected some of {', '.join(CATEGORIES)}, got {unknown[0]!r}.")
     config = DemoConfig(categories=tuple(categories or CATEGORIES), seed=seed)
     if make_data is not None:
         draw(make_data, config, terminal)
+        terminal.say(f"data: {make_data}")
         return {"data": str(make_data), "categories": list(config.categories)}
     check_output(out, overwrite)
-    plan = Plan(settings=settings, seed=seed, device=choose_device(device))
+    plan = Plan(settings={"image_size": IMAGE_SIZE, **settings}, seed=seed, device=choose_device(device))
     began = time.monotonic()
+    terminal.say(f"{len(config.categories)} kinds of parts, learned from good ones alone, on {plan.device}")
+    terminal.say(f"note: {NO_FEATURES}")
     with new_folder(out, overwrite) as draft:
         draw(draft / "data", config, terminal)
         result = _fit_and_report(draft, plan, terminal)
         result["seconds"] = round(time.monotonic() - began, 1)
         write_bytes(draft / "demo.json", (json.dumps(result, indent=2) + "\n").encode())
     terminal.say(f"done in {result['seconds']:.0f} s; open {out / 'report.html'} in a browser")
-    terminal.say(f"next: mendiff fit YOUR-GOOD-PHOTOS -o model, then mendiff predict model PHOTOS -o findings")
+    terminal.say("next: mendiff fit YOUR-GOOD-PHOTOS -o model, then mendiff predict model PHOTOS -o findings")
     return result
 
 
@@ -57,23 +66,34 @@ def draw(folder: Path, config: DemoConfig, terminal: Terminal) -> None:
     """Draw the data set under a progress bar."""
     with terminal.bar("drawing parts") as update:
         make_data(folder, config, lambda done, total: update(done, total, ""))
-    terminal.say(f"data: {folder}")
 
 
 def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, Any]:
-    """One model per category of folder/data, their metrics, and folder/report.html."""
-    results, pages, info = {}, [], {}
-    for category in open_data(folder / "data"):
-        place = folder / "models" / category.name
-        fit(plan, [category], place, terminal)
-        model = load(place, plan.device)
+    """One network for all parts, calibrated for each kind on parts of its own; the metrics, and folder/report.html."""
+    categories = open_data(folder / "data")
+    paths = readable_paths([_but_last(one) for one in categories], terminal)
+    config = make_config(plan, paths)
+    facts = {"images": len(paths), "categories": [one.name for one in categories]}
+    with terminal.bar("learning") as update:
+        fitted = learn(plan, config, paths, folder / "model", facts, update)
+    terminal.say(f"learned {len(paths)} good parts in {fitted['seconds']:.0f} s")
+    network = load(folder / "model", plan.device)
+    results, pages = {}, []
+    for category in categories:
+        model = network.calibrated(list(category.train[-CALIBRATION:]))
         tests = read_tests(category, model.image_size, terminal)
         found = find(model, tests, 8, terminal, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)
         pages.append(page(model, category.name, tests, found, results[category.name]))
-        info = {"method": model.name, **dataclasses.asdict(plan), "steps": model.method.config.training.steps}
+        save(folder / "models" / category.name, model.name, model.method, model.calibration, model.info)
+    shutil.rmtree(folder / "model")  # those of the categories hold the same network
     result = summary(results)
     terminal.table(metrics_table(result, "defects in parts the models have never seen"))
     title, subtitle = "mendiff demo", "GLAD tiny, trained on good images only, without pretrained weights"
-    write_report(folder / "report.html", Report(title, subtitle, pages, result, info))
+    write_report(folder / "report.html", Report(title, subtitle, pages, result, network.info))
     return result
+
+
+def _but_last(category: Category) -> Category:
+    """A category without the good images that are kept for its calibration."""
+    return dataclasses.replace(category, train=category.train[:-CALIBRATION])

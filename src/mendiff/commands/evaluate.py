@@ -1,4 +1,4 @@
-"""`mendiff evaluate`: metrics on labelled images, beside controls if asked for, and a report with pictures."""
+"""`mendiff evaluate`: metrics on labelled images, controls beside them, and a report with pictures."""
 
 from __future__ import annotations
 
@@ -61,10 +61,15 @@ def run(
 ) -> dict[str, Any]:
     """Evaluate a model folder on every category of `data` that has a test set."""
     terminal = Terminal(quiet)
+    if batch_size < 1:
+        raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
     loaded = load(model, choose_device(device))
     chosen = [one for one in choose_categories(open_data(data), categories) if one.test]
     if not chosen:
-        raise InputError(f"{data}: expected test images (test/good and test/DEFECT folders), found none; see the MVTec layout.")
+        raise InputError(
+            f"{data}: expected test images (test/good and test/DEFECT folders), found none; "
+            "see the MVTec layout."
+        )
     results: dict[str, Metrics] = {}
     pages: list[CategoryReport] = []
     tables: dict[str, dict[str, Metrics]] = {}
@@ -84,7 +89,16 @@ def run(
         for name, rows in result["controls"].items():
             terminal.table(metrics_table(rows, f"control: {name}"))
     if report is not None:
-        write_report(report, Report(f"{model.resolve().name} on {data.resolve().name}", _subtitle(loaded), pages, result, loaded.info))
+        write_report(
+            report,
+            Report(
+                f"{model.resolve().name} on {data.resolve().name}",
+                _subtitle(loaded),
+                pages,
+                result,
+                loaded.info,
+            ),
+        )
         terminal.say(f"report: {report}")
     return result
 
@@ -116,7 +130,9 @@ def read_tests(category: Category, size: int, terminal: Terminal) -> TestSet:
 def find(model: Model, tests: TestSet, batch_size: int, terminal: Terminal, title: str) -> Findings:
     """Run a model over a test set under a progress bar."""
     batches = list(tests.images.split(batch_size))
-    parts = [model.predict_batch(batch.float() / 255) for batch in terminal.track(batches, f"testing {title}", 1)]
+    parts = [
+        model.predict_batch(batch.float() / 255) for batch in terminal.track(batches, f"testing {title}", 1)
+    ]
     return Findings(
         torch.cat([part.score for part in parts]),
         torch.cat([part.anomaly_map for part in parts]),
@@ -127,11 +143,13 @@ def find(model: Model, tests: TestSet, batch_size: int, terminal: Terminal, titl
 
 def measure(tests: TestSet, scores: Tensor, maps: Tensor) -> Metrics:
     """The metrics of scores (N,) and maps (N,1,S,S) on a test set, at the model's image size."""
-    return image_and_pixel_metrics(scores, tests.labels, maps if tests.masks is not None else None, tests.masks)
+    return image_and_pixel_metrics(
+        scores, tests.labels, maps if tests.masks is not None else None, tests.masks
+    )
 
 
 def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[str, Metrics]:
-    """The same metrics for the controls: median colour, and a memory bank on the model's own feature network."""
+    """The same metrics for the controls: median colour, and a memory bank on the model's own features."""
     images = tests.images.float() / 255
     results = {"median colour": measure(tests, *median_colour_control(images))}
     features = getattr(model.method, "features", None)
@@ -169,4 +187,5 @@ def _mask(sample: Sample, size: int) -> Tensor:
 
 
 def _subtitle(model: Model) -> str:
-    return f"{model.name.upper()}, trained on {model.info.get('images', '?')} good images, at {model.image_size} pixels"
+    images = model.info.get("images", "?")
+    return f"{model.name.upper()}, trained on {images} good images, at {model.image_size} pixels"

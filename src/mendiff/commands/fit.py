@@ -6,7 +6,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from mendiff.checkpoints.store import read_weights
-from mendiff.commands.common import Terminal, check_output, choose_categories, choose_device
+from mendiff.commands.common import Terminal, check_output, choose_categories, choose_device, set_aside
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data, readable
 from mendiff.images import image_size as read_size
@@ -22,6 +22,8 @@ from mendiff.methods.base import MethodConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override
 
 LARGEST, SMALLEST = 320, 64
+FEWEST_IMAGES = 8  # as in anomalib_models, which takes seconds to import
+NO_FEATURES = "no pretrained features given; --features and --features-weights would find much more."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,30 +75,65 @@ def run(
 
 
 def fit(
-    plan: Plan, categories: Sequence[Category], out: Path, terminal: Terminal, *, resume: bool = False, overwrite: bool = False
+    plan: Plan,
+    categories: Sequence[Category],
+    out: Path,
+    terminal: Terminal,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Fit a plan to the good training images of some categories; returns what a person wants to know."""
-    paths = _readable_paths(categories, terminal)
+    paths = readable_paths(categories, terminal)
     config = make_config(plan, paths)
     terminal.say(
-        f"{plan.method} ({plan.preset}): {len(paths)} good images of {', '.join(one.name for one in categories)}, "
-        f"{config.image_size} pixels, {config.training.steps} steps on {plan.device}"
+        f"{plan.method} ({plan.preset}): {len(paths)} good images of "
+        f"{', '.join(one.name for one in categories)}, {config.image_size} pixels, "
+        f"{config.training.steps} steps on {plan.device}"
     )
     if not getattr(getattr(config, "features", None), "name", "-"):
-        terminal.say("note: no pretrained features given; --features and --features-weights would find much more.")
+        terminal.say(f"note: {NO_FEATURES}")
+    facts = {"images": len(paths), "categories": [one.name for one in categories]}
+    with terminal.bar("fitting") as update:
+        result = learn(plan, config, paths, out, facts, update, resume=resume, overwrite=overwrite)
+    terminal.say(
+        f"model: {out} (fitted in {result['seconds']:.0f} s; "
+        f"threshold {result['threshold']:.4g} from good images alone)"
+    )
+    return result
 
+
+def learn(
+    plan: Plan,
+    config: MethodConfig,
+    paths: Sequence[Path],
+    out: Path,
+    facts: dict[str, Any],
+    update: Callable[[int, int, str], None],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Train, calibrate and write the model folder `out`, without a word.
+
+    Args:
+        plan: method, seed and device.
+        config: see make_config.
+        paths: good images.
+        out: model folder.
+        facts: what the model folder should tell of the data.
+        update: called with (step, steps, note).
+        resume: go on with an interrupted fit of `out`.
+        overwrite: replace `out`.
+    """
     from mendiff import anomalib_models  # brings anomalib and Lightning: seconds, so only now
 
     anomalib_models.quiet()
-    workdir = out.with_name(f".{out.name}.fit")
-    if not resume:
-        shutil.rmtree(workdir, ignore_errors=True)
-    elif not workdir.is_dir():
-        raise InputError(f"--resume: expected an interrupted fit of {out} to go on with, but there is none; fit without it.")
+    workdir = _workdir(out, resume)
     weights = None if plan.features_weights is None else str(plan.features_weights)
-    module = anomalib_models.Glad(config, features_weights=weights, seed=plan.seed)
+    module = anomalib_models.module_class(plan.method)(config, features_weights=weights, seed=plan.seed)
     began = time.monotonic()
-    with terminal.bar("fitting") as update:
+    try:
         anomalib_models.train(
             module,
             anomalib_models.GoodImages(paths, config.image_size),
@@ -105,22 +142,35 @@ def fit(
             resume=resume,
             progress=lambda step, total, loss: update(step, total, f"loss {loss:.4f}"),
         )
-    info = {
-        "preset": plan.preset,
-        "images": len(paths),
-        "categories": [one.name for one in categories],
-        "seed": plan.seed,
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    if overwrite and out.exists():
-        shutil.rmtree(out)
-    elif out.is_dir():
-        out.rmdir()  # an empty folder is as good as none
-    module.save(out, info)
+    except KeyboardInterrupt as interrupt:
+        if (workdir / anomalib_models.CHECKPOINT).is_file():
+            raise KeyboardInterrupt("the same command with --resume goes on from here") from interrupt
+        raise
+    finally:
+        if not (workdir / anomalib_models.CHECKPOINT).is_file():
+            shutil.rmtree(workdir, ignore_errors=True)
+    seconds = round(time.monotonic() - began, 1)
+    info = {"preset": plan.preset, **facts, "seed": plan.seed, "seconds": seconds}
+    calibration = module.calibration
+    assert calibration is not None, "training ends with calibration"
+    check_output(out, overwrite)  # it may have come up meanwhile
+    with set_aside(out):
+        module.save(out, info)
     shutil.rmtree(workdir, ignore_errors=True)
-    threshold = module.calibration.threshold
-    terminal.say(f"model: {out} (fitted in {info['seconds']:.0f} s; threshold {threshold:.4g} from good images alone)")
-    return {"model": str(out), "threshold": threshold, **info, "config": config_to_dict(config)}
+    return {"model": str(out), "threshold": calibration.threshold, **info, "config": config_to_dict(config)}
+
+
+def _workdir(out: Path, resume: bool) -> Path:
+    """Where checkpoints lie until the model is written; an earlier fit's go unless it is resumed."""
+    out = out.resolve()
+    workdir = out.with_name(f".{out.name}.fit")
+    if not resume:
+        shutil.rmtree(workdir, ignore_errors=True)
+    elif not workdir.is_dir():
+        raise InputError(
+            f"--resume: expected an interrupted fit of {out} to go on with, found none; fit without it."
+        )
+    return workdir
 
 
 def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
@@ -128,26 +178,39 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
     config = find_preset(plan.method, plan.preset)
     changes: dict[str, Any] = dict(plan.settings)
     if (plan.features is None) != (plan.features_weights is None):
-        raise InputError("--features (timm's name) and --features-weights (its safetensors file): expected both, got only one.")
+        raise InputError(
+            "--features (timm's name) and --features-weights (its safetensors file): expected both, got one."
+        )
     if plan.features is not None and plan.features_weights is not None:
-        changes = {"features.name": plan.features, **backbone_input(read_weights(plan.features_weights)), **changes}
+        changes = {
+            "features.name": plan.features,
+            **backbone_input(read_weights(plan.features_weights)),
+            **changes,
+        }
     if plan.image_size is not None:
         changes["image_size"] = plan.image_size
     config = override(config, changes)
+    for name in ("steps", "batch_size"):
+        if getattr(config.training, name) < 1:
+            value = getattr(config.training, name)
+            raise InputError(f"training.{name}: expected at least 1, got {value}.")
     multiple = find_method(plan.method)(config).size_multiple
     if config.image_size == 0:
         return dataclasses.replace(config, image_size=own_size(paths, multiple))
     if config.image_size < 0 or config.image_size % multiple:
         nearest = max(multiple, round(config.image_size / multiple) * multiple)
-        raise InputError(f"--image-size: expected a multiple of {multiple}, got {config.image_size}; try {nearest}.")
+        raise InputError(
+            f"--image-size: expected a multiple of {multiple}, got {config.image_size}; try {nearest}."
+        )
     return config
 
 
 def backbone_input(weights: dict[str, Tensor]) -> dict[str, Any]:
     """How a backbone wants its input, where its weights give that away.
 
-    Weights whose batch norms are folded (all running means zero) were converted from TensorFlow Lite: RGB in [-1,1] and
-    "same" padding. Otherwise timm's statement for the name holds. `--set features.mean=...` overrides either.
+    Weights whose batch norms are folded (all running means zero) were converted from TensorFlow Lite: RGB in
+    [-1,1] and "same" padding. Otherwise timm's statement for the name holds. `--set features.mean=...`
+    overrides either.
     """
     means = [value for key, value in weights.items() if key.endswith("running_mean")]
     if not means or any(bool(value.any()) for value in means):
@@ -163,10 +226,15 @@ def own_size(paths: Sequence[Path], multiple: int) -> int:
     return max(multiple, math.floor(side / multiple + 0.5) * multiple)
 
 
-def _readable_paths(categories: Sequence[Category], terminal: Terminal) -> list[Path]:
+def readable_paths(categories: Sequence[Category], terminal: Terminal) -> list[Path]:
+    """The good training images that can be read; the others are named and left out."""
     paths, bad = readable(path for category in categories for path in category.train)
     for _, sentence in bad:
         terminal.warn(sentence)
     if not paths:
         raise InputError(f"{categories[0].root}: expected good images, found none that can be read.")
+    if len(paths) < FEWEST_IMAGES:
+        raise InputError(
+            f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, got {len(paths)}; add some."
+        )
     return paths

@@ -39,11 +39,14 @@ def _show(model: Path, result: dict[str, Any]) -> None:
     table.add_row("images", f"resized to {result['image_size']} x {result['image_size']} pixels")
     table.add_row("parameters", f"{parameters['trained']:,} trained, {parameters['frozen']:,} frozen")
     table.add_row("features", result["config"].get("features", {}).get("name") or "none pretrained")
-    table.add_row("trained on", f"{info.get('images', '?')} good images of {', '.join(info.get('categories', []))}")
+    table.add_row(
+        "trained on", f"{info.get('images', '?')} good images of {', '.join(info.get('categories', []))}"
+    )
     table.add_row("fitted in", f"{info.get('seconds', float('nan')):.0f} s with seed {info.get('seed', '?')}")
     share = result["false_alarm_rate"]
     table.add_row(
         "threshold",
-        f"{result['threshold']:.4g}, meant to flag {share:.0%} of good parts; from {result['calibration_images']} held-back images",
+        f"{result['threshold']:.4g}, meant to flag {share:.0%} of good parts; "
+        f"from {result['calibration_images']} held-back images",
     )
     Console(highlight=False).print(table)

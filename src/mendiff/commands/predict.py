@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -41,35 +41,46 @@ def run(
             for (path, name), picture, found in _findings(loaded, batch, unreadable, terminal):
                 rows.append(_write_pictures(draft, path, name, picture, found, loaded))
         if not rows:
-            raise InputError(f"{unreadable[0]} No readable image is left." if unreadable else "images: got none.")
-        result = {"model": str(model), "threshold": loaded.threshold, "images": rows, "unreadable": unreadable}
+            raise InputError(
+                f"{unreadable[0]} No readable image is left." if unreadable else "images: got none."
+            )
+        result = {
+            "model": str(model),
+            "threshold": loaded.threshold,
+            "images": rows,
+            "unreadable": unreadable,
+        }
         write_bytes(draft / "predictions.json", (json.dumps(result, indent=2) + "\n").encode())
         write_bytes(draft / "predictions.csv", _as_csv(rows).encode())
     flagged = sum(row["defective"] for row in rows)
-    terminal.say(f"{flagged} of {len(rows)} images look defective (score above {loaded.threshold:.4g}); see {out}")
+    terminal.say(
+        f"{flagged} of {len(rows)} images look defective (score above {loaded.threshold:.4g}); see {out}"
+    )
     return result
 
 
 def name_images(images: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Every image below the given files and folders with a name for its outputs: its place in its folder, unique."""
+    """Every image below the given files and folders, with a name of its own for what is written of it."""
     named = []
     for given in images:
         for path in find_images(given):
             relative = path.relative_to(given) if given.is_dir() else Path(path.name)
             named.append((path, relative.as_posix()))
-    seen: Counter[str] = Counter()
+    taken: set[str] = set()
     unique = []
     for path, name in named:
         stem = Path(name).with_suffix("").as_posix()
-        seen[stem] += 1
-        unique.append((path, stem if seen[stem] == 1 else f"{stem}-{seen[stem]}"))
+        names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+        free = next(one for one in names if one not in taken)
+        taken.add(free)
+        unique.append((path, free))
     return unique
 
 
 def _findings(
     model: Model, batch: Sequence[tuple[Path, str]], unreadable: list[str], terminal: Terminal
 ) -> Iterator[tuple[tuple[Path, str], Any, Detection]]:
-    """(path and name, picture, finding) of every readable image of a batch; the others are named and left out."""
+    """(path and name, picture, finding) of the readable images of a batch; the others are left out."""
     kept, pictures = [], []
     for path, name in batch:
         try:
@@ -83,14 +94,22 @@ def _findings(
     found = model.predict_batch(torch.stack([model.prepare(picture) for picture in pictures]))
     for index, (one, picture) in enumerate(zip(kept, pictures, strict=True)):
         row = slice(index, index + 1)
-        yield one, picture, Detection(found.score[row], found.anomaly_map[row], found.reconstruction[row], found.stop_step[row])
+        yield (
+            one,
+            picture,
+            Detection(
+                found.score[row], found.anomaly_map[row], found.reconstruction[row], found.stop_step[row]
+            ),
+        )
 
 
 def _write_pictures(
     folder: Path, path: Path, name: str, picture: Any, found: Detection, model: Model
 ) -> dict[str, Any]:
     """Heat-map overlay at the picture's own size and the reconstruction, and the row that names them."""
-    heat = F.interpolate(found.anomaly_map, picture.shape[:2], mode="bilinear", align_corners=False)[0, 0].numpy()
+    heat = F.interpolate(found.anomaly_map, picture.shape[:2], mode="bilinear", align_corners=False)[
+        0, 0
+    ].numpy()
     scaled = normalise_heat(heat, *heat_range(model))
     places = {"heat_map": f"heat_maps/{name}.png", "reconstruction": f"reconstructions/{name}.png"}
     for place, drawn in (
@@ -112,9 +131,11 @@ def _write_pictures(
 
 
 def heat_range(model: Model) -> tuple[float, float]:
-    """(threshold, floor) for drawing maps: half colour at the pixel threshold, none at a usual good image's peak."""
+    """(threshold, floor) for drawing: half colour at the pixel threshold, none at half a usual good peak."""
     peaks = sorted(model.calibration.pixel_scores)
-    return model.calibration.pixel_threshold, min(0.5 * peaks[len(peaks) // 2], 0.9 * model.calibration.pixel_threshold)
+    return model.calibration.pixel_threshold, min(
+        0.5 * peaks[len(peaks) // 2], 0.9 * model.calibration.pixel_threshold
+    )
 
 
 def _as_csv(rows: Sequence[dict[str, Any]]) -> str:

@@ -36,7 +36,7 @@ class Part:
 PARTS = {
     "blister": Part(blister.build, blister.DEFECTS, 5.0),
     "fabric": Part(fabric.build, fabric.DEFECTS, 3.0),
-    "flange": Part(flange.build, flange.DEFECTS, 180.0),
+    "flange": Part(flange.build, flange.DEFECTS, 6.0),
     "tile": Part(tile.build, tile.DEFECTS, 5.0),
 }
 CATEGORIES = tuple(PARTS)

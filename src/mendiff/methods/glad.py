@@ -112,12 +112,12 @@ class GladConfig(MethodConfig):
 _TINY = GladConfig(
     image_size=0,
     crop=128,
-    training=TrainingConfig(steps=600, batch_size=8, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995),
+    training=TrainingConfig(steps=1000, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995),
     codec=CodecConfig("space_to_depth", factor=4),
     denoiser=DenoiserConfig(
         prediction="x0",
         network={
-            "block_out_channels": [32, 64, 128],
+            "block_out_channels": [64, 96, 128],
             "layers_per_block": 1,
             "down_block_types": ["DownBlock2D"] * 3,
             "up_block_types": ["UpBlock2D"] * 3,
@@ -126,7 +126,7 @@ _TINY = GladConfig(
         },
     ),
     synthesis=SynthesisConfig(share=0.7, thin_share=0.4),
-    readout=ReadoutConfig(distance="whitened", standardise=True, sigma=2.0, taps=0, top_k=0),
+    readout=ReadoutConfig(distance="whitened", standardise=True, pixel_maps=True, sigma=2.0, taps=0, top_k=0),
     mix=False,
     train_t=(1, 400),
     min_snr_gamma=5.0,

@@ -1,0 +1,37 @@
+"""The methods as anomalib models, and the training that `mendiff fit` runs through anomalib's Engine.
+
+    from anomalib.data import MVTecAD
+    from anomalib.engine import Engine
+    from mendiff import Glad
+
+    model, data = Glad(), MVTecAD(category="tile")
+    Engine().fit(model, data)        # trains config.training.steps steps, then calibrates
+    Engine().test(model, data)
+    model.save("tile-model")         # what `mendiff.load` opens
+
+Importing this package imports anomalib and Lightning, which takes seconds; nothing else here does.
+"""
+
+import warnings
+
+with warnings.catch_warnings():  # some of anomalib's own models warn while they are imported
+    warnings.simplefilter("ignore", FutureWarning)
+    from mendiff.anomalib_models.held_back import FEWEST_IMAGES
+    from mendiff.anomalib_models.images import GoodImages
+    from mendiff.anomalib_models.models import Glad, module_class
+    from mendiff.anomalib_models.module import MethodModule
+    from mendiff.anomalib_models.processing import GoodOnlyPostProcessor
+    from mendiff.anomalib_models.training import CHECKPOINT, fast_precision, quiet, train
+
+__all__ = [
+    "CHECKPOINT",
+    "FEWEST_IMAGES",
+    "Glad",
+    "GoodImages",
+    "GoodOnlyPostProcessor",
+    "MethodModule",
+    "fast_precision",
+    "module_class",
+    "quiet",
+    "train",
+]

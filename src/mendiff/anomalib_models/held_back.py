@@ -1,0 +1,106 @@
+"""The good images that are held back from training, for statistics, scores and thresholds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from anomalib.models.components.base import AnomalibModule
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader
+
+from mendiff.anomalib_models.images import GoodImages
+from mendiff.diffusion.random import content_seeds
+from mendiff.errors import InputError
+from mendiff.methods.base import MethodConfig
+
+# anomalib finds only models that have AnomalibModule among their own bases: what they share is a mixin.
+if TYPE_CHECKING:
+    Host = AnomalibModule
+else:
+    Host = object
+
+FEWEST_IMAGES = 8
+
+
+class HeldBack(Host):
+    """Which images are held back, how to know them in a batch, and how to read them again.
+
+    Attributes:
+        config: the method's.
+        seed: of the random numbers that reading may draw.
+        held_back: content seeds of the held-back images.
+    """
+
+    config: MethodConfig
+    seed: int
+    held_back: list[int]
+    _held_back_at: list[int]  # where in the data set
+    _held_back_names: dict[str, bool]
+
+    def hold_back(self, identities: Sequence[tuple[int, str | None]]) -> None:
+        """Choose the held-back images; those of an earlier fit stay held back.
+
+        Args:
+            identities: (content seed, name) of every training image, in the data set's order.
+        """
+        seeds = [seed for seed, _ in identities]
+        kept = sorted(set(seeds) & set(self.held_back))
+        self.held_back = kept if len(kept) >= FEWEST_IMAGES // 2 else choose(seeds)
+        self._held_back_at = [seeds.index(seed) for seed in self.held_back]
+        self._held_back_names = {name: seed in self.held_back for seed, name in identities if name}
+
+    def _identities(self, loader: DataLoader) -> Sequence[tuple[int, str | None]]:
+        if isinstance(loader.dataset, GoodImages):
+            return loader.dataset.identities
+        with torch.random.fork_rng(devices=[]):  # reading may draw random numbers
+            torch.default_generator.manual_seed(self.seed)
+            options: Any = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
+            singly = DataLoader(loader.dataset, generator=generator(self.seed), **options)
+            return [(int(content_seeds(self._resize(one))), (one.image_path or [None])[0]) for one in singly]
+
+    def _resize(self, batch: Any) -> Tensor:
+        """The images of a batch as training_step would see them."""
+        image = batch.image.to(self.device)
+        transform = getattr(self.pre_processor, "transform", None)
+        return (transform(image) if transform else image).as_subclass(Tensor)
+
+    def _good_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The held-back images in a fixed order: (images (B,3,H,W) on the device, seeds (B,))."""
+        loader: Any = self.trainer.train_dataloader
+        count = min(8, self.config.training.batch_size)
+        for first in range(0, len(self._held_back_at), count):
+            places = self._held_back_at[first : first + count]
+            with torch.random.fork_rng(devices=[]):  # reading may draw random numbers, alike in every pass
+                torch.default_generator.manual_seed(self.seed)
+                items = [loader.collate_fn([loader.dataset[place]]) for place in places]
+            image = torch.cat([self._resize(item) for item in items])
+            yield image, content_seeds(image)
+
+    def _is_held_back(self, batch: Any) -> Tensor:
+        """Which images of a batch, (B,) bool: by name where all are known, by content otherwise."""
+        names = [str(path) for path in batch.image_path or []]
+        if names and all(name in self._held_back_names for name in names):
+            held_back = [self._held_back_names[name] for name in names]
+        else:
+            seeds = content_seeds(batch.image.as_subclass(Tensor)).tolist()
+            held_back = [seed in self.held_back for seed in seeds]
+        return torch.tensor(held_back, device=batch.image.device)
+
+
+def choose(seeds: Sequence[int]) -> list[int]:
+    """The images to hold back: those with the smallest content seeds, which is as good as drawing lots."""
+    distinct = sorted(set(seeds))
+    if len(distinct) < FEWEST_IMAGES:
+        raise InputError(
+            f"images: expected at least {FEWEST_IMAGES} different good ones, got {len(distinct)}; add some."
+        )
+    return distinct[: min(max(4, round(0.15 * len(distinct))), 64, len(distinct) // 2)]
+
+
+def generator(*key: int) -> Generator:
+    """A CPU generator of its own for every key."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

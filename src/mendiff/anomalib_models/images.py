@@ -1,0 +1,61 @@
+"""Good pictures as anomalib's items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from anomalib.data import ImageItem
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mendiff.diffusion.random import content_seeds
+from mendiff.images import Picture, read_image, resize
+
+CACHE_BYTES = 2**30
+
+
+class GoodImages(Dataset[ImageItem]):
+    """Good pictures, resized to what the model sees and kept in memory while there is room.
+
+    Args:
+        pictures: files, or (H,W,3) uint8 arrays.
+        size: side in pixels.
+        room: bytes to keep images in; the others are read each time.
+    """
+
+    def __init__(self, pictures: Sequence[str | Path | Picture], size: int, room: int = CACHE_BYTES) -> None:
+        self._pictures, self._size, self._room = pictures, size, room
+        self._kept: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> ImageItem:
+        return ImageItem(image=self.image(index), image_path=self._name(index))
+
+    def image(self, index: int) -> Tensor:
+        """One picture, (3,S,S) float32 in [0,1]."""
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept.float() / 255 if kept.dtype == torch.uint8 else kept
+        source = self._pictures[index]
+        image = resize(read_image(source) if isinstance(source, str | Path) else source, self._size)
+        levels = (image * 255).round().to(torch.uint8)
+        # In 8 bits only if they hold it exactly: calibration must see the pixels that prediction will see.
+        kept = levels if torch.equal(levels.float() / 255, image) else image
+        if kept.nbytes <= self._room:
+            self._room -= kept.nbytes
+            self._kept[index] = kept
+        return image
+
+    @cached_property
+    def identities(self) -> Sequence[tuple[int, str | None]]:
+        """(content seed, name) of every image."""
+        return [(int(content_seeds(self.image(at)[None])), self._name(at)) for at in range(len(self))]
+
+    def _name(self, index: int) -> str:
+        source = self._pictures[index]
+        return str(source) if isinstance(source, str | Path) else f"picture {index}"

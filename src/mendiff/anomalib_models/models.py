@@ -1,0 +1,52 @@
+"""One anomalib model per method."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from anomalib.metrics import Evaluator
+from anomalib.models.components.base import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+
+from mendiff.anomalib_models.module import MethodModule
+from mendiff.methods.base import find_method
+from mendiff.methods.glad import GladConfig
+
+
+class Glad(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's own bases disagree
+    """GLAD for anomalib; `get_model("glad")` finds it after `from mendiff import Glad`.
+
+    Args: those of MethodModule.
+    """
+
+    _method_name = "glad"
+    config: GladConfig
+
+    def __init__(
+        self,
+        config: GladConfig | None = None,
+        preset: str = "tiny",
+        features_weights: str | None = None,
+        seed: int = 0,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        parts = (pre_processor, post_processor, evaluator, visualizer)
+        super().__init__(config, preset, features_weights, seed, *parts)
+
+
+@cache
+def module_class(name: str) -> type[MethodModule]:
+    """The anomalib model of a method in METHODS: its own class above, or a generic one that is made here.
+
+    `get_model(name)` finds a generic one, too, once it was made.
+    """
+    kind = find_method(name)
+    if name == Glad._method_name:
+        return Glad
+    contents = {"_method_name": name, "__module__": __name__, "__doc__": f"{kind.__name__} for anomalib."}
+    return type(kind.__name__, (MethodModule, AnomalibModule), contents)

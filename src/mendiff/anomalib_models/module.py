@@ -1,0 +1,290 @@
+"""What all methods share as anomalib models: training, calibration at its end, evaluation and storage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from anomalib import LearningType
+from anomalib.metrics import AUPR, AUPRO, AUROC, Evaluator, F1Max
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Resize
+
+from mendiff.anomalib_models.held_back import HeldBack, generator
+from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
+from mendiff.calibration import Calibration
+from mendiff.checkpoints.store import read_weights
+from mendiff.checkpoints.store import save as save_model
+from mendiff.errors import InputError
+from mendiff.methods.base import Method, MethodConfig, TrainingConfig, find_method, find_preset, random_crops
+from mendiff.methods.config import config_from_dict, config_to_dict
+from mendiff.model import calibrate
+
+DEFAULT_SIZE = 256
+"""Side of the images, in pixels, where the config leaves it to the images."""
+
+
+class MethodModule(HeldBack):
+    """All of an anomalib model, for any method; a class per method adds AnomalibModule as its second base.
+
+    Some good images (15 %, at least 4, at most 64) are held back from training; which ones depends on their
+    content alone. At the end of training the averaged weights become the model's, and statistics, scores and
+    thresholds come from the held-back images. A batch of held-back images alone counts as a step that changes
+    no weight.
+
+    Args:
+        config: the method's; an image_size of 0 stands for 256 here.
+        preset: which of the method's named configs, where no config is given.
+        features_weights: safetensors file with the weights of config.features' backbone.
+        seed: of the initial weights and of training; the global random state is not touched.
+        pre_processor, post_processor, evaluator, visualizer: see AnomalibModule.
+
+    Attributes:
+        config: the method's.
+        seed: of the initial weights and of training.
+        calibration: scores of the held-back images; None until training has ended.
+        held_back: content seeds of the held-back images.
+    """
+
+    _method_name: ClassVar[str]
+
+    def __init__(
+        self,
+        config: MethodConfig | None = None,
+        preset: str = "tiny",
+        features_weights: str | None = None,
+        seed: int = 0,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        plan = self._plan(config, preset)
+        if pre_processor is True:
+            pre_processor = self.configure_pre_processor((plan.image_size, plan.image_size))
+        super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        self._build(plan, features_weights, seed)
+
+    @classmethod
+    def _plan(cls, config: MethodConfig | Mapping[str, Any] | None, preset: str) -> Any:
+        """The full config: a preset's where none is given; plain data where it comes from a checkpoint."""
+        kind = find_method(cls._method_name).Config
+        if config is None:
+            config = find_preset(cls._method_name, preset)
+        elif isinstance(config, Mapping):
+            config = config_from_dict(kind, config)
+        elif not isinstance(config, kind):
+            raise InputError(f"config: expected a {kind.__name__}, got a {type(config).__name__}.")
+        return config if config.image_size else replace(config, image_size=DEFAULT_SIZE)
+
+    def _build(self, config: MethodConfig, features_weights: str | None, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            method = find_method(self._method_name)(config)
+        if features_weights is not None:
+            features: Any = getattr(method, "features", None)
+            if not hasattr(features, "load_backbone"):
+                raise InputError(
+                    "features_weights: expected a config whose features.name says which backbone they are of."
+                )
+            features.load_backbone(read_weights(features_weights), str(features_weights))
+        self.config, self.seed = config, seed
+        self.model = Detector(method)
+        self.calibration: Calibration | None = None
+        self.held_back: list[int] = []
+        self._held_back_at: list[int] = []  # where in the data set
+        self._held_back_names: dict[str, bool] = {}
+        self._average: dict[str, Tensor] = {}
+        self._finished = False
+        # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
+        self.hparams.update(config=config_to_dict(config), features_weights=None)
+
+    @property
+    def method(self) -> Method:
+        """What is trained."""
+        return cast(Method, self.model.method)
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        return {"num_sanity_val_steps": 0}  # overrides what the user gives to Engine: no more than this
+
+    @property
+    def learning_type(self) -> LearningType:
+        return LearningType.ONE_CLASS
+
+    def configure_post_processor(self) -> PostProcessor:
+        return GoodOnlyPostProcessor()
+
+    @staticmethod
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        return ResizeOnly(Resize(image_size or (DEFAULT_SIZE, DEFAULT_SIZE), antialias=True))
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        image: Any = {"fields": ["pred_score", "gt_label"], "prefix": "image_"}
+        pixel: Any = {"fields": ["anomaly_map", "gt_mask"], "prefix": "pixel_", "strict": False}
+        metrics: Any = [AUROC(**image), AUPR(**image), F1Max(**image), AUROC(**pixel), AUPRO(**pixel)]
+        return Evaluator(test_metrics=metrics)
+
+    # Training.
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: one for name, one in self.method.named_parameters() if one.requires_grad}
+
+    def configure_optimizers(self) -> Any:
+        plan = self.config.training
+        optimizer = torch.optim.AdamW(
+            self._trained().values(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate, plan))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        clip = self.config.training.clip if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, clip, gradient_clip_algorithm)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        image = batch.image.as_subclass(Tensor)[~self._is_held_back(batch)]
+        if len(image) == 0:
+            # None makes Lightning skip the step; but several processes would wait for this one's gradients.
+            alone = self.trainer.world_size == 1
+            return None if alone else torch.stack([one.sum() * 0 for one in self._trained().values()]).sum()
+        rng = generator(self.seed, self.global_step, self.global_rank, batch_idx)
+        image = random_crops(image, self.config.crop, self.method.size_multiple, rng)
+        loss = self.method.training_loss(image, rng)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(image))
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self._average:
+            # The first averages would be mostly initial weights: the decay grows with the steps.
+            decay = min(self.config.training.ema, (1 + self.global_step) / (10 + self.global_step))
+            trained = [one.detach() for one in self._trained().values()]
+            torch._foreach_lerp_(list(self._average.values()), trained, 1 - decay)
+
+    def on_train_start(self) -> None:
+        loader = self.trainer.train_dataloader
+        if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__getitem__"):
+            raise InputError("train_dataloaders: expected one DataLoader of a data set with numbered images.")
+        self.hold_back(self._identities(loader))
+        before, self._average = self._average, {}
+        for name, one in self._trained().items() if self.config.training.ema else ():
+            self._average[name] = before.get(name, one).detach().to(one.device, copy=True)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        if self.global_step >= self.config.training.steps:  # a finished training was resumed
+            self.trainer.should_stop = True
+            return -1
+        if self._finished:  # go on from the weights before averaging, as if training had not stopped
+            self._swap()
+            self._finished, self.calibration = False, None
+        return None
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        # Without max_steps Lightning would go on for 1000 epochs, far beyond the learning rate's schedule.
+        if self.global_step >= self.config.training.steps:
+            self.trainer.should_stop = True
+
+    # The end of training. Lightning writes the last checkpoint right after one of these two hooks.
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == "fit":
+            self._finish_if_last()
+
+    def on_train_epoch_end(self) -> None:
+        self._finish_if_last()
+
+    def _finish_if_last(self) -> None:
+        trainer = self.trainer
+        by_steps = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+        epochs = trainer.max_epochs
+        by_epochs = epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs and trainer.is_last_batch
+        if self._finished or not (by_steps or by_epochs or trainer.should_stop):
+            return
+        # Not as inference tensors, which could not be trained further.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            self._swap()
+            self._finished = True
+            self._calibrate()
+
+    def _calibrate(self) -> None:
+        was_training = self.method.training
+        self.calibration = calibrate(self.method, self._good_batches)
+        self.method.train(was_training)
+        if isinstance(self.post_processor, GoodOnlyPostProcessor):
+            self.post_processor.calibrate(self.calibration)
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        """Exchange trained and averaged weights."""
+        for name, one in self._trained().items():
+            if name in self._average:
+                trained = one.clone()
+                one.copy_(self._average[name])
+                self._average[name].copy_(trained)
+
+    # Evaluation and storage.
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        ours = self.post_processor is None or isinstance(self.post_processor, GoodOnlyPostProcessor)
+        unused = self.evaluator is None or not self.evaluator.val_metrics
+        if self.trainer.state.fn == "fit" and ours and unused:
+            return batch  # nobody would look at these predictions, which cost more than training does
+        return batch.update(**self.model(batch.image)._asdict())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["mendiff"] = {
+            "held_back": self.held_back,
+            "average": self._average,
+            "finished": self._finished,
+            "calibration": self.calibration and self.calibration.to_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        ours = checkpoint["mendiff"]
+        self.held_back, self._average, self._finished = ours["held_back"], ours["average"], ours["finished"]
+        self.calibration = Calibration.from_dict(ours["calibration"]) if ours["calibration"] else None
+        own, stored = self.state_dict(), checkpoint["state_dict"]
+        for name in stored:
+            if name.startswith("model.") and (name not in own or own[name].shape != stored[name].shape):
+                raise InputError(
+                    f"checkpoint: expected one of this model's config, but its {name!r} differs."
+                )
+        # Metrics keep settings in their state; this object may have other metrics or none.
+        state = {name: value for name, value in stored.items() if not name.startswith("evaluator.")}
+        state |= {name: value for name, value in own.items() if name.startswith("evaluator.")}
+        checkpoint["state_dict"] = state
+
+    def save(self, folder: str | Path, info: dict[str, Any] | None = None) -> None:
+        """Write the model folder that `mendiff.load` opens.
+
+        Args:
+            folder: where to; must not exist.
+            info: what a person wants to know later; JSON-able.
+        """
+        if self.calibration is None:
+            raise InputError("model: expected a fitted one to save; call Engine().fit(model, data) first.")
+        save_model(folder, self._method_name, self.method, self.calibration, info or {})
+
+
+def learning_rate(plan: TrainingConfig, step: int) -> float:
+    """Learning rate at a step, as a share of the configured one."""
+    rise = min(1.0, (step + 1) / plan.warmup) if plan.warmup else 1.0
+    return rise * (0.5 + 0.5 * math.cos(math.pi * min(step / plan.steps, 1.0)) if plan.cosine else 1.0)

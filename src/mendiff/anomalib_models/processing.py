@@ -1,0 +1,92 @@
+"""A method as anomalib calls it: resized on the way in, thresholds and scaled scores on the way out."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+import torch
+from anomalib.data import Batch, InferenceBatch
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from torch import Tensor, nn
+from torchvision.transforms.v2 import Resize
+
+from mendiff.calibration import Calibration
+from mendiff.diffusion.random import content_seeds
+from mendiff.methods.base import Method
+
+
+class ResizeOnly(PreProcessor):
+    """Resizes with antialiasing, also in exported models, where anomalib's own switches it off."""
+
+    def __init__(self, transform: Resize) -> None:
+        super().__init__(transform)
+        self.export_transform = self.transform
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        super().load_checkpoint_config(config)
+        self.export_transform = self.transform
+
+
+class GoodOnlyPostProcessor(PostProcessor):
+    """Thresholds from good images alone; scores go to (0,1), strictly monotone, 0.5 at the threshold.
+
+    anomalib's own takes its threshold from validation labels, which most of its data modules share with the
+    test set, and clamps, which makes ties before the metrics see the scores. Raw scores are no way out:
+    torchmetrics puts a sigmoid on every batch that leaves [0,1]. Until it is calibrated it passes scores on
+    as they are, without labels.
+    """
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Take over thresholds and scales; they are buffers and travel in checkpoints and exports.
+
+        `image_min` and `image_max` become one scale below and above the threshold, likewise for pixels; the
+        scale is the distance from the mean good score to the threshold.
+        """
+        image = ("image", calibration.scores, calibration.threshold)
+        pixel = ("pixel", calibration.pixel_scores, calibration.pixel_threshold)
+        for kind, scores, threshold in (image, pixel):
+            scale = max(threshold - fmean(scores), 1e-3 * abs(threshold), 1e-12)
+            getattr(self, f"_{kind}_threshold").fill_(threshold)
+            getattr(self, f"{kind}_min").fill_(threshold - scale)
+            getattr(self, f"{kind}_max").fill_(threshold + scale)
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        self.post_process_batch(outputs)
+
+    @staticmethod
+    def _normalize(
+        preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor
+    ) -> Tensor | None:
+        if preds is None:
+            return None
+        # asinh first: its tail still tells scores apart in float32 where an arc tangent's is flat.
+        wide = torch.float32 if preds.device.type == "mps" else torch.float64
+        above = torch.asinh((preds.to(wide) - threshold) / ((norm_max.to(wide) - norm_min) / 2))
+        return (0.5 + 0.5 * above / (1 + above.abs())).to(preds.dtype)
+
+    def post_process_batch(self, batch: Batch) -> None:
+        if not torch.isnan(self.image_threshold):
+            super().post_process_batch(batch)
+
+    def forward(self, predictions: InferenceBatch) -> InferenceBatch:
+        return predictions if torch.isnan(self.image_threshold) else super().forward(predictions)
+
+
+class Detector(nn.Module):
+    """What anomalib calls with a batch: (B,3,H,W) in [0,1] to raw scores (B,) and maps (B,1,H,W)."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> InferenceBatch:
+        image = image.as_subclass(Tensor).float()  # batches carry torchvision's own tensor class
+        # A score must not depend on the trainer's precision.
+        with torch.autocast(image.device.type, enabled=False):
+            found = self.method.predict(image, content_seeds(image))
+        return InferenceBatch(pred_score=found.score, anomaly_map=found.anomaly_map)

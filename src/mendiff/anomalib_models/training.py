@@ -1,0 +1,133 @@
+"""Training on good images through anomalib's Engine, with checkpoints to go on from."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import ImageBatch
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader, Sampler
+
+from mendiff.anomalib_models.held_back import generator
+from mendiff.anomalib_models.images import GoodImages
+from mendiff.anomalib_models.module import MethodModule
+
+CHECKPOINT = "last.ckpt"
+CHECKPOINT_SECONDS = 30.0
+
+
+class _StepOrder(Sampler[list[int]]):
+    """Which images each step sees: a function of seed and step alone, so that a resumed run goes on alike."""
+
+    def __init__(self, module: MethodModule, indices: Sequence[int]) -> None:
+        self._module, self._indices = module, indices
+
+    def __len__(self) -> int:
+        return self._module.config.training.steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self.batch(step) for step in range(self._module.global_step, len(self)))
+
+    def batch(self, step: int) -> list[int]:
+        """The step's part of an endless row of shuffles."""
+        size, count = self._module.config.training.batch_size, len(self._indices)
+        places = range(step * size, (step + 1) * size)
+        shuffles = {
+            epoch: torch.randperm(count, generator=generator(self._module.seed, epoch)).tolist()
+            for epoch in {place // count for place in places}
+        }
+        return [self._indices[shuffles[place // count][place % count]] for place in places]
+
+
+class _Watcher(Callback):
+    """Tells the progress of training and writes a checkpoint from time to time."""
+
+    def __init__(self, path: Path, progress: Callable[[int, int, float], None] | None) -> None:
+        self._path, self._progress, self._saved = path, progress, time.monotonic()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: object) -> None:
+        if time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
+            trainer.save_checkpoint(self._path)
+            self._saved = time.monotonic()
+        if self._progress is not None:
+            loss = math.nan if outputs is None else float(outputs["loss"])
+            self._progress(trainer.global_step, trainer.max_steps, loss)
+
+
+def train(
+    module: MethodModule,
+    images: GoodImages,
+    *,
+    workdir: Path,
+    device: str = "cpu",
+    resume: bool = False,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> None:
+    """Train and calibrate a model on good images; the result is in the module.
+
+    Args:
+        module: such as Glad.
+        images: of the module's image size.
+        workdir: for checkpoints, about every half minute.
+        device: torch's name of one.
+        resume: go on from workdir's checkpoint, if there is one; the result equals that of an unbroken run.
+        progress: called after every step with (step, steps, loss).
+    """
+    from anomalib.callbacks import ModelCheckpoint
+    from anomalib.engine import Engine
+
+    place = torch.device(device)
+    module.hold_back(images.identities)
+    others = [at for at, (seed, _) in enumerate(images.identities) if seed not in module.held_back]
+    loader = DataLoader(
+        images,
+        batch_sampler=_StepOrder(module, others),
+        collate_fn=ImageBatch.collate,
+        generator=generator(0),
+    )
+    path = workdir / CHECKPOINT
+    last = ModelCheckpoint(dirpath=workdir, filename=path.stem, enable_version_counter=False)
+    engine = Engine(
+        callbacks=[last, _Watcher(path, progress)],
+        default_root_dir=workdir,
+        max_steps=module.config.training.steps,
+        accelerator=place.type,
+        devices=[place.index or 0] if place.type == "cuda" else 1,
+        precision=fast_precision(device),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    try:
+        engine.fit(module, train_dataloaders=loader, ckpt_path=path if resume and path.is_file() else None)
+    except SystemExit as error:  # how Lightning answers Ctrl-C
+        raise KeyboardInterrupt from error
+
+
+def fast_precision(device: str) -> str:
+    """Lightning's name of the fastest precision that trains well on a device: "bf16-mixed" or "32-true".
+
+    CPUs without matrix units for bfloat16 emulate it, some a hundred times slower than float32.
+    """
+    place = torch.device(device)
+    if place.type == "cuda":
+        return "bf16-mixed" if torch.cuda.get_device_capability(place)[0] >= 8 else "32-true"
+    names = ("_is_amx_tile_supported", "_is_cpu_support_amx_tile")  # torch 2.6 renamed it
+    fast = next((getattr(torch.cpu, name) for name in names if hasattr(torch.cpu, name)), bool)
+    return "bf16-mixed" if place.type == "cpu" and fast() else "32-true"
+
+
+def quiet() -> None:
+    """Keep anomalib's and Lightning's messages off the terminal; errors still come through."""
+    import anomalib.engine  # noqa: F401 - first: importing it turns Lightning's messages on
+
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "anomalib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", module=r"torch\.optim\.lr_scheduler")

@@ -1,0 +1,171 @@
+"""The sub-commands and their options, as typed functions that the command line is made from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def demo(
+    make_data: Path | None = None,
+    categories: list[str] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Make a set of parts, learn from the good ones, find the defects, and write a report with pictures.
+
+    Args:
+        make_data: only draw the data set into this folder, and stop.
+        categories: which of the demo's categories; all unless given.
+        seed: of data, training and noise.
+        device: auto, cpu, cuda, cuda:1, mps.
+        overwrite: replace what is in the output folder.
+    """
+
+
+def fit(
+    method: str = "glad",
+    preset: str = "tiny",
+    features: str | None = None,
+    features_weights: Path | None = None,
+    image_size: int | None = None,
+    categories: list[str] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Learn what good parts look like and write a model folder.
+
+    Args:
+        method: which method.
+        preset: which settings to start from.
+        features: timm's name of a pretrained backbone.
+        features_weights: its weights, a local safetensors file.
+        image_size: side to which images are resized; the images' own size (up to 320) unless given.
+        categories: which to learn together, where DATA holds several categories; all unless given.
+        seed: of training.
+        device: auto, cpu, cuda, cuda:1, mps.
+        resume: go on with a fit that was interrupted.
+        overwrite: replace the model folder if it exists.
+    """
+
+
+def predict(batch_size: int = 8, device: str = "auto", overwrite: bool = False) -> None:
+    """Find defects in images: scores as CSV and JSON, heat maps and reconstructions as pictures.
+
+    Args:
+        batch_size: images that pass through the networks together; does not change the results.
+        device: auto, cpu, cuda, cuda:1, mps.
+        overwrite: replace what is in the output folder.
+    """
+
+
+def evaluate(
+    report: Path | None = None,
+    categories: list[str] | None = None,
+    controls: bool = False,
+    batch_size: int = 8,
+    device: str = "auto",
+) -> None:
+    """Measure a model on labelled test images (MVTec layout).
+
+    Args:
+        report: also write this HTML file with all test images.
+        categories: which categories of DATA; all unless given.
+        controls: also measure two controls that need no diffusion model.
+        batch_size: images that pass through the networks together; does not change the results.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+
+def info() -> None:
+    """Say what a model folder holds: method, settings, training data, threshold."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command.
+
+    Attributes:
+        function: the options, their types and defaults, and their help.
+        arguments: (name, help) of what comes before the options.
+        examples: for --help.
+        output: what -o is for; empty for no -o.
+        place: where -o points if it is not given; empty where it must be.
+        takes_settings: whether --set is an option.
+    """
+
+    function: Callable[..., None]
+    arguments: tuple[tuple[str, str], ...]
+    examples: tuple[str, ...]
+    output: str = ""
+    place: str = ""
+    takes_settings: bool = False
+
+    @property
+    def name(self) -> str:
+        """As typed by the user."""
+        return self.function.__name__
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (inspect.getdoc(self.function) or "").splitlines()[0]
+
+    @property
+    def required(self) -> tuple[tuple[str, str, str], ...]:
+        """(dest, as written in usage, what it is) of all that must be given."""
+        out = (("out", "-o/--out DIR", self.output),) if self.output and not self.place else ()
+        return (*((name, name.upper(), text) for name, text in self.arguments), *out)
+
+    @property
+    def usage(self) -> str:
+        """How to call it, in one line."""
+        written = {"images": "IMAGES...", "out": "-o DIR"}
+        needed = [written.get(dest, dest.upper()) for dest, _, _ in self.required]
+        return " ".join(["mendiff", self.name, *needed, "[options]"])
+
+
+COMMANDS = (
+    Command(
+        demo,
+        (),
+        ("mendiff demo", "mendiff demo -o my-demo --json", "mendiff demo --make-data parts"),
+        output="where to write data, models and the report",
+        place="mendiff-demo",
+        takes_settings=True,
+    ),
+    Command(
+        fit,
+        (("data", "a category in MVTec layout, a folder of such categories, or any folder of good images"),),
+        (
+            "mendiff fit photos/good -o model",
+            "mendiff fit mvtec/bottle -o bottle --features resnet18 --features-weights resnet18.safetensors",
+            "mendiff fit photos/good -o model --set training.steps=2000 --set synthesis.foreground=auto",
+        ),
+        output="where to write the model",
+        takes_settings=True,
+    ),
+    Command(
+        predict,
+        (("model", "a model folder"), ("images", "image files or folders")),
+        (
+            "mendiff predict model photos/today -o findings",
+            "mendiff predict model a.png b.png -o findings --json",
+        ),
+        output="where to write the findings",
+    ),
+    Command(
+        evaluate,
+        (("model", "a model folder"), ("data", "a category in MVTec layout, or a folder of such categories")),
+        (
+            "mendiff evaluate bottle mvtec/bottle",
+            "mendiff evaluate bottle mvtec/bottle --json --report report.html",
+        ),
+    ),
+    Command(info, (("model", "a model folder"),), ("mendiff info model", "mendiff info model --json")),
+)

@@ -1,0 +1,569 @@
+"""The command line, in this process: what it writes, what it says, and how it ends."""
+
+import csv
+import json
+import shutil
+import signal
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from mendiff.cli import main
+from mendiff.demo.data import DemoConfig
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
+
+NETWORK = (
+    "{block_out_channels: [8, 16], layers_per_block: 1, down_block_types: [DownBlock2D, DownBlock2D], "
+    "up_block_types: [UpBlock2D, UpBlock2D], norm_num_groups: 4, add_attention: false}"
+)
+SETTINGS = {
+    "image_size": "32",
+    "crop": "0",
+    "denoiser.network": NETWORK,
+    "training.steps": "2",
+    "training.batch_size": "2",
+}
+METRICS = ["image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"]
+
+
+def settings(**changes):
+    chosen = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
+    return [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
+
+
+def picture(rng, defect=0):
+    image = np.full((40, 40, 3), 120, np.uint8) + rng.integers(0, 20, (40, 40, 3), dtype=np.uint8)
+    image[8:24, 8 : 8 + defect] = 255
+    return image
+
+
+def draw(folder, count, defect=0, seed=0):
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for index in range(count):
+        Image.fromarray(picture(rng, defect)).save(folder / f"{index}.png")
+    return folder
+
+
+def draw_category(root):
+    draw(root / "train/good", 9)
+    draw(root / "test/good", 2, seed=1)
+    draw(root / "test/scratch", 2, defect=16, seed=2)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[8:24, 8:24] = 255
+    (root / "ground_truth/scratch").mkdir(parents=True)
+    for index in range(2):
+        Image.fromarray(mask).save(root / f"ground_truth/scratch/{index}_mask.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw_category(tmp_path_factory.mktemp("data") / "plate")
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    out = data.parent / "model"
+    assert main(["fit", str(data), "-o", str(out), "--json", *settings()]) == 0
+    return out
+
+
+@pytest.fixture
+def own_model(model, tmp_path):
+    return shutil.copytree(model, tmp_path / "own_model")
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run a command line in an empty folder; gives (code, standard output, standard error)."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def go(*words):
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return go
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    """Run a command line that must end with one sentence and code 2, and write nothing."""
+
+    def go(*words):
+        before = sorted(tmp_path.rglob("*"))
+        code, out, err = run(*words)
+        assert (code, out) == (2, ""), err
+        assert err.startswith("mendiff")
+        assert len(err.splitlines()) == 1, err
+        assert sorted(tmp_path.rglob("*")) == before
+        return err
+
+    return go
+
+
+# Reading the command line.
+
+
+def test_nothing_at_all_shows_help(run):
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert "usage: mendiff" in err
+    assert all(name in err for name in ("demo", "fit", "predict", "evaluate", "info"))
+
+
+@pytest.mark.parametrize("name", ["demo", "fit", "predict", "evaluate", "info"])
+def test_help_has_usage_and_examples(run, name):
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert f"usage: mendiff {name}" in out
+    assert f"  mendiff {name}" in out.partition("examples:")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["fit", "x"], "mendiff fit: expected -o/--out DIR, where to write the model"),
+        (["fit"], "mendiff fit: expected DATA, "),
+        (["predict"], "mendiff predict: expected MODEL, a model folder"),
+        (["predict", "m", "-o", "x"], "mendiff predict: expected IMAGES, image files or folders"),
+        (["fit", "x", "-o"], "-o/--out: expected a value after it, got none"),
+        (["fit", "x", "-o", "y", "--sed", "3"], "unknown option --sed; did you mean --"),
+        (["fit", "x", "-o", "y", "--zebra"], "unknown option --zebra. See 'mendiff fit --help'"),
+        (["fit", "x", "-o", "y", "z"], "expected no further argument, got 'z'"),
+        (["fit", "x", "-o", "y", "--seed", "a"], "--seed: expected a whole number, got 'a'"),
+        (["fit", "x", "-o", "y", "--resume=3"], "--resume: expected no value, got '3'"),
+        (["fti"], "expected a command (demo, fit, predict, evaluate, info), got 'fti'"),
+        (
+            ["fit", "x", "-o", "y", "--config", "no.yaml"],
+            "--config: expected a YAML file, but there is no such",
+        ),
+        (["demo", "--categories", "zebra"], "--categories: expected some of blister, fabric, flange, tile"),
+        (["demo", "--set", "zebra"], "--set: expected key=value such as training.steps=2000, got 'zebra'"),
+        (["demo", "--set", "a=[1"], "--set a: expected a YAML value such as 3 or [1, 2], got '[1'"),
+    ],
+)
+def test_slip_on_the_command_line_is_one_sentence(refused, words, sentence):
+    assert sentence in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("zebra: 3", "--config: unknown key zebra"),
+        ("a: [1", "--config: expected YAML, but line 1 can't be read"),
+        ("- 1\n- 2", "--config: expected options and values"),
+        ("seed: abc", "--seed: expected a whole number, got 'abc'"),
+    ],
+)
+def test_bad_config_file_is_one_sentence(refused, tmp_path, text, sentence):
+    (tmp_path / "bad.yaml").write_text(text)
+    assert sentence in refused("fit", "x", "-o", "y", "--config", tmp_path / "bad.yaml")
+
+
+def test_config_file_stands_for_options(run, data, tmp_path):
+    plan = {"data": str(data), "out": str(tmp_path / "model"), "seed": 3, "set": settings()[1::2]}
+    (tmp_path / "fit.yaml").write_text(json.dumps(plan))
+    code, out, err = run("fit", "--config", tmp_path / "fit.yaml", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert (result["seed"], result["config"]["training"]["steps"]) == (3, 2)
+    assert (tmp_path / "model/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, PermissionError(13, "Permission denied", "x")])
+def test_interrupt_and_disk_errors_are_one_line(run, model, monkeypatch, failure):
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr("mendiff.commands.info.load", fail)
+    code, out, err = run("info", model)
+    assert out == ""
+    assert (code, err) in [
+        (130, "mendiff info: interrupted.\n"),
+        (1, "mendiff info: x: Permission denied\n"),
+    ]
+
+
+# fit
+
+
+def test_fit_writes_a_model_and_says_so(run, data, tmp_path):
+    code, out, err = run("fit", data / "train/good", "-o", tmp_path / "model", *settings())
+    assert (code, out) == (0, "")
+    assert "9 good images of good, 32 pixels, 2 steps on cpu" in err
+    assert f"model: {tmp_path / 'model'}" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "model"]
+
+
+def test_fit_needs_images(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no images found" in refused("fit", tmp_path / "empty", "-o", tmp_path / "m", *settings())
+    assert "no such folder" in refused("fit", tmp_path / "none", "-o", tmp_path / "m", *settings())
+    few = draw(tmp_path / "few", 7)
+    sentence = refused("fit", few, "-o", tmp_path / "m", *settings())
+    assert "expected at least 8 good images, got 7" in sentence
+
+
+def test_fewest_images_are_those_that_training_needs():
+    from mendiff import anomalib_models
+    from mendiff.commands import fit
+
+    assert fit.FEWEST_IMAGES == anomalib_models.FEWEST_IMAGES
+
+
+def test_fit_goes_on_without_images_that_are_damaged(run, data, tmp_path):
+    good = shutil.copytree(data / "train/good", tmp_path / "good")
+    whole = (good / "0.png").read_bytes()
+    (good / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (good / "text.jpg").write_text("no image")
+    code, out, err = run("fit", good, "-o", tmp_path / "model", "--json", *settings())
+    assert code == 0, err
+    assert json.loads(out)["images"] == 9
+    assert f"warning: {good / 'cut.png'}: the image is truncated or damaged" in err
+    assert f"warning: {good / 'text.jpg'}: not an image that can be read" in err
+    assert len(err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--image-size", "35"], "--image-size: expected a multiple of"),
+        (["--set", "zebra=3"], "expected some of image_size, crop"),
+        (["--set", "zebra.stripes=3"], "--set: expected a field of the config"),
+        (["--set", "training.steps=many"], "config.training.steps: expected int, got 'many'"),
+        (["--set", "training.steps=0"], "training.steps: expected at least 1, got 0"),
+        (["--device", "cuda:99"], "--device: expected auto or one of this machine's (cpu"),
+        (["--device", "abacus"], "--device: expected auto or one of this machine's (cpu"),
+        (["--method", "zebra"], "method: expected one of glad"),
+        (["--preset", "zebra"], "preset: expected one of tiny"),
+        (["--categories", "zebra"], "--categories: expected some of plate, got 'zebra'"),
+        (["--features", "resnet18"], "expected both, got one"),
+        (["--resume"], "--resume: expected an interrupted fit"),
+    ],
+)
+def test_fit_refuses(refused, data, tmp_path, words, sentence):
+    assert sentence in refused("fit", data, "-o", tmp_path / "model", *settings(), *words)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "sentence"),
+    [
+        ("resnet18", "text", "expected a safetensors file, but it is damaged or of another kind"),
+        ("resnet18", "none", "expected a safetensors file, but there is no such file"),
+        ("resnet18", "other", "expected those of timm's resnet18"),
+        ("zebranet", "other", "expected the name of a timm backbone, got 'zebranet'"),
+    ],
+)
+def test_fit_refuses_wrong_features(refused, data, tmp_path, name, kind, sentence):
+    weights = tmp_path / "weights.safetensors"
+    if kind == "text":
+        weights.write_text("no weights")
+    if kind == "other":
+        save_file({"zebra.weight": torch.zeros(3)}, weights)
+    options = ["--features", name, "--features-weights", weights]
+    assert sentence in refused("fit", data, "-o", tmp_path / "model", *settings(), *options)
+
+
+def test_output_folder_in_use_needs_overwrite_and_foreign_files_stay(refused, run, data, own_model, tmp_path):
+    fit = ("fit", data, *settings(), "-o")
+    assert "it holds files; add --overwrite" in refused(*fit, own_model)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    assert "holds other files" in refused(*fit, tmp_path / "mine", "--overwrite")
+    assert "it is a file" in refused(*fit, tmp_path / "mine/letter.txt")
+    code, out, err = run(*fit, own_model, "--overwrite", "--seed", "5", "--json")
+    assert code == 0, err
+    assert json.loads((own_model / "config.json").read_text())["info"]["seed"] == 5
+    assert json.loads(out)["model"] == str(own_model)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_interrupted_fit_is_resumed_and_equals_an_unbroken_one(run, model, data, tmp_path, monkeypatch):
+    from mendiff.anomalib_models import training
+
+    fit, handler = ("fit", data, "-o", tmp_path / "model", *settings()), signal.getsignal(signal.SIGINT)
+    update = training._Watcher.on_train_batch_end
+
+    def interrupted(self, trainer, *args, **options):
+        update(self, trainer, *args, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(training._Watcher, "on_train_batch_end", interrupted)
+        code, _, err = run(*fit)
+        signal.signal(signal.SIGINT, handler)
+    assert code == 130
+    assert "interrupted; the same command with --resume goes on from here" in err
+    assert not (tmp_path / "model").exists()
+    assert (tmp_path / ".model.fit").is_dir()
+    code, _, err = run(*fit, "--resume", "--json")
+    assert code == 0, err
+    unbroken = json.loads((model / "calibration.json").read_text())
+    assert json.loads((tmp_path / "model/calibration.json").read_text()) == unbroken
+    assert not (tmp_path / ".model.fit").exists()
+
+
+def test_interrupt_before_the_first_checkpoint_leaves_nothing(run, data, tmp_path, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mendiff.anomalib_models.train", interrupted)
+    code, out, err = run("fit", data, "-o", tmp_path / "model", *settings())
+    assert (code, out) == (130, "")
+    assert err.endswith("mendiff fit: interrupted.\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["cwd"]
+
+
+# predict
+
+
+def test_predict_writes_tables_and_pictures(run, model, data, tmp_path):
+    code, out, err = run("predict", model, data / "test", "-o", tmp_path / "found", "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert result == json.loads((tmp_path / "found/predictions.json").read_text())
+    assert set(result) == {"model", "threshold", "images", "unreadable"}
+    rows = list(csv.DictReader((tmp_path / "found/predictions.csv").read_text().splitlines()))
+    assert [row["image"] for row in rows] == [row["image"] for row in result["images"]]
+    assert [float(row["score"]) for row in rows] == [row["score"] for row in result["images"]]
+    assert len(rows) == 4
+    for row in result["images"]:
+        assert row["defective"] == (row["score"] > result["threshold"])
+        assert 0 < row["p_value"] <= 1
+        assert Image.open(tmp_path / "found" / row["heat_map"]).size == (40, 40)
+        assert Image.open(tmp_path / "found" / row["reconstruction"]).size == (32, 32)
+
+
+def test_predict_takes_images_of_all_kinds(run, model, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    upright = picture(np.random.default_rng(0))[:30]
+    Image.fromarray(upright[:, :, 0]).save(photos / "grey.png")
+    Image.fromarray(upright[:, :, 0].astype(np.uint16) * 257).save(photos / "deep.png")
+    Image.fromarray(np.dstack([upright, np.full((30, 40), 255, np.uint8)])).save(photos / "alpha.png")
+    Image.fromarray(upright).save(photos / "plain.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter clockwise
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(photos / "turned.png", exif=exif)
+    code, out, err = run("predict", model, photos, "-o", tmp_path / "found", "--json")
+    assert (code, err) == (0, "")
+    rows = {row["heat_map"]: row["score"] for row in json.loads(out)["images"]}
+    score = {name: rows[f"heat_maps/{name}.png"] for name in ("grey", "deep", "alpha", "plain", "turned")}
+    assert score["alpha"] == score["turned"] == score["plain"]
+    assert score["deep"] == score["grey"]
+    assert Image.open(tmp_path / "found/heat_maps/turned.png").size == (40, 30)
+
+
+def test_images_of_one_name_get_pictures_of_their_own(run, model, tmp_path):
+    first = draw(tmp_path / "a", 1)
+    second = draw(tmp_path / "b", 1, defect=16)
+    shutil.copy(second / "0.png", second / "0-2.png")
+    code, out, err = run("predict", model, first, second, "-o", tmp_path / "found", "--json")
+    assert code == 0, err
+    assert len({row["heat_map"] for row in json.loads(out)["images"]}) == 3
+    assert len(list((tmp_path / "found/heat_maps").iterdir())) == 3
+
+
+def test_predict_names_damaged_images_and_goes_on(run, refused, model, data, tmp_path):
+    photos = shutil.copytree(data / "test/scratch", tmp_path / "photos")
+    (photos / "cut.png").write_bytes((photos / "0.png").read_bytes()[:200])
+    code, out, err = run("predict", model, photos, "-o", tmp_path / "found", "--json")
+    assert code == 0
+    assert err.startswith(f"warning: {photos / 'cut.png'}: ")
+    assert len(err.splitlines()) == 1
+    assert len(json.loads(out)["images"]) == 2
+    assert "cut.png" in json.loads(out)["unreadable"][0]
+
+
+def test_predict_without_any_readable_image_ends_with_2_and_writes_nothing(run, model, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"")
+    code, out, err = run("predict", model, tmp_path / "bad.png", "-o", tmp_path / "found")
+    assert (code, out) == (2, "")
+    assert "No readable image is left" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.png", "cwd"]
+
+
+def test_predict_overwrites_only_when_told(run, refused, model, data, tmp_path):
+    words = ("predict", model, data / "test/good", "-o", tmp_path / "found")
+    assert run(*words)[0] == 0
+    assert "add --overwrite" in refused(*words)
+    (tmp_path / "found/old.txt").write_text("old")
+    assert run(*words, "--overwrite")[0] == 0
+    assert not (tmp_path / "found/old.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda m: (m / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda m: (m / "config.json").write_text("{}"), "config.json is not mendiff's"),
+        (lambda m: (m / "config.json").write_text("{"), "expected JSON, but it is damaged"),
+        (
+            lambda m: (m / "config.json").write_text('{"format": "mendiff", "version": 99}'),
+            "expected a model of version 1 or older, got version 99",
+        ),
+        (lambda m: (m / "model.safetensors").write_bytes(b"short"), "expected a safetensors file"),
+        (lambda m: shutil.rmtree(m), "there is no such folder"),
+    ],
+)
+def test_damaged_model_is_refused(refused, own_model, data, tmp_path, damage, sentence):
+    damage(own_model)
+    assert sentence in refused("predict", own_model, data / "test", "-o", tmp_path / "found")
+
+
+@pytest.mark.parametrize("words", [["--device", "cuda:99"], ["--batch-size", "0"]])
+def test_predict_and_evaluate_refuse(refused, model, data, tmp_path, words):
+    assert words[0] in refused("predict", model, data / "test", "-o", tmp_path / "found", *words)
+    assert words[0] in refused("evaluate", model, data, *words)
+
+
+# evaluate and info
+
+
+def test_evaluate_json_has_exactly_the_metrics(run, model, data):
+    code, out, err = run("evaluate", model, data, "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert list(result) == ["mean", "categories"]
+    assert list(result["categories"]) == ["plate"]
+    assert list(result["mean"]) == list(result["categories"]["plate"]) == METRICS
+    assert all(0 <= value <= 1 for value in result["mean"].values())
+    assert result["mean"] == result["categories"]["plate"]
+
+
+def test_evaluate_writes_a_report_and_measures_controls(run, model, data, tmp_path):
+    words = ("--report", tmp_path / "report.html", "--controls", "--json")
+    code, out, err = run("evaluate", model, data, *words)
+    assert code == 0, err
+    assert {"median colour", "memory bank"} == set(json.loads(out)["controls"])
+    page = (tmp_path / "report.html").read_text()
+    assert all(name in page for name in ("scratch/0.png", "scratch/1.png", "good/0.png", "good/1.png"))
+
+
+def test_evaluate_table_keeps_whole_names_in_80_columns(run, model, data, tmp_path):
+    for name in ("road_crack_panels", "metal_nut"):
+        shutil.copytree(data, tmp_path / "set" / name)
+    code, out, _ = run("evaluate", model, tmp_path / "set")
+    assert code == 0
+    assert "road_crack_panels" in out
+    assert "category" in out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_evaluate_refuses_masks_of_another_size_and_data_without_tests(refused, model, data, tmp_path):
+    wrong = shutil.copytree(data, tmp_path / "wrong")
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(wrong / "ground_truth/scratch/0_mask.png")
+    assert "a mask must have its image's size, 40x40, got 20x20" in refused("evaluate", model, wrong)
+    assert "expected test images" in refused("evaluate", model, data / "train/good")
+
+
+def test_info_describes_the_model(run, model):
+    code, out, err = run("info", model, "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert (result["method"], result["image_size"], result["calibration_images"]) == ("glad", 32, 4)
+    assert result["info"]["categories"] == ["plate"]
+    assert result["config"]["training"]["steps"] == 2
+    code, out, _ = run("info", model)
+    assert code == 0
+    assert "9 good images of plate" in out
+
+
+# demo
+
+
+def test_demo_draws_its_data_alone(run, refused, tmp_path, monkeypatch):
+    small = partial(DemoConfig, size=64, n_train=2, n_test_good=1, n_defective=1)
+    monkeypatch.setattr("mendiff.commands.demo.DemoConfig", small)
+    words = ("demo", "--make-data", tmp_path / "parts", "--categories", "tile")
+    code, out, _ = run(*words, "--json")
+    assert (code, json.loads(out)) == (0, {"data": str(tmp_path / "parts"), "categories": ["tile"]})
+    assert len(list((tmp_path / "parts/tile").rglob("*.png"))) == 5
+    assert "not an empty folder" in refused(*words)
+
+
+def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch):
+    small = partial(DemoConfig, size=64, n_train=12, n_test_good=2, n_defective=2)
+    monkeypatch.setattr("mendiff.commands.demo.CALIBRATION", 6)
+    monkeypatch.setattr("mendiff.commands.demo.DemoConfig", small)
+    out = tmp_path / "demo"
+    code, text, err = run("demo", "-o", out, "--categories", "tile", "fabric", *settings())
+    assert code == 0, err
+    assert "fabric" in text
+    assert "tile" in text
+    assert err.count("pretrained features") == 1
+    assert str(out / "report.html") in err.replace("\n", "")
+    assert ".demo." not in err  # the hidden folder is nobody's business
+    result = json.loads((out / "demo.json").read_text())
+    assert set(result["categories"]) == {"fabric", "tile"}
+    assert "tile" in (out / "report.html").read_text()
+    assert (out / "models/tile/config.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "demo"]
+
+
+# A further method: one file and one line.
+
+FOO = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from mendiff.methods.base import Method, MethodConfig, TrainingConfig
+from mendiff.types import Detection
+
+
+@dataclass(frozen=True)
+class FooConfig(MethodConfig):
+    strength: float = 1.0
+
+
+PRESETS = {"tiny": FooConfig(image_size=32, training=TrainingConfig(steps=2, batch_size=2))}
+
+
+class Foo(Method):
+    Config: ClassVar = FooConfig
+    PRESETS: ClassVar = PRESETS
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.mean = nn.Parameter(torch.zeros(1, 3, 1, 1))
+
+    def training_loss(self, image, rng):
+        return (image - self.mean).square().mean()
+
+    def predict(self, image, seeds):
+        found = self.config.strength * (image - self.mean).abs().amax(1, keepdim=True)
+        rebuilt = self.mean.clamp(0, 1).expand_as(image)
+        return Detection(found.flatten(1).amax(1), found, rebuilt, torch.zeros_like(seeds))
+"""
+
+
+def test_fourth_method_is_one_file_and_one_line(run, data, tmp_path, monkeypatch):
+    from mendiff.methods.base import METHODS
+
+    (tmp_path / "foo_method.py").write_text(FOO)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(METHODS, "foo", "foo_method:Foo")
+    model = tmp_path / "model"
+    code, out, err = run("fit", data, "-o", model, "--method", "foo", "--set", "strength=2.0", "--json")
+    assert code == 0, err
+    assert json.loads(out)["config"]["strength"] == 2.0
+    code, out, err = run("predict", model, data / "test", "-o", tmp_path / "found", "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["images"]) == 4
+    code, out, err = run("evaluate", model, data, "--json")
+    assert code == 0, err
+    assert json.loads(out)["mean"]["image_auroc"] == 1.0  # white squares are far from any mean
