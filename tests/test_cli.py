@@ -50,6 +50,11 @@ def draw(folder, count, defect=0, seed=0):
     return folder
 
 
+def size(path):
+    with Image.open(path) as image:
+        return image.size
+
+
 def draw_category(root):
     draw(root / "train/good", 9)
     draw(root / "test/good", 2, seed=1)
@@ -102,10 +107,11 @@ def refused(run, tmp_path):
         before = sorted(tmp_path.rglob("*"))
         code, out, err = run(*words)
         assert (code, out) == (2, ""), err
-        assert err.startswith("mendiff")
-        assert len(err.splitlines()) == 1, err
+        *progress, sentence = err.splitlines()  # some slips show only when the networks are built
+        assert sentence.startswith("mendiff")
+        assert not any("mendiff" in line or "Traceback" in line or "Error" in line for line in progress)
         assert sorted(tmp_path.rglob("*")) == before
-        return err
+        return sentence
 
     return go
 
@@ -340,8 +346,8 @@ def test_predict_writes_tables_and_pictures(run, model, data, tmp_path):
     for row in result["images"]:
         assert row["defective"] == (row["score"] > result["threshold"])
         assert 0 < row["p_value"] <= 1
-        assert Image.open(tmp_path / "found" / row["heat_map"]).size == (40, 40)
-        assert Image.open(tmp_path / "found" / row["reconstruction"]).size == (32, 32)
+        assert size(tmp_path / "found" / row["heat_map"]) == (40, 40)
+        assert size(tmp_path / "found" / row["reconstruction"]) == (32, 32)
 
 
 def test_predict_takes_images_of_all_kinds(run, model, tmp_path):
@@ -361,7 +367,7 @@ def test_predict_takes_images_of_all_kinds(run, model, tmp_path):
     score = {name: rows[f"heat_maps/{name}.png"] for name in ("grey", "deep", "alpha", "plain", "turned")}
     assert score["alpha"] == score["turned"] == score["plain"]
     assert score["deep"] == score["grey"]
-    assert Image.open(tmp_path / "found/heat_maps/turned.png").size == (40, 30)
+    assert size(tmp_path / "found/heat_maps/turned.png") == (40, 30)
 
 
 def test_images_of_one_name_get_pictures_of_their_own(run, model, tmp_path):

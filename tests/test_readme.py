@@ -27,7 +27,9 @@ def photos(tmp_path, monkeypatch):
     places += [f"parts/test/{kind}/{number}.png" for kind in ("good", "scratch") for number in range(2)]
     for place in places:
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        save_png(torch.randint(0, 256, (40, 48, 3), generator=rng, dtype=torch.uint8).numpy(), tmp_path / place)
+        save_png(
+            torch.randint(0, 256, (40, 48, 3), generator=rng, dtype=torch.uint8).numpy(), tmp_path / place
+        )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -75,7 +75,7 @@ class Model:
         return Detection(**columns)
 
     def calibrated(self, images: Pictures, batch_size: int = 8) -> Model:
-        """The same networks with statistics and thresholds learned anew, for one kind of part or another camera.
+        """The same networks with statistics and thresholds learned anew, for one kind of part.
 
         Args:
             images: good ones that the networks were not trained on, at least two (see Pictures).

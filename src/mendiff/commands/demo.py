@@ -69,7 +69,7 @@ def draw(folder: Path, config: DemoConfig, terminal: Terminal) -> None:
 
 
 def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, Any]:
-    """One network for all parts, calibrated for each kind on parts of its own; the metrics, and folder/report.html."""
+    """One network for all parts, calibrated for each kind; the metrics, and folder/report.html."""
     categories = open_data(folder / "data")
     paths = readable_paths([_but_last(one) for one in categories], terminal)
     config = make_config(plan, paths)

@@ -69,6 +69,8 @@ def run(
     """Fit a method to the good images of `data` and write the model folder `out`."""
     terminal = Terminal(quiet)
     check_output(out, overwrite)
+    if resume:
+        _workdir(out, resume)
     plan = Plan(method, preset, settings, features, features_weights, image_size, seed, choose_device(device))
     chosen = choose_categories(open_data(data), categories)
     return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
@@ -235,6 +237,7 @@ def readable_paths(categories: Sequence[Category], terminal: Terminal) -> list[P
         raise InputError(f"{categories[0].root}: expected good images, found none that can be read.")
     if len(paths) < FEWEST_IMAGES:
         raise InputError(
-            f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, got {len(paths)}; add some."
+            f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, got {len(paths)}; "
+            "add some."
         )
     return paths
