@@ -18,7 +18,12 @@ from mendiff.types import Step
 
 SEEDS = torch.tensor([7, 1, 99, 3])
 # A plain read-out, so that what the sampler does shows in the map.
-PLAIN = {"readout.distance": "squared", "readout.standardise": False, "readout.sigma": 0.0}
+PLAIN = {
+    "readout.distance": "squared",
+    "readout.standardise": False,
+    "readout.pixel_maps": False,
+    "readout.sigma": 0.0,
+}
 ADAPTIVE = {
     **PLAIN,
     "adaptive": True,

@@ -15,6 +15,7 @@ from mendiff.scoring.maps import (
 )
 from mendiff.scoring.readout import BACKWARD, DISTANCES, Readout, ReadoutConfig
 from mendiff.scoring.score import top_k_mean, top_share_mean
+from mendiff.scoring.whitening import ConditionalWhitening
 
 CHANNELS = (12, 48)
 
@@ -74,17 +75,14 @@ def test_map_adds_layers_and_averages_runs(image, rebuilt, changes, formula):
     torch.testing.assert_close(got, sum(runs) / 2, rtol=1e-5, atol=1e-6)
 
 
-def test_whitened_map_is_the_fitted_mahalanobis_distance(image, rebuilt):
+def test_whitened_map_is_the_conditional_whitening_of_every_layer(image, rebuilt):
     readout = fitted(ReadoutConfig(distance="whitened", sigma=0.0), image, rebuilt[:1])
     expected = []
     for ours, theirs in zip(features(image), features(rebuilt[0]), strict=True):
-        difference = (ours - theirs).double()
-        flat = difference.permute(0, 2, 3, 1).flatten(0, 2)
-        covariance = torch.cov(flat.T, correction=0)
-        covariance += 0.05 * covariance.diagonal().mean() * torch.eye(len(covariance))
-        centred = flat - flat.mean(0)
-        distance = (centred @ torch.linalg.inv(covariance) * centred).mean(1)
-        expected.append(distance.view(len(ours), 1, *ours.shape[2:]).float())
+        whitening = ConditionalWhitening(ours.shape[1])
+        whitening.update(ours, theirs)
+        whitening.finish()
+        expected.append(whitening(ours, theirs))
     got = readout.anomaly_map(image, rebuilt[:1], features)
     torch.testing.assert_close(got, sum(upsampled(expected)), rtol=1e-3, atol=1e-4)
 
@@ -171,7 +169,7 @@ def test_every_standardised_map_has_mean_0_and_deviation_1_on_the_images_it_was_
 def test_scales_are_learned_at_the_resolution_they_are_used_at(image, rebuilt, distance):
     config = ReadoutConfig(distance=distance, standardise=True, resolution=8, sigma=0.0)
     total = fitted(config, image, rebuilt[:1]).anomaly_map(image, rebuilt[:1], features)
-    assert float(total.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(total.mean()) == pytest.approx(0, abs=1e-3)
 
 
 def test_pixel_maps_are_the_multi_scale_ones_of_every_run(image, rebuilt):

@@ -4,7 +4,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 
 from mendiff.errors import InputError
-from mendiff.scoring.whitening import Whitening
+from mendiff.scoring.whitening import ConditionalWhitening
 
 
 @pytest.fixture
@@ -15,58 +15,92 @@ def vectors(rng):
     return (white @ mixing + torch.randn(5, generator=rng)).permute(0, 3, 1, 2)
 
 
-def fitted(vectors, **options):
-    whitening = Whitening(vectors.shape[1], **options)
-    for one in vectors.split(2):
-        whitening.update(one)
+@pytest.fixture
+def unrelated(rng):
+    """Reconstructions that tell nothing about the vectors."""
+    return torch.randn(6, 5, 20, 20, generator=rng)
+
+
+def fitted(features, rebuilt, **options):
+    whitening = ConditionalWhitening(features.shape[1], **options)
+    for ours, theirs in zip(features.split(2), rebuilt.split(2), strict=True):
+        whitening.update(ours, theirs)
     whitening.finish()
     return whitening
 
 
-def test_without_shrinkage_it_is_the_mahalanobis_distance(vectors):
+def test_a_reconstruction_that_is_always_the_same_leaves_the_mahalanobis_distance(vectors):
+    blank = torch.zeros_like(vectors)
     flat = vectors.double().permute(0, 2, 3, 1).reshape(-1, 5).numpy()
-    inverse = np.linalg.inv(np.cov(flat.T, bias=True))
-    got = fitted(vectors, shrinkage=0.0)(vectors[:1]).flatten()[:20]
+    covariance = np.cov(flat.T, bias=True)
+    lift = 5 / len(flat) * covariance.diagonal().mean()  # what few positions add against chance
+    inverse = np.linalg.inv(covariance + lift * np.eye(5))
+    got = fitted(vectors, blank, shrinkage=0.0)(vectors[:1], blank[:1]).flatten()[:20]
     expected = [mahalanobis(one, flat.mean(0), inverse) ** 2 / 5 for one in flat[:20]]
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-3)
 
 
-def test_mean_distance_of_good_vectors_is_one(vectors):
-    assert float(fitted(vectors, shrinkage=0.0)(vectors).mean()) == pytest.approx(1, abs=1e-4)
-    assert 0.5 < float(fitted(vectors)(vectors).mean()) < 1
+def test_mean_distance_of_good_vectors_is_one(vectors, unrelated):
+    exact = fitted(vectors, unrelated, shrinkage=0.0)
+    assert float(exact(vectors, unrelated).mean()) == pytest.approx(1, abs=0.02)
+    assert 0.5 < float(fitted(vectors, unrelated)(vectors, unrelated).mean()) < 1
 
 
-def test_other_vectors_lie_further_away(vectors):
-    whitening = fitted(vectors)
-    assert float(whitening(vectors + 5).mean()) > 2 * float(whitening(vectors).mean())
+def test_what_the_reconstruction_explains_is_no_surprise(vectors, rng):
+    """Features that are a linear function of the reconstruction's, plus a little noise of their own."""
+    mixing = torch.randn(5, 5, generator=rng)
+    small = 0.2 * torch.randn(vectors.shape, generator=rng)
+    features = torch.einsum("cd,bdhw->bchw", mixing, vectors) + 3 + small
+    whitening = fitted(features, vectors, ridge=1e-6)
+    assert float(whitening(features, vectors).mean()) == pytest.approx(1, abs=0.1)
+    defect = features.clone()
+    defect[:, :, 8:12, 8:12] += 2
+    assert float(whitening(defect, vectors)[:, :, 8:12, 8:12].mean()) > 10
+    assert float(whitening(defect, vectors)[:, :, 14:].mean()) < 2
 
 
-def test_pieces_give_the_same_as_all_at_once(vectors):
-    whole = Whitening(5)
-    whole.update(vectors)
+def test_the_prediction_is_ridge_regression_on_the_place_and_its_surroundings(vectors, rng):
+    from sklearn.linear_model import Ridge
+
+    features = vectors.roll(1, dims=1) * 2 + torch.randn(vectors.shape, generator=rng)
+    around = [torch.nn.functional.avg_pool2d(vectors, k, 1, k // 2, count_include_pad=False) for k in (3, 7)]
+    known = torch.cat([vectors, *around], dim=1).double().permute(0, 2, 3, 1).flatten(0, 2).numpy()
+    wanted = features.double().permute(0, 2, 3, 1).flatten(0, 2).numpy()
+    lift = (0.01 + 15 / len(known)) * known.var(0).mean()
+    expected = Ridge(alpha=lift * len(known)).fit(known, wanted).coef_
+    got = fitted(features, vectors).weight + torch.eye(5, 15)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_pieces_give_the_same_as_all_at_once(vectors, unrelated):
+    whole = ConditionalWhitening(5)
+    whole.update(vectors, unrelated)
     whole.finish()
-    torch.testing.assert_close(whole.root, fitted(vectors).root, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(whole.mean, fitted(vectors).mean, rtol=1e-5, atol=1e-6)
+    for name, value in fitted(vectors, unrelated).state_dict().items():
+        torch.testing.assert_close(whole.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_fitting_again_forgets_the_first_time(vectors):
-    whitening = fitted(vectors * 100)
-    whitening.update(vectors)
+def test_fitting_again_forgets_the_first_time(vectors, unrelated):
+    whitening = fitted(vectors * 100, unrelated)
+    whitening.update(vectors, unrelated)
     whitening.finish()
-    torch.testing.assert_close(whitening(vectors), fitted(vectors)(vectors), rtol=1e-4, atol=1e-5)
+    expected = fitted(vectors, unrelated)(vectors, unrelated)
+    torch.testing.assert_close(whitening(vectors, unrelated), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_before_fitting_it_is_the_mean_square(vectors):
-    torch.testing.assert_close(Whitening(5)(vectors), vectors.square().mean(1, keepdim=True))
+def test_before_fitting_it_is_the_mean_squared_difference(vectors, unrelated):
+    expected = (vectors - unrelated).square().mean(1, keepdim=True)
+    torch.testing.assert_close(ConditionalWhitening(5)(vectors, unrelated), expected)
 
 
-def test_channels_without_variance_give_finite_distances(vectors):
+def test_channels_without_variance_give_finite_distances(vectors, unrelated):
     flat = vectors.clone()
     flat[:, 2] = 0
-    assert bool(fitted(flat)(flat).isfinite().all())
-    assert bool(fitted(torch.zeros(1, 5, 2, 2))(flat).isfinite().all())
+    assert bool(fitted(flat, unrelated)(flat, unrelated).isfinite().all())
+    blank = torch.zeros(1, 5, 2, 2)
+    assert bool(fitted(blank, blank)(flat, unrelated).isfinite().all())
 
 
 def test_nothing_seen_is_refused():
     with pytest.raises(InputError, match="at least one good image"):
-        Whitening(5).finish()
+        ConditionalWhitening(5).finish()

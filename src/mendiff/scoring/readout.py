@@ -19,7 +19,7 @@ from mendiff.scoring.maps import (
     squared_map,
 )
 from mendiff.scoring.score import top_k_mean, top_share_mean
-from mendiff.scoring.whitening import Whitening
+from mendiff.scoring.whitening import ConditionalWhitening
 
 Features = Callable[[Tensor], list[Tensor]]
 Pairs = Callable[[], Iterable[tuple[Tensor, list[Tensor]]]]
@@ -35,8 +35,8 @@ class ReadoutConfig:
 
     Attributes:
         distance: between features: "nearest" patch of the reconstruction (published), "cosine" or "squared"
-            at the same place, or "whitened": squared Mahalanobis distance of the difference under its
-            covariance on good images.
+            at the same place, or "whitened": how surprising the image's features are, given the
+            reconstruction's (see mendiff.scoring.whitening).
         backward: for "nearest": also match reconstruction to image, and take the "sum" (transistor, pcb1,
             pcb4) or the "mean" (multi-class code) of both.
         pixel_weight: v, weight of the pixel difference, scaled so that its maximum equals v times that of the
@@ -91,7 +91,9 @@ class Readout(nn.Module):
         self.config = config
         self.batch_maxima = batch_maxima
         whitened = config.distance == "whitened"
-        self.whitening = nn.ModuleList(Whitening(c) for _ in range(runs) for c in channels if whitened)
+        self.whitening = nn.ModuleList(
+            ConditionalWhitening(c) for _ in range(runs) for c in channels if whitened
+        )
         maps = runs * (len(channels) + config.pixel_maps)
         self.register_buffer("map_mean", torch.zeros(maps))
         self.register_buffer("map_std", torch.ones(maps))
@@ -132,7 +134,7 @@ class Readout(nn.Module):
         return top_share_mean(anomaly_map, self.config.top_share)
 
     def fit(self, pairs: Pairs, features: Features) -> None:
-        """Learn the whitening of feature differences, then the scale of every map, from good images."""
+        """Learn the conditional whitening of every layer, then the scale of every map, from good images."""
 
         def resized() -> Iterator[tuple[Tensor, list[Tensor]]]:
             return (
@@ -143,15 +145,15 @@ class Readout(nn.Module):
             for image, rebuilt in resized():
                 layers = self._layers(image, rebuilt, features)
                 for whitening, (ours, theirs) in zip(self._whitenings, layers, strict=True):
-                    whitening.update(ours - theirs)
+                    whitening.update(ours, theirs)
             for whitening in self._whitenings:
                 whitening.finish()
         if self.config.standardise:
             self._fit_scales(resized, features)
 
     @property
-    def _whitenings(self) -> list[Whitening]:
-        return [one for one in self.whitening if isinstance(one, Whitening)]
+    def _whitenings(self) -> list[ConditionalWhitening]:
+        return [one for one in self.whitening if isinstance(one, ConditionalWhitening)]
 
     def _fit_scales(self, pairs: Pairs, features: Features) -> None:
         sums = torch.zeros(2, len(self.map_mean), dtype=torch.float64)
@@ -187,7 +189,7 @@ class Readout(nn.Module):
     def _feature_maps(self, layers: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         if self.config.distance == "whitened":
             return [
-                whiten(ours - theirs) for whiten, (ours, theirs) in zip(self.whitening, layers, strict=True)
+                whiten(ours, theirs) for whiten, (ours, theirs) in zip(self.whitening, layers, strict=True)
             ]
         distance = {"nearest": self._nearest, "cosine": cosine_map, "squared": squared_map}[
             self.config.distance

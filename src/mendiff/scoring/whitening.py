@@ -1,59 +1,99 @@
-"""Whitening of feature differences: what varies between good parts and their reconstructions counts less."""
+"""How surprising an image's features are, given those of its reconstruction."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.errors import InputError
 
+CONTEXT = (3, 7)
+"""Sides of the windows over which the reconstruction's features are averaged as context."""
 
-class Whitening(nn.Module):
-    """Mean and inverse covariance root of vectors seen at many positions of good images.
+
+class ConditionalWhitening(nn.Module):
+    """Features of good images as a Gaussian whose mean is linear in the features of their reconstruction.
+
+    A plain difference of features counts blur and drift of a small denoiser, which every good image shows,
+    as defects. The best linear prediction of the input's features from the reconstruction's (at the place and
+    averaged around it) takes that away; what it leaves is whitened by its own covariance. A perfect
+    reconstruction predicts by the identity; one that tells nothing leaves PaDiM's distance.
 
     Args:
         channels: C.
-        shrinkage: share of the mean variance that is added to the covariance's diagonal, against overfitting.
+        shrinkage: share of its mean variance that is added to the residual covariance's diagonal.
+        ridge: the same for the predictors' covariance; both grow where there are few positions.
     """
 
     mean: Tensor
+    weight: Tensor
     root: Tensor
 
-    def __init__(self, channels: int, shrinkage: float = 0.05) -> None:
+    def __init__(self, channels: int, shrinkage: float = 0.05, ridge: float = 0.01) -> None:
         super().__init__()
-        self._shrinkage = shrinkage
-        self.register_buffer("mean", torch.zeros(channels))
+        self._shrinkage, self._ridge = shrinkage, ridge
+        predictors = (1 + len(CONTEXT)) * channels
+        self.register_buffer("mean", torch.zeros(predictors + channels))
+        # What the prediction adds to the reconstruction's own features; kept apart, so that the difference of
+        # two like features is taken before anything is rounded.
+        self.register_buffer("weight", torch.zeros(channels, predictors))
         self.register_buffer("root", torch.eye(channels))
         self._reset()
 
-    def update(self, vectors: Tensor) -> None:
-        """Take in (B,C,h,w)."""
-        flat = vectors.transpose(0, 1).flatten(1).double().cpu()
+    def update(self, features: Tensor, rebuilt: Tensor) -> None:
+        """Take in the features of good images and of their reconstructions, (B,C,h,w) each."""
+        joint = torch.cat([_with_context(rebuilt), features], dim=1)
+        flat = joint.transpose(0, 1).flatten(1).double().cpu()
         self._count += flat.shape[1]
         self._sum += flat.sum(1)
         self._products += flat @ flat.T
 
     def finish(self) -> None:
-        """Set mean and root from all that was taken in."""
+        """Set prediction and whitening from all that was taken in."""
         if self._count < 2:
             raise InputError(
                 "statistics: expected at least one good image that was held back from training, got none."
             )
         mean = self._sum / self._count
         covariance = self._products / self._count - torch.outer(mean, mean)
-        ridge = self._shrinkage * covariance.diagonal().mean().clamp(min=1e-12)
-        covariance += ridge * torch.eye(len(mean), dtype=torch.float64)
+        known = covariance.shape[0] - len(self.root)
+        predictors, cross, own = (
+            covariance[:known, :known],
+            covariance[:known, known:],
+            covariance[known:, known:],
+        )
+        # Few positions could be predicted perfectly by chance: the fewer, the more is added.
+        weight = torch.linalg.solve(_lifted(predictors, self._ridge + known / self._count), cross)
+        # The residual's covariance for this weight, which the ridge keeps from being the best one.
+        residual = own - weight.T @ cross - cross.T @ weight + weight.T @ predictors @ weight
+        inverse = torch.linalg.inv(_lifted(residual, self._shrinkage + len(own) / self._count))
         self.mean.copy_(mean)
-        self.root.copy_(torch.linalg.cholesky(torch.linalg.inv(covariance)))
+        self.weight.copy_(weight.T - torch.eye(*self.weight.shape, dtype=torch.float64))
+        self.root.copy_(torch.linalg.cholesky(inverse))
         self._reset()
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Squared Mahalanobis distance per channel, (B,C,h,w) to (B,1,h,w): 1 on average on good images."""
-        centred = (vectors - self.mean[:, None, None]).permute(0, 2, 3, 1)
-        return (centred @ self.root).square().mean(-1)[:, None]
+    def forward(self, features: Tensor, rebuilt: Tensor) -> Tensor:
+        """Squared Mahalanobis distance per channel, two (B,C,h,w) to (B,1,h,w); 1 on average on good ones."""
+        known, channels = self.weight.shape[1], len(self.root)
+        mean = self.mean[:, None, None]
+        correction = torch.einsum("cp,bphw->bchw", self.weight, _with_context(rebuilt) - mean[:known])
+        residual = (features - rebuilt) - (mean[known:] - mean[:channels]) - correction
+        return (residual.permute(0, 2, 3, 1) @ self.root).square().mean(-1)[:, None]
 
     def _reset(self) -> None:
-        channels = len(self.mean)
+        size = len(self.mean)
         self._count = 0
-        self._sum = torch.zeros(channels, dtype=torch.float64)
-        self._products = torch.zeros(channels, channels, dtype=torch.float64)
+        self._sum = torch.zeros(size, dtype=torch.float64)
+        self._products = torch.zeros(size, size, dtype=torch.float64)
+
+
+def _with_context(features: Tensor) -> Tensor:
+    """Features and their averages over windows around every place, (B,C,h,w) to (B,3C,h,w)."""
+    around = [F.avg_pool2d(features, side, 1, side // 2, count_include_pad=False) for side in CONTEXT]
+    return torch.cat([features, *around], dim=1)
+
+
+def _lifted(covariance: Tensor, share: float) -> Tensor:
+    lift = share * covariance.diagonal().mean().clamp(min=1e-12)
+    return covariance + lift * torch.eye(len(covariance), dtype=covariance.dtype)
