@@ -365,8 +365,9 @@ def test_predict_takes_images_of_all_kinds(run, model, tmp_path):
     assert (code, err) == (0, "")
     rows = {row["heat_map"]: row["score"] for row in json.loads(out)["images"]}
     score = {name: rows[f"heat_maps/{name}.png"] for name in ("grey", "deep", "alpha", "plain", "turned")}
-    assert score["alpha"] == score["turned"] == score["plain"]
-    assert score["deep"] == score["grey"]
+    # Equal up to rounding, which depends on an image's place in the batch.
+    assert [score["alpha"], score["turned"]] == pytest.approx([score["plain"]] * 2, rel=1e-5)
+    assert score["deep"] == pytest.approx(score["grey"], rel=1e-5)
     assert size(tmp_path / "found/heat_maps/turned.png") == (40, 30)
 
 
