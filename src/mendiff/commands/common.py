@@ -162,14 +162,14 @@ class Terminal:
 
             yield update
 
-    def track(self, items: Sequence[Item], title: str, size: int = 1) -> Iterator[Item]:
-        """Pass items on under a progress bar; each stands for `size` steps of it."""
+    def track(self, items: Sequence[Item], title: str) -> Iterator[Item]:
+        """Pass items on under a progress bar."""
         with self.bar(title) as update:
-            total = len(items) * size
+            total = len(items)
             update(0, total, "")
             for index, item in enumerate(items):
                 yield item
-                update((index + 1) * size, total, "")
+                update(index + 1, total, "")
 
 
 def choose_categories(categories: list[Category], wanted: Sequence[str] | None) -> list[Category]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics, summary
 from mendiff.images import normalise_heat, read_image, read_mask, resize, resize_mask, to_picture
 from mendiff.model import Model
 from mendiff.report.html import CategoryReport, ImageRow, Report, write_report
+from mendiff.types import Detection
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class TestSet:
 
     Attributes:
         samples: N of them.
-        images: (N,3,S,S) uint8, to stay small.
+        images: (N,3,S,S) float32 in [0,1], as `predict` would see them.
         labels: (N,) bool, True is defective.
         masks: (N,1,S,S) bool, or None where the category has none.
     """
@@ -37,16 +38,6 @@ class TestSet:
     images: Tensor
     labels: Tensor
     masks: Tensor | None
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a model says of a test set; one row per image as in Detection."""
-
-    score: Tensor
-    anomaly_map: Tensor
-    reconstruction: Tensor
-    stop_step: Tensor
 
 
 def run(
@@ -114,7 +105,7 @@ def read_tests(category: Category, size: int, terminal: Terminal) -> TestSet:
             terminal.warn(str(error))
             continue
         samples.append(sample)
-        images.append((image * 255).round().to(torch.uint8))
+        images.append(image)
         masks.append(mask)
     if not samples:
         raise InputError(f"{category.root}: expected readable test images, found none.")
@@ -127,18 +118,12 @@ def read_tests(category: Category, size: int, terminal: Terminal) -> TestSet:
     )
 
 
-def find(model: Model, tests: TestSet, batch_size: int, terminal: Terminal, title: str) -> Findings:
-    """Run a model over a test set under a progress bar."""
+def find(model: Model, tests: TestSet, batch_size: int, terminal: Terminal, title: str) -> Detection:
+    """Run a model over a test set under a progress bar; one row per image."""
     batches = list(tests.images.split(batch_size))
-    parts = [
-        model.predict_batch(batch.float() / 255) for batch in terminal.track(batches, f"testing {title}", 1)
-    ]
-    return Findings(
-        torch.cat([part.score for part in parts]),
-        torch.cat([part.anomaly_map for part in parts]),
-        torch.cat([(part.reconstruction * 255).round().to(torch.uint8) for part in parts]),
-        torch.cat([part.stop_step for part in parts]),
-    )
+    parts = [model.predict_batch(batch) for batch in terminal.track(batches, f"testing {title}")]
+    columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}
+    return Detection(**columns)
 
 
 def measure(tests: TestSet, scores: Tensor, maps: Tensor) -> Metrics:
@@ -150,7 +135,7 @@ def measure(tests: TestSet, scores: Tensor, maps: Tensor) -> Metrics:
 
 def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[str, Metrics]:
     """The same metrics for the controls: median colour, and a memory bank on the model's own features."""
-    images = tests.images.float() / 255
+    images = tests.images
     results = {"median colour": measure(tests, *median_colour_control(images))}
     features = getattr(model.method, "features", None)
     if features is not None:
@@ -160,7 +145,7 @@ def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[s
     return results
 
 
-def page(model: Model, name: str, tests: TestSet, found: Findings, metrics: Metrics) -> CategoryReport:
+def page(model: Model, name: str, tests: TestSet, found: Detection, metrics: Metrics) -> CategoryReport:
     """A category's part of the report: one row of pictures per test image."""
     threshold, floor = heat_range(model)
     rows = [
@@ -168,8 +153,8 @@ def page(model: Model, name: str, tests: TestSet, found: Findings, metrics: Metr
             name=f"{sample.label}/{sample.path.name}",
             label=sample.label,
             score=float(found.score[index]),
-            image=to_picture(tests.images[index].float() / 255),
-            reconstruction=to_picture(found.reconstruction[index].float() / 255),
+            image=to_picture(tests.images[index]),
+            reconstruction=to_picture(found.reconstruction[index]),
             heat=normalise_heat(found.anomaly_map[index, 0].numpy(), threshold, floor),
             mask=None if tests.masks is None else tests.masks[index, 0].numpy(),
             p_value=model.calibration.p_value(float(found.score[index])),

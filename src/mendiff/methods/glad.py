@@ -302,9 +302,9 @@ class Glad(Method):
         if self.config.adaptive and self.config.threshold is None:
             for run in range(len(self.config.denoise_steps)):
                 self.stop_thresholds[run] = self._learn_thresholds(batches(), run)
-        self.readout.fit(
-            lambda: ((image, self._mend(image, seeds)[0]) for image, seeds in batches()), self.features
-        )
+        # The read-out passes over them more than once; mending them is the dear part.
+        mended = [(image, self._mend(image, seeds)[0]) for image, seeds in batches()]
+        self.readout.fit(lambda: mended, self.features)
 
     def _learn_thresholds(self, batches: Iterable[tuple[Tensor, Tensor]], run: int) -> Tensor:
         """The stop score that a share of stop_rate of good images exceeds, per rung, (N,)."""
