@@ -1,4 +1,7 @@
-"""A blister pack: two-coloured capsules under clear domes on embossed foil."""
+"""A blister pack: two-coloured capsules under clear domes on embossed foil.
+
+The foil carries a printed mark under every capsule, which shows when the capsule is gone.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,11 @@ from mendiff.demo.shading import Surface, linear
 
 DEFECTS = ("crack", "discolouration", "hole", "misplaced", "missing")
 CARD, POCKET, CAPSULE = (0.82, 0.80), (0.325, 0.185), (0.255, 0.112)  # half sizes
+MARK = (0.15, 0.055)
 PLACES = tuple((u, v) for v in (-0.49, 0.0, 0.49) for u in (-0.395, 0.395))
 
 TABLE, FOIL, TEAL, CREAM = linear("a58f78"), linear("cdd0d4"), linear("1f8a8c"), linear("f1e9d8")
+INK = linear("a8323a")
 YELLOWED = np.array([0.80, 0.60, 0.30], np.float32)
 
 
@@ -83,6 +88,8 @@ def _card(surface: Surface, frame: Frame, rng: np.random.Generator) -> Field:
         surface.cover[near] += 0.09 * smoothstep(0.0, 0.10, -wall)
         local.height += 0.008 * np.exp(-((wall / np.float32(0.014)) ** 2))
         local.paint(inside(wall, frame.step) * 0.35, FOIL * 0.6, gloss=0.3, metal=0.85)
+        mark = rounded_box(a, b, MARK, MARK[1])
+        local.paint(inside(mark, frame.step), INK, gloss=0.15)
         bare[near] *= inside(0.03 - wall, frame.step)
     return bare * inside(edge + 0.05, frame.step)
 
@@ -124,7 +131,7 @@ def _puncture(surface: Surface, frame: Frame, foil: Field, rng: np.random.Genera
     spots = np.flatnonzero(foil > 0.5)
     spot = spots[rng.integers(len(spots))]
     centre = (float(frame.u.flat[spot]), float(frame.v.flat[spot]))
-    edge = blob(frame.u, frame.v, centre, rng.uniform(0.035, 0.075), rng)
+    edge = blob(frame.u, frame.v, centre, rng.uniform(0.045, 0.08), rng)
     edge += np.float32(0.006) * noise(frame.u, frame.v, 25, rng)
     cover = inside(edge, frame.step)
     surface.height += 0.015 * np.exp(-(((edge - 0.008) / 0.012) ** 2)) - 0.06 * smoothstep(0.004, -0.02, edge)
@@ -150,7 +157,7 @@ def _discolour(surface: Surface, frame: Frame, capsules: list[Capsule], rng: np.
         cover, strength = half, rng.uniform(0.7, 1.0)
     else:  # or a patch of mould
         spot = (float(rng.uniform(0.03, 0.2)), float(rng.uniform(-0.06, 0.06)))
-        patch = blob(a, b, spot, rng.uniform(0.05, 0.09), rng)
+        patch = blob(a, b, spot, rng.uniform(0.06, 0.10), rng)
         cover, strength = half * smoothstep(0.012, -0.012, patch), 1.0
     mottle = np.clip(strength * (0.9 + 0.12 * fracture(frame, 1.0, rng)), 0, 1.2)
     surface.tint(cover * mottle, YELLOWED)

@@ -1,4 +1,4 @@
-"""A turned metal flange with a rubber seal and six socket screws."""
+"""A turned metal flange with a rubber seal and four domed brass nuts."""
 
 from __future__ import annotations
 
@@ -13,32 +13,29 @@ from mendiff.demo.geometry import (
     blob,
     circle,
     grain,
-    hexagon,
     inside,
     lines,
     noise,
     smoothstep,
-    turned,
 )
 from mendiff.demo.marks import fracture, scratch, stain
 from mendiff.demo.shading import Surface, linear
 
 DEFECTS = ("chip", "misplaced", "missing", "scratch", "stain")
-RIM, HUB, BORE, SEAL, RING = 0.85, 0.38, 0.20, 0.46, 0.66  # radii; the screws sit on RING
-SEAT, HEAD = 0.143, 0.112
+RIM, HUB, BORE, SEAL, RING = 0.85, 0.29, 0.16, 0.36, 0.62  # radii; the nuts sit on RING
+SEAT, HEAD, NUTS = 0.185, 0.15, 4
 
 BENCH, STEEL, RUBBER, BRASS = linear("3d4650"), linear("c3c7cc"), linear("26272b"), linear("d9a94e")
-PIT, CAST = linear("14130f"), linear("625c54")
+PIT, CAST = linear("14130f"), linear("4a4038")
 SCORED = linear("ffffff") * 1.2  # a bare scratch glints
 RUST = np.array([0.62, 0.36, 0.20], np.float32)
 
 
 @dataclass(frozen=True)
-class Screw:
-    """One socket screw: centre and socket angle in part coordinates, and the slope of its head."""
+class Nut:
+    """One domed nut: its centre in part coordinates, and the slope of its seat."""
 
     centre: Point
-    socket: float
     tilt: Point = (0.0, 0.0)
 
 
@@ -50,7 +47,7 @@ def build(
     surface.albedo *= 1 + 0.05 * grain(frame, 0.02, rng)
     surface.axis = _middle(frame)
     metal = STEEL * rng.uniform(0.96, 1.04, 3).astype(np.float32) ** np.float32(0.5)
-    screws = [_seated(k, rng) for k in range(6)]
+    nuts = [Nut(_place(k)) for k in range(NUTS)]
     body = circle(frame.u, frame.v, (0, 0), RIM)
     streaks = lines(body + np.float32(RIM), 120, rng)
 
@@ -63,14 +60,14 @@ def build(
     _seal(surface, frame)
     if defect == "chip":
         _break_away(surface, frame, body, bitten, flaw)
-    for screw in screws:
-        near = frame.window(screw.centre, SEAT + 0.02)
-        _seat(surface.cut(near), frame.cut(near), screw.centre)
+    for nut in nuts:
+        near = frame.window(nut.centre, SEAT + 0.02)
+        _seat(surface.cut(near), frame.cut(near), nut.centre)
     if defect in ("missing", "misplaced"):
-        screws, cover = _rearrange(screws, defect, frame, flaw)
-    for screw in screws:
-        near = frame.window(screw.centre, HEAD + 0.02)
-        _head(surface.cut(near), frame.cut(near), screw)
+        nuts, cover = _rearrange(nuts, defect, frame, flaw)
+    for nut in nuts:
+        near = frame.window(nut.centre, HEAD + 0.02)
+        _head(surface.cut(near), frame.cut(near), nut)
     if defect in ("scratch", "stain"):
         face = inside(body + 0.04, frame.step) * (surface.turning > 0.5)
         if defect == "scratch":
@@ -85,9 +82,9 @@ def _middle(frame: Frame) -> Point:
     return float(frame.x.flat[nearest]), float(frame.y.flat[nearest])
 
 
-def _seated(index: int, rng: np.random.Generator) -> Screw:
-    angle = index * np.pi / 3
-    return Screw((RING * float(np.cos(angle)), RING * float(np.sin(angle))), rng.uniform(0, np.pi / 3))
+def _place(index: int) -> Point:
+    angle = (index + 0.5) * 2 * np.pi / NUTS
+    return RING * float(np.cos(angle)), RING * float(np.sin(angle))
 
 
 def _plate(surface: Surface, frame: Frame, body: Field, metal: Field, streaks: Field) -> None:
@@ -117,39 +114,36 @@ def _seat(surface: Surface, frame: Frame, centre: Point) -> None:
     surface.paint(inside(thread, frame.step), PIT, gloss=0.05)
 
 
-def _head(surface: Surface, frame: Frame, screw: Screw) -> None:
-    a, b = turned(frame.u, frame.v, screw.centre, screw.socket)
-    head, socket = circle(a, b, (0, 0), HEAD), hexagon(a, b, 0.05)
-    cover, drive = inside(head, frame.step), inside(socket, frame.step)
-    slope = screw.tilt[0] * (frame.u - screw.centre[0]) + screw.tilt[1] * (frame.v - screw.centre[1])
-    top = 0.06 + 0.045 * smoothstep(0, 0.03, -head) + slope
-    top -= 0.05 * smoothstep(0.0, 0.012, -socket)
-    surface.height += cover * (top - surface.height)
+def _head(surface: Surface, frame: Frame, nut: Nut) -> None:
+    head = circle(frame.u, frame.v, nut.centre, HEAD)
+    cover = inside(head, frame.step)
+    slope = nut.tilt[0] * (frame.u - nut.centre[0]) + nut.tilt[1] * (frame.v - nut.centre[1])
+    dome = np.sqrt(np.clip(1 - (1 + np.minimum(head, 0) / HEAD) ** 2, 0, 1))
+    surface.height += cover * (0.06 + 0.6 * HEAD * dome + slope - surface.height)
     surface.paint(cover, BRASS, gloss=0.25, metal=0.9)
-    surface.paint(drive, BRASS * 0.10, gloss=0.05, metal=0.2)
 
 
 def _rearrange(
-    screws: list[Screw], defect: str, frame: Frame, rng: np.random.Generator
-) -> tuple[list[Screw], Field]:
-    index = int(rng.integers(len(screws)))
-    screw = screws[index]
-    rest = screws[:index] + screws[index + 1 :]
-    was = circle(frame.u, frame.v, screw.centre, HEAD)
+    nuts: list[Nut], defect: str, frame: Frame, rng: np.random.Generator
+) -> tuple[list[Nut], Field]:
+    index = int(rng.integers(len(nuts)))
+    nut = nuts[index]
+    rest = nuts[:index] + nuts[index + 1 :]
+    was = circle(frame.u, frame.v, nut.centre, HEAD)
     if defect == "missing":
         return rest, inside(was, frame.step)
-    angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.10)
+    angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.08, 0.14)
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
-    centre = (screw.centre[0] + reach * cos, screw.centre[1] + reach * sin)
+    centre = (nut.centre[0] + reach * cos, nut.centre[1] + reach * sin)
     steep = rng.uniform(0.25, 0.45)
-    loose = replace(screw, centre=centre, tilt=(steep * cos, steep * sin))
+    loose = replace(nut, centre=centre, tilt=(steep * cos, steep * sin))
     return [*rest, loose], inside(np.minimum(was, circle(frame.u, frame.v, centre, HEAD)), frame.step)
 
 
 def _bite(frame: Frame, rng: np.random.Generator) -> Field:
     angle = rng.uniform(0, 2 * np.pi)
     centre = (float(np.cos(angle)) * RIM, float(np.sin(angle)) * RIM)
-    edge = blob(frame.u, frame.v, centre, rng.uniform(0.085, 0.16), rng)
+    edge = blob(frame.u, frame.v, centre, rng.uniform(0.13, 0.20), rng)
     edge += np.float32(0.008) * noise(frame.u, frame.v, 22, rng)
     return inside(edge, frame.step)
 

@@ -41,7 +41,7 @@ def scratch(surface: Surface, frame: Frame, where: Field, fresh: Field, rng: np.
         points = wander(centre, length, rng.normal(0, 0.35), 0.02, rng)
         if length * _seen(points, where, frame) > 0.3:
             break
-    half = max(rng.uniform(0.009, 0.014), 0.75 * frame.pixel)
+    half = max(rng.uniform(0.011, 0.016), 0.75 * frame.pixel)
     distance, along = polyline(frame.u, frame.v, points)
     taper = 0.55 + 0.45 * smoothstep(0, 0.2, along) * smoothstep(0, 0.2, 1 - along)
     across = distance / (half * taper)
@@ -49,7 +49,7 @@ def scratch(surface: Surface, frame: Frame, where: Field, fresh: Field, rng: np.
     lips, groove = np.exp(-(((across - 1.1) / 0.35) ** 2)), np.exp(-1.5 * across**2)
     surface.height += where * depth * (0.5 * lips - groove)
     cover = where * (across < 1.15)
-    opaque = float(rng.uniform(0.6, 0.9))
+    opaque = float(rng.uniform(0.7, 0.95))
     surface.paint(where * np.exp(-(across**2) * 1.2) * opaque, fresh, gloss=0.25)
     return cover
 
