@@ -12,8 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import mendiff
 from mendiff.cli import main
+from mendiff.commands.common import Terminal
+from mendiff.commands.evaluate import find, read_tests
 from mendiff.demo.data import DemoConfig
+from mendiff.evaluation.data import open_data
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -446,6 +450,19 @@ def test_evaluate_json_has_exactly_the_metrics(run, model, data):
     assert list(result["mean"]) == list(result["categories"]["plate"]) == METRICS
     assert all(0 <= value <= 1 for value in result["mean"].values())
     assert result["mean"] == result["categories"]["plate"]
+
+
+def test_evaluate_and_predict_give_an_image_the_same_score(run, model, data, tmp_path):
+    code, out, _ = run("predict", model, data / "test", "-o", tmp_path / "found", "--batch-size", 3, "--json")
+    assert code == 0
+    predicted = {row["image"]: row["score"] for row in json.loads(out)["images"]}
+    loaded, terminal = mendiff.load(model), Terminal(quiet=True)
+    tests = read_tests(open_data(data)[0], loaded.image_size, terminal)
+    found = find(loaded, tests, 2, terminal, "plate")
+    evaluated = {
+        str(sample.path): score for sample, score in zip(tests.samples, found.score.tolist(), strict=True)
+    }
+    assert evaluated == pytest.approx(predicted, rel=1e-4)
 
 
 def test_evaluate_writes_a_report_and_measures_controls(run, model, data, tmp_path):

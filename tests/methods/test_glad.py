@@ -21,7 +21,8 @@ SEEDS = torch.tensor([7, 1, 99, 3])
 PLAIN = {
     "readout.distance": "squared",
     "readout.standardise": False,
-    "readout.pixel_maps": False,
+    "readout.pixel_share": 0.0,
+    "readout.logarithm": False,
     "readout.sigma": 0.0,
 }
 ADAPTIVE = {

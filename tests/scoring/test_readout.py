@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mendiff.scoring.maps import (
     pixel_map,
     squared_map,
 )
-from mendiff.scoring.readout import BACKWARD, DISTANCES, Readout, ReadoutConfig
+from mendiff.scoring.readout import BACKWARD, DISTANCES, LOG_FLOOR, Readout, ReadoutConfig
 from mendiff.scoring.score import top_k_mean, top_share_mean
 from mendiff.scoring.whitening import ConditionalWhitening
 
@@ -139,6 +140,15 @@ def test_images_are_compared_at_the_asked_resolution(image, rebuilt):
     torch.testing.assert_close(got, same)
 
 
+def test_smoothing_can_follow_the_size_of_the_map(image, rebuilt):
+    plain, fixed, shared = (
+        Readout(ReadoutConfig(taps=0, **sigma), CHANNELS).anomaly_map(image, rebuilt[:1], features)
+        for sigma in ({"sigma": 0.0}, {"sigma": 2.0}, {"sigma_share": 2 / 16})
+    )
+    torch.testing.assert_close(shared, fixed)
+    assert not torch.allclose(shared, plain)
+
+
 def test_score_averages_the_largest_pixels(rng):
     maps = torch.rand(3, 1, 20, 20, generator=rng)
     assert torch.equal(Readout(ReadoutConfig(top_k=7), CHANNELS).score(maps), top_k_mean(maps, 7))
@@ -149,20 +159,25 @@ def test_score_averages_the_largest_pixels(rng):
 # Standardising.
 
 
-@pytest.mark.parametrize("pixel_maps", [False, True])
+@pytest.mark.parametrize(("pixel_share", "logarithm"), [(0.0, False), (0.2, False), (0.2, True)])
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_every_standardised_map_has_mean_0_and_deviation_1_on_the_images_it_was_fitted_to(
-    image, rebuilt, distance, pixel_maps
+    image, rebuilt, distance, pixel_share, logarithm
 ):
-    config = ReadoutConfig(distance=distance, standardise=True, pixel_maps=pixel_maps, sigma=0.0)
+    config = ReadoutConfig(
+        distance=distance, standardise=True, pixel_share=pixel_share, logarithm=logarithm, sigma=0.0
+    )
     readout = fitted(config, image, rebuilt)
     maps = torch.stack(readout._maps(image, rebuilt, features)).flatten(1)
-    assert len(maps) == 2 * (2 + pixel_maps)
+    assert len(maps) == 2 * (2 + (pixel_share > 0))
     standard = (maps - readout.map_mean[:, None]) / readout.map_std[:, None]
     torch.testing.assert_close(standard.mean(1), torch.zeros(len(maps)), rtol=0, atol=1e-4)
     torch.testing.assert_close(standard.std(1, correction=0), torch.ones(len(maps)), rtol=0, atol=1e-3)
-    total = readout.anomaly_map(image, rebuilt, features)
-    torch.testing.assert_close(total.flatten(), standard.mean(0), rtol=1e-4, atol=1e-4)
+    total = readout.anomaly_map(image, rebuilt, features).flatten()
+    expected = (1 - pixel_share) * standard[:4].mean(0)
+    if pixel_share:
+        expected += pixel_share * standard[4:].mean(0)
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("distance", ["whitened", "squared"])
@@ -173,10 +188,18 @@ def test_scales_are_learned_at_the_resolution_they_are_used_at(image, rebuilt, d
 
 
 def test_pixel_maps_are_the_multi_scale_ones_of_every_run(image, rebuilt):
-    config = ReadoutConfig(distance="squared", standardise=True, pixel_maps=True)
+    config = ReadoutConfig(distance="squared", standardise=True, pixel_share=0.5)
     maps = Readout(config, CHANNELS, 2)._maps(image, rebuilt, features)
     for got, one in zip(maps[4:], rebuilt, strict=True):
         torch.testing.assert_close(got, multi_scale_pixel_map(image, one))
+
+
+def test_a_logarithm_is_taken_of_every_map_before_it_is_standardised(image, rebuilt):
+    config = ReadoutConfig(distance="squared", standardise=True, pixel_share=0.5)
+    plain = Readout(config, CHANNELS, 2)._maps(image, rebuilt, features)
+    logs = Readout(replace(config, logarithm=True), CHANNELS, 2)._maps(image, rebuilt, features)
+    for one, other in zip(plain, logs, strict=True):
+        torch.testing.assert_close(other.exp(), one + LOG_FLOOR)
 
 
 def test_fitted_scales_travel_with_the_weights(image, rebuilt):
@@ -197,7 +220,7 @@ def test_a_map_does_not_depend_on_its_batch(image, rebuilt, distance, backward):
         distance=distance,
         backward=backward,
         pixel_weight=2.0,
-        pixel_maps=True,
+        pixel_share=0.5,
         standardise=True,
         sigma=1.0,
         taps=0,
@@ -226,7 +249,8 @@ def test_only_batch_maxima_make_a_map_depend_on_its_batch(image, rebuilt):
     [
         ({"distance": "l2"}, "nearest, cosine, squared, whitened, got 'l2'"),
         ({"backward": "max"}, "none, sum, mean, got 'max'"),
-        ({"pixel_maps": True}, "standardise=true"),
+        ({"pixel_share": 0.5}, "standardise=true"),
+        ({"pixel_share": 1.5, "standardise": True}, "0 to 1, got 1.5"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):

@@ -143,7 +143,7 @@ class MethodModule(HeldBack):
     def configure_optimizers(self) -> Any:
         plan = self.config.training
         optimizer = torch.optim.AdamW(
-            self._trained().values(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+            self._trained().values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate, plan))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -111,22 +111,30 @@ class GladConfig(MethodConfig):
 
 _TINY = GladConfig(
     image_size=0,
-    crop=128,
-    training=TrainingConfig(steps=1000, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995),
-    codec=CodecConfig("space_to_depth", factor=4),
+    crop=96,
+    training=TrainingConfig(steps=1500, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995),
+    codec=CodecConfig("space_to_depth", factor=2),
     denoiser=DenoiserConfig(
         prediction="x0",
         network={
-            "block_out_channels": [64, 96, 128],
+            "block_out_channels": [32, 64, 96, 128],
             "layers_per_block": 1,
-            "down_block_types": ["DownBlock2D"] * 3,
-            "up_block_types": ["UpBlock2D"] * 3,
+            "down_block_types": ["DownBlock2D"] * 4,
+            "up_block_types": ["UpBlock2D"] * 4,
             "norm_num_groups": 8,
             "add_attention": False,
         },
     ),
     synthesis=SynthesisConfig(share=0.7, thin_share=0.4),
-    readout=ReadoutConfig(distance="whitened", standardise=True, pixel_maps=True, sigma=2.0, taps=0, top_k=0),
+    readout=ReadoutConfig(
+        distance="whitened",
+        standardise=True,
+        logarithm=True,
+        pixel_share=0.15,
+        sigma_share=6 / 512,  # the published 6 pixels at 512
+        taps=0,
+        top_k=0,
+    ),
     mix=False,
     train_t=(1, 400),
     min_snr_gamma=5.0,

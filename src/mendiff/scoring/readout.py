@@ -27,6 +27,8 @@ Pairs = Callable[[], Iterable[tuple[Tensor, list[Tensor]]]]
 
 DISTANCES = ("nearest", "cosine", "squared", "whitened")
 BACKWARD = ("none", "sum", "mean")
+LOG_FLOOR = 1e-4
+"""What is added to maps before their logarithm; of pixels in [0,1] the square of 1/100."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,14 @@ class ReadoutConfig:
             pcb4) or the "mean" (multi-class code) of both.
         pixel_weight: v, weight of the pixel difference, scaled so that its maximum equals v times that of the
             feature map.
-        pixel_maps: whether the squared residual at several blurs joins as one more map; needs `standardise`.
+        pixel_share: share of the sum that falls to the squared residual at several blurs, 0 to 1; needs
+            `standardise`.
         standardise: bring every map to zero mean and unit deviation on good images before adding.
+        logarithm: take logarithms before that: where maps disagree, one high value then counts for less, so
+            that a coarse layer cannot smear a defect over places where the fine ones see none.
         sigma: of the Gaussian that smooths the map, in pixels; taps its kernel length, 0 for 8 sigma + 1.
         taps: see sigma.
+        sigma_share: sigma as a share of the map's side, in place of sigma; 0 takes sigma.
         top_k: pixels that the image score averages; 0 uses top_share instead.
         top_share: share of the pixels that the image score averages.
         resolution: side to which images are resized before the comparison; 0 keeps their own.
@@ -53,10 +59,12 @@ class ReadoutConfig:
     distance: str = "nearest"
     backward: str = "none"
     pixel_weight: float = 0.0
-    pixel_maps: bool = False
+    pixel_share: float = 0.0
     standardise: bool = False
+    logarithm: bool = False
     sigma: float = 6.0
     taps: int = 49
+    sigma_share: float = 0.0
     top_k: int = 250
     top_share: float = 0.002
     resolution: int = 0
@@ -84,9 +92,11 @@ class Readout(nn.Module):
             raise InputError(f"distance: expected one of {', '.join(DISTANCES)}, got {config.distance!r}.")
         if config.backward not in BACKWARD:
             raise InputError(f"backward: expected one of {', '.join(BACKWARD)}, got {config.backward!r}.")
-        if config.pixel_maps and not config.standardise:
+        if not 0 <= config.pixel_share <= 1:
+            raise InputError(f"pixel_share: expected 0 to 1, got {config.pixel_share}.")
+        if config.pixel_share and not config.standardise:
             raise InputError(
-                "pixel_maps: expected standardise=true with it, since pixels and features differ in scale."
+                "pixel_share: expected standardise=true with it, since pixels and features differ in scale."
             )
         self.config = config
         self.batch_maxima = batch_maxima
@@ -94,9 +104,10 @@ class Readout(nn.Module):
         self.whitening = nn.ModuleList(
             ConditionalWhitening(c) for _ in range(runs) for c in channels if whitened
         )
-        maps = runs * (len(channels) + config.pixel_maps)
-        self.register_buffer("map_mean", torch.zeros(maps))
-        self.register_buffer("map_std", torch.ones(maps))
+        features, pixels = runs * len(channels), runs * (config.pixel_share > 0)
+        self.register_buffer("map_mean", torch.zeros(features + pixels))
+        self.register_buffer("map_std", torch.ones(features + pixels))
+        self._shares = [(1 - config.pixel_share) / features] * features + [config.pixel_share / runs] * pixels
 
     def anomaly_map(
         self,
@@ -117,12 +128,15 @@ class Readout(nn.Module):
         image, rebuilt = self._resize(image), [self._resize(one) for one in rebuilt]
         maps = self._maps(image, rebuilt, features)
         if config.standardise:
-            total = torch.stack(maps).sub(_as_maps(self.map_mean)).div(_as_maps(self.map_std)).mean(0)
+            shares = _as_maps(torch.tensor(self._shares, device=image.device))
+            standard = (torch.stack(maps) - _as_maps(self.map_mean)) / _as_maps(self.map_std)
+            total = (shares * standard).sum(0)
         else:
             total = torch.stack(maps).sum(0) / len(rebuilt)
         if config.pixel_weight:
             total = total + config.pixel_weight * self._scaled_pixels(image, rebuilt, features, total)
-        total = gaussian_blur(total, config.sigma, config.taps or None)
+        sigma = config.sigma_share * total.shape[-1] or config.sigma
+        total = gaussian_blur(total, sigma, config.taps or None)
         if object_weight is not None:
             total = total * self._resize(object_weight)
         return total
@@ -176,9 +190,9 @@ class Readout(nn.Module):
             F.interpolate(one, size=image.shape[-2:], mode="bilinear", align_corners=True)
             for one in self._feature_maps(self._layers(image, rebuilt, features))
         ]
-        if self.config.pixel_maps:
+        if self.config.pixel_share:
             maps += [multi_scale_pixel_map(image, one) for one in rebuilt]
-        return maps
+        return [(one.clamp(min=0) + LOG_FLOOR).log() for one in maps] if self.config.logarithm else maps
 
     @staticmethod
     def _layers(image: Tensor, rebuilt: Sequence[Tensor], features: Features) -> list[tuple[Tensor, Tensor]]:
