@@ -22,7 +22,7 @@ SMALL_UNET = {
 
 # What makes a method's "tiny" preset small enough for tests; one that is small already needs no line.
 TINY = {
-    "glad": {"image_size": 32, "crop": 0, "denoiser.network": SMALL_UNET},
+    "glad": {"image_size": 32, "crop": 0, "codec.factor": 4, "denoiser.network": SMALL_UNET},
 }
 
 

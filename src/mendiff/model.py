@@ -74,21 +74,24 @@ class Model:
         columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}
         return Detection(**columns)
 
-    def calibrated(self, images: Pictures, batch_size: int = 8) -> Model:
+    def calibrated(self, images: Pictures, seen: Pictures | None = None, batch_size: int = 8) -> Model:
         """The same networks with statistics and thresholds learned anew, for one kind of part.
 
         Args:
             images: good ones that the networks were not trained on, at least two (see Pictures).
+            seen: good ones that they were trained on; without them `images` serve for everything, and
+                thresholds come out a little low.
             batch_size: images that pass through the networks together.
         """
+        method = copy.deepcopy(self.method)
+        held_back = self._batches(images, batch_size)
+        known = None if seen is None else self._batches(seen, batch_size)
+        return replace(self, method=method, calibration=calibrate(method, held_back, known))
+
+    def _batches(self, images: Pictures, batch_size: int) -> Batches:
         prepared = torch.stack([self.prepare(one) for one in as_list(images)])
         device = next(self.method.parameters()).device
-        method = copy.deepcopy(self.method)
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            return ((batch.to(device), content_seeds(batch)) for batch in prepared.split(batch_size))
-
-        return replace(self, method=method, calibration=calibrate(method, batches))
+        return lambda: ((batch.to(device), content_seeds(batch)) for batch in prepared.split(batch_size))
 
     def stream(self, images: Sequence[Any], batch_size: int = 8) -> Iterator[Detection]:
         """Like predict, batch by batch, so that memory stays small."""
@@ -116,18 +119,19 @@ class Model:
 
 
 @torch.no_grad()
-def calibrate(method: Method, batches: Batches) -> Calibration:
-    """Teach a trained method what good images look like to it, and collect their scores.
+def calibrate(method: Method, held_back: Batches, seen: Batches | None = None) -> Calibration:
+    """Teach a trained method what good images look like to it, and collect the scores of held-back ones.
 
     Args:
-        method: changed in place (Method.fit_statistics).
-        batches: of good images that it was not trained on.
+        method: changed in place.
+        held_back: see Method.fit_statistics.
+        seen: see Method.fit_statistics.
     """
     method.eval()
-    method.fit_statistics(batches)
+    method.fit_statistics(held_back, seen)
     scores: list[float] = []
     peaks: list[float] = []
-    for image, seeds in batches():
+    for image, seeds in held_back():
         found = method.predict(image, seeds)
         scores += found.score.tolist()
         peaks += found.anomaly_map.flatten(1).amax(1).tolist()

@@ -24,6 +24,7 @@ PLAIN = {
     "readout.pixel_share": 0.0,
     "readout.logarithm": False,
     "readout.sigma": 0.0,
+    "readout.sigma_share": 0.0,
 }
 ADAPTIVE = {
     **PLAIN,

@@ -202,6 +202,19 @@ def test_a_logarithm_is_taken_of_every_map_before_it_is_standardised(image, rebu
         torch.testing.assert_close(other.exp(), one + LOG_FLOOR)
 
 
+def test_whitening_comes_from_seen_images_and_scales_from_held_back_ones(image, rebuilt):
+    config = ReadoutConfig(distance="whitened", standardise=True)
+    seen = (image.flip(0) ** 2, [one.roll(1, 2) for one in rebuilt])
+    readout = Readout(config, CHANNELS, 2)
+    readout.fit(lambda: [(image, rebuilt)], features, lambda: [seen])
+    expected = fitted(config, *seen)
+    for ours, theirs in zip(readout._whitenings, expected._whitenings, strict=True):
+        assert torch.equal(ours.weight, theirs.weight)
+        assert torch.equal(ours.root, theirs.root)
+    maps = torch.stack(readout._maps(image, rebuilt, features)).flatten(1)
+    torch.testing.assert_close(readout.map_mean, maps.mean(1), rtol=1e-4, atol=1e-5)
+
+
 def test_fitted_scales_travel_with_the_weights(image, rebuilt):
     config = ReadoutConfig(distance="whitened", standardise=True)
     readout, fresh = fitted(config, image, rebuilt), Readout(config, CHANNELS, 2)

@@ -23,6 +23,8 @@ else:
     Host = object
 
 FEWEST_IMAGES = 8
+MOST_SEEN = 40
+"""Training images that statistics are fitted to, at most: each has to be mended for it."""
 
 
 class HeldBack(Host):
@@ -38,6 +40,7 @@ class HeldBack(Host):
     seed: int
     held_back: list[int]
     _held_back_at: list[int]  # where in the data set
+    _seen_at: list[int]
     _held_back_names: dict[str, bool]
 
     def hold_back(self, identities: Sequence[tuple[int, str | None]]) -> None:
@@ -50,6 +53,8 @@ class HeldBack(Host):
         kept = sorted(set(seeds) & set(self.held_back))
         self.held_back = kept if len(kept) >= FEWEST_IMAGES // 2 else choose(seeds)
         self._held_back_at = [seeds.index(seed) for seed in self.held_back]
+        others = sorted(set(seeds) - set(self.held_back))[:MOST_SEEN]
+        self._seen_at = [seeds.index(seed) for seed in others]
         self._held_back_names = {name: seed in self.held_back for seed, name in identities if name}
 
     def _identities(self, loader: DataLoader) -> Sequence[tuple[int, str | None]]:
@@ -67,12 +72,19 @@ class HeldBack(Host):
         transform = getattr(self.pre_processor, "transform", None)
         return (transform(image) if transform else image).as_subclass(Tensor)
 
-    def _good_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _held_back_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The held-back images in a fixed order: (images (B,3,H,W) on the device, seeds (B,))."""
+        return self._batches_at(self._held_back_at)
+
+    def _seen_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some of the images that are trained on, likewise."""
+        return self._batches_at(self._seen_at)
+
+    def _batches_at(self, chosen: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         loader: Any = self.trainer.train_dataloader
         count = min(8, self.config.training.batch_size)
-        for first in range(0, len(self._held_back_at), count):
-            places = self._held_back_at[first : first + count]
+        for first in range(0, len(chosen), count):
+            places = chosen[first : first + count]
             with torch.random.fork_rng(devices=[]):  # reading may draw random numbers, alike in every pass
                 torch.default_generator.manual_seed(self.seed)
                 items = [loader.collate_fn([loader.dataset[place]]) for place in places]

@@ -102,6 +102,7 @@ class MethodModule(HeldBack):
         self.calibration: Calibration | None = None
         self.held_back: list[int] = []
         self._held_back_at: list[int] = []  # where in the data set
+        self._seen_at: list[int] = []
         self._held_back_names: dict[str, bool] = {}
         self._average: dict[str, Tensor] = {}
         self._finished = False
@@ -224,7 +225,7 @@ class MethodModule(HeldBack):
 
     def _calibrate(self) -> None:
         was_training = self.method.training
-        self.calibration = calibrate(self.method, self._good_batches)
+        self.calibration = calibrate(self.method, self._held_back_batches, self._seen_batches)
         self.method.train(was_training)
         if isinstance(self.post_processor, GoodOnlyPostProcessor):
             self.post_processor.calibrate(self.calibration)

@@ -80,7 +80,7 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
     network = load(folder / "model", plan.device)
     results, pages = {}, []
     for category in categories:
-        model = network.calibrated(list(category.train[-CALIBRATION:]))
+        model = network.calibrated(list(category.train[-CALIBRATION:]), list(category.train[:-CALIBRATION]))
         tests = read_tests(category, model.image_size, terminal)
         found = find(model, tests, 8, terminal, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)

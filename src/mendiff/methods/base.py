@@ -89,8 +89,14 @@ class Method(nn.Module, ABC):
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Find anomalies, (B,3,H,W) in [0,1]; seeds (B,) int64 fix each image's noise."""
 
-    def fit_statistics(self, batches: Batches) -> None:
-        """Learn what good images look like to the trained method, from batches it was not trained on."""
+    def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
+        """Learn what good images look like to the trained method.
+
+        Args:
+            held_back: images that it was not trained on: what scales and thresholds come from.
+            seen: images that it was trained on, for fits that need many examples; held-back ones must not
+                serve for these, or they would look better than any image to come. Without `seen` they do.
+        """
 
     @property
     def size_multiple(self) -> int:

@@ -7,7 +7,7 @@ Where they part is said at the line.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -112,7 +112,7 @@ class GladConfig(MethodConfig):
 _TINY = GladConfig(
     image_size=0,
     crop=96,
-    training=TrainingConfig(steps=1500, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995),
+    training=TrainingConfig(steps=1300, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995),
     codec=CodecConfig("space_to_depth", factor=2),
     denoiser=DenoiserConfig(
         prediction="x0",
@@ -305,14 +305,18 @@ class Glad(Method):
     # What good images look like.
 
     @torch.no_grad()
-    def fit_statistics(self, batches: Batches) -> None:
-        """Learn open stop thresholds and the read-out's scales from good images."""
+    def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
+        """Learn open stop thresholds and the read-out; see Method.fit_statistics."""
         if self.config.adaptive and self.config.threshold is None:
             for run in range(len(self.config.denoise_steps)):
-                self.stop_thresholds[run] = self._learn_thresholds(batches(), run)
-        # The read-out passes over them more than once; mending them is the dear part.
-        mended = [(image, self._mend(image, seeds)[0]) for image, seeds in batches()]
-        self.readout.fit(lambda: mended, self.features)
+                self.stop_thresholds[run] = self._learn_thresholds(held_back(), run)
+
+        def mended(batches: Batches) -> Iterator[tuple[Tensor, list[Tensor]]]:
+            return ((image, self._mend(image, seeds)[0]) for image, seeds in batches())
+
+        # The read-out may pass over the held-back ones more than once; mending them is the dear part.
+        kept = list(mended(held_back))
+        self.readout.fit(lambda: kept, self.features, seen and (lambda: mended(seen)))
 
     def _learn_thresholds(self, batches: Iterable[tuple[Tensor, Tensor]], run: int) -> Tensor:
         """The stop score that a share of stop_rate of good images exceeds, per rung, (N,)."""

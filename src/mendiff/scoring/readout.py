@@ -147,23 +147,29 @@ class Readout(nn.Module):
             return top_k_mean(anomaly_map, self.config.top_k)
         return top_share_mean(anomaly_map, self.config.top_share)
 
-    def fit(self, pairs: Pairs, features: Features) -> None:
-        """Learn the conditional whitening of every layer, then the scale of every map, from good images."""
+    def fit(self, pairs: Pairs, features: Features, seen: Pairs | None = None) -> None:
+        """Learn the conditional whitening of every layer, then the scale of every map, from good images.
 
-        def resized() -> Iterator[tuple[Tensor, list[Tensor]]]:
+        Args:
+            pairs: of images that nothing was fitted to yet.
+            features: as for anomaly_map.
+            seen: pairs that only the whitening is learned from, in place of `pairs`.
+        """
+
+        def resized(pairs: Pairs) -> Iterator[tuple[Tensor, list[Tensor]]]:
             return (
                 (self._resize(image), [self._resize(one) for one in rebuilt]) for image, rebuilt in pairs()
             )
 
         if self.config.distance == "whitened":
-            for image, rebuilt in resized():
+            for image, rebuilt in resized(seen or pairs):
                 layers = self._layers(image, rebuilt, features)
                 for whitening, (ours, theirs) in zip(self._whitenings, layers, strict=True):
                     whitening.update(ours, theirs)
             for whitening in self._whitenings:
                 whitening.finish()
         if self.config.standardise:
-            self._fit_scales(resized, features)
+            self._fit_scales(lambda: resized(pairs), features)
 
     @property
     def _whitenings(self) -> list[ConditionalWhitening]:
