@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--features", required=True)
     parser.add_argument("--features-weights", type=Path, required=True)
     parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=800, help="of training (default: 800)")
+    parser.add_argument("--steps", type=int, default=600, help="of training (default: 600)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
