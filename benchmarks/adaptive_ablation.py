@@ -31,6 +31,7 @@ from mendiff.images import read_image, resize
 from mendiff.methods.config import override
 from mendiff.methods.glad import Glad
 from mendiff.model import Model
+from mendiff.nets.denoiser import plain_unet
 
 # (row, model, changes): Table 6, then Table 7, with T' = 750 and min_step = 350 as published.
 ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -45,14 +46,7 @@ ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 COMMON = {
     "codec.factor": 4,
-    "denoiser.network": {
-        "block_out_channels": [64, 96, 128],
-        "layers_per_block": 1,
-        "down_block_types": ["DownBlock2D"] * 3,
-        "up_block_types": ["UpBlock2D"] * 3,
-        "norm_num_groups": 8,
-        "add_attention": False,
-    },
+    "denoiser.network": plain_unet(64, 96, 128),
     "train_t": [0, 1000],
     "denoise_steps": [750],
     "steps": 10,

@@ -19,6 +19,7 @@ from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import summary
 from mendiff.images import write_bytes
+from mendiff.nets.denoiser import plain_unet
 from mendiff.report.html import Report, write_report
 
 SETTINGS: dict[str, Any] = {
@@ -26,14 +27,7 @@ SETTINGS: dict[str, Any] = {
     "crop": 0,
     "training.steps": 1200,
     "codec.factor": 4,
-    "denoiser.network": {
-        "block_out_channels": [64, 96, 128],
-        "layers_per_block": 1,
-        "down_block_types": ["DownBlock2D"] * 3,
-        "up_block_types": ["UpBlock2D"] * 3,
-        "norm_num_groups": 8,
-        "add_attention": False,
-    },
+    "denoiser.network": plain_unet(64, 96, 128),
 }
 """What the demo changes in the preset: small whole pictures and coarser pixel blocks, for speed."""
 SEEN = 24
@@ -63,11 +57,7 @@ def run(
         terminal.say(f"data: {make_data}")
         return {"data": str(make_data), "categories": list(config.categories)}
     check_output(out, overwrite)
-    plan = Plan(
-        settings={**SETTINGS, **settings},
-        seed=seed,
-        device=choose_device(device),
-    )
+    plan = Plan(settings={**SETTINGS, **settings}, seed=seed, device=choose_device(device))
     began = time.monotonic()
     terminal.say(f"{len(config.categories)} kinds of parts, learned from good ones alone, on {plan.device}")
     terminal.say(f"note: {NO_FEATURES}")

@@ -23,7 +23,7 @@ from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
 from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
 from mendiff.nets.codec import CodecConfig, check_size, make_codec
-from mendiff.nets.denoiser import Denoiser, DenoiserConfig
+from mendiff.nets.denoiser import Denoiser, DenoiserConfig, plain_unet
 from mendiff.nets.features import FeaturesConfig, make_features
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import Readout, ReadoutConfig
@@ -114,17 +114,7 @@ _TINY = GladConfig(
     crop=96,
     training=TrainingConfig(steps=1300, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995),
     codec=CodecConfig("space_to_depth", factor=2),
-    denoiser=DenoiserConfig(
-        prediction="x0",
-        network={
-            "block_out_channels": [32, 64, 96, 128],
-            "layers_per_block": 1,
-            "down_block_types": ["DownBlock2D"] * 4,
-            "up_block_types": ["UpBlock2D"] * 4,
-            "norm_num_groups": 8,
-            "add_attention": False,
-        },
-    ),
+    denoiser=DenoiserConfig(prediction="x0", network=plain_unet(32, 64, 96, 128)),
     synthesis=SynthesisConfig(share=0.7, thin_share=0.4),
     readout=ReadoutConfig(
         distance="whitened",

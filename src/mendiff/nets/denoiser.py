@@ -34,6 +34,18 @@ class DenoiserConfig:
     guidance: float = 0.0
 
 
+def plain_unet(*widths: int) -> dict[str, Any]:
+    """DenoiserConfig.network of a small UNet2DModel without attention: a level with one block per width."""
+    return {
+        "block_out_channels": list(widths),
+        "layers_per_block": 1,
+        "down_block_types": ["DownBlock2D"] * len(widths),
+        "up_block_types": ["UpBlock2D"] * len(widths),
+        "norm_num_groups": 8,
+        "add_attention": False,
+    }
+
+
 class Denoiser(nn.Module):
     """A UNet that turns (x_t, t) into a consistent pair (x0, eps), one t per image.
 
