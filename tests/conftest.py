@@ -23,6 +23,16 @@ SMALL_UNET = {
 # What makes a method's "tiny" preset small enough for tests; one that is small already needs no line.
 TINY = {
     "glad": {"image_size": 32, "crop": 0, "codec.factor": 4, "denoiser.network": SMALL_UNET},
+    "ran": {
+        "image_size": 32,
+        "crop": 0,
+        "denoiser.network": {
+            **SMALL_UNET,
+            "block_out_channels": [16, 24, 32],
+            "down_block_types": ["DownBlock2D"] * 3,
+            "up_block_types": ["UpBlock2D"] * 3,
+        },
+    },
 }
 
 

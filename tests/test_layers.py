@@ -42,7 +42,7 @@ SIDEWAYS = {
     "cli": {room for room, floor in FLOORS.items() if floor == 5},
 }
 # Third parties: floors 1-3 may use these and no others, floors 4 and 5 any but these.
-ALLOWED = {1: {"torch", "torchvision"}, 2: {"torch", "diffusers", "timm"}, 3: {"torch"}}
+ALLOWED = {1: {"torch", "torchvision", "sklearn"}, 2: {"torch", "diffusers", "timm"}, 3: {"torch"}}
 FORBIDDEN = {
     4: {"diffusers", "timm", "anomalib", "lightning", "pytorch_lightning"},
     5: {"diffusers", "timm"},

@@ -183,6 +183,8 @@ class MethodModule(HeldBack):
         if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__getitem__"):
             raise InputError("train_dataloaders: expected one DataLoader of a data set with numbered images.")
         self.hold_back(self._identities(loader))
+        with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
+            self.method.prepare(self._seen_batches)
         before, self._average = self._average, {}
         for name, one in self._trained().items() if self.config.training.ema else ():
             self._average[name] = before.get(name, one).detach().to(one.device, copy=True)

@@ -54,6 +54,20 @@ class NoiseSchedule:
         alpha_bar = self.alpha_bar_at(t)
         return alpha_bar / (1 - alpha_bar)
 
+    def min_snr_weight(self, t: Tensor, gamma: float, prediction: str) -> Tensor:
+        """Min-SNR-gamma weights of the loss (Hang et al. 2023), (B,) float64, at most 1; 1 where gamma is 0.
+
+        Args:
+            t: (B,).
+            gamma: limit of the signal-to-noise ratio.
+            prediction: what the squared error is of: "x0", "eps" or "v".
+        """
+        snr = self.snr(t)
+        if gamma == 0:
+            return torch.ones_like(snr)
+        clipped = snr.clamp(max=gamma)
+        return {"x0": clipped / gamma, "eps": clipped / snr, "v": clipped / (snr + 1)}[prediction]
+
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t = a_t x0 + s_t eps, (B,c,h,w), one t per image."""
         a_t, s_t = self.scales(t, x0.dtype)

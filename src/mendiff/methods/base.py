@@ -16,6 +16,7 @@ from mendiff.types import Detection
 
 METHODS: dict[str, str] = {
     "glad": "mendiff.methods.glad:Glad",
+    "ran": "mendiff.methods.ran:Ran",
 }
 """Name to "module:Class"; a further method is one file and one line here."""
 
@@ -88,6 +89,13 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Find anomalies, (B,3,H,W) in [0,1]; seeds (B,) int64 fix each image's noise."""
+
+    def prepare(self, seen: Batches) -> None:
+        """Learn what must be known of the training images before the first step, such as scales.
+
+        Args:
+            seen: some of the images that will be trained on.
+        """
 
     def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
         """Learn what good images look like to the trained method.

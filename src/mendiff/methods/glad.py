@@ -188,7 +188,8 @@ class Glad(Method):
         z_t = self.schedule.add_noise(z_anomalous, eps, t)
         target = self.atp_target(z0, z_anomalous, t, eps)
         error = (self.denoiser.raw(z_t, t) - target).square().mean((1, 2, 3))
-        return (self._loss_weight(t).to(error) * error).mean()
+        weight = self.schedule.min_snr_weight(t, self.config.min_snr_gamma, self.config.denoiser.prediction)
+        return (weight.to(error) * error).mean()
 
     def atp_target(self, z0: Tensor, z_anomalous: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """What the network should put out at z_t^a for its clean estimate to be z0, (B,c,h,w).
@@ -199,20 +200,7 @@ class Glad(Method):
         a_t, s_t = self.schedule.scales(t, torch.float64)
         sign = -1 if self.config.reference else 1
         eps = eps + sign * (a_t / s_t).to(z0) * (z_anomalous - z0)
-        x0 = z0 if sign > 0 else 2 * z_anomalous - z0
-        if self.config.denoiser.prediction == "eps":
-            return eps
-        return x0 if self.config.denoiser.prediction == "x0" else a_t.to(z0) * eps - s_t.to(z0) * x0
-
-    def _loss_weight(self, t: Tensor) -> Tensor:
-        """Min-SNR-gamma weights (Hang et al. 2023), at most 1; 1 everywhere where gamma is 0 (published)."""
-        gamma = self.config.min_snr_gamma
-        snr = self.schedule.snr(t)
-        if gamma == 0:
-            return torch.ones_like(snr)
-        clipped = snr.clamp(max=gamma)
-        by_prediction = {"x0": clipped / gamma, "eps": clipped / snr, "v": clipped / (snr + 1)}
-        return by_prediction[self.config.denoiser.prediction]
+        return self.denoiser.target(z0 if sign > 0 else 2 * z_anomalous - z0, eps, t)
 
     def _posterior_noise(self, image: Tensor) -> Tensor | None:
         """Noise of the codec's posterior: none, or one fixed draw for every step (published code)."""

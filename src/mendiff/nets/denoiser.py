@@ -111,6 +111,13 @@ class Denoiser(nn.Module):
         x0 = raw if self.config.prediction == "x0" else self.schedule.x0_from_v(x_t, raw, t)
         return Estimate(x0, self.schedule.eps_from_x0(x_t, x0, t))
 
+    def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What the network should put out where x0 and eps are true, (B,c,h,w)."""
+        if self.config.prediction == "eps":
+            return eps
+        a_t, s_t = self.schedule.scales(t, x0.dtype)
+        return x0 if self.config.prediction == "x0" else a_t * eps - s_t * x0
+
     def set_prompts(self, prompt: Tensor, no_prompt: Tensor) -> None:
         """Store the embeddings of the prompt and of the empty prompt, (1,L,D) each."""
         # Cloned: tensors that share memory can't be saved.

@@ -18,6 +18,7 @@ from mendiff.scoring.maps import (
     pixel_map,
     squared_map,
 )
+from mendiff.scoring.scales import MapScales, logarithm
 from mendiff.scoring.score import top_k_mean, top_share_mean
 from mendiff.scoring.whitening import ConditionalWhitening
 
@@ -27,8 +28,6 @@ Pairs = Callable[[], Iterable[tuple[Tensor, list[Tensor]]]]
 
 DISTANCES = ("nearest", "cosine", "squared", "whitened")
 BACKWARD = ("none", "sum", "mean")
-LOG_FLOOR = 1e-4
-"""What is added to maps before their logarithm; of pixels in [0,1] the square of 1/100."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,6 @@ class Readout(nn.Module):
             image's own.
     """
 
-    map_mean: Tensor
-    map_std: Tensor
-
     def __init__(
         self, config: ReadoutConfig, channels: Sequence[int], runs: int = 1, *, batch_maxima: bool = False
     ) -> None:
@@ -105,8 +101,7 @@ class Readout(nn.Module):
             ConditionalWhitening(c) for _ in range(runs) for c in channels if whitened
         )
         features, pixels = runs * len(channels), runs * (config.pixel_share > 0)
-        self.register_buffer("map_mean", torch.zeros(features + pixels))
-        self.register_buffer("map_std", torch.ones(features + pixels))
+        self.scales = MapScales(features + pixels)
         self._shares = [(1 - config.pixel_share) / features] * features + [config.pixel_share / runs] * pixels
 
     def anomaly_map(
@@ -128,11 +123,9 @@ class Readout(nn.Module):
         image, rebuilt = self._resize(image), [self._resize(one) for one in rebuilt]
         maps = self._maps(image, rebuilt, features)
         if config.standardise:
-            shares = _as_maps(torch.tensor(self._shares, device=image.device))
-            standard = (torch.stack(maps) - _as_maps(self.map_mean)) / _as_maps(self.map_std)
-            total = (shares * standard).sum(0)
+            total = torch.tensordot(torch.tensor(self._shares).to(maps), self.scales(maps), dims=1)
         else:
-            total = torch.stack(maps).sum(0) / len(rebuilt)
+            total = maps.sum(0) / len(rebuilt)
         if config.pixel_weight:
             total = total + config.pixel_weight * self._scaled_pixels(image, rebuilt, features, total)
         sigma = config.sigma_share * total.shape[-1] or config.sigma
@@ -169,36 +162,22 @@ class Readout(nn.Module):
             for whitening in self._whitenings:
                 whitening.finish()
         if self.config.standardise:
-            self._fit_scales(lambda: resized(pairs), features)
+            self.scales.fit(self._maps(image, rebuilt, features) for image, rebuilt in resized(pairs))
 
     @property
     def _whitenings(self) -> list[ConditionalWhitening]:
         return [one for one in self.whitening if isinstance(one, ConditionalWhitening)]
 
-    def _fit_scales(self, pairs: Pairs, features: Features) -> None:
-        sums = torch.zeros(2, len(self.map_mean), dtype=torch.float64)
-        count = 0
-        for image, rebuilt in pairs():
-            maps = torch.stack(self._maps(image, rebuilt, features)).flatten(1).double().cpu()
-            sums += torch.stack([maps.sum(1), maps.square().sum(1)])
-            count += maps.shape[1]
-        if count == 0:
-            raise InputError(
-                "statistics: expected at least one good image that was held back from training, got none."
-            )
-        mean, square = sums / count
-        self.map_mean.copy_(mean)
-        self.map_std.copy_((square - mean**2).clamp(min=0).sqrt().clamp(min=1e-8))
-
-    def _maps(self, image: Tensor, rebuilt: Sequence[Tensor], features: Features) -> list[Tensor]:
-        """Every single map at image size: all layers of all runs, then the pixel maps."""
+    def _maps(self, image: Tensor, rebuilt: Sequence[Tensor], features: Features) -> Tensor:
+        """Every single map at image size, (M,B,1,H,W): all layers of all runs, then the pixel maps."""
         maps = [
             F.interpolate(one, size=image.shape[-2:], mode="bilinear", align_corners=True)
             for one in self._feature_maps(self._layers(image, rebuilt, features))
         ]
         if self.config.pixel_share:
             maps += [multi_scale_pixel_map(image, one) for one in rebuilt]
-        return [(one.clamp(min=0) + LOG_FLOOR).log() for one in maps] if self.config.logarithm else maps
+        stacked = torch.stack(maps)
+        return logarithm(stacked) if self.config.logarithm else stacked
 
     @staticmethod
     def _layers(image: Tensor, rebuilt: Sequence[Tensor], features: Features) -> list[tuple[Tensor, Tensor]]:
@@ -238,7 +217,3 @@ class Readout(nn.Module):
         if not side or images.shape[-2:] == (side, side):
             return images
         return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)
-
-
-def _as_maps(values: Tensor) -> Tensor:
-    return values[:, None, None, None, None]

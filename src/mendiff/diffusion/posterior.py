@@ -1,0 +1,115 @@
+"""Gaussian posteriors of the reverse process, their divergence, and the loss that learns their variance.
+
+Source: Nichol & Dhariwal 2021 (improved DDPM), which RAN builds on; divergences are in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mendiff.diffusion.schedule import NoiseSchedule
+from mendiff.types import Estimate
+
+GREY_LEVEL = 1 / 255
+"""Half the distance between two grey levels in [-1,1]."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Independent Gaussians per pixel and channel.
+
+    Attributes:
+        mean: (B,c,h,w).
+        log_var: natural logarithm of the variance, (B,c,h,w) or broadcastable to it.
+    """
+
+    mean: Tensor
+    log_var: Tensor
+
+
+class Posterior:
+    """The step from t to t - 1: q(x_{t-1} | x_t, x0) and what a denoiser with learned variance makes of it.
+
+    Args:
+        schedule: its T steps, one by one; its final alpha_bar is where step 0 leads.
+    """
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        alpha_bar = schedule.alpha_bar
+        before = torch.cat([alpha_bar.new_tensor([schedule.final_alpha_bar]), alpha_bar[:-1]])
+        beta = 1 - alpha_bar / before
+        variance = beta * (1 - before) / (1 - alpha_bar)
+        # Where step 0 ends clean its variance is 0, so it takes that of step 1 (improved DDPM).
+        floor = variance[1:2] if len(variance) > 1 and variance[0] == 0 else variance[:1]
+        columns = {
+            "of_x0": beta * before.sqrt() / (1 - alpha_bar),
+            "of_x_t": (1 - before) * (alpha_bar / before).sqrt() / (1 - alpha_bar),
+            "least": torch.cat([floor, variance[1:]]).clamp(min=1e-20).log(),
+            "most": beta.log(),
+        }
+        self._rows = {name: row for row, name in enumerate(columns)}
+        self._by_device = {torch.device("cpu"): torch.stack(list(columns.values()))}
+
+    def truth(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Gaussian:
+        """q(x_{t-1} | x_t, x0) (Ho et al. 2020, eq. 6 and 7), its log variance (B,1,1,1)."""
+        mean = self._at("of_x0", t, x0) * x0 + self._at("of_x_t", t, x0) * x_t
+        return Gaussian(mean, self._at("least", t, x0))
+
+    def learned_log_var(self, between: Tensor, t: Tensor) -> Tensor:
+        """Log variance between the posterior's (-1) and log beta (1), (B,c,h,w) (eq. 15)."""
+        share = (between + 1) / 2
+        return share * self._at("most", t, between) + (1 - share) * self._at("least", t, between)
+
+    def predicted(self, x_t: Tensor, estimate: Estimate, t: Tensor) -> Gaussian:
+        """p_theta(x_{t-1} | x_t) of an estimate; its log_var, or the posterior's where it has none."""
+        truth = self.truth(estimate.x0, x_t, t)
+        return Gaussian(truth.mean, truth.log_var if estimate.log_var is None else estimate.log_var)
+
+    def variational_bits(self, x0: Tensor, x_t: Tensor, estimate: Estimate, t: Tensor) -> Tensor:
+        """The term of the variational bound at t in bits per pixel and channel, (B,).
+
+        The divergence between truth and prediction; at t = 0 the likelihood of the grey levels themselves.
+        """
+        predicted = self.predicted(x_t, estimate, t)
+        divergence = kl_divergence(self.truth(x0, x_t, t), predicted).mean((1, 2, 3))
+        decoded = grey_level_nll(x0, predicted).mean((1, 2, 3))
+        return torch.where(t == 0, decoded, divergence) / math.log(2)
+
+    def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
+        """A column of the float64 table at every t, (B,1,1,1), rounded once to the dtype of `like`."""
+        table = self._by_device.get(t.device)
+        if table is None:
+            table = self._by_device[t.device] = self._by_device[torch.device("cpu")].to(t.device)
+        return table[self._rows[name]][t][:, None, None, None].to(like.dtype)
+
+
+def kl_divergence(truth: Gaussian, predicted: Gaussian) -> Tensor:
+    """KL(truth || predicted) per pixel and channel in nats, (B,c,h,w), closed form, never negative."""
+    ratio = truth.log_var - predicted.log_var
+    moved = (truth.mean - predicted.mean).square() * torch.exp(-predicted.log_var)
+    return 0.5 * (torch.expm1(ratio) - ratio + moved)
+
+
+def grey_level_nll(x0: Tensor, predicted: Gaussian) -> Tensor:
+    """-log of the predicted probability of x0's grey level per pixel and channel in nats, (B,c,h,w).
+
+    Args:
+        x0: 8-bit pixels scaled to [-1,1]; the outermost levels take all the mass beyond them.
+        predicted: of the pixels.
+    """
+    inverse_std = torch.exp(-0.5 * predicted.log_var)
+    from_mean = x0 - predicted.mean
+    below_upper = _normal_cdf((from_mean + GREY_LEVEL) * inverse_std)
+    below_lower = _normal_cdf((from_mean - GREY_LEVEL) * inverse_std)
+    inside = torch.where(x0 > 0.999, 1 - below_lower, below_upper - below_lower)
+    probability = torch.where(x0 < -0.999, below_upper, inside)
+    return -probability.clamp(min=1e-12).log()
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    # The tanh form of the reference implementation: its gradient stays finite far out in the tails.
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
