@@ -61,7 +61,7 @@ class Model:
             ) from error
         return self
 
-    def predict(self, images: Pictures, batch_size: int = 8) -> Detection:
+    def predict(self, images: Pictures, batch_size: int = 8, *, explain: bool = False) -> Detection:
         """Find anomalies in one or more images; results lie on the CPU, one row per image.
 
         An image's result depends on that image alone, not on its neighbours or the batch size.
@@ -69,8 +69,9 @@ class Model:
         Args:
             images: a path, picture, tensor, batch, or list of these (see Pictures).
             batch_size: images that pass through the networks together.
+            explain: take more time for the reconstruction, where the method can (RAN: gradient denoising).
         """
-        parts = list(self.stream(as_list(images), batch_size))
+        parts = list(self.stream(as_list(images), batch_size, explain=explain))
         columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}
         return Detection(**columns)
 
@@ -93,17 +94,22 @@ class Model:
         device = next(self.method.parameters()).device
         return lambda: ((batch.to(device), content_seeds(batch)) for batch in prepared.split(batch_size))
 
-    def stream(self, images: Sequence[Any], batch_size: int = 8) -> Iterator[Detection]:
+    def stream(
+        self, images: Sequence[Any], batch_size: int = 8, *, explain: bool = False
+    ) -> Iterator[Detection]:
         """Like predict, batch by batch, so that memory stays small."""
         for first in range(0, len(images), batch_size):
             batch = torch.stack([self.prepare(one) for one in images[first : first + batch_size]])
-            yield self.predict_batch(batch)
+            yield self.predict_batch(batch, explain=explain)
 
     @torch.no_grad()
-    def predict_batch(self, batch: Tensor) -> Detection:
+    def predict_batch(self, batch: Tensor, *, explain: bool = False) -> Detection:
         """Find anomalies in prepared images, (B,3,S,S) float32 in [0,1], back on the CPU."""
         device = next(self.method.parameters()).device
-        found = self.method.predict(batch.to(device), content_seeds(batch))
+        image, seeds = batch.to(device), content_seeds(batch)
+        found = self.method.predict(image, seeds)
+        if explain:
+            found = replace(found, reconstruction=self.method.explain(image, seeds))
         return Detection(**{f.name: getattr(found, f.name).cpu() for f in fields(Detection)})
 
     def prepare(self, image: Any) -> Tensor:

@@ -109,3 +109,21 @@ def test_a_table_of_another_shape_is_refused(table):
 def test_an_unknown_schedule_is_refused_with_those_there_are():
     with pytest.raises(InputError, match="linear, scaled_linear, cosine, got 'sigmoid'"):
         make_schedule("sigmoid")
+
+
+def test_min_snr_weights_cap_the_same_error_in_every_prediction():
+    schedule, t = scaled_linear_schedule(), torch.tensor([0, 10, 300, 999])
+    weights = {kind: schedule.min_snr_weight(t, 5.0, kind) for kind in ("x0", "eps", "v")}
+    snr = schedule.snr(t)
+    # An error in x0 is one of sqrt(snr) in eps and of sqrt(snr + 1) in v.
+    capped = snr.clamp(max=5.0)
+    torch.testing.assert_close(weights["eps"] * snr, capped)
+    torch.testing.assert_close(weights["v"] * (snr + 1), capped)
+    torch.testing.assert_close(weights["x0"] * 5, capped)
+    for weight in weights.values():
+        assert float(weight.max()) <= 1
+
+
+def test_no_gamma_weighs_all_timesteps_equally():
+    t = torch.tensor([0, 10, 999])
+    assert scaled_linear_schedule().min_snr_weight(t, 0.0, "eps").tolist() == [1, 1, 1]

@@ -48,9 +48,7 @@ def estimate_of(group, schedule, posterior, clip=False):
     tensors = group.tensors
     eps, between = tensors["model_output"].chunk(2, dim=1)
     x0 = schedule.x0_from_eps(tensors["x_t"], eps, tensors["t"])
-    return Estimate(
-        x0.clamp(-1, 1) if clip else x0, eps, posterior.learned_log_var(between, tensors["t"])
-    )
+    return Estimate(x0.clamp(-1, 1) if clip else x0, eps, posterior.learned_log_var(between, tensors["t"]))
 
 
 def test_betas_of_the_schedule(group, schedule, close):

@@ -4,7 +4,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 
 from mendiff.errors import InputError
-from mendiff.scoring.whitening import ConditionalWhitening
+from mendiff.scoring.whitening import ChannelWhitening, ConditionalWhitening
 
 
 @pytest.fixture
@@ -104,3 +104,33 @@ def test_channels_without_variance_give_finite_distances(vectors, unrelated):
 def test_nothing_seen_is_refused():
     with pytest.raises(InputError, match="at least one good image"):
         ConditionalWhitening(5).finish()
+
+
+def white(features):
+    whitening = ChannelWhitening(features.shape[1], shrinkage=1e-6)
+    for one in features.split(2):
+        whitening.update(one)
+    whitening.finish()
+    return whitening
+
+
+def test_whitened_channels_have_mean_0_and_unit_covariance_on_what_they_were_fitted_to(vectors):
+    flat = white(vectors)(vectors).transpose(0, 1).flatten(1).double()
+    torch.testing.assert_close(flat.mean(1), torch.zeros(5).double(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(torch.cov(flat, correction=0), torch.eye(5).double(), rtol=0, atol=1e-3)
+
+
+def test_channels_that_are_independent_are_only_scaled(rng):
+    independent = torch.randn(4, 3, 40, 40, generator=rng) * torch.tensor([1.0, 5.0, 0.2])[:, None, None]
+    root = white(independent).root
+    torch.testing.assert_close(root.diagonal(), torch.tensor([1.0, 0.2, 5.0]), rtol=0.05, atol=0)
+    assert float((root - root.diagonal().diag()).abs().max()) < 0.2
+
+
+def test_unfitted_whitening_leaves_features_as_they_are(vectors):
+    torch.testing.assert_close(ChannelWhitening(5)(vectors), vectors)
+
+
+def test_whitening_of_nothing_is_refused():
+    with pytest.raises(InputError, match="at least one good image"):
+        ChannelWhitening(5).finish()

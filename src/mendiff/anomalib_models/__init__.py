@@ -18,7 +18,7 @@ with warnings.catch_warnings():  # some of anomalib's own models warn while they
     warnings.simplefilter("ignore", FutureWarning)
     from mendiff.anomalib_models.held_back import FEWEST_IMAGES
     from mendiff.anomalib_models.images import GoodImages
-    from mendiff.anomalib_models.models import Glad, module_class
+    from mendiff.anomalib_models.models import Glad, Ran, module_class
     from mendiff.anomalib_models.module import MethodModule
     from mendiff.anomalib_models.processing import GoodOnlyPostProcessor
     from mendiff.anomalib_models.training import CHECKPOINT, fast_precision, quiet, train
@@ -30,6 +30,7 @@ __all__ = [
     "GoodImages",
     "GoodOnlyPostProcessor",
     "MethodModule",
+    "Ran",
     "fast_precision",
     "module_class",
     "quiet",

@@ -13,6 +13,7 @@ from anomalib.visualization import Visualizer
 from mendiff.anomalib_models.module import MethodModule
 from mendiff.methods.base import find_method
 from mendiff.methods.glad import GladConfig
+from mendiff.methods.ran import RanConfig
 
 
 class Glad(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's own bases disagree
@@ -39,6 +40,34 @@ class Glad(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's ow
         super().__init__(config, preset, features_weights, seed, *parts)
 
 
+class Ran(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's own bases disagree
+    """RAN for anomalib; `get_model("ran")` finds it after `from mendiff import Ran`.
+
+    Args: those of MethodModule.
+    """
+
+    _method_name = "ran"
+    config: RanConfig
+
+    def __init__(
+        self,
+        config: RanConfig | None = None,
+        preset: str = "tiny",
+        features_weights: str | None = None,
+        seed: int = 0,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        parts = (pre_processor, post_processor, evaluator, visualizer)
+        super().__init__(config, preset, features_weights, seed, *parts)
+
+
+OWN = {kind._method_name: kind for kind in (Glad, Ran)}
+"""The methods that have a class here, with a signature that anomalib's command line can read."""
+
+
 @cache
 def module_class(name: str) -> type[MethodModule]:
     """The anomalib model of a method in METHODS: its own class above, or a generic one that is made here.
@@ -46,7 +75,7 @@ def module_class(name: str) -> type[MethodModule]:
     `get_model(name)` finds a generic one, too, once it was made.
     """
     kind = find_method(name)
-    if name == Glad._method_name:
-        return Glad
+    if name in OWN:
+        return OWN[name]
     contents = {"_method_name": name, "__module__": __name__, "__doc__": f"{kind.__name__} for anomalib."}
     return type(kind.__name__, (MethodModule, AnomalibModule), contents)

@@ -19,17 +19,16 @@ from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import summary
 from mendiff.images import write_bytes
+from mendiff.methods.base import find_preset
 from mendiff.nets.denoiser import plain_unet
 from mendiff.report.html import Report, write_report
 
-SETTINGS: dict[str, Any] = {
-    "image_size": 128,
-    "crop": 0,
-    "training.steps": 1200,
-    "codec.factor": 4,
-    "denoiser.network": plain_unet(64, 96, 128),
+SETTINGS: dict[str, dict[str, Any]] = {
+    "glad": {"training.steps": 1200, "codec.factor": 4, "denoiser.network": plain_unet(64, 96, 128)},
+    "ran": {"training.steps": 1000},
 }
-"""What the demo changes in the preset: small whole pictures and coarser pixel blocks, for speed."""
+"""What the demo changes in a method's preset, beside the image size: coarser pixel blocks, for speed."""
+WHOLE_PICTURES = {"image_size": 128, "crop": 0}
 SEEN = 24
 """Good parts of every kind, of those that are trained on, from which its read-out learns."""
 CALIBRATION = 12
@@ -39,6 +38,7 @@ CALIBRATION = 12
 def run(
     out: Path,
     make_data: Path | None,
+    method: str,
     categories: Sequence[str] | None,
     seed: int,
     device: str,
@@ -57,7 +57,9 @@ def run(
         terminal.say(f"data: {make_data}")
         return {"data": str(make_data), "categories": list(config.categories)}
     check_output(out, overwrite)
-    plan = Plan(settings={**SETTINGS, **settings}, seed=seed, device=choose_device(device))
+    find_preset(method, "tiny")  # a slip should show before anything is drawn
+    changes = {**WHOLE_PICTURES, **SETTINGS.get(method, {}), **settings}
+    plan = Plan(method, settings=changes, seed=seed, device=choose_device(device))
     began = time.monotonic()
     terminal.say(f"{len(config.categories)} kinds of parts, learned from good ones alone, on {plan.device}")
     terminal.say(f"note: {NO_FEATURES}")
@@ -98,9 +100,13 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
     shutil.rmtree(folder / "model")  # those of the categories hold the same network
     result = summary(results)
     terminal.table(metrics_table(result, "defects in parts the models have never seen"))
-    title, subtitle = "mendiff demo", "GLAD tiny, trained on good images only, without pretrained weights"
+    title, subtitle = "mendiff demo", _subtitle(plan)
     write_report(folder / "report.html", Report(title, subtitle, pages, result, network.info))
     return result
+
+
+def _subtitle(plan: Plan) -> str:
+    return f"{plan.method.upper()} {plan.preset}, trained on good images only, without pretrained weights"
 
 
 def _but_last(category: Category) -> Category:

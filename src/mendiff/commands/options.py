@@ -10,6 +10,7 @@ from pathlib import Path
 
 def demo(
     make_data: Path | None = None,
+    method: str = "glad",
     categories: list[str] | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -19,6 +20,7 @@ def demo(
 
     Args:
         make_data: only draw the data set into this folder, and stop.
+        method: which method, at its tiny preset.
         categories: which of the demo's categories; all unless given.
         seed: of data, training and noise.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -41,7 +43,7 @@ def fit(
     """Learn what good parts look like and write a model folder.
 
     Args:
-        method: which method.
+        method: glad or ran.
         preset: which settings to start from.
         features: timm's name of a pretrained backbone.
         features_weights: its weights, a local safetensors file.
@@ -54,10 +56,13 @@ def fit(
     """
 
 
-def predict(batch_size: int = 8, device: str = "auto", overwrite: bool = False) -> None:
+def predict(
+    explain: bool = False, batch_size: int = 8, device: str = "auto", overwrite: bool = False
+) -> None:
     """Find defects in images: scores as CSV and JSON, heat maps and reconstructions as pictures.
 
     Args:
+        explain: take more time for the reconstructions, where the method can (ran: gradient denoising).
         batch_size: images that pass through the networks together; does not change the results.
         device: auto, cpu, cuda, cuda:1, mps.
         overwrite: replace what is in the output folder.

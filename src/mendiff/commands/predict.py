@@ -24,7 +24,14 @@ COLUMNS = ("image", "score", "threshold", "defective", "p_value", "stop_step", "
 
 
 def run(
-    model: Path, images: Sequence[Path], out: Path, batch_size: int, device: str, overwrite: bool, quiet: bool
+    model: Path,
+    images: Sequence[Path],
+    out: Path,
+    explain: bool,
+    batch_size: int,
+    device: str,
+    overwrite: bool,
+    quiet: bool,
 ) -> dict[str, Any]:
     """Score every readable image below `images`, and write CSV, JSON and pictures into `out`."""
     terminal = Terminal(quiet)
@@ -38,7 +45,7 @@ def run(
     with new_folder(out, overwrite) as draft:
         batches = [named[first : first + batch_size] for first in range(0, len(named), batch_size)]
         for batch in terminal.track(batches, "predicting"):
-            for (path, name), picture, found in _findings(loaded, batch, unreadable, terminal):
+            for (path, name), picture, found in _findings(loaded, batch, explain, unreadable, terminal):
                 rows.append(_write_pictures(draft, path, name, picture, found, loaded))
         if not rows:
             raise InputError(
@@ -78,7 +85,11 @@ def name_images(images: Sequence[Path]) -> list[tuple[Path, str]]:
 
 
 def _findings(
-    model: Model, batch: Sequence[tuple[Path, str]], unreadable: list[str], terminal: Terminal
+    model: Model,
+    batch: Sequence[tuple[Path, str]],
+    explain: bool,
+    unreadable: list[str],
+    terminal: Terminal,
 ) -> Iterator[tuple[tuple[Path, str], Any, Detection]]:
     """(path and name, picture, finding) of the readable images of a batch; the others are left out."""
     kept, pictures = [], []
@@ -91,7 +102,8 @@ def _findings(
             terminal.warn(str(error))
     if not kept:
         return
-    found = model.predict_batch(torch.stack([model.prepare(picture) for picture in pictures]))
+    prepared = torch.stack([model.prepare(picture) for picture in pictures])
+    found = model.predict_batch(prepared, explain=explain)
     for index, (one, picture) in enumerate(zip(kept, pictures, strict=True)):
         row = slice(index, index + 1)
         yield (

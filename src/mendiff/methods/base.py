@@ -90,6 +90,13 @@ class Method(nn.Module, ABC):
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Find anomalies, (B,3,H,W) in [0,1]; seeds (B,) int64 fix each image's noise."""
 
+    def explain(self, image: Tensor, seeds: Tensor) -> Tensor:
+        """What a good part would have looked like, (B,3,H,W) in [0,1], at any cost; arguments as for predict.
+
+        The reconstruction of `predict`, unless a method has a better one that its scores don't need.
+        """
+        return self.predict(image, seeds).reconstruction
+
     def prepare(self, seen: Batches) -> None:
         """Learn what must be known of the training images before the first step, such as scales.
 

@@ -6,6 +6,7 @@ extractor; what was chosen for them stands at the config fields.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from mendiff.diffusion.gradient import GradientConfig, gradient_denoise
 from mendiff.diffusion.posterior import Posterior, kl_divergence
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
@@ -22,6 +24,7 @@ from mendiff.nets.codec import CodecConfig, check_size, make_codec
 from mendiff.nets.denoiser import DenoiserConfig, plain_unet
 from mendiff.nets.features import FeaturesConfig, make_features
 from mendiff.nets.joint import JointDenoiser
+from mendiff.scoring.gaussians import PositionGaussians
 from mendiff.scoring.maps import gaussian_blur, squared_map
 from mendiff.scoring.scales import MapScales, logarithm
 from mendiff.scoring.score import top_share_mean
@@ -40,7 +43,7 @@ class RanConfig(MethodConfig):
 
     Attributes:
         schedule: "linear", "scaled_linear" or "cosine".
-        codec: "pixels", or "space_to_depth", which moves blocks of pixels into channels: both are pixel space.
+        codec: "pixels", or "space_to_depth", which moves blocks of pixels into channels; both lose nothing.
         denoiser, features: see their configs.
         train_t: lowest and highest timestep (exclusive) that is trained.
         min_snr_gamma: of the weights of the noise loss; 0 weighs all timesteps equally.
@@ -56,6 +59,7 @@ class RanConfig(MethodConfig):
         logarithm: take logarithms of all maps before they are standardised.
         sigma_share: of the Gaussian that smooths the map, as a share of its side; 0 for none.
         top_share: share of the pixels that the image score averages.
+        gradient: how the image that explains a finding is made (Alg. 1).
     """
 
     schedule: str = "linear"
@@ -75,6 +79,7 @@ class RanConfig(MethodConfig):
     logarithm: bool = False
     sigma_share: float = 4 / 256
     top_share: float = 0.002
+    gradient: GradientConfig = field(default_factory=GradientConfig)
 
     def __post_init__(self) -> None:
         if self.codec.kind not in PIXEL_CODECS:
@@ -131,7 +136,8 @@ def hybrid_loss(
 
     Args:
         posterior: of the schedule.
-        x0, x_t: clean and noisy latents, (B,c,h,w).
+        x0: clean latents, (B,c,h,w).
+        x_t: noisy ones.
         estimate: what the network made of x_t, with log_var.
         t: (B,).
         error: of what the network predicts, (B,).
@@ -186,23 +192,36 @@ class Ran(Method):
                 f"layers: expected feature maps no coarser than the denoiser's deepest level, a position per "
                 f"{coarsest} pixels, got one per {too_coarse[0]}; leave that layer out or add a level."
             )
-        self.targets = nn.ModuleList(ChannelWhitening(width) for width in widths)
+        self.target_whitening = nn.ModuleList(ChannelWhitening(width) for width in widths)
         rungs = len(config.noise_steps)
         whitened = config.distance == "whitened"
         self.whitening = nn.ModuleList(
             ConditionalWhitening(width) for _ in range(rungs) for width in widths if whitened
         )
         self.scales = MapScales(rungs * (1 + len(widths)))
+        side = (config.image_size or self.size_multiple) // config.gradient.stride
+        chosen = torch.randperm(sum(widths), generator=Generator().manual_seed(0))[: config.gradient.dims]
+        self.gaussians = PositionGaussians(chosen.sort().values, (side, side))
 
     @property
     def posterior(self) -> Posterior:
         """The reverse step's Gaussians."""
-        return self.denoiser.posterior
+        posterior: Posterior = self.denoiser.posterior
+        return posterior
 
     @property
     def size_multiple(self) -> int:
         """Image height and width must divide by this."""
-        return self.codec.factor * self.denoiser.multiple
+        return math.lcm(self.codec.factor * self.denoiser.multiple, self.config.gradient.stride)
+
+    @property
+    def _targets(self) -> list[ChannelWhitening]:
+        return [one for one in self.target_whitening if isinstance(one, ChannelWhitening)]
+
+    def _whitening(self, step: int, layer: int) -> ConditionalWhitening:
+        one = self.whitening[step * len(self.target_whitening) + layer]
+        assert isinstance(one, ConditionalWhitening)
+        return one
 
     # Training.
 
@@ -224,9 +243,9 @@ class Ran(Method):
         return hybrid.mean() + self.config.feature_weight * torch.stack(losses).mean()
 
     def target(self, image: Tensor) -> list[Tensor]:
-        """f(x0), whitened, as the network should predict it: (B,3,H,W) in [0,1] to one (B,C,h,w) per layer."""
+        """f(x0), whitened: what the network should predict, (B,3,H,W) in [0,1] to one (B,C,h,w) per layer."""
         side = self.config.target_pool
-        layers = (white(one) for white, one in zip(self.targets, self.features(image), strict=True))
+        layers = (white(one) for white, one in zip(self._targets, self.features(image), strict=True))
         return [F.avg_pool2d(one, side, 1, side // 2, count_include_pad=False) for one in layers]
 
     # Scores.
@@ -292,13 +311,42 @@ class Ran(Method):
     def _by_step(self, rows: Tensor) -> Tensor:
         """One row per image, timestep and draw, (B n d,C,H,W), as (n,d,B,C,H,W)."""
         counts = (-1, len(self.config.noise_steps), self.config.draws)
-        return rows.unflatten(0, counts).movedim(0, 2)
+        by_step: Tensor = rows.unflatten(0, counts).movedim(0, 2)
+        return by_step
 
     def _distance(self, step: int, layer: int, ours: Tensor, theirs: Tensor) -> Tensor:
         if self.config.distance == "squared":
             return squared_map(ours, theirs)
-        whitened: Tensor = self.whitening[step * len(self.targets) + layer](ours, theirs)
+        whitened: Tensor = self._whitening(step, layer)(ours, theirs)
         return whitened
+
+    # Gradient denoising (Alg. 1).
+
+    @torch.no_grad()
+    def explain(self, image: Tensor, seeds: Tensor) -> Tensor:
+        """What a good part would have looked like, by gradient denoising; see Method.explain."""
+        return self.codec.decode(self.gradient_walk(image, seeds)[-1])
+
+    @torch.no_grad()
+    def gradient_walk(self, image: Tensor, seeds: Tensor) -> list[Tensor]:
+        """The clean latents after every reverse-diffusion step, the image's own first, each (B,c,h,w)."""
+        config = self.config.gradient
+        check_size(self.codec, image, self.denoiser.multiple)
+        random = PerImageRandom(seeds)
+        t = torch.full((len(image),), config.reverse_t, device=image.device)
+        a_t, s_t = self.schedule.scales(t)
+        grids = _grids(self.features(image))
+
+        def energy(x: Tensor) -> Tensor:
+            layers = self.features(self.codec.decode_raw(x) / 2 + 0.5)
+            return self.gaussians.excess(layers).sum((1, 2, 3))
+
+        def reverse(x: Tensor) -> Tensor:
+            estimate: Estimate = self.denoiser(x + s_t * random.like(x), t, grids)[0]
+            return estimate.x0
+
+        decay = float(a_t[0]) ** (1 / config.every)
+        return gradient_denoise(self.codec.encode(image), energy, reverse, decay, config)
 
     # What good images look like.
 
@@ -306,21 +354,27 @@ class Ran(Method):
     def prepare(self, seen: Batches) -> None:
         """Learn the scale of the features that are to be predicted; see Method.prepare."""
         for image, _ in seen():
-            for white, one in zip(self.targets, self.features(image), strict=True):
+            for white, one in zip(self._targets, self.features(image), strict=True):
                 white.update(one)
-        for white in self.targets:
+        for white in self._targets:
             white.finish()
 
     @torch.no_grad()
     def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
         """Learn the residual's covariance and the scale of every map; see Method.fit_statistics."""
         if self.config.distance == "whitened":
+            places = [
+                (step, layer)
+                for step in range(len(self.config.noise_steps))
+                for layer in range(len(self._targets))
+            ]
             for image, seeds in (seen or held_back)():
                 look = self.look(image, seeds)
-                for step in range(len(self.config.noise_steps)):
-                    for layer, (ours, theirs) in enumerate(zip(look.truth, look.predicted, strict=True)):
-                        for one in theirs[step]:
-                            self.whitening[step * len(self.targets) + layer].update(ours, one)
-            for one in self.whitening:
-                one.finish()
+                for step, layer in places:
+                    for one in look.predicted[layer][step]:
+                        self._whitening(step, layer).update(look.truth[layer], one)
+            for step, layer in places:
+                self._whitening(step, layer).finish()
         self.scales.fit(self.maps(self.look(image, seeds)) for image, seeds in held_back())
+        self.gaussians.fit(self.features(image) for image, _ in (seen or held_back)())
+        self.gaussians.fit_usual(self.features(image) for image, _ in held_back())

@@ -13,6 +13,7 @@ from mendiff.diffusion.posterior import Posterior
 from mendiff.diffusion.schedule import NoiseSchedule
 from mendiff.errors import InputError
 from mendiff.nets.denoiser import Denoiser, DenoiserConfig
+from mendiff.scoring.maps import to_grid
 from mendiff.types import Estimate
 
 
@@ -70,7 +71,7 @@ class JointDenoiser(nn.Module):
         estimate = replace(estimate, log_var=self.posterior.learned_log_var(between, t))
         decoded = [F.silu(norm(one)) for norm, one in zip(self.norms, decoded, strict=True)]
         features = [
-            head(torch.cat([_to_grid(one, grid) for one in decoded], dim=1)).to(x_t.dtype)
+            head(torch.cat([to_grid(one, grid) for one in decoded], dim=1)).to(x_t.dtype)
             for head, grid in zip(self.heads, grids, strict=True)
         ]
         return estimate, features, prediction
@@ -89,12 +90,3 @@ class JointDenoiser(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-def _to_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Features on another grid, (B,C,h,w): averaged where it is coarser, interpolated where it is finer."""
-    if features.shape[-2:] == grid:
-        return features
-    if features.shape[-2] >= grid[0]:
-        return F.adaptive_avg_pool2d(features, grid)
-    return F.interpolate(features, size=grid, mode="bilinear", align_corners=False)

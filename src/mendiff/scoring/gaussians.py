@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.errors import InputError
+from mendiff.scoring.maps import to_grid
 
 FEWEST = 4
 """Good images that the Gaussians need: with fewer, shrinkage leaves little but the mean variance."""
+USUAL = 0.99
+"""Share of the positions of good images below the usual distance."""
 
 
 def squared_mahalanobis(features: Tensor, mean: Tensor, inverse_covariance: Tensor) -> Tensor:
@@ -23,51 +27,68 @@ def squared_mahalanobis(features: Tensor, mean: Tensor, inverse_covariance: Tens
     """
     residual = (features - mean).flatten(2).permute(2, 0, 1)
     distance = ((residual @ inverse_covariance) * residual).sum(-1)
-    return distance.T.unflatten(1, features.shape[-2:])
+    by_position: Tensor = distance.T.unflatten(1, features.shape[-2:])
+    return by_position
 
 
 class PositionGaussians(nn.Module):
-    """A Gaussian of features per position, from good images that show the part in the same place.
+    """PaDiM: a Gaussian of some features per position, from good images with the part in the same place.
 
     Args:
-        channels: C.
-
-    Attributes:
-        grid: positions (h,w) that were fitted; (0,0) before.
+        dims: which channels of all feature layers together, (D,).
+        grid: positions (h,w).
     """
 
+    dims: Tensor
     mean: Tensor
     inverse_covariance: Tensor
+    usual: Tensor
 
-    def __init__(self, channels: int, grid: tuple[int, int]) -> None:
+    def __init__(self, dims: Tensor, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(channels, *grid))
-        self.register_buffer("inverse_covariance", torch.eye(channels).repeat(grid[0] * grid[1], 1, 1))
+        self.grid = grid
+        self.register_buffer("dims", dims)
+        self.register_buffer("mean", torch.zeros(len(dims), *grid))
+        self.register_buffer("inverse_covariance", torch.eye(len(dims)).repeat(grid[0] * grid[1], 1, 1))
+        self.register_buffer("usual", torch.tensor(0.0))
 
-    def fit(self, batches: Iterable[Tensor]) -> None:
-        """Learn from the features of good images, (B,C,h,w) each; Ledoit-Wolf shrinkage at every position."""
+    def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
+        """Learn from the feature layers of good images, with Ledoit-Wolf shrinkage at every position."""
         # Imported here: scikit-learn takes a second, and only fitting needs it.
         from sklearn.covariance import ledoit_wolf
 
-        features = torch.cat([one.detach().cpu().double() for one in batches])
-        if len(features) < FEWEST:
+        found = [self._describe(layers).detach().cpu().double() for layers in batches]
+        count = sum(len(one) for one in found)
+        if count < FEWEST:
             raise InputError(
-                f"images: expected at least {FEWEST} good ones for the Gaussians of gradient denoising, "
-                f"got {len(features)}; add some, or choose gradient.dims=0."
+                f"images: expected at least {FEWEST} good ones for PaDiM's Gaussians, got {count}; add some."
             )
+        features = torch.cat(found)
         mean = features.mean(0)
         positions = (features - mean).flatten(2).permute(2, 0, 1)
-        overall = positions.square().mean()
+        # A position that never changes, such as a black border, would divide by nothing.
+        floor = 0.01 * positions.square().mean().clamp(min=1e-12) * torch.eye(len(self.dims)).double()
         inverses = []
         for samples in positions:
-            covariance = torch.from_numpy(ledoit_wolf(samples.numpy(), assume_centered=True)[0])
-            # A position that never changes (a black border) would divide by nothing.
-            floor = 0.01 * overall.clamp(min=1e-12) * torch.eye(len(covariance), dtype=torch.float64)
-            inverses.append(torch.linalg.inv(covariance + floor))
+            covariance, _ = ledoit_wolf(samples.numpy(), assume_centered=True)
+            inverses.append(torch.linalg.inv(torch.from_numpy(covariance) + floor))
         self.mean.copy_(mean)
         self.inverse_covariance.copy_(torch.stack(inverses))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Squared Mahalanobis distance per channel, (B,C,h,w) to (B,1,h,w); about 1 on good images."""
+    def fit_usual(self, batches: Iterable[Sequence[Tensor]]) -> None:
+        """Learn which distance good images that were not fitted rarely exceed anywhere."""
+        self.usual.copy_(torch.cat([self(layers).flatten() for layers in batches]).quantile(USUAL))
+
+    def forward(self, layers: Sequence[Tensor]) -> Tensor:
+        """Squared Mahalanobis distance per feature, one (B,C,H,W) per layer to (B,1,h,w); about 1 if good."""
+        features = self._describe(layers)
         distance = squared_mahalanobis(features, self.mean, self.inverse_covariance)
-        return distance[:, None] / features.shape[1]
+        return distance[:, None] / len(self.dims)
+
+    def excess(self, layers: Sequence[Tensor]) -> Tensor:
+        """By how much the distance exceeds the usual one, (B,1,h,w): nothing in most of a good image."""
+        return F.relu(self(layers) - self.usual)
+
+    def _describe(self, layers: Sequence[Tensor]) -> Tensor:
+        """The chosen channels of all layers on the Gaussians' grid, (B,D,h,w)."""
+        return torch.cat([to_grid(one, self.grid) for one in layers], dim=1)[:, self.dims]

@@ -57,6 +57,13 @@ def multi_scale_pixel_map(
     return torch.stack(levels).mean(0)
 
 
+def to_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Features on another grid, (B,C,h,w): averaged where it is coarser, interpolated where it is finer."""
+    if features.shape[-2] >= grid[0]:
+        return F.adaptive_avg_pool2d(features, grid)
+    return F.interpolate(features, size=grid, mode="bilinear", align_corners=False)
+
+
 def sum_maps(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """Upsample every (B,1,h,w) map bilinearly (corners aligned) to (H,W) and add them, (B,1,H,W)."""
     resized = [F.interpolate(one, size=size, mode="bilinear", align_corners=True) for one in maps]

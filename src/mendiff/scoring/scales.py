@@ -51,5 +51,5 @@ class MapScales(nn.Module):
 
 
 def logarithm(maps: Tensor) -> Tensor:
-    """log of maps that are not negative but for rounding; (...) to (...)."""
+    """Logarithm of maps that are not negative but for rounding; (...) to (...)."""
     return (maps.clamp(min=0) + LOG_FLOOR).log()

@@ -48,7 +48,7 @@ class Moments:
 
 
 class ChannelWhitening(nn.Module):
-    """Features brought to zero mean and unit covariance on good images, so that no channel or layer dominates.
+    """Features brought to zero mean and unit covariance on good images: no channel or layer dominates.
 
     Args:
         channels: C.

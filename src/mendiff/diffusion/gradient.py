@@ -1,0 +1,73 @@
+"""Gradient denoising: pull an image towards good features, and let the diffusion model clear the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mendiff.errors import InputError
+
+
+@dataclass(frozen=True)
+class GradientConfig:
+    """How gradient denoising walks (RAN, Alg. 1 and eq. 13).
+
+    Attributes:
+        steps: N, gradient steps.
+        every: N_d, gradient steps between two reverse-diffusion steps.
+        step_size: s of eq. 13; moves of more than `largest_move` are cut.
+        largest_move: of a pixel in [-1,1] in one step.
+        reverse_t: timestep from which the reverse-diffusion step leads back to clean. The weight decay omega
+            of eq. 13 follows from it: after N_d steps an image has shrunk to a_t, as x_t has.
+        dims: features of the Gaussians, drawn at random from all channels as in PaDiM.
+        stride: pixels per position of the Gaussians.
+    """
+
+    steps: int = 40
+    every: int = 5
+    step_size: float = 0.02
+    largest_move: float = 0.05
+    reverse_t: int = 30
+    dims: int = 48
+    stride: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "every", "reverse_t", "dims", "stride"):
+            if getattr(self, name) < 1:
+                raise InputError(f"gradient.{name}: expected at least 1, got {getattr(self, name)}.")
+
+
+def gradient_denoise(
+    x: Tensor,
+    energy: Callable[[Tensor], Tensor],
+    reverse: Callable[[Tensor], Tensor],
+    decay: float,
+    config: GradientConfig,
+) -> list[Tensor]:
+    """Descend an energy with weight decay, with a reverse-diffusion step after every N_d steps.
+
+    Args:
+        x: images to start from, (B,c,h,w).
+        energy: (B,c,h,w) to (B,), such as the Mahalanobis distance of deep features (eq. 12).
+        reverse: one reverse-diffusion step of images that have shrunk by decay^N_d, (B,c,h,w) to the same.
+        decay: omega of eq. 13.
+        config: see GradientConfig.
+
+    Returns:
+        the images after every reverse step, the start first. Eq. 13 descends; the listing of Alg. 1 omits the
+        sign.
+    """
+    walked = [x]
+    for step in range(1, config.steps + 1):
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(energy(leaf).sum(), leaf)
+        move = (config.step_size * gradient).clamp(-config.largest_move, config.largest_move)
+        x = decay * x - move
+        if step % config.every == 0:
+            x = reverse(x)
+            walked.append(x)
+    return walked

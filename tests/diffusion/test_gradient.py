@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from mendiff.diffusion.gradient import GradientConfig, gradient_denoise
+from mendiff.errors import InputError
+
+
+def bowl(x):
+    """Half the squared distance from 0.25."""
+    return 0.5 * (x - 0.25).square().sum((1, 2, 3))
+
+
+def same(x):
+    return x
+
+
+@pytest.fixture
+def x(rng):
+    return torch.rand(2, 3, 4, 4, generator=rng) * 2 - 1
+
+
+def test_without_decay_it_is_gradient_descent(x):
+    config = GradientConfig(steps=3, every=1, step_size=0.1, largest_move=1.0)
+    walked = gradient_denoise(x, bowl, same, 1.0, config)
+    assert len(walked) == 4
+    for step, one in enumerate(walked):
+        torch.testing.assert_close(one, 0.25 + (x - 0.25) * 0.9**step)
+
+
+def test_the_reverse_step_follows_every_nth_step_and_sees_the_decayed_image(x):
+    seen = []
+
+    def reverse(one):
+        seen.append(one)
+        return one / 0.9**4
+
+    config = GradientConfig(steps=12, every=4, step_size=0.0)
+    walked = gradient_denoise(x, bowl, reverse, 0.9, config)
+    assert len(seen) == 3
+    torch.testing.assert_close(seen[0], x * 0.9**4)
+    for one in walked:
+        torch.testing.assert_close(one, x)
+
+
+def test_no_pixel_moves_further_than_allowed(x):
+    config = GradientConfig(steps=1, every=1, step_size=100.0, largest_move=0.03)
+    moved = gradient_denoise(x, bowl, same, 1.0, config)[-1] - x
+    assert float(moved.abs().max()) == pytest.approx(0.03)
+
+
+def test_images_do_not_touch_each_other(x):
+    config = GradientConfig(steps=5, every=5)
+    together = gradient_denoise(x, bowl, same, 0.99, config)[-1]
+    alone = gradient_denoise(x[1:], bowl, same, 0.99, config)[-1]
+    assert torch.equal(together[1:], alone)
+
+
+def test_it_works_where_gradients_are_off_and_leaves_no_graph(x):
+    with torch.no_grad():
+        walked = gradient_denoise(x, bowl, same, 1.0, GradientConfig(steps=2, every=1))
+    assert not walked[-1].requires_grad
+    assert float(bowl(walked[-1]).sum()) < float(bowl(x).sum())
+
+
+@pytest.mark.parametrize("field", ["steps", "every", "reverse_t", "dims", "stride"])
+def test_a_walk_without_steps_is_refused(field):
+    with pytest.raises(InputError, match=rf"gradient.{field}: expected at least 1, got 0"):
+        GradientConfig(**{field: 0})

@@ -1,0 +1,39 @@
+import math
+
+import pytest
+import torch
+
+from mendiff.errors import InputError
+from mendiff.scoring.scales import LOG_FLOOR, MapScales, logarithm
+
+
+@pytest.fixture
+def maps(rng):
+    """Three maps of five images, of very different size, (3,5,1,6,7)."""
+    sizes = torch.tensor([1.0, 100.0, 1e-3])[:, None, None, None, None]
+    return (torch.rand(3, 5, 1, 6, 7, generator=rng) + 1) * sizes
+
+
+def test_fitted_maps_have_mean_0_and_deviation_1_whatever_their_size(maps):
+    scales = MapScales(3)
+    scales.fit(maps.split(2, dim=1))
+    standard = scales(maps).flatten(1)
+    torch.testing.assert_close(standard.mean(1), torch.zeros(3), rtol=0, atol=1e-4)
+    torch.testing.assert_close(standard.std(1, correction=0), torch.ones(3), rtol=1e-3, atol=0)
+
+
+def test_a_constant_map_stays_finite():
+    scales = MapScales(1)
+    scales.fit([torch.full((1, 2, 1, 3, 3), 0.7)])
+    assert bool(scales(torch.rand(1, 2, 1, 3, 3)).isfinite().all())
+
+
+def test_scales_of_nothing_are_refused():
+    with pytest.raises(InputError, match="held back from training, got none"):
+        MapScales(2).fit([])
+
+
+def test_logarithms_stay_finite_at_and_below_zero():
+    got = logarithm(torch.tensor([-1e-9, 0.0, 1.0]))
+    expected = [math.log(LOG_FLOOR), math.log(LOG_FLOOR), math.log(1 + LOG_FLOOR)]
+    assert got.tolist() == pytest.approx(expected, abs=1e-6)
