@@ -110,3 +110,9 @@ def test_override_replaces_by_dotted_name():
 def test_override_of_a_field_that_does_not_exist_is_refused(name):
     with pytest.raises(InputError):
         override(Outer(), {name: 1})
+
+
+def test_overriding_inside_a_group_that_was_given_leaves_the_given_one_alone(tiny_config):
+    network = {"block_out_channels": [8, 16]}
+    tiny_config("glad", {"denoiser.network": network, "denoiser.network.block_out_channels": [4]})
+    assert network == {"block_out_channels": [8, 16]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -50,7 +51,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
             place = place.get(parent) if isinstance(place, dict) else None
         if not isinstance(place, dict):
             raise InputError(f"--set: expected a field of the config such as training.steps, got {dotted!r}.")
-        place[last] = value
+        place[last] = copy.deepcopy(value)  # a later change may go into it
     return config_from_dict(type(config), data)
 
 

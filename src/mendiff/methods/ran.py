@@ -25,15 +25,15 @@ from mendiff.nets.denoiser import DenoiserConfig, plain_unet
 from mendiff.nets.features import FeaturesConfig, make_features
 from mendiff.nets.joint import JointDenoiser
 from mendiff.scoring.gaussians import PositionGaussians
-from mendiff.scoring.maps import gaussian_blur, squared_map
-from mendiff.scoring.scales import MapScales, logarithm
+from mendiff.scoring.maps import gaussian_blur, to_grid
+from mendiff.scoring.scales import MapScales
 from mendiff.scoring.score import top_share_mean
-from mendiff.scoring.whitening import ChannelWhitening, ConditionalWhitening
+from mendiff.scoring.whitening import ChannelWhitening
 from mendiff.types import Detection, Estimate
 
 TIMESTEPS = 1000
 """T of every schedule here."""
-DISTANCES = ("squared", "whitened")
+DISTANCES = ("squared", "mahalanobis")
 PIXEL_CODECS = ("pixels", "space_to_depth")
 
 
@@ -53,10 +53,9 @@ class RanConfig(MethodConfig):
         noise_steps: T = {t_1..t_n} of eq. 11; all, and all draws, run as one batch.
         draws: of noise per timestep; their maps are averaged.
         kl_weight: alpha of eq. 11, 0 to 1.
-        distance: between true and predicted features: "squared" (eq. 10), or "whitened": how surprising the
-            true ones are, given the predicted ones (see mendiff.scoring.whitening).
-        standardise_features: standardise feature maps per timestep and layer, too, as the paper does KL maps.
-        logarithm: take logarithms of all maps before they are standardised.
+        distance: between true and predicted features: "squared" (eq. 10), or "mahalanobis": by the covariance
+            of the differences on good images.
+        by_place: divide every map by what it usually is at the same place; the paper does not.
         sigma_share: of the Gaussian that smooths the map, as a share of its side; 0 for none.
         top_share: share of the pixels that the image score averages.
         gradient: how the image that explains a finding is made (Alg. 1).
@@ -75,8 +74,7 @@ class RanConfig(MethodConfig):
     draws: int = 2
     kl_weight: float = 0.5
     distance: str = "squared"
-    standardise_features: bool = True
-    logarithm: bool = False
+    by_place: bool = False
     sigma_share: float = 4 / 256
     top_share: float = 0.002
     gradient: GradientConfig = field(default_factory=GradientConfig)
@@ -108,17 +106,17 @@ class RanConfig(MethodConfig):
 
 @dataclass(frozen=True)
 class Look:
-    """What the network makes of an image at every timestep and noise draw; n timesteps, d draws, L layers.
+    """What the network makes of an image at every timestep and noise draw; n timesteps, d draws.
 
     Attributes:
-        truth: f(x0), whitened, L of (B,C,h,w).
-        predicted: the same by the network, L of (n,d,B,C,h,w).
+        truth: f(x0), whitened, (B,C,h,w).
+        predicted: the same by the network, (n,d,B,C,h,w).
         kl: in nats, averaged over channels, (n,d,B,1,H,W).
         rebuilt: mean clean estimate, (B,3,H,W) in [0,1].
     """
 
-    truth: list[Tensor]
-    predicted: list[Tensor]
+    truth: Tensor
+    predicted: Tensor
     kl: Tensor
     rebuilt: Tensor
 
@@ -147,21 +145,24 @@ def hybrid_loss(
     return error + vb_weight * posterior.variational_bits(x0, x_t, frozen, t)
 
 
-def _grids(features: list[Tensor]) -> list[tuple[int, int]]:
-    return [(one.shape[-2], one.shape[-1]) for one in features]
-
-
 _TINY = RanConfig(
     image_size=0,
     crop=128,
     training=TrainingConfig(steps=1000, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995),
     codec=CodecConfig("space_to_depth", factor=4),
     denoiser=DenoiserConfig(prediction="x0", network=plain_unet(64, 96, 128)),
-    train_t=(1, 400),
+    features=FeaturesConfig(layers=("stage1", "stage2")),
+    train_t=(1, 300),
     min_snr_gamma=5.0,
+    # The x0 of a small network is off by far more than the variance at small t can say: in full, this term
+    # would drown the others.
+    vb_weight=1e-3,
     target_pool=3,
-    distance="whitened",
-    logarithm=True,
+    noise_steps=(20, 60, 150),
+    draws=1,
+    kl_weight=0.1,
+    distance="mahalanobis",
+    by_place=True,
 )
 
 PRESETS: dict[str, RanConfig] = {"tiny": _TINY}
@@ -183,24 +184,22 @@ class Ran(Method):
         self.schedule = make_schedule(config.schedule, TIMESTEPS)
         self.codec = make_codec(config.codec)
         self.features = make_features(config.features)
-        widths, strides = self.features.channels, self.features.strides
-        self.denoiser = JointDenoiser(config.denoiser, self.schedule, self.codec.channels, widths)
-        coarsest = self.codec.factor * self.denoiser.multiple
-        too_coarse = [stride for stride in strides if stride > coarsest]
-        if too_coarse:
+        width = sum(self.features.channels)
+        self.denoiser = JointDenoiser(config.denoiser, self.schedule, self.codec.channels, width)
+        deepest, coarsest = self.codec.factor * self.denoiser.multiple, max(self.features.strides)
+        if coarsest > deepest:
             raise InputError(
                 f"layers: expected feature maps no coarser than the denoiser's deepest level, a position per "
-                f"{coarsest} pixels, got one per {too_coarse[0]}; leave that layer out or add a level."
+                f"{deepest} pixels, got one per {coarsest}; leave that layer out or add a level."
             )
-        self.target_whitening = nn.ModuleList(ChannelWhitening(width) for width in widths)
-        rungs = len(config.noise_steps)
-        whitened = config.distance == "whitened"
-        self.whitening = nn.ModuleList(
-            ConditionalWhitening(width) for _ in range(rungs) for width in widths if whitened
-        )
-        self.scales = MapScales(rungs * (1 + len(widths)))
-        side = (config.image_size or self.size_multiple) // config.gradient.stride
-        chosen = torch.randperm(sum(widths), generator=Generator().manual_seed(0))[: config.gradient.dims]
+        self.target_whitening = ChannelWhitening(width)
+        steps = len(config.noise_steps)
+        self.residual_whitening = nn.ModuleList(ChannelWhitening(width) for _ in range(steps))
+        size = config.image_size or self.size_multiple
+        places = size // min(self.features.strides) if config.by_place else 0
+        self.scales = MapScales(2 * steps, places)
+        chosen = torch.randperm(width, generator=Generator().manual_seed(0))[: config.gradient.dims]
+        side = size // config.gradient.stride
         self.gaussians = PositionGaussians(chosen.sort().values, (side, side))
 
     @property
@@ -214,39 +213,33 @@ class Ran(Method):
         """Image height and width must divide by this."""
         return math.lcm(self.codec.factor * self.denoiser.multiple, self.config.gradient.stride)
 
-    @property
-    def _targets(self) -> list[ChannelWhitening]:
-        return [one for one in self.target_whitening if isinstance(one, ChannelWhitening)]
-
-    def _whitening(self, step: int, layer: int) -> ConditionalWhitening:
-        one = self.whitening[step * len(self.target_whitening) + layer]
-        assert isinstance(one, ConditionalWhitening)
-        return one
-
     # Training.
 
     def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
         """Hybrid loss plus feature loss (eq. 10) of good images, (B,3,H,W) in [0,1] to a scalar."""
         check_size(self.codec, image, self.denoiser.multiple)
-        low, high = self.config.train_t
+        config = self.config
+        low, high = config.train_t
         t = torch.randint(low, high, (len(image),), generator=rng).to(image.device)
         with torch.no_grad():
             x0, truth = self.codec.encode(image), self.target(image)
         eps = torch.randn(x0.shape, generator=rng).to(x0)
         x_t = self.schedule.add_noise(x0, eps, t)
-        estimate, features, prediction = self.denoiser(x_t, t, _grids(truth))
-        wanted = self.denoiser.unet.target(x0, eps, t)
-        weight = self.schedule.min_snr_weight(t, self.config.min_snr_gamma, self.config.denoiser.prediction)
-        error = weight.to(x0) * (prediction - wanted).square().mean((1, 2, 3))
-        hybrid = hybrid_loss(self.posterior, x0, x_t, estimate, t, error, self.config.vb_weight)
-        losses = [(ours - theirs).square().mean() for ours, theirs in zip(truth, features, strict=True)]
-        return hybrid.mean() + self.config.feature_weight * torch.stack(losses).mean()
+        estimate, features, prediction = self.denoiser(x_t, t, _grid(truth))
+        weight = self.schedule.min_snr_weight(t, config.min_snr_gamma, config.denoiser.prediction).to(x0)
+        error = weight * (prediction - self.denoiser.unet.target(x0, eps, t)).square().mean((1, 2, 3))
+        hybrid = hybrid_loss(self.posterior, x0, x_t, estimate, t, error, config.vb_weight)
+        return hybrid.mean() + config.feature_weight * (features - truth).square().mean()
 
-    def target(self, image: Tensor) -> list[Tensor]:
-        """f(x0), whitened: what the network should predict, (B,3,H,W) in [0,1] to one (B,C,h,w) per layer."""
+    def target(self, image: Tensor) -> Tensor:
+        """f(x0): all feature layers on the finest one's grid, whitened, (B,3,H,W) in [0,1] to (B,C,h,w)."""
+        layers: Tensor = self.target_whitening(self._joined(image))
         side = self.config.target_pool
-        layers = (white(one) for white, one in zip(self._targets, self.features(image), strict=True))
-        return [F.avg_pool2d(one, side, 1, side // 2, count_include_pad=False) for one in layers]
+        return F.avg_pool2d(layers, side, 1, side // 2, count_include_pad=False)
+
+    def _joined(self, image: Tensor) -> Tensor:
+        layers = self.features(image)
+        return torch.cat([to_grid(one, _grid(layers[0])) for one in layers], dim=1)
 
     # Scores.
 
@@ -266,47 +259,39 @@ class Ran(Method):
         """Show the network all noisy versions of every image in one batch; (B,3,H,W) in [0,1], seeds (B,)."""
         check_size(self.codec, image, self.denoiser.multiple)
         x0, truth = self.codec.encode(image), self.target(image)
-        draws, rows = self.config.draws, self._rows
+        steps, draws = torch.tensor(self.config.noise_steps, device=image.device), self.config.draws
         random = PerImageRandom(seeds)
-        eps = torch.stack([random.like(x0) for _ in range(rows)], dim=1).flatten(0, 1)
-        steps = torch.tensor(self.config.noise_steps, device=image.device)
+        eps = torch.stack([random.like(x0) for _ in range(len(steps) * draws)], dim=1).flatten(0, 1)
         t = steps.repeat_interleave(draws).repeat(len(image))
-        many = x0.repeat_interleave(rows, dim=0)
+        many = x0.repeat_interleave(len(steps) * draws, dim=0)
         x_t = self.schedule.add_noise(many, eps, t)
-        estimate, features, _ = self.denoiser(x_t, t, _grids(truth))
+        estimate, features, _ = self.denoiser(x_t, t, _grid(truth))
         kl = kl_divergence(self.posterior.truth(many, x_t, t), self.posterior.predicted(x_t, estimate, t))
         return Look(
             truth=truth,
-            predicted=[self._by_step(one) for one in features],
+            predicted=self._by_step(features),
             kl=self._by_step(self.codec.decode_raw(kl).mean(1, keepdim=True)),
             rebuilt=self._by_step(self.codec.decode(estimate.x0)).mean((0, 1)),
         )
 
     def maps(self, look: Look) -> Tensor:
-        """Every single map at image size, not yet standardised, (n + n L,B,1,H,W).
+        """Every single map at image size, averaged over draws, not yet standardised, (2n,B,1,H,W).
 
-        KL in nats of t_1..t_n, averaged over channels and draws; then the distance of every feature layer at
-        t_1, at t_2, ..., averaged over draws.
+        First KL in nats, averaged over channels, of t_1..t_n, then the feature distance of t_1..t_n.
         """
         size = look.kl.shape[-2:]
         maps = list(look.kl.mean(1))
-        for step in range(len(self.config.noise_steps)):
-            for layer, (ours, theirs) in enumerate(zip(look.truth, look.predicted, strict=True)):
-                draws = [self._distance(step, layer, ours, one) for one in theirs[step]]
-                mean = torch.stack(draws).mean(0)
-                maps.append(F.interpolate(mean, size=size, mode="bilinear", align_corners=True))
-        return logarithm(torch.stack(maps)) if self.config.logarithm else torch.stack(maps)
+        for step, predicted in enumerate(look.predicted):
+            distance = torch.stack([self._distance(step, look.truth, one) for one in predicted]).mean(0)
+            maps.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False))
+        return torch.stack(maps)
 
     def weigh(self, maps: Tensor) -> Tensor:
-        """Eq. 11 as a mean over timesteps and layers, smoothed, (n + n L,B,1,H,W) to (B,1,H,W)."""
-        alpha, steps = self.config.kl_weight, len(self.config.noise_steps)
-        total = alpha * maps[:steps].mean(0) + (1 - alpha) * maps[steps:].mean(0)
+        """Eq. 11 as a mean over timesteps, smoothed, (2n,B,1,H,W) to (B,1,H,W)."""
+        kl, feature = maps.chunk(2)
+        alpha = self.config.kl_weight
+        total = alpha * kl.mean(0) + (1 - alpha) * feature.mean(0)
         return gaussian_blur(total, self.config.sigma_share * total.shape[-1])
-
-    @property
-    def _rows(self) -> int:
-        """Noisy versions of an image."""
-        return len(self.config.noise_steps) * self.config.draws
 
     def _by_step(self, rows: Tensor) -> Tensor:
         """One row per image, timestep and draw, (B n d,C,H,W), as (n,d,B,C,H,W)."""
@@ -314,11 +299,11 @@ class Ran(Method):
         by_step: Tensor = rows.unflatten(0, counts).movedim(0, 2)
         return by_step
 
-    def _distance(self, step: int, layer: int, ours: Tensor, theirs: Tensor) -> Tensor:
-        if self.config.distance == "squared":
-            return squared_map(ours, theirs)
-        whitened: Tensor = self._whitening(step, layer)(ours, theirs)
-        return whitened
+    def _distance(self, step: int, truth: Tensor, predicted: Tensor) -> Tensor:
+        residual = truth - predicted
+        if self.config.distance == "mahalanobis":
+            residual = self._residual_whitening[step](residual)
+        return residual.square().mean(1, keepdim=True)
 
     # Gradient denoising (Alg. 1).
 
@@ -335,14 +320,14 @@ class Ran(Method):
         random = PerImageRandom(seeds)
         t = torch.full((len(image),), config.reverse_t, device=image.device)
         a_t, s_t = self.schedule.scales(t)
-        grids = _grids(self.features(image))
+        grid = _grid(self.target(image))
 
         def energy(x: Tensor) -> Tensor:
             layers = self.features(self.codec.decode_raw(x) / 2 + 0.5)
             return self.gaussians.excess(layers).sum((1, 2, 3))
 
         def reverse(x: Tensor) -> Tensor:
-            estimate: Estimate = self.denoiser(x + s_t * random.like(x), t, grids)[0]
+            estimate: Estimate = self.denoiser(x + s_t * random.like(x), t, grid)[0]
             return estimate.x0
 
         decay = float(a_t[0]) ** (1 / config.every)
@@ -354,27 +339,31 @@ class Ran(Method):
     def prepare(self, seen: Batches) -> None:
         """Learn the scale of the features that are to be predicted; see Method.prepare."""
         for image, _ in seen():
-            for white, one in zip(self._targets, self.features(image), strict=True):
-                white.update(one)
-        for white in self._targets:
-            white.finish()
+            self.target_whitening.update(self._joined(image))
+        self.target_whitening.finish()
 
     @torch.no_grad()
     def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
         """Learn the residual's covariance and the scale of every map; see Method.fit_statistics."""
-        if self.config.distance == "whitened":
-            places = [
-                (step, layer)
-                for step in range(len(self.config.noise_steps))
-                for layer in range(len(self._targets))
-            ]
-            for image, seeds in (seen or held_back)():
+        known = seen or held_back
+        if self.config.distance == "mahalanobis":
+            for image, seeds in known():
                 look = self.look(image, seeds)
-                for step, layer in places:
-                    for one in look.predicted[layer][step]:
-                        self._whitening(step, layer).update(look.truth[layer], one)
-            for step, layer in places:
-                self._whitening(step, layer).finish()
+                for white, predicted in zip(self._residual_whitening, look.predicted, strict=True):
+                    for one in predicted:
+                        white.update(look.truth - one)
+            for white in self._residual_whitening:
+                white.finish()
+        if self.config.by_place:
+            self.scales.fit_places(self.maps(self.look(image, seeds)) for image, seeds in known())
         self.scales.fit(self.maps(self.look(image, seeds)) for image, seeds in held_back())
-        self.gaussians.fit(self.features(image) for image, _ in (seen or held_back)())
+        self.gaussians.fit(self.features(image) for image, _ in known())
         self.gaussians.fit_usual(self.features(image) for image, _ in held_back())
+
+    @property
+    def _residual_whitening(self) -> list[ChannelWhitening]:
+        return [one for one in self.residual_whitening if isinstance(one, ChannelWhitening)]
+
+
+def _grid(features: Tensor) -> tuple[int, int]:
+    return (features.shape[-2], features.shape[-1])

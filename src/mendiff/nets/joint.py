@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -18,25 +17,23 @@ from mendiff.types import Estimate
 
 
 class JointDenoiser(nn.Module):
-    """A model of P(x, f): a UNet with variance channels, and heads that predict features from its decoder.
+    """A model of P(x, f): a UNet with variance channels, and a head that predicts features from its decoder.
 
     Args:
         config: of the UNet, of kind "unet"; it gets twice the latents' channels to put out.
         schedule: converts what the network predicts.
         channels: c of the latents.
-        widths: channels of every feature layer.
+        width: channels of the features.
 
     Attributes:
         multiple: latent height and width must divide by this.
 
     Source: RAN (Lu et al., ICCV 2023), section 3.2; learned variance of Nichol & Dhariwal 2021, eq. 15. How
-    the features leave the network is not said there: every head sees all levels of the decoder, brought to
-    its grid.
+    the features leave the network is not said there: the head sees all levels of the decoder, brought to the
+    features' grid.
     """
 
-    def __init__(
-        self, config: DenoiserConfig, schedule: NoiseSchedule, channels: int, widths: Sequence[int]
-    ) -> None:
+    def __init__(self, config: DenoiserConfig, schedule: NoiseSchedule, channels: int, width: int) -> None:
         super().__init__()
         if config.kind != "unet":
             raise InputError(
@@ -47,34 +44,25 @@ class JointDenoiser(nn.Module):
         self.posterior = Posterior(schedule)
         self.multiple = self.unet.multiple
         levels = list(self.unet.network.config["block_out_channels"])
-        hidden = max(levels)
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(sum(levels), hidden, 1), nn.SiLU(), nn.Conv2d(hidden, width, 1))
-            for width in widths
-        )
-        groups = self.unet.network.config["norm_num_groups"]
-        self.norms = nn.ModuleList(nn.GroupNorm(groups, width) for width in reversed(levels))
+        groups, hidden = self.unet.network.config["norm_num_groups"], max(levels)
+        self.norms = nn.ModuleList(nn.GroupNorm(groups, one) for one in reversed(levels))
+        self.head = nn.Sequential(nn.Conv2d(sum(levels), hidden, 1), nn.SiLU(), nn.Conv2d(hidden, width, 1))
 
-    def forward(
-        self, x_t: Tensor, t: Tensor, grids: Sequence[tuple[int, int]]
-    ) -> tuple[Estimate, list[Tensor], Tensor]:
+    def forward(self, x_t: Tensor, t: Tensor, grid: tuple[int, int]) -> tuple[Estimate, Tensor, Tensor]:
         """(estimate with log_var, features of the clean image, what the network itself says of x0 or eps).
 
         Args:
             x_t: (B,c,h,w).
             t: (B,).
-            grids: (h,w) of every feature layer; features come as one (B,C,h,w) each.
+            grid: of the features, which come as (B,C,*grid).
         """
         raw, decoded = self._raw_and_decoder(x_t, t)
         prediction, between = raw.chunk(2, dim=1)
         estimate = self.unet.estimate(x_t, prediction, t)
         estimate = replace(estimate, log_var=self.posterior.learned_log_var(between, t))
-        decoded = [F.silu(norm(one)) for norm, one in zip(self.norms, decoded, strict=True)]
-        features = [
-            head(torch.cat([to_grid(one, grid) for one in decoded], dim=1)).to(x_t.dtype)
-            for head, grid in zip(self.heads, grids, strict=True)
-        ]
-        return estimate, features, prediction
+        levels = [to_grid(F.silu(norm(one)), grid) for norm, one in zip(self.norms, decoded, strict=True)]
+        features: Tensor = self.head(torch.cat(levels, dim=1))
+        return estimate, features.to(x_t.dtype), prediction
 
     def _raw_and_decoder(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What the UNet puts out, and the output of every block of its decoder on the way, deepest first."""

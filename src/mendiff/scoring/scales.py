@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.errors import InputError
+from mendiff.scoring.maps import gaussian_blur, to_grid
 
 LOG_FLOOR = 1e-4
 """What is added to maps before their logarithm; of pixels in [0,1] the square of 1/100."""
+
+
+NONE_LEFT = "statistics: expected at least one good image that was held back from training, got none."
 
 
 class MapScales(nn.Module):
@@ -18,28 +23,43 @@ class MapScales(nn.Module):
 
     Args:
         count: of the maps, M.
+        places: side of a square grid; every map is divided by what it usually is at the same place, known on
+            this grid, before. 0 treats all places alike.
     """
 
     mean: Tensor
     std: Tensor
+    usual: Tensor
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, places: int = 0) -> None:
         super().__init__()
+        self.places = places
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("std", torch.ones(count))
+        self.register_buffer("usual", torch.ones(count, 1, places, places))
+
+    def fit_places(self, batches: Iterable[Tensor]) -> None:
+        """Learn what maps usually are at every place, from those of good images, (M,B,1,H,W) each."""
+        total, count = torch.zeros_like(self.usual), 0
+        for maps in batches:
+            total += to_grid(maps.sum(1), (self.places, self.places))
+            count += maps.shape[1]
+        if count == 0:
+            raise InputError(NONE_LEFT)
+        # A few dozen images leave noise; neighbouring places are much alike.
+        usual = gaussian_blur(total / count, 1.0)
+        self.usual.copy_(usual.clamp(min=0.01 * usual.mean((2, 3), keepdim=True)))
 
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Learn from the maps of good images, (M,B,1,H,W) each."""
         sums = torch.zeros(2, len(self.mean), dtype=torch.float64)
         count = 0
         for maps in batches:
-            flat = maps.flatten(1).double().cpu()
+            flat = self._by_place(maps).flatten(1).double().cpu()
             sums += torch.stack([flat.sum(1), flat.square().sum(1)])
             count += flat.shape[1]
         if count == 0:
-            raise InputError(
-                "statistics: expected at least one good image that was held back from training, got none."
-            )
+            raise InputError(NONE_LEFT)
         mean, square = sums / count
         self.mean.copy_(mean)
         self.std.copy_((square - mean**2).clamp(min=0).sqrt().clamp(min=1e-8))
@@ -47,7 +67,14 @@ class MapScales(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """(M,B,1,H,W) to the same, standardised."""
         as_maps = (slice(None), None, None, None, None)
-        return (maps - self.mean[as_maps]) / self.std[as_maps]
+        return (self._by_place(maps) - self.mean[as_maps]) / self.std[as_maps]
+
+    def _by_place(self, maps: Tensor) -> Tensor:
+        if not self.places:
+            return maps
+        return (
+            maps / F.interpolate(self.usual, maps.shape[-2:], mode="bilinear", align_corners=False)[:, None]
+        )
 
 
 def logarithm(maps: Tensor) -> Tensor:

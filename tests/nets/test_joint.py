@@ -1,0 +1,76 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mendiff.diffusion.schedule import linear_schedule
+from mendiff.errors import InputError
+from mendiff.nets.denoiser import DenoiserConfig, plain_unet
+from mendiff.nets.joint import JointDenoiser
+
+WIDTHS = (5, 7)
+GRIDS = ((8, 8), (3, 5))
+T = torch.tensor([5, 700])
+
+
+def build(prediction="eps", **changes):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = DenoiserConfig("unet", prediction, plain_unet(8, 16) | changes)
+        return JointDenoiser(config, linear_schedule(), 4, WIDTHS).eval()
+
+
+@pytest.fixture
+def x_t(rng):
+    return torch.randn(2, 4, 8, 8, generator=rng)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@torch.no_grad()
+def test_estimate_is_a_consistent_pair_with_a_variance_between_its_bounds(prediction, x_t):
+    joint = build(prediction)
+    estimate, _, raw = joint(x_t, T, GRIDS)
+    noisy = linear_schedule().add_noise(estimate.x0, estimate.eps, T)
+    torch.testing.assert_close(noisy, x_t, rtol=1e-4, atol=1e-4)
+    between = joint.unet.raw(x_t, T)[:, 4:]
+    assert torch.equal(estimate.log_var, joint.posterior.learned_log_var(between, T))
+    assert torch.equal(raw, joint.unet.raw(x_t, T)[:, :4])
+
+
+@torch.no_grad()
+def test_features_come_on_the_grids_that_are_asked_for(x_t):
+    _, features, _ = build()(x_t, T, GRIDS)
+    assert [tuple(one.shape) for one in features] == [(2, 5, 8, 8), (2, 7, 3, 5)]
+
+
+@torch.no_grad()
+def test_heads_see_every_level_of_the_decoder(x_t):
+    joint = build()
+    hidden = {}
+    for index, block in enumerate(joint.unet.network.up_blocks):
+        block.register_forward_hook(lambda _m, _i, out, index=index: hidden.__setitem__(index, out))
+    _, features, _ = joint(x_t, T, GRIDS)
+    assert [tuple(one.shape[1:]) for one in hidden.values()] == [(16, 8, 8), (8, 8, 8)]
+    normed = [F.silu(norm(one)) for norm, one in zip(joint.norms, hidden.values(), strict=True)]
+    expected = joint.heads[0](torch.cat(normed, dim=1))
+    assert torch.equal(features[0], expected)
+
+
+@torch.no_grad()
+def test_listening_to_the_decoder_leaves_no_hook_behind(x_t):
+    joint = build()
+    joint(x_t, T, GRIDS)
+    assert all(not block._forward_hooks for block in joint.unet.network.up_blocks)
+
+
+@torch.no_grad()
+def test_every_image_has_its_own_timestep(x_t):
+    joint = build()
+    both, features, _ = joint(x_t, T, GRIDS)
+    alone, own, _ = joint(x_t[1:], T[1:], GRIDS)
+    torch.testing.assert_close(both.x0[1:], alone.x0, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features[1][1:], own[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_denoiser_with_prompts_is_refused():
+    with pytest.raises(InputError, match=r"expected kind 'unet'.*got 'conditional_unet'"):
+        JointDenoiser(DenoiserConfig("conditional_unet"), linear_schedule(), 4, WIDTHS)
