@@ -1,14 +1,12 @@
-import dataclasses
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mendiff.diffusion.posterior import kl_divergence
+from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError
 from mendiff.methods.ran import RanConfig
-from mendiff.nets.denoiser import plain_unet
-from mendiff.scoring.maps import squared_map
+from mendiff.types import Estimate
 
 SEEDS = torch.tensor([11, 5, 2**62, 0])
 CHANGES = {"noise_steps": [20, 300], "draws": 3}
@@ -36,26 +34,43 @@ def test_all_timesteps_and_draws_of_a_batch_go_through_the_network_at_once(make,
 
 @torch.no_grad()
 def test_maps_are_those_of_every_noisy_version_on_its_own(make, pictures):
-    ran = make({"distance": "squared", "logarithm": False})
-    look = ran.look(pictures, SEEDS)
-    got = ran.maps(look)
-    assert got.shape == (2 + 2 * 3, 4, 1, 32, 32)
+    ran = make({"distance": "squared"})
+    got = ran.maps(ran.look(pictures, SEEDS))
+    assert got.shape == (2 + 2, 4, 1, 32, 32)
     # Image 2 alone: its own stream of noise, one version after the other.
     image, generator = pictures[2:3], torch.Generator().manual_seed(int(SEEDS[2]))
     x0, truth = ran.codec.encode(image), ran.target(image)
-    kl, feature = torch.zeros(2, 1, 1, 32, 32), torch.zeros(2, 3, 1, 1, 32, 32)
+    expected = torch.zeros(4, 1, 1, 32, 32)
     for step, t in enumerate((20, 300)):
         t = torch.tensor([t])
         for _ in range(3):
             x_t = ran.schedule.add_noise(x0, torch.randn(x0.shape[1:], generator=generator)[None], t)
-            estimate, features, _ = ran.denoiser(x_t, t, [one.shape[-2:] for one in truth])
+            estimate, features, _ = ran.denoiser(x_t, t, (8, 8))
             between = ran.posterior.truth(x0, x_t, t), ran.posterior.predicted(x_t, estimate, t)
-            kl[step] += F.pixel_shuffle(kl_divergence(*between), 4).mean(1, keepdim=True) / 3
-            for layer, (ours, theirs) in enumerate(zip(truth, features, strict=True)):
-                one = squared_map(ours, theirs)
-                feature[step, layer] += F.interpolate(one, (32, 32), mode="bilinear", align_corners=True) / 3
-    expected = torch.cat([kl, feature.flatten(0, 1)])
+            expected[step] += F.pixel_shuffle(kl_divergence(*between), 4).mean(1, keepdim=True) / 3
+            error = (features - truth).square().mean(1, keepdim=True)  # eq. 10 without its mean over places
+            expected[2 + step] += F.interpolate(error, (32, 32), mode="bilinear", align_corners=False) / 3
     torch.testing.assert_close(got[:, 2:3], expected, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_target_is_every_feature_layer_on_the_finest_ones_grid(make, pictures):
+    ran = make({"target_pool": 1})
+    layers = ran.features(pictures)
+    target = ran.target(pictures)
+    assert target.shape == (4, 45, 8, 8)
+    assert torch.equal(target[:, :15], layers[0])
+    larger = F.interpolate(layers[2], (8, 8), mode="bilinear", align_corners=False)
+    assert torch.equal(target[:, 30:], larger)
+
+
+@torch.no_grad()
+def test_residuals_are_whitened_by_images_that_were_trained_on(make, pictures):
+    ran = make({"by_place": False})
+    ran.fit_statistics(batches(pictures.flip(0) ** 2), batches(pictures))
+    maps = ran.maps(ran.look(pictures, SEEDS))
+    # A squared Mahalanobis distance per channel is 1 on average (a little less: shrinkage).
+    torch.testing.assert_close(maps[2:].mean((1, 2, 3, 4)), torch.ones(2), rtol=0, atol=0.25)
 
 
 @torch.no_grad()
@@ -78,13 +93,12 @@ def test_every_map_is_standardised_on_held_back_images(make, pictures):
 
 
 @torch.no_grad()
-def test_prepared_targets_have_unit_variance(make, pictures):
+def test_prepared_targets_are_white(make, pictures):
     ran = make({"target_pool": 1})
     ran.prepare(batches(pictures))
-    for layer in ran.target(pictures):
-        flat = layer.transpose(0, 1).flatten(1)
-        torch.testing.assert_close(flat.mean(1), torch.zeros(len(flat)), rtol=0, atol=1e-3)
-        assert 0.2 < float(flat.var(1).mean()) < 1.05
+    flat = ran.target(pictures).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(flat.mean(1), torch.zeros(45), rtol=0, atol=1e-3)
+    assert 0.3 < float(flat.var(1).mean()) < 1.05
 
 
 def test_the_variational_term_trains_the_variance_alone(make, pictures, rng, monkeypatch):
@@ -98,56 +112,32 @@ def test_the_variational_term_trains_the_variance_alone(make, pictures, rng, mon
     assert bool((gradient[channels:] != 0).any())
 
 
-def test_without_synthetic_anomalies_the_noise_is_the_drawn_one(make, pictures, rng, monkeypatch):
-    ran, seen = make({"synthesis.share": 0.0, "denoiser.prediction": "eps"}), {}
-    target = ran.denoiser.unet.target
-    monkeypatch.setattr(
-        ran.denoiser.unet, "target", lambda x0, eps, t: seen.update(x0=x0, eps=eps) or target(x0, eps, t)
-    )
-    ran.training_loss(pictures, rng)
-    torch.testing.assert_close(seen["x0"], ran.codec.encode(pictures))
-    assert abs(float(seen["eps"].mean())) < 0.05
-    assert float(seen["eps"].std()) == pytest.approx(1, abs=0.05)
-
-
-def test_synthetic_anomalies_are_in_the_input_and_not_in_the_target(make, pictures, rng, monkeypatch):
-    ran, seen = make({"synthesis.share": 1.0}), {}
-    forward = ran.denoiser.forward
-    monkeypatch.setattr(
-        ran.denoiser, "forward", lambda x, t, grids: seen.update(x_t=x, t=t) or forward(x, t, grids)
-    )
-    target = ran.denoiser.unet.target
-    monkeypatch.setattr(
-        ran.denoiser.unet, "target", lambda x0, eps, t: seen.update(x0=x0, eps=eps) or target(x0, eps, t)
-    )
-    ran.training_loss(pictures, rng)
-    assert torch.equal(seen["x0"], ran.codec.encode(pictures))
-    leading = ran.schedule.add_noise(seen["x0"], seen["eps"], seen["t"])
-    torch.testing.assert_close(leading, seen["x_t"], rtol=1e-3, atol=1e-3)
-    assert float(seen["eps"].abs().max()) > 6  # no drawn noise is that large: the anomaly is part of it
-
-
 @torch.no_grad()
-def test_gradient_denoising_lowers_the_distance_of_a_defect_and_keeps_what_is_usual(make, pictures):
-    """The network is untrained, so its reverse step is left out; what remains is Alg. 1's descent."""
-    many = torch.cat([pictures.roll(shift, -1) for shift in range(-2, 3)])
-    ran = make({"gradient.steps": 20, "gradient.every": 10, "gradient.dims": 6, "gradient.step_size": 0.05})
+def test_gradient_denoising_lowers_the_distance_of_a_defect_and_leaves_good_images(
+    make, pictures, monkeypatch
+):
+    """The network is untrained: its reverse step gives way to a perfect one, which only undoes the decay."""
+    many = torch.cat([pictures.roll(shift, -1) for shift in range(-3, 4)])
+    ran = make({"gradient.steps": 20, "gradient.every": 5, "gradient.dims": 6, "gradient.step_size": 0.05})
     ran.fit_statistics(lambda: iter([(many, torch.arange(len(many)))]))
-    image = pictures[:1].clone()
-    image[:, :, 8:16, 8:16] = 1 - image[:, :, 8:16, 8:16]
-    before = ran.gaussians(ran.features(image))
-    ran.denoiser.forward = lambda x, t, grids: (
-        dataclasses.replace(ran.denoiser.unet(x, t), x0=x / ran.schedule.scales(t)[0]),
-        None,
-        None,
-    )
-    ran.denoiser.unet.forward = lambda x, t: ran.denoiser.unet.estimate(x, x, t)
-    after = ran.gaussians(ran.features(ran.explain(image, SEEDS[:1])))
-    assert float(after.amax()) < 0.7 * float(before.amax())
-    good = ran.explain(pictures, SEEDS)
-    assert float((good - pictures).abs().mean()) < 0.5 * float(
-        (ran.explain(image, SEEDS[:1]) - image).abs().mean()
-    )
+    a_t, s_t = ran.schedule.scales(torch.tensor([ran.config.gradient.reverse_t]))
+    noise = []
+    monkeypatch.setattr(PerImageRandom, "like", lambda self, x: noise.append(torch.ones_like(x)) or noise[-1])
+
+    def perfect(x_t, t, grid):
+        x0 = (x_t - s_t) / a_t
+        return Estimate(x0, noise[-1]), None, None
+
+    monkeypatch.setattr(ran.denoiser, "forward", perfect)
+    defect = pictures[:1].clone()
+    defect[:, :, 8:16, 8:16] = (torch.arange(8)[:, None] + torch.arange(8)) % 2  # a fine chequerboard
+    walked = ran.gradient_walk(defect, SEEDS[:1])
+    assert len(walked) == 5
+    distances = [float(ran.gaussians(ran.features(ran.codec.decode(one))).amax()) for one in walked]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 0.7 * distances[0]
+    changed = (ran.explain(defect, SEEDS[:1]) - defect).abs().mean()
+    assert float((ran.explain(pictures, SEEDS) - pictures).abs().mean()) < 0.2 * float(changed)
 
 
 @torch.no_grad()
@@ -172,7 +162,7 @@ def test_timesteps_outside_the_schedule_are_refused(steps):
         ({"draws": 0}, "draws: expected at least 1"),
         ({"kl_weight": 1.5}, "kl_weight: expected 0 to 1, got 1.5"),
         ({"target_pool": 2}, "target_pool: expected an odd number"),
-        ({"distance": "cosine"}, "distance: expected one of squared, whitened, got 'cosine'"),
+        ({"distance": "cosine"}, "distance: expected one of squared, mahalanobis, got 'cosine'"),
         ({"train_t": [5, 5]}, "train_t: expected two timesteps"),
         (
             {"codec.kind": "kl"},

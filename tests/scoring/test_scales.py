@@ -22,6 +22,28 @@ def test_fitted_maps_have_mean_0_and_deviation_1_whatever_their_size(maps):
     torch.testing.assert_close(standard.std(1, correction=0), torch.ones(3), rtol=1e-3, atol=0)
 
 
+def test_places_where_good_maps_are_always_high_count_no_more_than_others(rng):
+    border = torch.ones(16, 16)
+    border[:, :4] = 10
+    good = (torch.rand(2, 30, 1, 16, 16, generator=rng) + 0.5) * border
+    scales = MapScales(2, places=16)
+    scales.fit_places(good[:, :20].split(6, dim=1))
+    scales.fit([good[:, 20:]])
+    standard = scales(good[:, 20:])
+    torch.testing.assert_close(standard[..., :2].mean(), standard[..., 8:].mean(), rtol=0, atol=0.1)
+    defect = good[:, :1].clone()
+    defect[..., 8, 12] += 5
+    assert int(scales(defect)[0].argmax()) == 8 * 16 + 12
+    assert int(defect[0].argmax()) != 8 * 16 + 12
+
+
+def test_places_serve_images_of_another_size(maps):
+    scales = MapScales(3, places=2)
+    scales.fit_places([maps])
+    scales.fit([maps])
+    assert scales(torch.rand(3, 1, 1, 20, 10)).shape == (3, 1, 1, 20, 10)
+
+
 def test_a_constant_map_stays_finite():
     scales = MapScales(1)
     scales.fit([torch.full((1, 2, 1, 3, 3), 0.7)])
@@ -31,6 +53,8 @@ def test_a_constant_map_stays_finite():
 def test_scales_of_nothing_are_refused():
     with pytest.raises(InputError, match="held back from training, got none"):
         MapScales(2).fit([])
+    with pytest.raises(InputError, match="held back from training, got none"):
+        MapScales(2, places=3).fit_places([])
 
 
 def test_logarithms_stay_finite_at_and_below_zero():

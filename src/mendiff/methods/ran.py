@@ -346,16 +346,15 @@ class Ran(Method):
     def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
         """Learn the residual's covariance and the scale of every map; see Method.fit_statistics."""
         known = seen or held_back
+        looks = [self.look(image, seeds) for image, seeds in known()]
         if self.config.distance == "mahalanobis":
-            for image, seeds in known():
-                look = self.look(image, seeds)
-                for white, predicted in zip(self._residual_whitening, look.predicted, strict=True):
-                    for one in predicted:
-                        white.update(look.truth - one)
-            for white in self._residual_whitening:
+            for step, white in enumerate(self._residual_whitening):
+                for look in looks:
+                    for predicted in look.predicted[step]:
+                        white.update(look.truth - predicted)
                 white.finish()
         if self.config.by_place:
-            self.scales.fit_places(self.maps(self.look(image, seeds)) for image, seeds in known())
+            self.scales.fit_places(self.maps(look) for look in looks)
         self.scales.fit(self.maps(self.look(image, seeds)) for image, seeds in held_back())
         self.gaussians.fit(self.features(image) for image, _ in known())
         self.gaussians.fit_usual(self.features(image) for image, _ in held_back())
