@@ -120,6 +120,21 @@ def refused(run, tmp_path):
     return go
 
 
+RAN = ("--method", "ran", *settings(codec__factor="8", noise_steps="[20, 90]", gradient__steps="2"))
+
+
+@pytest.fixture(scope="module")
+def plates(tmp_path_factory):
+    """Two categories: plates, and the same in negative."""
+    root = tmp_path_factory.mktemp("plates")
+    draw_category(root / "dark")
+    shutil.copytree(root / "dark", root / "light")
+    for path in (root / "light").rglob("*.png"):
+        if "ground_truth" not in path.parts:
+            Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    return root
+
+
 # Reading the command line.
 
 
@@ -490,6 +505,90 @@ def test_evaluate_refuses_masks_of_another_size_and_data_without_tests(refused, 
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(wrong / "ground_truth/scratch/0_mask.png")
     assert "a mask must have its image's size, 40x40, got 20x20" in refused("evaluate", model, wrong)
     assert "expected test images" in refused("evaluate", model, data / "train/good")
+
+
+# Further methods, and statistics of every category.
+
+
+def test_ran_goes_through_fit_predict_with_explanations_and_evaluate(run, data, tmp_path):
+    code, out, _ = run("fit", data, "-o", tmp_path / "ran", "--json", *RAN)
+    assert code == 0
+    assert json.loads(out)["config"]["noise_steps"] == [20, 90]
+    scores, pictures = [], []
+    for words in ([], ["--explain"]):
+        out = tmp_path / f"found{len(words)}"
+        code, text, _ = run("predict", tmp_path / "ran", data / "test", "-o", out, "--json", *words)
+        assert code == 0
+        scores.append([row["score"] for row in json.loads(text)["images"]])
+        pictures.append((out / "reconstructions/good/0.png").read_bytes())
+    assert scores[0] == scores[1]
+    assert pictures[0] != pictures[1]
+    code, text, _ = run("evaluate", tmp_path / "ran", data, "--json")
+    assert code == 0
+    assert list(json.loads(text)["mean"]) == METRICS
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("noise_steps=[1000]", "noise_steps: expected timesteps of the schedule, 1 to 999, got [1000]."),
+        ("codec.factor=4", "layers: expected feature maps no coarser than the denoiser's deepest level"),
+        ("features.layers=[stage9]", "layers: expected some of stage0..stage4 for resnet18, got 'stage9'."),
+    ],
+)
+def test_fit_refuses_what_ran_cannot_do(refused, data, tmp_path, setting, sentence):
+    words = ("--set", "features.name=resnet18") if "stage9" in setting else ()
+    assert sentence in refused("fit", data, "-o", tmp_path / "ran", *RAN, *words, "--set", setting)
+
+
+def test_every_category_can_have_a_threshold_of_its_own(run, refused, plates, tmp_path):
+    own = tmp_path / "own"
+    words = ("--statistics", "category", *settings())
+    assert run("fit", plates, "-o", own, "--json", *words)[0] == 0
+    thresholds = json.loads(run("info", own, "--json")[1])["thresholds"]
+    assert sorted(thresholds) == ["dark", "light"]
+    assert thresholds["dark"] != thresholds["light"]
+    # The networks are stored once: a category holds its statistics alone.
+    assert (own / "categories/dark/model.safetensors").stat().st_size < (
+        own / "model.safetensors"
+    ).stat().st_size / 2
+    rows = {}
+    for category in ("dark", "light"):
+        found = tmp_path / category
+        code, text, _ = run(
+            "predict", own, plates / "dark/test", "-o", found, "--category", category, "--json"
+        )
+        assert code == 0
+        rows[category] = json.loads(text)
+        assert rows[category]["threshold"] == thresholds[category]
+    assert rows["dark"]["images"][0]["score"] != rows["light"]["images"][0]["score"]
+    tests = open_data(plates)[0]
+    model = mendiff.load(own, category="dark")
+    found = find(model, read_tests(tests, model.image_size, Terminal(True)), 8, Terminal(True), "")
+    by_path = {row["image"]: row["score"] for row in rows["dark"]["images"]}
+    for sample, score in zip(tests.test, found.score.tolist(), strict=True):
+        assert score == pytest.approx(by_path[str(sample.path)], rel=1e-4)
+    code, text, _ = run("evaluate", own, plates, "--json")
+    assert code == 0
+    assert sorted(json.loads(text)["categories"]) == ["dark", "light"]
+    words = ("predict", own, plates / "dark/test", "-o", tmp_path / "none", "--category", "grey")
+    assert "(dark, light), got 'grey'" in refused(*words)
+
+
+def test_a_category_that_the_model_does_not_know_is_refused(refused, model, data, tmp_path):
+    words = ("predict", model, data / "test", "-o", tmp_path / "out", "--category", "plate")
+    assert "knows (none: it has one threshold for all), got 'plate'" in refused(*words)
+
+
+def test_statistics_of_a_category_with_too_few_images_are_refused(refused, plates, tmp_path):
+    few = shutil.copytree(plates, tmp_path / "few")
+    for path in sorted((few / "dark/train/good").iterdir())[5:]:
+        path.unlink()
+    words = ("fit", few, "-o", tmp_path / "out", "--statistics", "category", *settings())
+    assert "expected at least 8 good images of dark, got 5" in refused(*words)
+    assert "expected one of global, category, got 'some'" in refused(
+        "fit", few, "-o", tmp_path / "out", "--statistics", "some"
+    )
 
 
 def test_info_describes_the_model(run, model):

@@ -20,8 +20,8 @@ def x(rng):
 
 
 def test_without_decay_it_is_gradient_descent(x):
-    config = GradientConfig(steps=3, every=1, step_size=0.1, largest_move=1.0)
-    walked = gradient_denoise(x, bowl, same, 1.0, config)
+    config = GradientConfig(steps=3, every=1, step_size=0.1, largest_move=1.0, weight_decay=1.0)
+    walked = gradient_denoise(x, bowl, same, config)
     assert len(walked) == 4
     for step, one in enumerate(walked):
         torch.testing.assert_close(one, 0.25 + (x - 0.25) * 0.9**step)
@@ -34,8 +34,8 @@ def test_the_reverse_step_follows_every_nth_step_and_sees_the_decayed_image(x):
         seen.append(one)
         return one / 0.9**4
 
-    config = GradientConfig(steps=12, every=4, step_size=0.0)
-    walked = gradient_denoise(x, bowl, reverse, 0.9, config)
+    config = GradientConfig(steps=12, every=4, step_size=0.0, weight_decay=0.9)
+    walked = gradient_denoise(x, bowl, reverse, config)
     assert len(seen) == 3
     torch.testing.assert_close(seen[0], x * 0.9**4)
     for one in walked:
@@ -43,21 +43,21 @@ def test_the_reverse_step_follows_every_nth_step_and_sees_the_decayed_image(x):
 
 
 def test_no_pixel_moves_further_than_allowed(x):
-    config = GradientConfig(steps=1, every=1, step_size=100.0, largest_move=0.03)
-    moved = gradient_denoise(x, bowl, same, 1.0, config)[-1] - x
+    config = GradientConfig(steps=1, every=1, step_size=100.0, largest_move=0.03, weight_decay=1.0)
+    moved = gradient_denoise(x, bowl, same, config)[-1] - x
     assert float(moved.abs().max()) == pytest.approx(0.03)
 
 
 def test_images_do_not_touch_each_other(x):
     config = GradientConfig(steps=5, every=5)
-    together = gradient_denoise(x, bowl, same, 0.99, config)[-1]
-    alone = gradient_denoise(x[1:], bowl, same, 0.99, config)[-1]
+    together = gradient_denoise(x, bowl, same, config)[-1]
+    alone = gradient_denoise(x[1:], bowl, same, config)[-1]
     assert torch.equal(together[1:], alone)
 
 
 def test_it_works_where_gradients_are_off_and_leaves_no_graph(x):
     with torch.no_grad():
-        walked = gradient_denoise(x, bowl, same, 1.0, GradientConfig(steps=2, every=1))
+        walked = gradient_denoise(x, bowl, same, GradientConfig(steps=2, every=1))
     assert not walked[-1].requires_grad
     assert float(bowl(walked[-1]).sum()) < float(bowl(x).sum())
 

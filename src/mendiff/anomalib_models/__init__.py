@@ -16,7 +16,7 @@ import warnings
 
 with warnings.catch_warnings():  # some of anomalib's own models warn while they are imported
     warnings.simplefilter("ignore", FutureWarning)
-    from mendiff.anomalib_models.held_back import FEWEST_IMAGES
+    from mendiff.anomalib_models.held_back import FEWEST_IMAGES, choose
     from mendiff.anomalib_models.images import GoodImages
     from mendiff.anomalib_models.models import Glad, Ran, module_class
     from mendiff.anomalib_models.module import MethodModule
@@ -31,6 +31,7 @@ __all__ = [
     "GoodOnlyPostProcessor",
     "MethodModule",
     "Ran",
+    "choose",
     "fast_precision",
     "module_class",
     "quiet",

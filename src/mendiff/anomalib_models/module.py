@@ -27,7 +27,7 @@ from mendiff.checkpoints.store import save as save_model
 from mendiff.errors import InputError
 from mendiff.methods.base import Method, MethodConfig, TrainingConfig, find_method, find_preset, random_crops
 from mendiff.methods.config import config_from_dict, config_to_dict
-from mendiff.model import calibrate
+from mendiff.model import Model, calibrate
 
 DEFAULT_SIZE = 256
 """Side of the images, in pixels, where the config leaves it to the images."""
@@ -275,6 +275,12 @@ class MethodModule(HeldBack):
         state |= {name: value for name, value in own.items() if name.startswith("evaluator.")}
         checkpoint["state_dict"] = state
 
+    def as_model(self, info: dict[str, Any] | None = None) -> Model:
+        """What is fitted, as `mendiff.load` would give it; info is what a person wants to know later."""
+        if self.calibration is None:
+            raise InputError("model: expected a fitted one to save; call Engine().fit(model, data) first.")
+        return Model(self._method_name, self.method, self.calibration, info or {})
+
     def save(self, folder: str | Path, info: dict[str, Any] | None = None) -> None:
         """Write the model folder that `mendiff.load` opens.
 
@@ -282,9 +288,8 @@ class MethodModule(HeldBack):
             folder: where to; must not exist.
             info: what a person wants to know later; JSON-able.
         """
-        if self.calibration is None:
-            raise InputError("model: expected a fitted one to save; call Engine().fit(model, data) first.")
-        save_model(folder, self._method_name, self.method, self.calibration, info or {})
+        model = self.as_model(info)
+        save_model(folder, model.name, model.method, model.calibration, model.info)
 
 
 def learning_rate(plan: TrainingConfig, step: int) -> float:

@@ -1,5 +1,8 @@
 """A model is a folder: config.json, model.safetensors and calibration.json. The only door to weights.
 
+Where statistics were learned for every category, categories/NAME holds what differs from these: the same two
+files with the tensors and scores of that category alone.
+
 config.json holds {"format": "mendiff", "version": 1, "method", "config", "info"}; the config is checked
 against the method's dataclasses when it is read. Nothing here can run code from a file.
 """
@@ -10,9 +13,11 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,10 +32,16 @@ from mendiff.model import Model
 FORMAT = "mendiff"
 VERSION = 1
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
+CATEGORIES = "categories"
 
 
 def save(
-    folder: str | Path, name: str, method: Method, calibration: Calibration, info: dict[str, Any]
+    folder: str | Path,
+    name: str,
+    method: Method,
+    calibration: Calibration,
+    info: dict[str, Any],
+    categories: Mapping[str, Model] | None = None,
 ) -> None:
     """Write a model folder in one step; a folder of that name must not exist.
 
@@ -40,6 +51,7 @@ def save(
         method: trained, statistics learned.
         calibration: scores of held-back good images.
         info: what a person wants to know later (data, seed, training time); JSON-able.
+        categories: the same networks with statistics of their own, by category.
     """
     folder = Path(folder)
     if folder.exists():
@@ -59,27 +71,51 @@ def save(
     draft.mkdir()
     try:
         (draft / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        (draft / CALIBRATION).write_text(json.dumps(calibration.to_dict(), indent=2) + "\n")
-        save_file({key: value.contiguous() for key, value in method.state_dict().items()}, draft / WEIGHTS)
+        shared = method.state_dict()
+        _write_learned(draft, shared, calibration)
+        for category, model in (categories or {}).items():
+            state = model.method.state_dict()
+            own = {key: value for key, value in state.items() if not torch.equal(value, shared[key])}
+            (draft / CATEGORIES / category).mkdir(parents=True)
+            _write_learned(draft / CATEGORIES / category, own, model.calibration)
         os.rename(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def load(folder: str | Path, device: str = "cpu") -> Model:
+def _write_learned(folder: Path, state: Mapping[str, Tensor], calibration: Calibration) -> None:
+    (folder / CALIBRATION).write_text(json.dumps(calibration.to_dict(), indent=2) + "\n")
+    save_file({key: value.contiguous() for key, value in state.items()}, folder / WEIGHTS)
+
+
+def load(folder: str | Path, device: str = "cpu", category: str | None = None) -> Model:
     """Open a model folder for prediction.
 
     Args:
         folder: what `mendiff fit -o` wrote.
         device: torch's name of a device.
+        category: whose statistics and threshold to use, where the model has them for every category.
     """
     folder = Path(folder)
     config = read_config(folder)
     kind = find_method(config["method"])
     method = kind(config_from_dict(kind.Config, config["config"], f"{folder / CONFIG}: config"))
-    load_strictly(method, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
-    calibration = Calibration.from_dict(_read_json(folder / CALIBRATION))
+    weights, source = read_weights(folder / WEIGHTS), folder
+    if category is not None:
+        if category not in categories_of(folder):
+            known = ", ".join(categories_of(folder)) or "none: it has one threshold for all"
+            raise InputError(f"category: expected one that {folder} knows ({known}), got {category!r}.")
+        source = folder / CATEGORIES / category
+        weights |= read_weights(source / WEIGHTS)
+    load_strictly(method, weights, str(source / WEIGHTS))
+    calibration = Calibration.from_dict(_read_json(source / CALIBRATION))
     return Model(config["method"], method.eval(), calibration, config["info"]).to(device)
+
+
+def categories_of(folder: str | Path) -> list[str]:
+    """The categories that a model folder has statistics of their own for, sorted."""
+    inside = Path(folder) / CATEGORIES
+    return sorted(one.name for one in inside.iterdir() if one.is_dir()) if inside.is_dir() else []
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mendiff.checkpoints.store import load
+from mendiff.checkpoints.store import categories_of, load
 from mendiff.commands.common import Terminal, choose_categories, choose_device, metrics_table
 from mendiff.commands.predict import heat_range
 from mendiff.errors import InputError
@@ -64,7 +64,10 @@ def run(
     results: dict[str, Metrics] = {}
     pages: list[CategoryReport] = []
     tables: dict[str, dict[str, Metrics]] = {}
+    own = categories_of(model)
     for category in chosen:
+        if category.name in own:
+            loaded = load(model, choose_device(device), category.name)
         tests = read_tests(category, loaded.image_size, terminal)
         found = find(loaded, tests, batch_size, terminal, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)

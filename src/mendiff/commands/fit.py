@@ -6,23 +6,27 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from mendiff.checkpoints.store import read_weights
+from mendiff.checkpoints.store import read_weights, save
 from mendiff.commands.common import Terminal, check_output, choose_categories, choose_device, set_aside
+from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data, readable
 from mendiff.images import image_size as read_size
 from mendiff.methods.base import MethodConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override
+from mendiff.model import Model
 
 LARGEST, SMALLEST = 320, 64
-FEWEST_IMAGES = 8  # as in anomalib_models, which takes seconds to import
+STATISTICS = ("global", "category")
+FEWEST_IMAGES, MOST_SEEN = 8, 40  # as in anomalib_models, which takes seconds to import
 NO_FEATURES = "no pretrained features given; --features and --features-weights would find much more."
 
 
@@ -38,6 +42,8 @@ class Plan:
         image_size: in pixels, or None for the images' own.
         seed: of training.
         device: torch's name.
+        statistics: whether scales and thresholds are learned for all categories together ("global") or for
+            each ("category").
     """
 
     method: str = "glad"
@@ -48,6 +54,7 @@ class Plan:
     image_size: int | None = None
     seed: int = 0
     device: str = "cpu"
+    statistics: str = "global"
 
 
 def run(
@@ -59,6 +66,7 @@ def run(
     features_weights: Path | None,
     image_size: int | None,
     categories: Sequence[str] | None,
+    statistics: str,
     seed: int,
     device: str,
     resume: bool,
@@ -71,7 +79,10 @@ def run(
     check_output(out, overwrite)
     if resume:
         _workdir(out, resume)
-    plan = Plan(method, preset, settings, features, features_weights, image_size, seed, choose_device(device))
+    if statistics not in STATISTICS:
+        raise InputError(f"--statistics: expected one of {', '.join(STATISTICS)}, got {statistics!r}.")
+    device = choose_device(device)
+    plan = Plan(method, preset, settings, features, features_weights, image_size, seed, device, statistics)
     chosen = choose_categories(open_data(data), categories)
     return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
 
@@ -96,13 +107,27 @@ def fit(
     if not getattr(getattr(config, "features", None), "name", "-"):
         terminal.say(f"note: {NO_FEATURES}")
     facts = {"images": len(paths), "categories": [one.name for one in categories]}
+    apart = _apart(categories, paths) if plan.statistics == "category" else {}
     with terminal.bar("fitting") as update:
-        result = learn(plan, config, paths, out, facts, update, resume=resume, overwrite=overwrite)
+        result = learn(plan, config, paths, out, facts, update, apart, resume=resume, overwrite=overwrite)
     terminal.say(
         f"model: {out} (fitted in {result['seconds']:.0f} s; "
         f"threshold {result['threshold']:.4g} from good images alone)"
     )
     return result
+
+
+def _apart(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """The readable images of every category; too few of one are an error."""
+    readable = set(paths)
+    apart = {one.name: [path for path in one.train if path in readable] for one in categories}
+    for name, some in apart.items():
+        if len(some) < FEWEST_IMAGES:
+            raise InputError(
+                f"--statistics category: expected at least {FEWEST_IMAGES} good images of {name}, got "
+                f"{len(some)}; add some, or choose --statistics global."
+            )
+    return apart
 
 
 def learn(
@@ -112,6 +137,7 @@ def learn(
     out: Path,
     facts: dict[str, Any],
     update: Callable[[int, int, str], None],
+    apart: Mapping[str, Sequence[Path]] | None = None,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -125,6 +151,7 @@ def learn(
         out: model folder.
         facts: what the model folder should tell of the data.
         update: called with (step, steps, note).
+        apart: categories that get statistics of their own besides the common ones, and their images.
         resume: go on with an interrupted fit of `out`.
         overwrite: replace `out`.
     """
@@ -134,6 +161,10 @@ def learn(
     workdir = _workdir(out, resume)
     weights = None if plan.features_weights is None else str(plan.features_weights)
     module = anomalib_models.module_class(plan.method)(config, features_weights=weights, seed=plan.seed)
+    # Every category must have its share of the held-back images.
+    for some in (apart or {}).values():
+        identities = anomalib_models.GoodImages(some, config.image_size).identities
+        module.held_back += anomalib_models.choose([seed for seed, _ in identities])
     began = time.monotonic()
     try:
         anomalib_models.train(
@@ -153,13 +184,25 @@ def learn(
             shutil.rmtree(workdir, ignore_errors=True)
     seconds = round(time.monotonic() - began, 1)
     info = {"preset": plan.preset, **facts, "seed": plan.seed, "seconds": seconds}
-    calibration = module.calibration
-    assert calibration is not None, "training ends with calibration"
+    model = module.as_model(info).to(plan.device)
+    categories = {
+        name: _of_category(model, some, module.held_back).to("cpu") for name, some in (apart or {}).items()
+    }
+    model.to("cpu")
     check_output(out, overwrite)  # it may have come up meanwhile
     with set_aside(out):
-        module.save(out, info)
+        save(out, model.name, model.method, model.calibration, info, categories)
     shutil.rmtree(workdir, ignore_errors=True)
-    return {"model": str(out), "threshold": calibration.threshold, **info, "config": config_to_dict(config)}
+    return {"model": str(out), "threshold": model.threshold, **info, "config": config_to_dict(config)}
+
+
+def _of_category(model: Model, paths: Sequence[Path], held_back: Collection[int]) -> Model:
+    """The model with statistics of one category, from its images: held-back ones and some of the others."""
+    images = torch.stack([model.prepare(path) for path in paths])
+    kept, seen = [], []
+    for image, seed in zip(images, content_seeds(images).tolist(), strict=True):
+        (kept if seed in held_back else seen).append(image)
+    return model.calibrated(kept, seen[:MOST_SEEN])
 
 
 def _workdir(out: Path, resume: bool) -> Path:

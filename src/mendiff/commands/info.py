@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mendiff.checkpoints.store import load
+from mendiff.checkpoints.store import categories_of, load
 from mendiff.methods.base import describe_parameters
 from mendiff.methods.config import config_to_dict
 
@@ -22,6 +22,7 @@ def run(model: Path, quiet: bool) -> dict[str, Any]:
         "image_size": loaded.image_size,
         "parameters": describe_parameters(loaded.method),
         "threshold": calibration.threshold,
+        "thresholds": {name: load(model, category=name).threshold for name in categories_of(model)},
         "calibration_images": len(calibration.scores),
         "false_alarm_rate": calibration.false_alarm_rate,
         "info": loaded.info,
@@ -49,4 +50,6 @@ def _show(model: Path, result: dict[str, Any]) -> None:
         f"{result['threshold']:.4g}, meant to flag {share:.0%} of good parts; "
         f"from {result['calibration_images']} held-back images",
     )
+    for name, threshold in result["thresholds"].items():
+        table.add_row(f"threshold of {name}", f"{threshold:.4g}")
     Console(highlight=False).print(table)

@@ -35,6 +35,7 @@ def fit(
     features_weights: Path | None = None,
     image_size: int | None = None,
     categories: list[str] | None = None,
+    statistics: str = "global",
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
@@ -49,6 +50,7 @@ def fit(
         features_weights: its weights, a local safetensors file.
         image_size: side to which images are resized; the images' own size (up to 320) unless given.
         categories: which to learn together, where DATA holds several categories; all unless given.
+        statistics: global, or category for scales and a threshold of its own for every category.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
         resume: go on with a fit that was interrupted.
@@ -57,11 +59,16 @@ def fit(
 
 
 def predict(
-    explain: bool = False, batch_size: int = 8, device: str = "auto", overwrite: bool = False
+    category: str | None = None,
+    explain: bool = False,
+    batch_size: int = 8,
+    device: str = "auto",
+    overwrite: bool = False,
 ) -> None:
     """Find defects in images: scores as CSV and JSON, heat maps and reconstructions as pictures.
 
     Args:
+        category: whose statistics and threshold to use, of a model that has them for every category.
         explain: take more time for the reconstructions, where the method can (ran: gradient denoising).
         batch_size: images that pass through the networks together; does not change the results.
         device: auto, cpu, cuda, cuda:1, mps.

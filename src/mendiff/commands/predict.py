@@ -27,6 +27,7 @@ def run(
     model: Path,
     images: Sequence[Path],
     out: Path,
+    category: str | None,
     explain: bool,
     batch_size: int,
     device: str,
@@ -38,7 +39,7 @@ def run(
     check_output(out, overwrite)
     if batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
-    loaded = load(model, choose_device(device))
+    loaded = load(model, choose_device(device), category)
     named = name_images(images)
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []

@@ -20,17 +20,18 @@ class GradientConfig:
         every: N_d, gradient steps between two reverse-diffusion steps.
         step_size: s of eq. 13; moves of more than `largest_move` are cut.
         largest_move: of a pixel in [-1,1] in one step.
-        reverse_t: timestep from which the reverse-diffusion step leads back to clean. The weight decay omega
-            of eq. 13 follows from it: after N_d steps an image has shrunk to a_t, as x_t has.
+        weight_decay: omega of eq. 13.
+        reverse_t: timestep of the reverse-diffusion step, which takes the noise for that of x_t.
         dims: features of the Gaussians, drawn at random from all channels as in PaDiM.
         stride: pixels per position of the Gaussians.
     """
 
     steps: int = 40
-    every: int = 5
-    step_size: float = 0.02
-    largest_move: float = 0.05
-    reverse_t: int = 30
+    every: int = 8
+    step_size: float = 0.05
+    largest_move: float = 0.02
+    weight_decay: float = 0.9999
+    reverse_t: int = 10
     dims: int = 48
     stride: int = 8
 
@@ -44,7 +45,6 @@ def gradient_denoise(
     x: Tensor,
     energy: Callable[[Tensor], Tensor],
     reverse: Callable[[Tensor], Tensor],
-    decay: float,
     config: GradientConfig,
 ) -> list[Tensor]:
     """Descend an energy with weight decay, with a reverse-diffusion step after every N_d steps.
@@ -52,8 +52,7 @@ def gradient_denoise(
     Args:
         x: images to start from, (B,c,h,w).
         energy: (B,c,h,w) to (B,), such as the Mahalanobis distance of deep features (eq. 12).
-        reverse: one reverse-diffusion step of images that have shrunk by decay^N_d, (B,c,h,w) to the same.
-        decay: omega of eq. 13.
+        reverse: one reverse-diffusion step, (B,c,h,w) to the same.
         config: see GradientConfig.
 
     Returns:
@@ -66,7 +65,7 @@ def gradient_denoise(
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(energy(leaf).sum(), leaf)
         move = (config.step_size * gradient).clamp(-config.largest_move, config.largest_move)
-        x = decay * x - move
+        x = config.weight_decay * x - move
         if step % config.every == 0:
             x = reverse(x)
             walked.append(x)

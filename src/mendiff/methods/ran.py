@@ -34,6 +34,7 @@ from mendiff.types import Detection, Estimate
 TIMESTEPS = 1000
 """T of every schedule here."""
 DISTANCES = ("squared", "mahalanobis")
+PIXEL_SCORES = ("kl", "rgb")
 PIXEL_CODECS = ("pixels", "space_to_depth")
 
 
@@ -52,6 +53,7 @@ class RanConfig(MethodConfig):
         target_pool: side of the windows over which the features to be predicted are averaged; 1 for none.
         noise_steps: T = {t_1..t_n} of eq. 11; all, and all draws, run as one batch.
         draws: of noise per timestep; their maps are averaged.
+        pixel_score: s_t of eq. 11: "kl", or "rgb", the squared error of the clean estimate, to compare with.
         kl_weight: alpha of eq. 11, 0 to 1.
         distance: between true and predicted features: "squared" (eq. 10), or "mahalanobis": by the covariance
             of the differences on good images.
@@ -72,10 +74,11 @@ class RanConfig(MethodConfig):
     target_pool: int = 1
     noise_steps: tuple[int, ...] = (20, 60, 150, 250)
     draws: int = 2
+    pixel_score: str = "kl"
     kl_weight: float = 0.5
     distance: str = "squared"
     by_place: bool = False
-    sigma_share: float = 4 / 256
+    sigma_share: float = 2 / 256
     top_share: float = 0.002
     gradient: GradientConfig = field(default_factory=GradientConfig)
 
@@ -100,6 +103,10 @@ class RanConfig(MethodConfig):
             raise InputError(f"kl_weight: expected 0 to 1, got {self.kl_weight}.")
         if self.target_pool < 1 or self.target_pool % 2 == 0:
             raise InputError(f"target_pool: expected an odd number of positions, got {self.target_pool}.")
+        if self.pixel_score not in PIXEL_SCORES:
+            raise InputError(
+                f"pixel_score: expected one of {', '.join(PIXEL_SCORES)}, got {self.pixel_score!r}."
+            )
         if self.distance not in DISTANCES:
             raise InputError(f"distance: expected one of {', '.join(DISTANCES)}, got {self.distance!r}.")
 
@@ -111,13 +118,13 @@ class Look:
     Attributes:
         truth: f(x0), whitened, (B,C,h,w).
         predicted: the same by the network, (n,d,B,C,h,w).
-        kl: in nats, averaged over channels, (n,d,B,1,H,W).
+        pixel: KL divergence in nats, or squared error, averaged over channels, (n,d,B,1,H,W).
         rebuilt: mean clean estimate, (B,3,H,W) in [0,1].
     """
 
     truth: Tensor
     predicted: Tensor
-    kl: Tensor
+    pixel: Tensor
     rebuilt: Tensor
 
 
@@ -266,21 +273,21 @@ class Ran(Method):
         many = x0.repeat_interleave(len(steps) * draws, dim=0)
         x_t = self.schedule.add_noise(many, eps, t)
         estimate, features, _ = self.denoiser(x_t, t, _grid(truth))
-        kl = kl_divergence(self.posterior.truth(many, x_t, t), self.posterior.predicted(x_t, estimate, t))
+        pixel = self._pixel_score(many, x_t, estimate, t)
         return Look(
             truth=truth,
             predicted=self._by_step(features),
-            kl=self._by_step(self.codec.decode_raw(kl).mean(1, keepdim=True)),
+            pixel=self._by_step(self.codec.decode_raw(pixel).mean(1, keepdim=True)),
             rebuilt=self._by_step(self.codec.decode(estimate.x0)).mean((0, 1)),
         )
 
     def maps(self, look: Look) -> Tensor:
         """Every single map at image size, averaged over draws, not yet standardised, (2n,B,1,H,W).
 
-        First KL in nats, averaged over channels, of t_1..t_n, then the feature distance of t_1..t_n.
+        First the pixel scores of t_1..t_n, then the feature distances of t_1..t_n.
         """
-        size = look.kl.shape[-2:]
-        maps = list(look.kl.mean(1))
+        size = look.pixel.shape[-2:]
+        maps = list(look.pixel.mean(1))
         for step, predicted in enumerate(look.predicted):
             distance = torch.stack([self._distance(step, look.truth, one) for one in predicted]).mean(0)
             maps.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False))
@@ -288,9 +295,9 @@ class Ran(Method):
 
     def weigh(self, maps: Tensor) -> Tensor:
         """Eq. 11 as a mean over timesteps, smoothed, (2n,B,1,H,W) to (B,1,H,W)."""
-        kl, feature = maps.chunk(2)
+        pixel, feature = maps.chunk(2)
         alpha = self.config.kl_weight
-        total = alpha * kl.mean(0) + (1 - alpha) * feature.mean(0)
+        total = alpha * pixel.mean(0) + (1 - alpha) * feature.mean(0)
         return gaussian_blur(total, self.config.sigma_share * total.shape[-1])
 
     def _by_step(self, rows: Tensor) -> Tensor:
@@ -298,6 +305,12 @@ class Ran(Method):
         counts = (-1, len(self.config.noise_steps), self.config.draws)
         by_step: Tensor = rows.unflatten(0, counts).movedim(0, 2)
         return by_step
+
+    def _pixel_score(self, x0: Tensor, x_t: Tensor, estimate: Estimate, t: Tensor) -> Tensor:
+        """s_t per latent and channel: KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)), or RGB error."""
+        if self.config.pixel_score == "rgb":
+            return (x0 - estimate.x0).square()
+        return kl_divergence(self.posterior.truth(x0, x_t, t), self.posterior.predicted(x_t, estimate, t))
 
     def _distance(self, step: int, truth: Tensor, predicted: Tensor) -> Tensor:
         residual = truth - predicted
@@ -319,19 +332,18 @@ class Ran(Method):
         check_size(self.codec, image, self.denoiser.multiple)
         random = PerImageRandom(seeds)
         t = torch.full((len(image),), config.reverse_t, device=image.device)
-        a_t, s_t = self.schedule.scales(t)
         grid = _grid(self.target(image))
 
         def energy(x: Tensor) -> Tensor:
             layers = self.features(self.codec.decode_raw(x) / 2 + 0.5)
-            return self.gaussians.excess(layers).sum((1, 2, 3))
+            return self.gaussians(layers).sum((1, 2, 3))
 
         def reverse(x: Tensor) -> Tensor:
-            estimate: Estimate = self.denoiser(x + s_t * random.like(x), t, grid)[0]
-            return estimate.x0
+            estimate: Estimate = self.denoiser(x, t, grid)[0]
+            step = self.posterior.predicted(x, estimate, t)
+            return step.mean + (step.log_var / 2).exp() * random.like(x)
 
-        decay = float(a_t[0]) ** (1 / config.every)
-        return gradient_denoise(self.codec.encode(image), energy, reverse, decay, config)
+        return gradient_denoise(self.codec.encode(image), energy, reverse, config)
 
     # What good images look like.
 
@@ -357,7 +369,6 @@ class Ran(Method):
             self.scales.fit_places(self.maps(look) for look in looks)
         self.scales.fit(self.maps(self.look(image, seeds)) for image, seeds in held_back())
         self.gaussians.fit(self.features(image) for image, _ in known())
-        self.gaussians.fit_usual(self.features(image) for image, _ in held_back())
 
     @property
     def _residual_whitening(self) -> list[ChannelWhitening]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.errors import InputError
@@ -13,8 +12,6 @@ from mendiff.scoring.maps import to_grid
 
 FEWEST = 4
 """Good images that the Gaussians need: with fewer, shrinkage leaves little but the mean variance."""
-USUAL = 0.99
-"""Share of the positions of good images below the usual distance."""
 
 
 def squared_mahalanobis(features: Tensor, mean: Tensor, inverse_covariance: Tensor) -> Tensor:
@@ -42,7 +39,6 @@ class PositionGaussians(nn.Module):
     dims: Tensor
     mean: Tensor
     inverse_covariance: Tensor
-    usual: Tensor
 
     def __init__(self, dims: Tensor, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -50,7 +46,6 @@ class PositionGaussians(nn.Module):
         self.register_buffer("dims", dims)
         self.register_buffer("mean", torch.zeros(len(dims), *grid))
         self.register_buffer("inverse_covariance", torch.eye(len(dims)).repeat(grid[0] * grid[1], 1, 1))
-        self.register_buffer("usual", torch.tensor(0.0))
 
     def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
         """Learn from the feature layers of good images, with Ledoit-Wolf shrinkage at every position."""
@@ -75,19 +70,11 @@ class PositionGaussians(nn.Module):
         self.mean.copy_(mean)
         self.inverse_covariance.copy_(torch.stack(inverses))
 
-    def fit_usual(self, batches: Iterable[Sequence[Tensor]]) -> None:
-        """Learn which distance good images that were not fitted rarely exceed anywhere."""
-        self.usual.copy_(torch.cat([self(layers).flatten() for layers in batches]).quantile(USUAL))
-
     def forward(self, layers: Sequence[Tensor]) -> Tensor:
         """Squared Mahalanobis distance per feature, one (B,C,H,W) per layer to (B,1,h,w); about 1 if good."""
         features = self._describe(layers)
         distance = squared_mahalanobis(features, self.mean, self.inverse_covariance)
         return distance[:, None] / len(self.dims)
-
-    def excess(self, layers: Sequence[Tensor]) -> Tensor:
-        """By how much the distance exceeds the usual one, (B,1,h,w): nothing in most of a good image."""
-        return F.relu(self(layers) - self.usual)
 
     def _describe(self, layers: Sequence[Tensor]) -> Tensor:
         """The chosen channels of all layers on the Gaussians' grid, (B,D,h,w)."""

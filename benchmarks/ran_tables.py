@@ -1,0 +1,166 @@
+"""RAN's claims on real categories: KL against RGB error, one noise scale against several, one model for all.
+
+    python benchmarks/ran_tables.py DATA --features mobilenetv2_100 --features-weights FILE -o runs/ran
+
+DATA holds categories in MVTec layout. Fits RAN tiny for every category and once for all together. The rows
+are the same networks under other scores, with statistics learned anew from the same good images as in the
+fit. Prints Markdown tables, and what gradient denoising does to good and to defective images. Finished
+models and rows are kept, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mendiff.anomalib_models.held_back import MOST_SEEN, choose
+from mendiff.checkpoints.store import load
+from mendiff.commands import evaluate
+from mendiff.commands.common import Terminal
+from mendiff.commands.fit import Plan, fit
+from mendiff.diffusion.random import content_seeds
+from mendiff.evaluation.data import Category, open_data
+from mendiff.images import read_image, resize
+from mendiff.methods.config import override
+from mendiff.methods.ran import Ran
+from mendiff.model import Model
+
+COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
+ALONE: dict[str, dict[str, Any]] = {
+    "KL alone": {"kl_weight": 1.0},
+    "RGB error alone": {"kl_weight": 1.0, "pixel_score": "rgb"},
+    "feature error alone": {"kl_weight": 0.0},
+}
+UNIFIED = "unified"
+EXPLAINED = 8
+"""Good, and defective, test images of a category that gradient denoising is measured on, at most."""
+
+
+def main() -> None:
+    """Fit, measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--features", required=True)
+    parser.add_argument("--features-weights", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    terminal, categories = Terminal(), open_data(options.data)
+    plan = Plan(
+        "ran", features=options.features, features_weights=options.features_weights, seed=options.seed
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    kept = options.out / "results.json"
+    results: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.is_file() else {}
+    for name, members in [*((one.name, [one]) for one in categories), (UNIFIED, categories)]:
+        if not (options.out / name).is_dir():
+            fit(plan, members, options.out / name, terminal)
+    for category in categories:
+        rows = results.setdefault(category.name, {})
+        for row, found in measured(category, rows, options.out, terminal):
+            rows[row] = found
+            kept.write_text(json.dumps(results, indent=2) + "\n")
+    print(as_markdown(results))
+
+
+def measured(
+    category: Category, done: dict[str, Any], out: Path, terminal: Terminal
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """The figures of every row that is not done yet."""
+    model = load(out / category.name)
+    tests = evaluate.read_tests(category, model.image_size, terminal)
+    steps = model.method.config.noise_steps  # type: ignore[attr-defined]
+    variants: dict[str, dict[str, Any]] = {"RAN tiny": {}, **ALONE}
+    variants |= {f"t = {step} alone": {"noise_steps": [step]} for step in steps}
+    for row, changes in variants.items():
+        if row not in done:
+            yield row, figures(rescored(model, changes, category), tests, terminal, row)
+    if UNIFIED not in done:
+        unified = load(out / UNIFIED)
+        tests_of_its_size = evaluate.read_tests(category, unified.image_size, terminal)
+        yield UNIFIED, figures(unified, tests_of_its_size, terminal, UNIFIED)
+    if "gradient denoising" not in done:
+        yield "gradient denoising", gradient_figures(model, tests)
+
+
+def figures(model: Model, tests: evaluate.TestSet, terminal: Terminal, row: str) -> dict[str, float]:
+    """The metrics of a model on a test set."""
+    found = evaluate.find(model, tests, 4, terminal, row)
+    return dict(evaluate.measure(tests, found.score, found.anomaly_map))
+
+
+def rescored(model: Model, changes: dict[str, Any], category: Category) -> Model:
+    """The same networks under other scores, calibrated with the images that the fit held back."""
+    if not changes:
+        return model
+    ran = Ran(override(model.method.config, changes))
+    fitted = model.method.state_dict()
+    learned = {
+        key: fitted[key] for key in ran.state_dict() if key.startswith(("denoiser.", "features.", "target_"))
+    }
+    ran.load_state_dict(learned, strict=False)
+    images = torch.stack([resize(read_image(path), model.image_size) for path in category.train])
+    seeds = content_seeds(images).tolist()
+    held_back = choose(seeds)
+    seen = sorted(set(seeds) - set(held_back))[:MOST_SEEN]
+    batches = [[images[seeds.index(seed)] for seed in some] for some in (held_back, seen)]
+    return replace(model, method=ran.eval()).calibrated(*batches)
+
+
+@torch.no_grad()
+def gradient_figures(model: Model, tests: evaluate.TestSet) -> dict[str, float]:
+    """Mean Mahalanobis distance before and after, and mean change in grey levels, of good and bad images."""
+    result = {}
+    ran: Any = model.method
+    for name, label in (("good", False), ("defective", True)):
+        images = tests.images[tests.labels == label][:EXPLAINED]
+        walked = ran.gradient_walk(images, content_seeds(images))
+        distances = [distance(ran, ran.codec.decode(one)) for one in walked]
+        result[f"{name}_before"], result[f"{name}_after"] = distances[0], distances[-1]
+        result[f"{name}_rises"] = sum(b > a for a, b in pairwise(distances))
+        result[f"{name}_change"] = 255 * float((ran.codec.decode(walked[-1]) - images).abs().mean())
+    return result
+
+
+def distance(ran: Any, images: Tensor) -> float:
+    """Mean squared Mahalanobis distance per feature and position."""
+    return float(ran.gaussians(ran.features(images)).mean())
+
+
+def as_markdown(results: dict[str, dict[str, Any]]) -> str:
+    """Rows of metrics for every category, then gradient denoising."""
+    lines = [
+        f"| row | {' | '.join(results)} |",
+        "|---" * (len(results) + 1) + "|",
+    ]
+    rows = [row for row in next(iter(results.values())) if row != "gradient denoising"]
+    for row in rows:
+        cells = [" / ".join(f"{found[row][one]:.3f}" for one in COLUMNS) for found in results.values()]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| gradient denoising | good: distance | change | defective: distance | change |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in results.items():
+        one = found["gradient denoising"]
+        cells = [
+            f"{one[f'{kind}_before']:.3f} to {one[f'{kind}_after']:.3f} | {one[f'{kind}_change']:.1f} of 255"
+            for kind in ("good", "defective")
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
