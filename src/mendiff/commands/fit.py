@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mendiff.checkpoints.store import read_weights, save
 from mendiff.commands.common import Terminal, check_output, choose_categories, choose_device, set_aside
+from mendiff.commands.length import STEPS_FILE, lengthened
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data, readable
@@ -99,6 +100,8 @@ def fit(
     """Fit a plan to the good training images of some categories; returns what a person wants to know."""
     paths = readable_paths(categories, terminal)
     config = make_config(plan, paths)
+    if "training.steps" not in plan.settings:  # a number that was asked for stays
+        config = lengthened(plan.method, config, plan.device, _workdir(out, resume), resume=resume)
     terminal.say(
         f"{plan.method} ({plan.preset}): {len(paths)} good images of "
         f"{', '.join(one.name for one in categories)}, {config.image_size} pixels, "
@@ -161,6 +164,8 @@ def learn(
     workdir = _workdir(out, resume)
     weights = None if plan.features_weights is None else str(plan.features_weights)
     module = anomalib_models.module_class(plan.method)(config, features_weights=weights, seed=plan.seed)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / STEPS_FILE).write_text(str(config.training.steps))
     # Every category must have its share of the held-back images.
     for some in (apart or {}).values():
         identities = anomalib_models.GoodImages(some, config.image_size).identities

@@ -30,6 +30,8 @@ class TrainingConfig:
 
     Attributes:
         steps: optimiser steps.
+        minutes: where training is faster than this, `mendiff fit` lengthens it, to at most four times the
+            steps; 0 for never.
         batch_size: images per step.
         learning_rate: of AdamW.
         weight_decay: of AdamW.
@@ -40,6 +42,7 @@ class TrainingConfig:
     """
 
     steps: int = 4000
+    minutes: float = 0.0
     batch_size: int = 32
     learning_rate: float = 5e-6
     weight_decay: float = 1e-2

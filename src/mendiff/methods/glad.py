@@ -112,7 +112,9 @@ class GladConfig(MethodConfig):
 _TINY = GladConfig(
     image_size=0,
     crop=96,
-    training=TrainingConfig(steps=1300, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995),
+    training=TrainingConfig(
+        steps=1300, minutes=4, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995
+    ),
     codec=CodecConfig("space_to_depth", factor=2),
     denoiser=DenoiserConfig(prediction="x0", network=plain_unet(32, 64, 96, 128)),
     synthesis=SynthesisConfig(share=0.7, thin_share=0.4),

@@ -155,7 +155,9 @@ def hybrid_loss(
 _TINY = RanConfig(
     image_size=0,
     crop=128,
-    training=TrainingConfig(steps=1000, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995),
+    training=TrainingConfig(
+        steps=1000, minutes=4, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995
+    ),
     codec=CodecConfig("space_to_depth", factor=4),
     denoiser=DenoiserConfig(prediction="x0", network=plain_unet(64, 96, 128)),
     features=FeaturesConfig(layers=("stage1", "stage2")),
