@@ -26,6 +26,7 @@ from mendiff.anomalib_models import (
     Glad,
     GoodImages,
     GoodOnlyPostProcessor,
+    Ran,
     fast_precision,
     module_class,
     quiet,
@@ -329,6 +330,28 @@ def test_anomalib_command_line_trains_it(folder, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     (path,) = tmp_path.rglob("v0/weights/lightning/model.ckpt")
     assert Glad.load_from_checkpoint(path).calibration is not None
+
+
+def test_ran_goes_through_the_engine_like_glad(folder, tmp_path, tiny_config, monkeypatch):
+    training = {"training.steps": 3, "training.batch_size": 4}
+    config = tiny_config("ran", {**training, "noise_steps": [20, 90], "gradient.dims": 6})
+    model = get_model("ran", config=config)
+    assert type(model) is Ran is module_class("ran")
+    runner, parts = engine(tmp_path), datamodule(folder)
+    runner.fit(model, datamodule=parts)
+    assert model.calibration is not None
+    assert not torch.equal(model.method.target_whitening.root, torch.eye(45))  # prepared before training
+    (metrics,) = runner.test(model, datamodule=parts)
+    assert 0 <= metrics["image_AUROC"] <= 1
+    scores = [batch.pred_score for batch in runner.predict(model, datamodule=parts, return_predictions=True)]
+    again = Ran.load_from_checkpoint(runner.best_model_path)
+    others = [batch.pred_score for batch in runner.predict(again, datamodule=parts, return_predictions=True)]
+    assert torch.equal(torch.cat(scores), torch.cat(others))
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    path = runner.export(model, export_type="torch", export_root=tmp_path / "export")
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    exported = TorchInferencer(path, device="cpu").model(image)
+    assert torch.equal(model.eval()(image).anomaly_map, exported.anomaly_map)
 
 
 # Training.

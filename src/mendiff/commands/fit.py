@@ -204,7 +204,8 @@ def learn(
 def _of_category(model: Model, paths: Sequence[Path], held_back: Collection[int]) -> Model:
     """The model with statistics of one category, from its images: held-back ones and some of the others."""
     images = torch.stack([model.prepare(path) for path in paths])
-    kept, seen = [], []
+    kept: list[Tensor] = []
+    seen: list[Tensor] = []
     for image, seed in zip(images, content_seeds(images).tolist(), strict=True):
         (kept if seed in held_back else seen).append(image)
     return model.calibrated(kept, seen[:MOST_SEEN])

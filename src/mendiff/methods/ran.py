@@ -238,7 +238,8 @@ class Ran(Method):
         weight = self.schedule.min_snr_weight(t, config.min_snr_gamma, config.denoiser.prediction).to(x0)
         error = weight * (prediction - self.denoiser.unet.target(x0, eps, t)).square().mean((1, 2, 3))
         hybrid = hybrid_loss(self.posterior, x0, x_t, estimate, t, error, config.vb_weight)
-        return hybrid.mean() + config.feature_weight * (features - truth).square().mean()
+        loss: Tensor = hybrid.mean() + config.feature_weight * (features - truth).square().mean()
+        return loss
 
     def target(self, image: Tensor) -> Tensor:
         """f(x0): all feature layers on the finest one's grid, whitened, (B,3,H,W) in [0,1] to (B,C,h,w)."""
@@ -338,7 +339,8 @@ class Ran(Method):
 
         def energy(x: Tensor) -> Tensor:
             layers = self.features(self.codec.decode_raw(x) / 2 + 0.5)
-            return self.gaussians(layers).sum((1, 2, 3))
+            distance: Tensor = self.gaussians(layers)
+            return distance.sum((1, 2, 3))
 
         def reverse(x: Tensor) -> Tensor:
             estimate: Estimate = self.denoiser(x, t, grid)[0]
