@@ -22,6 +22,7 @@ PLAIN = {
     "readout.distance": "squared",
     "readout.standardise": False,
     "readout.pixel_share": 0.0,
+    "readout.places": 0,
     "readout.logarithm": False,
     "readout.sigma": 0.0,
     "readout.sigma_share": 0.0,

@@ -215,6 +215,19 @@ def test_whitening_comes_from_seen_images_and_scales_from_held_back_ones(image, 
     torch.testing.assert_close(readout.scales.mean, maps.mean(1), rtol=1e-4, atol=1e-5)
 
 
+def test_usual_maps_come_from_seen_images_and_are_taken_off_before_scaling(image, rebuilt):
+    config = ReadoutConfig(distance="squared", standardise=True, logarithm=True, places=8, sigma=0.0)
+    seen = (image.flip(0) ** 2, [one.roll(1, 2) for one in rebuilt])
+    readout = Readout(config, CHANNELS, 2)
+    readout.fit(lambda: [(image, rebuilt)], features, lambda: [seen])
+    usual = F.adaptive_avg_pool2d(readout._maps(*seen, features).mean(1), 8)
+    torch.testing.assert_close(readout.scales.usual, gaussian_blur(usual, 1.0), rtol=1e-4, atol=1e-4)
+    total = readout.anomaly_map(image, rebuilt, features)
+    assert float(total.mean()) == pytest.approx(0, abs=1e-3)
+    with pytest.raises(InputError, match="places: expected 0, or more with standardise=true, got 8"):
+        Readout(replace(config, standardise=False), CHANNELS, 2)
+
+
 def test_fitted_scales_travel_with_the_weights(image, rebuilt):
     config = ReadoutConfig(distance="whitened", standardise=True)
     readout, fresh = fitted(config, image, rebuilt), Readout(config, CHANNELS, 2)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
 from mendiff.anomalib_models.held_back import HeldBack, generator
+from mendiff.anomalib_models.optimizers import make_optimizer
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.store import read_weights
@@ -143,9 +144,7 @@ class MethodModule(HeldBack):
 
     def configure_optimizers(self) -> Any:
         plan = self.config.training
-        optimizer = torch.optim.AdamW(
-            self._trained().values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
-        )
+        optimizer = make_optimizer(plan, self._trained())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate, plan))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

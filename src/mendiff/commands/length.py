@@ -43,13 +43,13 @@ def lengthened(name: str, config: MethodConfig, device: str, workdir: Path, *, r
 
 def seconds_per_step(method: Method, config: MethodConfig, device: str) -> float:
     """Median seconds of a training step of an untrained method on noise, in the precision of training."""
-    from mendiff.anomalib_models import fast_precision
+    from mendiff.anomalib_models import fast_precision, make_optimizer
 
     side, count = config.crop or config.image_size, config.training.batch_size
     image = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     method.to(device).train()
-    trained = [one for one in method.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
+    trained = {name: one for name, one in method.named_parameters() if one.requires_grad}
+    optimizer = make_optimizer(config.training, trained)
     rng, taken = torch.Generator().manual_seed(0), []
     half = fast_precision(device) == "bf16-mixed"
     for _ in range(WARM_UP + MEASURED):

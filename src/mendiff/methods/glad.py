@@ -7,7 +7,7 @@ Where they part is said at the line.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -123,6 +123,7 @@ _TINY = GladConfig(
         standardise=True,
         logarithm=True,
         pixel_share=0.15,
+        places=40,
         sigma_share=6 / 512,  # the published 6 pixels at 512
         taps=0,
         top_k=0,
@@ -291,12 +292,12 @@ class Glad(Method):
             for run in range(len(self.config.denoise_steps)):
                 self.stop_thresholds[run] = self._learn_thresholds(held_back(), run)
 
-        def mended(batches: Batches) -> Iterator[tuple[Tensor, list[Tensor]]]:
-            return ((image, self._mend(image, seeds)[0]) for image, seeds in batches())
-
-        # The read-out may pass over the held-back ones more than once; mending them is the dear part.
-        kept = list(mended(held_back))
-        self.readout.fit(lambda: kept, self.features, seen and (lambda: mended(seen)))
+        # The read-out passes over them more than once; mending them is the dear part.
+        kept, known = (
+            [(image, self._mend(image, seeds)[0]) for image, seeds in batches()] if batches else []
+            for batches in (held_back, seen)
+        )
+        self.readout.fit(lambda: kept, self.features, (lambda: known) if known else None)
 
     def _learn_thresholds(self, batches: Iterable[tuple[Tensor, Tensor]], run: int) -> Tensor:
         """The stop score that a share of stop_rate of good images exceeds, per rung, (N,)."""

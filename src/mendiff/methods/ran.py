@@ -26,7 +26,7 @@ from mendiff.nets.features import FeaturesConfig, make_features
 from mendiff.nets.joint import JointDenoiser
 from mendiff.scoring.gaussians import PositionGaussians
 from mendiff.scoring.maps import gaussian_blur, to_grid
-from mendiff.scoring.scales import MapScales
+from mendiff.scoring.scales import MapScales, logarithm
 from mendiff.scoring.score import top_share_mean
 from mendiff.scoring.whitening import ChannelWhitening
 from mendiff.types import Detection, Estimate
@@ -57,7 +57,8 @@ class RanConfig(MethodConfig):
         kl_weight: alpha of eq. 11, 0 to 1.
         distance: between true and predicted features: "squared" (eq. 10), or "mahalanobis": by the covariance
             of the differences on good images.
-        by_place: divide every map by what it usually is at the same place; the paper does not.
+        logarithm: take logarithms of all maps before they are standardised; the paper does not.
+        by_place: take off what every map usually is at the same place; the paper does not.
         sigma_share: of the Gaussian that smooths the map, as a share of its side; 0 for none.
         top_share: share of the pixels that the image score averages.
         gradient: how the image that explains a finding is made (Alg. 1).
@@ -77,6 +78,7 @@ class RanConfig(MethodConfig):
     pixel_score: str = "kl"
     kl_weight: float = 0.5
     distance: str = "squared"
+    logarithm: bool = False
     by_place: bool = False
     sigma_share: float = 2 / 256
     top_share: float = 0.002
@@ -156,7 +158,14 @@ _TINY = RanConfig(
     image_size=0,
     crop=128,
     training=TrainingConfig(
-        steps=1000, minutes=4, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995
+        steps=850,
+        minutes=4,
+        optimizer="muon",
+        batch_size=2,
+        learning_rate=2e-3,
+        warmup=30,
+        cosine=True,
+        ema=0.995,
     ),
     codec=CodecConfig("space_to_depth", factor=4),
     denoiser=DenoiserConfig(prediction="x0", network=plain_unet(64, 96, 128)),
@@ -171,6 +180,7 @@ _TINY = RanConfig(
     draws=1,
     kl_weight=0.1,
     distance="mahalanobis",
+    logarithm=True,
     by_place=True,
 )
 
@@ -294,7 +304,7 @@ class Ran(Method):
         for step, predicted in enumerate(look.predicted):
             distance = torch.stack([self._distance(step, look.truth, one) for one in predicted]).mean(0)
             maps.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False))
-        return torch.stack(maps)
+        return logarithm(torch.stack(maps)) if self.config.logarithm else torch.stack(maps)
 
     def weigh(self, maps: Tensor) -> Tensor:
         """Eq. 11 as a mean over timesteps, smoothed, (2n,B,1,H,W) to (B,1,H,W)."""

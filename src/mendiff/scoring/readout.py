@@ -47,6 +47,8 @@ class ReadoutConfig:
         standardise: bring every map to zero mean and unit deviation on good images before adding.
         logarithm: take logarithms before that: where maps disagree, one high value then counts for less, so
             that a coarse layer cannot smear a defect over places where the fine ones see none.
+        places: side of the grid on which the usual map of good images at every place is taken off before
+            maps are standardised; 0 treats all places alike; needs `standardise`.
         sigma: of the Gaussian that smooths the map, in pixels; taps its kernel length, 0 for 8 sigma + 1.
         taps: see sigma.
         sigma_share: sigma as a share of the map's side, in place of sigma; 0 takes sigma.
@@ -61,6 +63,7 @@ class ReadoutConfig:
     pixel_share: float = 0.0
     standardise: bool = False
     logarithm: bool = False
+    places: int = 0
     sigma: float = 6.0
     taps: int = 49
     sigma_share: float = 0.0
@@ -94,6 +97,11 @@ class Readout(nn.Module):
             raise InputError(
                 "pixel_share: expected standardise=true with it, since pixels and features differ in scale."
             )
+        if config.places < 0 or (config.places and not config.standardise):
+            raise InputError(
+                f"places: expected 0, or more with standardise=true, got {config.places} with "
+                f"standardise={str(config.standardise).lower()}."
+            )
         self.config = config
         self.batch_maxima = batch_maxima
         whitened = config.distance == "whitened"
@@ -101,7 +109,7 @@ class Readout(nn.Module):
             ConditionalWhitening(c) for _ in range(runs) for c in channels if whitened
         )
         features, pixels = runs * len(channels), runs * (config.pixel_share > 0)
-        self.scales = MapScales(features + pixels)
+        self.scales = MapScales(features + pixels, config.places)
         self._shares = [(1 - config.pixel_share) / features] * features + [config.pixel_share / runs] * pixels
 
     def anomaly_map(
@@ -146,7 +154,7 @@ class Readout(nn.Module):
         Args:
             pairs: of images that nothing was fitted to yet.
             features: as for anomaly_map.
-            seen: pairs that only the whitening is learned from, in place of `pairs`.
+            seen: pairs that whitening and usual maps are learned from, in place of `pairs`.
         """
 
         def resized(pairs: Pairs) -> Iterator[tuple[Tensor, list[Tensor]]]:
@@ -161,6 +169,9 @@ class Readout(nn.Module):
                     whitening.update(ours, theirs)
             for whitening in self._whitenings:
                 whitening.finish()
+        if self.config.places:
+            known = resized(seen or pairs)
+            self.scales.fit_places(self._maps(image, rebuilt, features) for image, rebuilt in known)
         if self.config.standardise:
             self.scales.fit(self._maps(image, rebuilt, features) for image, rebuilt in resized(pairs))
 

@@ -23,8 +23,9 @@ class MapScales(nn.Module):
 
     Args:
         count: of the maps, M.
-        places: side of a square grid; every map is divided by what it usually is at the same place, known on
-            this grid, before. 0 treats all places alike.
+        places: side of a square grid on which the usual map of good images is taken off first: maps are
+            higher near the border, or where an aligned part is always hard to predict. 0 treats all places
+            alike.
     """
 
     mean: Tensor
@@ -36,7 +37,7 @@ class MapScales(nn.Module):
         self.places = places
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("std", torch.ones(count))
-        self.register_buffer("usual", torch.ones(count, 1, places, places))
+        self.register_buffer("usual", torch.zeros(count, 1, places, places))
 
     def fit_places(self, batches: Iterable[Tensor]) -> None:
         """Learn what maps usually are at every place, from those of good images, (M,B,1,H,W) each."""
@@ -47,8 +48,7 @@ class MapScales(nn.Module):
         if count == 0:
             raise InputError(NONE_LEFT)
         # A few dozen images leave noise; neighbouring places are much alike.
-        usual = gaussian_blur(total / count, 1.0)
-        self.usual.copy_(usual.clamp(min=0.01 * usual.mean((2, 3), keepdim=True)))
+        self.usual.copy_(gaussian_blur(total / count, 1.0))
 
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Learn from the maps of good images, (M,B,1,H,W) each."""
@@ -72,9 +72,8 @@ class MapScales(nn.Module):
     def _by_place(self, maps: Tensor) -> Tensor:
         if not self.places:
             return maps
-        return (
-            maps / F.interpolate(self.usual, maps.shape[-2:], mode="bilinear", align_corners=False)[:, None]
-        )
+        usual = F.interpolate(self.usual, maps.shape[-2:], mode="bilinear", align_corners=False)
+        return maps - usual[:, None]
 
 
 def logarithm(maps: Tensor) -> Tensor:
