@@ -24,7 +24,13 @@ from mendiff.nets.denoiser import plain_unet
 from mendiff.report.html import Report, write_report
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "glad": {"training.steps": 1200, "codec.factor": 4, "denoiser.network": plain_unet(64, 96, 128)},
+    "glad": {
+        "training.steps": 1200,
+        "codec.factor": 4,
+        "denoiser.network": plain_unet(64, 96, 128),
+        # Aligned parts are hard to mend exactly where they may break: a usual map would hide missing nuts.
+        "readout.places": 0,
+    },
     "ran": {"training.steps": 1000},
 }
 """What the demo changes in a method's preset, beside the image size: coarser pixel blocks, for speed."""
