@@ -571,6 +571,13 @@ def test_every_category_can_have_a_threshold_of_its_own(run, refused, plates, tm
     code, text, _ = run("evaluate", own, plates, "--json")
     assert code == 0
     assert sorted(json.loads(text)["categories"]) == ["dark", "light"]
+    # A category without statistics of its own is measured with the common ones, whatever came before it.
+    both = shutil.copytree(plates, tmp_path / "both")
+    (both / "light").rename(both / "other")
+    shared = shutil.copytree(own, tmp_path / "shared")
+    shutil.rmtree(shared / "categories")
+    others = [json.loads(run("evaluate", model, both, "--json")[1]) for model in (own, shared)]
+    assert others[0]["categories"]["other"] == others[1]["categories"]["other"]
     words = ("predict", own, plates / "dark/test", "-o", tmp_path / "none", "--category", "grey")
     assert "(dark, light), got 'grey'" in refused(*words)
 

@@ -16,7 +16,7 @@ import warnings
 
 with warnings.catch_warnings():  # some of anomalib's own models warn while they are imported
     warnings.simplefilter("ignore", FutureWarning)
-    from mendiff.anomalib_models.held_back import FEWEST_IMAGES, choose
+    from mendiff.anomalib_models.held_back import FEWEST_IMAGES, MOST_SEEN, choose
     from mendiff.anomalib_models.images import GoodImages
     from mendiff.anomalib_models.models import Glad, Ran, module_class
     from mendiff.anomalib_models.module import MethodModule
@@ -27,6 +27,7 @@ with warnings.catch_warnings():  # some of anomalib's own models warn while they
 __all__ = [
     "CHECKPOINT",
     "FEWEST_IMAGES",
+    "MOST_SEEN",
     "Glad",
     "GoodImages",
     "GoodOnlyPostProcessor",

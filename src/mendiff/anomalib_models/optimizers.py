@@ -1,7 +1,7 @@
 """AdamW, and Muon for convolutions: updates with all singular values near one, AdamW for everything else.
 
-A small network that has minutes to learn learns about twice as much per step this way. torch's own Muon takes
-matrices only, timm's iterates in bfloat16, which CPUs without matrix units emulate hundreds of times slower.
+A small network that has minutes to learn may learn more per step this way. torch's own Muon takes matrices
+only, timm's iterates in bfloat16, which CPUs without matrix units emulate slowly.
 """
 
 from __future__ import annotations

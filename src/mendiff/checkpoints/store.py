@@ -102,9 +102,10 @@ def load(folder: str | Path, device: str = "cpu", category: str | None = None) -
     method = kind(config_from_dict(kind.Config, config["config"], f"{folder / CONFIG}: config"))
     weights, source = read_weights(folder / WEIGHTS), folder
     if category is not None:
-        if category not in categories_of(folder):
-            known = ", ".join(categories_of(folder)) or "none: it has one threshold for all"
-            raise InputError(f"category: expected one that {folder} knows ({known}), got {category!r}.")
+        known = categories_of(folder)
+        if category not in known:
+            listed = ", ".join(known) or "none: it has one threshold for all"
+            raise InputError(f"category: expected one that {folder} knows ({listed}), got {category!r}.")
         source = folder / CATEGORIES / category
         weights |= read_weights(source / WEIGHTS)
     load_strictly(method, weights, str(source / WEIGHTS))

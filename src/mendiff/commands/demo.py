@@ -31,7 +31,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         # Aligned parts are hard to mend exactly where they may break: a usual map would hide missing nuts.
         "readout.places": 0,
     },
-    "ran": {"training.steps": 1000},
 }
 """What the demo changes in a method's preset, beside the image size: coarser pixel blocks, for speed."""
 WHOLE_PICTURES = {"image_size": 128, "crop": 0}

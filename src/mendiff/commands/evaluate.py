@@ -54,7 +54,8 @@ def run(
     terminal = Terminal(quiet)
     if batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
-    loaded = load(model, choose_device(device))
+    device = choose_device(device)
+    loaded = load(model, device)
     chosen = [one for one in choose_categories(open_data(data), categories) if one.test]
     if not chosen:
         raise InputError(
@@ -66,16 +67,15 @@ def run(
     tables: dict[str, dict[str, Metrics]] = {}
     own = categories_of(model)
     for category in chosen:
-        if category.name in own:
-            loaded = load(model, choose_device(device), category.name)
+        fitted = load(model, device, category.name) if category.name in own else loaded
         tests = read_tests(category, loaded.image_size, terminal)
-        found = find(loaded, tests, batch_size, terminal, category.name)
+        found = find(fitted, tests, batch_size, terminal, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)
         if controls:
             for name, metrics in measure_controls(loaded, category, tests).items():
                 tables.setdefault(name, {})[category.name] = metrics
         if report is not None:
-            pages.append(page(loaded, category.name, tests, found, results[category.name]))
+            pages.append(page(fitted, category.name, tests, found, results[category.name]))
     result = summary(results)
     terminal.table(metrics_table(result, str(model)))
     if controls:

@@ -27,7 +27,7 @@ from mendiff.model import Model
 
 LARGEST, SMALLEST = 320, 64
 STATISTICS = ("global", "category")
-FEWEST_IMAGES, MOST_SEEN = 8, 40  # as in anomalib_models, which takes seconds to import
+FEWEST_IMAGES = 8  # as in anomalib_models, which takes seconds to import
 NO_FEATURES = "no pretrained features given; --features and --features-weights would find much more."
 
 
@@ -203,6 +203,8 @@ def learn(
 
 def _of_category(model: Model, paths: Sequence[Path], held_back: Collection[int]) -> Model:
     """The model with statistics of one category, from its images: held-back ones and some of the others."""
+    from mendiff.anomalib_models import MOST_SEEN
+
     images = torch.stack([model.prepare(path) for path in paths])
     kept: list[Tensor] = []
     seen: list[Tensor] = []

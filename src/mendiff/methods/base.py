@@ -33,7 +33,7 @@ class TrainingConfig:
         steps: optimiser steps.
         minutes: where training is faster than this, `mendiff fit` lengthens it, to at most four times the
             steps; 0 for never.
-        optimizer: "adamw" (published) or "muon", which learns more per step of a small network.
+        optimizer: "adamw" (published) or "muon", which may teach a small network more per step.
         batch_size: images per step.
         learning_rate: of the optimizer.
         weight_decay: of the optimizer.

@@ -345,7 +345,7 @@ class Ran(Method):
         check_size(self.codec, image, self.denoiser.multiple)
         random = PerImageRandom(seeds)
         t = torch.full((len(image),), config.reverse_t, device=image.device)
-        grid = _grid(self.target(image))
+        grid = _grid(self.features(image)[0])
 
         def energy(x: Tensor) -> Tensor:
             layers = self.features(self.codec.decode_raw(x) / 2 + 0.5)

@@ -59,6 +59,8 @@ def multi_scale_pixel_map(
 
 def to_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
     """Features on another grid, (B,C,h,w): averaged where it is coarser, interpolated where it is finer."""
+    if features.shape[-2:] == grid:
+        return features
     if features.shape[-2] >= grid[0]:
         return F.adaptive_avg_pool2d(features, grid)
     return F.interpolate(features, size=grid, mode="bilinear", align_corners=False)
