@@ -26,14 +26,24 @@ class Group:
 
 
 @pytest.fixture(scope="session")
-def reference_group():
-    """Read a group by name ("glad/training"), or skip where there are no reference values."""
+def reference_file():
+    """Find a file by name ("glad/training.json"), or skip where there are no reference values."""
     root = Path(os.environ.get("MENDIFF_PARITY", DEFAULT))
 
+    def find(name: str) -> Path:
+        if not (root / name).is_file():
+            pytest.skip(f"no reference values: {name} is not below {root} (set MENDIFF_PARITY)")
+        return root / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def reference_group(reference_file):
+    """Read a group by name ("glad/training"), or skip where there are no reference values."""
+
     def read(name: str) -> Group:
-        file = root / f"{name}.safetensors"
-        if not file.is_file():
-            pytest.skip(f"no reference values: {name}.safetensors is not below {root} (set MENDIFF_PARITY)")
-        return Group(load_file(file), json.loads(file.with_suffix(".json").read_text()))
+        notes = json.loads(reference_file(f"{name}.json").read_text())
+        return Group(load_file(reference_file(f"{name}.safetensors")), notes)
 
     return read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from mendiff.errors import InputError
 
 KINDS = ("linear", "scaled_linear", "cosine")
+_TABLE: Any = {"dtype": torch.float64, "device": "cpu"}  # real numbers even where networks are built on meta
 
 
 class NoiseSchedule:
@@ -30,7 +32,7 @@ class NoiseSchedule:
             raise InputError(f"alpha_bar: expected a table of shape (T,), got {tuple(alpha_bar.shape)}.")
         self.alpha_bar = alpha_bar.detach().to("cpu", torch.float64)
         self.final_alpha_bar = float(final_alpha_bar)
-        table = torch.cat([torch.tensor([self.final_alpha_bar], dtype=torch.float64), self.alpha_bar])
+        table = torch.cat([torch.tensor([self.final_alpha_bar], **_TABLE), self.alpha_bar])
         self._by_device = {torch.device("cpu"): table}
 
     def __len__(self) -> int:
@@ -91,7 +93,7 @@ class NoiseSchedule:
 
 def linear_schedule(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
     """DDPM's schedule: equally spaced betas; ends clean (Ho et al. 2020, section 4)."""
-    return NoiseSchedule(_from_betas(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)))
+    return NoiseSchedule(_from_betas(torch.linspace(beta_start, beta_end, steps, **_TABLE)))
 
 
 def scaled_linear_schedule(
@@ -101,14 +103,14 @@ def scaled_linear_schedule(
 
     It ends at alpha_bar_0, not at 1, as the published weights were sampled; `end_clean` ends at 1.
     """
-    betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+    betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, **_TABLE) ** 2
     alpha_bar = _from_betas(betas)
     return NoiseSchedule(alpha_bar, 1.0 if end_clean else float(alpha_bar[0]))
 
 
 def cosine_schedule(steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
     """The squared-cosine schedule with betas cut at max_beta; ends clean (Nichol & Dhariwal 2021, eq. 17)."""
-    at = torch.arange(steps + 1, dtype=torch.float64) / steps
+    at = torch.arange(steps + 1, **_TABLE) / steps
     curve = torch.cos((at + offset) / (1 + offset) * math.pi / 2) ** 2
     return NoiseSchedule(_from_betas((1 - curve[1:] / curve[:-1]).clamp(max=max_beta)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,8 @@ from mendiff.types import Estimate
 
 KINDS = ("unet", "conditional_unet")
 PREDICTIONS = ("eps", "x0", "v")
+Control = tuple[Sequence[Tensor], Tensor]
+"""What is added to the skips of a UNet2DConditionModel, one tensor each, and to its middle block's output."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class DenoiserConfig:
         network: diffusers' config of the network; channels in and out follow the codec unless given.
         guidance: classifier-free guidance scale; 0 leaves it out and halves the work ("conditional_unet"
             only).
+        prompt_length: tokens of the stored prompts ("conditional_unet" only).
     """
 
     kind: str = "unet"
     prediction: str = "eps"
     network: dict[str, Any] = field(default_factory=dict)
     guidance: float = 0.0
+    prompt_length: int = 77
 
 
 def plain_unet(*widths: int) -> dict[str, Any]:
@@ -78,30 +83,46 @@ class Denoiser(nn.Module):
         if config.kind == "conditional_unet":
             # Fixed prompt embeddings travel with the weights, so that no text encoder is needed afterwards.
             width = int(self.network.config["cross_attention_dim"])
-            self.register_buffer("prompt", torch.zeros(1, 77, width))
-            self.register_buffer("no_prompt", torch.zeros(1, 77, width))
+            self.register_buffer("prompt", torch.zeros(1, config.prompt_length, width))
+            self.register_buffer("no_prompt", torch.zeros(1, config.prompt_length, width))
 
-    def forward(self, x_t: Tensor, t: Tensor, prompt: Tensor | None = None) -> Estimate:
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        prompt: Tensor | None = None,
+        control: Callable[[Tensor], Control] | None = None,
+    ) -> Estimate:
         """Estimate at (x_t, t), guided if the config says so.
 
         Args:
             x_t: (B,c,h,w).
             t: (B,).
             prompt: embeddings that replace the stored one, (B or 1,L,D); "conditional_unet" only.
+            control: from prompt embeddings, (B,L,D), to what steers the network; "conditional_unet" only.
         """
-        raw = self.raw(x_t, t, prompt)
+        raw = self.raw(x_t, t, prompt, control)
         if self.config.guidance:
-            unguided = self.raw(x_t, t, self.no_prompt)
+            unguided = self.raw(x_t, t, self.no_prompt, control)
             raw = unguided + self.config.guidance * (raw - unguided)
         return self.estimate(x_t, raw, t)
 
-    def raw(self, x_t: Tensor, t: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def raw(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        prompt: Tensor | None = None,
+        control: Callable[[Tensor], Control] | None = None,
+    ) -> Tensor:
         """What the network itself puts out, (B,c,h,w): eps, x0 or v; float32 whatever the autocast."""
         if self.config.kind == "unet":
             raw: Tensor = self.network(x_t, t).sample
             return raw.to(x_t.dtype)
-        prompt = self.prompt if prompt is None else prompt
-        raw = self.network(x_t, t, prompt.to(x_t).expand(len(x_t), -1, -1)).sample
+        prompt = (self.prompt if prompt is None else prompt).to(x_t).expand(len(x_t), -1, -1)
+        down, middle = (None, None) if control is None else control(prompt)
+        raw = self.network(
+            x_t, t, prompt, down_block_additional_residuals=down, mid_block_additional_residual=middle
+        ).sample
         return raw.to(x_t.dtype)
 
     def estimate(self, x_t: Tensor, raw: Tensor, t: Tensor) -> Estimate:

@@ -19,7 +19,7 @@ from mendiff.scoring.maps import (
     squared_map,
 )
 from mendiff.scoring.scales import MapScales, logarithm
-from mendiff.scoring.score import top_k_mean, top_share_mean
+from mendiff.scoring.score import pooled_max, top_k_mean, top_share_mean
 from mendiff.scoring.whitening import ConditionalWhitening
 
 Features = Callable[[Tensor], list[Tensor]]
@@ -28,6 +28,8 @@ Pairs = Callable[[], Iterable[tuple[Tensor, list[Tensor]]]]
 
 DISTANCES = ("nearest", "cosine", "squared", "whitened")
 BACKWARD = ("none", "sum", "mean")
+COMBINATIONS = ("sum", "product")
+BORDERS = ("reflect", "symmetric")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class ReadoutConfig:
             feature map.
         pixel_share: share of the sum that falls to the squared residual at several blurs, 0 to 1; needs
             `standardise`.
+        combine: of all maps: "sum", or "product" (a variant of the published DiAD code).
         standardise: bring every map to zero mean and unit deviation on good images before adding.
         logarithm: take logarithms before that: where maps disagree, one high value then counts for less, so
             that a coarse layer cannot smear a defect over places where the fine ones see none.
@@ -52,8 +55,12 @@ class ReadoutConfig:
         sigma: of the Gaussian that smooths the map, in pixels; taps its kernel length, 0 for 8 sigma + 1.
         taps: see sigma.
         sigma_share: sigma as a share of the map's side, in place of sigma; 0 takes sigma.
+        border: of the smoothing: "reflect" (GLAD) or "symmetric" (DiAD); see gaussian_blur.
         top_k: pixels that the image score averages; 0 uses top_share instead.
         top_share: share of the pixels that the image score averages.
+        pool_side: in place of both, the score is the maximum after average pooling with windows of this
+            side, pool_rounds times (DiAD: 8 and 8); 0 for no pooling.
+        pool_rounds: see pool_side.
         resolution: side to which images are resized before the comparison; 0 keeps their own.
     """
 
@@ -61,15 +68,43 @@ class ReadoutConfig:
     backward: str = "none"
     pixel_weight: float = 0.0
     pixel_share: float = 0.0
+    combine: str = "sum"
     standardise: bool = False
     logarithm: bool = False
     places: int = 0
     sigma: float = 6.0
     taps: int = 49
     sigma_share: float = 0.0
+    border: str = "reflect"
     top_k: int = 250
     top_share: float = 0.002
+    pool_side: int = 0
+    pool_rounds: int = 8
     resolution: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("distance", DISTANCES),
+            ("backward", BACKWARD),
+            ("combine", COMBINATIONS),
+            ("border", BORDERS),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
+        if not 0 <= self.pixel_share <= 1:
+            raise InputError(f"pixel_share: expected 0 to 1, got {self.pixel_share}.")
+        if self.pixel_share and not self.standardise:
+            raise InputError(
+                "pixel_share: expected standardise=true with it, since pixels and features differ in scale."
+            )
+        if self.places < 0 or (self.places and not self.standardise):
+            raise InputError(
+                f"places: expected 0, or more with standardise=true, got {self.places} with "
+                f"standardise={str(self.standardise).lower()}."
+            )
+        if self.standardise and self.combine == "product":
+            raise InputError("combine: expected 'sum' with standardise=true, whose maps change sign.")
 
 
 class Readout(nn.Module):
@@ -87,21 +122,6 @@ class Readout(nn.Module):
         self, config: ReadoutConfig, channels: Sequence[int], runs: int = 1, *, batch_maxima: bool = False
     ) -> None:
         super().__init__()
-        if config.distance not in DISTANCES:
-            raise InputError(f"distance: expected one of {', '.join(DISTANCES)}, got {config.distance!r}.")
-        if config.backward not in BACKWARD:
-            raise InputError(f"backward: expected one of {', '.join(BACKWARD)}, got {config.backward!r}.")
-        if not 0 <= config.pixel_share <= 1:
-            raise InputError(f"pixel_share: expected 0 to 1, got {config.pixel_share}.")
-        if config.pixel_share and not config.standardise:
-            raise InputError(
-                "pixel_share: expected standardise=true with it, since pixels and features differ in scale."
-            )
-        if config.places < 0 or (config.places and not config.standardise):
-            raise InputError(
-                f"places: expected 0, or more with standardise=true, got {config.places} with "
-                f"standardise={str(config.standardise).lower()}."
-            )
         self.config = config
         self.batch_maxima = batch_maxima
         whitened = config.distance == "whitened"
@@ -132,18 +152,22 @@ class Readout(nn.Module):
         maps = self._maps(image, rebuilt, features)
         if config.standardise:
             total = torch.tensordot(torch.tensor(self._shares).to(maps), self.scales(maps), dims=1)
+        elif config.combine == "product":
+            total = maps.prod(0)
         else:
             total = maps.sum(0) / len(rebuilt)
         if config.pixel_weight:
             total = total + config.pixel_weight * self._scaled_pixels(image, rebuilt, features, total)
         sigma = config.sigma_share * total.shape[-1] or config.sigma
-        total = gaussian_blur(total, sigma, config.taps or None)
+        total = gaussian_blur(total, sigma, config.taps or None, mode=config.border)
         if object_weight is not None:
             total = total * self._resize(object_weight)
         return total
 
     def score(self, anomaly_map: Tensor) -> Tensor:
         """Image scores of final maps, (B,1,H,W) to (B,)."""
+        if self.config.pool_side:
+            return pooled_max(anomaly_map, self.config.pool_side, self.config.pool_rounds)
         if self.config.top_k:
             return top_k_mean(anomaly_map, self.config.top_k)
         return top_share_mean(anomaly_map, self.config.top_share)

@@ -1,0 +1,171 @@
+"""Published DiAD checkpoints to ours: `diad.ckpt`, plain or as Lightning writes it, and fine-tuned codecs.
+
+diffusers' single-file converters rename UNet, ControlNet and VAE; the nine SFF weights that they leave are
+ours to name. Everything that a checkpoint holds must find its place, and every place its weights.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mendiff.checkpoints.store import read_weights
+from mendiff.errors import InputError
+from mendiff.methods.diad import Diad, DiadConfig
+from mendiff.nets.codec import CodecConfig, make_codec
+
+UNET, GUIDE, CODEC = "model.diffusion_model.", "control_model.", "first_stage_model."
+TEXT, FEATURES = "cond_stage_model.", "pretrained_model."
+CODEC_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+SCHEDULE = re.compile(
+    r"betas|logvar|(sqrt_|log_|sqrt_recip_|sqrt_recipm1_)?(one_minus_)?alphas_cumprod(_prev)?"
+    r"|posterior_(variance|log_variance_clipped|mean_coef[12])"
+)
+"""Tables that the schedule's two numbers give again."""
+SFF = re.compile(r"down([1-3])([1-3])\.0\.weight")
+"""down{source}{destination}, both counted from 1."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name of a .safetensors, .ckpt, .pth or .bin file; objects other than tensors don't load."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return read_weights(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected a checkpoint, but there is no such file.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path}: expected a checkpoint of tensors, but it is damaged or holds other objects ({reason})."
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]  # as Lightning writes it
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: expected a dictionary of tensors by name, got a {type(content).__name__}.")
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def convert_diad(weights: Mapping[str, Tensor], config: DiadConfig, source: str) -> dict[str, Tensor]:
+    """A published DiAD state dict under the names of Diad(config): SG network, denoiser and codec.
+
+    Args:
+        weights: published names to tensors; on the meta device names and shapes are checked alike.
+        config: with an SG network, a "conditional_unet" and the codec "kl".
+        source: for messages.
+
+    Raises:
+        InputError: naming the first weight that is missing, unknown or misshapen.
+    """
+    for prefix, part in ((UNET, "denoiser"), (GUIDE, "SG network"), (CODEC, "autoencoder")):
+        if not _under(prefix, weights):
+            raise InputError(f"{source}: expected a DiAD checkpoint, but it holds no {part} ({prefix}...).")
+    from diffusers.loaders import single_file_utils as published
+
+    with torch.device("meta"):
+        model = Diad(config)
+    if model.denoiser.guide is None or config.codec.kind != "kl":
+        raise InputError("config: expected an SG network and the codec 'kl' to convert weights for.")
+    network: Any = model.denoiser.unet.network
+    unet = published.convert_ldm_unet_checkpoint(_under(UNET, weights, keep=True), network.config)
+    named = {f"denoiser.unet.network.{key}": value for key, value in unet.items()}
+    named |= _guide(_under(GUIDE, weights, keep=True), model.denoiser.guide.network.config)
+    named |= {
+        f"codec.{key}": value for key, value in convert_codec(_under(CODEC, weights), config.codec, source).items()
+    }
+    prompts = ("denoiser.unet.prompt", "denoiser.unet.no_prompt")
+    places = {
+        key: value
+        for key, value in model.state_dict().items()
+        if key.startswith(("denoiser.", "codec.")) and key not in prompts
+    }
+    rest = {key: value for key, value in weights.items() if not key.startswith((TEXT, FEATURES))}
+    _check(rest, named, places, source)
+    return named
+
+
+def convert_codec(weights: Mapping[str, Tensor], config: CodecConfig, source: str) -> dict[str, Tensor]:
+    """A published autoencoder's state dict under the names of our codec of kind "kl".
+
+    Args:
+        weights: encoder, decoder and the two convolutions between them; a discriminator beside them is left.
+        config: of kind "kl".
+        source: for messages.
+    """
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    kept = {key: value for key, value in weights.items() if key.startswith(CODEC_PARTS)}
+    if not kept:
+        raise InputError(f"{source}: expected an autoencoder's weights (encoder..., decoder...), found none.")
+    with torch.device("meta"):
+        codec = make_codec(config)
+    network: Any = codec.network
+    named = {f"network.{key}": one for key, one in convert_ldm_vae_checkpoint(kept, network.config).items()}
+    others = {key: one for key, one in weights.items() if not key.startswith("loss.")}
+    _check(others, named, codec.state_dict(), source)
+    return named
+
+
+def feature_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The feature extractor's weights under timm's names; none where training had not saved it."""
+    return _under(FEATURES, weights)
+
+
+def _guide(weights: dict[str, Tensor], settings: Any) -> dict[str, Tensor]:
+    from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+
+    named = {}
+    hint = "controlnet_cond_embedding."
+    for key, value in convert_controlnet_checkpoint(weights, settings).items():
+        place = f"hint.{key.removeprefix(hint)}" if key.startswith(hint) else f"network.{key}"
+        named[f"denoiser.guide.{place}"] = value
+    for key, value in weights.items():
+        match = SFF.fullmatch(key.removeprefix(GUIDE))
+        if match:
+            at, to = (int(digit) - 1 for digit in match.groups())
+            named[f"denoiser.guide.fusion.branches.{at}.{to}.0.weight"] = value
+    return named
+
+
+def _under(prefix: str, weights: Mapping[str, Tensor], *, keep: bool = False) -> dict[str, Tensor]:
+    """The weights below a prefix, which is taken off unless it is to be kept."""
+    return {
+        key if keep else key.removeprefix(prefix): value
+        for key, value in weights.items()
+        if key.startswith(prefix)
+    }
+
+
+def _check(
+    weights: Mapping[str, Tensor], named: Mapping[str, Tensor], places: Mapping[str, Tensor], source: str
+) -> None:
+    """Every weight in its place: none missing, none of another shape, none left over."""
+    used = {_identity(one) for one in named.values()}
+    left = (key for key, one in weights.items() if _identity(one) not in used and not SCHEDULE.fullmatch(key))
+    _refuse("lacks", sorted(places.keys() - named.keys()), source)
+    _refuse("has the unknown", sorted({*left, *(named.keys() - places.keys())}), source)
+    _refuse(
+        "has another shape of", sorted(key for key in places if named[key].shape != places[key].shape), source
+    )
+
+
+def _refuse(complaint: str, keys: Iterable[str], source: str) -> None:
+    keys = list(keys)
+    if keys:
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        raise InputError(
+            f"{source}: expected the weights of this configuration, but it {complaint} {keys[0]!r}{more}; "
+            "see --set for other network sizes."
+        )
+
+
+def _identity(tensor: Tensor) -> tuple[int, int]:
+    """The same for a tensor and a view of it from its beginning, on the meta device too."""
+    return tensor.untyped_storage()._cdata, tensor.storage_offset()

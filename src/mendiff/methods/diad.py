@@ -1,0 +1,285 @@
+"""DiAD: one diffusion model for many categories (He et al., AAAI 2024).
+
+A denoiser draws a good part anew from pure noise; the SG network tells it which part, and how it lies.
+`reference=True` follows the published code. Where paper and code part is said at the line.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from mendiff.diffusion.ddim import ddim
+from mendiff.diffusion.ladder import SPACINGS, ladder
+from mendiff.diffusion.random import PerImageRandom
+from mendiff.diffusion.schedule import make_schedule
+from mendiff.errors import InputError
+from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
+from mendiff.nets.codec import CodecConfig, check_size, make_codec
+from mendiff.nets.denoiser import DenoiserConfig
+from mendiff.nets.features import FeaturesConfig, make_features
+from mendiff.nets.semantic_guided import GuideConfig, GuidedDenoiser
+from mendiff.scoring.readout import Readout, ReadoutConfig
+from mendiff.synthesis.blend import SynthesisConfig, synthesize
+from mendiff.types import Detection, Estimate
+
+TIMESTEPS = 1000
+"""T of every schedule here."""
+GUIDANCE = 9.0
+"""Of the published code, between the empty prompt and itself: it changes nothing and doubles the work."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, in RGB."""
+
+
+@dataclass(frozen=True)
+class DiadConfig(MethodConfig):
+    """Everything that DiAD can be told.
+
+    Attributes:
+        schedule: "linear", "scaled_linear" (published) or "cosine".
+        codec, denoiser, features, readout: see their configs.
+        guide: the SG network; None leaves it out (the paper's LDM, or with the codec "pixels" its DDPM).
+        synthesis: of the anomalies in hints, if there are any.
+        hint_anomalies: share of the training images whose hint shows synthetic anomalies that the denoiser
+            must not copy; 0 as published.
+        train_encoder: train the denoiser's encoder and middle block too, as training from scratch needs;
+            published weights keep those of Stable Diffusion.
+        normalised: give codec and SG network pixels in ImageNet's normalisation, as published weights
+            expect; [-1,1] otherwise.
+        train_t: lowest and highest timestep (exclusive) that is trained.
+        min_snr_gamma: of the loss weights; 0 weighs all timesteps equally (published).
+        start: the ladder covers the `start` lowest timesteps.
+        noise_step: timestep whose noise the start latents carry; 0 for the ladder's first rung.
+        steps: DDIM steps.
+        spacing: of the ladder: "leading" (published), "trailing" or "linspace".
+        reference: follow the published code number for number: latents are drawn from the codec's posterior,
+            and guidance runs between equal prompts.
+    """
+
+    schedule: str = "scaled_linear"
+    codec: CodecConfig = field(default_factory=lambda: CodecConfig("kl"))
+    denoiser: DenoiserConfig = field(default_factory=lambda: DenoiserConfig("conditional_unet"))
+    guide: GuideConfig | None = field(default_factory=GuideConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    readout: ReadoutConfig = field(
+        default_factory=lambda: ReadoutConfig(
+            distance="cosine", sigma=5.0, taps=0, border="symmetric", top_k=0, pool_side=8, pool_rounds=8
+        )
+    )
+    hint_anomalies: float = 0.0
+    train_encoder: bool = False
+    normalised: bool = False
+    train_t: tuple[int, ...] = (0, 1000)
+    min_snr_gamma: float = 0.0
+    start: int = 1000
+    noise_step: int = 999
+    steps: int = 10
+    spacing: str = "leading"
+    reference: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
+            raise InputError(
+                f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}."
+            )
+        if not 1 <= self.start <= TIMESTEPS:
+            raise InputError(f"start: expected a timestep from 1 to {TIMESTEPS}, got {self.start}.")
+        if not 0 <= self.noise_step < TIMESTEPS:
+            raise InputError(f"noise_step: expected 0 to {TIMESTEPS - 1}, got {self.noise_step}.")
+        if self.steps < 1:
+            raise InputError(f"steps: expected at least 1 sampling step, got {self.steps}.")
+        if self.spacing not in SPACINGS:
+            raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {self.spacing!r}.")
+        if not 0 <= self.hint_anomalies <= 1:
+            raise InputError(f"hint_anomalies: expected a share from 0 to 1, got {self.hint_anomalies}.")
+
+
+PUBLISHED = DiadConfig(
+    training=TrainingConfig(batch_size=12, learning_rate=1e-5),
+    codec=CodecConfig(
+        "kl",
+        network={
+            "block_out_channels": [128, 256, 512, 512],
+            "down_block_types": ["DownEncoderBlock2D"] * 4,
+            "up_block_types": ["UpDecoderBlock2D"] * 4,
+            "layers_per_block": 2,
+            "latent_channels": 4,
+            "sample_size": 256,
+            "scaling_factor": 0.18215,
+        },
+    ),
+    denoiser=DenoiserConfig(
+        "conditional_unet",
+        "eps",
+        {
+            "sample_size": 32,
+            "block_out_channels": [320, 640, 1280, 1280],
+            "layers_per_block": 2,
+            "cross_attention_dim": 768,
+            "attention_head_dim": 8,
+        },
+    ),
+    features=FeaturesConfig("resnet50"),
+    normalised=True,
+)
+"""The size of the published checkpoint: Stable Diffusion v1-5 with an SG network, MVTec-AD at 256 pixels."""
+
+PRESETS: dict[str, DiadConfig] = {}
+
+
+class Diad(Method):
+    """Reconstruction from noise, steered by what the SG network sees.
+
+    Args:
+        config: see DiadConfig.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = DiadConfig
+    PRESETS: ClassVar = PRESETS
+    config: DiadConfig
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: DiadConfig) -> None:
+        super().__init__(config)
+        self.schedule = make_schedule(config.schedule, TIMESTEPS)
+        self.codec = make_codec(config.codec)
+        unet = config.denoiser
+        if config.reference:
+            unet = replace(unet, guidance=unet.guidance or GUIDANCE)
+        codec = self.codec
+        self.denoiser = GuidedDenoiser(unet, config.guide, self.schedule, codec.channels, codec.factor)
+        if not config.train_encoder:
+            self.denoiser.train_decoder_only()
+        self.features = make_features(config.features)
+        self.readout = Readout(config.readout, self.features.channels)
+        # The codec scales its input from [0,1] to [-1,1] by itself; these undo that for published weights.
+        for name, values in (("mean", MEAN), ("std", STD)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    @property
+    def size_multiple(self) -> int:
+        """Image height and width must divide by this."""
+        unit = self.codec.factor * self.denoiser.multiple
+        return math.lcm(unit, self.config.synthesis.grid) if self.config.hint_anomalies else unit
+
+    # Training.
+
+    def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
+        """The noise loss of good images that are their own hints, (B,3,H,W) in [0,1] to a scalar."""
+        check_size(self.codec, image, self.denoiser.multiple)
+        config = self.config
+        noise = None
+        if config.reference:
+            height, width = (side // self.codec.factor for side in image.shape[-2:])
+            shape = (len(image), self.codec.channels, height, width)
+            noise = torch.randn(shape, generator=rng).to(image)
+        hint = self._training_hint(image, rng)
+        with torch.no_grad():
+            z0 = self.encode(image, noise)
+        t = torch.randint(*config.train_t, (len(image),), generator=rng).to(image.device)
+        eps = torch.randn(z0.shape, generator=rng).to(z0)
+        return self.noise_loss(z0, self.scaled(hint), t, eps)
+
+    def noise_loss(self, z0: Tensor, hint: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Squared error of what the network predicts, at given noise, to a scalar.
+
+        Args:
+            z0: clean latents, (B,c,h,w).
+            hint: pixels as the SG network takes them, (B,3,H,W); see `scaled`.
+            t: (B,).
+            eps: (B,c,h,w).
+        """
+        z_t = self.schedule.add_noise(z0, eps, t)
+        target = self.denoiser.unet.target(z0, eps, t)
+        raw = self.denoiser.raw(z_t, t, self.denoiser.embed(hint))
+        error = (raw - target).square().mean((1, 2, 3))
+        weight = self.schedule.min_snr_weight(t, self.config.min_snr_gamma, self.config.denoiser.prediction)
+        return (weight.to(error) * error).mean()
+
+    def _training_hint(self, image: Tensor, rng: Generator) -> Tensor:
+        if self.config.hint_anomalies == 0:
+            return image
+        anomalous, _ = synthesize(image, rng, self.config.synthesis)
+        shown = torch.rand(len(image), generator=rng) < self.config.hint_anomalies
+        return torch.where(shown.to(image.device)[:, None, None, None], anomalous, image)
+
+    # Pixels as the networks take them.
+
+    def scaled(self, image: Tensor) -> Tensor:
+        """Pixels in [0,1] as the SG network sees them, (B,3,H,W): ImageNet-normalised or in [-1,1]."""
+        return (image - self.mean) / self.std if self.config.normalised else image * 2 - 1
+
+    def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Latents of pixels in [0,1], (B,3,H,W) to (B,c,h,w); noise samples the posterior."""
+        return self.codec.encode(self.scaled(image) / 2 + 0.5, noise)
+
+    def decode(self, z0: Tensor) -> Tensor:
+        """Pixels in about [0,1], not clamped, (B,c,h,w) to (B,3,H,W)."""
+        pixels = self.codec.decode_raw(z0)
+        return pixels * self.std + self.mean if self.config.normalised else pixels / 2 + 0.5
+
+    # Inference.
+
+    @torch.no_grad()
+    def predict(self, image: Tensor, seeds: Tensor) -> Detection:
+        """Draw every image anew from noise and compare features; see Method.predict."""
+        check_size(self.codec, image, self.denoiser.multiple)
+        rebuilt = self._rebuild(image, seeds)
+        anomaly_map = self.readout.anomaly_map(image, [rebuilt], self.features)
+        if anomaly_map.shape[-2:] != image.shape[-2:]:
+            anomaly_map = F.interpolate(anomaly_map, image.shape[-2:], mode="bilinear", align_corners=True)
+        return Detection(
+            score=self.readout.score(anomaly_map),
+            anomaly_map=anomaly_map,
+            reconstruction=rebuilt.clamp(0, 1),
+            stop_step=torch.zeros(len(image), dtype=torch.int64, device=image.device),
+        )
+
+    def reconstruct(self, z0: Tensor, noise: Tensor, hint: Tensor) -> Tensor:
+        """Noise the latents and walk them down, steered by the hint, to clean latents (B,c,h,w).
+
+        Args:
+            z0: clean latents, (B,c,h,w).
+            noise: start noise of the same shape.
+            hint: pixels as the SG network takes them, (B,3,H,W); see `scaled`.
+        """
+        config = self.config
+        start = torch.full((len(z0),), config.start, device=z0.device)
+        rungs = ladder(start, config.steps, config.spacing)
+        # The published code noises to the last timestep although its ladder starts 98 below.
+        first = torch.full_like(start, config.noise_step) if config.noise_step else rungs[:, 0]
+        z_t = self.schedule.add_noise(z0, noise, first)
+        embedding = self.denoiser.embed(hint)  # once: it is the same at every step
+
+        def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+            estimate: Estimate = self.denoiser(x_t, t, embedding)
+            return estimate
+
+        return ddim(denoise, z_t, rungs, self.schedule)
+
+    def _rebuild(self, image: Tensor, seeds: Tensor) -> Tensor:
+        """What good parts in the images' place would look like, (B,3,H,W) in about [0,1]."""
+        random = PerImageRandom(seeds)
+        z0 = self.encode(image)
+        if self.config.reference:
+            z0 = self.encode(image, random.like(z0))
+        return self.decode(self.reconstruct(z0, random.like(z0), self.scaled(image)))
+
+    # What good images look like.
+
+    @torch.no_grad()
+    def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
+        """Learn the read-out; see Method.fit_statistics."""
+        # The read-out passes over them more than once; drawing them anew is the dear part.
+        kept, known = (
+            [(image, [self._rebuild(image, seeds)]) for image, seeds in batches()] if batches else []
+            for batches in (held_back, seen)
+        )
+        self.readout.fit(lambda: kept, self.features, (lambda: known) if known else None)

@@ -1,0 +1,260 @@
+"""DiAD's SG network: a ControlNet that looks at the image, and the SFF block that fuses its two last levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mendiff.diffusion.schedule import NoiseSchedule
+from mendiff.errors import InputError
+from mendiff.nets.denoiser import Control, Denoiser, DenoiserConfig
+from mendiff.types import Estimate
+
+FUSIONS = ("in_silu", "bn_relu", "none")
+INITIAL = ("normal", "zero")
+HINT_WIDTHS = (16, 32, 96, 256)
+"""Channels of the hint block, one per halving and one before, where the config names none (ControlNet's)."""
+
+
+@dataclass(frozen=True)
+class GuideConfig:
+    """How the SG network looks and where its outputs go.
+
+    Attributes:
+        network: diffusers' config of the ControlNetModel; channels, levels and the like follow the denoiser's
+            unless given.
+        fusion: the SFF block: "in_silu" (published), "bn_relu" (its ablation), or "none".
+        skips: levels whose outputs are added to the decoder's skips, 1 is the finest; the middle block's
+            always is. Empty stands for the last one alone, the published wiring (`only_mid_control=True`);
+            all levels for `only_mid_control=False`.
+        middle_alone: add the middle block's output alone, whatever `skips` says (an ablation).
+        initial_fusion: weights of SFF before training: "normal", or "zero" as published, which gets no
+            gradient at all in the published wiring.
+    """
+
+    network: dict[str, Any] = field(default_factory=dict)
+    fusion: str = "in_silu"
+    skips: tuple[int, ...] = ()
+    middle_alone: bool = False
+    initial_fusion: str = "normal"
+
+    def __post_init__(self) -> None:
+        if self.fusion not in FUSIONS:
+            raise InputError(f"fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}.")
+        if self.initial_fusion not in INITIAL:
+            raise InputError(
+                f"initial_fusion: expected one of {', '.join(INITIAL)}, got {self.initial_fusion!r}."
+            )
+
+
+class SpatialFusion(nn.Module):
+    """SFF: adds every output of the last level but one, halved by a branch of its own, to every last one.
+
+    Q_i = SiLU(P_i + sum_j F_ij(H_j)), F = 3x3 convolution of stride 2, normalisation, activation. The outer
+    SiLU stands in the published code, not in the paper.
+
+    Args:
+        sources: channels of the H_j.
+        width: channels of the P_i, of which there are as many.
+        kind: "in_silu" or "bn_relu".
+        initial: see GuideConfig.initial_fusion.
+
+    Source: DiAD (He et al., AAAI 2024), eq. 8.
+    """
+
+    def __init__(self, sources: Sequence[int], width: int, kind: str, initial: str) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.ModuleList(_branch(source, width, kind) for _ in sources) for source in sources
+        )
+        if initial == "zero":
+            for row in self._rows:
+                for branch in row:
+                    nn.init.zeros_(next(branch.parameters()))
+
+    @property
+    def _rows(self) -> list[list[nn.Sequential]]:
+        """Branches by source j, then by destination i."""
+        return [[one for one in row if isinstance(one, nn.Sequential)] for row in self.branches]  # type: ignore[union-attr]
+
+    def forward(self, finer: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tensor]:
+        """The fused outputs Q_i, from the H_j, (B,C_j,2h,2w), and the P_i, (B,C,h,w)."""
+        height, width = last[0].shape[-2:]
+        if height * width == 1:
+            raise InputError(
+                "image size: expected at least 2 positions at the SG network's lowest level, where instance "
+                "normalisation takes a deviation, got 1x1; choose larger images or crops, or fewer levels."
+            )
+        columns = list(zip(*self._rows, strict=True))
+        fused = []
+        for own, column in zip(last, columns, strict=True):
+            total = torch.stack([branch(source) for branch, source in zip(column, finer, strict=True)]).sum(0)
+            fused.append(F.silu(own + total))
+        return fused
+
+
+def _branch(source: int, width: int, kind: str) -> nn.Sequential:
+    conv = nn.Conv2d(source, width, 3, stride=2, padding=1, bias=False)
+    if kind == "bn_relu":
+        return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
+    return nn.Sequential(conv, nn.InstanceNorm2d(width, eps=1e-5), nn.SiLU())
+
+
+class SemanticGuide(nn.Module):
+    """The SG network: a copy of the denoiser's encoder that sees the image too, with SFF at its end.
+
+    Args:
+        config: see GuideConfig.
+        unet: the denoiser's network, whose encoder and middle block are copied.
+        factor: of the codec: the hint block halves the image as often.
+
+    Source: DiAD (He et al., AAAI 2024), section 4.1; ControlNet (Zhang & Agrawala 2023).
+    """
+
+    def __init__(self, config: GuideConfig, unet: Any, factor: int) -> None:
+        super().__init__()
+        network = _make_network(config, unet, factor)
+        # Kept apart, so that an image is looked at once and not at every step.
+        self.hint = network.controlnet_cond_embedding
+        network.controlnet_cond_embedding = nn.Identity()
+        self.network = network
+        self.outputs = int(network.config["layers_per_block"]) + 1  # of every level
+        levels = len(network.config["block_out_channels"])
+        self._skips = frozenset(config.skips or (levels,)) if not config.middle_alone else frozenset()
+        if not self._skips <= set(range(1, levels + 1)):
+            raise InputError(
+                f"skips: expected levels 1 to {levels} of the SG network, got {list(config.skips)}."
+            )
+        self.fusion: SpatialFusion | None = None
+        if config.fusion != "none":
+            if levels < 2:
+                raise InputError(f"fusion: expected an SG network of two levels at least, got {levels}.")
+            widths = [conv.out_channels for conv in network.controlnet_down_blocks]
+            sources = widths[-2 * self.outputs : -self.outputs]
+            self.fusion = SpatialFusion(sources, widths[-1], config.fusion, config.initial_fusion)
+
+    def embed(self, hint: Tensor) -> Tensor:
+        """What the SG network sees of an image, (B,3,H,W) to (B,C,H/f,W/f); the same at every step."""
+        embedding: Tensor = self.hint(hint)
+        return embedding
+
+    def outputs_at(self, x_t: Tensor, t: Tensor, prompt: Tensor, embedding: Tensor) -> list[Tensor]:
+        """All outputs, fused, finest level first and the middle block's last, each (B,C,h,w).
+
+        Args:
+            x_t: noisy latents, (B,c,h,w).
+            t: (B,).
+            prompt: embeddings, (B,L,D).
+            embedding: see embed.
+        """
+        down, middle = self.network(x_t, t, prompt, embedding, return_dict=False)
+        down = list(down)
+        if self.fusion is not None:
+            count = self.outputs
+            down[-count:] = self.fusion(down[-2 * count : -count], down[-count:])
+        return [*down, middle]
+
+    def forward(self, x_t: Tensor, t: Tensor, embedding: Tensor, prompt: Tensor) -> Control:
+        """What is added to the denoiser's skips and to its middle block; arguments as for outputs_at."""
+        *down, middle = self.outputs_at(x_t, t, prompt, embedding)
+        nothing = torch.zeros((), dtype=middle.dtype, device=middle.device)
+        chosen = [
+            one if index // self.outputs + 1 in self._skips else nothing for index, one in enumerate(down)
+        ]
+        return chosen, middle
+
+
+class GuidedDenoiser(nn.Module):
+    """A denoiser that the SG network steers by the image.
+
+    Args:
+        config: of the denoiser, of kind "conditional_unet".
+        guide: of the SG network; None leaves it out, which is a plain latent diffusion model.
+        schedule: converts what the network predicts.
+        channels: of the latents.
+        factor: of the codec.
+
+    Attributes:
+        multiple: latent height and width must divide by this.
+    """
+
+    def __init__(
+        self,
+        config: DenoiserConfig,
+        guide: GuideConfig | None,
+        schedule: NoiseSchedule,
+        channels: int,
+        factor: int,
+    ) -> None:
+        super().__init__()
+        if guide is not None and config.kind != "conditional_unet":
+            raise InputError(
+                f"denoiser: expected kind 'conditional_unet' beside an SG network, got {config.kind!r}."
+            )
+        self.unet = Denoiser(config, schedule, channels)
+        self.guide = None if guide is None else SemanticGuide(guide, self.unet.network, factor)
+        self.multiple = self.unet.multiple
+
+    def embed(self, hint: Tensor) -> Tensor | None:
+        """See SemanticGuide.embed; None without an SG network."""
+        return None if self.guide is None else self.guide.embed(hint)
+
+    def forward(self, x_t: Tensor, t: Tensor, embedding: Tensor | None) -> Estimate:
+        """Estimate at (x_t, t), (B,c,h,w) and (B,), for images that `embed` has seen."""
+        return self.unet(x_t, t, control=self._control(x_t, t, embedding))  # type: ignore[no-any-return]
+
+    def raw(self, x_t: Tensor, t: Tensor, embedding: Tensor | None) -> Tensor:
+        """What the network itself puts out, (B,c,h,w); arguments as for forward."""
+        return self.unet.raw(x_t, t, control=self._control(x_t, t, embedding))
+
+    def _control(
+        self, x_t: Tensor, t: Tensor, embedding: Tensor | None
+    ) -> Callable[[Tensor], Control] | None:
+        if self.guide is None or embedding is None:
+            return None
+        return partial(self.guide, x_t, t, embedding)
+
+    def train_decoder_only(self) -> None:
+        """Freeze the denoiser's encoder, middle block and time embedding, as published."""
+        self.unet.network.requires_grad_(False)
+        for part in (self.unet.network.up_blocks, self.unet.network.conv_norm_out, self.unet.network.conv_out):
+            part.requires_grad_(True)
+
+
+def _make_network(config: GuideConfig, unet: Any, factor: int) -> Any:
+    from diffusers import ControlNetModel
+
+    halvings = factor.bit_length() - 1
+    if 2**halvings != factor or halvings >= len(HINT_WIDTHS) and "conditioning_embedding_out_channels" not in (
+        config.network
+    ):
+        raise InputError(f"codec: expected a factor of 1, 2, 4 or 8 with an SG network, got {factor}.")
+    common = set(signature(ControlNetModel.__init__).parameters) & set(unet.config)
+    settings = {name: unet.config[name] for name in sorted(common)}
+    settings["conditioning_embedding_out_channels"] = list(HINT_WIDTHS[: halvings + 1])
+    network = ControlNetModel.from_config(settings | config.network)
+    reached = 2 ** (len(network.config["conditioning_embedding_out_channels"]) - 1)
+    if reached != factor:
+        raise InputError(
+            f"conditioning_embedding_out_channels: expected {halvings + 1} widths for a codec of factor "
+            f"{factor}, got {list(network.config['conditioning_embedding_out_channels'])}."
+        )
+    for part in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
+        _copy(getattr(unet, part), getattr(network, part))
+    return network
+
+
+def _copy(source: nn.Module, target: nn.Module) -> None:
+    """Start the SG network from the denoiser's encoder, where both are built alike."""
+    state: Mapping[str, Tensor] = source.state_dict()
+    own = target.state_dict()
+    if state.keys() == own.keys() and all(state[key].shape == own[key].shape for key in own):
+        target.load_state_dict(state)
+

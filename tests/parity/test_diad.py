@@ -1,0 +1,365 @@
+"""DiAD against the published code, on a tiny checkpoint in its layout and injected noise; tolerances are those
+of the files."""
+
+import dataclasses
+import functools
+import json
+
+import pytest
+import torch
+
+from mendiff.anomalib_models.optimizers import make_optimizer
+from mendiff.checkpoints.import_diad import convert_diad
+from mendiff.checkpoints.store import load_strictly
+from mendiff.diffusion.ladder import ladder
+from mendiff.images import resize, resize_mask
+from mendiff.methods.base import TrainingConfig
+from mendiff.methods.diad import GUIDANCE, MEAN, PUBLISHED, STD, Diad, DiadConfig
+from mendiff.nets.codec import CodecConfig
+from mendiff.nets.denoiser import DenoiserConfig
+from mendiff.nets.semantic_guided import GuideConfig
+from mendiff.scoring.maps import cosine_map
+from mendiff.scoring.readout import Readout
+from mendiff.scoring.score import pooled_max
+
+
+@pytest.fixture(scope="module")
+def weights(reference_group):
+    return reference_group("diad/weights")
+
+
+@pytest.fixture(scope="module")
+def diad(weights):
+    """The tiny checkpoint as our model, by the map of names."""
+    configs = weights.notes["configs"]
+    config = DiadConfig(
+        codec=CodecConfig("kl", network=configs["diffusers_vae"]),
+        denoiser=DenoiserConfig(
+            "conditional_unet",
+            "eps",
+            configs["diffusers_unet"],
+            prompt_length=weights.notes["tokens"]["context_length"],
+        ),
+        normalised=True,
+        reference=True,
+    )
+    model = Diad(config).eval()
+    state = model.state_dict() | convert_diad(weights.tensors, config, "reference values")
+    load_strictly(model, state, "reference values")
+    return model
+
+
+@pytest.fixture(scope="module")
+def rewired(diad):
+    """The same weights with SG outputs of chosen levels added to the skips."""
+
+    def make(skips):
+        model = Diad(dataclasses.replace(diad.config, guide=GuideConfig(skips=skips))).eval()
+        model.load_state_dict(diad.state_dict())
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def preprocess(reference_group):
+    return reference_group("diad/g0_preprocess")
+
+
+@pytest.fixture(scope="module")
+def sg(reference_group):
+    return reference_group("diad/g1_sg_unet")
+
+
+@pytest.fixture(scope="module")
+def path(reference_group):
+    return reference_group("diad/g2_testpath")
+
+
+@pytest.fixture(scope="module")
+def anomaly(reference_group):
+    return reference_group("diad/g3_anomaly")
+
+
+@pytest.fixture(scope="module")
+def training(reference_group):
+    return reference_group("diad/g4_train")
+
+
+def tensors_to_pixels(normalised):
+    """What was ImageNet-normalised in the published code, as the pixels that our methods take."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return normalised * std + mean
+
+
+# The SG network and the two wirings.
+
+
+def test_hint_is_embedded_as_published(diad, sg):
+    with torch.no_grad():
+        embedding = diad.denoiser.embed(sg.tensors["in.hint"])
+    torch.testing.assert_close(embedding, sg.tensors["mid.hint_embedding"], rtol=0, atol=1e-4)
+
+
+def test_sg_outputs_after_fusion(diad, sg):
+    tensors = sg.tensors
+    with torch.no_grad():
+        outputs = diad.denoiser.guide.outputs_at(
+            tensors["in.x_noisy"],
+            tensors["in.timesteps"],
+            tensors["in.context"],
+            tensors["mid.hint_embedding"],
+        )
+    assert len(outputs) == 13
+    for number, output in enumerate(outputs):
+        torch.testing.assert_close(output, tensors[f"out.sg.{number}"], rtol=0, atol=1e-4)
+
+
+def test_every_branch_of_the_fusion(diad, sg):
+    tensors = sg.tensors
+    for at in range(3):
+        for to in range(3):
+            with torch.no_grad():
+                fused = diad.denoiser.guide.fusion.branches[at][to](tensors[f"out.sg.{6 + at}"])
+            expected = tensors[f"mid.down{at + 1}{to + 1}"]
+            torch.testing.assert_close(fused, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("wiring", "skips"), [("only_mid_true", ()), ("only_mid_false", (1, 2, 3, 4))])
+def test_noise_estimate_of_both_wirings(diad, sg, rewired, wiring, skips):
+    tensors = sg.tensors
+    model = rewired(skips)
+    with torch.no_grad():
+        embedding = model.denoiser.embed(tensors["in.hint"])
+        model.denoiser.unet.set_prompts(tensors["in.context"][:1], tensors["in.context"][:1])
+        control = functools.partial(
+            model.denoiser.guide, tensors["in.x_noisy"], tensors["in.timesteps"], embedding
+        )
+        eps = model.denoiser.unet.raw(
+            tensors["in.x_noisy"], tensors["in.timesteps"], tensors["in.context"], control
+        )
+    torch.testing.assert_close(eps, tensors[f"out.eps.{wiring}"], rtol=0, atol=1e-5)
+
+
+def test_denoiser_without_control(diad, sg):
+    tensors = sg.tensors
+    with torch.no_grad():
+        eps = diad.denoiser.unet.raw(tensors["in.x_noisy"], tensors["in.timesteps"], tensors["in.context"])
+    torch.testing.assert_close(eps, tensors["out.eps.zero_control"], rtol=0, atol=1e-5)
+
+
+# The path of a test image.
+
+
+@pytest.mark.parametrize("scenario", ["official", "twoprompts"])
+def test_reconstruction_step_by_step(diad, path, scenario):
+    tensors = path.under(f"{scenario}.")
+    image = tensors_to_pixels(path.tensors["in.image"])
+    empty, prompt = path.tensors["in.context.empty"], path.tensors["in.context.prompt"]
+    diad.denoiser.unet.set_prompts(empty if scenario == "official" else prompt, empty)
+    seen = []
+
+    def keep(_module, inputs, estimate):
+        seen.append((inputs[0], inputs[1], estimate))
+
+    hook = diad.denoiser.register_forward_hook(keep)
+    try:
+        with torch.no_grad():
+            z0 = diad.encode(image, tensors["rng.posterior_noise"])
+            z = diad.reconstruct(z0, tensors["rng.q_noise"], diad.scaled(image))
+    finally:
+        hook.remove()
+    torch.testing.assert_close(z0, tensors["z0"], rtol=0, atol=1e-5)
+    assert len(seen) == 10
+    rungs = [int(t) for _, t, _ in seen]
+    assert rungs == tensors["ddim.timesteps"].tolist()
+    for number, (x_t, _, estimate) in enumerate(seen):
+        before = tensors["x_T"] if number == 0 else tensors[f"step{number - 1}.x_prev"]
+        torch.testing.assert_close(x_t, before, rtol=0, atol=1e-3)
+        torch.testing.assert_close(estimate.x0, tensors[f"step{number}.pred_x0"], rtol=0, atol=1e-3)
+        guided = tensors[f"step{number}.eps_uncond"] + GUIDANCE * (
+            tensors[f"step{number}.eps_cond"] - tensors[f"step{number}.eps_uncond"]
+        )
+        torch.testing.assert_close(estimate.eps, guided, rtol=0, atol=2 * GUIDANCE * 1e-5)
+    torch.testing.assert_close(z, tensors["z_final"], rtol=0, atol=1e-3)
+    with torch.no_grad():
+        samples, plain = diad.decode(z), diad.decode(z0)
+    torch.testing.assert_close(diad.scaled(samples), tensors["samples"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(diad.scaled(plain), tensors["reconstruction"], rtol=0, atol=1e-4)
+
+
+def test_ladder_and_its_alpha_bars(diad, path):
+    tensors = path.tensors
+    rungs = ladder(torch.tensor([1000]), 10)[0].flip(0)
+    alpha_bar = diad.schedule.alpha_bar_at(rungs)
+    expected = tensors["schedule.ddim_alphas"].double()
+    torch.testing.assert_close(alpha_bar, expected, rtol=1e-6, atol=0)
+    before = diad.schedule.alpha_bar_at(torch.cat([torch.tensor([-1]), rungs[:-1]]))
+    torch.testing.assert_close(before, tensors["schedule.ddim_alphas_prev"].double(), rtol=1e-6, atol=0)
+
+
+def test_guidance_between_equal_prompts_changes_nothing(diad, path):
+    tensors = path.under("official.")
+    image = tensors_to_pixels(path.tensors["in.image"])
+    empty = path.tensors["in.context.empty"]
+    plain = Diad(dataclasses.replace(diad.config, reference=False)).eval()
+    plain.load_state_dict(diad.state_dict())
+    plain.denoiser.unet.set_prompts(empty, empty)
+    assert plain.denoiser.unet.config.guidance == 0
+    with torch.no_grad():
+        z = plain.reconstruct(tensors["z0"], tensors["rng.q_noise"], plain.scaled(image))
+    torch.testing.assert_close(z, tensors["z_final"], rtol=0, atol=1e-3)
+
+
+# Scores.
+
+
+@pytest.mark.parametrize(("combine", "name"), [("sum", "a"), ("product", "mul")])
+def test_map_smoothing_and_pooled_score(anomaly, combine, name):
+    tensors, side = anomaly.tensors, anomaly.tensors["map.a"].shape[-1]
+    ours = [tensors[f"in.fs.{number}"] for number in range(3)]
+    theirs = [tensors[f"in.ft.{number}"] for number in range(3)]
+    image, rebuilt = torch.zeros(1, 3, side, side), torch.ones(1, 3, side, side)
+    readout = Readout(
+        dataclasses.replace(DiadConfig().readout, combine=combine, sigma=0.0), [one.shape[1] for one in ours]
+    )
+    found = readout.anomaly_map(image, [rebuilt], lambda pixels: theirs if bool(pixels.all()) else ours)
+    torch.testing.assert_close(found[0, 0].double(), tensors[f"map.{name}"], rtol=0, atol=1e-6)
+    smooth = Readout(dataclasses.replace(DiadConfig().readout, combine=combine), [one.shape[1] for one in ours])
+    found = smooth.anomaly_map(image, [rebuilt], lambda pixels: theirs if bool(pixels.all()) else ours)
+    torch.testing.assert_close(found[0, 0].double(), tensors[f"map.{name}.gauss5"], rtol=0, atol=1e-6)
+    exact = tensors[f"map.{name}.gauss5"][None, None]
+    values = anomaly.notes["values"][f"score.{name}"]
+    assert float(smooth.score(exact)) == pytest.approx(values["max_after_8x_avgpool8"], rel=1e-6)
+    assert float(pooled_max(exact, rounds=0)) == pytest.approx(values["plain_max"], rel=1e-6)
+
+
+def test_single_maps(anomaly):
+    tensors = anomaly.tensors
+    side = tensors["map.a"].shape[-1]
+    for number in range(3):
+        coarse = cosine_map(tensors[f"in.fs.{number}"], tensors[f"in.ft.{number}"])
+        found = torch.nn.functional.interpolate(
+            coarse, size=(side, side), mode="bilinear", align_corners=True
+        )
+        torch.testing.assert_close(found[0, 0], tensors[f"amap.{number}"], rtol=0, atol=1e-6)
+
+
+# Training.
+
+
+@pytest.fixture(scope="module")
+def published_name(weights, diad):
+    """Ours to published names of parameters: the checkpoint's names, filled in for its tensors."""
+    tokens = {name: torch.empty_like(tensor, device="meta") for name, tensor in weights.tensors.items()}
+    by_storage = {token.untyped_storage()._cdata: name for name, token in tokens.items()}
+    placed = convert_diad(tokens, diad.config, "reference values")
+    return {name: by_storage[token.untyped_storage()._cdata] for name, token in placed.items()}
+
+
+WIRINGS = {"only_mid_true": (), "only_mid_false": (1, 2, 3, 4)}
+
+
+def published_step(model, training):
+    """The loss of the published training step, backward included."""
+    tensors = training.tensors
+    with torch.no_grad():
+        image = tensors_to_pixels(tensors["in.image"])
+        z0 = model.encode(image, tensors["rng.posterior_noise"])
+    torch.testing.assert_close(z0, tensors["z0"], rtol=0, atol=1e-5)
+    loss = model.noise_loss(tensors["z0"], model.scaled(image), tensors["rng.t"], tensors["rng.noise"])
+    model.zero_grad()
+    loss.backward()
+    return loss
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_training_step_gives_the_published_loss_and_gradients(
+    diad, path, training, rewired, published_name, wiring
+):
+    model = rewired(WIRINGS[wiring])
+    empty = path.tensors["in.context.empty"]
+    model.denoiser.unet.set_prompts(empty, empty)
+    loss = published_step(model, training)
+    torch.testing.assert_close(loss, training.tensors[f"{wiring}.loss"], rtol=1e-5, atol=0)
+    norms = training.notes["values"][f"{wiring}.grad_norm"]
+    expected = training.under(f"{wiring}.grad.")
+    compared = 0
+    for name, one in model.named_parameters():
+        if name not in published_name:
+            continue
+        theirs = published_name[name]
+        if one.grad is None or norms[theirs] is None:
+            # A parameter that nothing uses has no gradient here and none, or zeros, there.
+            assert (one.grad is None or not bool(one.grad.any())) and not norms[theirs], name
+            continue
+        largest = max(norms[theirs], 1e-6)
+        assert abs(float(one.grad.norm()) - norms[theirs]) <= 1e-3 * largest, name
+        if theirs in expected:
+            difference = (one.grad - expected[theirs].view_as(one)).abs().max()
+            assert float(difference) <= 1e-3 * float(expected[theirs].abs().max()), name
+            compared += 1
+    assert compared == len(expected)
+
+
+def test_exactly_the_published_parameters_are_trained(diad, training, published_name):
+    notes = training.notes["values"]
+    ours = {published_name[name] for name, one in diad.named_parameters() if one.requires_grad}
+    trained = tuple(f"{prefix}." for prefix in notes["in_optimizer"])
+    theirs = {name for name in notes["only_mid_true.grad_norm"] if name.startswith(trained)}
+    assert len(theirs) == notes["n_params_in_optimizer"]
+    assert ours == theirs
+
+
+def test_one_step_of_the_optimizer(path, weights, training, rewired, published_name):
+    model = rewired(())
+    empty = path.tensors["in.context.empty"]
+    model.denoiser.unet.set_prompts(empty, empty)
+    settings = training.notes["values"]["optimizer"]
+    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    rate, decay = settings["lr"], settings["weight_decay"]
+    optimizer = make_optimizer(TrainingConfig(learning_rate=rate, weight_decay=decay), trained)
+    published_step(model, training)
+    optimizer.step()
+    ours = {published_name[name]: one for name, one in trained.items()}
+    for name, stated in training.under("after_step.").items():
+        before, gradient = weights.tensors[name], training.tensors[f"only_mid_true.grad.{name}"]
+        expected = before * (1 - rate * decay) - rate * gradient / (gradient.abs() + settings["eps"])
+        torch.testing.assert_close(ours[name].detach(), expected, rtol=0, atol=2e-7)
+        # Some files state the weights as they were before the step; such values say nothing of it.
+        if not torch.equal(stated, before):
+            torch.testing.assert_close(ours[name].detach(), stated, rtol=0, atol=2e-7)
+
+
+# Pictures into the published code.
+
+
+def test_preprocessing(preprocess):
+    tensors, side = preprocess.tensors, preprocess.notes["shape"][-1]
+    pixels = resize(tensors["in.image_rgb_u8"].numpy(), side, whole_levels=True)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    normalised = (pixels - mean) / std
+    torch.testing.assert_close(normalised[:, ::4, ::4], tensors["out.jpg_stride4"], rtol=0, atol=1e-6)
+    stated = torch.stack([normalised.mean((1, 2)), normalised.std((1, 2))])
+    torch.testing.assert_close(stated, tensors["out.jpg_mean_std"].view_as(stated), rtol=0, atol=1e-5)
+
+
+def test_masks_agree_but_for_their_grey_edges(preprocess):
+    tensors, side = preprocess.tensors, preprocess.notes["shape"][-1]
+    ours = resize_mask(tensors["in.mask_u8"].numpy() > 0, side)[:, ::4, ::4]
+    theirs = tensors["out.mask_stride4"]
+    assert bool((theirs == 1).any()) and bool((theirs == 0).any())
+    assert bool(ours[theirs == 1].all()) and not bool(ours[theirs == 0].any())
+
+
+# The full-size model.
+
+
+def test_full_size_checkpoint_has_a_place_for_every_name(reference_file):
+    listed = json.loads(reference_file("diad/official_keys.json").read_text())["keys"]
+    weights = {
+        name: torch.empty(shape, device="meta") for group in listed.values() for name, shape in group.items()
+    }
+    placed = convert_diad(weights, PUBLISHED, "official_keys.json")
+    renamed = json.loads(reference_file("diad/diffusers_key_map.json").read_text())
+    assert len(placed) == sum(len(renamed[part]) for part in ("unet", "controlnet", "vae")) + 9
