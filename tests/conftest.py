@@ -23,6 +23,15 @@ SMALL_UNET = {
 # What makes a method's "tiny" preset small enough for tests; one that is small already needs no line.
 TINY = {
     "glad": {"image_size": 32, "crop": 0, "codec.factor": 4, "denoiser.network": SMALL_UNET},
+    "diad": {
+        "image_size": 32,
+        "crop": 0,
+        "denoiser.network": {
+            **{key: value for key, value in SMALL_UNET.items() if key != "add_attention"},
+            "mid_block_type": "UNetMidBlock2D",
+            "cross_attention_dim": 8,
+        },
+    },
     "ran": {
         "image_size": 32,
         "crop": 0,

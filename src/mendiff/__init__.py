@@ -4,17 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mendiff.anomalib_models import Glad, Ran
+    from mendiff.anomalib_models import Diad, Glad, Ran
     from mendiff.checkpoints.store import load
     from mendiff.types import Detection
 
 __version__ = "0.1.0"
 
-__all__ = ["Detection", "Glad", "Ran", "__version__", "load"]
+__all__ = ["Detection", "Diad", "Glad", "Ran", "__version__", "load"]
 
 # Names that are imported on first use, so that `import mendiff` pulls no torch.
 _HOMES = {
     "Detection": "mendiff.types",
+    "Diad": "mendiff.anomalib_models",
     "Glad": "mendiff.anomalib_models",
     "Ran": "mendiff.anomalib_models",
     "load": "mendiff.checkpoints.store",

@@ -18,7 +18,7 @@ with warnings.catch_warnings():  # some of anomalib's own models warn while they
     warnings.simplefilter("ignore", FutureWarning)
     from mendiff.anomalib_models.held_back import FEWEST_IMAGES, MOST_SEEN, choose
     from mendiff.anomalib_models.images import GoodImages
-    from mendiff.anomalib_models.models import Glad, Ran, module_class
+    from mendiff.anomalib_models.models import Diad, Glad, Ran, module_class
     from mendiff.anomalib_models.module import MethodModule
     from mendiff.anomalib_models.optimizers import make_optimizer
     from mendiff.anomalib_models.processing import GoodOnlyPostProcessor
@@ -28,6 +28,7 @@ __all__ = [
     "CHECKPOINT",
     "FEWEST_IMAGES",
     "MOST_SEEN",
+    "Diad",
     "Glad",
     "GoodImages",
     "GoodOnlyPostProcessor",

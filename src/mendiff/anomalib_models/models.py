@@ -12,6 +12,7 @@ from anomalib.visualization import Visualizer
 
 from mendiff.anomalib_models.module import MethodModule
 from mendiff.methods.base import find_method
+from mendiff.methods.diad import DiadConfig
 from mendiff.methods.glad import GladConfig
 from mendiff.methods.ran import RanConfig
 
@@ -28,6 +29,30 @@ class Glad(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's ow
     def __init__(
         self,
         config: GladConfig | None = None,
+        preset: str = "tiny",
+        features_weights: str | None = None,
+        seed: int = 0,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        parts = (pre_processor, post_processor, evaluator, visualizer)
+        super().__init__(config, preset, features_weights, seed, *parts)
+
+
+class Diad(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's own bases disagree
+    """DiAD for anomalib; `get_model("diad")` finds it after `from mendiff import Diad`.
+
+    Args: those of MethodModule.
+    """
+
+    _method_name = "diad"
+    config: DiadConfig
+
+    def __init__(
+        self,
+        config: DiadConfig | None = None,
         preset: str = "tiny",
         features_weights: str | None = None,
         seed: int = 0,
@@ -64,7 +89,7 @@ class Ran(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's own
         super().__init__(config, preset, features_weights, seed, *parts)
 
 
-OWN = {kind._method_name: kind for kind in (Glad, Ran)}
+OWN = {kind._method_name: kind for kind in (Diad, Glad, Ran)}
 """The methods that have a class here, with a signature that anomalib's command line can read."""
 
 

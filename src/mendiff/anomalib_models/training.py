@@ -26,8 +26,8 @@ CHECKPOINT_SECONDS = 30.0
 class _StepOrder(Sampler[list[int]]):
     """Which images each step sees: a function of seed and step alone, so that a resumed run goes on alike."""
 
-    def __init__(self, module: MethodModule, indices: Sequence[int]) -> None:
-        self._module, self._indices = module, indices
+    def __init__(self, module: MethodModule, groups: Sequence[Sequence[int]]) -> None:
+        self._module, self._groups = module, groups
 
     def __len__(self) -> int:
         return self._module.config.training.steps
@@ -36,14 +36,15 @@ class _StepOrder(Sampler[list[int]]):
         return (self.batch(step) for step in range(self._module.global_step, len(self)))
 
     def batch(self, step: int) -> list[int]:
-        """The step's part of an endless row of shuffles."""
-        size, count = self._module.config.training.batch_size, len(self._indices)
-        places = range(step * size, (step + 1) * size)
-        shuffles = {
-            epoch: torch.randperm(count, generator=generator(self._module.seed, epoch)).tolist()
-            for epoch in {place // count for place in places}
-        }
-        return [self._indices[shuffles[place // count][place % count]] for place in places]
+        """The step's part of endless rows of shuffles, one of every group, which take turns."""
+        size, turns = self._module.config.training.batch_size, len(self._groups)
+        return [self._at(place % turns, place // turns) for place in range(step * size, (step + 1) * size)]
+
+    def _at(self, group: int, place: int) -> int:
+        indices = self._groups[group]
+        epoch, at = divmod(place, len(indices))
+        shuffled = torch.randperm(len(indices), generator=generator(self._module.seed, epoch))
+        return indices[int(shuffled[at])]
 
 
 class _Watcher(Callback):
@@ -66,6 +67,7 @@ def train(
     images: GoodImages,
     *,
     workdir: Path,
+    groups: Sequence[Sequence[int]] | None = None,
     device: str = "cpu",
     resume: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
@@ -76,6 +78,7 @@ def train(
         module: such as Glad.
         images: of the module's image size.
         workdir: for checkpoints, about every half minute.
+        groups: of the images, by number, that are shown equally often; all are one group unless given.
         device: torch's name of one.
         resume: go on from workdir's checkpoint, if there is one; the result equals that of an unbroken run.
         progress: called after every step with (step, steps, loss).
@@ -85,7 +88,10 @@ def train(
 
     place = torch.device(device)
     module.hold_back(images.identities)
-    others = [at for at, (seed, _) in enumerate(images.identities) if seed not in module.held_back]
+    others = [
+        [at for at in group if images.identities[at][0] not in module.held_back]
+        for group in groups or [range(len(images))]
+    ]
     loader = DataLoader(
         images,
         batch_sampler=_StepOrder(module, others),

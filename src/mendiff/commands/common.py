@@ -184,7 +184,7 @@ def choose_categories(categories: list[Category], wanted: Sequence[str] | None) 
 
 
 def metrics_table(summary: dict[str, Any], title: str) -> Table:
-    """The metrics of every category and their mean, for the terminal."""
+    """The metrics of every category, their mean and all images pooled, for the terminal."""
     table = Table(title=title, title_justify="left")
     # Names fold rather than lose their ends; up to 20 letters fit beside the figures in 80 columns.
     longest = max((len(name) for name in summary["categories"]), default=0)
@@ -194,6 +194,8 @@ def metrics_table(summary: dict[str, Any], title: str) -> Table:
     rows: Iterable[tuple[str, dict[str, Any]]] = summary["categories"].items()
     if len(summary["categories"]) > 1:
         rows = [*rows, ("mean", summary["mean"])]
+    if "pooled" in summary:
+        rows = [*rows, ("pooled", summary["pooled"])]
     for name, metrics in rows:
         cells = (metrics.get(key) for key in METRIC_TITLES)
         table.add_row(

@@ -23,6 +23,10 @@ from mendiff.report.html import CategoryReport, ImageRow, Report, write_report
 from mendiff.types import Detection
 
 
+Ranked = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Scores (N,), labels (N,), maps (N,1,S,S) and masks of a category's test images."""
+
+
 @dataclass(frozen=True)
 class TestSet:
     """The readable test images of a category at a model's size.
@@ -65,18 +69,20 @@ def run(
     results: dict[str, Metrics] = {}
     pages: list[CategoryReport] = []
     tables: dict[str, dict[str, Metrics]] = {}
+    everything: list[Ranked] = []
     own = categories_of(model)
     for category in chosen:
         fitted = load(model, device, category.name) if category.name in own else loaded
         tests = read_tests(category, loaded.image_size, terminal)
         found = find(fitted, tests, batch_size, terminal, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)
+        everything.append((found.score, tests.labels, found.anomaly_map, tests.masks))
         if controls:
             for name, metrics in measure_controls(loaded, category, tests).items():
                 tables.setdefault(name, {})[category.name] = metrics
         if report is not None:
             pages.append(page(fitted, category.name, tests, found, results[category.name]))
-    result = summary(results)
+    result = summary(results, pooled(everything) if len(everything) > 1 else None)
     terminal.table(metrics_table(result, str(model)))
     if controls:
         result["controls"] = {name: summary(rows) for name, rows in tables.items()}
@@ -133,6 +139,17 @@ def measure(tests: TestSet, scores: Tensor, maps: Tensor) -> Metrics:
     """The metrics of scores (N,) and maps (N,1,S,S) on a test set, at the model's image size."""
     return image_and_pixel_metrics(
         scores, tests.labels, maps if tests.masks is not None else None, tests.masks
+    )
+
+
+def pooled(categories: Sequence[Ranked]) -> Metrics:
+    """The metrics of the images of all categories in one ranking; no pixel metrics unless all have masks."""
+    scores, labels, maps, masks = zip(*categories, strict=True)
+    known = [one for one in masks if one is not None]
+    return image_and_pixel_metrics(
+        torch.cat(scores),
+        torch.cat(labels),
+        *((torch.cat(maps), torch.cat(known)) if len(known) == len(masks) else ()),
     )
 
 

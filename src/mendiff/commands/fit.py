@@ -27,6 +27,7 @@ from mendiff.model import Model
 
 LARGEST, SMALLEST = 320, 64
 STATISTICS = ("global", "category")
+BALANCES = ("image", "category")
 FEWEST_IMAGES = 8  # as in anomalib_models, which takes seconds to import
 NO_FEATURES = "no pretrained features given; --features and --features-weights would find much more."
 
@@ -45,6 +46,7 @@ class Plan:
         device: torch's name.
         statistics: whether scales and thresholds are learned for all categories together ("global") or for
             each ("category").
+        balance: whether every "image" or every "category" is shown equally often in training.
     """
 
     method: str = "glad"
@@ -56,6 +58,7 @@ class Plan:
     seed: int = 0
     device: str = "cpu"
     statistics: str = "global"
+    balance: str = "image"
 
 
 def run(
@@ -68,6 +71,7 @@ def run(
     image_size: int | None,
     categories: Sequence[str] | None,
     statistics: str,
+    balance: str,
     seed: int,
     device: str,
     resume: bool,
@@ -82,8 +86,11 @@ def run(
         _workdir(out, resume)
     if statistics not in STATISTICS:
         raise InputError(f"--statistics: expected one of {', '.join(STATISTICS)}, got {statistics!r}.")
+    if balance not in BALANCES:
+        raise InputError(f"--balance: expected one of {', '.join(BALANCES)}, got {balance!r}.")
     device = choose_device(device)
-    plan = Plan(method, preset, settings, features, features_weights, image_size, seed, device, statistics)
+    backbone = (features, features_weights)
+    plan = Plan(method, preset, settings, *backbone, image_size, seed, device, statistics, balance)
     chosen = choose_categories(open_data(data), categories)
     return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
 
@@ -111,8 +118,11 @@ def fit(
         terminal.say(f"note: {NO_FEATURES}")
     facts = {"images": len(paths), "categories": [one.name for one in categories]}
     apart = _apart(categories, paths) if plan.statistics == "category" else {}
+    groups = _groups(categories, paths) if plan.balance == "category" else None
     with terminal.bar("fitting") as update:
-        result = learn(plan, config, paths, out, facts, update, apart, resume=resume, overwrite=overwrite)
+        result = learn(
+            plan, config, paths, out, facts, update, apart, groups, resume=resume, overwrite=overwrite
+        )
     terminal.say(
         f"model: {out} (fitted in {result['seconds']:.0f} s; "
         f"threshold {result['threshold']:.4g} from good images alone)"
@@ -133,6 +143,12 @@ def _apart(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, l
     return apart
 
 
+def _groups(categories: Sequence[Category], paths: Sequence[Path]) -> list[list[int]]:
+    """The numbers of every category's readable images."""
+    number = {path: index for index, path in enumerate(paths)}
+    return [[number[path] for path in one.train if path in number] for one in categories]
+
+
 def learn(
     plan: Plan,
     config: MethodConfig,
@@ -141,6 +157,7 @@ def learn(
     facts: dict[str, Any],
     update: Callable[[int, int, str], None],
     apart: Mapping[str, Sequence[Path]] | None = None,
+    groups: Sequence[Sequence[int]] | None = None,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -155,6 +172,7 @@ def learn(
         facts: what the model folder should tell of the data.
         update: called with (step, steps, note).
         apart: categories that get statistics of their own besides the common ones, and their images.
+        groups: of `paths`, by number, that are shown equally often; all are one group unless given.
         resume: go on with an interrupted fit of `out`.
         overwrite: replace `out`.
     """
@@ -176,6 +194,7 @@ def learn(
             module,
             anomalib_models.GoodImages(paths, config.image_size),
             workdir=workdir,
+            groups=groups,
             device=plan.device,
             resume=resume,
             progress=lambda step, total, loss: update(step, total, f"loss {loss:.4f}"),

@@ -36,6 +36,7 @@ def fit(
     image_size: int | None = None,
     categories: list[str] | None = None,
     statistics: str = "global",
+    balance: str = "image",
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
@@ -44,13 +45,14 @@ def fit(
     """Learn what good parts look like and write a model folder.
 
     Args:
-        method: glad or ran.
+        method: glad, diad or ran.
         preset: which settings to start from.
         features: timm's name of a pretrained backbone.
         features_weights: its weights, a local safetensors file.
         image_size: side to which images are resized; the images' own size (up to 320) unless given.
         categories: which to learn together, where DATA holds several categories; all unless given.
         statistics: global, or category for scales and a threshold of its own for every category.
+        balance: image, or category to show every category equally often.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
         resume: go on with a fit that was interrupted.

@@ -40,16 +40,18 @@ def image_and_pixel_metrics(
     return result
 
 
-def summary(per_category: Mapping[str, Metrics]) -> dict[str, dict]:
-    """Join categories as {"mean": {...}, "categories": {name: {...}}}.
+def summary(per_category: Mapping[str, Metrics], pooled: Metrics | None = None) -> dict[str, dict]:
+    """Join categories as {"mean": {...}, "categories": {name: {...}}}, and "pooled" where it is given.
 
-    Each mean is over the categories that have a value, None where none has.
+    Each mean is over the categories that have a value, None where none has. Pooled are the metrics of all
+    images of all categories in one ranking, as one threshold for all would see them.
     """
     mean: Metrics = {}
     for metric in METRICS:
         values = [v for m in per_category.values() if (v := m.get(metric)) is not None]
         mean[metric] = sum(values) / len(values) if values else None
-    return {"mean": mean, "categories": {name: dict(m) for name, m in per_category.items()}}
+    joined = {"mean": mean, "categories": {name: dict(m) for name, m in per_category.items()}}
+    return joined if pooled is None else joined | {"pooled": pooled}
 
 
 def _check(values: Tensor, truth: Tensor, names: str) -> None:

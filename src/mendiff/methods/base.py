@@ -15,6 +15,7 @@ from mendiff.errors import InputError
 from mendiff.types import Detection
 
 METHODS: dict[str, str] = {
+    "diad": "mendiff.methods.diad:Diad",
     "glad": "mendiff.methods.glad:Glad",
     "ran": "mendiff.methods.ran:Ran",
 }

@@ -21,7 +21,7 @@ from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
 from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
 from mendiff.nets.codec import CodecConfig, check_size, make_codec
-from mendiff.nets.denoiser import DenoiserConfig
+from mendiff.nets.denoiser import DenoiserConfig, conditional_unet
 from mendiff.nets.features import FeaturesConfig, make_features
 from mendiff.nets.semantic_guided import GuideConfig, GuidedDenoiser
 from mendiff.scoring.readout import Readout, ReadoutConfig
@@ -130,7 +130,34 @@ PUBLISHED = DiadConfig(
 )
 """The size of the published checkpoint: Stable Diffusion v1-5 with an SG network, MVTec-AD at 256 pixels."""
 
-PRESETS: dict[str, DiadConfig] = {}
+_TINY = DiadConfig(
+    image_size=0,
+    crop=128,
+    training=TrainingConfig(
+        steps=1200, optimizer="muon", batch_size=2, learning_rate=2e-3, warmup=30, cosine=True, ema=0.995
+    ),
+    codec=CodecConfig("space_to_depth", factor=4),
+    denoiser=DenoiserConfig("conditional_unet", "x0", conditional_unet(64, 96, 128), prompt_length=1),
+    guide=GuideConfig(initial_outputs="normal"),
+    readout=ReadoutConfig(
+        distance="whitened",
+        standardise=True,
+        logarithm=True,
+        pixel_share=0.15,
+        sigma_share=6 / 512,
+        taps=0,
+        top_k=0,
+    ),
+    train_encoder=True,
+    train_t=(1, 1000),
+    min_snr_gamma=5.0,
+    start=400,
+    noise_step=0,
+    steps=2,
+    spacing="trailing",
+)
+
+PRESETS: dict[str, DiadConfig] = {"tiny": _TINY}
 
 
 class Diad(Method):
@@ -157,6 +184,8 @@ class Diad(Method):
         self.denoiser = GuidedDenoiser(unet, config.guide, self.schedule, codec.channels, codec.factor)
         if not config.train_encoder:
             self.denoiser.train_decoder_only()
+        if config.reference and self.denoiser.guide is not None:
+            self.denoiser.guide.requires_grad_(True)  # outputs that go nowhere too
         self.features = make_features(config.features)
         self.readout = Readout(config.readout, self.features.channels)
         # The codec scales its input from [0,1] to [-1,1] by itself; these undo that for published weights.

@@ -51,6 +51,13 @@ def plain_unet(*widths: int) -> dict[str, Any]:
     }
 
 
+def conditional_unet(*widths: int) -> dict[str, Any]:
+    """The same of a UNet2DConditionModel, which an SG network can steer; it has no use for prompts."""
+    network = plain_unet(*widths) | {"mid_block_type": "UNetMidBlock2D", "cross_attention_dim": 8}
+    del network["add_attention"]
+    return network
+
+
 class Denoiser(nn.Module):
     """A UNet that turns (x_t, t) into a consistent pair (x0, eps), one t per image.
 

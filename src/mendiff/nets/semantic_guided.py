@@ -30,13 +30,16 @@ class GuideConfig:
     Attributes:
         network: diffusers' config of the ControlNetModel; channels, levels and the like follow the denoiser's
             unless given.
-        fusion: the SFF block: "in_silu" (published), "bn_relu" (its ablation), or "none".
+        fusion: the SFF block, where the last level is among the skips: "in_silu" (published), "bn_relu" (its
+            ablation), or "none".
         skips: levels whose outputs are added to the decoder's skips, 1 is the finest; the middle block's
             always is. Empty stands for the last one alone, the published wiring (`only_mid_control=True`);
             all levels for `only_mid_control=False`.
         middle_alone: add the middle block's output alone, whatever `skips` says (an ablation).
         initial_fusion: weights of SFF before training: "normal", or "zero" as published, which gets no
             gradient at all in the published wiring.
+        initial_outputs: of the convolutions that end the SG network's levels and its hint block: "zero"
+            (published) leaves a pretrained denoiser undisturbed at first; "normal" for training from scratch.
     """
 
     network: dict[str, Any] = field(default_factory=dict)
@@ -44,14 +47,16 @@ class GuideConfig:
     skips: tuple[int, ...] = ()
     middle_alone: bool = False
     initial_fusion: str = "normal"
+    initial_outputs: str = "zero"
 
     def __post_init__(self) -> None:
         if self.fusion not in FUSIONS:
             raise InputError(f"fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}.")
-        if self.initial_fusion not in INITIAL:
-            raise InputError(
-                f"initial_fusion: expected one of {', '.join(INITIAL)}, got {self.initial_fusion!r}."
-            )
+        for name in ("initial_fusion", "initial_outputs"):
+            if getattr(self, name) not in INITIAL:
+                raise InputError(
+                    f"{name}: expected one of {', '.join(INITIAL)}, got {getattr(self, name)!r}."
+                )
 
 
 class SpatialFusion(nn.Module):
@@ -62,17 +67,17 @@ class SpatialFusion(nn.Module):
 
     Args:
         sources: channels of the H_j.
-        width: channels of the P_i, of which there are as many.
+        widths: channels of the P_i.
         kind: "in_silu" or "bn_relu".
         initial: see GuideConfig.initial_fusion.
 
     Source: DiAD (He et al., AAAI 2024), eq. 8.
     """
 
-    def __init__(self, sources: Sequence[int], width: int, kind: str, initial: str) -> None:
+    def __init__(self, sources: Sequence[int], widths: Sequence[int], kind: str, initial: str) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.ModuleList(_branch(source, width, kind) for _ in sources) for source in sources
+            nn.ModuleList(_branch(source, width, kind) for width in widths) for source in sources
         )
         if initial == "zero":
             for row in self._rows:
@@ -125,6 +130,10 @@ class SemanticGuide(nn.Module):
         self.hint = network.controlnet_cond_embedding
         network.controlnet_cond_embedding = nn.Identity()
         self.network = network
+        ends = [*network.controlnet_down_blocks, network.controlnet_mid_block]
+        if config.initial_outputs == "normal":
+            for conv in (*ends, self.hint.conv_out):
+                conv.reset_parameters()
         self.outputs = int(network.config["layers_per_block"]) + 1  # of every level
         levels = len(network.config["block_out_channels"])
         self._skips = frozenset(config.skips or (levels,)) if not config.middle_alone else frozenset()
@@ -133,12 +142,17 @@ class SemanticGuide(nn.Module):
                 f"skips: expected levels 1 to {levels} of the SG network, got {list(config.skips)}."
             )
         self.fusion: SpatialFusion | None = None
-        if config.fusion != "none":
+        used = set(self._skips)
+        if config.fusion != "none" and levels in used:
             if levels < 2:
                 raise InputError(f"fusion: expected an SG network of two levels at least, got {levels}.")
             widths = [conv.out_channels for conv in network.controlnet_down_blocks]
             sources = widths[-2 * self.outputs : -self.outputs]
-            self.fusion = SpatialFusion(sources, widths[-1], config.fusion, config.initial_fusion)
+            last = widths[-self.outputs :]
+            self.fusion = SpatialFusion(sources, last, config.fusion, config.initial_fusion)
+            used.add(levels - 1)
+        for index, conv in enumerate(network.controlnet_down_blocks):
+            conv.requires_grad_(index // self.outputs + 1 in used)  # the others' outputs go nowhere
 
     def embed(self, hint: Tensor) -> Tensor:
         """What the SG network sees of an image, (B,3,H,W) to (B,C,H/f,W/f); the same at every step."""
