@@ -185,14 +185,12 @@ def to_picture(image: Tensor) -> Picture:
     return np.asarray(levels.permute(1, 2, 0).contiguous().cpu().numpy(), dtype=np.uint8)
 
 
-def resize(image: Picture | Tensor, size: int, *, whole_levels: bool = False) -> Tensor:
+def resize(image: Picture | Tensor, size: int) -> Tensor:
     """Resize to a square: (H,W,3) uint8 or (3,H,W) float in [0,1] -> (3,size,size) float32 in [0,1].
 
     Bilinear with antialiasing; the aspect ratio is not kept. An image that already has the size passes
-    unchanged. `whole_levels` rounds a picture to its 256 levels, as PIL does and published code with it.
+    unchanged.
     """
-    if whole_levels and isinstance(image, np.ndarray):
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
     x = to_tensor(image) if isinstance(image, np.ndarray) else image.float().contiguous()
     if x.shape[-2:] == (size, size):
         return x

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from mendiff.checkpoints.store import read_weights
 from mendiff.errors import InputError
-from mendiff.methods.diad import Diad, DiadConfig
+from mendiff.methods.diad import MEAN, STD, Diad, DiadConfig
 from mendiff.nets.codec import CodecConfig, make_codec
+from mendiff.nets.features import FeatureExtractor, make_features
+from mendiff.scoring.readout import Readout
 
 UNET, GUIDE, CODEC = "model.diffusion_model.", "control_model.", "first_stage_model."
 TEXT, FEATURES = "cond_stage_model.", "pretrained_model."
@@ -113,6 +115,78 @@ def convert_codec(weights: Mapping[str, Tensor], config: CodecConfig, source: st
     return named
 
 
+def assemble(
+    config: DiadConfig, named: Mapping[str, Tensor], features: Mapping[str, Tensor], prompt: Tensor, source: str
+) -> Diad:
+    """A DiAD with these weights; the large networks are never initialised, which would take as much again.
+
+    Args:
+        config: see convert_diad.
+        named: see convert_diad.
+        features: of the feature extractor, under timm's names.
+        prompt: embeddings of the empty text, (1,L,D).
+        source: of the features, for messages.
+    """
+    with torch.device("meta"):
+        model = Diad(config)
+    with torch.random.fork_rng(devices=[]):
+        model.features = make_features(config.features)
+    model.readout = Readout(config.readout, model.features.channels)
+    model.mean, model.std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    if isinstance(model.features, FeatureExtractor):
+        model.features.load_backbone(features, source)
+    expected = model.denoiser.unet.prompt.shape
+    if prompt.shape != expected:
+        raise InputError(
+            f"prompt: expected embeddings of shape {tuple(expected)}, got {tuple(prompt.shape)}; see --set "
+            "denoiser.prompt_length."
+        )
+    prompts = {f"denoiser.unet.{name}": prompt.clone() for name in ("prompt", "no_prompt")}
+    model.load_state_dict({**named, **prompts}, strict=False, assign=True)
+    return model.eval()
+
+
+def empty_prompt(weights: Mapping[str, Tensor]) -> Tensor | None:
+    """Embeddings of the empty text by the checkpoint's own text encoder, (1,77,768); None where it has none."""
+    text = {key.removeprefix("transformer."): one for key, one in _under(TEXT, weights).items()}
+    if not text:
+        return None
+    try:
+        from transformers import CLIPTextConfig, CLIPTextModel
+    except ImportError as error:
+        raise InputError(
+            "convert: expected the package transformers for the checkpoint's text encoder; "
+            "pip install 'mendiff[convert]', or give --prompt."
+        ) from error
+    plain = {key.removeprefix("text_model."): one for key, one in text.items()}
+    tokens, width = _shape(plain, "embeddings.token_embedding.weight")
+    length, _ = _shape(plain, "embeddings.position_embedding.weight")
+    layers = len({key.split(".")[2] for key in plain if key.startswith("encoder.layers.")})
+    hidden, _ = _shape(plain, "encoder.layers.0.mlp.fc1.weight")
+    settings = CLIPTextConfig(
+        vocab_size=tokens,
+        hidden_size=width,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 64),
+        max_position_embeddings=length,
+        bos_token_id=tokens - 2,
+        eos_token_id=tokens - 1,
+    )
+    encoder = CLIPTextModel(settings).eval()
+    own = encoder.state_dict()
+    named = {key: plain[bare] for key in own if (bare := key.removeprefix("text_model.")) in plain}
+    missing = sorted(key for key in own.keys() - named.keys() if not key.endswith("position_ids"))
+    _refuse("lacks", (f"{TEXT}{key}" for key in missing), "checkpoint")
+    encoder.load_state_dict(named, strict=False)
+    # The empty text is a start and then ends, the two last tokens of CLIP's vocabulary.
+    text_tokens = torch.full((1, length), tokens - 1)
+    text_tokens[0, 0] = tokens - 2
+    with torch.no_grad():
+        embeddings: Tensor = encoder(text_tokens).last_hidden_state
+    return embeddings
+
+
 def feature_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The feature extractor's weights under timm's names; none where training had not saved it."""
     return _under(FEATURES, weights)
@@ -132,6 +206,11 @@ def _guide(weights: dict[str, Tensor], settings: Any) -> dict[str, Tensor]:
             at, to = (int(digit) - 1 for digit in match.groups())
             named[f"denoiser.guide.fusion.branches.{at}.{to}.0.weight"] = value
     return named
+
+
+def _shape(weights: Mapping[str, Tensor], key: str) -> torch.Size:
+    _refuse("lacks", [] if key in weights else [f"{TEXT}{key}"], "checkpoint")
+    return weights[key].shape
 
 
 def _under(prefix: str, weights: Mapping[str, Tensor], *, keep: bool = False) -> dict[str, Tensor]:

@@ -109,7 +109,7 @@ def load(folder: str | Path, device: str = "cpu", category: str | None = None) -
         source = folder / CATEGORIES / category
         weights |= read_weights(source / WEIGHTS)
     load_strictly(method, weights, str(source / WEIGHTS))
-    calibration = Calibration.from_dict(_read_json(source / CALIBRATION))
+    calibration = Calibration.from_dict(read_json(source / CALIBRATION))
     return Model(config["method"], method.eval(), calibration, config["info"]).to(device)
 
 
@@ -131,7 +131,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder}: expected a model folder with {CONFIG}, {WEIGHTS} and {CALIBRATION}, but {missing[0]} "
             "is missing; fit the model again."
         )
-    config = _read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     if config.get("format") != FORMAT:
         raise InputError(
             f"{folder}: {CONFIG} is not mendiff's; expected a folder written by 'mendiff fit -o'."
@@ -180,7 +180,8 @@ def load_strictly(method: Method, weights: dict[str, Tensor], source: str) -> No
     method.load_state_dict(weights)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object."""
     try:
         data = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:

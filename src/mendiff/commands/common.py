@@ -173,8 +173,8 @@ class Terminal:
 
 
 def choose_categories(categories: list[Category], wanted: Sequence[str] | None) -> list[Category]:
-    """The categories that were asked for; all if none were."""
-    if not wanted:
+    """The categories that were asked for; all if none were, or with the word all."""
+    if not wanted or list(wanted) == ["all"]:
         return categories
     by_name = {category.name: category for category in categories}
     unknown = [name for name in wanted if name not in by_name]

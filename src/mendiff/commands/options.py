@@ -96,6 +96,24 @@ def evaluate(
     """
 
 
+def convert(
+    good: Path | None = None,
+    features_weights: Path | None = None,
+    prompt: Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Turn a published checkpoint into a model or codec folder of ours.
+
+    Args:
+        good: for diad: some good images, from which the threshold is learned.
+        features_weights: for diad: the feature extractor, where the checkpoint holds none; safetensors.
+        prompt: for diad: embeddings of the empty text, where the checkpoint holds no text encoder; safetensors.
+        device: auto, cpu, cuda, cuda:1, mps.
+        overwrite: replace what is in the output folder.
+    """
+
+
 def info() -> None:
     """Say what a model folder holds: method, settings, training data, threshold."""
 
@@ -180,6 +198,17 @@ COMMANDS = (
             "mendiff evaluate bottle mvtec/bottle",
             "mendiff evaluate bottle mvtec/bottle --json --report report.html",
         ),
+    ),
+    Command(
+        convert,
+        (("kind", "what the checkpoint holds: diad, or codec for a fine-tuned autoencoder"),
+         ("checkpoint", "a .ckpt, .pth or .safetensors file")),
+        (
+            "mendiff convert diad diad.ckpt -o model --good mvtec/bottle",
+            "mendiff convert codec mvtecad_fs.ckpt -o codec",
+        ),
+        output="where to write the model or codec",
+        takes_settings=True,
     ),
     Command(info, (("model", "a model folder"),), ("mendiff info model", "mendiff info model --json")),
 )

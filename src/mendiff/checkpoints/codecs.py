@@ -1,0 +1,67 @@
+"""A codec is a folder: config.json and codec.safetensors, written by `mendiff fit-codec` or `mendiff convert`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mendiff.checkpoints.store import read_json, read_weights
+from mendiff.errors import InputError
+from mendiff.methods.config import config_from_dict, config_to_dict
+from mendiff.nets.codec import Codec, CodecConfig, make_codec
+
+FORMAT, VERSION = "mendiff codec", 1
+CONFIG, WEIGHTS = "config.json", "codec.safetensors"
+
+
+def save_codec(folder: Path, config: CodecConfig, weights: dict[str, Tensor], info: dict[str, Any]) -> None:
+    """Fill an empty folder with a codec.
+
+    Args:
+        folder: exists and is empty.
+        config: of the codec.
+        weights: its state dict.
+        info: what a person wants to know later; JSON-able.
+    """
+    content = {"format": FORMAT, "version": VERSION, "config": config_to_dict(config), "info": info}
+    save_file({name: one.contiguous() for name, one in weights.items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_codec(folder: str | Path) -> tuple[CodecConfig, dict[str, Tensor]]:
+    """Config and weights of a codec folder; strangers and incomplete ones are an error."""
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        raise InputError(
+            f"{folder}: expected a codec folder with {CONFIG} and {WEIGHTS}, as 'mendiff fit-codec -o' writes it."
+        )
+    content = read_json(folder / CONFIG)
+    if content.get("format") != FORMAT or content.get("version") != VERSION:
+        raise InputError(
+            f"{folder}: expected a codec folder of version {VERSION}, got format {content.get('format')!r} of "
+            f"version {content.get('version')!r}."
+        )
+    config = config_from_dict(CodecConfig, content.get("config"), f"{folder / CONFIG}: config")
+    return config, read_weights(folder / WEIGHTS)
+
+
+def load_codec(codec: Codec, weights: dict[str, Tensor], source: str) -> None:
+    """Load every tensor of a codec; one that is missing, unknown or misshapen is an error that names it."""
+    own = codec.state_dict()
+    differ = {key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape}
+    wrong = sorted((own.keys() ^ weights.keys()) | differ)
+    if wrong:
+        raise InputError(f"{source}: expected the weights of its config's codec, but {wrong[0]!r} differs.")
+    codec.load_state_dict(weights)
+
+
+def open_codec(folder: str | Path) -> Codec:
+    """The codec of a folder, frozen."""
+    config, weights = read_codec(folder)
+    codec = make_codec(config)
+    load_codec(codec, weights, str(folder))
+    return codec.requires_grad_(False).eval()
