@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import mendiff
+from mendiff.checkpoints.codecs import open_codec
 from mendiff.cli import main
+from mendiff.commands import fit_codec
 from mendiff.commands.common import Terminal
 from mendiff.commands.evaluate import find, read_tests
 from mendiff.demo.data import DemoConfig
@@ -24,6 +27,9 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 NETWORK = (
     "{block_out_channels: [8, 16], layers_per_block: 1, down_block_types: [DownBlock2D, DownBlock2D], "
     "up_block_types: [UpBlock2D, UpBlock2D], norm_num_groups: 4, add_attention: false}"
+)
+GUIDED_NETWORK = NETWORK.replace(
+    "add_attention: false", "mid_block_type: UNetMidBlock2D, cross_attention_dim: 8"
 )
 SETTINGS = {
     "image_size": "32",
@@ -539,6 +545,118 @@ def test_ran_goes_through_fit_predict_with_explanations_and_evaluate(run, data, 
 def test_fit_refuses_what_ran_cannot_do(refused, data, tmp_path, setting, sentence):
     words = ("--set", "features.name=resnet18") if "stage9" in setting else ()
     assert sentence in refused("fit", data, "-o", tmp_path / "ran", *RAN, *words, "--set", setting)
+
+
+DIAD = ("--method", "diad", *settings(denoiser__network=GUIDED_NETWORK))
+
+
+def test_diad_learns_several_categories_and_evaluate_prints_their_mean_and_pool(run, plates, tmp_path):
+    out = tmp_path / "diad"
+    words = ("--categories", "all", "--balance", "category", "--json")
+    code, text, _ = run("fit", plates, "-o", out, *words, *DIAD)
+    assert code == 0
+    assert json.loads(text)["categories"] == ["dark", "light"]
+    code, text, _ = run("evaluate", out, plates, "--json")
+    assert code == 0
+    result = json.loads(text)
+    assert list(result) == ["mean", "categories", "pooled"]
+    assert list(result["pooled"]) == METRICS
+    code, text, _ = run("evaluate", out, plates)
+    rows = [line.split()[1] for line in text.splitlines() if line.startswith("│")]
+    assert rows == ["dark", "light", "mean", "pooled"]
+    code, text, _ = run("evaluate", out, plates, "--categories", "dark", "--json")
+    assert "pooled" not in json.loads(text)
+
+
+def test_codec_is_fitted_and_taken_by_fit(run, refused, data, tmp_path):
+    codec = tmp_path / "codec"
+    small = ("--set", "training.steps=12", "--set", "crop=0", "--set", "image_size=32")
+    code, text, _ = run("fit-codec", data, "-o", codec, "--json", *small)
+    assert code == 0
+    result = json.loads(text)
+    assert result["after"]["psnr"] > result["before"]["psnr"]
+    assert result["config"]["network"]["scaling_factor"] != 1.0
+    assert not (tmp_path / ".codec.fit").exists()
+    again = tmp_path / "again"
+    code, text, _ = run("fit-codec", data, "-o", again, "--start", codec, "--json", *small)
+    assert code == 0
+    assert json.loads(text)["before"]["psnr"] == pytest.approx(result["after"]["psnr"], abs=1e-3)
+    assert json.loads(text)["config"]["network"] == result["config"]["network"]
+    out = tmp_path / "on_latents"
+    code, text, _ = run("fit", data, "-o", out, "--codec", codec, "--json", *DIAD)
+    assert code == 0
+    assert json.loads(text)["config"]["codec"] == result["config"]
+    fitted = mendiff.load(out).method.codec.state_dict()
+    assert all(torch.equal(one, fitted[name]) for name, one in open_codec(codec).state_dict().items())
+    assert "RAN works on pixels" in refused("fit", data, "-o", tmp_path / "ran", "--codec", codec, *RAN)
+    sentence = refused("fit", data, "-o", tmp_path / "no", "--codec", data, *DIAD)
+    assert "expected a codec folder with config.json and codec.safetensors" in sentence
+
+
+def test_interrupted_codec_goes_on_to_the_same_weights(run, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_codec, "CHECKPOINT_SECONDS", 0.0)
+    words = ("--set", "training.steps=6", "--set", "crop=0", "--set", "image_size=32", "--json")
+    assert run("fit-codec", data, "-o", tmp_path / "whole", *words)[0] == 0
+    keep, kept = fit_codec._keep, []
+
+    def stop(*arguments):
+        keep(*arguments)
+        kept.append(arguments[-1])
+        if kept == [1, 2, 3]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_codec, "_keep", stop)
+    assert run("fit-codec", data, "-o", tmp_path / "broken", *words)[0] == 130
+    assert run("fit-codec", data, "-o", tmp_path / "broken", "--resume", *words)[0] == 0
+    assert kept == [1, 2, 3, 4, 5, 6]
+    one, other = (open_codec(tmp_path / name).state_dict() for name in ("whole", "broken"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--preset", "huge"), "--preset: expected one of tiny, kl, got 'huge'."),
+        (("--features", "resnet18"), "--features and --features-weights: expected both, got one."),
+        (("--start", "nowhere"), "nowhere: expected a codec folder"),
+        (("--resume",), "--resume: expected an interrupted fit of"),
+    ],
+)
+def test_fit_codec_refuses(refused, data, tmp_path, words, sentence):
+    assert sentence in refused("fit-codec", data, "-o", tmp_path / "codec", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("glad", "weights.ckpt"), "KIND: expected one of diad, codec, got 'glad'."),
+        (("diad", "weights.ckpt"), "--good: expected a folder of good images"),
+        (("codec", "weights.ckpt"), "weights.ckpt: expected a checkpoint, but there is no such file."),
+    ],
+)
+def test_convert_refuses(refused, tmp_path, words, sentence):
+    assert sentence in refused("convert", *words, "-o", tmp_path / "out")
+
+
+def test_convert_refuses_checkpoints_of_another_kind(refused, data, tmp_path):
+    good = ("--good", data / "train/good")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.ckpt")
+    sentence = refused("convert", "diad", tmp_path / "other.ckpt", "-o", tmp_path / "out", *good)
+    assert "expected a DiAD checkpoint, but it holds no denoiser (model.diffusion_model....)" in sentence
+    torch.save({"model": Path("x")}, tmp_path / "objects.ckpt")
+    sentence = refused("convert", "diad", tmp_path / "objects.ckpt", "-o", tmp_path / "out", *good)
+    assert "expected a checkpoint of tensors, but it is damaged or holds other objects" in sentence
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "other.ckpt").read_bytes()[:200])
+    sentence = refused("convert", "codec", tmp_path / "cut.ckpt", "-o", tmp_path / "out")
+    assert "expected a checkpoint of tensors" in sentence
+
+
+def test_fit_refuses_what_diad_cannot_do(refused, data, tmp_path):
+    words = ("fit", data, "-o", tmp_path / "diad", *DIAD)
+    assert "--image-size: expected a multiple of 8, got 36" in refused(*words, "--image-size", "36")
+    sentence = refused(*words, "--set", "image_size=8")
+    assert "at least 2 positions at the SG network's lowest level" in sentence
+    assert "--balance: expected one of image, category, got 'x'." in refused(*words, "--balance", "x")
 
 
 def test_every_category_can_have_a_threshold_of_its_own(run, refused, plates, tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: `mendiff demo | fit | predict | evaluate | info`.
+"""The command line: `mendiff demo | fit | fit-codec | predict | evaluate | convert | info`.
 
 This file only reads arguments; which there are is said in `mendiff.commands.options`. What a command does
 is in its file in `mendiff.commands`, imported when it runs, so that `mendiff --help` needs no torch.
@@ -75,7 +75,7 @@ def run(command: Command, options: Namespace) -> dict[str, Any]:
     for dest, written, text in command.required:
         if options[dest] is None:
             raise InputError(f"expected {written}, {text}; usage: {command.usage}")
-    room = import_module(f"mendiff.commands.{command.name}")
+    room = import_module(f"mendiff.commands.{command.function.__name__}")
     given = {key: value for key, value in vars(options).items() if key not in ("config", "json", "set")}
     if command.takes_settings:
         given["settings"] = parse_settings(options.set or [])

@@ -126,7 +126,10 @@ def test_batch_norm_is_the_ablation():
     [
         (lambda: GuideConfig(fusion="ln"), "fusion: expected one of in_silu, bn_relu, none, got 'ln'."),
         (lambda: GuideConfig(initial_fusion="one"), "initial_fusion: expected one of normal, zero"),
-        (lambda: denoiser(GuideConfig(skips=(4,))), "skips: expected levels 1 to 3 of the SG network, got [4]."),
+        (
+            lambda: denoiser(GuideConfig(skips=(4,))),
+            "skips: expected levels 1 to 3 of the SG network, got [4].",
+        ),
         (lambda: denoiser(GuideConfig(), factor=3), "codec: expected a factor of 1, 2, 4 or 8"),
         (
             lambda: denoiser(GuideConfig({"conditioning_embedding_out_channels": [16, 32, 64]})),

@@ -227,7 +227,9 @@ def test_map_smoothing_and_pooled_score(anomaly, combine, name):
     )
     found = readout.anomaly_map(image, [rebuilt], lambda pixels: theirs if bool(pixels.all()) else ours)
     torch.testing.assert_close(found[0, 0].double(), tensors[f"map.{name}"], rtol=0, atol=1e-6)
-    smooth = Readout(dataclasses.replace(DiadConfig().readout, combine=combine), [one.shape[1] for one in ours])
+    smooth = Readout(
+        dataclasses.replace(DiadConfig().readout, combine=combine), [one.shape[1] for one in ours]
+    )
     found = smooth.anomaly_map(image, [rebuilt], lambda pixels: theirs if bool(pixels.all()) else ours)
     torch.testing.assert_close(found[0, 0].double(), tensors[f"map.{name}.gauss5"], rtol=0, atol=1e-6)
     exact = tensors[f"map.{name}.gauss5"][None, None]

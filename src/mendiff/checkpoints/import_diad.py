@@ -80,7 +80,8 @@ def convert_diad(weights: Mapping[str, Tensor], config: DiadConfig, source: str)
     named = {f"denoiser.unet.network.{key}": value for key, value in unet.items()}
     named |= _guide(_under(GUIDE, weights, keep=True), model.denoiser.guide.network.config)
     named |= {
-        f"codec.{key}": value for key, value in convert_codec(_under(CODEC, weights), config.codec, source).items()
+        f"codec.{key}": value
+        for key, value in convert_codec(_under(CODEC, weights), config.codec, source).items()
     }
     prompts = ("denoiser.unet.prompt", "denoiser.unet.no_prompt")
     places = {
@@ -116,7 +117,11 @@ def convert_codec(weights: Mapping[str, Tensor], config: CodecConfig, source: st
 
 
 def assemble(
-    config: DiadConfig, named: Mapping[str, Tensor], features: Mapping[str, Tensor], prompt: Tensor, source: str
+    config: DiadConfig,
+    named: Mapping[str, Tensor],
+    features: Mapping[str, Tensor],
+    prompt: Tensor,
+    source: str,
 ) -> Diad:
     """A DiAD with these weights; the large networks are never initialised, which would take as much again.
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mendiff.checkpoints.codecs import load_codec, read_codec
 from mendiff.checkpoints.store import read_weights, save
 from mendiff.commands.common import Terminal, check_output, choose_categories, choose_device, set_aside
 from mendiff.commands.length import STEPS_FILE, lengthened
@@ -46,6 +47,7 @@ class Plan:
         device: torch's name.
         statistics: whether scales and thresholds are learned for all categories together ("global") or for
             each ("category").
+        codec: folder that `mendiff fit-codec` wrote, or None for the preset's.
         balance: whether every "image" or every "category" is shown equally often in training.
     """
 
@@ -59,6 +61,7 @@ class Plan:
     device: str = "cpu"
     statistics: str = "global"
     balance: str = "image"
+    codec: Path | None = None
 
 
 def run(
@@ -72,6 +75,7 @@ def run(
     categories: Sequence[str] | None,
     statistics: str,
     balance: str,
+    codec: Path | None,
     seed: int,
     device: str,
     resume: bool,
@@ -83,14 +87,14 @@ def run(
     terminal = Terminal(quiet)
     check_output(out, overwrite)
     if resume:
-        _workdir(out, resume)
+        workdir_of(out, resume)
     if statistics not in STATISTICS:
         raise InputError(f"--statistics: expected one of {', '.join(STATISTICS)}, got {statistics!r}.")
     if balance not in BALANCES:
         raise InputError(f"--balance: expected one of {', '.join(BALANCES)}, got {balance!r}.")
     device = choose_device(device)
     backbone = (features, features_weights)
-    plan = Plan(method, preset, settings, *backbone, image_size, seed, device, statistics, balance)
+    plan = Plan(method, preset, settings, *backbone, image_size, seed, device, statistics, balance, codec)
     chosen = choose_categories(open_data(data), categories)
     return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
 
@@ -108,7 +112,7 @@ def fit(
     paths = readable_paths(categories, terminal)
     config = make_config(plan, paths)
     if "training.steps" not in plan.settings:  # a number that was asked for stays
-        config = lengthened(plan.method, config, plan.device, _workdir(out, resume), resume=resume)
+        config = lengthened(plan.method, config, plan.device, workdir_of(out, resume), resume=resume)
     terminal.say(
         f"{plan.method} ({plan.preset}): {len(paths)} good images of "
         f"{', '.join(one.name for one in categories)}, {config.image_size} pixels, "
@@ -179,9 +183,11 @@ def learn(
     from mendiff import anomalib_models  # brings anomalib and Lightning: seconds, so only now
 
     anomalib_models.quiet()
-    workdir = _workdir(out, resume)
+    workdir = workdir_of(out, resume)
     weights = None if plan.features_weights is None else str(plan.features_weights)
     module = anomalib_models.module_class(plan.method)(config, features_weights=weights, seed=plan.seed)
+    if plan.codec is not None:
+        load_codec(module.method.codec, read_codec(plan.codec)[1], str(plan.codec))
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / STEPS_FILE).write_text(str(config.training.steps))
     # Every category must have its share of the held-back images.
@@ -232,7 +238,7 @@ def _of_category(model: Model, paths: Sequence[Path], held_back: Collection[int]
     return model.calibrated(kept, seen[:MOST_SEEN])
 
 
-def _workdir(out: Path, resume: bool) -> Path:
+def workdir_of(out: Path, resume: bool) -> Path:
     """Where checkpoints lie until the model is written; an earlier fit's go unless it is resumed."""
     out = out.resolve()
     workdir = out.with_name(f".{out.name}.fit")
@@ -259,6 +265,8 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
             **backbone_input(read_weights(plan.features_weights)),
             **changes,
         }
+    if plan.codec is not None:
+        changes["codec"] = config_to_dict(read_codec(plan.codec)[0])
     if plan.image_size is not None:
         changes["image_size"] = plan.image_size
     config = override(config, changes)

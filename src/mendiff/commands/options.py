@@ -37,6 +37,7 @@ def fit(
     categories: list[str] | None = None,
     statistics: str = "global",
     balance: str = "image",
+    codec: Path | None = None,
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
@@ -53,10 +54,37 @@ def fit(
         categories: which to learn together, where DATA holds several categories; all unless given.
         statistics: global, or category for scales and a threshold of its own for every category.
         balance: image, or category to show every category equally often.
+        codec: a codec folder that mendiff fit-codec wrote, for methods that work on latents.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
         resume: go on with a fit that was interrupted.
         overwrite: replace the model folder if it exists.
+    """
+
+
+def fit_codec(
+    preset: str = "tiny",
+    start: Path | None = None,
+    features: str | None = None,
+    features_weights: Path | None = None,
+    categories: list[str] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Train or tune an autoencoder on good images; `mendiff fit --codec` takes it.
+
+    Args:
+        preset: tiny, or kl for Stable Diffusion's kind.
+        start: a codec folder to go on from, such as mendiff convert codec writes.
+        features: timm's name of a pretrained backbone for the perceptual term.
+        features_weights: its weights, a local safetensors file.
+        categories: which to learn together, where DATA holds several categories; all unless given.
+        seed: of training.
+        device: auto, cpu, cuda, cuda:1, mps.
+        resume: go on with a training that was interrupted.
+        overwrite: replace the codec folder if it exists.
     """
 
 
@@ -141,7 +169,7 @@ class Command:
     @property
     def name(self) -> str:
         """As typed by the user."""
-        return self.function.__name__
+        return self.function.__name__.replace("_", "-")
 
     @property
     def summary(self) -> str:
@@ -183,6 +211,16 @@ COMMANDS = (
         takes_settings=True,
     ),
     Command(
+        fit_codec,
+        (("data", "a category in MVTec layout, a folder of such categories, or any folder of good images"),),
+        (
+            "mendiff fit-codec photos/good -o codec",
+            "mendiff fit-codec mvtec -o codec --preset kl --start sd-codec --device cuda",
+        ),
+        output="where to write the codec",
+        takes_settings=True,
+    ),
+    Command(
         predict,
         (("model", "a model folder"), ("images", "image files or folders")),
         (
@@ -201,8 +239,10 @@ COMMANDS = (
     ),
     Command(
         convert,
-        (("kind", "what the checkpoint holds: diad, or codec for a fine-tuned autoencoder"),
-         ("checkpoint", "a .ckpt, .pth or .safetensors file")),
+        (
+            ("kind", "what the checkpoint holds: diad, or codec for a fine-tuned autoencoder"),
+            ("checkpoint", "a .ckpt, .pth or .safetensors file"),
+        ),
         (
             "mendiff convert diad diad.ckpt -o model --good mvtec/bottle",
             "mendiff convert codec mvtecad_fs.ckpt -o codec",

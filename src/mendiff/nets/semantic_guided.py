@@ -238,7 +238,11 @@ class GuidedDenoiser(nn.Module):
     def train_decoder_only(self) -> None:
         """Freeze the denoiser's encoder, middle block and time embedding, as published."""
         self.unet.network.requires_grad_(False)
-        for part in (self.unet.network.up_blocks, self.unet.network.conv_norm_out, self.unet.network.conv_out):
+        for part in (
+            self.unet.network.up_blocks,
+            self.unet.network.conv_norm_out,
+            self.unet.network.conv_out,
+        ):
             part.requires_grad_(True)
 
 
@@ -246,8 +250,10 @@ def _make_network(config: GuideConfig, unet: Any, factor: int) -> Any:
     from diffusers import ControlNetModel
 
     halvings = factor.bit_length() - 1
-    if 2**halvings != factor or halvings >= len(HINT_WIDTHS) and "conditioning_embedding_out_channels" not in (
-        config.network
+    if (
+        2**halvings != factor
+        or halvings >= len(HINT_WIDTHS)
+        and "conditioning_embedding_out_channels" not in (config.network)
     ):
         raise InputError(f"codec: expected a factor of 1, 2, 4 or 8 with an SG network, got {factor}.")
     common = set(signature(ControlNetModel.__init__).parameters) & set(unet.config)
@@ -271,4 +277,3 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
     own = target.state_dict()
     if state.keys() == own.keys() and all(state[key].shape == own[key].shape for key in own):
         target.load_state_dict(state)
-

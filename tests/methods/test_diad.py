@@ -1,0 +1,131 @@
+import pytest
+import torch
+
+from mendiff.diffusion.ladder import ladder
+from mendiff.errors import InputError
+from mendiff.methods.diad import GUIDANCE, PUBLISHED, DiadConfig
+
+SEEDS = torch.tensor([7, 1, 99, 3])
+
+
+@pytest.fixture(scope="module")
+def make(tiny_method):
+    """Changes of the tiny preset to a method, always with the same seed of weights."""
+    return lambda changes=None: tiny_method("diad", changes)
+
+
+def count_calls(module, action):
+    calls = []
+    hook = module.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        with torch.no_grad():
+            action()
+    finally:
+        hook.remove()
+    return len(calls)
+
+
+def test_image_is_looked_at_once_however_many_steps_there_are(make, pictures):
+    method = make({"steps": 5, "start": 1000})
+    assert count_calls(method.denoiser.guide.hint, lambda: method.predict(pictures, SEEDS)) == 1
+    assert count_calls(method.denoiser.guide.network, lambda: method.predict(pictures, SEEDS)) == 5
+
+
+def test_reconstruction_follows_the_hint(make, pictures):
+    method = make()
+    with torch.no_grad():
+        z0 = method.encode(pictures)
+        noise = torch.zeros_like(z0)
+        one, other = (method.reconstruct(z0, noise, method.scaled(hint)) for hint in (pictures, 1 - pictures))
+    assert float((one - other).abs().max()) > 1e-3
+
+
+def test_published_start_carries_the_noise_of_the_last_timestep(make, pictures):
+    method = make({"start": 1000, "steps": 10, "spacing": "leading", "noise_step": 999})
+    seen = []
+    hook = method.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
+    with torch.no_grad():
+        z0 = method.encode(pictures)
+        noise = torch.ones_like(z0)
+        method.reconstruct(z0, noise, method.scaled(pictures))
+    hook.remove()
+    assert (
+        [int(t[0]) for _, t in seen] == ladder(torch.tensor([1000]), 10)[0].tolist() == [*range(901, 0, -100)]
+    )
+    start = method.schedule.add_noise(z0, noise, torch.full((4,), 999))
+    torch.testing.assert_close(seen[0][0], start)
+
+
+def test_reference_guides_between_equal_prompts_and_draws_latents(make, pictures):
+    plain, reference = make(), make({"reference": True})
+    assert plain.denoiser.unet.config.guidance == 0
+    assert reference.denoiser.unet.config.guidance == GUIDANCE
+    calls = count_calls(reference.denoiser.guide.network, lambda: reference.predict(pictures, SEEDS))
+    assert calls == 2 * count_calls(plain.denoiser.guide.network, lambda: plain.predict(pictures, SEEDS))
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_pixels_come_back_from_latents_as_they_went_in(make, pictures, normalised):
+    method = make({"normalised": normalised})
+    torch.testing.assert_close(method.decode(method.encode(pictures)), pictures, rtol=0, atol=1e-5)
+
+
+def test_published_training_leaves_the_encoder_alone(make):
+    method = make({"train_encoder": False})
+    trained = {name for name, one in method.denoiser.unet.network.named_parameters() if one.requires_grad}
+    assert trained
+    assert all(name.startswith(("up_blocks.", "conv_norm_out.", "conv_out.")) for name in trained)
+
+
+def test_anomalies_are_put_into_hints_alone(make, pictures, monkeypatch):
+    method = make({"hint_anomalies": 0.5})
+    got = {}
+
+    def loss(z0, hint, t, eps):
+        got.update(z0=z0, hint=hint)
+        return z0.sum()
+
+    monkeypatch.setattr(method, "noise_loss", loss)
+    many = pictures.repeat(10, 1, 1, 1)
+    method.training_loss(many, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(got["z0"], method.encode(many))
+    changed = (got["hint"] != method.scaled(many)).flatten(1).any(1)
+    assert 8 <= int(changed.sum()) <= 32
+
+
+def test_without_guide_there_is_no_hint(make, pictures):
+    method = make({"guide": None})
+    assert method.denoiser.guide is None
+    assert method.predict(pictures, SEEDS).anomaly_map.shape == (4, 1, 32, 32)
+
+
+def test_published_size_has_the_published_numbers_of_weights():
+    with torch.device("meta"):
+        from mendiff.methods.diad import Diad
+
+        method = Diad(PUBLISHED)
+    count = {name: sum(one.numel() for one in part.parameters()) for name, part in (
+        ("unet", method.denoiser.unet.network), ("guide", method.denoiser.guide), ("codec", method.codec))}  # fmt: skip
+    assert count == {"unet": 859_520_964, "guide": 471_871_120, "codec": 83_653_863}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"train_t": (5, 5)}, "train_t: expected two timesteps, low < high <= 1000, got [5, 5]."),
+        ({"start": 0}, "start: expected a timestep from 1 to 1000, got 0."),
+        ({"noise_step": 1000}, "noise_step: expected 0 to 999, got 1000."),
+        ({"steps": 0}, "steps: expected at least 1 sampling step, got 0."),
+        ({"spacing": "random"}, "spacing: expected one of leading, trailing, linspace, got 'random'."),
+        ({"hint_anomalies": 1.5}, "hint_anomalies: expected a share from 0 to 1, got 1.5."),
+    ],
+)
+def test_config_refuses_what_cannot_be(fields, sentence):
+    with pytest.raises(InputError) as error:
+        DiadConfig(**fields)
+    assert str(error.value) == sentence
+
+
+def test_image_size_that_the_networks_cannot_halve_is_refused(make):
+    with pytest.raises(InputError, match="image size: expected multiples of 8"):
+        make().predict(torch.zeros(1, 3, 36, 36), SEEDS[:1])
