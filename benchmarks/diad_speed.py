@@ -1,4 +1,4 @@
-"""Seconds and peak memory of full-size DiAD with random weights: our path against the published order of work.
+"""Seconds and peak memory of full-size DiAD with random weights: ours against the published order of work.
 
     python benchmarks/diad_speed.py [--precision float32 bfloat16] [--steps 10]
 

@@ -3,10 +3,10 @@
     python benchmarks/diad_tables.py DATA --features mobilenetv2_100 --features-weights FILE -o runs/diad
     python benchmarks/diad_tables.py DATA --ablation sff -o runs/sff ...
 
-DATA holds categories in MVTec layout. Every row is one model of all of them, fitted from scratch with the same
-seed, shown every category equally often, with one set of scales for all. Prints Markdown: detection and
-localisation as in the paper's Tables 1 to 4. Finished models and rows are kept, so that an interrupted run goes
-on.
+DATA holds categories in MVTec layout. Every row is one model of all of them, fitted from scratch with the
+same seed, shown every category equally often, with one set of scales for all. Prints Markdown: detection and
+localisation as in the paper's Tables 1 to 4. Finished models and rows are kept, so that an interrupted run
+goes on.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def measured(options: argparse.Namespace, name: str, method: str, settings: dict
 
 
 def as_markdown(results: dict[str, dict[str, Any]]) -> str:
-    """A row per model: AUROC/AP/F1max of images, and with AUPRO of pixels, for every category and the mean."""
+    """A row per model: AUROC/AP/F1max of images, and with AUPRO of pixels, by category and in the mean."""
     names = [*next(iter(results.values()))["categories"], "mean", "pooled"]
     lines = [
         "| model | fitting | " + " | ".join(f"{name}: cls | seg" for name in names) + " |",

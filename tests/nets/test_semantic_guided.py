@@ -52,7 +52,8 @@ def test_fusion_gets_no_gradient_in_the_published_set_up():
 
 def test_fusion_with_zero_weights_learns_where_all_levels_are_wired():
     fusion, sources = moved(GuideConfig(initial_fusion="zero", skips=(1, 2, 3)))
-    assert fusion and sources
+    assert fusion
+    assert sources
 
 
 def test_untrained_sg_network_leaves_the_denoiser_as_it_is():

@@ -1,5 +1,5 @@
-"""DiAD against the published code, on a tiny checkpoint in its layout and injected noise; tolerances are those
-of the files."""
+"""DiAD against the published code, on a tiny checkpoint in its layout and injected noise; tolerances are
+those of the files."""
 
 import dataclasses
 import functools
@@ -295,7 +295,8 @@ def test_training_step_gives_the_published_loss_and_gradients(
         theirs = published_name[name]
         if one.grad is None or norms[theirs] is None:
             # A parameter that nothing uses has no gradient here and none, or zeros, there.
-            assert (one.grad is None or not bool(one.grad.any())) and not norms[theirs], name
+            assert one.grad is None or not bool(one.grad.any()), name
+            assert not norms[theirs], name
             continue
         largest = max(norms[theirs], 1e-6)
         assert abs(float(one.grad.norm()) - norms[theirs]) <= 1e-3 * largest, name
@@ -354,8 +355,10 @@ def test_masks_agree_but_for_their_grey_edges(preprocess):
     tensors, side = preprocess.tensors, preprocess.notes["shape"][-1]
     ours = resize_mask(tensors["in.mask_u8"].numpy() > 0, side)[:, ::4, ::4]
     theirs = tensors["out.mask_stride4"]
-    assert bool((theirs == 1).any()) and bool((theirs == 0).any())
-    assert bool(ours[theirs == 1].all()) and not bool(ours[theirs == 0].any())
+    assert bool((theirs == 1).any())
+    assert bool((theirs == 0).any())
+    assert bool(ours[theirs == 1].all())
+    assert not bool(ours[theirs == 0].any())
 
 
 # The full-size model.

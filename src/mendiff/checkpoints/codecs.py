@@ -1,4 +1,4 @@
-"""A codec is a folder: config.json and codec.safetensors, written by `mendiff fit-codec` or `mendiff convert`."""
+"""A codec is a folder, config.json and codec.safetensors, written by `mendiff fit-codec` or `convert`."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ def read_codec(folder: str | Path) -> tuple[CodecConfig, dict[str, Tensor]]:
     folder = Path(folder)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise InputError(
-            f"{folder}: expected a codec folder with {CONFIG} and {WEIGHTS}, as 'mendiff fit-codec -o' writes it."
+            f"{folder}: expected a codec folder with {CONFIG} and {WEIGHTS}, as 'mendiff fit-codec -o' "
+            "writes it."
         )
     content = read_json(folder / CONFIG)
     if content.get("format") != FORMAT or content.get("version") != VERSION:
         raise InputError(
-            f"{folder}: expected a codec folder of version {VERSION}, got format {content.get('format')!r} of "
-            f"version {content.get('version')!r}."
+            f"{folder}: expected a codec folder of version {VERSION}, got format {content.get('format')!r} "
+            f"of version {content.get('version')!r}."
         )
     config = config_from_dict(CodecConfig, content.get("config"), f"{folder / CONFIG}: config")
     return config, read_weights(folder / WEIGHTS)

@@ -148,11 +148,12 @@ def assemble(
         )
     prompts = {f"denoiser.unet.{name}": prompt.clone() for name in ("prompt", "no_prompt")}
     model.load_state_dict({**named, **prompts}, strict=False, assign=True)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def empty_prompt(weights: Mapping[str, Tensor]) -> Tensor | None:
-    """Embeddings of the empty text by the checkpoint's own text encoder, (1,77,768); None where it has none."""
+    """Embeddings of the empty text by the checkpoint's text encoder, (1,77,768); None where it has none."""
     text = {key.removeprefix("transformer."): one for key, one in _under(TEXT, weights).items()}
     if not text:
         return None
@@ -252,4 +253,4 @@ def _refuse(complaint: str, keys: Iterable[str], source: str) -> None:
 
 def _identity(tensor: Tensor) -> tuple[int, int]:
     """The same for a tensor and a view of it from its beginning, on the meta device too."""
-    return tensor.untyped_storage()._cdata, tensor.storage_offset()
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())

@@ -69,8 +69,8 @@ def run(
         features, source = read_weights(features_weights), str(features_weights)
     elif not features and config.features.name:
         raise InputError(
-            f"{checkpoint}: holds no feature extractor; give --features-weights, a safetensors file of timm's "
-            f"{config.features.name}."
+            f"{checkpoint}: holds no feature extractor; give --features-weights, a safetensors file of "
+            f"timm's {config.features.name}."
         )
     method = assemble(config, named, features, _prompt(prompt, weights, checkpoint), source)
     paths = readable_paths(open_data(good), terminal)[:MOST_GOOD]

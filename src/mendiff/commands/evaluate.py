@@ -22,7 +22,6 @@ from mendiff.model import Model
 from mendiff.report.html import CategoryReport, ImageRow, Report, write_report
 from mendiff.types import Detection
 
-
 Ranked = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """Scores (N,), labels (N,), maps (N,1,S,S) and masks of a category's test images."""
 

@@ -187,7 +187,8 @@ def learn(
     weights = None if plan.features_weights is None else str(plan.features_weights)
     module = anomalib_models.module_class(plan.method)(config, features_weights=weights, seed=plan.seed)
     if plan.codec is not None:
-        load_codec(module.method.codec, read_codec(plan.codec)[1], str(plan.codec))
+        codec: Any = module.method.codec
+        load_codec(codec, read_codec(plan.codec)[1], str(plan.codec))
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / STEPS_FILE).write_text(str(config.training.steps))
     # Every category must have its share of the held-back images.

@@ -113,8 +113,8 @@ def run(
     images = torch.stack([resize(read_image(path), size) for path in paths])
     kept, seen = _held_back(images)
     terminal.say(
-        f"codec ({plan.codec.kind}, factor {unit}, {model.codec.channels} channels): {len(paths)} good images, "
-        f"{size} pixels, {plan.training.steps} steps on {device}"
+        f"codec ({plan.codec.kind}, factor {unit}, {model.codec.channels} channels): {len(paths)} good "
+        f"images, {size} pixels, {plan.training.steps} steps on {device}"
     )
     model.to(choose_device(device))
     before = quality(model.codec, kept)
@@ -140,8 +140,9 @@ def run(
         save_codec(draft, config, model.codec.state_dict(), {**info, "seed": seed})
     shutil.rmtree(workdir, ignore_errors=True)
     terminal.say(
-        f"codec: {out} (fitted in {seconds:.0f} s); {len(kept)} held-back good images: "
-        f"PSNR {before['psnr']:.1f} to {after['psnr']:.1f} dB, SSIM {before['ssim']:.3f} to {after['ssim']:.3f}"
+        f"codec: {out} (fitted in {seconds:.0f} s); on {len(kept)} held-back good images "
+        f"PSNR {before['psnr']:.1f} to {after['psnr']:.1f} dB, "
+        f"SSIM {before['ssim']:.3f} to {after['ssim']:.3f}"
     )
     return {"codec": str(out), **info, "config": config_to_dict(config)}
 

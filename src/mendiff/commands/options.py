@@ -135,8 +135,8 @@ def convert(
 
     Args:
         good: for diad: some good images, from which the threshold is learned.
-        features_weights: for diad: the feature extractor, where the checkpoint holds none; safetensors.
-        prompt: for diad: embeddings of the empty text, where the checkpoint holds no text encoder; safetensors.
+        features_weights: for diad: the feature extractor, where the checkpoint holds none.
+        prompt: for diad: embeddings of the empty text, where the checkpoint holds no text encoder.
         device: auto, cpu, cuda, cuda:1, mps.
         overwrite: replace what is in the output folder.
     """

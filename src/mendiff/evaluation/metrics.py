@@ -50,8 +50,11 @@ def summary(per_category: Mapping[str, Metrics], pooled: Metrics | None = None) 
     for metric in METRICS:
         values = [v for m in per_category.values() if (v := m.get(metric)) is not None]
         mean[metric] = sum(values) / len(values) if values else None
-    joined = {"mean": mean, "categories": {name: dict(m) for name, m in per_category.items()}}
-    return joined if pooled is None else joined | {"pooled": pooled}
+    joined: dict[str, dict] = {
+        "mean": mean,
+        "categories": {name: dict(m) for name, m in per_category.items()},
+    }
+    return joined if pooled is None else {**joined, "pooled": pooled}
 
 
 def _check(values: Tensor, truth: Tensor, names: str) -> None:

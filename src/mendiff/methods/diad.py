@@ -203,8 +203,8 @@ class Diad(Method):
     def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
         """The noise loss of good images that are their own hints, (B,3,H,W) in [0,1] to a scalar."""
         check_size(self.codec, image, self.denoiser.multiple)
-        config = self.config
-        noise = None
+        config, noise = self.config, None
+        low, high = config.train_t
         if config.reference:
             height, width = (side // self.codec.factor for side in image.shape[-2:])
             shape = (len(image), self.codec.channels, height, width)
@@ -212,7 +212,7 @@ class Diad(Method):
         hint = self._training_hint(image, rng)
         with torch.no_grad():
             z0 = self.encode(image, noise)
-        t = torch.randint(*config.train_t, (len(image),), generator=rng).to(image.device)
+        t = torch.randint(low, high, (len(image),), generator=rng).to(image.device)
         eps = torch.randn(z0.shape, generator=rng).to(z0)
         return self.noise_loss(z0, self.scaled(hint), t, eps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -95,4 +96,5 @@ def latent_scale(codec: Codec, images: Tensor) -> float:
     """The factor that brings a codec's latents to unit deviation over good images, (N,3,H,W) in [0,1]."""
     with torch.no_grad():
         latents = torch.cat([codec.encode(batch) for batch in images.split(8)])
-    return float(codec.network.config["scaling_factor"]) / float(latents.std().clamp(min=1e-6))  # type: ignore[union-attr,arg-type]
+    network: Any = codec.network
+    return float(network.config["scaling_factor"]) / float(latents.std().clamp(min=1e-6))

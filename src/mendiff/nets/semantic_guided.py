@@ -1,4 +1,4 @@
-"""DiAD's SG network: a ControlNet that looks at the image, and the SFF block that fuses its two last levels."""
+"""DiAD's SG network: a ControlNet that looks at the image, and SFF, which fuses its two last levels."""
 
 from __future__ import annotations
 
@@ -80,14 +80,12 @@ class SpatialFusion(nn.Module):
             nn.ModuleList(_branch(source, width, kind) for width in widths) for source in sources
         )
         if initial == "zero":
-            for row in self._rows:
-                for branch in row:
-                    nn.init.zeros_(next(branch.parameters()))
+            for branch in self._all:
+                nn.init.zeros_(next(branch.parameters()))
 
     @property
-    def _rows(self) -> list[list[nn.Sequential]]:
-        """Branches by source j, then by destination i."""
-        return [[one for one in row if isinstance(one, nn.Sequential)] for row in self.branches]  # type: ignore[union-attr]
+    def _all(self) -> list[nn.Sequential]:
+        return [one for one in self.branches.modules() if isinstance(one, nn.Sequential)]
 
     def forward(self, finer: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tensor]:
         """The fused outputs Q_i, from the H_j, (B,C_j,2h,2w), and the P_i, (B,C,h,w)."""
@@ -97,9 +95,9 @@ class SpatialFusion(nn.Module):
                 "image size: expected at least 2 positions at the SG network's lowest level, where instance "
                 "normalisation takes a deviation, got 1x1; choose larger images or crops, or fewer levels."
             )
-        columns = list(zip(*self._rows, strict=True))
-        fused = []
-        for own, column in zip(last, columns, strict=True):
+        branches, fused = self._all, []
+        for to, own in enumerate(last):
+            column = branches[to :: len(last)]  # of this destination, by source
             total = torch.stack([branch(source) for branch, source in zip(column, finer, strict=True)]).sum(0)
             fused.append(F.silu(own + total))
         return fused
@@ -250,10 +248,8 @@ def _make_network(config: GuideConfig, unet: Any, factor: int) -> Any:
     from diffusers import ControlNetModel
 
     halvings = factor.bit_length() - 1
-    if (
-        2**halvings != factor
-        or halvings >= len(HINT_WIDTHS)
-        and "conditioning_embedding_out_channels" not in (config.network)
+    if 2**halvings != factor or (
+        halvings >= len(HINT_WIDTHS) and "conditioning_embedding_out_channels" not in (config.network)
     ):
         raise InputError(f"codec: expected a factor of 1, 2, 4 or 8 with an SG network, got {factor}.")
     common = set(signature(ControlNetModel.__init__).parameters) & set(unet.config)
