@@ -41,12 +41,12 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 SFF: dict[str, tuple[str, dict[str, Any]]] = {
     "SD": ("diad", {"guide": None}),
     "SD, MSG": ("diad", {"guide.middle_alone": True}),
-    "SD, MSG, SGEB3": ("diad", {"guide.skips": [2], "guide.fusion": "none"}),
-    "SD, MSG, SGEB3, SGEB4": ("diad", {"guide.skips": [2, 3], "guide.fusion": "none"}),
+    "SD, MSG, SGEB3": ("diad", {"guide.skips": [3], "guide.fusion": "none"}),
+    "SD, MSG, SGEB3, SGEB4": ("diad", {"guide.skips": [3, 4], "guide.fusion": "none"}),
     "SD, MSG, SFF with BN and ReLU": ("diad", {"guide.fusion": "bn_relu"}),
     "SD, MSG, SFF with IN and SiLU": ("diad", {}),
 }
-"""The paper's four levels are three here: SGEB4 is the last, SGEB3 the last but one."""
+"""SGEB4 is the SG network's last level, SGEB3 the last but one."""
 
 
 def main() -> None:

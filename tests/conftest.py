@@ -26,6 +26,7 @@ TINY = {
     "diad": {
         "image_size": 32,
         "crop": 0,
+        "codec.factor": 4,
         "denoiser.network": {
             **{key: value for key, value in SMALL_UNET.items() if key != "add_attention"},
             "mid_block_type": "UNetMidBlock2D",

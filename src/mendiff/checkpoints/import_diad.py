@@ -148,7 +148,7 @@ def assemble(
         )
     prompts = {f"denoiser.unet.{name}": prompt.clone() for name in ("prompt", "no_prompt")}
     model.load_state_dict({**named, **prompts}, strict=False, assign=True)
-    model.train(False)
+    model.eval()
     return model
 
 
@@ -179,7 +179,8 @@ def empty_prompt(weights: Mapping[str, Tensor]) -> Tensor | None:
         bos_token_id=tokens - 2,
         eos_token_id=tokens - 1,
     )
-    encoder = CLIPTextModel(settings).eval()
+    encoder: Any = CLIPTextModel(settings)
+    encoder.train(False)
     own = encoder.state_dict()
     named = {key: plain[bare] for key in own if (bare := key.removeprefix("text_model.")) in plain}
     missing = sorted(key for key in own.keys() - named.keys() if not key.endswith("position_ids"))
