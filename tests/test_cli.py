@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import mendiff
 from mendiff.checkpoints.codecs import open_codec
-from mendiff.cli import main
+from mendiff.cli import main, parse_settings
 from mendiff.commands import fit_codec
 from mendiff.commands.common import Terminal
 from mendiff.commands.evaluate import find, read_tests
@@ -142,6 +142,16 @@ def plates(tmp_path_factory):
 
 
 # Reading the command line.
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("1e-4", 1e-4), ("{norm_eps: 1e-05, a: -2E3}", {"norm_eps": 1e-5, "a": -2e3}), ("1e", "1e"), ("3", 3)],
+)
+def test_settings_know_numbers_with_an_exponent(written, value):
+    found = parse_settings([f"some.field={written}"])["some.field"]
+    assert found == value
+    assert type(found) is type(value)
 
 
 def test_nothing_at_all_shows_help(run):
@@ -547,7 +557,7 @@ def test_fit_refuses_what_ran_cannot_do(refused, data, tmp_path, setting, senten
     assert sentence in refused("fit", data, "-o", tmp_path / "ran", *RAN, *words, "--set", setting)
 
 
-DIAD = ("--method", "diad", *settings(denoiser__network=GUIDED_NETWORK))
+DIAD = ("--method", "diad", *settings(codec__factor="4", denoiser__network=GUIDED_NETWORK))
 
 
 def test_diad_learns_several_categories_and_evaluate_prints_their_mean_and_pool(run, plates, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -100,12 +101,24 @@ def parse_settings(pairs: Sequence[Any]) -> dict[str, Any]:
         if not equals or not key:
             raise InputError(f"--set: expected key=value such as training.steps=2000, got {pair!r}.")
         try:
-            settings[key] = yaml.safe_load(value)
+            settings[key] = yaml.load(value, _with_plain_exponents())
         except yaml.YAMLError as error:
             raise InputError(
                 f"--set {key}: expected a YAML value such as 3 or [1, 2], got {value!r}."
             ) from error
     return settings
+
+
+def _with_plain_exponents() -> Any:
+    """YAML's safe loader, but 1e-4 is a number as everywhere else; YAML 1.1 wants 1.0e-4."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
 
 
 def build_parser() -> ArgumentParser:

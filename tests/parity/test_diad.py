@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+import mendiff
 from mendiff.anomalib_models.optimizers import make_optimizer
-from mendiff.checkpoints.import_diad import convert_diad
+from mendiff.checkpoints.import_diad import convert_codec, convert_diad
 from mendiff.checkpoints.store import load_strictly
+from mendiff.cli import main
 from mendiff.diffusion.ladder import ladder
+from mendiff.errors import InputError
 from mendiff.images import resize, resize_mask, to_tensor
 from mendiff.methods.base import TrainingConfig
 from mendiff.methods.diad import GUIDANCE, MEAN, PUBLISHED, STD, Diad, DiadConfig
@@ -372,3 +376,60 @@ def test_full_size_checkpoint_has_a_place_for_every_name(reference_file):
     placed = convert_diad(weights, PUBLISHED, "official_keys.json")
     renamed = json.loads(reference_file("diad/diffusers_key_map.json").read_text())
     assert len(placed) == sum(len(renamed[part]) for part in ("unet", "controlnet", "vae")) + 9
+
+
+def test_tiny_checkpoint_goes_through_convert(diad, weights, path, tmp_path, capsys):
+    configs = weights.notes["configs"]
+    checkpoint = tmp_path / "diad.ckpt"
+    torch.save({"state_dict": weights.tensors, "epoch": 3}, checkpoint)
+    save_file({"prompt": path.tensors["in.context.empty"].contiguous()}, tmp_path / "prompt.safetensors")
+    rng = np.random.default_rng(0)
+    (tmp_path / "good").mkdir()
+    for number in range(8):
+        picture = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(picture).resize((128, 128)).save(tmp_path / "good" / f"{number}.png")
+    fields = {
+        "image_size": 128,
+        "features.name": "",
+        "codec.network": configs["diffusers_vae"],
+        "denoiser.network": configs["diffusers_unet"],
+        "denoiser.prompt_length": weights.notes["tokens"]["context_length"],
+    }
+    words = [str(checkpoint), "-o", str(tmp_path / "model"), "--good", str(tmp_path / "good"), "--json"]
+    words += ["--prompt", str(tmp_path / "prompt.safetensors"), "--device", "cpu"]
+    words += [word for key, value in fields.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    assert main(["convert", "diad", *words]) == 0
+    model = mendiff.load(tmp_path / "model")
+    assert json.loads(capsys.readouterr().out)["threshold"] == model.threshold
+    assert model.method.config.normalised
+    ours = model.method.state_dict()
+    for name, one in diad.state_dict().items():
+        if name.startswith(("denoiser.guide.", "denoiser.unet.network.", "codec.")):
+            assert torch.equal(ours[name], one), name
+    torch.testing.assert_close(ours["denoiser.unet.prompt"], path.tensors["in.context.empty"])
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("control_model.down23.0.weight", "lacks 'denoiser.guide.fusion.branches.1.2.0.weight'"),
+        ("model.diffusion_model.out.2.bias", "lacks 'denoiser.unet.network.conv_out.bias'"),
+        (None, "has the unknown 'control_model.surplus.weight'"),
+    ],
+)
+def test_missing_and_unknown_keys_are_named(weights, diad, key, sentence):
+    tensors = {name: one for name, one in weights.tensors.items() if name != key}
+    if key is None:
+        tensors["control_model.surplus.weight"] = torch.zeros(3)
+    with pytest.raises(InputError) as error:
+        convert_diad(tensors, diad.config, "tiny.ckpt")
+    assert sentence in str(error.value)
+
+
+def test_autoencoder_alone_converts_too(weights, diad):
+    prefix = "first_stage_model."
+    alone = weights.under(prefix) | {"loss.discriminator.weight": torch.zeros(2)}
+    named = convert_codec(alone, diad.config.codec, "ae.ckpt")
+    ours = diad.codec.state_dict()
+    assert named.keys() == ours.keys()
+    assert all(torch.equal(named[name], ours[name]) for name in ours)

@@ -158,7 +158,7 @@ _TINY = DiadConfig(
     train_encoder=True,
     train_t=(1, 400),
     min_snr_gamma=5.0,
-    # A network that has minutes to learn draws nothing believable from pure noise; it keeps more of the image.
+    # A network that has minutes to learn draws nothing believable from pure noise.
     start=200,
     noise_step=0,
     steps=1,
