@@ -16,6 +16,7 @@ import warnings
 
 with warnings.catch_warnings():  # some of anomalib's own models warn while they are imported
     warnings.simplefilter("ignore", FutureWarning)
+    from mendiff.anomalib_models.categories import Categories
     from mendiff.anomalib_models.held_back import FEWEST_IMAGES, MOST_SEEN, choose
     from mendiff.anomalib_models.images import GoodImages
     from mendiff.anomalib_models.models import Diad, Glad, Ran, module_class
@@ -28,6 +29,7 @@ __all__ = [
     "CHECKPOINT",
     "FEWEST_IMAGES",
     "MOST_SEEN",
+    "Categories",
     "Diad",
     "Glad",
     "GoodImages",

@@ -1,0 +1,147 @@
+"""Several categories as one anomalib data module; every item knows its category.
+
+    from anomalib.data import MVTecAD
+    from mendiff.anomalib_models import Categories
+
+    data = Categories({name: MVTecAD(category=name) for name in ("bottle", "cable")}, balance="category")
+    Engine().fit(Diad(), data)
+
+Works with any of anomalib's models: items and batches are its own with one field more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from anomalib import TaskType
+from anomalib.data import AnomalibDataModule, AnomalibDataset, Folder, ImageBatch, ImageItem
+from torch import Generator
+from torch.utils.data import DataLoader, WeightedRandomSampler
+
+from mendiff.errors import InputError
+from mendiff.evaluation.data import open_data
+
+BALANCES = ("image", "category")
+
+
+@dataclass
+class CategoryItem(ImageItem):
+    """anomalib's item, and the name of its category."""
+
+    category: str = ""
+
+
+@dataclass
+class CategoryBatch(ImageBatch):
+    """anomalib's batch, and the category of every image."""
+
+    item_class: ClassVar[type[CategoryItem]] = CategoryItem
+    category: list[str] = field(default_factory=list)
+
+
+class CategoryDataset(AnomalibDataset):
+    """The images of several data sets, with masks if all of them have masks.
+
+    Args:
+        parts: data sets by category.
+    """
+
+    def __init__(self, parts: Mapping[str, AnomalibDataset]) -> None:
+        super().__init__()
+        empty = [name for name, part in parts.items() if len(part) == 0]
+        if empty:
+            raise InputError(f"category {empty[0]}: expected images, found none; leave it out or add some.")
+        frames = [part.samples.assign(category=name) for name, part in parts.items()]
+        masked = all(part.task == TaskType.SEGMENTATION for part in parts.values())
+        self.samples = pd.concat(frames, ignore_index=True)
+        self.samples.attrs["task"] = TaskType.SEGMENTATION if masked else TaskType.CLASSIFICATION
+
+    def __getitem__(self, index: int) -> CategoryItem:
+        item = super().__getitem__(index)
+        known = {one.name: getattr(item, one.name) for one in fields(item)}
+        return CategoryItem(**known, category=str(self.samples.iloc[index].category))
+
+    @property
+    def collate_fn(self) -> Callable[..., Any]:
+        return CategoryBatch.collate
+
+
+class Categories(AnomalibDataModule):
+    """Several categories of anomalib's data modules, one model for all.
+
+    Args:
+        parts: data modules by category.
+        balance: whether every "image" or every "category" is drawn equally often in training.
+        train_batch_size, eval_batch_size: images per batch.
+        num_workers: processes that read images.
+        seed: of the order in training where categories are balanced.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, AnomalibDataModule],
+        balance: str = "image",
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if not parts:
+            raise InputError("parts: expected the data modules of some categories, got none.")
+        if balance not in BALANCES:
+            raise InputError(f"balance: expected one of {', '.join(BALANCES)}, got {balance!r}.")
+        super().__init__(train_batch_size, eval_batch_size, num_workers, seed=seed)
+        self.parts, self.balance = dict(parts), balance
+
+    @classmethod
+    def from_folder(cls, root: str | Path, **options: Any) -> Categories:
+        """A root whose sub-folders are categories in MVTec layout; options as for the class."""
+        parts: dict[str, AnomalibDataModule] = {}
+        for one in open_data(Path(root)):
+            defects = sorted({sample.label for sample in one.test if not sample.is_good})
+            masks = one.root / "ground_truth"
+            parts[one.name] = Folder(
+                one.name,
+                root=one.root,
+                normal_dir="train/good",
+                abnormal_dir=[f"test/{defect}" for defect in defects] or None,
+                normal_test_dir="test/good" if (one.root / "test/good").is_dir() else None,
+                mask_dir=[f"ground_truth/{defect}" for defect in defects] if masks.is_dir() else None,
+                # By default half of the test images would become validation, and set thresholds.
+                val_split_mode="none",
+            )
+        return cls(parts, **options)
+
+    def _setup(self, _stage: str | None = None) -> None:
+        for part in self.parts.values():
+            part.setup()
+        for subset in ("train_data", "val_data", "test_data"):
+            if all(hasattr(part, subset) for part in self.parts.values()):
+                joined = {name: getattr(part, subset) for name, part in self.parts.items()}
+                setattr(self, subset, CategoryDataset(joined))
+
+    def _create_test_split(self) -> None:
+        """The parts have split their images already."""
+
+    _create_val_split = _create_test_split
+
+    def val_dataloader(self) -> Any:
+        return super().val_dataloader() if hasattr(self, "val_data") else []
+
+    def train_dataloader(self) -> DataLoader:
+        if self.balance == "image":
+            return super().train_dataloader()
+        category = self.train_data.samples["category"]
+        weights = (1 / category.map(category.value_counts())).tolist()
+        rng = Generator().manual_seed(int(self.seed or 0))
+        return DataLoader(
+            self.train_data,
+            batch_size=self.train_batch_size,
+            sampler=WeightedRandomSampler(weights, len(weights), generator=rng),
+            num_workers=self.num_workers,
+            collate_fn=self.external_collate_fn or self.train_data.collate_fn,
+        )
