@@ -33,7 +33,7 @@ def test_all_timesteps_and_draws_of_a_batch_go_through_the_network_at_once(make,
 
 @torch.no_grad()
 def test_maps_are_those_of_every_noisy_version_on_its_own(make, pictures):
-    ran = make({"distance": "squared", "logarithm": False})
+    ran = make({"distance": "squared"})
     got = ran.maps(ran.look(pictures, SEEDS))
     assert got.shape == (2 + 2, 4, 1, 32, 32)
     # Image 2 alone: its own stream of noise, one version after the other.
@@ -76,7 +76,7 @@ def test_the_target_is_every_feature_layer_on_the_finest_ones_grid(make, picture
 
 @torch.no_grad()
 def test_residuals_are_whitened_by_images_that_were_trained_on(make, pictures):
-    ran = make({"by_place": False, "logarithm": False})
+    ran = make({"by_place": False})
     ran.fit_statistics(batches(pictures.flip(0) ** 2), batches(pictures))
     maps = ran.maps(ran.look(pictures, SEEDS))
     # A squared Mahalanobis distance per channel is 1 on average (a little less: shrinkage).

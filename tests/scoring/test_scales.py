@@ -37,6 +37,21 @@ def test_places_where_good_maps_are_always_high_count_no_more_than_others(rng):
     assert int(defect[0].argmax()) != 8 * 16 + 12
 
 
+def test_maps_are_divided_by_what_is_usual_where_that_is_asked(rng):
+    usual = torch.tensor([1.0, 10.0]).repeat_interleave(8).expand(16, 16)
+    good = torch.rand(1, 40, 1, 16, 16, generator=rng) * usual
+    scales = MapScales(1, places=16, divide=True)
+    scales.fit_places(good[:, :30].split(6, dim=1))
+    scales.fit([good[:, 30:]])
+    standard = scales(good[:, 30:])
+    for half in (standard[..., :6], standard[..., 10:]):  # away from the step, which is smoothed
+        assert abs(float(half.mean())) < 0.2
+        assert abs(float(half.std()) - 1) < 0.2
+    nowhere = MapScales(1, places=4, divide=True)
+    nowhere.fit_places([torch.zeros(1, 2, 1, 4, 4)])
+    assert bool(nowhere(torch.rand(1, 1, 1, 4, 4, generator=rng)).isfinite().all())
+
+
 def test_places_serve_images_of_another_size(maps):
     scales = MapScales(3, places=2)
     scales.fit_places([maps])

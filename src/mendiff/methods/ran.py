@@ -26,7 +26,7 @@ from mendiff.nets.features import FeaturesConfig, make_features
 from mendiff.nets.joint import JointDenoiser
 from mendiff.scoring.gaussians import PositionGaussians
 from mendiff.scoring.maps import gaussian_blur, to_grid
-from mendiff.scoring.scales import MapScales, logarithm
+from mendiff.scoring.scales import MapScales
 from mendiff.scoring.score import top_share_mean
 from mendiff.scoring.whitening import ChannelWhitening
 from mendiff.types import Detection, Estimate
@@ -57,8 +57,7 @@ class RanConfig(MethodConfig):
         kl_weight: alpha of eq. 11, 0 to 1.
         distance: between true and predicted features: "squared" (eq. 10), or "mahalanobis": by the covariance
             of the differences on good images.
-        logarithm: take logarithms of all maps before they are standardised; the paper does not.
-        by_place: take off what every map usually is at the same place; the paper does not.
+        by_place: divide every map by what it usually is at the same place; the paper does not.
         sigma_share: of the Gaussian that smooths the map, as a share of its side; 0 for none.
         top_share: share of the pixels that the image score averages.
         gradient: how the image that explains a finding is made (Alg. 1).
@@ -78,7 +77,6 @@ class RanConfig(MethodConfig):
     pixel_score: str = "kl"
     kl_weight: float = 0.5
     distance: str = "squared"
-    logarithm: bool = False
     by_place: bool = False
     sigma_share: float = 2 / 256
     top_share: float = 0.002
@@ -158,11 +156,10 @@ _TINY = RanConfig(
     image_size=0,
     crop=128,
     training=TrainingConfig(
-        steps=850,
+        steps=1000,
         minutes=4,
-        optimizer="muon",
         batch_size=2,
-        learning_rate=2e-3,
+        learning_rate=1e-3,
         warmup=30,
         cosine=True,
         ema=0.995,
@@ -180,7 +177,6 @@ _TINY = RanConfig(
     draws=1,
     kl_weight=0.1,
     distance="mahalanobis",
-    logarithm=True,
     by_place=True,
 )
 
@@ -216,7 +212,7 @@ class Ran(Method):
         self.residual_whitening = nn.ModuleList(ChannelWhitening(width) for _ in range(steps))
         size = config.image_size or self.size_multiple
         places = size // min(self.features.strides) if config.by_place else 0
-        self.scales = MapScales(2 * steps, places)
+        self.scales = MapScales(2 * steps, places, divide=True)
         chosen = torch.randperm(width, generator=Generator().manual_seed(0))[: config.gradient.dims]
         side = size // config.gradient.stride
         self.gaussians = PositionGaussians(chosen.sort().values, (side, side))
@@ -304,7 +300,7 @@ class Ran(Method):
         for step, predicted in enumerate(look.predicted):
             distance = torch.stack([self._distance(step, look.truth, one) for one in predicted]).mean(0)
             maps.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False))
-        return logarithm(torch.stack(maps)) if self.config.logarithm else torch.stack(maps)
+        return torch.stack(maps)
 
     def weigh(self, maps: Tensor) -> Tensor:
         """Eq. 11 as a mean over timesteps, smoothed, (2n,B,1,H,W) to (B,1,H,W)."""

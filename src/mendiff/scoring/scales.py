@@ -15,6 +15,8 @@ LOG_FLOOR = 1e-4
 """What is added to maps before their logarithm; of pixels in [0,1] the square of 1/100."""
 
 
+SMALLEST_SHARE = 0.01
+"""Of its mean: what a usual map is taken to be at least where maps are divided by it."""
 NONE_LEFT = "statistics: expected at least one good image that was held back from training, got none."
 
 
@@ -26,15 +28,16 @@ class MapScales(nn.Module):
         places: side of a square grid on which the usual map of good images is taken off first: maps are
             higher near the border, or where an aligned part is always hard to predict. 0 treats all places
             alike.
+        divide: divide by the usual map, in place of subtracting it: for maps that are not negative.
     """
 
     mean: Tensor
     std: Tensor
     usual: Tensor
 
-    def __init__(self, count: int, places: int = 0) -> None:
+    def __init__(self, count: int, places: int = 0, *, divide: bool = False) -> None:
         super().__init__()
-        self.places = places
+        self.places, self.divide = places, divide
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("std", torch.ones(count))
         self.register_buffer("usual", torch.zeros(count, 1, places, places))
@@ -73,7 +76,10 @@ class MapScales(nn.Module):
         if not self.places:
             return maps
         usual = F.interpolate(self.usual, maps.shape[-2:], mode="bilinear", align_corners=False)
-        return maps - usual[:, None]
+        if not self.divide:
+            return maps - usual[:, None]
+        least = SMALLEST_SHARE * usual.mean((2, 3), keepdim=True)
+        return maps / torch.maximum(usual, least).clamp(min=1e-12)[:, None]
 
 
 def logarithm(maps: Tensor) -> Tensor:
