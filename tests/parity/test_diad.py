@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import mendiff
-from mendiff.anomalib_models.optimizers import make_optimizer
+from mendiff.anomalib_models import make_optimizer
 from mendiff.checkpoints.import_diad import convert_codec, convert_diad
 from mendiff.checkpoints.store import load_strictly
 from mendiff.cli import main
@@ -327,7 +327,7 @@ def test_one_step_of_the_optimizer(path, weights, training, rewired, published_n
     settings = training.notes["values"]["optimizer"]
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     rate, decay = settings["lr"], settings["weight_decay"]
-    optimizer = make_optimizer(TrainingConfig(learning_rate=rate, weight_decay=decay), trained)
+    optimizer = make_optimizer(TrainingConfig(learning_rate=rate, weight_decay=decay), trained.values())
     published_step(model, training)
     optimizer.step()
     ours = {published_name[name]: one for name, one in trained.items()}

@@ -20,8 +20,7 @@ with warnings.catch_warnings():  # some of anomalib's own models warn while they
     from mendiff.anomalib_models.held_back import FEWEST_IMAGES, MOST_SEEN, choose
     from mendiff.anomalib_models.images import GoodImages
     from mendiff.anomalib_models.models import Diad, Glad, Ran, module_class
-    from mendiff.anomalib_models.module import MethodModule
-    from mendiff.anomalib_models.optimizers import make_optimizer
+    from mendiff.anomalib_models.module import MethodModule, learning_rate, make_optimizer
     from mendiff.anomalib_models.processing import GoodOnlyPostProcessor
     from mendiff.anomalib_models.training import CHECKPOINT, fast_precision, quiet, train
 
@@ -38,6 +37,7 @@ __all__ = [
     "Ran",
     "choose",
     "fast_precision",
+    "learning_rate",
     "make_optimizer",
     "module_class",
     "quiet",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
 from mendiff.anomalib_models.held_back import HeldBack, generator
-from mendiff.anomalib_models.optimizers import make_optimizer
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.store import read_weights
@@ -144,7 +143,7 @@ class MethodModule(HeldBack):
 
     def configure_optimizers(self) -> Any:
         plan = self.config.training
-        optimizer = make_optimizer(plan, self._trained())
+        optimizer = make_optimizer(plan, self._trained().values())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate, plan))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -289,6 +288,12 @@ class MethodModule(HeldBack):
         """
         model = self.as_model(info)
         save_model(folder, model.name, model.method, model.calibration, model.info)
+
+
+def make_optimizer(plan: TrainingConfig, trained: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+    """AdamW as a config wants it."""
+    rate, decay = plan.learning_rate, plan.weight_decay
+    return torch.optim.AdamW(list(trained), lr=rate, weight_decay=decay, fused=True)
 
 
 def learning_rate(plan: TrainingConfig, step: int) -> float:

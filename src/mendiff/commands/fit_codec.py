@@ -183,13 +183,12 @@ def _train(
     update: Callable[[int, int, str], None],
 ) -> None:
     """All steps, or those that are left; a checkpoint about every half minute."""
-    from mendiff.anomalib_models import make_optimizer
+    from mendiff.anomalib_models import learning_rate, make_optimizer
     from mendiff.anomalib_models.held_back import generator
-    from mendiff.anomalib_models.module import learning_rate
 
     training, device = plan.training, next(model.parameters()).device
-    named = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    optimizer, first = make_optimizer(training, named), 0
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer, first = make_optimizer(training, trained), 0
     if resume and checkpoint.is_file():
         first = _go_on(checkpoint, model.codec, optimizer)
     model.train()
@@ -203,7 +202,7 @@ def _train(
         loss = model(batch, rng)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(list(named.values()), training.clip or float("inf"))
+        torch.nn.utils.clip_grad_norm_(trained, training.clip or float("inf"))
         optimizer.step()
         update(step + 1, training.steps, f"loss {loss.item():.4f}")
         if time.monotonic() - saved >= CHECKPOINT_SECONDS:

@@ -48,7 +48,7 @@ def seconds_per_step(method: Method, config: MethodConfig, device: str) -> float
     side, count = config.crop or config.image_size, config.training.batch_size
     image = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     method.to(device).train()
-    trained = {name: one for name, one in method.named_parameters() if one.requires_grad}
+    trained = (one for one in method.parameters() if one.requires_grad)
     optimizer = make_optimizer(config.training, trained)
     rng, taken = torch.Generator().manual_seed(0), []
     half = fast_precision(device) == "bf16-mixed"

@@ -21,7 +21,6 @@ METHODS: dict[str, str] = {
 }
 """Name to "module:Class"; a further method is one file and one line here."""
 
-OPTIMIZERS = ("adamw", "muon")
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Called anew for every pass: batches of (images (B,3,H,W) in [0,1], seeds (B,))."""
 
@@ -34,10 +33,9 @@ class TrainingConfig:
         steps: optimiser steps.
         minutes: where training is faster than this, `mendiff fit` lengthens it, to at most four times the
             steps; 0 for never.
-        optimizer: "adamw" (published) or "muon", which may teach a small network more per step.
         batch_size: images per step.
-        learning_rate: of the optimizer.
-        weight_decay: of the optimizer.
+        learning_rate: of AdamW, which all three methods are published with.
+        weight_decay: of the same.
         warmup: steps of linear warm-up.
         cosine: whether the rate falls to zero along a half cosine; constant otherwise.
         clip: largest gradient norm; 0 for none.
@@ -46,7 +44,6 @@ class TrainingConfig:
 
     steps: int = 4000
     minutes: float = 0.0
-    optimizer: str = "adamw"
     batch_size: int = 32
     learning_rate: float = 5e-6
     weight_decay: float = 1e-2
@@ -54,12 +51,6 @@ class TrainingConfig:
     cosine: bool = False
     clip: float = 1.0
     ema: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(
-                f"training.optimizer: expected one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}."
-            )
 
 
 @dataclass(frozen=True)
