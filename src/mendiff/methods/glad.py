@@ -113,7 +113,7 @@ _TINY = GladConfig(
     image_size=0,
     crop=96,
     training=TrainingConfig(
-        steps=1150, minutes=4, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995
+        steps=1300, minutes=4, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995
     ),
     codec=CodecConfig("space_to_depth", factor=2),
     denoiser=DenoiserConfig(prediction="x0", network=plain_unet(32, 64, 96, 128)),
