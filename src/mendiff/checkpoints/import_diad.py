@@ -44,9 +44,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # torch's own words would advise to run whatever code the file holds.
         raise InputError(
-            f"{path}: expected a checkpoint of tensors, but it is damaged or holds other objects ({reason})."
+            f"{path}: expected a checkpoint of tensors, but it is damaged, of another kind, or holds other "
+            "objects; save its state_dict alone."
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]  # as Lightning writes it
@@ -68,7 +69,9 @@ def convert_diad(weights: Mapping[str, Tensor], config: DiadConfig, source: str)
     """
     for prefix, part in ((UNET, "denoiser"), (GUIDE, "SG network"), (CODEC, "autoencoder")):
         if not _under(prefix, weights):
-            raise InputError(f"{source}: expected a DiAD checkpoint, but it holds no {part} ({prefix}...).")
+            raise InputError(
+                f"{source}: expected a DiAD checkpoint, but it holds no {part} (names below {prefix[:-1]})."
+            )
     from diffusers.loaders import single_file_utils as published
 
     with torch.device("meta"):
