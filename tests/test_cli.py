@@ -182,7 +182,7 @@ def test_help_has_usage_and_examples(run, name):
         (["fit", "x", "-o", "y", "z"], "expected no further argument, got 'z'"),
         (["fit", "x", "-o", "y", "--seed", "a"], "--seed: expected a whole number, got 'a'"),
         (["fit", "x", "-o", "y", "--resume=3"], "--resume: expected no value, got '3'"),
-        (["fti"], "expected a command (demo, fit, predict, evaluate, info), got 'fti'"),
+        (["fti"], "expected a command (demo, fit, fit-codec, predict, evaluate, convert, info), got 'fti'"),
         (
             ["fit", "x", "-o", "y", "--config", "no.yaml"],
             "--config: expected a YAML file, but there is no such",
@@ -284,7 +284,7 @@ def test_fit_goes_on_without_images_that_are_damaged(run, data, tmp_path):
         (["--set", "training.steps=0"], "training.steps: expected at least 1, got 0"),
         (["--device", "cuda:99"], "--device: expected auto or one of this machine's (cpu"),
         (["--device", "abacus"], "--device: expected auto or one of this machine's (cpu"),
-        (["--method", "zebra"], "method: expected one of glad"),
+        (["--method", "zebra"], "method: expected one of diad, glad, ran"),
         (["--preset", "zebra"], "preset: expected one of tiny"),
         (["--categories", "zebra"], "--categories: expected some of plate, got 'zebra'"),
         (["--features", "resnet18"], "expected both, got one"),

@@ -210,7 +210,9 @@ def test_third_party_imports_are_declared_dependencies():
         if use.imported
     }
     third_party = imported - sys.stdlib_module_names - {"mendiff"}
-    undeclared = {name for name in third_party if not declared & {d.lower() for d in owners.get(name, ())}}
+    undeclared = {
+        name for name in third_party if not declared & {d.lower() for d in owners.get(name, (name,))}
+    }
     assert undeclared == set()
 
 

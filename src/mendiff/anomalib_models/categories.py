@@ -23,7 +23,6 @@ from torch import Generator
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from mendiff.errors import InputError
-from mendiff.evaluation.data import open_data
 
 BALANCES = ("image", "category")
 
@@ -101,16 +100,18 @@ class Categories(AnomalibDataModule):
     def from_folder(cls, root: str | Path, **options: Any) -> Categories:
         """A root whose sub-folders are categories in MVTec layout; options as for the class."""
         parts: dict[str, AnomalibDataModule] = {}
-        for one in open_data(Path(root)):
-            defects = sorted({sample.label for sample in one.test if not sample.is_good})
-            masks = one.root / "ground_truth"
-            parts[one.name] = Folder(
-                one.name,
-                root=one.root,
+        for place in sorted(one for one in Path(root).iterdir() if (one / "train/good").is_dir()):
+            tests = sorted(one.name for one in place.glob("test/*") if one.is_dir())
+            defects = [name for name in tests if name != "good"]
+            parts[place.name] = Folder(
+                place.name,
+                root=place,
                 normal_dir="train/good",
                 abnormal_dir=[f"test/{defect}" for defect in defects] or None,
-                normal_test_dir="test/good" if (one.root / "test/good").is_dir() else None,
-                mask_dir=[f"ground_truth/{defect}" for defect in defects] if masks.is_dir() else None,
+                normal_test_dir="test/good" if "good" in tests else None,
+                mask_dir=[f"ground_truth/{one}" for one in defects]
+                if (place / "ground_truth").is_dir()
+                else None,
                 # By default half of the test images would become validation, and set thresholds.
                 val_split_mode="none",
             )

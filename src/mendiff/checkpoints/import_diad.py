@@ -1,12 +1,10 @@
 """Published DiAD checkpoints to ours: `diad.ckpt`, plain or as Lightning writes it, and fine-tuned codecs.
 
-diffusers' single-file converters rename UNet, ControlNet and VAE; the nine SFF weights that they leave are
-ours to name. Everything that a checkpoint holds must find its place, and every place its weights.
+Everything that a checkpoint holds must find its place, and every place its weights.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +18,7 @@ from mendiff.errors import InputError
 from mendiff.methods.diad import MEAN, STD, Diad, DiadConfig
 from mendiff.nets.codec import CodecConfig, make_codec
 from mendiff.nets.features import FeatureExtractor, make_features
+from mendiff.nets.published import codec_names, guide_names, unet_names
 from mendiff.scoring.readout import Readout
 
 UNET, GUIDE, CODEC = "model.diffusion_model.", "control_model.", "first_stage_model."
@@ -30,8 +29,6 @@ SCHEDULE = re.compile(
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])"
 )
 """Tables that the schedule's two numbers give again."""
-SFF = re.compile(r"down([1-3])([1-3])\.0\.weight")
-"""down{source}{destination}, both counted from 1."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -43,7 +40,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: expected a checkpoint, but there is no such file.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # of whatever kind a damaged file or a forbidden object brings up
         # torch's own words would advise to run whatever code the file holds.
         raise InputError(
             f"{path}: expected a checkpoint of tensors, but it is damaged, of another kind, or holds other "
@@ -72,16 +69,15 @@ def convert_diad(weights: Mapping[str, Tensor], config: DiadConfig, source: str)
             raise InputError(
                 f"{source}: expected a DiAD checkpoint, but it holds no {part} (names below {prefix[:-1]})."
             )
-    from diffusers.loaders import single_file_utils as published
-
     with torch.device("meta"):
         model = Diad(config)
     if model.denoiser.guide is None or config.codec.kind != "kl":
         raise InputError("config: expected an SG network and the codec 'kl' to convert weights for.")
     network: Any = model.denoiser.unet.network
-    unet = published.convert_ldm_unet_checkpoint(_under(UNET, weights, keep=True), network.config)
+    unet = unet_names(_under(UNET, weights, keep=True), network.config)
+    guide = guide_names(_under(GUIDE, weights, keep=True), model.denoiser.guide.network.config)
     named = {f"denoiser.unet.network.{key}": value for key, value in unet.items()}
-    named |= _guide(_under(GUIDE, weights, keep=True), model.denoiser.guide.network.config)
+    named |= {f"denoiser.guide.{key}": value for key, value in guide.items()}
     named |= {
         f"codec.{key}": value
         for key, value in convert_codec(_under(CODEC, weights), config.codec, source).items()
@@ -105,15 +101,13 @@ def convert_codec(weights: Mapping[str, Tensor], config: CodecConfig, source: st
         config: of kind "kl".
         source: for messages.
     """
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-
     kept = {key: value for key, value in weights.items() if key.startswith(CODEC_PARTS)}
     if not kept:
         raise InputError(f"{source}: expected an autoencoder's weights (encoder..., decoder...), found none.")
     with torch.device("meta"):
         codec = make_codec(config)
     network: Any = codec.network
-    named = {f"network.{key}": one for key, one in convert_ldm_vae_checkpoint(kept, network.config).items()}
+    named = codec_names(kept, network.config)
     others = {key: one for key, one in weights.items() if not key.startswith("loss.")}
     _check(others, named, codec.state_dict(), source)
     return named
@@ -200,22 +194,6 @@ def empty_prompt(weights: Mapping[str, Tensor]) -> Tensor | None:
 def feature_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The feature extractor's weights under timm's names; none where training had not saved it."""
     return _under(FEATURES, weights)
-
-
-def _guide(weights: dict[str, Tensor], settings: Any) -> dict[str, Tensor]:
-    from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
-
-    named = {}
-    hint = "controlnet_cond_embedding."
-    for key, value in convert_controlnet_checkpoint(weights, settings).items():
-        place = f"hint.{key.removeprefix(hint)}" if key.startswith(hint) else f"network.{key}"
-        named[f"denoiser.guide.{place}"] = value
-    for key, value in weights.items():
-        match = SFF.fullmatch(key.removeprefix(GUIDE))
-        if match:
-            at, to = (int(digit) - 1 for digit in match.groups())
-            named[f"denoiser.guide.fusion.branches.{at}.{to}.0.weight"] = value
-    return named
 
 
 def _shape(weights: Mapping[str, Tensor], key: str) -> torch.Size:
