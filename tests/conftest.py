@@ -46,6 +46,16 @@ TINY = {
 }
 
 
+@pytest.fixture(scope="session")
+def small_codec():
+    """The config of an AutoencoderTiny small enough for tests: factor 2, 2 channels."""
+    from mendiff.nets.codec import CodecConfig
+
+    widths = {"encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8]}
+    blocks = {"num_encoder_blocks": [1, 1], "num_decoder_blocks": [1, 1]}
+    return CodecConfig("tiny", network={**widths, **blocks, "latent_channels": 2})
+
+
 @pytest.fixture
 def rng():
     """A seeded CPU generator."""

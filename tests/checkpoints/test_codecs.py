@@ -6,36 +6,25 @@ from safetensors.torch import save_file
 
 from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, open_codec, read_codec, save_codec
 from mendiff.errors import InputError
-from mendiff.nets.codec import CodecConfig, make_codec
-
-CODEC = CodecConfig(
-    "tiny",
-    network={
-        "encoder_block_out_channels": [8, 8],
-        "decoder_block_out_channels": [8, 8],
-        "num_encoder_blocks": [1, 1],
-        "num_decoder_blocks": [1, 1],
-        "latent_channels": 2,
-    },
-)
+from mendiff.nets.codec import make_codec
 
 
 @pytest.fixture
-def folder(tmp_path):
-    save_codec(tmp_path, CODEC, make_codec(CODEC).state_dict(), {"images": 3})
+def folder(tmp_path, small_codec):
+    save_codec(tmp_path, small_codec, make_codec(small_codec).state_dict(), {"images": 3})
     return tmp_path
 
 
-def test_what_is_saved_is_what_is_opened(folder, pictures):
+def test_what_is_saved_is_what_is_opened(folder, small_codec, pictures):
     config, weights = read_codec(folder)
-    assert config == CODEC
+    assert config == small_codec
     codec = open_codec(folder)
     assert all(torch.equal(weights[name], one) for name, one in codec.state_dict().items())
     assert codec.decode(codec.encode(pictures)).shape == pictures.shape
     assert not any(one.requires_grad for one in codec.parameters())
 
 
-def test_strangers_and_damaged_folders_are_refused(folder, tmp_path_factory):
+def test_strangers_and_damaged_folders_are_refused(folder, small_codec, tmp_path_factory):
     with pytest.raises(InputError, match="expected a codec folder with"):
         open_codec(tmp_path_factory.mktemp("empty"))
     content = json.loads((folder / CONFIG).read_text())
@@ -45,7 +34,7 @@ def test_strangers_and_damaged_folders_are_refused(folder, tmp_path_factory):
     ):
         open_codec(folder)
     (folder / CONFIG).write_text(json.dumps(content))
-    weights = make_codec(CODEC).state_dict()
+    weights = make_codec(small_codec).state_dict()
     weights["network.strange"] = weights.pop(sorted(weights)[0])
     save_file({name: one.contiguous() for name, one in weights.items()}, folder / WEIGHTS)
     with pytest.raises(InputError, match="expected the weights of its config's codec, but 'network"):

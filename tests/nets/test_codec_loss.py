@@ -7,16 +7,6 @@ from mendiff.errors import InputError
 from mendiff.nets.codec import CodecConfig
 from mendiff.nets.codec_loss import CodecLossConfig, CodecParts, CodecTraining, latent_scale
 
-TINY = CodecConfig(
-    "tiny",
-    network={
-        "encoder_block_out_channels": [8, 8],
-        "decoder_block_out_channels": [8, 8],
-        "num_encoder_blocks": [1, 1],
-        "num_decoder_blocks": [1, 1],
-        "latent_channels": 2,
-    },
-)
 KL = CodecConfig(
     "kl",
     network={
@@ -35,9 +25,9 @@ def training(codec, **loss):
         return CodecTraining(CodecParts(codec=codec, loss=CodecLossConfig(**loss)))
 
 
-@pytest.mark.parametrize("codec", [TINY, KL])
-def test_training_brings_codec_and_image_together(codec, pictures, rng):
-    model = training(codec)
+@pytest.mark.parametrize("codec", [None, KL], ids=["tiny", "kl"])
+def test_training_brings_codec_and_image_together(codec, small_codec, pictures, rng):
+    model = training(codec or small_codec)
     optimizer = torch.optim.AdamW(model.codec.parameters(), lr=3e-3)
     with torch.no_grad():
         before = (model.codec.decode(model.codec.encode(pictures)) - pictures).abs().mean()
@@ -67,17 +57,17 @@ def test_terms_of_the_loss(pictures):
     assert float(plain.perceptual(pictures, pictures.flip(3)).detach()) > 0
 
 
-def test_gradients_reach_the_codec_alone(pictures, rng):
-    model = training(TINY)
+def test_gradients_reach_the_codec_alone(small_codec, pictures, rng):
+    model = training(small_codec)
     model(pictures, rng).backward()
     assert all(one.grad is not None and bool(one.grad.any()) for one in model.codec.parameters())
 
 
-def test_scaled_latents_have_unit_deviation(pictures):
-    codec = training(TINY).codec.eval()
+def test_scaled_latents_have_unit_deviation(small_codec, pictures):
+    codec = training(small_codec).codec.eval()
     scale = latent_scale(codec, pictures)
-    network = {**TINY.network, "scaling_factor": scale}
-    scaled = training(dataclasses.replace(TINY, network=network)).codec.eval()
+    network = {**small_codec.network, "scaling_factor": scale}
+    scaled = training(dataclasses.replace(small_codec, network=network)).codec.eval()
     with torch.no_grad():
         assert float(scaled.encode(pictures).std()) == pytest.approx(1, rel=1e-4)
 

@@ -15,7 +15,6 @@ from mendiff.scoring.maps import (
     object_mask,
     pixel_map,
     squared_map,
-    sum_maps,
 )
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
@@ -136,13 +135,6 @@ def test_multi_scale_map_averages_squared_blurred_residuals(rng):
     expected = np.mean([(level**2).mean(1, keepdims=True) for level in levels], axis=0)
     got = multi_scale_pixel_map(residual, torch.zeros_like(residual))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-9)
-
-
-def test_sum_of_maps_interpolates_with_aligned_corners():
-    coarse = torch.tensor([[[[0.0, 2.0], [4.0, 6.0]]]])
-    expected = torch.tensor([[0.0, 1, 2], [2, 3, 4], [4, 5, 6]])[None, None]
-    torch.testing.assert_close(sum_maps([coarse], (3, 3)), expected)
-    torch.testing.assert_close(sum_maps([coarse, expected, coarse], (3, 3)), 3 * expected)
 
 
 def test_object_mask_fades_out_around_the_part():

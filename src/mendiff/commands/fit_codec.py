@@ -23,6 +23,7 @@ from mendiff.evaluation.data import open_data
 from mendiff.images import read_image, resize
 from mendiff.methods.base import TrainingConfig, random_crops
 from mendiff.methods.config import config_to_dict, override
+from mendiff.methods.diad import PUBLISHED
 from mendiff.nets.codec import Codec, CodecConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining, latent_scale
 from mendiff.nets.features import FeatureExtractor
@@ -63,9 +64,9 @@ PRESETS = {
             steps=1500, batch_size=4, learning_rate=1e-3, warmup=30, cosine=True, weight_decay=0.0
         ),
     ),
-    # Latent diffusion's rate for fine-tuning (DiAD, table 11); batches by accumulation are not needed here.
+    # Stable Diffusion's size, and the rate that DiAD tunes it with (table 11).
     "kl": CodecPlan(
-        codec=CodecConfig("kl"), training=TrainingConfig(steps=20000, batch_size=4, learning_rate=1.8e-4)
+        codec=PUBLISHED.codec, training=TrainingConfig(steps=20000, batch_size=4, learning_rate=1.8e-4)
     ),
 }
 
@@ -93,21 +94,9 @@ def run(
         raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
     if (features is None) != (features_weights is None):
         raise InputError("--features and --features-weights: expected both, got one.")
+    device = choose_device(device)
     paths = readable_paths(choose_categories(open_data(data), categories), terminal)
-    changes: dict[str, Any] = {}
-    begun = None if start is None else read_codec(start)
-    if begun is not None:
-        changes["codec"] = config_to_dict(begun[0])
-    if features is not None and features_weights is not None:
-        changes |= {"features.name": features, **backbone_input(read_weights(features_weights))}
-    plan = override(PRESETS[preset], changes | settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        model = CodecTraining(plan)
-    if begun is not None:
-        load_codec(model.codec, begun[1], str(start))
-    if features_weights is not None and isinstance(model.features, FeatureExtractor):
-        model.features.load_backbone(read_weights(features_weights), str(features_weights))
+    plan, model = _prepared(preset, start, features, features_weights, settings, seed)
     unit = model.codec.factor
     size = plan.image_size or own_size(paths, unit)
     images = torch.stack([resize(read_image(path), size) for path in paths])
@@ -116,7 +105,7 @@ def run(
         f"codec ({plan.codec.kind}, factor {unit}, {model.codec.channels} channels): {len(paths)} good "
         f"images, {size} pixels, {plan.training.steps} steps on {device}"
     )
-    model.to(choose_device(device))
+    model.to(device)
     before = quality(model.codec, kept)
     workdir.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -126,7 +115,7 @@ def run(
     model.to("cpu").eval()
     after = quality(model.codec, kept)
     config = plan.codec
-    if begun is None:  # published codecs keep their scale, which a denoiser may have been trained with
+    if start is None:  # published codecs keep their scale, which a denoiser may have been trained with
         scale = latent_scale(model.codec, seen[:SHOWN])
         config = dataclasses.replace(config, network={**config.network, "scaling_factor": scale})
     info = {
@@ -145,6 +134,33 @@ def run(
         f"SSIM {before['ssim']:.3f} to {after['ssim']:.3f}"
     )
     return {"codec": str(out), **info, "config": config_to_dict(config)}
+
+
+def _prepared(
+    preset: str,
+    start: Path | None,
+    features: str | None,
+    features_weights: Path | None,
+    settings: dict[str, Any],
+    seed: int,
+) -> tuple[CodecPlan, CodecTraining]:
+    """The preset with all changes, and its networks with the weights that were given."""
+    changes: dict[str, Any] = {}
+    begun = None if start is None else read_codec(start)
+    backbone = None if features_weights is None else read_weights(features_weights)
+    if begun is not None:
+        changes["codec"] = config_to_dict(begun[0])
+    if backbone is not None:
+        changes |= {"features.name": features, **backbone_input(backbone)}
+    plan = override(PRESETS[preset], changes | settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = CodecTraining(plan)
+    if begun is not None:
+        load_codec(model.codec, begun[1], str(start))
+    if backbone is not None and isinstance(model.features, FeatureExtractor):
+        model.features.load_backbone(backbone, str(features_weights))
+    return plan, model
 
 
 def quality(codec: Codec, images: Tensor) -> dict[str, float]:

@@ -66,12 +66,6 @@ def to_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(features, size=grid, mode="bilinear", align_corners=False)
 
 
-def sum_maps(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Upsample every (B,1,h,w) map bilinearly (corners aligned) to (H,W) and add them, (B,1,H,W)."""
-    resized = [F.interpolate(one, size=size, mode="bilinear", align_corners=True) for one in maps]
-    return torch.stack(resized).sum(0)
-
-
 def gaussian_kernel(sigma: float, taps: int) -> Tensor:
     """Normalised Gaussian weights, (taps,) float64."""
     at = torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2
