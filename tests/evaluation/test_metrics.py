@@ -7,6 +7,7 @@ from sklearn import metrics as oracle
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from mendiff.errors import InputError
+from mendiff.evaluation import metrics as metrics_module
 from mendiff.evaluation.metrics import IMAGE_METRICS, METRICS, PIXEL_METRICS, image_and_pixel_metrics, summary
 
 
@@ -127,6 +128,55 @@ def test_aupro_equals_its_definition(maps_and_masks: tuple[torch.Tensor, torch.T
     ours = image_and_pixel_metrics(maps.amax(dim=(1, 2, 3)), labels, maps, masks)
 
     assert ours["aupro"] == pytest.approx(aupro_by_definition(maps.numpy(), masks.numpy(), 0.3), abs=1e-5)
+    strict = aupro_by_definition(maps.numpy(), masks.numpy(), 0.05)
+    assert ours["aupro_005"] == pytest.approx(strict, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("aupro", 0.3), ("aupro_005", 0.05)])
+@pytest.mark.parametrize("levels", [7, 10**6])
+def test_aupro_equals_anomalibs(name: str, limit: float, levels: int) -> None:
+    from anomalib.metrics.aupro import _AUPRO
+
+    generator = torch.Generator().manual_seed(levels)
+    masks = torch.nn.functional.interpolate(torch.randn(4, 1, 7, 7, generator=generator), 56) > 1
+    maps = (levels * (torch.rand(4, 1, 56, 56, generator=generator) + 0.5 * masks)).round() / levels
+    theirs = _AUPRO(fpr_limit=limit)
+    theirs.update(maps, masks[:, 0].float())
+
+    ours = image_and_pixel_metrics(maps.amax((1, 2, 3)), masks.flatten(1).any(1), maps, masks)
+
+    assert ours[name] == pytest.approx(theirs.compute().item(), abs=1e-5)  # theirs adds up in 32 bits
+
+
+def test_dice_is_the_mean_over_defective_images_at_the_best_cut(
+    maps_and_masks: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    maps, masks = maps_and_masks
+
+    ours = image_and_pixel_metrics(maps.amax((1, 2, 3)), masks.flatten(1).any(1), maps, masks)
+
+    truth, values = masks.flatten().numpy(), maps.flatten().numpy()
+    cut = max(np.unique(values), key=lambda t: oracle.f1_score(truth, values >= t))
+    each = [
+        oracle.f1_score(mask.flatten(), one.flatten() >= cut)
+        for one, mask in zip(maps.numpy(), masks.numpy(), strict=True)
+        if mask.any()
+    ]
+    assert ours["dice"] == pytest.approx(np.mean(each), abs=1e-9)
+
+
+def test_large_sets_are_binned_without_a_visible_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    masks = torch.nn.functional.interpolate(torch.randn(8, 1, 7, 7, generator=generator), 56) > 1.2
+    maps = 30 * torch.randn(8, 1, 56, 56, generator=generator) + 20 * masks
+    scores, labels = maps.amax((1, 2, 3)), masks.flatten(1).any(1)
+    exact = image_and_pixel_metrics(scores, labels, maps, masks)
+
+    monkeypatch.setattr(metrics_module, "EXACT_PIXELS", 0)
+
+    binned = image_and_pixel_metrics(scores, labels, maps, masks)
+    assert binned != exact
+    assert binned == pytest.approx(exact, abs=2e-3)
 
 
 @pytest.mark.parametrize("label", [True, False])
@@ -145,7 +195,7 @@ def test_without_masks_only_the_image_metrics_are_told() -> None:
     )
 
     assert [ours[m] for m in IMAGE_METRICS] == [1.0, 1.0, 1.0]
-    assert [ours[m] for m in PIXEL_METRICS] == [None] * 4
+    assert all(ours[m] is None for m in PIXEL_METRICS)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
