@@ -6,7 +6,8 @@ Our own thin extractor: the common ones change timm process-wide or drop layers 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,6 +183,42 @@ class PixelPyramid(nn.Module):
 def make_features(config: FeaturesConfig) -> FeatureExtractor | PixelPyramid:
     """The extractor a config names; the weight-free one for an empty name."""
     return FeatureExtractor(config) if config.name else PixelPyramid()
+
+
+@contextmanager
+def local_backbone(config: FeaturesConfig, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let other libraries that ask timm for a pretrained backbone by name get these weights instead.
+
+    Inside the block, timm makes every backbone of the config's name with the config's arguments and with
+    `weights`; nothing is downloaded. What such a network lacks (later stages, the head) may be in the weights.
+
+    Args:
+        config: name and further arguments of the backbone.
+        weights: timm's parameter names to tensors.
+
+    Raises InputError, at the making, for weights that lack something.
+    """
+    import timm
+
+    make = timm.create_model
+
+    def make_with_weights(model_name: str, *args: Any, **options: Any) -> Any:
+        if model_name != config.name:
+            return make(model_name, *args, **options)
+        wanted = bool(options.pop("pretrained", False))
+        made = make(model_name, *args, pretrained=False, **{**options, **config.network})
+        if wanted:
+            own = made.state_dict()
+            missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
+            _refuse(missing, "is missing", "of the backbone", config.name)
+            made.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)
+        return made
+
+    timm.create_model = make_with_weights
+    try:
+        yield
+    finally:
+        timm.create_model = make
 
 
 def _make_backbone(config: FeaturesConfig) -> Any:

@@ -1,0 +1,166 @@
+"""anomalib's own models, fitted on the same images and the same local backbone file, to compare with."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import ImageBatch
+from anomalib.pre_processing import PreProcessor
+from lightning import seed_everything
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from mendiff.anomalib_models.held_back import generator
+from mendiff.anomalib_models.images import GoodImages
+from mendiff.anomalib_models.training import quiet
+from mendiff.errors import InputError
+from mendiff.nets.features import FeatureExtractor, FeaturesConfig, local_backbone
+
+MINUTES = 5
+"""Of fitting, for models that train: what `tiny` is made for. `max_steps` or `max_epochs` set it otherwise."""
+TRAINER = ("max_steps", "max_epochs", "max_time")
+PADIM_DIMS = 100
+"""Feature dimensions that PaDiM keeps, as anomalib's default for ResNet-18."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Which of anomalib's models to fit, and how.
+
+    Attributes:
+        name: anomalib's, such as "patchcore".
+        settings: of its constructor, and max_steps, max_epochs or batch_size of its training.
+        features: the backbone, where the model takes one.
+        weights: the backbone's, timm's names.
+        seed: of training.
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    features: FeaturesConfig | None = None
+    weights: Mapping[str, Tensor] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FittedPeer:
+    """A fitted model of anomalib's; scores and maps are its own, before any normalisation.
+
+    Attributes:
+        module: in evaluation mode.
+        steps: of training.
+    """
+
+    module: Any
+    steps: int
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Score images (B,3,H,W) in [0,1]: scores (B,), maps (B,1,H,W)."""
+        found = self.module.model(self.module.pre_processor(images))
+        maps = found.anomaly_map.float()
+        maps = maps[:, None] if maps.ndim == 3 else maps
+        if maps.shape[-2:] != images.shape[-2:]:
+            maps = nn.functional.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)
+        scores = found.pred_score if found.pred_score is not None else maps.amax((1, 2, 3))
+        return scores.float().reshape(-1), maps
+
+
+def peer_class(name: str) -> type:
+    """The class of one of anomalib's models by its name, such as "efficient_ad"; InputError for no model's."""
+    from anomalib import models
+
+    known = {one.lower(): one for one in models.list_models("pascal") if hasattr(models, one)}
+    wanted = name.replace("_", "").lower()
+    if wanted not in known:
+        raise InputError(f"methods: expected one of anomalib's {', '.join(sorted(known))}, got {name!r}.")
+    kind: type = getattr(models, known[wanted])
+    return kind
+
+
+def fit_peer(peer: Peer, paths: list[Path], size: int, workdir: Path, device: str = "cpu") -> FittedPeer:
+    """Fit one of anomalib's models on good images, resized to a square.
+
+    Args:
+        peer: which, and how.
+        paths: of the images.
+        size: in pixels.
+        workdir: for what its trainer writes.
+        device: torch's name of one.
+    """
+    from anomalib.engine import Engine
+
+    quiet()
+    seed_everything(peer.seed, verbose=False)
+    settings = dict(peer.settings)
+    trainer = {name: settings.pop(name) for name in TRAINER if name in settings}
+    batch_size = int(settings.pop("batch_size", 8))
+    module = make_peer(peer, settings, size)
+    loader = DataLoader(
+        GoodImages(paths, size),
+        batch_size=batch_size,
+        shuffle=True,
+        collate_fn=ImageBatch.collate,
+        generator=generator(peer.seed),
+    )
+    place = torch.device(device)
+    engine = Engine(
+        default_root_dir=workdir,
+        accelerator=place.type,
+        devices=[place.index or 0] if place.type == "cuda" else 1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **(trainer or {"max_time": {"minutes": MINUTES}}),
+    )
+    engine.fit(module, train_dataloaders=loader)
+    return FittedPeer(module.eval().to(place), int(engine.trainer.global_step))
+
+
+def make_peer(peer: Peer, settings: Mapping[str, Any], size: int) -> Any:
+    """One of anomalib's models with the given backbone file, and an input of the given size.
+
+    Raises InputError for a name that anomalib doesn't know, settings that the model doesn't take, and a model
+    that needs pretrained features where none were given.
+    """
+    kind = peer_class(peer.name)
+    takes = inspect.signature(kind).parameters
+    unknown = [name for name in settings if name not in takes]
+    if unknown:
+        raise InputError(
+            f"{peer.name}: expected settings among {', '.join([*takes, *TRAINER])}, got {unknown[0]!r}."
+        )
+    given: dict[str, Any] = {"dtd_dir": None} if "dtd_dir" in takes else {}
+    stages: list[Callable[..., Any]] = [Resize((size, size), antialias=True)]
+    if "backbone" not in takes:
+        given["pre_processor"] = PreProcessor(transform=Compose(stages))
+        return kind(**{**given, **settings})
+    if peer.features is None or peer.weights is None:
+        raise InputError(
+            f"{peer.name}: expected a pretrained backbone; give --features and --features-weights, "
+            "or leave the model out."
+        )
+    stated = FeatureExtractor(peer.features)
+    stages.append(Normalize(stated.mean.flatten().tolist(), stated.std.flatten().tolist()))
+    given["pre_processor"] = PreProcessor(transform=Compose(stages))
+    given |= {"backbone": peer.features.name, "pre_trained": True}
+    if "layers" in takes:
+        given["layers"] = _by_number(takes["layers"].default, peer.name)
+    if "n_features" in takes:
+        given["n_features"] = PADIM_DIMS
+    with local_backbone(peer.features, peer.weights):
+        return kind(**{**given, **settings})
+
+
+def _by_number(layers: Any, name: str) -> list[int]:
+    """ResNet's "layer1", "layer2", ... as timm's numbers of feature maps: strides 4, 8, ... for any backbone."""
+    numbers = [re.fullmatch(r"layer(\d)", str(layer)) for layer in layers]
+    if not numbers or not all(numbers):
+        raise InputError(f"{name}: its layers are not those of a plain backbone; it can't take a local file.")
+    return [int(number[1]) for number in numbers if number]
