@@ -1,0 +1,94 @@
+"""The experiments of the papers as benchmark suites: which method on which categories of which data set.
+
+The papers' own figures for a suite are `papers.published(suite.method, suite.dataset)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MVTEC = (
+    "carpet",
+    "grid",
+    "leather",
+    "tile",
+    "wood",
+    "bottle",
+    "cable",
+    "capsule",
+    "hazelnut",
+    "metal_nut",
+    "pill",
+    "screw",
+    "toothbrush",
+    "transistor",
+    "zipper",
+)
+VISA = (
+    "candle",
+    "capsules",
+    "cashew",
+    "chewinggum",
+    "fryum",
+    "macaroni1",
+    "macaroni2",
+    "pcb1",
+    "pcb2",
+    "pcb3",
+    "pcb4",
+    "pipe_fryum",
+)
+MPDD = ("bracket_black", "bracket_brown", "bracket_white", "connector", "metal_plate", "tubes")
+PCB_BANK = ("pcb1", "pcb2", "pcb3", "pcb4", "pcb5", "pcb6", "pcb7")
+MVTEC_3D = (
+    "bagel",
+    "cable_gland",
+    "carrot",
+    "cookie",
+    "dowel",
+    "foam",
+    "peach",
+    "potato",
+    "rope",
+    "tire",
+)
+# DiAD names its sources (BraTS2021; BTCV and LiTS), not its folders; these are BMAD's for the same sources.
+MEDICAL = ("Brain", "Liver")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One experiment of a paper.
+
+    Attributes:
+        name: such as "glad-mvtec".
+        method: name in METHODS.
+        dataset: short name of the data set, as in `papers.published`.
+        categories: names of the data set's folders.
+        multi_class: one model for all categories, or one for each.
+        tables: keys in `papers.tables` of the paper's figures.
+        settings: key for `papers.published_settings` where the published code sets each category on its own.
+    """
+
+    name: str
+    method: str
+    dataset: str
+    categories: tuple[str, ...]
+    multi_class: bool
+    tables: tuple[str, ...]
+    settings: str | None = None
+
+
+_ALL = (
+    Suite("glad-mvtec", "glad", "mvtec", MVTEC, False, ("glad-1",), "glad-mvtec"),
+    Suite("glad-visa", "glad", "visa", VISA, False, ("glad-3",), "glad-visa"),
+    Suite("glad-mpdd", "glad", "mpdd", MPDD, False, ("glad-2",), "glad-mpdd"),
+    Suite("glad-pcbbank", "glad", "pcbbank", PCB_BANK, False, ("glad-4",), "glad-pcbbank"),
+    Suite("diad-mvtec", "diad", "mvtec", MVTEC, True, ("diad-1", "diad-3", "diad-4")),
+    Suite("diad-visa", "diad", "visa", VISA, True, ("diad-2", "diad-12", "diad-13")),
+    Suite("diad-mvtec3d", "diad", "mvtec3d", MVTEC_3D, True, ("diad-5",)),
+    Suite("diad-medical", "diad", "medical", MEDICAL, True, ("diad-6",)),
+    # GLAD's Table 1 shows RAN among methods with one model per category.
+    Suite("ran-mvtec", "ran", "mvtec", MVTEC, False, ("glad-1",)),
+)
+SUITES: dict[str, Suite] = {suite.name: suite for suite in _ALL}
