@@ -1,4 +1,4 @@
-"""The command line: `mendiff demo | fit | fit-codec | predict | evaluate | convert | info`.
+"""The command line: `mendiff demo | fit | fit-codec | predict | evaluate | benchmark | convert | info`.
 
 This file only reads arguments; which there are is said in `mendiff.commands.options`. What a command does
 is in its file in `mendiff.commands`, imported when it runs, so that `mendiff --help` needs no torch.

@@ -24,7 +24,7 @@ from mendiff.errors import InputError
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig, local_backbone
 
 MINUTES = 5
-"""Of fitting, for models that train: what `tiny` is made for. `max_steps` or `max_epochs` set it otherwise."""
+"""Of fitting, for models that train, as in `tiny`; `max_steps` or `max_epochs` set it otherwise."""
 TRAINER = ("max_steps", "max_epochs", "max_time")
 PADIM_DIMS = 100
 """Feature dimensions that PaDiM keeps, as anomalib's default for ResNet-18."""
@@ -74,7 +74,7 @@ class FittedPeer:
 
 
 def peer_class(name: str) -> type:
-    """The class of one of anomalib's models by its name, such as "efficient_ad"; InputError for no model's."""
+    """The class of one of anomalib's models by a name such as "efficient_ad"; InputError for others."""
     from anomalib import models
 
     known = {one.lower(): one for one in models.list_models("pascal") if hasattr(models, one)}
@@ -159,7 +159,7 @@ def make_peer(peer: Peer, settings: Mapping[str, Any], size: int) -> Any:
 
 
 def _by_number(layers: Any, name: str) -> list[int]:
-    """ResNet's "layer1", "layer2", ... as timm's numbers of feature maps: strides 4, 8, ... for any backbone."""
+    """ResNet's "layer1", "layer2", ... as timm's numbers of feature maps: strides 4, 8, ... anywhere."""
     numbers = [re.fullmatch(r"layer(\d)", str(layer)) for layer in layers]
     if not numbers or not all(numbers):
         raise InputError(f"{name}: its layers are not those of a plain backbone; it can't take a local file.")

@@ -142,6 +142,38 @@ def convert(
     """
 
 
+def benchmark(
+    suite: str | None = None,
+    ablation: str | None = None,
+    methods: list[str] | None = None,
+    categories: list[str] | None = None,
+    multi_class: bool = False,
+    seeds: list[int] | None = None,
+    preset: str = "tiny",
+    features: str | None = None,
+    features_weights: Path | None = None,
+    jobs: int = 1,
+    ray: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Compare methods, controls and anomalib's models on the same images; an interrupted run goes on.
+
+    Args:
+        suite: a paper's experiment, such as glad-mvtec or diad-visa, with the paper's figures beside ours.
+        ablation: a paper's ablation, such as glad-pieces or diad-sff.
+        methods: ours (glad, diad, ran), controls (median-colour, memory-bank), anomalib's (patchcore, ...).
+        categories: names of the categories to use; all unless given.
+        multi_class: one model learns all categories, instead of one model for each.
+        seeds: one repetition each; tables then show means and deviations.
+        preset: of our methods.
+        features: timm's name of a backbone, for every method that takes one.
+        features_weights: its safetensors file, or a folder of files that are named like their backbones.
+        jobs: how many run at once, each in a process of its own; several GPUs are shared out.
+        ray: address of a Ray cluster that runs the jobs, or local.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+
 def info() -> None:
     """Say what a model folder holds: method, settings, training data, threshold."""
 
@@ -236,6 +268,19 @@ COMMANDS = (
             "mendiff evaluate bottle mvtec/bottle",
             "mendiff evaluate bottle mvtec/bottle --json --report report.html",
         ),
+    ),
+    Command(
+        benchmark,
+        (("data", "a category in MVTec layout, or a folder of such categories"),),
+        (
+            "mendiff benchmark parts -o runs/parts --methods glad ran median-colour",
+            "mendiff benchmark mvtec -o runs/mvtec --suite glad-mvtec --preset paper",
+            "mendiff benchmark parts -o runs/sff --ablation diad-sff --set diad.training.steps=400",
+            "mendiff benchmark parts -o runs/peers --methods glad patchcore padim memory-bank --seeds 0 1 "
+            "--features resnet18 --features-weights resnet18.safetensors",
+        ),
+        output="where jobs, results and tables are kept; the same command goes on with what is there",
+        takes_settings=True,
     ),
     Command(
         convert,

@@ -190,7 +190,7 @@ def local_backbone(config: FeaturesConfig, weights: Mapping[str, Tensor]) -> Ite
     """Let other libraries that ask timm for a pretrained backbone by name get these weights instead.
 
     Inside the block, timm makes every backbone of the config's name with the config's arguments and with
-    `weights`; nothing is downloaded. What such a network lacks (later stages, the head) may be in the weights.
+    `weights`; nothing is downloaded. What the network lacks (later stages, the head) may be in them.
 
     Args:
         config: name and further arguments of the backbone.
@@ -206,7 +206,8 @@ def local_backbone(config: FeaturesConfig, weights: Mapping[str, Tensor]) -> Ite
         if model_name != config.name:
             return make(model_name, *args, **options)
         wanted = bool(options.pop("pretrained", False))
-        made = make(model_name, *args, pretrained=False, **{**options, **config.network})
+        arguments = {**options, **config.network, "pretrained": False}
+        made = make(model_name, *args, **arguments)
         if wanted:
             own = made.state_dict()
             missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]

@@ -1,0 +1,390 @@
+"""`mendiff benchmark`: methods, controls and anomalib's models side by side, as jobs that can be resumed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from mendiff.commands.common import Terminal, choose_categories, choose_device
+from mendiff.commands.job import CONTROLS, FAILED, SPEC, Job, result_file, slug
+from mendiff.errors import InputError
+from mendiff.evaluation import papers
+from mendiff.evaluation.ablations import Row, ablation
+from mendiff.evaluation.data import Category, open_data
+from mendiff.evaluation.suites import SUITES, Suite
+from mendiff.evaluation.tables import (
+    MEAN,
+    SHOWN,
+    Figure,
+    Published,
+    as_csv,
+    as_latex,
+    as_markdown,
+    costs_as_markdown,
+    figures,
+    unique,
+)
+from mendiff.images import write_bytes
+from mendiff.methods.config import config_to_dict
+
+DEFAULT_METHODS = ("glad", "ran", "diad", *CONTROLS)
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What to compare on what.
+
+    Attributes:
+        rows: of the table.
+        categories: of the data.
+        multi_class: whether one model learns all of them.
+        data: their root.
+        seeds: every one is a repetition.
+        preset: of our methods.
+        features, features_weights: backbone and its file, or a folder of files named by backbone.
+        settings: category to the published code's settings, where a suite has such; for its method only.
+        suite: the paper's experiment, or None.
+    """
+
+    rows: tuple[Row, ...]
+    categories: list[str]
+    multi_class: bool
+    data: Path
+    seeds: Sequence[int]
+    preset: str
+    features: str | None
+    features_weights: Path | None
+    settings: Mapping[str, Mapping[str, Any]]
+    suite: Suite | None
+
+
+def run(
+    data: Path,
+    out: Path,
+    suite: str | None,
+    ablation: str | None,
+    methods: Sequence[str] | None,
+    categories: Sequence[str] | None,
+    multi_class: bool,
+    seeds: Sequence[int] | None,
+    preset: str,
+    features: str | None,
+    features_weights: Path | None,
+    jobs: int,
+    ray: str | None,
+    device: str,
+    settings: dict[str, Any],
+    quiet: bool,
+) -> dict[str, Any]:
+    """Run or resume a benchmark and print its tables."""
+    terminal = Terminal(quiet)
+    if jobs < 1:
+        raise InputError(f"--jobs: expected at least 1, got {jobs}.")
+    known = [one for one in choose_categories(open_data(data), categories) if one.test]
+    if not known:
+        raise InputError(f"{data}: expected categories with test images (MVTec layout), found none.")
+    named = SUITES.get(suite) if suite else None
+    if suite and named is None:
+        raise InputError(f"--suite: expected one of {', '.join(SUITES)}, got {suite!r}.")
+    rows, together = chosen_rows(named, ablation, methods, settings)
+    bench = Bench(
+        rows=rows,
+        categories=names_of(named, known),
+        multi_class=multi_class or together,
+        data=data.resolve(),
+        seeds=seeds or [0],
+        preset=preset,
+        features=features,
+        features_weights=None if features_weights is None else features_weights.resolve(),
+        settings=papers.published_settings(named.settings)
+        if named and named.settings and preset != "tiny"
+        else {},
+        suite=named,
+    )
+    every = planned(bench, choose_device(device))
+    folders = [prepared(out, name, job) for name, job in every.items()]
+    failed = run_all(folders, jobs, ray, terminal)
+    results = list(collected(folders))
+    found = figures(results, printed(bench))
+    written = write_tables(out, results, found)
+    if results:
+        show(found, results, terminal)
+        terminal.say(f"tables: {', '.join(str(one) for one in written)}")
+    if failed:
+        first = next(iter(failed.items()))
+        raise InputError(
+            f"{len(failed)} of {len(folders)} jobs failed, the first is {first[0].name}: {first[1]} "
+            "The others are in the tables; the same command goes on with those that failed."
+        )
+    return {
+        "results": results,
+        "figures": [asdict(one) for one in found],
+        "tables": [str(p) for p in written],
+    }
+
+
+def chosen_rows(
+    suite: Suite | None,
+    name: str | None,
+    methods: Sequence[str] | None,
+    settings: Mapping[str, Any],
+) -> tuple[tuple[Row, ...], bool]:
+    """The rows, with --set METHOD.FIELD=VALUE worked in, and whether one model learns all categories."""
+    if name is not None and methods:
+        raise InputError("--ablation and --methods: expected one of them, got both.")
+    rows: tuple[Row, ...]
+    if name is not None:
+        chosen = ablation(name)
+        rows, together = chosen.rows, chosen.multi_class
+    else:
+        default = (suite.method, *CONTROLS) if suite else DEFAULT_METHODS
+        rows = tuple(Row(one, one) for one in unique(methods or default))
+        together = bool(suite and suite.multi_class)
+    for_method: dict[str, dict[str, Any]] = {}
+    for dotted, value in settings.items():
+        method, dot, field = dotted.partition(".")
+        if not dot or method not in {row.method for row in rows}:
+            raise InputError(
+                f"--set: expected METHOD.FIELD=VALUE with a method of this benchmark "
+                f"({', '.join(unique(row.method for row in rows))}), got {dotted!r}."
+            )
+        for_method.setdefault(method, {})[field] = value
+    merged = (
+        Row(row.label, row.method, row.settings | for_method.get(row.method, {}), row.changes) for row in rows
+    )
+    return tuple(merged), together
+
+
+def names_of(suite: Suite | None, known: Sequence[Category]) -> list[str]:
+    """The categories to run: all that were chosen, or those of the suite, which must be there."""
+    names = [one.name for one in known]
+    if suite is None:
+        return names
+    missing = [name for name in suite.categories if name not in names]
+    if len(missing) == len(suite.categories):
+        raise InputError(
+            f"{suite.name}: expected categories {', '.join(suite.categories)}, found {', '.join(names)}; "
+            "give the root of that data set."
+        )
+    return [name for name in suite.categories if name in names]
+
+
+def planned(bench: Bench, device: str) -> dict[str, Job]:
+    """Every job by its name: one for each fit, with all rows that share it."""
+    groups = [bench.categories] if bench.multi_class else [[name] for name in bench.categories]
+    jobs: dict[str, Job] = {}
+    shared: dict[str, str] = {}
+    for seed in bench.seeds:
+        for group in groups:
+            for row in bench.rows:
+                own = (
+                    bench.settings.get(group[0], {})
+                    if bench.suite and row.method == bench.suite.method
+                    else {}
+                )
+                settings = plain({**own, **row.settings})
+                fit = json.dumps([row.method, settings, group, seed], sort_keys=True)
+                place = "all" if bench.multi_class else group[0]
+                name = shared.setdefault(fit, f"{slug(row.label)}-{place}-{seed}")
+                rows = jobs[name].rows if name in jobs else {}
+                jobs[name] = Job(
+                    method=row.method,
+                    rows={**rows, row.label: plain(row.changes)},
+                    data=str(bench.data),
+                    categories=list(group),
+                    settings=settings,
+                    preset=bench.preset,
+                    features=bench.features,
+                    features_weights=str(bench.features_weights) if bench.features_weights else None,
+                    seed=seed,
+                    device=device,
+                )
+    return jobs
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back."""
+    as_json: dict[str, Any] = json.loads(json.dumps(dict(settings), default=config_to_dict))
+    return as_json
+
+
+def prepared(out: Path, name: str, job: Job) -> Path:
+    """The job's folder with its job.json; one that was made for other work is refused."""
+    folder = out / "jobs" / name
+    spec = folder / SPEC
+    if spec.is_file():
+        try:
+            before = Job(**json.loads(spec.read_text()))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{spec}: expected a job of this version, found another file; choose another -o."
+            ) from error
+        if not job.same_work(before):
+            raise InputError(
+                f"{folder}: expected the same settings as in the run that this folder holds, got others "
+                f"({difference(before, job)}); choose another -o."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(spec, (json.dumps(asdict(job), indent=2) + "\n").encode())
+    return folder
+
+
+def difference(before: Job, now: Job) -> str:
+    """The first field that differs, for messages."""
+    old, new = asdict(before), asdict(now)
+    names = [
+        name for name in old if old[name] != new[name] and name not in ("data", "device", "features_weights")
+    ]
+    return f"{names[0]}: {old[names[0]]} before, {new[names[0]]} now" if names else "its rows"
+
+
+def run_all(folders: Sequence[Path], jobs: int, ray: str | None, terminal: Terminal) -> dict[Path, str]:
+    """Run what is not done; the folders that failed, and why."""
+    todo = [folder for folder in folders if not is_done(folder)]
+    if len(todo) < len(folders):
+        terminal.say(f"{len(folders) - len(todo)} of {len(folders)} jobs are done already")
+    failed: dict[Path, str] = {}
+    with terminal.bar("benchmark") as update:
+        update(len(folders) - len(todo), len(folders), "")
+        for number, (folder, reason) in enumerate(outcomes(todo, jobs, ray), start=1):
+            if reason:
+                failed[folder] = reason
+                terminal.warn(f"{folder.name}: {reason}")
+            update(len(folders) - len(todo) + number, len(folders), folder.name)
+    return failed
+
+
+def is_done(folder: Path) -> bool:
+    """Whether every row of a job has its results."""
+    job = Job(**json.loads((folder / SPEC).read_text()))
+    return all(result_file(folder, label).is_file() for label in job.rows)
+
+
+def outcomes(folders: Sequence[Path], jobs: int, ray: str | None) -> Iterator[tuple[Path, str]]:
+    """Every job's folder and why it failed, as they end; empty where it did not."""
+    if ray is not None:
+        yield from outcomes_of_ray(folders, ray)
+        return
+    gpus = torch.cuda.device_count()
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting: dict[Future[str], Path] = {
+            pool.submit(run_job, folder, number % gpus if gpus > 1 and jobs > 1 else None): folder
+            for number, folder in enumerate(folders)
+        }
+        try:
+            for one in as_completed(waiting):
+                yield waiting[one], one.result()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise KeyboardInterrupt("the same command goes on from here") from None
+
+
+def outcomes_of_ray(folders: Sequence[Path], address: str) -> Iterator[tuple[Path, str]]:
+    """The same on the machines of a Ray cluster, which must share the data's and the output's folders."""
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(
+            "--ray: expected the package ray, found none; pip install 'mendiff[cluster]'."
+        ) from error
+    ray.init(address=None if address == "local" else address, logging_level="ERROR", log_to_driver=False)
+    try:
+        remote = ray.remote(num_cpus=1, num_gpus=1 if ray.cluster_resources().get("GPU") else 0)(run_job)
+        waiting = {remote.remote(folder.resolve(), None): folder for folder in folders}
+        while waiting:
+            ended, _ = ray.wait(list(waiting))
+            for one in ended:
+                yield waiting.pop(one), ray.get(one)
+    finally:
+        ray.shutdown()
+
+
+def run_job(folder: Path, gpu: int | None) -> str:
+    """Run one job in a process of its own, so that time and memory are its own; why it failed, or nothing."""
+    import os
+
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": str(gpu)} if gpu is not None else {})
+    with (folder / "log.txt").open("w") as log:
+        command = [sys.executable, "-m", "mendiff.commands.job", str(folder)]
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+    if code == 0:
+        return ""
+    told = folder / FAILED
+    return told.read_text() if told.is_file() else f"ended with code {code}; see {folder / 'log.txt'}."
+
+
+def collected(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Every row's results that are there."""
+    for folder in folders:
+        for label in json.loads((folder / SPEC).read_text())["rows"]:
+            place = result_file(folder, label)
+            if place.is_file():
+                yield json.loads(place.read_text())
+
+
+def printed(bench: Bench) -> Published:
+    """What the suite's papers print for the rows: ours and those of others that stand in the same tables."""
+    if bench.suite is None:
+        return {}
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in bench.rows:
+        places = found.setdefault(row.label, {})
+        for key in bench.suite.tables:
+            table = papers.find_table(key)
+            column = table.methods.get(row.method) or next(
+                (
+                    one
+                    for one in table.columns
+                    if slug(one).replace("-", "") == slug(row.method).replace("-", "")
+                ),
+                None,
+            )
+            rows = {**table.categories, MEAN: table.mean}
+            for place, columns in rows.items():
+                places.setdefault(place, {}).update(columns.get(column, {}) if column else {})
+    return found
+
+
+def write_tables(out: Path, results: Sequence[Mapping[str, Any]], found: Sequence[Figure]) -> list[Path]:
+    """The results as JSON, CSV, Markdown and LaTeX."""
+    texts = {
+        RESULTS: json.dumps({"results": list(results), "figures": [asdict(one) for one in found]}, indent=2)
+        + "\n",
+        "results.csv": as_csv(found),
+        "results.md": as_markdown(found) + "\n" + costs_as_markdown(results) if results else "",
+        "results.tex": as_latex(found) if found else "",
+    }
+    for name, text in texts.items():
+        write_bytes(out / name, text.encode())
+    return [out / name for name in texts]
+
+
+def show(found: Sequence[Figure], results: Sequence[Mapping[str, Any]], terminal: Terminal) -> None:
+    """One table per category for the terminal."""
+    at = {(one.label, one.category, one.metric): one for one in found}
+    for place in unique(one.category for one in found):
+        table = Table(title=place, title_justify="left")
+        table.add_column("row", overflow="fold")
+        for metric in SHOWN:
+            table.add_column(metric.replace("_", "\n"), justify="right")
+        for label in unique(one.label for one in found):
+            cells = [at.get((label, place, metric)) for metric in SHOWN]
+            table.add_row(label, *(_cell(one) for one in cells))
+        terminal.table(table)
+
+
+def _cell(one: Figure | None) -> str:
+    if one is None or one.value is None:
+        return "n/a"
+    deviation = "" if one.deviation is None else f" ±{one.deviation:.3f}"
+    return f"{one.value:.3f}{deviation}" + ("" if one.difference is None else f"\n({one.difference:+.3f})")

@@ -1,0 +1,269 @@
+"""One job of a benchmark, in a process of its own: a fit, and the rows of the table that it serves.
+
+    python -m mendiff.commands.job FOLDER
+
+FOLDER holds job.json. Every row's results are written whole under their own name, so that a killed job goes
+on where it was; the fit itself goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mendiff.checkpoints.store import load, read_weights
+from mendiff.commands import evaluate
+from mendiff.commands.common import Terminal, choose_categories
+from mendiff.commands.fit import Plan, backbone_input, fit, own_size, readable_paths
+from mendiff.commands.variants import variant
+from mendiff.errors import InputError
+from mendiff.evaluation.controls import fit_memory_bank, median_colour_control
+from mendiff.evaluation.data import Category, open_data
+from mendiff.evaluation.metrics import Metrics, summary
+from mendiff.images import read_image, resize, write_bytes
+from mendiff.methods.base import METHODS
+from mendiff.methods.config import config_from_dict
+from mendiff.nets.features import FeatureExtractor, FeaturesConfig, make_features
+
+SPEC, MODEL, FAILED = "job.json", "model", "failed.txt"
+CONTROLS = ("median-colour", "memory-bank")
+MULTIPLE = 32
+"""Image sizes of models that are not ours divide by this, as those of ours do in `tiny`."""
+BATCH = 8
+
+Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images (B,3,S,S) in [0,1] to scores (B,) and maps (B,1,S,S)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one fit serves.
+
+    Attributes:
+        method, preset, settings: of the fit.
+        rows: label to the changes that are made to the fitted model.
+        data: root of the categories.
+        categories: that the model learns, together.
+        features, features_weights: backbone and its file.
+        seed: of training.
+        device: torch's name.
+    """
+
+    method: str
+    rows: dict[str, dict[str, Any]]
+    data: str
+    categories: list[str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    preset: str = "tiny"
+    features: str | None = None
+    features_weights: str | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    @property
+    def weights(self) -> Path | None:
+        """The backbone's file; in a folder of several, that of the backbone's name."""
+        place = None if self.features_weights is None else Path(self.features_weights)
+        name = self.settings.get("features.name", self.features)
+        return place / f"{name}.safetensors" if place is not None and place.is_dir() else place
+
+    def same_work(self, other: Job) -> bool:
+        """Whether another job would come to the same results."""
+        places = ("data", "device", "features_weights", "rows")
+        mine, theirs = ({k: v for k, v in asdict(one).items() if k not in places} for one in (self, other))
+        return mine == theirs and all(self.rows.get(name) == row for name, row in other.rows.items())
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a row measures.
+
+    Attributes:
+        predict: of the fitted model.
+        size: of its images.
+        threshold: above which an image counts as defective; None where it has none from good images.
+        stops: stop steps of the images that were predicted so far.
+    """
+
+    predict: Predict
+    size: int
+    threshold: float | None = None
+    stops: list[Tensor] = field(default_factory=list)
+
+
+def result_file(folder: Path, label: str) -> Path:
+    """Where a row's results lie."""
+    return folder / f"{slug(label)}.result.json"
+
+
+def slug(text: str) -> str:
+    """A file name that tells the same."""
+    return re.sub(r"[^A-Za-z0-9.=]+", "-", text).strip("-").lower()
+
+
+def main(folder: Path) -> int:
+    """Run what a folder's job.json says and is not done yet; 2 for bad input, with the reason in a file."""
+    terminal = Terminal()
+    (folder / FAILED).unlink(missing_ok=True)
+    try:
+        job = Job(**json.loads((folder / SPEC).read_text()))
+        run(job, folder, terminal)
+    except (InputError, MemoryError) as error:
+        (folder / FAILED).write_text(str(error) or type(error).__name__)
+        terminal.warn(str(error))
+        return 2
+    return 0
+
+
+def run(job: Job, folder: Path, terminal: Terminal) -> None:
+    """Fit, and measure every row that has no results yet."""
+    todo = [label for label in job.rows if not result_file(folder, label).is_file()]
+    if not todo:
+        return
+    categories = choose_categories(open_data(Path(job.data)), job.categories)
+    torch.manual_seed(job.seed)  # for whoever uses the global generator; ours do not
+    subject_of, facts = fitted(job, categories, folder, terminal)
+    for label in todo:
+        result = {"label": label, "method": job.method, "seed": job.seed, "device": job.device, **facts}
+        result |= measured(subject_of(label), categories, terminal)
+        write_bytes(result_file(folder, label), (json.dumps(result, indent=2) + "\n").encode())
+
+
+def measured(subject: Subject, categories: Sequence[Category], terminal: Terminal) -> dict[str, Any]:
+    """Metrics by category, mean and pooled, time and memory."""
+    metrics: dict[str, Metrics] = {}
+    everything: list[evaluate.Ranked] = []
+    seconds = 0.0
+    for category in categories:
+        tests = evaluate.read_tests(category, subject.size, terminal)
+        began = time.monotonic()
+        parts = [subject.predict(batch) for batch in tests.images.split(BATCH)]
+        seconds += time.monotonic() - began
+        scores, maps = (torch.cat(column) for column in zip(*parts, strict=True))
+        metrics[category.name] = evaluate.measure(tests, scores, maps)
+        everything.append((scores, tests.labels, maps, tests.masks))
+    stops = torch.cat(subject.stops).float() if subject.stops else torch.zeros(1)
+    count = sum(len(one[0]) for one in everything)
+    return {
+        **summary(metrics, evaluate.pooled(everything) if len(everything) > 1 else None),
+        "size": subject.size,
+        "threshold": subject.threshold,
+        "mean_stop_step": float(stops.mean()) or None,
+        "images": count,
+        "images_per_second": round(count / seconds, 3),
+        "peak_gb": round(peak_gb(), 2),
+    }
+
+
+def fitted(
+    job: Job, categories: Sequence[Category], folder: Path, terminal: Terminal
+) -> tuple[Callable[[str], Subject], dict[str, Any]]:
+    """How to get every row's subject, by its label, and the facts of the fit that they share."""
+    if job.method in METHODS:
+        return our_rows(job, categories, folder, terminal)
+    paths = readable_paths(categories, terminal)
+    size = own_size(paths, MULTIPLE)
+    began = time.monotonic()
+    predict, facts = control(job, paths, size) if job.method in CONTROLS else peer(job, paths, size, folder)
+    facts["fit_seconds"] = round(time.monotonic() - began, 1)
+    return lambda _: Subject(predict, size), facts
+
+
+def our_rows(
+    job: Job, categories: Sequence[Category], folder: Path, terminal: Terminal
+) -> tuple[Callable[[str], Subject], dict[str, Any]]:
+    """The same for a method of ours; the fitted model stays in the folder."""
+    place = folder / MODEL
+    if not place.is_dir():
+        plan = Plan(
+            job.method,
+            job.preset,
+            job.settings,
+            features=job.features if job.weights else None,
+            features_weights=job.weights,
+            seed=job.seed,
+            device=job.device,
+            balance="category" if len(categories) > 1 else "image",
+        )
+        fit(plan, categories, place, terminal, resume=(folder / f".{MODEL}.fit").is_dir())
+    model = load(place, job.device)
+    config: Any = model.method.config
+
+    def subject(label: str) -> Subject:
+        paths = readable_paths(categories, terminal) if job.rows[label] else []
+        changed = variant(model, job.rows[label], paths, job.weights)
+        stops: list[Tensor] = []
+
+        def predict(batch: Tensor) -> tuple[Tensor, Tensor]:
+            found = changed.predict_batch(batch)
+            stops.append(found.stop_step)
+            return found.score, found.anomaly_map
+
+        return Subject(predict, changed.image_size, changed.threshold, stops)
+
+    return subject, {"fit_seconds": model.info["seconds"], "steps": config.training.steps}
+
+
+def control(job: Job, paths: Sequence[Path], size: int) -> tuple[Predict, dict[str, Any]]:
+    """One of the controls: the median colour, or a memory bank of the same features."""
+    if job.method == "median-colour":
+        return median_colour_control, {}
+    features = make_features(features_config(job))
+    if isinstance(features, FeatureExtractor):
+        features.load_backbone(backbone_weights(job), str(job.weights))
+    images = torch.stack([resize(read_image(path), size) for path in paths])
+    return fit_memory_bank(features, images, seed=job.seed).predict, {}
+
+
+def peer(job: Job, paths: list[Path], size: int, folder: Path) -> tuple[Predict, dict[str, Any]]:
+    """One of anomalib's models."""
+    from mendiff.anomalib_models.peers import Peer, fit_peer
+
+    named = features_config(job)
+    weights = backbone_weights(job) if named.name else None
+    asked = Peer(job.method, job.settings, named if named.name else None, weights, job.seed)
+    workdir = folder / "trainer"
+    try:
+        fitted = fit_peer(asked, paths, size, workdir, job.device)
+    finally:
+        shutil.rmtree(workdir, ignore_errors=True)
+    return fitted.predict, {"steps": fitted.steps}
+
+
+def backbone_weights(job: Job) -> dict[str, Tensor]:
+    """The backbone's tensors by timm's names."""
+    if job.weights is None:
+        raise InputError("--features: expected --features-weights (its safetensors file) too, got none.")
+    return read_weights(job.weights)
+
+
+def features_config(job: Job) -> FeaturesConfig:
+    """Which backbone, and how it wants its input; no name where none was given."""
+    if job.features is None:
+        return FeaturesConfig()
+    stated = backbone_input(backbone_weights(job))
+    given = {name.removeprefix("features."): value for name, value in stated.items()}
+    return config_from_dict(FeaturesConfig, {"name": job.features, **given}, "features")
+
+
+def peak_gb() -> float:
+    """The most memory that this process has held: the GPU's where it used one, otherwise main memory."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

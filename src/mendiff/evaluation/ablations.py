@@ -1,0 +1,172 @@
+"""What a benchmark compares: rows, each a method under some settings; the papers' ablations as such rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mendiff.errors import InputError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table of results.
+
+    Attributes:
+        label: what the table calls it.
+        method: one of ours, a control, or one of anomalib's models.
+        settings: of the fit, by dotted field.
+        changes: made to the fitted model, which is then calibrated anew; rows with the same method and
+            settings share one fit.
+    """
+
+    label: str
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A paper's ablation, at the size of a preset.
+
+    Attributes:
+        source: paper and table.
+        rows: what is compared.
+        multi_class: whether one model learns all categories.
+    """
+
+    source: str
+    rows: tuple[Row, ...]
+    multi_class: bool = False
+
+
+def ablation(name: str) -> Ablation:
+    """The ablation of a name; InputError that lists the names for any other."""
+    if name not in ABLATIONS:
+        raise InputError(f"--ablation: expected one of {', '.join(ABLATIONS)}, got {name!r}.")
+    return ABLATIONS[name]
+
+
+def _unet(*widths: int, **more: Any) -> dict[str, Any]:
+    """A small UNet without attention, as in the presets; spelt out here, where torch is not needed."""
+    plain = {"down_block_types": ["DownBlock2D"] * len(widths), "up_block_types": ["UpBlock2D"] * len(widths)}
+    return {
+        "block_out_channels": list(widths),
+        "layers_per_block": 1,
+        **plain,
+        "norm_num_groups": 8,
+        **more,
+    }
+
+
+# The search of GLAD needs a model of all timesteps; blocks of 4x4 pixels make its many steps affordable.
+_SEARCH: dict[str, Any] = {
+    "codec.factor": 4,
+    "denoiser.network": _unet(64, 96, 128, add_attention=False),
+    "train_t": [0, 1000],
+    "denoise_steps": [750],
+    "steps": 10,
+    "spacing": "leading",
+    "adaptive": True,
+    "min_step": 350,
+    "readout": {"distance": "cosine", "sigma": 2.0, "taps": 0, "top_k": 0, "top_share": 0.002},
+}
+_PLAIN = _SEARCH | {"synthesis.share": 0.0}
+_FIXED = {"adaptive": False}
+_STAGES = ("stage0", "stage1", "stage2", "stage3", "stage4")
+
+
+def _layers(*numbers: int) -> Row:
+    chosen = [_STAGES[number] for number in numbers]
+    return Row(f"DiAD, {', '.join(chosen)}", "diad", changes={"features.layers": chosen})
+
+
+def _backbone(name: str) -> Row:
+    return Row(f"DiAD, {name}", "diad", {"features.name": name})
+
+
+ABLATIONS: dict[str, Ablation] = {
+    "glad-pieces": Ablation(
+        "GLAD, Table 6",
+        (
+            Row("baseline", "glad", _PLAIN, _FIXED),
+            Row("baseline + ADS", "glad", _PLAIN, {"fusion": "none"}),
+            Row("baseline + ATP", "glad", _SEARCH, _FIXED),
+            Row("baseline + ADS + ATP, without SAFF", "glad", _SEARCH, {"fusion": "none"}),
+            Row("baseline + ADS + ATP, with SAFF", "glad", _SEARCH),
+        ),
+    ),
+    "glad-steps": Ablation(
+        "GLAD, Table 7",
+        (
+            Row("fixed 350", "glad", _SEARCH, _FIXED | {"denoise_steps": [350]}),
+            Row("fixed 550", "glad", _SEARCH, _FIXED | {"denoise_steps": [550]}),
+            Row("fixed 750", "glad", _SEARCH, _FIXED),
+            Row("adaptive", "glad", _SEARCH),
+        ),
+    ),
+    "diad-sff": Ablation(
+        "DiAD, Table 7; SGEB4 is the SG network's last level, SGEB3 the last but one",
+        (
+            Row("SD", "diad", {"guide": None}),
+            Row("SD, MSG", "diad", {"guide.middle_alone": True}),
+            Row("SD, MSG, SGEB3", "diad", {"guide.skips": [3], "guide.fusion": "none"}),
+            Row("SD, MSG, SGEB3, SGEB4", "diad", {"guide.skips": [3, 4], "guide.fusion": "none"}),
+            Row("SD, MSG, SFF with BN and ReLU", "diad", {"guide.fusion": "bn_relu"}),
+            Row("SD, MSG, SFF with IN and SiLU", "diad"),
+        ),
+        multi_class=True,
+    ),
+    "diad-backbones": Ablation(
+        "DiAD, Table 8",
+        tuple(
+            _backbone(name)
+            for name in ("vgg16", "vgg19", "resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
+        ),
+        multi_class=True,
+    ),
+    "diad-layers": Ablation(
+        "DiAD, Table 9",
+        (_layers(1), _layers(2), _layers(3), _layers(1, 2), _layers(2, 3), _layers(1, 2, 3)),
+        multi_class=True,
+    ),
+    "diad-steps": Ablation(
+        "DiAD, Table 10",
+        tuple(Row(f"DiAD, {steps} steps", "diad", changes={"steps": steps}) for steps in (1, 5, 10, 20)),
+        multi_class=True,
+    ),
+    "diad-baselines": Ablation(
+        "DiAD, Tables 1 to 4: without SG network, and in pixels",
+        (
+            Row("DiAD", "diad"),
+            Row("LDM: DiAD without SG network", "diad", {"guide": None}),
+            Row(
+                "DDPM: the same on single pixels",
+                "diad",
+                {
+                    "guide": None,
+                    "codec.kind": "pixels",
+                    "denoiser.network": _unet(
+                        16, 32, 64, 96, 128, mid_block_type="UNetMidBlock2D", cross_attention_dim=8
+                    ),
+                },
+            ),
+            Row("RAN", "ran"),
+            Row("GLAD", "glad"),
+        ),
+        multi_class=True,
+    ),
+    "ran-scores": Ablation(
+        "RAN: KL divergence against RGB error, one noise scale against several",
+        (
+            Row("RAN", "ran"),
+            Row("KL alone", "ran", changes={"kl_weight": 1.0}),
+            Row("RGB error alone", "ran", changes={"kl_weight": 1.0, "pixel_score": "rgb"}),
+            Row("feature error alone", "ran", changes={"kl_weight": 0.0}),
+            Row("t = 20 alone", "ran", changes={"noise_steps": [20]}),
+            Row("t = 60 alone", "ran", changes={"noise_steps": [60]}),
+            Row("t = 150 alone", "ran", changes={"noise_steps": [150]}),
+        ),
+    ),
+}

@@ -1,0 +1,97 @@
+import csv
+import io
+
+import pytest
+
+from mendiff.evaluation.metrics import METRICS
+from mendiff.evaluation.tables import as_csv, as_latex, as_markdown, costs_as_markdown, figures
+
+
+def result(label, seed, categories, pooled=None):
+    metrics = {
+        name: dict.fromkeys(METRICS) | {"image_auroc": value, "pixel_auroc": value / 2}
+        for name, value in categories.items()
+    }
+    facts = {"fit_seconds": 10.0, "images_per_second": 2.0, "peak_gb": 1.5}
+    return {"label": label, "seed": seed, "categories": metrics, "pooled": pooled, **facts}
+
+
+def value(found, label, category, metric="image_auroc"):
+    return next(one for one in found if (one.label, one.category, one.metric) == (label, category, metric))
+
+
+def test_means_and_deviations_are_over_seeds_and_the_mean_row_is_over_categories_first():
+    results = [
+        result("a", 0, {"nut": 0.8}),
+        result("a", 0, {"bolt": 0.6}),
+        result("a", 1, {"nut": 0.9}),
+        result("a", 1, {"bolt": 0.9}),
+    ]
+
+    found = figures(results)
+
+    assert value(found, "a", "nut").value == pytest.approx(0.85)
+    assert value(found, "a", "nut").deviation == pytest.approx(0.0707, abs=1e-4)
+    assert value(found, "a", "mean").value == pytest.approx(0.8)
+    assert value(found, "a", "mean").deviation == pytest.approx(0.1414, abs=1e-4)
+    assert value(found, "a", "mean").seeds == 2
+
+
+def test_a_seed_that_lacks_a_category_does_not_enter_the_mean():
+    results = [
+        result("a", 0, {"nut": 0.8}),
+        result("a", 0, {"bolt": 0.6}),
+        result("a", 1, {"nut": 0.1}),
+    ]
+
+    found = value(figures(results), "a", "mean")
+
+    assert (found.value, found.seeds) == (pytest.approx(0.7), 1)
+
+
+def test_a_metric_that_the_data_cannot_tell_is_not_available_and_never_a_number():
+    found = figures([result("a", 0, {"nut": 0.8})])
+
+    assert value(found, "a", "nut", "pixel_ap").value is None
+    assert "0.800 / 0.400 / n/a / n/a" in as_markdown(found)
+    assert "nan" not in as_csv(found).lower()
+
+
+def test_a_papers_figure_stands_beside_with_the_difference():
+    found = figures([result("a", 0, {"nut": 0.8})], {"a": {"nut": {"image_auroc": 0.95}}})
+
+    assert value(found, "a", "nut").difference == pytest.approx(-0.15)
+    assert "0.800 (paper 0.950, -0.150) / 0.400" in as_markdown(found)
+
+
+def test_csv_has_a_line_per_figure():
+    found = figures([result("a", 0, {"nut": 0.8}), result("b, with comma", 0, {"nut": 0.7})])
+
+    lines = list(csv.DictReader(io.StringIO(as_csv(found))))
+
+    assert len(lines) == len(found) == 2 * len(METRICS)
+    assert [one["label"] for one in lines] == ["a"] * len(METRICS) + ["b, with comma"] * len(METRICS)
+    assert float(lines[0]["value"]) == 0.8
+
+
+def test_latex_escapes_what_latex_would_read():
+    text = as_latex(figures([result("a_b & 5 %", 0, {"metal_nut": 0.8})]))
+
+    assert r"a\_b \& 5 \%" in text
+    assert r"metal\_nut" in text
+    assert text.count(r"\\") == 2
+
+
+def test_pooled_figures_follow_the_mean():
+    pooled = dict.fromkeys(METRICS) | {"image_auroc": 0.5}
+
+    found = figures([result("a", 0, {"nut": 0.8, "bolt": 0.6}, pooled)])
+
+    assert list(dict.fromkeys(one.category for one in found)) == ["nut", "bolt", "mean", "pooled"]
+    assert value(found, "a", "pooled").value == 0.5
+
+
+def test_costs_are_means_over_a_rows_results():
+    slow = result("a", 1, {"nut": 0.8}) | {"fit_seconds": 30.0}
+
+    assert "| a | 20 s | 2.00 | 1.5 GB |" in costs_as_markdown([result("a", 0, {"nut": 0.8}), slow])
