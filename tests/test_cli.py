@@ -244,7 +244,7 @@ def test_check_counts_what_is_there_and_ends_with_0_when_it_is_clean(run, data, 
     code, out, err = run("check", plates)
     assert (code, err) == (0, "")
     assert "dark" in out
-    assert "0 faults, 0 warnings" in out
+    assert "faults: 0, warnings: 0" in out
     code, out, err = run("check", data, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == {
@@ -268,7 +268,7 @@ def test_check_tells_all_faults_and_ends_with_2(run, refused, data, tmp_path):
     assert (code, err) == (2, "")
     assert out.count("fault: ") == 3
     assert out.count("warning: ") == 1
-    assert "3 faults, 1 warnings" in out
+    assert "faults: 3, warnings: 1" in out
     code, out, err = run("check", tmp_path / "set", "--json")
     assert (code, err) == (2, "")
     result = json.loads(out)
@@ -288,7 +288,7 @@ def test_warnings_alone_do_not_make_check_fail(run, data, tmp_path):
     shutil.copy(twice / "train/good/0.png", twice / "train/good/copy.png")
     code, out, _ = run("check", twice)
     assert code == 0
-    assert "0 faults, 1 warnings" in out
+    assert "faults: 0, warnings: 1" in out
 
 
 def test_fit_and_evaluate_refuse_faults_and_tell_a_few_warnings_of_each_kind(

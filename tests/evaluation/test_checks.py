@@ -77,8 +77,10 @@ def test_a_mask_that_is_cut_is_a_hard_fault_although_its_size_can_be_read(plate)
 def test_an_image_that_can_not_be_read_is_named_once_and_its_mask_is_left_alone(plate):
     (plate / "test/bent/000.png").write_bytes(b"")
     (plate / "test/bent/001.png").write_bytes(b"")
+    (plate / "train/good/000.png").write_bytes(b"")
 
     assert found(plate) == [
+        ("unreadable", False, ["train/good/000.png"]),
         ("unreadable", False, ["test/bent/000.png"]),
         ("unreadable", False, ["test/bent/001.png"]),
     ]

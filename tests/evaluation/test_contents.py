@@ -115,7 +115,7 @@ def test_equal_bytes_of_another_shape_are_another_picture(tmp_path):
 
 def test_an_interlaced_picture_has_the_key_of_its_pixels(tmp_path):
     """Adam7 by hand, since Pillow only reads it: seven small pictures without filters."""
-    picture = noise(channels=1)
+    picture = noise(channels=1) % 5  # so dark that a row taken for another's still has a filter's number
     passes = [
         (0, 0, 8, 8),
         (0, 4, 8, 8),

@@ -48,6 +48,13 @@ def test_masks_are_png_files_whatever_the_images_are(screw, put):
     assert open_data(screw)[0].test[0].mask_path == screw / "ground_truth" / "bent" / "0_mask.png"
 
 
+def test_of_several_masks_of_one_name_the_png_counts(screw, put):
+    for ending in ("bmp", "tif"):
+        put(screw / "ground_truth" / "bent" / f"0_mask.{ending}")
+
+    assert open_data(screw)[0].test[0].mask_path.suffix == ".png"
+
+
 def test_a_defective_image_without_mask_is_named(screw):
     (screw / "ground_truth" / "scratch" / "1.png").unlink()
 

@@ -116,6 +116,16 @@ def test_bmad_is_read_as_anomalib_reads_it_without_validation(tmp_path, put, put
         assert category.has_masks
 
 
+@pytest.mark.parametrize("kind", ["Ungood", "rgb"])
+def test_names_of_other_layouts_do_not_hide_the_masks_of_mvtecs(tmp_path, mvtec, put, kind):
+    mvtec(tmp_path / "plate", (kind,))
+    put(tmp_path / "plate/train/good/rgb/900.png")
+
+    (category,) = open_data(tmp_path)
+
+    assert (category.layout, category.has_masks, len(category.train)) == ("mvtec", True, 4)
+
+
 def test_bmad_as_first_released_has_wrappers_small_letters_and_sets_without_masks(tmp_path, put, put_mask):
     put_bmad(tmp_path / "Liver_AD" / "hist_DIY", put, put_mask, "ungood")
     chest = put_bmad(tmp_path / "Chest_AD" / "Chest-RSNA", put, put_mask)

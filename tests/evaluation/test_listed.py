@@ -75,6 +75,15 @@ def test_images_of_one_name_do_not_share_a_mask_in_one_folder(photos, put, put_m
         listed(photos, text)
 
 
+def test_a_list_needs_no_layout(photos):
+    (photos / "parts.yml").write_text(FULL)
+
+    with pytest.raises(
+        InputError, match=r"--layout: expected none, as .* says where the images are, got 'bmad'"
+    ):
+        open_data(photos / "parts.yml", "bmad")
+
+
 def test_a_missing_mask_is_named(photos):
     (photos / "photos/masks/bent/d.png").unlink()
 

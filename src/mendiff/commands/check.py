@@ -69,4 +69,4 @@ def _show(data: Path, rows: Sequence[dict[str, Any]], findings: Sequence[Finding
         word, style = ("fault", "red") if finding.hard else ("warning", "yellow")
         console.print(f"{word}: {finding.sentence}", style=style, soft_wrap=True, markup=False)
     faults = sum(finding.hard for finding in findings)
-    console.print(f"{faults} faults, {len(findings) - faults} warnings", markup=False)
+    console.print(f"faults: {faults}, warnings: {len(findings) - faults}", markup=False)

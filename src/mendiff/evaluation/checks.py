@@ -129,20 +129,15 @@ def _look_at_all(categories: Sequence[Category], progress: Progress | None) -> L
     pairs = list(dict.fromkeys([*train, *test]))
     looks: Looks = {}
     # Pillow's decoders let go of Python's lock, so threads help.
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for pair, look in zip(pairs, pool.map(lambda pair: _look_at(*pair), pairs), strict=True):
             looks[pair] = look
             if progress is not None:
                 progress(len(looks), len(pairs), "")
         keys = Counter(look.key for look in looks.values())
         alike = [pair for pair, look in looks.items() if look.key and keys[look.key] > 1]
-        for pair, look in zip(
-            alike, pool.map(lambda pair: _compare(pair[0], looks[pair]), alike), strict=True
-        ):
-            looks[pair] = look
-    finally:
-        pool.shutdown(cancel_futures=True)  # so that an interrupt does not wait for thousands of images
+        compared = pool.map(lambda pair: _compare(pair[0], looks[pair]), alike)
+        looks |= zip(alike, list(compared), strict=True)
     return looks
 
 

@@ -42,7 +42,9 @@ def read_data(root: Path, layout: str = AUTO) -> tuple[list[Category], list[Find
     """
     if layout not in NAMES:
         raise InputError(f"--layout: expected one of {', '.join(NAMES)}, got {layout!r}.")
-    if root.is_file() and root.suffix.lower() in SUFFIXES and layout == AUTO:
+    if root.is_file() and root.suffix.lower() in SUFFIXES:
+        if layout != AUTO:
+            raise InputError(f"--layout: expected none, as {root} says where the images are, got {layout!r}.")
         return read_listed(root), []
     if not root.is_dir():
         problem = "expected a folder or a YAML file, got another file" if root.is_file() else "no such folder"

@@ -201,7 +201,8 @@ def _is_mvtec3d(folder: Path) -> bool:
 
 
 def _is_bmad(folder: Path) -> bool:
-    return any(kind.name.lower() == "ungood" for kind in subfolders(folder / "test"))
+    named = any(kind.name.lower() == "ungood" for kind in subfolders(folder / "test"))
+    return named and not (folder / "ground_truth").is_dir()
 
 
 def _is_visa(folder: Path) -> bool:

@@ -8,7 +8,10 @@ GOOD = "good"
 
 @dataclass(frozen=True)
 class Sample:
-    """One test image, its label (`good` or the kind of defect) and its mask, None where there is none."""
+    """One test image, its label (`good` or the kind of defect) and its mask, None in data without masks.
+
+    Where data have masks, a missing one is named here as well, as it should be; `check_files` finds it.
+    """
 
     path: Path
     label: str
