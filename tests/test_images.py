@@ -187,6 +187,25 @@ def test_the_exif_orientation_is_applied(tmp_path: Path, photo: np.ndarray, orie
     assert images.image_size(tmp_path / "x.png") == photo.shape[:2]
 
 
+def test_the_size_of_a_png_comes_from_its_header_even_where_exif_lies_behind_the_pixels(
+    tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, options in (("plain", {}), ("turned", {"exif": exif})):
+        (tmp_path / f"{name}.png").write_bytes(encoded(Image.fromarray(photo), "PNG", **options))
+    data = (tmp_path / "turned.png").read_bytes()
+    start = data.index(b"eXIf") - 4
+    chunk = data[start : start + 12 + int.from_bytes(data[start : start + 4], "big")]
+    (tmp_path / "behind.png").write_bytes(data.replace(chunk, b"").replace(data[-12:], chunk + data[-12:]))
+
+    assert images.image_size(tmp_path / "behind.png") == (32, 24)
+    assert images.read_image(tmp_path / "behind.png").shape[:2] == (32, 24)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", None)  # decoding would fail
+    assert images.image_size(tmp_path / "turned.png") == (32, 24)
+    assert images.image_size(tmp_path / "plain.png") == (24, 32)
+
+
 FORMATS = {
     "png": ("PNG", {}),
     "jpeg": ("JPEG", {}),

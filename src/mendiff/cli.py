@@ -1,4 +1,4 @@
-"""The command line: `mendiff demo | fit | fit-codec | predict | evaluate | benchmark | convert | info`.
+"""The command line, `mendiff COMMAND`.
 
 This file only reads arguments; which there are is said in `mendiff.commands.options`. What a command does
 is in its file in `mendiff.commands`, imported when it runs, so that `mendiff --help` needs no torch.
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if arguments[name].json:
         print(json.dumps(result))
-    return EXIT_OK
+    return EXIT_BAD_INPUT if result.get("faults") else EXIT_OK  # `check` tells of all faults in its result
 
 
 def _answer(name: str, sentence: object, code: int) -> int:

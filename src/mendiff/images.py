@@ -28,8 +28,8 @@ Heat: TypeAlias = npt.NDArray[np.floating]
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
 # What Pillow's decoders raise on damaged files; SyntaxError is its word for a broken header.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, struct.error, zlib.error)
-_ORIENTATION_TAG = 0x0112
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, struct.error, zlib.error)
+ORIENTATION_TAG = 0x0112
 _BITS_PER_SAMPLE_TAG = 258
 _SWAPS_SIDES = frozenset({5, 6, 7, 8})
 
@@ -73,7 +73,7 @@ def read_image(path: str | Path) -> Picture:
 
 def to_rgb(image: Image.Image, source: str | Path) -> Picture:
     """Turn an open Pillow image into (H,W,3) uint8 RGB, as `read_image` does; `source` names it in errors."""
-    if image.getexif().get(_ORIENTATION_TAG, 1) != 1:
+    if image.getexif().get(ORIENTATION_TAG, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = _to_8_bits(image, source)
@@ -84,7 +84,7 @@ def to_rgb(image: Image.Image, source: str | Path) -> Picture:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         image = Image.alpha_composite(white, rgba)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_mask(path: str | Path) -> Mask:
@@ -117,10 +117,30 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION_TAG) in _SWAPS_SIDES
-    except (*_DAMAGED, Image.DecompressionBombError) as error:
+            turned = _header_exif(image, path).get(ORIENTATION_TAG) in _SWAPS_SIDES
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error
     return (width, height) if turned else (height, width)
+
+
+def _header_exif(image: Image.Image, path: Path) -> Image.Exif:
+    """EXIF without decoding; Pillow decodes every PNG for it, since PNG may keep it behind the pixels."""
+    if image.format != "PNG" or image.info.get("exif") or _text_behind_pixels(path):
+        return image.getexif()
+    return Image.Image.getexif(image)
+
+
+def _text_behind_pixels(path: Path) -> bool:
+    """Whether a PNG has EXIF or text, which may hold EXIF, behind pixels; only chunk heads are read."""
+    pixels = False
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            if pixels and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            pixels = pixels or head[4:] == b"IDAT"
+            file.seek(int.from_bytes(head[:4], "big") + 4, 1)
+    return False
 
 
 def _open(path: Path) -> Image.Image:
@@ -132,7 +152,7 @@ def _open(path: Path) -> Image.Image:
                 image, in_place=True
             )  # a copy would forget the tags that tell the bit depth
             return image
-    except (*_DAMAGED, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error
 
 

@@ -23,7 +23,7 @@ from mendiff.methods.config import override
 
 
 def bench(rows, categories=("nut", "bolt"), multi_class=False, seeds=(0,), suite=None, tmp_path=None):
-    return Bench(rows, list(categories), multi_class, tmp_path, seeds, "tiny", None, None, {}, suite)
+    return Bench(rows, list(categories), multi_class, tmp_path, "auto", seeds, "tiny", None, None, {}, suite)
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,11 @@ import pytest
 from PIL import Image
 
 from mendiff.errors import InputError
-from mendiff.evaluation.data import open_category, open_data, readable
-
-
-def put_image(path: Path, size: tuple[int, int] = (12, 10)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((size[1], size[0]), 200, dtype=np.uint8)).save(path)
-    return path
+from mendiff.evaluation.data import open_data, read_data
 
 
 @pytest.fixture
-def screw(tmp_path: Path) -> Path:
+def screw(tmp_path, put) -> Path:
     root = tmp_path / "data" / "screw"
     for name in (
         "train/good/1",
@@ -25,16 +19,16 @@ def screw(tmp_path: Path) -> Path:
         "test/scratch/1",
         "test/bent/0",
     ):
-        put_image(root / f"{name}.png")
+        put(root / f"{name}.png")
     for name in ("scratch/0_mask", "scratch/1", "bent/0_mask"):
-        put_image(root / "ground_truth" / f"{name}.png")
+        put(root / "ground_truth" / f"{name}.png")
     return root
 
 
-def test_a_category_has_its_images_labels_and_masks_of_either_name(screw: Path) -> None:
-    category = open_category(screw)
+def test_a_category_has_its_images_labels_and_masks_of_either_name(screw):
+    (category,) = open_data(screw)
 
-    assert category.name == "screw"
+    assert (category.name, category.layout) == ("screw", "mvtec")
     assert [p.name for p in category.train] == ["0.png", "1.png"]
     truth = screw / "ground_truth"
     assert [(s.path.relative_to(screw / "test").as_posix(), s.label, s.mask_path) for s in category.test] == [
@@ -47,120 +41,186 @@ def test_a_category_has_its_images_labels_and_masks_of_either_name(screw: Path) 
     assert category.has_masks
 
 
-def test_masks_are_png_files_whatever_the_images_are(screw: Path) -> None:
+def test_masks_are_png_files_whatever_the_images_are(screw, put):
     (screw / "test" / "bent" / "0.png").unlink()
-    put_image(screw / "test" / "bent" / "0.JPG")
+    put(screw / "test" / "bent" / "0.JPG")
 
-    assert open_category(screw).test[0].mask_path == screw / "ground_truth" / "bent" / "0_mask.png"
+    assert open_data(screw)[0].test[0].mask_path == screw / "ground_truth" / "bent" / "0_mask.png"
 
 
-def test_a_defective_image_without_mask_is_named(screw: Path) -> None:
+def test_of_several_masks_of_one_name_the_png_counts(screw, put):
+    for ending in ("bmp", "tif"):
+        put(screw / "ground_truth" / "bent" / f"0_mask.{ending}")
+
+    assert open_data(screw)[0].test[0].mask_path.suffix == ".png"
+
+
+def test_a_defective_image_without_mask_is_named(screw):
     (screw / "ground_truth" / "scratch" / "1.png").unlink()
 
-    with pytest.raises(InputError, match=r"scratch/1\.png: no mask found"):
-        open_category(screw)
+    with pytest.raises(InputError, match=r"scratch/1\.png: no mask found; expected 1_mask\.png or 1\.png in"):
+        open_data(screw)
 
 
-def test_without_any_ground_truth_masks_are_optional(screw: Path) -> None:
+def test_without_any_ground_truth_masks_are_optional(screw):
     for mask in (screw / "ground_truth").rglob("*.png"):
         mask.unlink()
     for folder in ("scratch", "bent", ""):
         (screw / "ground_truth" / folder).rmdir()
 
-    category = open_category(screw)
+    (category,) = open_data(screw)
 
     assert len(category.test) == 4
     assert not category.has_masks
 
 
-def test_a_mask_of_another_size_is_named_with_both_sizes(screw: Path) -> None:
-    put_image(screw / "ground_truth" / "bent" / "0_mask.png", size=(6, 5))
+def test_a_mask_of_another_size_is_named_with_both_sizes(screw, put):
+    put(screw / "ground_truth" / "bent" / "0_mask.png", size=(6, 5))
 
     with pytest.raises(InputError, match=r"bent/0_mask\.png.*12x10, got 6x5.*0\.png"):
-        open_category(screw)
+        open_data(screw)
 
 
-def test_a_mask_drawn_on_the_upright_image_fits_a_photo_that_is_stored_turned(screw: Path) -> None:
+def test_a_mask_drawn_on_the_upright_image_fits_a_photo_that_is_stored_turned(screw):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((12, 10), dtype=np.uint8)).save(screw / "test" / "bent" / "0.png", exif=exif)
 
-    assert open_category(screw).test[0].label == "bent"
+    assert open_data(screw)[0].test[0].label == "bent"
 
 
-def test_an_unreadable_test_image_does_not_keep_a_category_from_opening(screw: Path) -> None:
+def test_an_unreadable_test_image_does_not_keep_a_category_from_opening(screw):
     (screw / "test" / "bent" / "0.png").write_bytes(b"not an image")
 
-    category = open_category(screw)
-    good, bad = readable(s.path for s in category.test)
-
-    assert len(good) == 3
-    assert [path for path, _ in bad] == [screw / "test" / "bent" / "0.png"]
-    assert "not an image" in bad[0][1]
+    assert len(open_data(screw)[0].test) == 4
 
 
-def test_truncated_images_are_split_off_with_a_sentence_and_the_others_stay(tmp_path: Path) -> None:
-    whole, cut = put_image(tmp_path / "whole.png"), put_image(tmp_path / "cut.png", size=(300, 300))
-    cut.write_bytes(cut.read_bytes()[:100])
+def test_a_category_may_have_no_test(tmp_path, put):
+    put(tmp_path / "train" / "good" / "0.png")
 
-    good, bad = readable([cut, whole])
-
-    assert good == [whole]
-    assert bad[0][0] == cut
-    assert "truncated or damaged" in bad[0][1]
-
-
-def test_a_category_may_have_no_test(tmp_path: Path) -> None:
-    put_image(tmp_path / "train" / "good" / "0.png")
-
-    assert open_category(tmp_path).test == ()
+    assert open_data(tmp_path)[0].test == ()
 
 
 @pytest.mark.parametrize(
     ("folder", "reason"),
     [("train/good", "no images found"), ("test/bent", "no images found"), ("test", "no sub-folders found")],
 )
-def test_an_empty_folder_is_named(tmp_path: Path, folder: str, reason: str) -> None:
-    put_image(tmp_path / "train" / "good" / "0.png")
-    put_image(tmp_path / "ground_truth" / "bent" / "0.png")
+def test_an_empty_folder_is_named(tmp_path, put, folder, reason):
+    put(tmp_path / "train" / "good" / "0.png")
+    put(tmp_path / "ground_truth" / "bent" / "0.png")
     (tmp_path / "train" / "good" / "0.png").unlink() if folder == "train/good" else None
     (tmp_path / folder).mkdir(parents=True, exist_ok=True)
 
     with pytest.raises(InputError, match=f"{folder}: {reason}"):
-        open_category(tmp_path)
+        open_data(tmp_path)
 
 
-def test_open_data_takes_one_category_or_a_folder_of_them(screw: Path) -> None:
-    put_image(screw.parent / "nut" / "train" / "good" / "0.png")
-    put_image(screw.parent / "papers" / "figure.png")
+def test_open_data_takes_one_category_or_a_folder_of_them(screw, put):
+    put(screw.parent / "nut" / "train" / "good" / "0.png")
+    put(screw.parent / "papers" / "figure.png")
 
     assert [c.name for c in open_data(screw)] == ["screw"]
     assert [c.name for c in open_data(screw.parent)] == ["nut", "screw"]
+    assert [c.name for c in open_data(screw.parent.parent)] == ["nut", "screw"]
 
 
-def test_open_data_takes_any_folder_of_images_as_good_ones(tmp_path: Path) -> None:
-    put_image(tmp_path / "parts" / "monday" / "1.png")
-    put_image(tmp_path / "parts" / "0.png")
+def test_open_data_knows_the_name_of_the_current_folder(screw, monkeypatch):
+    monkeypatch.chdir(screw / "train")
+
+    assert open_data(Path(".."))[0].name == "screw"
+    monkeypatch.chdir(screw)
+    assert open_data(Path("."))[0].name == "screw"
+
+
+def test_open_data_takes_any_folder_of_images_as_good_ones(tmp_path, put):
+    put(tmp_path / "parts" / "monday" / "1.png")
+    put(tmp_path / "parts" / "0.png")
 
     (category,) = open_data(tmp_path / "parts")
 
-    assert category.name == "parts"
+    assert (category.name, category.layout) == ("parts", "folder")
     assert [p.name for p in category.train] == ["0.png", "1.png"]
     assert category.test == ()
 
 
-def test_a_category_without_good_training_images_is_not_mistaken_for_a_folder_of_good_ones(
-    tmp_path: Path,
-) -> None:
-    put_image(tmp_path / "screw" / "test" / "bent" / "0.png")
+def test_a_category_without_good_training_images_is_not_mistaken_for_a_folder_of_good_ones(tmp_path, put):
+    put(tmp_path / "screw" / "test" / "bent" / "0.png")
 
     for root in (tmp_path, tmp_path / "screw"):
         with pytest.raises(InputError, match="expected good images in train/good"):
             open_data(root)
 
 
-def test_a_folder_with_nothing_in_it_or_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no images found"):
+def test_a_data_set_deep_inside_is_not_mistaken_for_good_images_unless_it_is_said_to_be(tmp_path, mvtec):
+    mvtec(tmp_path / "a" / "b" / "c" / "screw")
+
+    with pytest.raises(
+        InputError, match=r"b/c/screw looks like a category .*give \S+/b/c, or --layout folder"
+    ):
+        open_data(tmp_path)
+
+    (category,) = open_data(tmp_path, "folder")
+    assert len(category.train) == 13
+
+
+def test_a_folder_with_nothing_in_it_or_no_folder_is_refused(tmp_path):
+    with pytest.raises(
+        InputError, match=r"no images found; expected a folder of good images.*train/good/rgb"
+    ):
         open_data(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         open_data(tmp_path / "absent")
+    (tmp_path / "list.txt").touch()
+    with pytest.raises(InputError, match="expected a folder or a YAML file, got another file"):
+        open_data(tmp_path / "list.txt")
+
+
+def test_a_layout_that_is_asked_for_must_be_there(screw):
+    with pytest.raises(InputError, match=r"--layout: expected one of auto, bmad, .*, got 'zebra'"):
+        open_data(screw, "zebra")
+    with pytest.raises(
+        InputError, match=r"expected categories in the layout bmad \(train/good, .*found none"
+    ):
+        open_data(screw, "bmad")
+    assert open_data(screw, "mvtec") == open_data(screw)
+
+
+def test_an_empty_folder_among_categories_is_an_error(screw):
+    (screw.parent / "nut" / "train").mkdir(parents=True)
+
+    with pytest.raises(InputError, match="nut: an empty folder among categories; fill it or remove it"):
+        open_data(screw.parent)
+
+
+def test_two_categories_of_one_name_are_an_error(tmp_path, mvtec):
+    mvtec(tmp_path / "monday" / "screw")
+    mvtec(tmp_path / "tuesday" / "screw")
+
+    with pytest.raises(
+        InputError, match=r"screw: 2 categories have this name \(\S+monday/screw and \S+tuesday"
+    ):
+        open_data(tmp_path)
+
+
+def test_two_links_to_folders_of_one_name_are_two_categories(tmp_path, mvtec):
+    mvtec(tmp_path / "1" / "screw")
+    mvtec(tmp_path / "2" / "screw")
+    (tmp_path / "set").mkdir()
+    for name in "12":
+        (tmp_path / "set" / f"line{name}").symlink_to(tmp_path / name / "screw")
+
+    assert [c.name for c in open_data(tmp_path / "set")] == ["line1", "line2"]
+
+
+def test_reading_goes_on_behind_a_category_that_can_not_be_read(screw, mvtec):
+    (screw.parent / "bolt" / "test").mkdir(parents=True)
+    (screw.parent / "clip" / "train" / "good").mkdir(parents=True)
+    (screw.parent / "clip" / "readme.txt").touch()
+
+    categories, findings = read_data(screw.parent)
+
+    assert [c.name for c in categories] == ["screw"]
+    assert [(f.kind, f.hard, f.paths) for f in findings] == [
+        ("layout", True, (screw.parent / "bolt",)),
+        ("layout", True, (screw.parent / "clip",)),
+    ]

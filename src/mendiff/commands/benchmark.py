@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from mendiff.commands.common import Terminal, choose_categories, choose_device
+from mendiff.commands.common import Terminal, checked, choose_categories, choose_device
 from mendiff.commands.job import CONTROLS, FAILED, SPEC, Job, result_file, slug
 from mendiff.errors import InputError
 from mendiff.evaluation import papers
@@ -49,6 +49,7 @@ class Bench:
         categories: of the data.
         multi_class: whether one model learns all of them.
         data: their root.
+        layout: of the data.
         seeds: every one is a repetition.
         preset: of our methods.
         features, features_weights: backbone and its file, or a folder of files named by backbone.
@@ -60,6 +61,7 @@ class Bench:
     categories: list[str]
     multi_class: bool
     data: Path
+    layout: str
     seeds: Sequence[int]
     preset: str
     features: str | None
@@ -75,6 +77,7 @@ def run(
     ablation: str | None,
     methods: Sequence[str] | None,
     categories: Sequence[str] | None,
+    layout: str,
     multi_class: bool,
     seeds: Sequence[int] | None,
     preset: str,
@@ -90,9 +93,12 @@ def run(
     terminal = Terminal(quiet)
     if jobs < 1:
         raise InputError(f"--jobs: expected at least 1, got {jobs}.")
-    known = [one for one in choose_categories(open_data(data), categories) if one.test]
+    known = [one for one in choose_categories(open_data(data, layout), categories) if one.test]
     if not known:
-        raise InputError(f"{data}: expected categories with test images (MVTec layout), found none.")
+        raise InputError(
+            f"{data}: expected categories with test images, found none; see 'mendiff check --help'."
+        )
+    checked(known, terminal)
     named = SUITES.get(suite) if suite else None
     if suite and named is None:
         raise InputError(f"--suite: expected one of {', '.join(SUITES)}, got {suite!r}.")
@@ -102,6 +108,7 @@ def run(
         categories=names_of(named, known),
         multi_class=multi_class or together,
         data=data.resolve(),
+        layout=layout,
         seeds=seeds or [0],
         preset=preset,
         features=features,
@@ -201,6 +208,7 @@ def planned(bench: Bench, device: str) -> dict[str, Job]:
                     method=row.method,
                     rows={**rows, row.label: plain(row.changes)},
                     data=str(bench.data),
+                    layout=bench.layout,
                     categories=list(group),
                     settings=settings,
                     preset=bench.preset,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from rich.progress import (
 from rich.table import Table
 
 from mendiff.errors import InputError
+from mendiff.evaluation.checks import UNREADABLE, check_data
 from mendiff.evaluation.data import Category
 
 Item = TypeVar("Item")
@@ -38,6 +41,8 @@ METRIC_TITLES = {
     "pixel_f1max": "pixel\nF1max",
     "aupro": "\nAUPRO",
 }
+MOST_TOLD = 5
+"""Warnings of one kind that a command prints; `mendiff check` prints all."""
 # Files that only mendiff writes at the top of an output folder: --overwrite never deletes anything else.
 MARKERS = ("config.json", "predictions.json", "demo.json")
 
@@ -152,9 +157,9 @@ class Terminal:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(
-            *columns, console=self.console, disable=self.quiet, transient=self.fleeting
-        ) as progress:
+        # In a file or pipe a bar that vanishes would leave empty lines.
+        silent = self.quiet or (self.fleeting and not self.console.is_terminal)
+        with Progress(*columns, console=self.console, disable=silent, transient=self.fleeting) as progress:
             task = progress.add_task(title, total=None, note="")
 
             def update(done: int, total: int, note: str) -> None:
@@ -181,6 +186,33 @@ def choose_categories(categories: list[Category], wanted: Sequence[str] | None) 
     if unknown:
         raise InputError(f"--categories: expected some of {', '.join(by_name)}, got {unknown[0]!r}.")
     return [by_name[name] for name in wanted]
+
+
+def checked(categories: Sequence[Category], terminal: Terminal) -> list[Category]:
+    """The categories without the images that can't be read; other faults are an error or a warning each."""
+    with Terminal(terminal.quiet, fleeting=True).bar("checking") as update:
+        findings = check_data(categories, update)
+    hard = [finding for finding in findings if finding.hard]
+    if hard:
+        more = f" {len(hard) - 1} more: see 'mendiff check'." if len(hard) > 1 else ""
+        raise InputError(hard[0].sentence + more)
+    told: Counter[str] = Counter()
+    for finding in findings:
+        told[finding.kind] += 1
+        if told[finding.kind] <= MOST_TOLD:
+            terminal.warn(finding.sentence)
+    for kind, count in told.items():
+        if count > MOST_TOLD:
+            terminal.warn(f"{count - MOST_TOLD} more of this kind ({kind}): see 'mendiff check'.")
+    lost = {path for finding in findings if finding.kind == UNREADABLE for path in finding.paths}
+    return [
+        dataclasses.replace(
+            category,
+            train=tuple(path for path in category.train if path not in lost),
+            test=tuple(sample for sample in category.test if sample.path not in lost),
+        )
+        for category in categories
+    ]
 
 
 def metrics_table(summary: dict[str, Any], title: str) -> Table:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mendiff.checkpoints.store import categories_of, load
-from mendiff.commands.common import Terminal, choose_categories, choose_device, metrics_table
+from mendiff.commands.common import Terminal, checked, choose_categories, choose_device, metrics_table
 from mendiff.commands.predict import heat_range
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import fit_memory_bank, median_colour_control
@@ -48,6 +48,7 @@ def run(
     data: Path,
     report: Path | None,
     categories: Sequence[str] | None,
+    layout: str,
     controls: bool,
     batch_size: int,
     device: str,
@@ -59,12 +60,13 @@ def run(
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
     device = choose_device(device)
     loaded = load(model, device)
-    chosen = [one for one in choose_categories(open_data(data), categories) if one.test]
+    chosen = [one for one in choose_categories(open_data(data, layout), categories) if one.test]
     if not chosen:
         raise InputError(
             f"{data}: expected test images (test/good and test/DEFECT folders), found none; "
-            "see the MVTec layout."
+            "see 'mendiff check --help' for layouts."
         )
+    chosen = checked(chosen, terminal)
     results: dict[str, Metrics] = {}
     pages: list[CategoryReport] = []
     tables: dict[str, dict[str, Metrics]] = {}

@@ -16,11 +16,18 @@ from torch import Tensor
 
 from mendiff.checkpoints.codecs import load_codec, read_codec
 from mendiff.checkpoints.store import read_weights, save
-from mendiff.commands.common import Terminal, check_output, choose_categories, choose_device, set_aside
+from mendiff.commands.common import (
+    Terminal,
+    check_output,
+    checked,
+    choose_categories,
+    choose_device,
+    set_aside,
+)
 from mendiff.commands.length import STEPS_FILE, lengthened
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
-from mendiff.evaluation.data import Category, open_data, readable
+from mendiff.evaluation.data import Category, open_data
 from mendiff.images import image_size as read_size
 from mendiff.methods.base import MethodConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override
@@ -73,6 +80,7 @@ def run(
     features_weights: Path | None,
     image_size: int | None,
     categories: Sequence[str] | None,
+    layout: str,
     statistics: str,
     balance: str,
     codec: Path | None,
@@ -95,7 +103,7 @@ def run(
     device = choose_device(device)
     backbone = (features, features_weights)
     plan = Plan(method, preset, settings, *backbone, image_size, seed, device, statistics, balance, codec)
-    chosen = choose_categories(open_data(data), categories)
+    chosen = choose_categories(open_data(data, layout), categories)
     return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
 
 
@@ -309,11 +317,7 @@ def own_size(paths: Sequence[Path], multiple: int) -> int:
 
 def readable_paths(categories: Sequence[Category], terminal: Terminal) -> list[Path]:
     """The good training images that can be read; the others are named and left out."""
-    paths, bad = readable(path for category in categories for path in category.train)
-    for _, sentence in bad:
-        terminal.warn(sentence)
-    if not paths:
-        raise InputError(f"{categories[0].root}: expected good images, found none that can be read.")
+    paths = [path for category in checked(categories, terminal) for path in category.train]
     if len(paths) < FEWEST_IMAGES:
         raise InputError(
             f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, got {len(paths)}; "

@@ -79,6 +79,7 @@ def run(
     features: str | None,
     features_weights: Path | None,
     categories: Sequence[str] | None,
+    layout: str,
     seed: int,
     device: str,
     resume: bool,
@@ -95,7 +96,7 @@ def run(
     if (features is None) != (features_weights is None):
         raise InputError("--features and --features-weights: expected both, got one.")
     device = choose_device(device)
-    paths = readable_paths(choose_categories(open_data(data), categories), terminal)
+    paths = readable_paths(choose_categories(open_data(data, layout), categories), terminal)
     plan, model = _prepared(preset, start, features, features_weights, settings, seed)
     unit = model.codec.factor
     size = plan.image_size or own_size(paths, unit)

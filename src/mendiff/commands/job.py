@@ -53,7 +53,7 @@ class Job:
     Attributes:
         method, preset, settings: of the fit.
         rows: label to the changes that are made to the fitted model.
-        data: root of the categories.
+        data, layout: root of the categories, and how it is laid out.
         categories: that the model learns, together.
         features, features_weights: backbone and its file.
         seed: of training.
@@ -64,6 +64,7 @@ class Job:
     rows: dict[str, dict[str, Any]]
     data: str
     categories: list[str]
+    layout: str = "auto"
     settings: dict[str, Any] = field(default_factory=dict)
     preset: str = "tiny"
     features: str | None = None
@@ -131,7 +132,7 @@ def run(job: Job, folder: Path, terminal: Terminal) -> None:
     todo = [label for label in job.rows if not result_file(folder, label).is_file()]
     if not todo:
         return
-    categories = choose_categories(open_data(Path(job.data)), job.categories)
+    categories = choose_categories(open_data(Path(job.data), job.layout), job.categories)
     torch.manual_seed(job.seed)  # for whoever uses the global generator; ours do not
     subject_of, facts = fitted(job, categories, folder, terminal)
     for label in todo:

@@ -28,6 +28,18 @@ def demo(
     """
 
 
+def check(
+    layout: str = "auto",
+) -> None:
+    """Look for faults in a data set: masks, damaged images, equal pictures, test images in training.
+
+    Ends with 0, or with 2 where fit and evaluate would refuse the data.
+
+    Args:
+        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
+    """
+
+
 def fit(
     method: str = "glad",
     preset: str = "tiny",
@@ -35,6 +47,7 @@ def fit(
     features_weights: Path | None = None,
     image_size: int | None = None,
     categories: list[str] | None = None,
+    layout: str = "auto",
     statistics: str = "global",
     balance: str = "image",
     codec: Path | None = None,
@@ -52,6 +65,7 @@ def fit(
         features_weights: its weights, a local safetensors file.
         image_size: side to which images are resized; the images' own size (up to 320) unless given.
         categories: which to learn together, where DATA holds several categories; all unless given.
+        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         statistics: global, or category for scales and a threshold of its own for every category.
         balance: image, or category to show every category equally often.
         codec: a codec folder that mendiff fit-codec wrote, for methods that work on latents.
@@ -68,6 +82,7 @@ def fit_codec(
     features: str | None = None,
     features_weights: Path | None = None,
     categories: list[str] | None = None,
+    layout: str = "auto",
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
@@ -81,6 +96,7 @@ def fit_codec(
         features: timm's name of a pretrained backbone for the perceptual term.
         features_weights: its weights, a local safetensors file.
         categories: which to learn together, where DATA holds several categories; all unless given.
+        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
         resume: go on with a training that was interrupted.
@@ -109,15 +125,17 @@ def predict(
 def evaluate(
     report: Path | None = None,
     categories: list[str] | None = None,
+    layout: str = "auto",
     controls: bool = False,
     batch_size: int = 8,
     device: str = "auto",
 ) -> None:
-    """Measure a model on labelled test images (MVTec layout).
+    """Measure a model on labelled test images.
 
     Args:
         report: also write this HTML file with all test images.
         categories: which categories of DATA; all unless given.
+        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         controls: also measure two controls that need no diffusion model.
         batch_size: images that pass through the networks together; does not change the results.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -147,6 +165,7 @@ def benchmark(
     ablation: str | None = None,
     methods: list[str] | None = None,
     categories: list[str] | None = None,
+    layout: str = "auto",
     multi_class: bool = False,
     seeds: list[int] | None = None,
     preset: str = "tiny",
@@ -163,6 +182,7 @@ def benchmark(
         ablation: a paper's ablation, such as glad-pieces or diad-sff.
         methods: ours (glad, diad, ran), controls (median-colour, memory-bank), anomalib's (patchcore, ...).
         categories: names of the categories to use; all unless given.
+        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad.
         multi_class: one model learns all categories, instead of one model for each.
         seeds: one repetition each; tables then show means and deviations.
         preset: of our methods.
@@ -222,6 +242,10 @@ class Command:
         return " ".join(["mendiff", self.name, *needed, "[options]"])
 
 
+DATA = (
+    "a folder of good images; a data set laid out as MVTec-AD, MPDD, VisA, MVTec-3D, BMAD or PCB-Bank, or "
+    "one of its categories; or a YAML file that lists folders"
+)
 COMMANDS = (
     Command(
         demo,
@@ -232,8 +256,17 @@ COMMANDS = (
         takes_settings=True,
     ),
     Command(
+        check,
+        (("data", DATA),),
+        (
+            "mendiff check mvtec",
+            "mendiff check VisA/candle --json",
+            "mendiff check parts.yaml  # bolts: {train: a, good: b, defective: [bent, dirty], masks: c}",
+        ),
+    ),
+    Command(
         fit,
-        (("data", "a category in MVTec layout, a folder of such categories, or any folder of good images"),),
+        (("data", DATA),),
         (
             "mendiff fit photos/good -o model",
             "mendiff fit mvtec/bottle -o bottle --features resnet18 --features-weights resnet18.safetensors",
@@ -244,7 +277,7 @@ COMMANDS = (
     ),
     Command(
         fit_codec,
-        (("data", "a category in MVTec layout, a folder of such categories, or any folder of good images"),),
+        (("data", DATA),),
         (
             "mendiff fit-codec photos/good -o codec",
             "mendiff fit-codec mvtec -o codec --preset kl --start sd-codec --device cuda",
@@ -263,15 +296,16 @@ COMMANDS = (
     ),
     Command(
         evaluate,
-        (("model", "a model folder"), ("data", "a category in MVTec layout, or a folder of such categories")),
+        (("model", "a model folder"), ("data", DATA)),
         (
             "mendiff evaluate bottle mvtec/bottle",
             "mendiff evaluate bottle mvtec/bottle --json --report report.html",
+            "mendiff evaluate model parts.yaml  # see mendiff check --help",
         ),
     ),
     Command(
         benchmark,
-        (("data", "a category in MVTec layout, or a folder of such categories"),),
+        (("data", DATA),),
         (
             "mendiff benchmark parts -o runs/parts --methods glad ran median-colour",
             "mendiff benchmark mvtec -o runs/mvtec --suite glad-mvtec --preset paper",

@@ -1,148 +1,119 @@
-"""Folders of good and defective images: the layout of MVTec AD, or any folder of good images.
+"""From a folder or a YAML file to categories of good and defective images, whatever their layout."""
 
-The layout: `train/good/NAME.png`, `test/good/NAME.png`, `test/DEFECT/NAME.png` and
-`ground_truth/DEFECT/NAME_mask.png` (or `NAME.png`), for each DEFECT one folder.
-"""
-
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from mendiff.errors import InputError
-from mendiff.images import EXTENSIONS, find_images, image_size, read_image
+from mendiff.evaluation.checks import check_files
+from mendiff.evaluation.layouts import LAYOUTS, Layout, own_name, subfolders
+from mendiff.evaluation.listed import SUFFIXES, read_listed
+from mendiff.evaluation.samples import GOOD, Category, Finding, Sample
+from mendiff.images import find_images
 
-GOOD = "good"
+__all__ = ["GOOD", "Category", "Sample", "open_data", "read_data"]
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One test image, its label (`good` or the kind of defect) and its mask, None where there is none."""
-
-    path: Path
-    label: str
-    mask_path: Path | None
-
-    @property
-    def is_good(self) -> bool:
-        """Whether the image shows no defect."""
-        return self.label == GOOD
+AUTO, FOLDER = "auto", "folder"
+NAMES = (AUTO, *sorted(layout.name for layout in LAYOUTS), FOLDER)
+PLAIN = "a folder of good images"
 
 
-@dataclass(frozen=True)
-class Category:
-    """The images of one kind of part: good ones for training, labelled ones for testing (possibly none)."""
+def open_data(root: Path, layout: str = AUTO) -> list[Category]:
+    """Open one category, a folder of categories, a YAML file that lists folders, or a folder of good images.
 
-    name: str
-    root: Path
-    train: tuple[Path, ...]
-    test: tuple[Sample, ...]
+    A category has one of the layouts of `LAYOUTS`; a folder of good images becomes one without a test.
+    Raises InputError when there is nothing to find, a category is incomplete or there twice, a defective
+    image has no mask although others of its category do, or a mask has another size than its image. Whether
+    images can be decoded is for `check_data`.
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether every defective test image has a mask, so that pixel metrics can be told."""
-        defective = [s for s in self.test if not s.is_good]
-        return bool(defective) and all(s.mask_path is not None for s in defective)
-
-
-def open_data(root: Path) -> list[Category]:
-    """Open one category, a folder of categories, or any folder of good images (a category without a test).
-
-    Raises InputError when there is nothing to find, or when a category is incomplete.
+    Args:
+        root: a folder, or a YAML file (see `mendiff.evaluation.listed`).
+        layout: one of `NAMES`; "auto" finds out.
     """
+    categories, findings = read_data(root, layout)
+    for finding in (*findings, *check_files(categories)):
+        if finding.hard:
+            raise InputError(finding.sentence)
+    return categories
+
+
+def read_data(root: Path, layout: str = AUTO) -> tuple[list[Category], list[Finding]]:
+    """All categories that can be read, unchecked, and why others can't; arguments as in `open_data`.
+
+    Raises InputError when there is nothing to find.
+    """
+    if layout not in NAMES:
+        raise InputError(f"--layout: expected one of {', '.join(NAMES)}, got {layout!r}.")
+    if root.is_file() and root.suffix.lower() in SUFFIXES:
+        if layout != AUTO:
+            raise InputError(f"--layout: expected none, as {root} says where the images are, got {layout!r}.")
+        return read_listed(root), []
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give good images or a category in MVTec layout.")
-    if _is_category(root):
-        return [open_category(root)]
-    inside = [
-        p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".") and _is_category(p)
-    ]
-    if inside:
-        return [open_category(p) for p in inside]
-    return [Category(root.resolve().name, root, tuple(find_images(root)), ())]
-
-
-def open_category(root: Path) -> Category:
-    """Open one category in MVTec layout; a category without `test` or without `ground_truth` is allowed.
-
-    Raises InputError when there is no train/good, a folder is empty, a defective image has no mask although
-    there is a ground_truth folder, or a mask has another size than its image. Whether an image can be decoded
-    is seen when it is read (`readable`).
-    """
-    good = root / "train" / GOOD
-    if not good.is_dir():
+        problem = "expected a folder or a YAML file, got another file" if root.is_file() else "no such folder"
+        raise InputError(f"{root}: {problem}; give {PLAIN}, a data set or one of its categories.")
+    if layout == FOLDER:
+        return [Category(own_name(root), root, tuple(find_images(root)), ())], []
+    known = tuple(one for one in LAYOUTS if layout in (AUTO, one.name))
+    places = _find_categories(root, known)
+    if not places and layout == AUTO:
+        return [_plain(root)], []
+    if not places:
         raise InputError(
-            f"{root}: expected good images in train/{GOOD}, found no such folder; see the MVTec layout."
+            f"{root}: expected categories in the layout {layout} ({known[0].shape}) here or one or two "
+            "levels down, found none."
         )
-    train = tuple(find_images(good))
-    test_root = root / "test"
-    if not test_root.is_dir():
-        return Category(root.resolve().name, root, train, ())
-    folders = [p for p in sorted(test_root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    if not folders:
-        raise InputError(
-            f"{test_root}: no sub-folders found; expected test/{GOOD} and one folder for each defect."
-        )
-    samples = tuple(sample for folder in folders for sample in _open_label(root, folder))
-    return Category(root.resolve().name, root, train, samples)
-
-
-def readable(paths: Iterable[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Split images into those that decode, and (path, sentence why not) for the others."""
-    good: list[Path] = []
-    bad: list[tuple[Path, str]] = []
-    for path in paths:
+    categories: list[Category] = []
+    findings: list[Finding] = []
+    for folder, one in places:
         try:
-            read_image(path)
+            categories.append(one.read(folder))
         except InputError as error:
-            bad.append((path, str(error)))
-        else:
-            good.append(path)
-    return good, bad
+            findings.append(Finding("layout", True, str(error), (folder,)))
+    if places[0][0] != root:
+        findings += _empty_siblings([folder for folder, _ in places])
+    return categories, findings
 
 
-def _is_category(folder: Path) -> bool:
-    # A test folder alone counts too: open_category then says what is missing. Read as a plain folder of good
-    # images, such a tree would teach the defects.
-    return (
-        (folder / "train" / GOOD).is_dir() or (folder / "test").is_dir() or (folder / "ground_truth").is_dir()
-    )
+def _detect(folder: Path, known: tuple[Layout, ...]) -> Layout | None:
+    return next((one for one in known if one.is_category(folder)), None)
 
 
-def _open_label(root: Path, folder: Path) -> list[Sample]:
-    label = folder.name
-    truth = root / "ground_truth"
-    if label == GOOD or not truth.is_dir():
-        return [Sample(path, label, None) for path in find_images(folder)]
-    samples = []
-    for path in find_images(folder):
-        mask = _find_mask(truth / label / path.relative_to(folder).parent, path.stem)
-        if mask is None:
-            raise InputError(
-                f"{path}: no mask found; expected {truth / label / path.stem}_mask.png or {path.stem}.png "
-                "(only without a ground_truth folder are masks optional)."
-            )
-        _check_size(path, mask)
-        samples.append(Sample(path, label, mask))
-    return samples
+def _find_categories(root: Path, known: tuple[Layout, ...]) -> list[tuple[Path, Layout]]:
+    """The folder itself, or else the categories one level down, or else two: some sets come in wrappers."""
+    level = [root]
+    for _ in range(3):
+        found = [(folder, one) for folder in level if (one := _detect(folder, known)) is not None]
+        if found:
+            return found
+        level = [inside for folder in level for inside in subfolders(folder)]
+    return []
 
 
-def _find_mask(folder: Path, stem: str) -> Path | None:
-    for name in (f"{stem}_mask", stem):
-        for suffix in (".png", *sorted(EXTENSIONS - {".png"})):
-            candidate = folder / f"{name}{suffix}"
-            if candidate.is_file():
-                return candidate
-    return None
+def _empty_siblings(folders: list[Path]) -> list[Finding]:
+    """Folders beside categories that hold no file at all: most likely a category that was not copied."""
+    findings = []
+    for parent in dict.fromkeys(folder.parent for folder in folders):
+        for folder in subfolders(parent):
+            if folder not in folders and not any(path.is_file() for path in folder.rglob("*")):
+                sentence = f"{folder}: an empty folder among categories; fill it or remove it."
+                findings.append(Finding("empty", True, sentence, (folder,)))
+    return findings
 
 
-def _check_size(path: Path, mask: Path) -> None:
-    height, width = image_size(mask)
+def _plain(root: Path) -> Category:
+    """A folder of good images; refused where a data set lies deeper inside: its defects would be learned."""
     try:
-        expected = image_size(path)
-    except InputError:
-        return  # an image that can't be read is reported by `readable`, and the others go on
-    if (height, width) != expected:
+        paths = find_images(root)
+    except InputError as error:
+        shapes = "; ".join(f"{one.name} ({one.shape})" for one in LAYOUTS)
         raise InputError(
-            f"{mask}: a mask must have its image's size, {expected[1]}x{expected[0]}, got {width}x{height}; "
-            f"replace the mask of {path.name}."
-        )
+            f"{root}: no images found; expected {PLAIN}, a YAML file that lists folders, or categories in "
+            f"one of these layouts: {shapes}."
+        ) from error
+    parents = {parent for path in paths for parent in path.parents if root in parent.parents}
+    for folder in sorted(parents, key=lambda parent: (len(parent.parts), parent)):
+        one = _detect(folder, LAYOUTS)
+        if one is not None:
+            raise InputError(
+                f"{root}: {folder} looks like a category ({one.name}) of a data set deeper inside; give "
+                f"{folder.parent}, or --layout {FOLDER} to take every image as a good one."
+            )
+    return Category(own_name(root), root, tuple(paths), ())

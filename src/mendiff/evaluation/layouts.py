@@ -1,0 +1,218 @@
+"""How published data sets lie on the disk, and one reader for each way.
+
+We read the folders ourselves instead of through anomalib's data sets, which are the oracle of our tests:
+importing them takes seconds, they match masks to images by their order in the folder and know few file types,
+and for VisA anomalib first copies the whole data set into a second folder. Nothing here writes or decodes.
+"""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mendiff.errors import InputError
+from mendiff.evaluation.samples import GOOD, Category, Sample
+from mendiff.images import EXTENSIONS, find_images
+
+VISA_SPLITS = ("split_csv/1cls.csv", "1cls_clear.csv")
+"""Lists of training and test images beside the categories of VisA, and of PCB-Bank as released."""
+VISA_COLUMNS = ("object", "split", "label", "image", "mask")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which the images of a category lie in its folder.
+
+    Attributes:
+        name: as given to --layout.
+        shape: where the files are, for people.
+        is_category: whether a folder holds a category of this layout.
+        read: a category's images, labels and masks; raises InputError where something is not there.
+    """
+
+    name: str
+    shape: str
+    is_category: Callable[[Path], bool]
+    read: Callable[[Path], Category]
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The visible folders in a folder, sorted; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+
+
+def own_name(folder: Path) -> str:
+    """A folder's name, for `.` and `..` as well."""
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
+
+
+def labelled(images: Path, label: str, masks: Path | None) -> list[Sample]:
+    """The images below a folder with one label; those of defects with the mask of their name in `masks`.
+
+    A mask is called NAME_mask or NAME, with any image extension, in the sub-folder where its image lies.
+    Where there is none, the sample names the file that should be there.
+    """
+    paths = find_images(images)
+    if label == GOOD or masks is None:
+        return [Sample(path, label, None) for path in paths]
+    places = [masks / path.relative_to(images).parent for path in paths]
+    known = {place: _by_name(place) for place in set(places)}
+    samples = []
+    for path, place in zip(paths, places, strict=True):
+        names = (f"{path.stem}_mask", path.stem)
+        found = next((known[place][name] for name in names if name in known[place]), None)
+        samples.append(Sample(path, label, found or place / f"{path.stem}_mask.png"))
+    return samples
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """The image files of a folder by name without extension; of several the PNG, as masks are."""
+    files = (p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS) if folder.is_dir() else ()
+    return {p.stem: p for p in sorted(files, key=lambda p: (p.suffix.lower() == ".png", p))}
+
+
+def _training(folder: Path, *parts: str) -> tuple[Path, ...]:
+    place = folder.joinpath(*parts)
+    if not place.is_dir():
+        raise InputError(f"{folder}: expected good images in {'/'.join(parts)}, found no such folder.")
+    return tuple(find_images(place))
+
+
+def _kinds(folder: Path) -> list[Path]:
+    """The folders of `test`, one for each label; none where a category has no test."""
+    test = folder / "test"
+    kinds = subfolders(test)
+    if test.is_dir() and not kinds:
+        raise InputError(
+            f"{test}: no sub-folders found; expected test/{GOOD} and one folder for each defect."
+        )
+    return kinds
+
+
+def _with_masks(kinds: list[Path], name: str) -> bool:
+    """Whether any kind of defect has masks in a folder of this name; then all must."""
+    return any((kind / name).is_dir() for kind in kinds if kind.name != GOOD)
+
+
+def _read_mvtec(folder: Path) -> Category:
+    masks = folder / "ground_truth"
+    samples = [
+        sample
+        for kind in _kinds(folder)
+        for sample in labelled(kind, kind.name, masks / kind.name if masks.is_dir() else None)
+    ]
+    return Category(own_name(folder), folder, _training(folder, "train", GOOD), tuple(samples), "mvtec")
+
+
+def _read_mvtec3d(folder: Path) -> Category:
+    kinds = _kinds(folder)
+    masked = _with_masks(kinds, "gt")
+    samples = [
+        sample
+        for kind in kinds
+        for sample in labelled(kind / "rgb", kind.name, kind / "gt" if masked else None)
+    ]
+    train = _training(folder, "train", GOOD, "rgb")
+    return Category(own_name(folder), folder, train, tuple(samples), "mvtec3d")
+
+
+def _read_bmad(folder: Path) -> Category:
+    """Sets with masks keep images in img/ and masks in label/, some of the others have no folders inside."""
+    kinds = _kinds(folder)
+    masked = _with_masks(kinds, "label")
+    samples = []
+    for kind in kinds:
+        inside = kind / "img" if masked or (kind / "img").is_dir() else kind
+        samples += labelled(inside, kind.name, kind / "label" if masked else None)
+    return Category(own_name(folder), folder, _training(folder, "train", GOOD), tuple(samples), "bmad")
+
+
+def _read_visa(folder: Path) -> Category:
+    """Training and test images are told apart by a list beside the categories, not by folders."""
+    name = own_name(folder)
+    top = folder.parent if folder.name == name else folder.resolve().parent
+    split = next((top / place for place in VISA_SPLITS if (top / place).is_file()), None)
+    if split is None:
+        raise InputError(
+            f"{folder}: looks like VisA as released, whose list of training and test images was expected in "
+            f"{top / VISA_SPLITS[0]}, but there is no such file; put it there."
+        )
+    train, test = [], []
+    for row in _rows(split, name):
+        image = _listed(top, row["image"], split)
+        if row["split"] == "train":
+            train.append(image)
+        elif row["label"] == "normal":
+            test.append(Sample(image, GOOD, None))
+        else:
+            test.append(Sample(image, "bad", _listed(top, row["mask"], split)))
+    if not train:
+        raise InputError(f"{split}: expected training images of {name}, found none; use the published list.")
+    ordered = sorted(test, key=lambda sample: sample.path)
+    return Category(name, folder, tuple(sorted(train)), tuple(ordered), "visa")
+
+
+def _rows(split: Path, name: str) -> list[dict[str, str]]:
+    """The rows of a category in VisA's list, each with the columns that we need."""
+    try:
+        with split.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or ()
+            rows = [row for row in reader if row.get("object") == name]
+    except csv.Error as error:
+        raise InputError(f"{split}: expected a CSV file, but it is damaged ({error}).") from error
+    if not set(VISA_COLUMNS) <= set(columns):
+        raise InputError(f"{split}: expected the columns {', '.join(VISA_COLUMNS)}; use the published list.")
+    for row in rows:
+        if row["split"] not in ("train", "test") or row["label"] not in ("normal", "anomaly"):
+            raise InputError(
+                f"{split}: expected train or test and normal or anomaly in every row, got "
+                f"{row['split']!r} and {row['label']!r}; use the published list."
+            )
+        if row["split"] == "train" and row["label"] == "anomaly":
+            raise InputError(
+                f"{split}: expected good images only for training, but {row['image']} is defective; use "
+                "the list of the one-class setting."
+            )
+    return rows
+
+
+def _listed(top: Path, place: str | None, split: Path) -> Path:
+    """A file that a list names, which must be there and inside the data set."""
+    path = top / (place or "")
+    if not place or ".." in Path(place).parts or Path(place).is_absolute() or not path.is_file():
+        raise InputError(
+            f"{split}: lists {place!r}, but {top} holds no such file; unpack the data set again."
+        )
+    return path
+
+
+def _is_mvtec(folder: Path) -> bool:
+    # A test folder alone counts too: reading then says what is missing. Taken as a plain folder of good
+    # images, such a tree would teach the defects.
+    return any((folder / part).is_dir() for part in (f"train/{GOOD}", "test", "ground_truth"))
+
+
+def _is_mvtec3d(folder: Path) -> bool:
+    places = [*subfolders(folder / "train"), *subfolders(folder / "test")]
+    return not (folder / "ground_truth").is_dir() and any((place / "rgb").is_dir() for place in places)
+
+
+def _is_bmad(folder: Path) -> bool:
+    named = any(kind.name.lower() == "ungood" for kind in subfolders(folder / "test"))
+    return named and not (folder / "ground_truth").is_dir()
+
+
+def _is_visa(folder: Path) -> bool:
+    return (folder / "Data" / "Images").is_dir()
+
+
+# MVTec's comes last, since its marks are in others as well.
+LAYOUTS = (
+    Layout("visa", f"Data/Images in each category, beside {VISA_SPLITS[0]}", _is_visa, _read_visa),
+    Layout("bmad", "train/good, test/good/img, test/Ungood/img, test/Ungood/label", _is_bmad, _read_bmad),
+    Layout("mvtec3d", "train/good/rgb, test/DEFECT/rgb, test/DEFECT/gt", _is_mvtec3d, _read_mvtec3d),
+    Layout("mvtec", "train/good, test/good, test/DEFECT, ground_truth/DEFECT", _is_mvtec, _read_mvtec),
+)

@@ -1,0 +1,91 @@
+"""A data set as a YAML file that names folders, for images that lie in no layout of their own.
+
+    bolts:                                  # any number of categories
+      train: photos/good                    # good images to learn from
+      good: photos/test-good                # good images to test with (optional)
+      defective: [photos/bent, photos/dirty]  # a folder's name is the kind of defect (optional)
+      masks: photos/masks                   # masks/bent/NAME.png, or masks/NAME.png (optional)
+
+Each entry is a folder or a list of folders, relative to the file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mendiff.errors import InputError
+from mendiff.evaluation.layouts import labelled, own_name
+from mendiff.evaluation.samples import GOOD, Category, Sample
+from mendiff.images import find_images
+
+SUFFIXES = (".yaml", ".yml")
+KEYS = ("train", "good", "defective", "masks")
+MERGE = "tag:yaml.org,2002:merge"
+EXAMPLE = "NAME: {train: FOLDER, good: FOLDER, defective: [FOLDER, ...], masks: FOLDER}"
+
+
+def read_listed(file: Path) -> list[Category]:
+    """The categories of a YAML file; raises InputError where it is not as described above."""
+    described = _parse(file)
+    if not isinstance(described, dict) or not described:
+        raise InputError(f"{file}: expected categories such as {EXAMPLE}, got something else.")
+    return [_category(file, name, entry) for name, entry in described.items()]
+
+
+def _parse(file: Path) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML takes the last of equal keys without a word; here they are two categories of one name."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != MERGE]
+            twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+            if twice is not None:
+                raise InputError(f"{file}: expected different names, got {twice!r} twice; rename one.")
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        detail = " ".join(str(error).split())
+        raise InputError(f"{file}: expected YAML, but it can't be read ({detail}).") from error
+
+
+def _category(file: Path, name: Any, entry: Any) -> Category:
+    if not isinstance(name, str) or not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise InputError(f"{file}: expected the name of a category, which may name a folder, got {name!r}.")
+    if not isinstance(entry, dict) or "train" not in entry:
+        raise InputError(f"{file}: {name}: expected at least train: FOLDER, as in {EXAMPLE}.")
+    unknown = [key for key in entry if key not in KEYS]
+    if unknown:
+        raise InputError(f"{file}: {name}: expected some of {', '.join(KEYS)}, got {unknown[0]!r}.")
+    train, good, defective, masks = (_folders(file, f"{name}: {key}", entry.get(key)) for key in KEYS)
+    if len(masks) > 1:
+        raise InputError(f"{file}: {name}: masks: expected one folder, got {len(masks)}.")
+    if not train:
+        raise InputError(f"{file}: {name}: train: expected at least one folder of good images, got none.")
+    samples = [sample for folder in good for sample in labelled(folder, GOOD, None)]
+    for folder in defective:
+        samples += _defective(folder, masks[0] if masks else None)
+    images = tuple(path for folder in train for path in find_images(folder))
+    return Category(name, file, images, tuple(samples), "yaml")
+
+
+def _defective(folder: Path, masks: Path | None) -> list[Sample]:
+    label = own_name(folder)
+    if label == GOOD:
+        raise InputError(f"{folder}: a folder of defective images can't be called {GOOD}; rename it.")
+    if masks is not None and (masks / label).is_dir():
+        masks = masks / label
+    return labelled(folder, label, masks)
+
+
+def _folders(file: Path, place: str, entry: Any) -> list[Path]:
+    """One folder or several, relative to the YAML file, all of which must exist."""
+    entries = entry if isinstance(entry, list) else [] if entry is None else [entry]
+    folders = []
+    for one in entries:
+        if not isinstance(one, str) or not (file.parent / one).is_dir():
+            raise InputError(f"{file}: {place}: expected a folder, relative to this file, got {one!r}.")
+        folders.append(file.parent / one)
+    return folders
