@@ -95,6 +95,14 @@ def test_what_is_done_is_not_done_again_and_what_is_missing_comes_out_alike(part
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items() if path != lost)
 
 
+def test_tables_show_the_jobs_of_earlier_commands_too(parts, finished):
+    before = (finished / "results.csv").read_text()
+
+    assert main(["benchmark", str(parts), "-o", str(finished), "--methods", "memory-bank", "--json"]) == 0
+
+    assert sorted((finished / "results.csv").read_text().splitlines()) == sorted(before.splitlines())
+
+
 def test_a_folder_of_other_work_is_refused(parts, finished, capsys):
     code = run(parts, finished, "memory-bank", "--preset", "other")
 

@@ -121,7 +121,7 @@ def run(
     every = planned(bench, choose_device(device))
     folders = [prepared(out, name, job) for name, job in every.items()]
     failed = run_all(folders, jobs, ray, terminal)
-    results = list(collected(folders))
+    results = list(collected([*folders, *others_of(out, folders)]))
     found = figures(results, printed(bench))
     written = write_tables(out, results, found)
     if results:
@@ -329,6 +329,11 @@ def run_job(folder: Path, gpu: int | None) -> str:
         return ""
     told = folder / FAILED
     return told.read_text() if told.is_file() else f"ended with code {code}; see {folder / 'log.txt'}."
+
+
+def others_of(out: Path, folders: Sequence[Path]) -> list[Path]:
+    """The jobs of earlier commands with the same output folder: the tables show them too."""
+    return [spec.parent for spec in sorted(out.glob(f"jobs/*/{SPEC}")) if spec.parent not in folders]
 
 
 def collected(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
