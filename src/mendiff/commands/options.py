@@ -313,7 +313,7 @@ COMMANDS = (
             "mendiff benchmark parts -o runs/peers --methods glad patchcore padim memory-bank --seeds 0 1 "
             "--features resnet18 --features-weights resnet18.safetensors",
         ),
-        output="where jobs and tables are kept; a command goes on with what is there, and tables show all of it",
+        output="where jobs and tables are kept; goes on with what is there, and the tables show all of it",
         takes_settings=True,
     ),
     Command(
