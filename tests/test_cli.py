@@ -184,8 +184,8 @@ def test_help_has_usage_and_examples(run, name):
         (["fit", "x", "-o", "y", "--resume=3"], "--resume: expected no value, got '3'"),
         (
             ["fti"],
-            "expected a command (demo, check, fit, fit-codec, predict, evaluate, benchmark, convert, info), "
-            "got 'fti'",
+            "expected a command (demo, check, fit, fit-codec, predict, evaluate, tune, benchmark, convert, "
+            "info), got 'fti'",
         ),
         (
             ["fit", "x", "-o", "y", "--config", "no.yaml"],

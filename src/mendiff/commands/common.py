@@ -44,7 +44,7 @@ METRIC_TITLES = {
 MOST_TOLD = 5
 """Warnings of one kind that a command prints; `mendiff check` prints all."""
 # Files that only mendiff writes at the top of an output folder: --overwrite never deletes anything else.
-MARKERS = ("config.json", "predictions.json", "demo.json")
+MARKERS = ("config.json", "predictions.json", "demo.json", "tuning.json")
 
 
 def choose_device(name: str) -> str:

@@ -194,6 +194,29 @@ def benchmark(
     """
 
 
+def tune(
+    categories: list[str] | None = None,
+    layout: str = "auto",
+    repetitions: int = 4,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Choose how a model searches (T', thresholds, noise levels), without any defective image.
+
+    Every candidate is scored on held-back good images with and without synthetic anomalies; it replaces the
+    present setting only if it is better beyond chance.
+
+    Args:
+        categories: which of DATA; all unless given.
+        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
+        repetitions: sets of synthetic anomalies that candidates are compared on.
+        seed: of the synthetic anomalies.
+        device: auto, cpu, cuda, cuda:1, mps.
+        overwrite: replace what is in the output folder.
+    """
+
+
 def info() -> None:
     """Say what a model folder holds: method, settings, training data, threshold."""
 
@@ -302,6 +325,15 @@ COMMANDS = (
             "mendiff evaluate bottle mvtec/bottle --json --report report.html",
             "mendiff evaluate model parts.yaml  # see mendiff check --help",
         ),
+    ),
+    Command(
+        tune,
+        (("model", "a model folder"), ("data", "the good images that it was fitted on")),
+        (
+            "mendiff tune model photos/good -o tuned",
+            "mendiff tune bottle mvtec/bottle -o tuned --repetitions 8",
+        ),
+        output="where to write the tuned model, all trials and their curves",
     ),
     Command(
         benchmark,
