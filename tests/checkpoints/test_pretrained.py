@@ -9,6 +9,7 @@ from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.pretrained import (
     STABLE_DIFFUSION,
     Sources,
+    find_pretrained,
     load_diffusion,
     load_features,
     load_pretrained,
@@ -217,6 +218,31 @@ def test_a_missing_file_is_answered_with_the_command_that_fetches_it(make, diffu
         InputError, match=r"only diffusion_pytorch_model.bin, a pickle, is there; fetch it: hf"
     ):
         load_diffusion(make(), sources(diffusion))
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({}, "text_encoder/model.safetensors"),
+        ({"prompt": "given"}, "vae/diffusion_pytorch_model.safetensors"),
+        ({"prompt": "given", "codec": False}, None),
+    ],
+)
+def test_missing_files_are_found_before_anything_is_built(diffusion, cache, changes, missing):
+    wanted = sources(diffusion, **{"prompt": None, **changes})
+    if "prompt" in changes:
+        (diffusion / "vae" / WEIGHTS).unlink()
+    if missing is None:
+        find_pretrained(wanted, "test_vit.r160_in1k")
+        return
+    with pytest.raises(InputError, match=f"{missing}: expected this file of Stable Diffusion"):
+        find_pretrained(wanted, "test_vit.r160_in1k")
+
+
+def test_a_missing_backbone_is_found_before_anything_is_built(diffusion, cache):
+    with pytest.raises(InputError, match="hf download timm/test_vit"):
+        find_pretrained(Sources(), "test_vit.r160_in1k")
+    find_pretrained(Sources(), "")
 
 
 def test_truncated_and_pickled_weights_are_refused(make, diffusion):

@@ -110,15 +110,18 @@ class MethodModule(HeldBack):
         # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
         self.hparams.update(config=config_to_dict(config), features_weights=None)
 
-    def load_pretrained(self, source: str, features_weights: str | None = None) -> list[str]:
+    def load_pretrained(
+        self, source: str, features_weights: str | None = None, prompt: str | None = None
+    ) -> list[str]:
         """Fill the networks of a paper's preset before training; returns what came from where, a line each.
 
         Args:
             source: Stable Diffusion v1 as a folder in diffusers' layout, a single file, or a hub id.
             features_weights: safetensors file of the backbone; None takes timm's own from the hub.
+            prompt: safetensors file of prompt embeddings; None takes Stable Diffusion's text encoder.
         """
-        features = None if features_weights is None else Path(features_weights)
-        return load_pretrained(self.method, Sources(source, features=features))
+        files = (None if name is None else Path(name) for name in (prompt, features_weights))
+        return load_pretrained(self.method, Sources(source, *files))
 
     @property
     def method(self) -> Method:

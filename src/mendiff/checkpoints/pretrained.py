@@ -34,6 +34,10 @@ WEIGHTS = "diffusion_pytorch_model"
 BESIDE_SHAPE = ("sample_size", "upcast_attention", "force_upcast")
 """Settings of diffusers that may differ: the networks compute the same."""
 PROMPTS = ("prompt", "no_prompt")
+NOT_FOR_IT = (
+    "--pretrained: expected a method and preset with Stable Diffusion's UNet, such as --method glad --preset "
+    "paper."
+)
 UNET_NAME, CODEC_NAME = "Stable Diffusion's UNet", "Stable Diffusion's autoencoder"
 
 
@@ -60,6 +64,9 @@ class Sources:
 class Diffusion(Protocol):
     """Stable Diffusion on disk, whatever the layout."""
 
+    def find(self, sources: Sources) -> None:
+        """See that all files are there, and fetch what only the hub has."""
+
     def load_unet(self, denoiser: Denoiser) -> str:
         """Fill the denoiser's network; returns the file."""
 
@@ -68,6 +75,19 @@ class Diffusion(Protocol):
 
     def text(self, prompt: str) -> tuple[dict[str, Tensor], list[int], str]:
         """(weights of the text encoder by transformers' names, token ids of a prompt, the file)."""
+
+
+def find_pretrained(sources: Sources, features: str) -> None:
+    """See that all files are there, before networks are built that take gigabytes.
+
+    Args:
+        sources: see Sources.
+        features: timm's name of the backbone; empty for none.
+    """
+    if sources.diffusion is not None:
+        open_diffusion(sources.diffusion).find(sources)
+    if features and sources.features is None:
+        _timm_file(features)
 
 
 def load_pretrained(method: Method, sources: Sources) -> list[str]:
@@ -89,10 +109,7 @@ def load_diffusion(method: Method, sources: Sources) -> list[str]:
     """Fill UNet, autoencoder and prompts; arguments and result as for load_pretrained."""
     denoiser = next((one for one in method.modules() if isinstance(one, Denoiser)), None)
     if denoiser is None or denoiser.config.kind != "conditional_unet":
-        raise InputError(
-            "--pretrained: expected a method and preset with Stable Diffusion's UNet, such as --method glad "
-            "--preset paper."
-        )
+        raise InputError(NOT_FOR_IT)
     place = None if sources.diffusion is None else open_diffusion(sources.diffusion)
     lines = []
     if place is not None and sources.unet:
@@ -190,6 +207,15 @@ class _Folder:
     def __init__(self, find: Callable[..., Path]) -> None:
         self._find = find
 
+    def find(self, sources: Sources) -> None:
+        for part, name, wanted in (
+            ("unet", WEIGHTS, sources.unet),
+            ("vae", WEIGHTS, sources.codec),
+            ("text_encoder", "model", sources.prompt is None),
+        ):
+            if wanted:
+                self._weights(part, name)
+
     def load_unet(self, denoiser: Denoiser) -> str:
         self._check_settings("unet", denoiser.network)
         file = self._weights("unet", WEIGHTS)
@@ -218,7 +244,9 @@ class _Folder:
         if stated.get("_class_name", kind) != kind:
             raise InputError(f"{file}: expected the settings of a {kind}, got a {stated['_class_name']}.")
         for key in sorted(ours.keys() & stated.keys() - set(BESIDE_SHAPE)):
-            if not key.startswith("_") and stated[key] != ours[key]:
+            # Over time null became false and the like.
+            alike = stated[key] == ours[key] or not (stated[key] or ours[key])
+            if not key.startswith("_") and not alike:
                 raise InputError(
                     f"{file}: expected {key} {ours[key]} as the preset has it, got {stated[key]}; Stable "
                     "Diffusion v1-4 and v1-5 fit the paper's presets."
@@ -231,6 +259,9 @@ class _SingleFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._weights: dict[str, Tensor] = {}
+
+    def find(self, sources: Sources) -> None:
+        """The file is there, whatever it holds."""
 
     def load_unet(self, denoiser: Denoiser) -> str:
         network: Any = denoiser.network

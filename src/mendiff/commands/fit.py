@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +17,13 @@ from torch import Tensor
 
 from mendiff.checkpoints.codecs import CODEC, read_codec
 from mendiff.checkpoints.names import load_exactly
-from mendiff.checkpoints.pretrained import STABLE_DIFFUSION, Sources, load_pretrained
+from mendiff.checkpoints.pretrained import (
+    NOT_FOR_IT,
+    STABLE_DIFFUSION,
+    Sources,
+    find_pretrained,
+    load_pretrained,
+)
 from mendiff.checkpoints.store import read_weights, save
 from mendiff.commands.common import Terminal, check_output, choose_categories, choose_device, set_aside
 from mendiff.commands.length import STEPS_FILE, lengthened
@@ -189,10 +196,12 @@ def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> t
     from mendiff import anomalib_models  # brings anomalib and Lightning: seconds, so only now
 
     anomalib_models.quiet()
-    module = anomalib_models.module_class(plan.method)(config, seed=plan.seed)
+    build = partial(anomalib_models.module_class(plan.method), config, seed=plan.seed)
     if workdir is not None and (workdir / anomalib_models.CHECKPOINT).is_file():
-        return module, (workdir / PARTS_FILE).read_text().splitlines()
+        return build(), (workdir / PARTS_FILE).read_text().splitlines()
     sources = Sources(plan.pretrained, plan.prompt, plan.features_weights, codec=plan.codec is None)
+    find_pretrained(sources, getattr(getattr(config, "features", None), "name", ""))
+    module = build()
     lines = load_pretrained(module.method, sources)
     if plan.codec is not None:
         codec: Any = module.method.codec
@@ -337,7 +346,10 @@ def _check_sources(plan: Plan, config: MethodConfig) -> None:
             "--features-weights: expected --features with it, timm's name of the backbone that they are of."
         )
     denoiser = getattr(getattr(config, "denoiser", None), "kind", "")
-    if plan.preset.partition("/")[0] == "paper" and denoiser == "conditional_unet" and not plan.pretrained:
+    if denoiser != "conditional_unet":
+        if plan.pretrained or plan.prompt:
+            raise InputError(NOT_FOR_IT)
+    elif plan.preset.partition("/")[0] == "paper" and not plan.pretrained:
         raise InputError(
             f"--pretrained: expected Stable Diffusion v1 for --preset {plan.preset}: a folder in diffusers' "
             f"layout, a single file, or a hub id such as {STABLE_DIFFUSION}."
