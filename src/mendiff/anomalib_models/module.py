@@ -120,8 +120,8 @@ class MethodModule(HeldBack):
             features_weights: safetensors file of the backbone; None takes timm's own from the hub.
             prompt: safetensors file of prompt embeddings; None takes Stable Diffusion's text encoder.
         """
-        files = (None if name is None else Path(name) for name in (prompt, features_weights))
-        return load_pretrained(self.method, Sources(source, *files))
+        said, features = (None if name is None else Path(name) for name in (prompt, features_weights))
+        return load_pretrained(self.method, Sources(source, said, features))
 
     @property
     def method(self) -> Method:
