@@ -40,6 +40,7 @@ from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.images import read_image, resize, save_png
 from mendiff.methods.base import TrainingConfig
+from mendiff.methods.config import override
 from mendiff.methods.glad import PRESETS
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.features import FeaturesConfig
@@ -630,3 +631,12 @@ def test_unfitted_model_is_not_saved(tmp_path):
     with pytest.raises(InputError, match="expected a fitted one to save"):
         Glad(CONFIG).save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_pretrained_parts_are_loaded_before_training(diffusion, shrunk, networks):
+    model = Glad(override(PRESETS["paper"], shrunk))
+    files = (str(diffusion / name) for name in ("backbone.safetensors", "prompts.safetensors"))
+    lines = model.load_pretrained(str(diffusion), *files)
+    assert [line.partition(":")[0] for line in lines][:2] == ["UNet", "autoencoder"]
+    own = model.method.denoiser.network.state_dict()
+    assert all(torch.equal(own[key], one) for key, one in networks[0].state_dict().items())

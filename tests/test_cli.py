@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import mendiff
@@ -390,7 +391,10 @@ def test_fit_goes_on_without_images_that_are_damaged(run, data, tmp_path):
         (["--method", "zebra"], "method: expected one of diad, glad, ran"),
         (["--preset", "zebra"], "preset: expected one of tiny"),
         (["--categories", "zebra"], "--categories: expected some of plate, got 'zebra'"),
-        (["--features", "resnet18"], "expected both, got one"),
+        (["--features-weights", "w.safetensors"], "expected a safetensors file, but there is no such file"),
+        (["--pretrained", "x/y"], "--pretrained: expected a method and preset"),
+        (["--method", "diad", "--preset", "paper"], "--pretrained: expected Stable Diffusion v1"),
+        (["--preset", "paper/mvtec/rope"], "preset: expected paper/mvtec/ and one of carpet"),
         (["--resume"], "--resume: expected an interrupted fit"),
     ],
 )
@@ -401,6 +405,7 @@ def test_fit_refuses(refused, data, tmp_path, words, sentence):
 @pytest.mark.parametrize(
     ("name", "kind", "sentence"),
     [
+        (None, "other", "--features-weights: expected --features with it, timm's name of the backbone"),
         ("resnet18", "text", "expected a safetensors file, but it is damaged or of another kind"),
         ("resnet18", "none", "expected a safetensors file, but there is no such file"),
         ("resnet18", "other", "expected those of timm's resnet18"),
@@ -413,8 +418,89 @@ def test_fit_refuses_wrong_features(refused, data, tmp_path, name, kind, sentenc
         weights.write_text("no weights")
     if kind == "other":
         save_file({"zebra.weight": torch.zeros(3)}, weights)
-    options = ["--features", name, "--features-weights", weights]
+    options = [*(["--features", name] if name else []), "--features-weights", weights]
     assert sentence in refused("fit", data, "-o", tmp_path / "model", *settings(), *options)
+
+
+def test_fit_without_the_hub_names_the_command_that_fetches_a_backbone(refused, data, tmp_path, cache):
+    words = ("fit", data, "-o", tmp_path / "model", *settings())
+    for name in (("--features", "resnet18"), ("--set", "features.name=resnet18")):
+        sentence = refused(*words, *name)
+        assert "hf download timm/resnet18.a1_in1k model.safetensors, or give --features-weights" in sentence
+
+
+def shrink(changes):
+    return [word for key, one in changes.items() for word in ("--set", f"{key}={json.dumps(one)}")]
+
+
+PAPER = ("--preset", "paper/mvtec/cable", "--device", "cpu", "--set", "training.steps=1", "--set", "steps=2")
+
+
+def test_fit_fills_a_papers_preset_with_pretrained_parts(
+    run, data, tmp_path, hub, diffusion, shrunk, networks
+):
+    words = ("--pretrained", hub, "--prompt", diffusion / "prompts.safetensors", *PAPER, *shrink(shrunk))
+    words += ("--features-weights", diffusion / "backbone.safetensors", "--set", "training.batch_size=2")
+    code, out, err = run("fit", data, "-o", tmp_path / "model", *words)
+    assert (code, out) == (0, ""), err
+    loaded = [line.partition(":")[0] for line in err.splitlines()[1:5]]
+    assert loaded == ["UNet", "autoencoder", "prompt 'a photo of sks'", "features, test_vit.r160_in1k"]
+    model = mendiff.load(tmp_path / "model")
+    assert model.info["pretrained"][0].endswith("unet/diffusion_pytorch_model.safetensors")
+    assert model.method.config.threshold == 0.4
+    unet, codec, backbone = networks
+    # One step at the published rate moves no weight further than that, and frozen parts not at all.
+    pairs = ((unet, model.method.denoiser.network, 1e-5), (codec, model.method.codec.network, 0))
+    for theirs, ours, most in pairs:
+        own = ours.state_dict()
+        moved = max(float((own[key] - one).abs().max()) for key, one in theirs.state_dict().items())
+        assert moved <= most
+    assert torch.equal(model.method.features.backbone.cls_token, backbone.cls_token)
+
+
+def test_a_codec_of_ones_own_takes_the_place_of_the_pretrained_one(
+    run, data, tmp_path, diffusion, shrunk, networks
+):
+    from mendiff.checkpoints.codecs import save_codec
+    from mendiff.nets.codec import CodecConfig
+
+    weights = {f"network.{key}": one * 2 for key, one in networks[1].state_dict().items()}
+    (tmp_path / "codec").mkdir()
+    save_codec(tmp_path / "codec", CodecConfig("kl", network=shrunk["codec.network"]), weights, {})
+    shutil.rmtree(diffusion / "vae")
+    words = (
+        "--pretrained",
+        diffusion,
+        "--prompt",
+        diffusion / "prompts.safetensors",
+        *PAPER,
+        *shrink(shrunk),
+    )
+    words += ("--set", "features.name=''", "--set", "training.batch_size=2", "--codec", tmp_path / "codec")
+    code, _, err = run("fit", data, "-o", tmp_path / "model", *words)
+    assert code == 0, err
+    assert f"autoencoder: {tmp_path / 'codec'}" in err
+    own = mendiff.load(tmp_path / "model").method.codec.state_dict()
+    assert all(torch.equal(own[key], one) for key, one in weights.items())
+
+
+def test_a_full_disk_at_the_end_of_a_fit_loses_nothing(run, data, tmp_path, monkeypatch):
+    from mendiff.checkpoints import store
+
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
+
+    out, write = tmp_path / "model", store.save_file
+    monkeypatch.setattr(store, "save_file", full)
+    code, _, err = run("fit", data, "-o", out, "--json", *settings())
+    assert code == 2
+    assert "expected room on the disk, but it is full" in err
+    assert "What was learned is kept: the same command with --resume goes on." in err
+    assert len(err.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.fit", "cwd"]
+    monkeypatch.setattr(store, "save_file", write)
+    assert run("fit", data, "-o", out, "--json", "--resume", *settings())[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "model"]
 
 
 def test_output_folder_in_use_needs_overwrite_and_foreign_files_stay(refused, run, data, own_model, tmp_path):
@@ -742,7 +828,7 @@ def test_fit_codec_refuses(refused, data, tmp_path, words, sentence):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("glad", "weights.ckpt"), "KIND: expected one of diad, codec, got 'glad'."),
+        (("ran", "weights.ckpt"), "KIND: expected one of glad, diad, codec, got 'ran'."),
         (("diad", "weights.ckpt"), "--good: expected a folder of good images"),
         (("codec", "weights.ckpt"), "weights.ckpt: expected a checkpoint, but there is no such file."),
     ],

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mendiff.errors import InputError
-from mendiff.methods.base import METHODS, Method, find_method, random_crops
+from mendiff.methods.base import METHODS, Method, find_method, find_preset, random_crops
 
 
 def test_every_name_leads_to_a_method():
@@ -13,6 +13,21 @@ def test_every_name_leads_to_a_method():
 def test_an_unknown_method_is_refused_with_those_there_are():
     with pytest.raises(InputError, match=f"expected one of .*{next(iter(METHODS))}.*, got 'gan'"):
         find_method("gan")
+
+
+@pytest.mark.parametrize(
+    ("preset", "sentence"),
+    [
+        ("papre", "expected one of tiny, paper, paper/mvtec/NAME, .* got 'papre'; did you mean paper"),
+        ("cable", "got 'cable'; did you mean paper/mvtec/cable"),
+        ("mpdd/tubes", "got 'mpdd/tubes'; did you mean paper/mpdd/tubes"),
+        ("paper/visa", "expected paper/visa/ and one of candle, capsules, .* for glad, got 'paper/visa'"),
+        ("paper/mpdd/cable", "expected paper/mpdd/ and one of bracket_black, .* got 'paper/mpdd/cable'"),
+    ],
+)
+def test_an_unknown_preset_is_refused_with_those_that_may_be_meant(preset, sentence):
+    with pytest.raises(InputError, match=f"preset: .*{sentence}"):
+        find_preset("glad", preset)
 
 
 def numbered(height, width):

@@ -467,3 +467,29 @@ def test_the_longest_ladder_stays_within_the_schedule():
 def test_constructor_takes_what_the_config_names():
     with pytest.raises(InputError, match="schedule: expected one of"):
         Glad(GladConfig(schedule="sigmoid"))
+
+
+# Published sizes.
+
+
+def test_stop_rule_looks_through_an_extractor_of_its_own_where_it_has_one(make, latents, monkeypatch):
+    generated, truth = latents.float()
+    shared, own = make(), make(own_stop_features=True)
+    expected = shared.stop_map(generated, truth)
+    torch.testing.assert_close(own.stop_map(generated, truth), expected)
+    monkeypatch.setattr(own.features, "unnormalised", None)  # the read-out's is not asked
+    torch.testing.assert_close(own.stop_map(generated, truth), expected)
+    monkeypatch.setattr(own.stop_features, "unnormalised", lambda pixels: [pixels[:, :, ::8, ::8] * 0 + 1])
+    torch.testing.assert_close(own.stop_map(generated, truth), torch.zeros(4, 1, 4, 4))
+
+
+@pytest.mark.parametrize(("readout", "mended"), [({}, 0), ({"readout.standardise": True}, 1)])
+def test_good_images_are_mended_only_where_something_is_learned_from_it(
+    make, pictures, monkeypatch, readout, mended
+):
+    glad, calls = make(readout), []
+    mend = glad._mend
+    monkeypatch.setattr(glad, "_mend", lambda *images: calls.append(1) or mend(*images))
+    glad.fit_statistics(lambda: iter([(pictures, SEEDS)]))
+    assert len(calls) == mended
+    assert glad.readout.learns == bool(mended)

@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import Resize
 from mendiff.anomalib_models.held_back import HeldBack, generator
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
 from mendiff.calibration import Calibration
+from mendiff.checkpoints.pretrained import Sources, load_pretrained
 from mendiff.checkpoints.store import read_weights
 from mendiff.checkpoints.store import save as save_model
 from mendiff.errors import InputError
@@ -108,6 +109,19 @@ class MethodModule(HeldBack):
         self._finished = False
         # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
         self.hparams.update(config=config_to_dict(config), features_weights=None)
+
+    def load_pretrained(
+        self, source: str, features_weights: str | None = None, prompt: str | None = None
+    ) -> list[str]:
+        """Fill the networks of a paper's preset before training; returns what came from where, a line each.
+
+        Args:
+            source: Stable Diffusion v1 as a folder in diffusers' layout, a single file, or a hub id.
+            features_weights: safetensors file of the backbone; None takes timm's own from the hub.
+            prompt: safetensors file of prompt embeddings; None takes Stable Diffusion's text encoder.
+        """
+        said, features = (None if name is None else Path(name) for name in (prompt, features_weights))
+        return load_pretrained(self.method, Sources(source, said, features))
 
     @property
     def method(self) -> Method:

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.store import read_json, read_weights
 from mendiff.errors import InputError
 from mendiff.methods.config import config_from_dict, config_to_dict
@@ -16,6 +17,8 @@ from mendiff.nets.codec import Codec, CodecConfig, make_codec
 
 FORMAT, VERSION = "mendiff codec", 1
 CONFIG, WEIGHTS = "config.json", "codec.safetensors"
+CODEC = "its config's codec"
+"""For the messages of load_exactly."""
 
 
 def save_codec(folder: Path, config: CodecConfig, weights: dict[str, Tensor], info: dict[str, Any]) -> None:
@@ -50,19 +53,9 @@ def read_codec(folder: str | Path) -> tuple[CodecConfig, dict[str, Tensor]]:
     return config, read_weights(folder / WEIGHTS)
 
 
-def load_codec(codec: Codec, weights: dict[str, Tensor], source: str) -> None:
-    """Load every tensor of a codec; one that is missing, unknown or misshapen is an error that names it."""
-    own = codec.state_dict()
-    differ = {key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape}
-    wrong = sorted((own.keys() ^ weights.keys()) | differ)
-    if wrong:
-        raise InputError(f"{source}: expected the weights of its config's codec, but {wrong[0]!r} differs.")
-    codec.load_state_dict(weights)
-
-
 def open_codec(folder: str | Path) -> Codec:
     """The codec of a folder, frozen."""
     config, weights = read_codec(folder)
     codec = make_codec(config)
-    load_codec(codec, weights, str(folder))
+    load_exactly(codec, weights, str(folder), CODEC)
     return codec.requires_grad_(False).eval()

@@ -26,6 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mendiff.checkpoints.store import writing
 from mendiff.errors import InputError
 from mendiff.evaluation.checks import UNREADABLE, check_data
 from mendiff.evaluation.data import Category
@@ -107,7 +108,8 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     draft = hidden_name(out)
     draft.mkdir(parents=True)
     try:
-        yield draft
+        with writing(out):
+            yield draft
         with set_aside(out):
             os.rename(draft, out)
     finally:

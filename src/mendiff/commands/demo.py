@@ -13,7 +13,7 @@ from typing import Any
 from mendiff.checkpoints.store import load, save
 from mendiff.commands.common import Terminal, check_output, choose_device, metrics_table, new_folder
 from mendiff.commands.evaluate import find, measure, page, read_tests
-from mendiff.commands.fit import NO_FEATURES, Plan, learn, make_config, readable_paths
+from mendiff.commands.fit import NO_FEATURES, Plan, learn, make_config, prepared, readable_paths
 from mendiff.demo.data import CATEGORIES, DemoConfig, make_data
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
@@ -91,7 +91,7 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
     config = make_config(plan, paths)
     facts = {"images": len(paths), "categories": [one.name for one in categories]}
     with terminal.bar("learning") as update:
-        fitted = learn(plan, config, paths, folder / "model", facts, update)
+        fitted = learn(plan, prepared(plan, config)[0], paths, folder / "model", facts, update)
     terminal.say(f"learned {len(paths)} good parts in {fitted['seconds']:.0f} s")
     network = load(folder / "model", plan.device)
     results, pages = {}, []

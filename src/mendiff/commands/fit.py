@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,7 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mendiff.checkpoints.codecs import load_codec, read_codec
+from mendiff.checkpoints.codecs import CODEC, read_codec
+from mendiff.checkpoints.names import load_exactly
+from mendiff.checkpoints.pretrained import (
+    NOT_FOR_IT,
+    STABLE_DIFFUSION,
+    Sources,
+    find_pretrained,
+    load_pretrained,
+)
 from mendiff.checkpoints.store import read_weights, save
 from mendiff.commands.common import (
     Terminal,
@@ -36,6 +45,7 @@ from mendiff.model import Model
 LARGEST, SMALLEST = 320, 64
 STATISTICS = ("global", "category")
 BALANCES = ("image", "category")
+PARTS_FILE = "parts"
 FEWEST_IMAGES = 8  # as in anomalib_models, which takes seconds to import
 NO_FEATURES = "no pretrained features given; --features and --features-weights would find much more."
 
@@ -48,7 +58,7 @@ class Plan:
         method, preset: names.
         settings: dotted config fields to their values.
         features: timm's name, or None for the preset's.
-        features_weights: local safetensors file of the backbone.
+        features_weights: local safetensors file of the backbone, or None for timm's own.
         image_size: in pixels, or None for the images' own.
         seed: of training.
         device: torch's name.
@@ -56,6 +66,8 @@ class Plan:
             each ("category").
         codec: folder that `mendiff fit-codec` wrote, or None for the preset's.
         balance: whether every "image" or every "category" is shown equally often in training.
+        pretrained: Stable Diffusion as a folder, a single file or a hub id, or None.
+        prompt: safetensors file of prompt embeddings, or None.
     """
 
     method: str = "glad"
@@ -69,6 +81,8 @@ class Plan:
     statistics: str = "global"
     balance: str = "image"
     codec: Path | None = None
+    pretrained: str | None = None
+    prompt: Path | None = None
 
 
 def run(
@@ -83,6 +97,8 @@ def run(
     layout: str,
     statistics: str,
     balance: str,
+    pretrained: str | None,
+    prompt: Path | None,
     codec: Path | None,
     seed: int,
     device: str,
@@ -101,8 +117,21 @@ def run(
     if balance not in BALANCES:
         raise InputError(f"--balance: expected one of {', '.join(BALANCES)}, got {balance!r}.")
     device = choose_device(device)
-    backbone = (features, features_weights)
-    plan = Plan(method, preset, settings, *backbone, image_size, seed, device, statistics, balance, codec)
+    plan = Plan(
+        method=method,
+        preset=preset,
+        settings=settings,
+        features=features,
+        features_weights=features_weights,
+        image_size=image_size,
+        seed=seed,
+        device=device,
+        statistics=statistics,
+        balance=balance,
+        codec=codec,
+        pretrained=pretrained,
+        prompt=prompt,
+    )
     chosen = choose_categories(open_data(data, layout), categories)
     return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
 
@@ -128,12 +157,15 @@ def fit(
     )
     if not getattr(getattr(config, "features", None), "name", "-"):
         terminal.say(f"note: {NO_FEATURES}")
-    facts = {"images": len(paths), "categories": [one.name for one in categories]}
+    module, loaded = prepared(plan, config, workdir_of(out, resume) if resume else None)
+    for line in loaded:
+        terminal.say(line)
+    facts = {"images": len(paths), "categories": [one.name for one in categories], "pretrained": loaded}
     apart = _apart(categories, paths) if plan.statistics == "category" else {}
     groups = _groups(categories, paths) if plan.balance == "category" else None
     with terminal.bar("fitting") as update:
         result = learn(
-            plan, config, paths, out, facts, update, apart, groups, resume=resume, overwrite=overwrite
+            plan, module, paths, out, facts, update, apart, groups, resume=resume, overwrite=overwrite
         )
     terminal.say(
         f"model: {out} (fitted in {result['seconds']:.0f} s; "
@@ -161,9 +193,34 @@ def _groups(categories: Sequence[Category], paths: Sequence[Path]) -> list[list[
     return [[number[path] for path in one.train if path in number] for one in categories]
 
 
+def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> tuple[Any, list[str]]:
+    """What is to be trained, with the weights that it starts from, and a line for each of these.
+
+    Args:
+        plan: method, seed, and where weights come from.
+        config: see make_config.
+        workdir: of a training that goes on, whose checkpoint holds all weights.
+    """
+    from mendiff import anomalib_models  # brings anomalib and Lightning: seconds, so only now
+
+    anomalib_models.quiet()
+    build = partial(anomalib_models.module_class(plan.method), config, seed=plan.seed)
+    if workdir is not None and (workdir / anomalib_models.CHECKPOINT).is_file():
+        return build(), (workdir / PARTS_FILE).read_text().splitlines()
+    sources = Sources(plan.pretrained, plan.prompt, plan.features_weights, codec=plan.codec is None)
+    find_pretrained(sources, getattr(getattr(config, "features", None), "name", ""))
+    module = build()
+    lines = load_pretrained(module.method, sources)
+    if plan.codec is not None:
+        codec: Any = module.method.codec
+        load_exactly(codec, read_codec(plan.codec)[1], str(plan.codec), CODEC)
+        lines.append(f"autoencoder: {plan.codec}")
+    return module, lines
+
+
 def learn(
     plan: Plan,
-    config: MethodConfig,
+    module: Any,
     paths: Sequence[Path],
     out: Path,
     facts: dict[str, Any],
@@ -177,8 +234,8 @@ def learn(
     """Train, calibrate and write the model folder `out`, without a word.
 
     Args:
-        plan: method, seed and device.
-        config: see make_config.
+        plan: seed and device.
+        module: see prepared.
         paths: good images.
         out: model folder.
         facts: what the model folder should tell of the data.
@@ -188,17 +245,13 @@ def learn(
         resume: go on with an interrupted fit of `out`.
         overwrite: replace `out`.
     """
-    from mendiff import anomalib_models  # brings anomalib and Lightning: seconds, so only now
+    from mendiff import anomalib_models
 
-    anomalib_models.quiet()
+    config: MethodConfig = module.config
     workdir = workdir_of(out, resume)
-    weights = None if plan.features_weights is None else str(plan.features_weights)
-    module = anomalib_models.module_class(plan.method)(config, features_weights=weights, seed=plan.seed)
-    if plan.codec is not None:
-        codec: Any = module.method.codec
-        load_codec(codec, read_codec(plan.codec)[1], str(plan.codec))
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / STEPS_FILE).write_text(str(config.training.steps))
+    (workdir / PARTS_FILE).write_text("\n".join(facts.get("pretrained", [])))
     # Every category must have its share of the held-back images.
     for some in (apart or {}).values():
         identities = anomalib_models.GoodImages(some, config.image_size).identities
@@ -229,8 +282,13 @@ def learn(
     }
     model.to("cpu")
     check_output(out, overwrite)  # it may have come up meanwhile
-    with set_aside(out):
-        save(out, model.name, model.method, model.calibration, info, categories)
+    try:
+        with set_aside(out):
+            save(out, model.name, model.method, model.calibration, info, categories)
+    except InputError as error:
+        raise InputError(
+            f"{error} What was learned is kept: the same command with --resume goes on."
+        ) from error
     shutil.rmtree(workdir, ignore_errors=True)
     return {"model": str(out), "threshold": model.threshold, **info, "config": config_to_dict(config)}
 
@@ -263,27 +321,22 @@ def workdir_of(out: Path, resume: bool) -> Path:
 def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
     """The preset with the plan's changes, and with an image size that the networks can take."""
     config = find_preset(plan.method, plan.preset)
-    changes: dict[str, Any] = dict(plan.settings)
-    if (plan.features is None) != (plan.features_weights is None):
-        raise InputError(
-            "--features (timm's name) and --features-weights (its safetensors file): expected both, got one."
-        )
-    if plan.features is not None and plan.features_weights is not None:
-        changes = {
-            "features.name": plan.features,
-            **backbone_input(read_weights(plan.features_weights)),
-            **changes,
-        }
+    changes: dict[str, Any] = {} if plan.features is None else {"features.name": plan.features}
+    if plan.features_weights is not None:
+        changes |= backbone_input(read_weights(plan.features_weights))
+    changes |= plan.settings
     if plan.codec is not None:
         changes["codec"] = config_to_dict(read_codec(plan.codec)[0])
     if plan.image_size is not None:
         changes["image_size"] = plan.image_size
     config = override(config, changes)
+    _check_sources(plan, config)
     for name in ("steps", "batch_size"):
         if getattr(config.training, name) < 1:
             value = getattr(config.training, name)
             raise InputError(f"training.{name}: expected at least 1, got {value}.")
-    multiple = find_method(plan.method)(config).size_multiple
+    with torch.device("meta"):  # shapes are enough
+        multiple = find_method(plan.method)(config).size_multiple
     if config.image_size == 0:
         return dataclasses.replace(config, image_size=own_size(paths, multiple))
     if config.image_size < 0 or config.image_size % multiple:
@@ -292,6 +345,23 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
             f"--image-size: expected a multiple of {multiple}, got {config.image_size}; try {nearest}."
         )
     return config
+
+
+def _check_sources(plan: Plan, config: MethodConfig) -> None:
+    """Refuse what could not be filled with weights, before anything is built."""
+    if plan.features_weights is not None and not getattr(getattr(config, "features", None), "name", ""):
+        raise InputError(
+            "--features-weights: expected --features with it, timm's name of the backbone that they are of."
+        )
+    denoiser = getattr(getattr(config, "denoiser", None), "kind", "")
+    if denoiser != "conditional_unet":
+        if plan.pretrained or plan.prompt:
+            raise InputError(NOT_FOR_IT)
+    elif plan.preset.partition("/")[0] == "paper" and not plan.pretrained:
+        raise InputError(
+            f"--pretrained: expected Stable Diffusion v1 for --preset {plan.preset}: a folder in diffusers' "
+            f"layout, a single file, or a hub id such as {STABLE_DIFFUSION}."
+        )
 
 
 def backbone_input(weights: dict[str, Tensor]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mendiff.checkpoints.codecs import load_codec, read_codec, save_codec
+from mendiff.checkpoints.codecs import CODEC, read_codec, save_codec
+from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.store import read_weights
 from mendiff.commands.common import Terminal, check_output, choose_categories, choose_device, new_folder
 from mendiff.commands.fit import backbone_input, own_size, readable_paths, workdir_of
@@ -158,7 +159,7 @@ def _prepared(
         torch.default_generator.manual_seed(seed)
         model = CodecTraining(plan)
     if begun is not None:
-        load_codec(model.codec, begun[1], str(start))
+        load_exactly(model.codec, begun[1], str(start), CODEC)
     if backbone is not None and isinstance(model.features, FeatureExtractor):
         model.features.load_backbone(backbone, str(features_weights))
     return plan, model

@@ -50,6 +50,8 @@ def fit(
     layout: str = "auto",
     statistics: str = "global",
     balance: str = "image",
+    pretrained: str | None = None,
+    prompt: Path | None = None,
     codec: Path | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -60,14 +62,16 @@ def fit(
 
     Args:
         method: glad, diad or ran.
-        preset: which settings to start from.
+        preset: which settings to start from: tiny, paper, or for a category of a paper paper/mvtec/cable.
         features: timm's name of a pretrained backbone.
-        features_weights: its weights, a local safetensors file.
+        features_weights: its weights, a local safetensors file; timm's from the hub unless given.
         image_size: side to which images are resized; the images' own size (up to 320) unless given.
         categories: which to learn together, where DATA holds several categories; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         statistics: global, or category for scales and a threshold of its own for every category.
         balance: image, or category to show every category equally often.
+        pretrained: Stable Diffusion v1 for the paper presets: a folder, a single file, or a hub id.
+        prompt: prompt embeddings, a safetensors file, where there is no text encoder.
         codec: a codec folder that mendiff fit-codec wrote, for methods that work on latents.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -143,7 +147,10 @@ def evaluate(
 
 
 def convert(
+    preset: str = "paper",
     good: Path | None = None,
+    pretrained: str | None = None,
+    codec: Path | None = None,
     features_weights: Path | None = None,
     prompt: Path | None = None,
     device: str = "auto",
@@ -152,11 +159,14 @@ def convert(
     """Turn a published checkpoint into a model or codec folder of ours.
 
     Args:
-        good: for diad: some good images, from which the threshold is learned.
-        features_weights: for diad: the feature extractor, where the checkpoint holds none.
-        prompt: for diad: embeddings of the empty text, where the checkpoint holds no text encoder.
+        preset: for glad and diad: which settings the weights go with, such as paper/mvtec/cable.
+        good: for glad and diad: some good images, from which the threshold is learned.
+        pretrained: for glad: Stable Diffusion v1-4 as a folder, a single file or a hub id.
+        codec: for glad: a tuned autoencoder, file or codec folder; Stable Diffusion's unless given.
+        features_weights: the feature extractor, where the checkpoint holds none or a tuned one comes with it.
+        prompt: prompt embeddings, a safetensors file, where there is no text encoder.
         device: auto, cpu, cuda, cuda:1, mps.
-        overwrite: replace what is in the output folder.
+        overwrite: replace the model folder if it exists.
     """
 
 
@@ -294,6 +304,8 @@ COMMANDS = (
             "mendiff fit photos/good -o model",
             "mendiff fit mvtec/bottle -o bottle --features resnet18 --features-weights resnet18.safetensors",
             "mendiff fit photos/good -o model --set training.steps=2000 --set synthesis.foreground=auto",
+            "mendiff fit mvtec/cable -o cable --preset paper/mvtec/cable "
+            "--pretrained CompVis/stable-diffusion-v1-4",
         ),
         output="where to write the model",
         takes_settings=True,
@@ -351,10 +363,12 @@ COMMANDS = (
     Command(
         convert,
         (
-            ("kind", "what the checkpoint holds: diad, or codec for a fine-tuned autoencoder"),
-            ("checkpoint", "a .ckpt, .pth or .safetensors file"),
+            ("kind", "what the checkpoint holds: glad, diad, or codec for a fine-tuned autoencoder"),
+            ("checkpoint", "a .ckpt, .pth, .bin or .safetensors file; for glad also its folder"),
         ),
         (
+            "mendiff convert glad cable_4000step_bs32_eps_anomaly2_0 -o cable --preset paper/mvtec/cable "
+            "--good mvtec/cable --pretrained CompVis/stable-diffusion-v1-4",
             "mendiff convert diad diad.ckpt -o model --good mvtec/bottle",
             "mendiff convert codec mvtecad_fs.ckpt -o codec",
         ),

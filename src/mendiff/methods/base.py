@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -133,11 +134,25 @@ def find_method(name: str) -> type[Method]:
 
 
 def find_preset(name: str, preset: str) -> MethodConfig:
-    """The config of a method's preset."""
+    """The config of a method's preset, such as "tiny", "paper" or "paper/mvtec/cable"."""
     presets = find_method(name).PRESETS
     if preset not in presets:
-        raise InputError(f"preset: expected one of {', '.join(presets)} for {name}, got {preset!r}.")
+        raise InputError(_no_preset(name, preset, list(presets)))
     return presets[preset]
+
+
+def _no_preset(name: str, preset: str, presets: list[str]) -> str:
+    """The sentence for a preset that a method has not: those there are, a set's categories as one."""
+    sets = {one.rpartition("/")[0] for one in presets if one.count("/") > 1}
+    asked = next((one for one in sets if f"{preset}/".startswith(f"{one}/")), None)
+    if asked:
+        listed = [one.rpartition("/")[2] for one in presets if one.startswith(f"{asked}/")]
+        return f"preset: expected {asked}/ and one of {', '.join(listed)} for {name}, got {preset!r}."
+    folded = [f"{parent}/NAME" if (parent := one.rpartition("/")[0]) in sets else one for one in presets]
+    last = preset.rpartition("/")[2]
+    close = [one for one in presets if one.endswith(f"/{last}")] or difflib.get_close_matches(preset, presets)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    return f"preset: expected one of {', '.join(dict.fromkeys(folded))} for {name}, got {preset!r}{hint}"
 
 
 def describe_parameters(method: Method) -> dict[str, Any]:

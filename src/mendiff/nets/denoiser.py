@@ -29,6 +29,8 @@ class DenoiserConfig:
         network: diffusers' config of the network; channels in and out follow the codec unless given.
         guidance: classifier-free guidance scale; 0 leaves it out and halves the work ("conditional_unet"
             only).
+        prompt: the text that conditions the network; embedded once, when pretrained parts are loaded, and
+            stored with the weights ("conditional_unet" only).
         prompt_length: tokens of the stored prompts ("conditional_unet" only).
     """
 
@@ -36,6 +38,7 @@ class DenoiserConfig:
     prediction: str = "eps"
     network: dict[str, Any] = field(default_factory=dict)
     guidance: float = 0.0
+    prompt: str = ""
     prompt_length: int = 77
 
 

@@ -132,6 +132,11 @@ class Readout(nn.Module):
         self.scales = MapScales(features + pixels, config.places)
         self._shares = [(1 - config.pixel_share) / features] * features + [config.pixel_share / runs] * pixels
 
+    @property
+    def learns(self) -> bool:
+        """Whether `fit` has anything to learn; published read-outs have not."""
+        return self.config.distance == "whitened" or self.config.standardise
+
     def anomaly_map(
         self,
         image: Tensor,
