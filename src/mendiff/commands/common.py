@@ -39,7 +39,7 @@ METRIC_TITLES = {
     "aupro": "\nAUPRO",
 }
 # Files that only mendiff writes at the top of an output folder: --overwrite never deletes anything else.
-MARKERS = ("config.json", "predictions.json", "demo.json")
+MARKERS = ("config.json", "predictions.json", "demo.json", "run.json")
 
 
 def choose_device(name: str) -> str:

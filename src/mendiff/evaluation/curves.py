@@ -15,12 +15,13 @@ Points = list[tuple[float, float]]
 def curves(scores: Tensor, labels: Tensor, maps: Tensor | None, masks: Tensor | None) -> dict[str, Points]:
     """The curves that the data can tell, each at most `POINTS` points with both coordinates in 0..1.
 
-    image_roc and pixel_roc run from (0,0) to (1,1): share of good images or pixels flagged, share of defective
-    ones. image_pr and pixel_pr are recall and precision from the highest score down, to be drawn in steps. pro
-    is the share of good pixels and the mean overlap of defective regions, up to `AUPRO_FPR_LIMIT`.
+    image_roc and pixel_roc run from (0,0) to (1,1): share of good images or pixels flagged, share of
+    defective ones. image_pr and pixel_pr are recall and precision from the highest score down, to be drawn in
+    steps. pro is the share of good pixels and the mean overlap of defective regions, up to
+    `AUPRO_FPR_LIMIT`.
 
-    scores (N,) finite, labels (N,) bool, maps (N,1,H,W) finite, masks (N,1,H,W) bool. A curve is missing where
-    one class is, and those of pixels without maps or masks.
+    scores (N,) finite, labels (N,) bool, maps (N,1,H,W) finite, masks (N,1,H,W) bool. A curve is missing
+    where one class is, and those of pixels without maps or masks.
     """
     found = _named("image", scores, labels)
     if maps is not None and masks is not None:

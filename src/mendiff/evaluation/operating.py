@@ -11,8 +11,8 @@ from mendiff.evaluation.data import GOOD
 def by_type(scores: Sequence[float], labels: Sequence[str], threshold: float) -> list[dict[str, Any]]:
     """One row for every label: good first, then the kinds of defects by name.
 
-    Each row has `type`, `images` (how many), `flagged` (how many score above the threshold), `share` (of them,
-    0 to 1: for defects the recall, for good the false-alarm rate) and `mean_score`.
+    Each row has `type`, `images` (how many), `flagged` (how many score above the threshold), `share` (of
+    them, 0 to 1: for defects the recall, for good the false-alarm rate) and `mean_score`.
 
     Args:
         scores: (N,), one for each image.
