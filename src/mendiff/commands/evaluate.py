@@ -21,6 +21,7 @@ from mendiff.commands.common import (
     metrics_table,
     set_aside,
 )
+from mendiff.commands.info import describe
 from mendiff.commands.predict import heat_range
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import fit_memory_bank, median_colour_control
@@ -241,13 +242,12 @@ def _image_row(model: Model, tests: TestSet, found: Detection, index: int, side:
     )
 
 
-def about(model: Model) -> dict[str, Any]:
+def about(model: Model) -> dict[str, str]:
     """What a reader of the report wants to know of the model, beside its name."""
-    calibration = model.calibration
+    rate = model.calibration.false_alarm_rate
     return {
-        **model.info,
-        "threshold": f"meant to flag {calibration.false_alarm_rate:.0%} of good parts; "
-        f"from {len(calibration.scores)} held-back images",
+        **describe(model),
+        "threshold": f"meant to flag {rate:.0%} of good parts; from held-back good images alone",
         "evaluated": f"{date.today().isoformat()} with mendiff {__version__}",
     }
 

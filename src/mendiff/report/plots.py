@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from markupsafe import Markup
 
 from mendiff.report.contents import CategoryReport, Curve, ImageRow
 from mendiff.report.svg import ACCENT, GROUPS, INK, LINE, PANEL, SOFT, Plot, plot
@@ -34,8 +33,8 @@ class Wording:
 
 
 CURVES = {
-    "image_roc": Wording("ROC, whole images", "false alarms", "defects found", "image_auroc", "AUROC"),
-    "image_pr": Wording("Precision and recall, whole images", "recall", "precision", "image_ap", "AP"),
+    "image_roc": Wording("ROC, images", "false alarms", "defects found", "image_auroc", "AUROC"),
+    "image_pr": Wording("Precision and recall, images", "recall", "precision", "image_ap", "AP"),
     "pro": Wording("PRO, regions", "good pixels marked", "mean overlap of defects", "aupro", "AUPRO"),
     "pixel_roc": Wording(
         "ROC, pixels", "good pixels marked", "defective pixels marked", "pixel_auroc", "AUROC"
@@ -50,7 +49,7 @@ class Figure:
 
     title: str
     figure: str
-    svg: Markup
+    svg: str
 
 
 @dataclass(frozen=True)
@@ -108,11 +107,8 @@ def number(value: float) -> str:
 def percent(share: float) -> str:
     """A share in percent; with a decimal only near 0 and 1, where it matters."""
     value = 100 * share
-    return (
-        f"{value:.0f}\N{NO-BREAK SPACE}%"
-        if value in (0, 100) or 10 <= value <= 90
-        else f"{value:.1f}\N{NO-BREAK SPACE}%"
-    )
+    digits = 0 if value in (0, 100) or 10 <= value <= 90 else 1
+    return f"{value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 # ---- curves ------------------------------------------------------------------------------------------
@@ -129,14 +125,13 @@ def _curve(category: CategoryReport, key: str, points: Curve, identity: str) -> 
     title = f"{wording.title} of {category.name}{f', {figure}' if figure else ''}"
     with plot(identity, title, told) as drawn:
         x, y = (list(values) for values in zip(*points, strict=True))
-        _square(drawn.axes, wording, max(x))
+        _square(drawn.axes, wording, max(x) or 1)
         steps = key.endswith("_pr")
         if key.endswith("_roc"):
             drawn.axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=(0, (3, 3)))
         drawn.axes.fill_between(x, y, step="pre" if steps else None, color=ACCENT, alpha=0.1, linewidth=0)
-        drawn.axes.plot(
-            x, y, color=ACCENT, linewidth=1.8, clip_on=False, drawstyle="steps-pre" if steps else "default"
-        )
+        style = "steps-pre" if steps else "default"
+        drawn.axes.plot(x, y, color=ACCENT, linewidth=1.8, drawstyle=style, clip_on=False, zorder=3)
         if at is not None:
             _mark(drawn, at)
     return Figure(wording.title, figure, drawn.svg)

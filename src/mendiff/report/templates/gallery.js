@@ -165,8 +165,9 @@
     const place = visible.indexOf(row);
     stage.style.setProperty("--ratio", row.querySelector(".pictures").style.getPropertyValue("--ratio"));
     byId("viewer-name").textContent = row.dataset.name;
+    const [score, threshold] = [...row.querySelector(".score").children].map(one => one.textContent);
     byId("viewer-facts").textContent =
-      `${place + 1} of ${visible.length}: ${row.dataset.verdict}, score ${row.querySelector(".score").innerText}`;
+      `${place + 1} of ${visible.length}: ${row.dataset.verdict}, score ${score}, ${threshold}`;
     byId("viewer-contour").src = contour ?? "";
     byId("viewer-contour").hidden = !contour || !outlined;
     tool("outline").disabled = !contour;
@@ -231,8 +232,12 @@
 
   // ---- printing: all is unfolded
 
-  const folded = [...document.querySelectorAll("details:not([open])")];
-  addEventListener("beforeprint", () => folded.forEach(one => { one.open = true; }));
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details:not([open])")];
+    folded.forEach(one => { one.open = true; });
+  });
+  addEventListener("afterprint", () => folded.forEach(one => { one.open = false; }));
 
   arrange();
   rows.forEach(one => nearby.observe(one));
