@@ -133,7 +133,7 @@ def _curve(category: CategoryReport, key: str, points: Curve, identity: str) -> 
         style = "steps-pre" if steps else "default"
         drawn.axes.plot(x, y, color=ACCENT, linewidth=1.8, drawstyle=style, clip_on=False, zorder=3)
         if at is not None:
-            _mark(drawn, at)
+            _mark(drawn, at, steps)
     return Figure(wording.title, figure, drawn.svg)
 
 
@@ -166,17 +166,17 @@ def _locator(parts: int) -> "MaxNLocator":
     return MaxNLocator(parts, steps=[1, 2, 2.5, 5, 10])
 
 
-def _mark(drawn: Plot, at: tuple[float, float]) -> None:
-    """The threshold as a dot with its name, written towards the middle."""
+def _mark(drawn: Plot, at: tuple[float, float], falls: bool) -> None:
+    """The threshold as a dot with its name, written where a rising or falling curve leaves room."""
     drawn.axes.plot(*at, marker="o", markersize=7, color=INK, clip_on=False, zorder=5)
-    left, low = at[0] < 0.6, at[1] < 0.25
+    rightwards, upwards = at[0] < (0.3 if falls else 0.6), at[1] < 0.25
     drawn.axes.annotate(
         "threshold",
         at,
-        xytext=(8 if left else -8, 8 if low else -8),
+        xytext=(8 if rightwards else -8, 8 if upwards else -20 if falls and rightwards else -8),
         textcoords="offset points",
-        ha="left" if left else "right",
-        va="bottom" if low else "top",
+        ha="left" if rightwards else "right",
+        va="bottom" if upwards else "top",
         bbox={"facecolor": PANEL, "edgecolor": "none", "alpha": 0.85, "pad": 1},
     )
 
