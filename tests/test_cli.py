@@ -159,10 +159,12 @@ def test_nothing_at_all_shows_help(run):
     code, out, err = run()
     assert (code, out) == (2, "")
     assert "usage: mendiff" in err
-    assert all(name in err for name in ("demo", "fit", "predict", "evaluate", "info"))
+    assert all(name in err for name in ("demo", "fit", "predict", "evaluate", "report", "info"))
 
 
-@pytest.mark.parametrize("name", ["demo", "check", "fit", "predict", "evaluate", "info"])
+@pytest.mark.parametrize(
+    "name", ["demo", "check", "fit", "predict", "evaluate", "report", "tune", "benchmark", "info"]
+)
 def test_help_has_usage_and_examples(run, name):
     code, out, _ = run(name, "--help")
     assert code == 0
@@ -185,8 +187,8 @@ def test_help_has_usage_and_examples(run, name):
         (["fit", "x", "-o", "y", "--resume=3"], "--resume: expected no value, got '3'"),
         (
             ["fti"],
-            "expected a command (demo, check, fit, fit-codec, predict, evaluate, tune, benchmark, convert, "
-            "info), got 'fti'",
+            "expected a command (demo, check, fit, fit-codec, predict, evaluate, report, tune, benchmark, "
+            "convert, info), got 'fti'",
         ),
         (
             ["fit", "x", "-o", "y", "--config", "no.yaml"],
@@ -692,6 +694,46 @@ def test_evaluate_writes_a_report_and_measures_controls(run, model, data, tmp_pa
     assert {"median colour", "memory bank"} == set(json.loads(out)["controls"])
     page = (tmp_path / "report.html").read_text()
     assert all(name in page for name in ("scratch/0.png", "scratch/1.png", "good/0.png", "good/1.png"))
+
+
+def test_evaluate_writes_a_run_and_report_makes_its_page(run, refused, model, data, tmp_path):
+    out = tmp_path / "run"
+    assert run("evaluate", model, data, "-o", out, "--report", out / "at-once.html")[0] == 0
+    code, text, _ = run("report", out, "--json")
+    told = json.loads(text)
+    assert (code, told["report"], told["images"]) == (0, str(out / "report.html"), 4)
+    page = (out / "report.html").read_text()
+    assert told["bytes"] == (out / "report.html").stat().st_size
+    assert page == (out / "at-once.html").read_text()
+    assert all(f'data-name="{kind}/{i}.png"' in page for kind in ("good", "scratch") for i in (0, 1))
+    assert "PRO, regions of plate" in page
+    assert "add --overwrite" in refused("evaluate", model, data, "-o", out)
+    assert run("evaluate", model, data, "-o", out, "--overwrite")[0] == 0
+    assert sorted(path.name for path in out.iterdir()) == ["pictures", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "run"]
+
+
+def test_pictures_of_a_run_keep_the_proportions_of_their_images(run, model, data, tmp_path):
+    wide = shutil.copytree(data, tmp_path / "wide")
+    for path in wide.rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize((80, 40)).save(path)
+    assert run("evaluate", model, wide, "-o", tmp_path / "run")[0] == 0
+    sizes = {size(path) for path in (tmp_path / "run/pictures").iterdir()}
+    assert sizes == {(32, 16)}  # the model sees 32 pixels: more would only be blur
+
+
+def test_report_refuses_what_is_no_run_and_leaves_foreign_files_alone(run, refused, model, data, tmp_path):
+    assert "expected a run folder" in refused("report", model)
+    assert "there is no such folder" in refused("report", tmp_path / "nowhere")
+    assert run("evaluate", model, data, "-o", tmp_path / "run", "--json")[0] == 0
+    page = tmp_path / "page.html"
+    assert run("report", tmp_path / "run", "-o", page)[0] == 0
+    assert run("report", tmp_path / "run", "-o", page)[0] == 0
+    page.write_text("my own")
+    assert "choose another name" in refused("report", tmp_path / "run", "-o", page)
+    assert "choose another name" in refused("evaluate", model, data, "--report", page)
+    assert page.read_text() == "my own"
 
 
 def test_evaluate_table_keeps_whole_names_in_80_columns(run, model, data, tmp_path):

@@ -170,8 +170,9 @@ def _command_parser(command: Command) -> ArgumentParser:
 def _add_option(parser: ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
     """One keyword of a command's function as an option: flags for booleans, several values for lists."""
     flag, default = "--" + parameter.name.replace("_", "-"), parameter.default
+    flags = ("-o", flag) if parameter.name == "out" else (flag,)
     if default is False:
-        parser.add_argument(flag, action="store_true", help=text)
+        parser.add_argument(*flags, action="store_true", help=text)
         return
     kinds = [kind for kind in get_args(parameter.annotation) if kind is not type(None)] or [
         parameter.annotation
@@ -179,10 +180,10 @@ def _add_option(parser: ArgumentParser, parameter: inspect.Parameter, text: str)
     if default is not None:
         text = f"{text} (default: {default})"
     if get_origin(kinds[0]) is list:
-        parser.add_argument(flag, type=get_args(kinds[0])[0], nargs="+", help=text, metavar="NAME")
+        parser.add_argument(*flags, type=get_args(kinds[0])[0], nargs="+", help=text, metavar="NAME")
     else:
         metavar = {Path: "PATH", int: "N"}.get(kinds[0], "NAME")
-        parser.add_argument(flag, type=kinds[0], default=default, help=text, metavar=metavar)
+        parser.add_argument(*flags, type=kinds[0], default=default, help=text, metavar=metavar)
 
 
 def _help_texts(function: Callable[..., Any]) -> dict[str, str]:

@@ -328,19 +328,24 @@ def overlay(picture: Picture, heat: Heat) -> Picture:
 def draw_contour(picture: Picture, mask: Mask, colour: tuple[int, int, int] = (0, 230, 210)) -> Picture:
     """Outline a (H,W) mask on a (H,W,3) picture, with a dark rim so that the line shows on any ground.
 
-    The line runs just outside the region and covers none of it; its width grows with the image.
+    The line runs just outside the region and covers none of it (`outline`).
     """
     if mask.shape != picture.shape[:2]:
         raise InputError(
             f"A mask must have its image's size {picture.shape[:2]}, got {mask.shape}; resize it."
         )
-    width = max(1, round(max(mask.shape) / 200))
-    line = _grow(mask, width)
-    rim = _grow(mask, 2 * width)
+    line, rim = outline(mask)
     drawn = picture.copy()
-    drawn[rim & ~line] = drawn[rim & ~line] // 3
-    drawn[line & ~mask] = colour
+    drawn[rim] = drawn[rim] // 3
+    drawn[line] = colour
     return drawn
+
+
+def outline(mask: Mask) -> tuple[Mask, Mask]:
+    """(line, rim) around a (H,W) mask, both just outside of it; their width grows with the image."""
+    width = max(1, round(max(mask.shape) / 200))
+    grown = _grow(mask, width)
+    return grown & ~mask, _grow(mask, 2 * width) & ~grown
 
 
 def _grow(mask: Mask, by: int) -> Mask:

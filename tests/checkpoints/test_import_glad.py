@@ -121,7 +121,7 @@ def test_tuned_parts_take_the_place_of_stable_diffusions(
     words = ("--codec", tmp_path / "epoch=000069.ckpt", "--features-weights", tmp_path / "epoch7.pth")
     words += ("--prompt", diffusion / "prompts.safetensors")
     file = published / "checkpoint-500/pytorch_model.bin"
-    code, result, out = convert(file, *words, preset="paper/pcb_bank/pcb1", readout__resolution=32)
+    code, result, out = convert(file, *words, preset="paper/pcbbank/pcb1", readout__resolution=32)
     assert code == 0, result
     method = mendiff.load(out).method
     own = method.codec.network.state_dict()

@@ -22,8 +22,10 @@ from mendiff.methods.base import METHODS, find_method, find_preset
 from mendiff.methods.config import override
 
 
-def bench(rows, categories=("nut", "bolt"), multi_class=False, seeds=(0,), suite=None, tmp_path=None):
-    return Bench(rows, list(categories), multi_class, tmp_path, "auto", seeds, "tiny", None, None, {}, suite)
+def bench(
+    rows, categories=("nut", "bolt"), multi_class=False, seeds=(0,), suite=None, preset="tiny", tmp_path=None
+):
+    return Bench(rows, list(categories), multi_class, tmp_path, "auto", seeds, preset, None, None, suite)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +174,26 @@ def test_a_suite_brings_the_papers_figures_of_ours_and_of_its_peers(tmp_path):
     assert known["glad"]["carpet"] == {"image_auroc": 0.99, "pixel_auroc": 0.985}
     assert known["patchcore"]["mean"] == {"image_auroc": 0.991, "pixel_auroc": 0.981}
     assert not any(known["median-colour"].values())
+
+
+@pytest.mark.parametrize(
+    ("suite", "preset", "expected"),
+    [
+        ("glad-visa", "paper", "paper/visa/candle"),
+        ("diad-visa", "paper", "paper/visa"),
+        ("ran-mvtec", "paper", "paper"),
+        ("glad-visa", "tiny", "tiny"),
+    ],
+)
+def test_a_suite_takes_the_published_settings_of_its_categories(tmp_path, suite, preset, expected):
+    chosen = SUITES[suite]
+    rows = (Row(chosen.method, chosen.method), Row("memory-bank", "memory-bank"))
+
+    jobs = planned(bench(rows, chosen.categories, suite=chosen, preset=preset, tmp_path=tmp_path), "cpu")
+
+    first = chosen.categories[0]
+    assert jobs[f"{chosen.method}-{first}-0"].preset == expected
+    assert jobs[f"memory-bank-{first}-0"].preset == preset
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

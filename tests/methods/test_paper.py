@@ -53,7 +53,7 @@ def test_second_extractor_is_that_of_the_stop_rule_alone():
 def test_every_published_category_has_its_preset():
     assert [len(one) for one in (MVTEC, MPDD, VISA, PCB_BANK)] == [15, 6, 12, 7]
     assert len(CATEGORIES) == 40
-    assert GLAD["paper/pcb_bank/pcb3"] == GLAD["paper/visa/pcb3"]
+    assert GLAD["paper/pcbbank/pcb3"] == GLAD["paper/visa/pcb3"]
 
 
 def test_categories_differ_from_the_common_preset_in_their_settings_alone():
@@ -88,7 +88,7 @@ def test_settings_land_in_their_fields():
     [
         ("paper/mvtec", 75_750),
         ("paper/visa", 180_500),
-        ("paper/mvtec_3d", 55_500),
+        ("paper/mvtec3d", 55_500),
         ("paper/medical", 188_500),
     ],
 )

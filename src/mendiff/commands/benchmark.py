@@ -34,6 +34,7 @@ from mendiff.evaluation.tables import (
     unique,
 )
 from mendiff.images import write_bytes
+from mendiff.methods.base import METHODS, find_method
 from mendiff.methods.config import config_to_dict
 
 DEFAULT_METHODS = ("glad", "ran", "diad", *CONTROLS)
@@ -53,7 +54,6 @@ class Bench:
         seeds: every one is a repetition.
         preset: of our methods.
         features, features_weights: backbone and its file, or a folder of files named by backbone.
-        settings: category to the published code's settings, where a suite has such; for its method only.
         suite: the paper's experiment, or None.
     """
 
@@ -66,7 +66,6 @@ class Bench:
     preset: str
     features: str | None
     features_weights: Path | None
-    settings: Mapping[str, Mapping[str, Any]]
     suite: Suite | None
 
 
@@ -113,9 +112,6 @@ def run(
         preset=preset,
         features=features,
         features_weights=None if features_weights is None else features_weights.resolve(),
-        settings=papers.published_settings(named.settings)
-        if named and named.settings and preset != "tiny"
-        else {},
         suite=named,
     )
     every = planned(bench, choose_device(device))
@@ -194,12 +190,7 @@ def planned(bench: Bench, device: str) -> dict[str, Job]:
     for seed in bench.seeds:
         for group in groups:
             for row in bench.rows:
-                own = (
-                    bench.settings.get(group[0], {})
-                    if bench.suite and row.method == bench.suite.method
-                    else {}
-                )
-                settings = plain({**own, **row.settings})
+                settings = plain(row.settings)
                 fit = json.dumps([row.method, settings, group, seed], sort_keys=True)
                 place = "all" if bench.multi_class else group[0]
                 name = shared.setdefault(fit, f"{slug(row.label)}-{place}-{seed}")
@@ -211,13 +202,22 @@ def planned(bench: Bench, device: str) -> dict[str, Job]:
                     layout=bench.layout,
                     categories=list(group),
                     settings=settings,
-                    preset=bench.preset,
+                    preset=preset_of(bench, row.method, group),
                     features=bench.features,
                     features_weights=str(bench.features_weights) if bench.features_weights else None,
                     seed=seed,
                     device=device,
                 )
     return jobs
+
+
+def preset_of(bench: Bench, method: str, group: Sequence[str]) -> str:
+    """The preset of a fit: a suite's own, of the category or the data set, where the method has such."""
+    if bench.suite is None or method not in METHODS:
+        return bench.preset
+    dataset = f"{bench.preset}/{bench.suite.dataset}"
+    known = find_method(method).PRESETS
+    return next((one for one in (f"{dataset}/{group[0]}", dataset) if one in known), bench.preset)
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import shutil
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from rich.table import Table
 from mendiff.checkpoints.store import writing
 from mendiff.errors import InputError
 from mendiff.evaluation.checks import UNREADABLE, check_data
-from mendiff.evaluation.data import Category
+from mendiff.evaluation.data import GOOD, Category
 
 Item = TypeVar("Item")
 
@@ -45,7 +45,7 @@ METRIC_TITLES = {
 MOST_TOLD = 5
 """Warnings of one kind that a command prints; `mendiff check` prints all."""
 # Files that only mendiff writes at the top of an output folder: --overwrite never deletes anything else.
-MARKERS = ("config.json", "predictions.json", "demo.json", "tuning.json")
+MARKERS = ("config.json", "predictions.json", "demo.json", "run.json", "tuning.json")
 
 
 def choose_device(name: str) -> str:
@@ -235,4 +235,20 @@ def metrics_table(summary: dict[str, Any], title: str) -> Table:
         table.add_row(
             name, *("–" if value is None else f"{value:.3f}" for value in cells), end_section=name == "mean"
         )
+    return table
+
+
+def threshold_table(cuts: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What every category's threshold does, and what it finds of each kind of defect, for the terminal."""
+    table = Table(title="at the threshold from good images", title_justify="left")
+    table.add_column("category", overflow="fold")
+    for title in ("threshold", "precision", "recall", "false\nalarms"):
+        table.add_column(title, justify="right")
+    table.add_column("found of each kind", overflow="fold")
+    for name, cut in cuts.items():
+        shares = (cut[key] for key in ("precision", "recall", "false_alarm_rate"))
+        defects = [row for row in cut["types"] if row["type"] != GOOD]
+        kinds = [f"{row['type']} {row['flagged']}/{row['images']}" for row in defects]
+        cells = ("–" if value is None else f"{value:.3f}" for value in shares)
+        table.add_row(name, f"{cut['threshold']:.4g}", *cells, ", ".join(kinds))
     return table

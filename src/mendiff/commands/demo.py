@@ -12,7 +12,7 @@ from typing import Any
 
 from mendiff.checkpoints.store import load, save
 from mendiff.commands.common import Terminal, check_output, choose_device, metrics_table, new_folder
-from mendiff.commands.evaluate import find, measure, page, read_tests
+from mendiff.commands.evaluate import about, find, measure, page, read_tests
 from mendiff.commands.fit import NO_FEATURES, Plan, learn, make_config, prepared, readable_paths
 from mendiff.demo.data import CATEGORIES, DemoConfig, make_data
 from mendiff.errors import InputError
@@ -21,7 +21,9 @@ from mendiff.evaluation.metrics import summary
 from mendiff.images import write_bytes
 from mendiff.methods.base import find_preset
 from mendiff.nets.denoiser import plain_unet
-from mendiff.report.html import Report, write_report
+from mendiff.report.contents import Report
+from mendiff.report.html import write_report
+from mendiff.report.pictures import thumbnail_side
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "glad": {
@@ -95,18 +97,19 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
     terminal.say(f"learned {len(paths)} good parts in {fitted['seconds']:.0f} s")
     network = load(folder / "model", plan.device)
     results, pages = {}, []
+    side = thumbnail_side(sum(len(category.test) for category in categories))
     for category in categories:
         model = network.calibrated(list(category.train[-CALIBRATION:]), list(category.train[:SEEN]))
         tests = read_tests(category, model.image_size, terminal)
         found = find(model, tests, 8, terminal, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)
-        pages.append(page(model, category.name, tests, found, results[category.name]))
+        pages.append(page(model, category.name, tests, found, results[category.name], side))
         save(folder / "models" / category.name, model.name, model.method, model.calibration, model.info)
     shutil.rmtree(folder / "model")  # those of the categories hold the same network
     result = summary(results)
     terminal.table(metrics_table(result, "defects in parts the models have never seen"))
     title, subtitle = "mendiff demo", _subtitle(plan)
-    write_report(folder / "report.html", Report(title, subtitle, pages, result, network.info))
+    write_report(folder / "report.html", Report(title, subtitle, pages, result, about(network)))
     return result
 
 

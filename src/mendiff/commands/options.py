@@ -127,22 +127,34 @@ def predict(
 
 
 def evaluate(
+    out: Path | None = None,
     report: Path | None = None,
     categories: list[str] | None = None,
     layout: str = "auto",
     controls: bool = False,
     batch_size: int = 8,
     device: str = "auto",
+    overwrite: bool = False,
 ) -> None:
     """Measure a model on labelled test images.
 
     Args:
+        out: also write a run folder with all numbers and pictures, for mendiff report.
         report: also write this HTML file with all test images.
         categories: which categories of DATA; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         controls: also measure two controls that need no diffusion model.
         batch_size: images that pass through the networks together; does not change the results.
         device: auto, cpu, cuda, cuda:1, mps.
+        overwrite: replace what is in the run folder.
+    """
+
+
+def report(out: Path | None = None) -> None:
+    """Make a page of a run: metrics, curves and all images, in one HTML file that opens offline.
+
+    Args:
+        out: the HTML file (default: report.html in the run folder); an earlier report there is replaced.
     """
 
 
@@ -334,9 +346,15 @@ COMMANDS = (
         (("model", "a model folder"), ("data", DATA)),
         (
             "mendiff evaluate bottle mvtec/bottle",
+            "mendiff evaluate bottle mvtec/bottle -o bottle-run --controls",
             "mendiff evaluate bottle mvtec/bottle --json --report report.html",
             "mendiff evaluate model parts.yaml  # see mendiff check --help",
         ),
+    ),
+    Command(
+        report,
+        (("run", "a run folder that mendiff evaluate -o wrote"),),
+        ("mendiff report bottle-run", "mendiff report bottle-run -o bottle.html --json"),
     ),
     Command(
         tune,

@@ -159,7 +159,7 @@ PRESETS: dict[str, DiadConfig] = {
     "paper/mvtec": _MVTEC,
     # VisA's split for one class leaves 8,659 of its 9,621 good images for training.
     "paper/visa": _published(8659),  # 86.8 / 88.3 / 85.1, 96.0 / 26.1 / 33.0, 75.2 (table 2)
-    "paper/mvtec_3d": _published(2656),  # 84.6 / 94.8 / 95.5, 96.4 / 25.3 / 32.2, 87.8 (table 5)
+    "paper/mvtec3d": _published(2656),  # 84.6 / 94.8 / 95.5, 96.4 / 25.3 / 32.2, 87.8 (table 5)
     "paper/medical": _published(9042),  # cls 77.2, seg 96.9, PRO 87.7, DICE 32.3 (table 6)
 }
 

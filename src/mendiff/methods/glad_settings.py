@@ -107,7 +107,7 @@ PCB_BANK = {  # mean 98.7 / 99.3; the first four are VisA's, in data, settings a
 
 SETTINGS = {
     f"{dataset}/{category}": setting
-    for dataset, categories in (("mvtec", MVTEC), ("mpdd", MPDD), ("visa", VISA), ("pcb_bank", PCB_BANK))
+    for dataset, categories in (("mvtec", MVTEC), ("mpdd", MPDD), ("visa", VISA), ("pcbbank", PCB_BANK))
     for category, setting in categories.items()
 }
 """By "dataset/category"."""
