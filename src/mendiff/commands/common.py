@@ -233,7 +233,7 @@ def metrics_table(summary: dict[str, Any], title: str) -> Table:
     for name, metrics in rows:
         cells = (metrics.get(key) for key in METRIC_TITLES)
         table.add_row(
-            name, *("–" if value is None else f"{value:.3f}" for value in cells), end_section=name == "mean"
+            name, *("n/a" if value is None else f"{value:.3f}" for value in cells), end_section=name == "mean"
         )
     return table
 
@@ -249,6 +249,6 @@ def threshold_table(cuts: Mapping[str, Mapping[str, Any]]) -> Table:
         shares = (cut[key] for key in ("precision", "recall", "false_alarm_rate"))
         defects = [row for row in cut["types"] if row["type"] != GOOD]
         kinds = [f"{row['type']} {row['flagged']}/{row['images']}" for row in defects]
-        cells = ("–" if value is None else f"{value:.3f}" for value in shares)
+        cells = ("n/a" if value is None else f"{value:.3f}" for value in shares)
         table.add_row(name, f"{cut['threshold']:.4g}", *cells, ", ".join(kinds))
     return table

@@ -97,6 +97,8 @@ def run(
     for category in chosen:
         fitted = load(model, device, category.name) if category.name in own else loaded
         tests = read_tests(category, loaded.image_size, terminal)
+        if tests.masks is None:
+            terminal.say(f"note: {category.name} has no masks, so its pixel metrics are n/a.")
         found = find(fitted, tests, batch_size, terminal, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)
         labels = [sample.label for sample in tests.samples]
