@@ -449,7 +449,7 @@ def test_size_must_suit_codec_network_and_shuffle(make):
         ({"denoise_steps": (0,)}, "timesteps from 1 to 1000, got \\[0\\]"),
         ({"denoise_steps": (500, 1001)}, "timesteps from 1 to 1000"),
         ({"noise_step": 1000}, "0 to 999, got 1000"),
-        ({"steps": 0}, "at least 1 sampling step, got 0"),
+        ({"steps": 0}, "steps: expected at least 1, got 0."),
         ({"spacing": "karras"}, "leading, trailing, linspace, got 'karras'"),
         ({"object_mask": "grey"}, "none, dark, bright, auto, got 'grey'"),
     ],

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_range
 from mendiff.types import Detection
 
 METHODS: dict[str, str] = {
@@ -53,6 +53,13 @@ class TrainingConfig:
     clip: float = 1.0
     ema: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            check_range(f"training.{name}", getattr(self, name), 1)
+        for name in ("minutes", "learning_rate", "weight_decay", "warmup", "clip"):
+            check_range(f"training.{name}", getattr(self, name), 0)
+        check_range("training.ema", self.ema, 0, 1)
+
 
 @dataclass(frozen=True)
 class MethodConfig:
@@ -68,6 +75,10 @@ class MethodConfig:
     image_size: int = 256
     crop: int = 0
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "crop"):
+            check_range(name, getattr(self, name), 0)
 
 
 class Method(nn.Module, ABC):

@@ -18,7 +18,7 @@ from mendiff.diffusion.ddim import ddim
 from mendiff.diffusion.ladder import SPACINGS, ladder
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_range
 from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
 from mendiff.nets.codec import CodecConfig, check_size, make_codec
 from mendiff.nets.denoiser import DenoiserConfig, conditional_unet
@@ -85,20 +85,18 @@ class DiadConfig(MethodConfig):
     reference: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
             raise InputError(
                 f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}."
             )
-        if not 1 <= self.start <= TIMESTEPS:
-            raise InputError(f"start: expected a timestep from 1 to {TIMESTEPS}, got {self.start}.")
-        if not 0 <= self.noise_step < TIMESTEPS:
-            raise InputError(f"noise_step: expected 0 to {TIMESTEPS - 1}, got {self.noise_step}.")
-        if self.steps < 1:
-            raise InputError(f"steps: expected at least 1 sampling step, got {self.steps}.")
+        check_range("start", self.start, 1, TIMESTEPS)
+        check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
+        check_range("steps", self.steps, 1)
+        check_range("min_snr_gamma", self.min_snr_gamma, 0)
         if self.spacing not in SPACINGS:
             raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {self.spacing!r}.")
-        if not 0 <= self.hint_anomalies <= 1:
-            raise InputError(f"hint_anomalies: expected a share from 0 to 1, got {self.hint_anomalies}.")
+        check_range("hint_anomalies", self.hint_anomalies, 0, 1)
 
 
 PUBLISHED = DiadConfig(

@@ -20,7 +20,7 @@ from mendiff.diffusion.ddim import ddim
 from mendiff.diffusion.ladder import SPACINGS, ladder
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_range
 from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
 from mendiff.methods.glad_settings import SETTINGS, Setting
 from mendiff.nets.codec import CodecConfig, check_size, make_codec
@@ -93,6 +93,7 @@ class GladConfig(MethodConfig):
     reference: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.fusion not in FUSIONS:
             raise InputError(f"fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}.")
         if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
@@ -103,10 +104,9 @@ class GladConfig(MethodConfig):
             raise InputError(
                 f"denoise_steps: expected timesteps from 1 to {TIMESTEPS}, got {list(self.denoise_steps)}."
             )
-        if not 0 <= self.noise_step < TIMESTEPS:
-            raise InputError(f"noise_step: expected 0 to {TIMESTEPS - 1}, got {self.noise_step}.")
-        if self.steps < 1:
-            raise InputError(f"steps: expected at least 1 sampling step, got {self.steps}.")
+        check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
+        check_range("steps", self.steps, 1)
+        check_range("min_snr_gamma", self.min_snr_gamma, 0)
         # Both are needed after training only: told now, a slip does not cost the training.
         if self.spacing not in SPACINGS:
             raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {self.spacing!r}.")

@@ -18,7 +18,7 @@ from mendiff.diffusion.gradient import GradientConfig, gradient_denoise
 from mendiff.diffusion.posterior import Posterior, kl_divergence
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_range
 from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
 from mendiff.nets.codec import CodecConfig, check_size, make_codec
 from mendiff.nets.denoiser import DenoiserConfig, plain_unet
@@ -83,6 +83,7 @@ class RanConfig(MethodConfig):
     gradient: GradientConfig = field(default_factory=GradientConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.codec.kind not in PIXEL_CODECS:
             raise InputError(
                 f"codec: expected one of {', '.join(PIXEL_CODECS)} (RAN works on pixels), "
@@ -97,10 +98,11 @@ class RanConfig(MethodConfig):
             raise InputError(
                 f"noise_steps: expected timesteps of the schedule, 1 to {last}, got {list(self.noise_steps)}."
             )
-        if self.draws < 1:
-            raise InputError(f"draws: expected at least 1 per timestep, got {self.draws}.")
-        if not 0 <= self.kl_weight <= 1:
-            raise InputError(f"kl_weight: expected 0 to 1, got {self.kl_weight}.")
+        check_range("draws", self.draws, 1)
+        for name in ("kl_weight", "sigma_share", "top_share"):
+            check_range(name, getattr(self, name), 0, 1)
+        for name in ("min_snr_gamma", "feature_weight", "vb_weight"):
+            check_range(name, getattr(self, name), 0)
         if self.target_pool < 1 or self.target_pool % 2 == 0:
             raise InputError(f"target_pool: expected an odd number of positions, got {self.target_pool}.")
         if self.pixel_score not in PIXEL_SCORES:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mendiff.diffusion.schedule import NoiseSchedule
 from mendiff.errors import InputError
+from mendiff.nets.build import build
 from mendiff.types import Estimate
 
 KINDS = ("unet", "conditional_unet")
@@ -160,9 +161,9 @@ def _make_network(config: DenoiserConfig, channels: int) -> Any:
     if config.kind == "unet":
         from diffusers import UNet2DModel
 
-        return UNet2DModel.from_config(settings)
+        return build(UNet2DModel, settings, "denoiser.network")
     if config.kind == "conditional_unet":
         from diffusers import UNet2DConditionModel
 
-        return UNet2DConditionModel.from_config(settings)
+        return build(UNet2DConditionModel, settings, "denoiser.network")
     raise InputError(f"denoiser: expected one of {', '.join(KINDS)}, got {config.kind!r}.")

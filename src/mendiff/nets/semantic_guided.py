@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mendiff.diffusion.schedule import NoiseSchedule
 from mendiff.errors import InputError
+from mendiff.nets.build import build
 from mendiff.nets.denoiser import Control, Denoiser, DenoiserConfig
 from mendiff.types import Estimate
 
@@ -260,7 +261,7 @@ def _make_network(config: GuideConfig, unet: Any, factor: int) -> Any:
     common = set(signature(ControlNetModel.__init__).parameters) & set(unet.config)
     settings = {name: unet.config[name] for name in sorted(common)}
     settings["conditioning_embedding_out_channels"] = list(HINT_WIDTHS[: halvings + 1])
-    network = ControlNetModel.from_config(settings | config.network)
+    network = build(ControlNetModel, settings | config.network, "guide.network")
     reached = 2 ** (len(network.config["conditioning_embedding_out_channels"]) - 1)
     if reached != factor:
         raise InputError(
