@@ -360,11 +360,12 @@ def test_fit_needs_images(refused, tmp_path):
     assert "expected at least 8 good images, got 7" in sentence
 
 
-def test_fewest_images_are_those_that_training_needs():
+def test_what_is_written_twice_to_spare_an_import_is_the_same():
     from mendiff import anomalib_models
-    from mendiff.commands import fit
+    from mendiff.commands import fit, plan
 
-    assert fit.FEWEST_IMAGES == anomalib_models.FEWEST_IMAGES
+    assert plan.FEWEST_IMAGES == anomalib_models.FEWEST_IMAGES
+    assert fit.CHECKPOINT == anomalib_models.CHECKPOINT
 
 
 def test_fit_goes_on_without_images_that_are_damaged(run, data, tmp_path):

@@ -163,6 +163,8 @@ def _unreadable(path: Path, error: BaseException) -> InputError:
         return InputError(f"{path}: expected an image file, got a folder.")
     if path.stat().st_size == 0:
         return InputError(f"{path}: the file is empty, expected an image; replace or remove it.")
+    if isinstance(error, PermissionError):
+        return InputError(f"{path}: the image may not be read (permission denied); change its permissions.")
     if isinstance(error, UnidentifiedImageError):
         return InputError(f"{path}: not an image that can be read; replace or remove it.")
     detail = " ".join(str(error).split()).rstrip(".")
@@ -229,6 +231,17 @@ def resize_mask(mask: Mask, size: int) -> Tensor:
 
 
 # ---- writing -----------------------------------------------------------------------------------------
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place where nothing can be written, before the work whose results should go there."""
+    home = next(parent for parent in path.absolute().parents if parent.exists())
+    if not home.is_dir():
+        raise InputError(f"{path}: expected a place in a folder, but {home} is a file; choose another.")
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path}: expected a place that may be written to, but {home} may not; choose another."
+        )
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -54,9 +54,11 @@ class MethodModule(HeldBack):
         seed: of the initial weights and of training.
         calibration: scores of the held-back images; None until training has ended.
         held_back: content seeds of the held-back images.
+        calibrates: whether training ends with calibration; a caller may see to it instead.
     """
 
     _method_name: ClassVar[str]
+    calibrates: bool = True
 
     def __init__(
         self,
@@ -235,7 +237,8 @@ class MethodModule(HeldBack):
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             self._swap()
             self._finished = True
-            self._calibrate()
+            if self.calibrates:
+                self._calibrate()
 
     def _calibrate(self) -> None:
         was_training = self.method.training

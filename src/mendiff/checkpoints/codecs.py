@@ -37,6 +37,11 @@ def save_codec(folder: Path, config: CodecConfig, weights: dict[str, Tensor], in
 
 def read_codec(folder: str | Path) -> tuple[CodecConfig, dict[str, Tensor]]:
     """Config and weights of a codec folder; strangers and incomplete ones are an error."""
+    return read_codec_config(folder), read_weights(Path(folder) / WEIGHTS)
+
+
+def read_codec_config(folder: str | Path) -> CodecConfig:
+    """The same without the weights, which may be large."""
     folder = Path(folder)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise InputError(
@@ -49,8 +54,7 @@ def read_codec(folder: str | Path) -> tuple[CodecConfig, dict[str, Tensor]]:
             f"{folder}: expected a codec folder of version {VERSION}, got format {content.get('format')!r} "
             f"of version {content.get('version')!r}."
         )
-    config = config_from_dict(CodecConfig, content.get("config"), f"{folder / CONFIG}: config")
-    return config, read_weights(folder / WEIGHTS)
+    return config_from_dict(CodecConfig, content.get("config"), f"{folder / CONFIG}: config")
 
 
 def open_codec(folder: str | Path) -> Codec:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mendiff.calibration import Calibration
-from mendiff.checkpoints.codecs import read_codec, save_codec
+from mendiff.checkpoints.codecs import read_codec_config, save_codec
 from mendiff.checkpoints.import_diad import (
     assemble,
     convert_codec,
@@ -24,8 +24,9 @@ from mendiff.checkpoints.import_glad import find_unet, import_codec, import_unet
 from mendiff.checkpoints.pretrained import STABLE_DIFFUSION, Sources, load_diffusion, load_features
 from mendiff.checkpoints.store import read_weights, save
 from mendiff.checkpoints.text import read_prompts
-from mendiff.commands.common import Terminal, check_output, choose_device, new_folder, set_aside
-from mendiff.commands.fit import readable_paths
+from mendiff.commands.common import Terminal, choose_device
+from mendiff.commands.places import check_output, new_folder, set_aside
+from mendiff.commands.plan import readable_paths
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
@@ -79,7 +80,7 @@ def run(
     if name not in KINDS:
         raise InputError(f"KIND: expected one of {', '.join(KINDS)}, got '{kind}'.")
     terminal = Terminal(quiet)
-    check_output(out, overwrite)
+    check_output(out, overwrite, "a codec" if name == "codec" else "a model")
     if name == "codec":
         return _codec(checkpoint, out, settings, overwrite, terminal)
     if good is None:
@@ -97,7 +98,7 @@ def run(
     terminal.say(f"{checkpoint.name}: {name}; the threshold comes from {len(paths)} good images")
     calibration = _calibrate(method.to(device), paths, terminal)
     method.to("cpu")
-    check_output(out, overwrite)
+    check_output(out, overwrite, "a model")
     with set_aside(out):
         save(out, name, method, calibration, info)
     terminal.say(f"model: {out} (threshold {calibration.threshold:.4g} from good images alone)")
@@ -135,7 +136,7 @@ def _glad(
     """A published GLAD: its UNet, and what it shares with Stable Diffusion and timm."""
     changes = dict(settings)
     if pieces.codec is not None and pieces.codec.is_dir():
-        changes = {"codec": config_to_dict(read_codec(pieces.codec)[0]), **changes}
+        changes = {"codec": config_to_dict(read_codec_config(pieces.codec)), **changes}
     config = override(find_preset("glad", preset), changes)
     assert isinstance(config, GladConfig)
     unet = find_unet(checkpoint, config.training.steps)
@@ -178,7 +179,7 @@ def _codec(
     inside = {key.removeprefix("first_stage_model."): one for key, one in weights.items()}
     named = convert_codec(inside, config, str(checkpoint))
     info = {"converted": checkpoint.name}
-    with new_folder(out, overwrite) as draft:
+    with new_folder(out, overwrite, "a codec") as draft:
         save_codec(draft, config, named, info)
     terminal.say(f"codec: {out}")
     return {"codec": str(out), **info, "config": config_to_dict(config)}

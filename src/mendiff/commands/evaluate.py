@@ -12,18 +12,17 @@ import torch
 from torch import Tensor
 
 from mendiff import __version__
-from mendiff.checkpoints.store import categories_of, load
+from mendiff.checkpoints.store import categories_of, load, read_config
 from mendiff.commands.common import (
     Terminal,
-    check_output,
     checked,
     choose_categories,
     choose_device,
     metrics_table,
-    set_aside,
     threshold_table,
 )
 from mendiff.commands.info import describe
+from mendiff.commands.places import check_output, set_aside
 from mendiff.commands.predict import heat_range
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import fit_memory_bank, median_colour_control
@@ -79,7 +78,7 @@ def run(
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
     _check_places(out, report, overwrite)
     device = choose_device(device)
-    loaded = load(model, device)
+    read_config(model)  # a folder that is none should show before the data is read
     chosen = [one for one in choose_categories(open_data(data, layout), categories) if one.test]
     if not chosen:
         raise InputError(
@@ -92,11 +91,14 @@ def run(
     tables: dict[str, dict[str, Metrics]] = {}
     everything: list[Ranked] = []
     cuts: dict[str, dict[str, Any]] = {}
-    own = categories_of(model)
+    own, shared = categories_of(model), None
     side = thumbnail_side(sum(len(category.test) for category in chosen))
     for category in chosen:
-        fitted = load(model, device, category.name) if category.name in own else loaded
-        tests = read_tests(category, loaded.image_size, terminal)
+        if category.name in own:
+            fitted = load(model, device, category.name)
+        else:
+            fitted = shared = shared or load(model, device)
+        tests = read_tests(category, fitted.image_size, terminal)
         if tests.masks is None:
             terminal.say(f"note: {category.name} has no masks, so its pixel metrics are n/a.")
         found = find(fitted, tests, batch_size, terminal, category.name)
@@ -105,7 +107,7 @@ def run(
         cuts[category.name] = at_threshold(found.score.tolist(), labels, fitted.threshold)
         everything.append((found.score, tests.labels, found.anomaly_map, tests.masks))
         if controls:
-            for name, metrics in measure_controls(loaded, category, tests).items():
+            for name, metrics in measure_controls(fitted, category, tests).items():
                 tables.setdefault(name, {})[category.name] = metrics
         if out is not None or report is not None:
             pages.append(page(fitted, category.name, tests, found, results[category.name], side))
@@ -121,14 +123,14 @@ def run(
         for name, rows in result["controls"].items():
             terminal.table(metrics_table(rows, f"control: {name}"))
     title = f"{model.resolve().name} on {data.resolve().name}"
-    _write(Report(title, _subtitle(loaded), pages, result, about(loaded)), out, report, terminal)
+    _write(Report(title, _subtitle(fitted), pages, result, about(fitted)), out, report, terminal)
     return result
 
 
 def _check_places(out: Path | None, report: Path | None, overwrite: bool) -> None:
     """Refuse places that can't be written to, before any work is done."""
     if out is not None:
-        check_output(out, overwrite)
+        check_output(out, overwrite, "a run")
     inside = out is not None and report is not None and report.resolve().parent == out.resolve()
     if report is not None and not inside:
         check_place(report)

@@ -25,7 +25,8 @@ from torch import Tensor
 from mendiff.checkpoints.store import load, read_weights
 from mendiff.commands import evaluate
 from mendiff.commands.common import Terminal, choose_categories
-from mendiff.commands.fit import Plan, backbone_input, fit, own_size, readable_paths
+from mendiff.commands.fit import fit
+from mendiff.commands.plan import Plan, backbone_input, own_size, readable_paths
 from mendiff.commands.variants import variant
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import fit_memory_bank, median_colour_control

@@ -20,14 +20,9 @@ from rich.table import Table
 from torch import Tensor
 
 from mendiff.checkpoints.store import load, save
-from mendiff.commands.common import (
-    Terminal,
-    check_output,
-    choose_categories,
-    choose_device,
-    new_folder,
-)
-from mendiff.commands.fit import readable_paths
+from mendiff.commands.common import Terminal, choose_categories, choose_device
+from mendiff.commands.places import check_output, new_folder
+from mendiff.commands.plan import readable_paths
 from mendiff.commands.variants import held_back_and_seen, variant_of
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
@@ -114,7 +109,7 @@ def run(
 ) -> dict[str, Any]:
     """Write the model with the settings that found synthetic anomalies best."""
     terminal = Terminal(quiet)
-    check_output(out, overwrite)
+    check_output(out, overwrite, "a tuned model")
     if repetitions < 2:
         raise InputError(f"--repetitions: expected at least 2, to tell gain from chance, got {repetitions}.")
     loaded = load(model, choose_device(device))
@@ -126,7 +121,7 @@ def run(
     trials, best = search(loaded, bed, terminal)
     tuned = variant_of(loaded, best, [*bed.calibrating, *bed.testing], bed.seen) if best else loaded
     report = {"changes": best, "trials": [asdict(trial) for trial in trials], "images": len(paths)}
-    with new_folder(out, overwrite) as draft:
+    with new_folder(out, overwrite, "a tuned model") as draft:
         save(draft / "model", tuned.name, tuned.method, tuned.calibration, tuned.info | {"tuned": best})
         write_bytes(draft / TUNING, (json.dumps(report, indent=2) + "\n").encode())
         write_bytes(draft / "tuning.svg", curves(trials, best))

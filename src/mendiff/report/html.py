@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mendiff import __version__
 from mendiff.errors import InputError
-from mendiff.images import write_bytes
+from mendiff.images import check_writable, write_bytes
 from mendiff.report.contents import CategoryReport, Report
 from mendiff.report.gallery import SHOWN, VERDICTS, Entry, entries, types_of
 from mendiff.report.plots import Figure, number, percent, plots
@@ -72,6 +72,7 @@ def check_place(path: Path) -> None:
     """Refuse to write a report where there is anything but an earlier report."""
     if not path.parent.is_dir():
         raise InputError(f"{path}: expected a folder {path.parent} to write the report to; make it first.")
+    check_writable(path)
     if not path.exists():
         return
     if path.is_dir():
