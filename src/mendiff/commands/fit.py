@@ -331,10 +331,15 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
         changes["image_size"] = plan.image_size
     config = override(config, changes)
     _check_sources(plan, config)
-    for name in ("steps", "batch_size"):
+    for name in ("steps", "batch_size", "accumulate"):
         if getattr(config.training, name) < 1:
             value = getattr(config.training, name)
             raise InputError(f"training.{name}: expected at least 1, got {value}.")
+    if config.training.batch_size % config.training.accumulate:
+        raise InputError(
+            f"training.accumulate: expected a divisor of the batch size {config.training.batch_size}, "
+            f"got {config.training.accumulate}."
+        )
     with torch.device("meta"):  # shapes are enough
         multiple = find_method(plan.method)(config).size_multiple
     if config.image_size == 0:
