@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from mendiff.cli import main
-from mendiff.commands import benchmark
-from mendiff.commands.benchmark import Bench, chosen_rows, outcomes, planned, prepared, printed
+from mendiff.commands.benchmark import Bench, chosen_rows, planned, printed
 from mendiff.commands.job import MODEL, Job, result_file
+from mendiff.commands.queue import outcomes, outcomes_of_ray, prepared
 from mendiff.errors import InputError
 from mendiff.evaluation.ablations import ABLATIONS, Row
 from mendiff.evaluation.suites import SUITES
@@ -230,7 +230,7 @@ def test_jobs_run_on_a_ray_cluster(parts, tmp_path):
     jobs = planned(bench((Row("median-colour", "median-colour"),), ("nut",), tmp_path=parts), "cpu")
     folders = [prepared(tmp_path, name, job) for name, job in jobs.items()]
 
-    assert list(benchmark.outcomes_of_ray(folders, "local")) == [(folders[0], "")]
+    assert list(outcomes_of_ray(folders, "local")) == [(folders[0], "")]
 
 
 @pytest.mark.slow

@@ -100,6 +100,10 @@ class MethodModule(HeldBack):
                     "features_weights: expected a config whose features.name says which backbone they are of."
                 )
             features.load_backbone(read_weights(features_weights), str(features_weights))
+        networks: Iterable[Any] = method.modules() if config.training.checkpointing else ()
+        for network in networks:
+            if getattr(network, "_supports_gradient_checkpointing", False):
+                network.enable_gradient_checkpointing()
         self.config, self.seed = config, seed
         self.model = Detector(method)
         self.calibration: Calibration | None = None

@@ -35,6 +35,10 @@ class TrainingConfig:
         minutes: where training is faster than this, `mendiff fit` lengthens it, to at most four times the
             steps; 0 for never.
         batch_size: images per step.
+        accumulate: so many parts of a step's batch pass through the networks one after another, and their
+            gradients add up; it must divide batch_size. Memory shrinks with it, time hardly grows.
+        checkpointing: compute activations anew in the backward pass instead of keeping them: less memory,
+            about a third more time; the gradients are the same.
         learning_rate: of AdamW, which all three methods are published with.
         weight_decay: of the same.
         warmup: steps of linear warm-up.
@@ -46,6 +50,8 @@ class TrainingConfig:
     steps: int = 4000
     minutes: float = 0.0
     batch_size: int = 32
+    accumulate: int = 1
+    checkpointing: bool = False
     learning_rate: float = 5e-6
     weight_decay: float = 1e-2
     warmup: int = 0
@@ -54,8 +60,13 @@ class TrainingConfig:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "accumulate"):
             check_range(f"training.{name}", getattr(self, name), 1)
+        if self.batch_size % self.accumulate:
+            raise InputError(
+                f"training.accumulate: expected a divisor of the batch size {self.batch_size}, "
+                f"got {self.accumulate}."
+            )
         for name in ("minutes", "learning_rate", "weight_decay", "warmup", "clip"):
             check_range(f"training.{name}", getattr(self, name), 0)
         check_range("training.ema", self.ema, 0, 1)

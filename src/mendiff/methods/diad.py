@@ -146,7 +146,7 @@ _TINY = DiadConfig(
 def _published(images: int) -> DiadConfig:
     """Table 11 for a set of so many training images: 1000 epochs at batch 12, four batches accumulated."""
     steps = 1000 * math.ceil(images / 12) // 4
-    return replace(PUBLISHED, training=replace(PUBLISHED.training, steps=steps, batch_size=4 * 12))
+    return replace(PUBLISHED, training=replace(PUBLISHED.training, steps=steps, batch_size=48, accumulate=4))
 
 
 # Results, one model for all categories of a set: cls AUROC / AP / F1max, seg AUROC / AP / F1max, PRO.
