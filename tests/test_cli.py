@@ -39,7 +39,11 @@ SETTINGS = {
     "training.steps": "2",
     "training.batch_size": "2",
 }
-METRICS = ["image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"]
+METRICS = [
+    *("image_auroc", "image_ap", "image_f1max"),
+    *("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_005", "dice"),
+]
+TOLD = ["mean", "categories", "at_threshold", "binned"]
 
 
 def settings(**changes):
@@ -668,8 +672,8 @@ def test_evaluate_json_has_exactly_the_metrics(run, model, data):
     code, out, err = run("evaluate", model, data, "--json")
     assert (code, err) == (0, "")
     result = json.loads(out)
-    assert list(result) == ["mean", "categories"]
-    assert list(result["categories"]) == ["plate"]
+    assert list(result) == TOLD
+    assert list(result["categories"]) == list(result["at_threshold"]) == ["plate"]
     assert list(result["mean"]) == list(result["categories"]["plate"]) == METRICS
     assert all(0 <= value <= 1 for value in result["mean"].values())
     assert result["mean"] == result["categories"]["plate"]
@@ -801,11 +805,16 @@ def test_diad_learns_several_categories_and_evaluate_prints_their_mean_and_pool(
     code, text, _ = run("evaluate", out, plates, "--json")
     assert code == 0
     result = json.loads(text)
-    assert list(result) == ["mean", "categories", "pooled"]
+    assert list(result) == ["mean", "categories", "pooled", "at_threshold", "binned"]
     assert list(result["pooled"]) == METRICS
     code, text, _ = run("evaluate", out, plates)
-    rows = [line.split()[1] for line in text.splitlines() if line.startswith("│")]
+    metrics, _, at_threshold = text.partition("at the threshold")
+    rows = [line.split()[1] for line in metrics.splitlines() if line.startswith("│")]
     assert rows == ["dark", "light", "mean", "pooled"]
+    assert [line.split()[1] for line in at_threshold.splitlines() if line.startswith("│")] == [
+        "dark",
+        "light",
+    ]
     code, text, _ = run("evaluate", out, plates, "--categories", "dark", "--json")
     assert "pooled" not in json.loads(text)
 

@@ -70,7 +70,7 @@ def test_categories_differ_from_the_common_preset_in_their_settings_alone():
 
 def test_settings_land_in_their_fields():
     cable, white, pcb1 = (
-        GLAD[f"paper/{name}"] for name in ("mvtec/cable", "mpdd/bracket_white", "pcb_bank/pcb1")
+        GLAD[f"paper/{name}"] for name in ("mvtec/cable", "mpdd/bracket_white", "pcbbank/pcb1")
     )
     assert (cable.denoise_steps, cable.threshold, cable.min_step, cable.steps) == ((750,), 0.4, 350, 25)
     assert (cable.training.steps, cable.training.batch_size, cable.training.learning_rate) == (1500, 32, 5e-6)

@@ -112,11 +112,10 @@ def run(
         if out is not None or report is not None:
             pages.append(page(fitted, category.name, tests, found, results[category.name], side))
     result: dict[str, Any] = summary(results, pooled(everything) if len(everything) > 1 else None)
-    result["at_threshold"] = cuts
-    result["binned"] = any(not is_exact(maps) for _, _, maps, _ in everything)
     terminal.table(metrics_table(result, str(model)))
     terminal.table(threshold_table(cuts))
-    if result["binned"]:
+    binned = any(not is_exact(maps) for _, _, maps, _ in everything)
+    if binned:
         terminal.say("note: so many pixels that their metrics are of values binned to one part in 4,096.")
     if controls:
         result["controls"] = {name: summary(rows) for name, rows in tables.items()}
@@ -124,7 +123,7 @@ def run(
             terminal.table(metrics_table(rows, f"control: {name}"))
     title = f"{model.resolve().name} on {data.resolve().name}"
     _write(Report(title, _subtitle(fitted), pages, result, about(fitted)), out, report, terminal)
-    return result
+    return {**result, "at_threshold": cuts, "binned": binned}
 
 
 def _check_places(out: Path | None, report: Path | None, overwrite: bool) -> None:

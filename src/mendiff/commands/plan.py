@@ -85,6 +85,12 @@ def asked_config(plan: Plan) -> tuple[MethodConfig, int]:
         changes["image_size"] = plan.image_size
     config = override(config, changes)
     _check_sources(plan, config)
+    training = config.training
+    if training.batch_size % training.accumulate:
+        raise InputError(
+            f"training.accumulate: expected a divisor of the batch size {training.batch_size}, "
+            f"got {training.accumulate}."
+        )
     with torch.device("meta"):  # shapes are enough
         return config, find_method(plan.method)(config).size_multiple
 

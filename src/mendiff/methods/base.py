@@ -62,11 +62,6 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate"):
             check_range(f"training.{name}", getattr(self, name), 1)
-        if self.batch_size % self.accumulate:
-            raise InputError(
-                f"training.accumulate: expected a divisor of the batch size {self.batch_size}, "
-                f"got {self.accumulate}."
-            )
         for name in ("minutes", "learning_rate", "weight_decay", "warmup", "clip"):
             check_range(f"training.{name}", getattr(self, name), 0)
         check_range("training.ema", self.ema, 0, 1)
