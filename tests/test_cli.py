@@ -15,13 +15,17 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import mendiff
+import mendiff.model as mendiff_model
+from mendiff.checkpoints import store
 from mendiff.checkpoints.codecs import open_codec
 from mendiff.cli import main, parse_settings
-from mendiff.commands import fit_codec
+from mendiff.commands import demo, fit_codec
 from mendiff.commands.common import Terminal
 from mendiff.commands.evaluate import find, read_tests
+from mendiff.commands.plan import Plan, make_config
 from mendiff.demo.data import DemoConfig
 from mendiff.evaluation.data import open_data
+from mendiff.methods.base import METHODS
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -159,6 +163,28 @@ def test_settings_know_numbers_with_an_exponent(written, value):
     assert type(found) is type(value)
 
 
+def test_a_mapping_for_a_group_of_settings_changes_only_what_it_names():
+    nested = {"training": {"steps": 3}, "denoiser.network": {"a": 1}, "codec": {"network": {"b": 2}}}
+    flat = {"training.steps": 3, "denoiser.network": {"a": 1}, "codec.network": {"b": 2}}
+    assert parse_settings(nested) == parse_settings([nested]) == flat
+    assert parse_settings(["training={steps: 3, ema: 0.5}"]) == {"training.steps": 3, "training.ema": 0.5}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate")])
+def test_lack_of_memory_is_one_sentence_that_says_what_to_do(run, model, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("mendiff.commands.info.load", fail)
+    code, out, err = run("info", model)
+    assert (code, out) == (1, "")
+    assert err.startswith("mendiff info: there is not enough memory; choose a smaller --image-size")
+    assert len(err.splitlines()) == 1
+    monkeypatch.setattr("mendiff.commands.info.load", lambda *_: [][0])
+    with pytest.raises(IndexError):  # a mistake of ours stays one
+        run("info", model)
+
+
 def test_nothing_at_all_shows_help(run):
     code, out, err = run()
     assert (code, out) == (2, "")
@@ -189,6 +215,7 @@ def test_help_has_usage_and_examples(run, name):
         (["fit", "x", "-o", "y", "z"], "expected no further argument, got 'z'"),
         (["fit", "x", "-o", "y", "--seed", "a"], "--seed: expected a whole number, got 'a'"),
         (["fit", "x", "-o", "y", "--resume=3"], "--resume: expected no value, got '3'"),
+        (["demo", "--seed", "9" * 20], "--seed: expected a whole number of at most 18 digits, got 9999"),
         (
             ["fti"],
             "expected a command (demo, check, fit, fit-codec, predict, evaluate, report, tune, benchmark, "
@@ -214,10 +241,13 @@ def test_slip_on_the_command_line_is_one_sentence(refused, words, sentence):
         ("a: [1", "--config: expected YAML, but line 1 can't be read"),
         ("- 1\n- 2", "--config: expected options and values"),
         ("seed: abc", "--seed: expected a whole number, got 'abc'"),
+        ("image-size: 64", "--config: expected keys with underscores, such as image_size"),
+        ("resume: maybe", "--resume: expected true or false, got 'maybe'"),
+        (b"\x89PNG", "--config: expected a YAML file in UTF-8, got another kind of file."),
     ],
 )
 def test_bad_config_file_is_one_sentence(refused, tmp_path, text, sentence):
-    (tmp_path / "bad.yaml").write_text(text)
+    (tmp_path / "bad.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     assert sentence in refused("fit", "x", "-o", "y", "--config", tmp_path / "bad.yaml")
 
 
@@ -393,6 +423,11 @@ def test_fit_goes_on_without_images_that_are_damaged(run, data, tmp_path):
         (["--set", "zebra.stripes=3"], "--set: expected a field of the config"),
         (["--set", "training.steps=many"], "config.training.steps: expected int, got 'many'"),
         (["--set", "training.steps=0"], "training.steps: expected at least 1, got 0"),
+        (["--set", "training.learning_rate=-1"], "training.learning_rate: expected at least 0, got -1.0"),
+        (["--set", "crop=-5"], "crop: expected at least 0, got -5"),
+        (["--set", "crop=20"], "--set crop: expected a multiple of 8, got 20; try 16."),
+        (["--set", "denoiser.network={zebra: 3}"], "settings of diffusers' UNet2DModel, got 'zebra'"),
+        (["--set", "codec.factor=0"], "codec.factor: expected at least 1, got 0"),
         (["--device", "cuda:99"], "--device: expected auto or one of this machine's (cpu"),
         (["--device", "abacus"], "--device: expected auto or one of this machine's (cpu"),
         (["--method", "zebra"], "method: expected one of diad, glad, ran"),
@@ -550,6 +585,24 @@ def test_interrupted_fit_is_resumed_and_equals_an_unbroken_one(run, model, data,
     assert not (tmp_path / ".model.fit").exists()
 
 
+def test_a_slip_and_an_interrupt_before_training_leave_what_can_be_resumed(
+    run, refused, data, tmp_path, monkeypatch
+):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    (tmp_path / ".model.fit").mkdir()
+    (tmp_path / ".model.fit/last.ckpt").write_text("weights")
+    (tmp_path / ".model.fit/parts").write_text("")
+    fit = ("fit", data, "-o", tmp_path / "model", *settings())
+    refused(*fit, "--set", "training.stps=3")
+    monkeypatch.setattr("mendiff.anomalib_models.train", interrupted)
+    code, _, err = run(*fit, "--resume")
+    assert code == 130
+    assert "interrupted; the same command with --resume goes on from here" in err
+    assert (tmp_path / ".model.fit/last.ckpt").read_text() == "weights"
+
+
 def test_interrupt_before_the_first_checkpoint_leaves_nothing(run, data, tmp_path, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
@@ -629,6 +682,11 @@ def test_predict_without_any_readable_image_ends_with_2_and_writes_nothing(run, 
     assert (code, out) == (2, "")
     assert "No readable image is left" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.png", "cwd"]
+
+
+def test_predict_never_replaces_a_model(refused, own_model, data):
+    sentence = refused("predict", own_model, data / "test", "-o", own_model, "--overwrite")
+    assert "--overwrite would replace findings here, but this folder holds a model" in sentence
 
 
 def test_predict_overwrites_only_when_told(run, refused, model, data, tmp_path):
@@ -864,9 +922,36 @@ def test_interrupted_codec_goes_on_to_the_same_weights(run, data, tmp_path, monk
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_an_interrupted_codec_says_how_to_go_on_or_leaves_nothing(run, refused, data, tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    words = ("fit-codec", data, "-o", tmp_path / "codec", "--set", "crop=0", "--set", "image_size=32")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_codec, "random_crops", stop)
+        code, _, err = run(*words)
+    assert code == 130
+    assert err.endswith("mendiff fit-codec: interrupted.\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["cwd"]
+    keep = fit_codec._keep
+    monkeypatch.setattr(fit_codec, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fit_codec, "_keep", lambda *arguments: (keep(*arguments), stop()))
+    code, _, err = run(*words)
+    assert code == 130
+    assert "interrupted; the same command with --resume goes on from here" in err
+    assert (tmp_path / ".codec.fit/last.safetensors").is_file()
+    refused(*words, "--set", "training.steps=0")
+    sentence = refused(*words, "--resume", "--set", "codec.network.latent_channels=3")
+    assert "--resume: the interrupted training: expected the weights of the same codec, but" in sentence
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (("--set", "image_size=70"), "--set image_size: expected a multiple of 4, got 70; try 72."),
+        (("--set", "image_size=-8"), "--set image_size: expected a multiple of 4, got -8; try 4."),
+        (("--set", "crop=30"), "--set crop: expected a multiple of 4, got 30; try 32."),
+        (("--set", "training.steps=0"), "training.steps: expected at least 1, got 0."),
         (("--preset", "huge"), "--preset: expected one of tiny, kl, got 'huge'."),
         (("--features", "resnet18"), "--features and --features-weights: expected both, got one."),
         (("--start", "nowhere"), "nowhere: expected a codec folder"),
@@ -912,7 +997,7 @@ def test_fit_refuses_what_diad_cannot_do(refused, data, tmp_path):
     assert "--balance: expected one of image, category, got 'x'." in refused(*words, "--balance", "x")
 
 
-def test_every_category_can_have_a_threshold_of_its_own(run, refused, plates, tmp_path):
+def test_every_category_can_have_a_threshold_of_its_own(run, refused, plates, tmp_path, monkeypatch):
     own = tmp_path / "own"
     words = ("--statistics", "category", *settings())
     assert run("fit", plates, "-o", own, "--json", *words)[0] == 0
@@ -942,6 +1027,14 @@ def test_every_category_can_have_a_threshold_of_its_own(run, refused, plates, tm
     code, text, _ = run("evaluate", own, plates, "--json")
     assert code == 0
     assert sorted(json.loads(text)["categories"]) == ["dark", "light"]
+    # Where every category has its own, the common ones are not even read.
+    opened, load = [], store.load
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "mendiff.commands.evaluate.load", lambda *given: (opened.append(given[2:]), load(*given))[1]
+        )
+        assert run("evaluate", own, plates, "--json")[0] == 0
+    assert opened == [("dark",), ("light",)]
     # A category without statistics of its own is measured with the common ones, whatever came before it.
     both = shutil.copytree(plates, tmp_path / "both")
     (both / "light").rename(both / "other")
@@ -994,12 +1087,18 @@ def test_demo_draws_its_data_alone(run, refused, tmp_path, monkeypatch):
     assert "not an empty folder" in refused(*words)
 
 
-def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["glad", "diad"])
+def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch, method):
     small = partial(DemoConfig, size=64, n_train=12, n_test_good=2, n_defective=2)
     monkeypatch.setattr("mendiff.commands.demo.CALIBRATION", 6)
     monkeypatch.setattr("mendiff.commands.demo.DemoConfig", small)
-    out = tmp_path / "demo"
-    code, text, err = run("demo", "-o", out, "--categories", "tile", "fabric", *settings())
+    calibrated, calibrate = [], mendiff_model.calibrate
+    monkeypatch.setattr(
+        mendiff_model, "calibrate", lambda *given: (calibrated.append(given), calibrate(*given))[1]
+    )
+    out, network = tmp_path / "demo", {"glad": NETWORK, "diad": GUIDED_NETWORK}[method]
+    words = ("--method", method, *settings(denoiser__network=network))
+    code, text, err = run("demo", "-o", out, "--categories", "tile", "fabric", *words)
     assert code == 0, err
     assert "fabric" in text
     assert "tile" in text
@@ -1009,8 +1108,24 @@ def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch):
     result = json.loads((out / "demo.json").read_text())
     assert set(result["categories"]) == {"fabric", "tile"}
     assert "tile" in (out / "report.html").read_text()
-    assert (out / "models/tile/config.json").is_file()
+    assert sorted(path.name for path in out.iterdir()) == ["data", "demo.json", "models", "report.html"]
+    assert mendiff.load(out / "models/tile").info["categories"] == ["fabric", "tile"]
+    assert len(calibrated) == 2  # once for each kind of part, and not for the shared network
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "demo"]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_demos_own_settings_make_a_network_for_its_pictures(method):
+    changes = demo.WHOLE_PICTURES | demo.SETTINGS.get(method, {})
+    config = make_config(Plan(method, settings=changes), [])
+    assert (config.image_size, config.crop) == (128, 0)
+    assert config.training.steps <= 1200
+
+
+def test_a_slip_in_the_demos_settings_shows_before_anything_is_drawn(refused, monkeypatch):
+    monkeypatch.setattr("mendiff.commands.demo.make_data", lambda *_: pytest.fail("drawn"))
+    assert "config.training: expected some of" in refused("demo", "--set", "training.stps=3")
+    assert "got 'zebra'" in refused("demo", "--set", "denoiser.network={zebra: 3}")
 
 
 # A further method: one file and one line.
@@ -1053,8 +1168,6 @@ class Foo(Method):
 
 
 def test_fourth_method_is_one_file_and_one_line(run, data, tmp_path, monkeypatch):
-    from mendiff.methods.base import METHODS
-
     (tmp_path / "foo_method.py").write_text(FOO)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(METHODS, "foo", "foo_method:Foo")

@@ -1,6 +1,7 @@
 import errno
 import json
 import shutil
+import stat
 
 import pytest
 import torch
@@ -202,9 +203,21 @@ def test_damaged_json_is_refused_by_the_files_name(folder, name, content):
         store.load(folder)
 
 
+def test_a_method_that_is_not_known_is_refused_by_the_files_name(folder):
+    edit(folder / "config.json", method="zebra")
+    with pytest.raises(InputError, match=r"config\.json: method: expected one of .*, got 'zebra'"):
+        store.load(folder)
+
+
+def test_weights_get_the_permissions_of_other_new_files(tmp_path):
+    (tmp_path / "plain").touch()
+    store.write_weights({"a": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    assert len({stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}) == 1
+
+
 def test_damaged_calibration_is_refused(folder):
     edit(folder / "calibration.json", scores=["high", "low"])
-    with pytest.raises(InputError, match="calibration: expected numbers"):
+    with pytest.raises(InputError, match=r"calibration\.json: expected numbers"):
         store.load(folder)
     edit(folder / "calibration.json", scores=[1.0])
     with pytest.raises(InputError, match="at least 2 good images"):

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mendiff.checkpoints.names import load_exactly
-from mendiff.checkpoints.store import read_json, read_weights
+from mendiff.checkpoints.store import read_json, read_weights, write_weights
 from mendiff.errors import InputError
 from mendiff.methods.config import config_from_dict, config_to_dict
 from mendiff.nets.codec import Codec, CodecConfig, make_codec
@@ -31,7 +30,7 @@ def save_codec(folder: Path, config: CodecConfig, weights: dict[str, Tensor], in
         info: what a person wants to know later; JSON-able.
     """
     content = {"format": FORMAT, "version": VERSION, "config": config_to_dict(config), "info": info}
-    save_file({name: one.contiguous() for name, one in weights.items()}, folder / WEIGHTS)
+    write_weights(weights, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -93,7 +93,15 @@ def save(
 
 def _write_learned(folder: Path, state: Mapping[str, Tensor], calibration: Calibration) -> None:
     (folder / CALIBRATION).write_text(json.dumps(calibration.to_dict(), indent=2) + "\n")
-    save_file({key: value.contiguous() for key, value in state.items()}, folder / WEIGHTS)
+    write_weights(state, folder / WEIGHTS)
+
+
+def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, readable for whom new files are meant to be: safetensors asks nobody."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file({key: value.contiguous() for key, value in state.items()}, path)
+    path.chmod(mode)
 
 
 def load(folder: str | Path, device: str = "cpu", category: str | None = None) -> Model:
@@ -106,7 +114,7 @@ def load(folder: str | Path, device: str = "cpu", category: str | None = None) -
     """
     folder = Path(folder)
     config = read_config(folder)
-    kind = find_method(config["method"])
+    kind = find_method(config["method"], f"{folder / CONFIG}: method")
     method = kind(config_from_dict(kind.Config, config["config"], f"{folder / CONFIG}: config"))
     weights, source = read_weights(folder / WEIGHTS), folder
     if category is not None:
@@ -117,7 +125,7 @@ def load(folder: str | Path, device: str = "cpu", category: str | None = None) -
         source = folder / CATEGORIES / category
         weights |= read_weights(source / WEIGHTS)
     load_exactly(method, weights, str(source / WEIGHTS), "this model's config")
-    calibration = Calibration.from_dict(read_json(source / CALIBRATION))
+    calibration = Calibration.from_dict(read_json(source / CALIBRATION), str(source / CALIBRATION))
     return Model(config["method"], method.eval(), calibration, config["info"]).to(device)
 
 

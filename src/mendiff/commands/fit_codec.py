@@ -249,7 +249,7 @@ def _go_on(checkpoint: Path, codec: Codec, optimizer: torch.optim.Optimizer) -> 
         step = int(file.metadata()["step"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
     weights = {name[6:]: one for name, one in tensors.items() if name.startswith("codec.")}
-    load_exactly(codec, weights, str(checkpoint), "this training's codec")
+    load_exactly(codec, weights, "--resume: the interrupted training", "the same codec")
     state = optimizer.state_dict()
     for name, one in tensors.items():
         if name.startswith("optimizer."):

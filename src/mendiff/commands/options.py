@@ -20,8 +20,8 @@ def demo(
 
     Args:
         make_data: only draw the data set into this folder, and stop.
-        method: which method, at its tiny preset.
-        categories: which of the demo's categories; all unless given.
+        method: glad, diad or ran, at its tiny preset.
+        categories: which of blister, fabric, flange and tile; all unless given.
         seed: of data, training and noise.
         device: auto, cpu, cuda, cuda:1, mps.
         overwrite: replace what is in the output folder.
@@ -63,7 +63,7 @@ def fit(
     Args:
         method: glad, diad or ran.
         preset: which settings to start from: tiny, paper, or for a category of a paper paper/mvtec/cable.
-        features: timm's name of a pretrained backbone.
+        features: timm's name of a pretrained backbone; none unless given, which finds less.
         features_weights: its weights, a local safetensors file; timm's from the hub unless given.
         image_size: side to which images are resized; the images' own size (up to 320) unless given.
         categories: which to learn together, where DATA holds several categories; all unless given.
@@ -253,7 +253,7 @@ class Command:
         examples: for --help.
         output: what -o is for; empty for no -o.
         place: where -o points if it is not given; empty where it must be.
-        takes_settings: whether --set is an option.
+        settings: what --set changes; empty for no --set.
     """
 
     function: Callable[..., None]
@@ -261,7 +261,7 @@ class Command:
     examples: tuple[str, ...]
     output: str = ""
     place: str = ""
-    takes_settings: bool = False
+    settings: str = ""
 
     @property
     def name(self) -> str:
@@ -291,6 +291,9 @@ DATA = (
     "a folder of good images; a data set laid out as MVTec-AD, MPDD, VisA, MVTec-3D, BMAD or PCB-Bank, or "
     "one of its categories; or a YAML file that lists folders"
 )
+SETTINGS = "one field of the method's config, all of which 'mendiff info MODEL --json' shows"
+CODEC_SETTINGS = "one field of the codec's training, such as crop=128 or codec.network.latent_channels=4"
+BENCHMARK_SETTINGS = "one field of one method's config, as METHOD.FIELD=VALUE"
 COMMANDS = (
     Command(
         demo,
@@ -298,7 +301,7 @@ COMMANDS = (
         ("mendiff demo", "mendiff demo -o my-demo --json", "mendiff demo --make-data parts"),
         output="where to write data, models and the report",
         place="mendiff-demo",
-        takes_settings=True,
+        settings=SETTINGS,
     ),
     Command(
         check,
@@ -316,11 +319,13 @@ COMMANDS = (
             "mendiff fit photos/good -o model",
             "mendiff fit mvtec/bottle -o bottle --features resnet18 --features-weights resnet18.safetensors",
             "mendiff fit photos/good -o model --set training.steps=2000 --set synthesis.foreground=auto",
+            "mendiff fit parts -o model --method ran --statistics category",
+            "mendiff fit parts -o model --method diad --codec codec --resume",
             "mendiff fit mvtec/cable -o cable --preset paper/mvtec/cable "
             "--pretrained CompVis/stable-diffusion-v1-4",
         ),
         output="where to write the model",
-        takes_settings=True,
+        settings=SETTINGS,
     ),
     Command(
         fit_codec,
@@ -330,7 +335,7 @@ COMMANDS = (
             "mendiff fit-codec mvtec -o codec --preset kl --start sd-codec --device cuda",
         ),
         output="where to write the codec",
-        takes_settings=True,
+        settings=CODEC_SETTINGS,
     ),
     Command(
         predict,
@@ -338,6 +343,7 @@ COMMANDS = (
         (
             "mendiff predict model photos/today -o findings",
             "mendiff predict model a.png b.png -o findings --json",
+            "mendiff predict model photos/today -o findings --category bolts --explain",
         ),
         output="where to write the findings",
     ),
@@ -376,7 +382,7 @@ COMMANDS = (
             "--features resnet18 --features-weights resnet18.safetensors",
         ),
         output="where jobs and tables are kept; goes on with what is there, and the tables show all of it",
-        takes_settings=True,
+        settings=BENCHMARK_SETTINGS,
     ),
     Command(
         convert,
@@ -391,7 +397,7 @@ COMMANDS = (
             "mendiff convert codec mvtecad_fs.ckpt -o codec",
         ),
         output="where to write the model or codec",
-        takes_settings=True,
+        settings=SETTINGS,
     ),
     Command(info, (("model", "a model folder"),), ("mendiff info model", "mendiff info model --json")),
 )

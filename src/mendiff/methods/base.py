@@ -141,10 +141,10 @@ class Method(nn.Module, ABC):
         return 1
 
 
-def find_method(name: str) -> type[Method]:
-    """The method class of a name in METHODS."""
+def find_method(name: str, where: str = "method") -> type[Method]:
+    """The method class of a name in METHODS; `where` is for messages: what holds the name."""
     if name not in list(METHODS):  # a list, since a damaged file may name something that can't be hashed
-        raise InputError(f"method: expected one of {', '.join(sorted(METHODS))}, got {name!r}.")
+        raise InputError(f"{where}: expected one of {', '.join(sorted(METHODS))}, got {name!r}.")
     module, _, attribute = METHODS[name].partition(":")
     method: type[Method] = getattr(import_module(module), attribute)
     return method
