@@ -72,7 +72,8 @@ def run(
     plan = Plan(method, settings=changes, seed=seed, device=choose_device(device))
     asked_config(plan)  # a slip should show before anything is drawn
     began = time.monotonic()
-    terminal.say(f"{len(config.categories)} kinds of parts, learned from good ones alone, on {plan.device}")
+    kinds = len(config.categories)
+    terminal.say(f"{kinds} kind{'s' * (kinds > 1)} of parts, learned from good ones alone, on {plan.device}")
     terminal.say(f"note: {NO_FEATURES}")
     with new_folder(out, overwrite, "a demo") as draft:
         draw(draft / "data", config, terminal)
