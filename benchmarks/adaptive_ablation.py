@@ -12,26 +12,19 @@ images. Finished models and rows are kept, so that an interrupted run goes on.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from mendiff.checkpoints.store import load
 from mendiff.commands import evaluate
 from mendiff.commands.common import Terminal
 from mendiff.commands.fit import fit
 from mendiff.commands.plan import Plan
-from mendiff.diffusion.random import content_seeds
+from mendiff.commands.variants import variant_of
 from mendiff.evaluation.data import Category, open_data
 from mendiff.images import read_image, resize
-from mendiff.methods.config import override
-from mendiff.methods.glad import Glad
-from mendiff.model import Model
 from mendiff.nets.denoiser import plain_unet
 
 # (row, model, changes): Table 6, then Table 7, with T' = 750 and min_step = 350 as published.
@@ -88,9 +81,7 @@ def run_rows(
     category: Category, done: Collection[str], options: argparse.Namespace, terminal: Terminal
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """The metrics and the mean stop step of every row that is not done yet."""
-    good = torch.stack(
-        [resize(read_image(path), options.image_size) for path in category.train[:GOOD_IMAGES]]
-    )
+    good = [resize(read_image(path), options.image_size) for path in category.train[:GOOD_IMAGES]]
     tests = evaluate.read_tests(category, options.image_size, terminal)
     for row, kind, changes in ROWS:
         if row in done:
@@ -106,23 +97,11 @@ def run_rows(
                 seed=options.seed,
             )
             fit(plan, [category], place, terminal)
-        model = with_settings(load(place), {"adaptive": True, "fusion": "x0", **changes}, good)
+        # GLAD's stop thresholds are all that is learned anew here.
+        model = variant_of(load(place), {"adaptive": True, "fusion": "x0", **changes}, good, good)
         found = evaluate.find(model, tests, 16, terminal, f"{category.name}: {row}")
         metrics = dict(evaluate.measure(tests, found.score, found.anomaly_map))
         yield row, {**metrics, "mean_stop_step": float(found.stop_step.float().mean())}
-
-
-def with_settings(model: Model, changes: dict[str, Any], good: Tensor) -> Model:
-    """The same networks under other inference settings, with stop thresholds learned from good images."""
-    glad = Glad(override(model.method.config, changes))
-    learned = {key: value for key, value in model.method.state_dict().items() if "stop_thresholds" not in key}
-    glad.load_state_dict(learned, strict=False)
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        return ((batch, content_seeds(batch)) for batch in good.split(16))
-
-    glad.eval().fit_statistics(batches)
-    return dataclasses.replace(model, method=glad)
 
 
 def as_markdown(results: dict[str, dict[str, Any]]) -> str:

@@ -25,7 +25,7 @@ from mendiff.nets.denoiser import DenoiserConfig, conditional_unet
 from mendiff.nets.features import FeaturesConfig, make_features
 from mendiff.nets.semantic_guided import GuideConfig, GuidedDenoiser
 from mendiff.nets.stable_diffusion import CODEC, UNET
-from mendiff.scoring.readout import Readout, ReadoutConfig
+from mendiff.scoring.readout import LEARNED, Readout, ReadoutConfig, fit_to_mended
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
 from mendiff.types import Detection, Estimate
 
@@ -123,15 +123,7 @@ _TINY = DiadConfig(
     codec=CodecConfig("space_to_depth", factor=2),
     denoiser=DenoiserConfig("conditional_unet", "x0", conditional_unet(32, 64, 96, 128), prompt_length=1),
     guide=GuideConfig(initial_outputs="normal"),
-    readout=ReadoutConfig(
-        distance="whitened",
-        standardise=True,
-        logarithm=True,
-        pixel_share=0.15,
-        sigma_share=6 / 512,
-        taps=0,
-        top_k=0,
-    ),
+    readout=LEARNED,
     train_encoder=True,
     train_t=(1, 400),
     min_snr_gamma=5.0,
@@ -308,11 +300,8 @@ class Diad(Method):
     @torch.no_grad()
     def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
         """Learn the read-out; see Method.fit_statistics."""
-        if not self.readout.learns:
-            return
-        # The read-out passes over them more than once; drawing them anew is the dear part.
-        kept, known = (
-            [(image, [self._rebuild(image, seeds)]) for image, seeds in batches()] if batches else []
-            for batches in (held_back, seen)
-        )
-        self.readout.fit(lambda: kept, self.features, (lambda: known) if known else None)
+
+        def rebuild(image: Tensor, seeds: Tensor) -> list[Tensor]:
+            return [self._rebuild(image, seeds)]
+
+        fit_to_mended(self.readout, self.features, rebuild, held_back, seen)

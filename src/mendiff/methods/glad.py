@@ -28,7 +28,7 @@ from mendiff.nets.denoiser import Denoiser, DenoiserConfig, plain_unet
 from mendiff.nets.features import FeaturesConfig, make_features
 from mendiff.nets.stable_diffusion import CODEC, UNET
 from mendiff.scoring.maps import nearest_patch_map, object_mask
-from mendiff.scoring.readout import Readout, ReadoutConfig
+from mendiff.scoring.readout import LEARNED, Readout, ReadoutConfig, fit_to_mended
 from mendiff.scoring.score import top_k_mean
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
 from mendiff.synthesis.foreground import MODES, foreground
@@ -123,16 +123,7 @@ _TINY = GladConfig(
     codec=CodecConfig("space_to_depth", factor=2),
     denoiser=DenoiserConfig(prediction="x0", network=plain_unet(32, 64, 96, 128)),
     synthesis=SynthesisConfig(share=0.7, thin_share=0.4),
-    readout=ReadoutConfig(
-        distance="whitened",
-        standardise=True,
-        logarithm=True,
-        pixel_share=0.15,
-        places=40,
-        sigma_share=6 / 512,  # the published 6 pixels at 512
-        taps=0,
-        top_k=0,
-    ),
+    readout=replace(LEARNED, places=40),
     mix=False,
     train_t=(1, 400),
     min_snr_gamma=5.0,
@@ -334,14 +325,11 @@ class Glad(Method):
         if self.config.adaptive and self.config.threshold is None:
             for run in range(len(self.config.denoise_steps)):
                 self.stop_thresholds[run] = self._learn_thresholds(held_back(), run)
-        if not self.readout.learns:
-            return
-        # The read-out passes over them more than once; mending them is the dear part.
-        kept, known = (
-            [(image, self._mend(image, seeds)[0]) for image, seeds in batches()] if batches else []
-            for batches in (held_back, seen)
-        )
-        self.readout.fit(lambda: kept, self.features, (lambda: known) if known else None)
+
+        def mend(image: Tensor, seeds: Tensor) -> list[Tensor]:
+            return self._mend(image, seeds)[0]
+
+        fit_to_mended(self.readout, self.features, mend, held_back, seen)
 
     def _learn_thresholds(self, batches: Iterable[tuple[Tensor, Tensor]], run: int) -> Tensor:
         """The stop score that a share of stop_rate of good images exceeds, per rung, (N,)."""

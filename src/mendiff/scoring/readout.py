@@ -25,6 +25,8 @@ from mendiff.scoring.whitening import ConditionalWhitening
 Features = Callable[[Tensor], list[Tensor]]
 Pairs = Callable[[], Iterable[tuple[Tensor, list[Tensor]]]]
 """Called anew for every pass: (image (B,3,H,W), its reconstruction of every run) of good images."""
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Called anew for every pass: good images (B,3,H,W) in [0,1] and their seeds (B,)."""
 
 DISTANCES = ("nearest", "cosine", "squared", "whitened")
 BACKWARD = ("none", "sum", "mean")
@@ -109,6 +111,18 @@ class ReadoutConfig:
             )
         if self.standardise and self.combine == "product":
             raise InputError("combine: expected 'sum' with standardise=true, whose maps change sign.")
+
+
+LEARNED = ReadoutConfig(
+    distance="whitened",
+    standardise=True,
+    logarithm=True,
+    pixel_share=0.15,
+    sigma_share=6 / 512,  # GLAD's 6 pixels at 512
+    taps=0,
+    top_k=0,
+)
+"""How small models are read out: by all that good images can teach about their reconstructions."""
 
 
 class Readout(nn.Module):
@@ -261,3 +275,29 @@ class Readout(nn.Module):
         if not side or images.shape[-2:] == (side, side):
             return images
         return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)
+
+
+def fit_to_mended(
+    readout: Readout,
+    features: Features,
+    mend: Callable[[Tensor, Tensor], list[Tensor]],
+    held_back: Batches,
+    seen: Batches | None = None,
+) -> None:
+    """Fit a read-out, if it has anything to learn, to good images and what a method makes of them.
+
+    Args:
+        readout: changed in place.
+        features: see Readout.anomaly_map.
+        mend: from (images, seeds) to the reconstruction of every run.
+        held_back: images that the method was not trained on.
+        seen: images that it was trained on.
+    """
+    if not readout.learns:
+        return
+    # The read-out passes over them more than once; mending them is the dear part.
+    kept, known = (
+        [(image, mend(image, seeds)) for image, seeds in batches()] if batches else []
+        for batches in (held_back, seen)
+    )
+    readout.fit(lambda: kept, features, (lambda: known) if known else None)
