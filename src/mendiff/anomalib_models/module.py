@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import Resize
 from mendiff.anomalib_models.held_back import HeldBack, generator
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
 from mendiff.calibration import Calibration
+from mendiff.checkpoints.bundled import fill, resolved
 from mendiff.checkpoints.store import read_weights
 from mendiff.checkpoints.store import save as save_model
 from mendiff.errors import InputError
@@ -89,7 +90,8 @@ class MethodModule(HeldBack):
     def _build(self, config: MethodConfig, features_weights: str | None, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            method = find_method(self._method_name)(config)
+            method = find_method(self._method_name)(resolved(config))
+        fill(method, config)
         if features_weights is not None:
             features: Any = getattr(method, "features", None)
             if not hasattr(features, "load_backbone"):
@@ -97,7 +99,7 @@ class MethodModule(HeldBack):
                     "features_weights: expected a config whose features.name says which backbone they are of."
                 )
             features.load_backbone(read_weights(features_weights), str(features_weights))
-        self.config, self.seed = config, seed
+        self.config, self.seed = method.config, seed
         self.model = Detector(method)
         self.calibration: Calibration | None = None
         self.held_back: list[int] = []
@@ -107,7 +109,7 @@ class MethodModule(HeldBack):
         self._average: dict[str, Tensor] = {}
         self._finished = False
         # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
-        self.hparams.update(config=config_to_dict(config), features_weights=None)
+        self.hparams.update(config=config_to_dict(self.config), features_weights=None)
 
     @property
     def method(self) -> Method:

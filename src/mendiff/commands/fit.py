@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mendiff.checkpoints.codecs import load_codec, read_codec
+from mendiff.checkpoints.bundled import named_codec, resolved
+from mendiff.checkpoints.codecs import load_codec
 from mendiff.checkpoints.store import read_weights, save
 from mendiff.commands.common import (
     Terminal,
@@ -32,6 +33,7 @@ from mendiff.images import image_size as read_size
 from mendiff.methods.base import MethodConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override
 from mendiff.model import Model
+from mendiff.nets import AUTO
 
 LARGEST, SMALLEST = 320, 64
 STATISTICS = ("global", "category")
@@ -47,14 +49,14 @@ class Plan:
     Attributes:
         method, preset: names.
         settings: dotted config fields to their values.
-        features: timm's name, or None for the preset's.
+        features: timm's name, "auto" for the bundled network, or None for the preset's.
         features_weights: local safetensors file of the backbone.
         image_size: in pixels, or None for the images' own.
         seed: of training.
         device: torch's name.
         statistics: whether scales and thresholds are learned for all categories together ("global") or for
             each ("category").
-        codec: folder that `mendiff fit-codec` wrote, or None for the preset's.
+        codec: folder that `mendiff fit-codec` wrote, "auto" for the bundled codec, or None for the preset's.
         balance: whether every "image" or every "category" is shown equally often in training.
     """
 
@@ -196,7 +198,7 @@ def learn(
     module = anomalib_models.module_class(plan.method)(config, features_weights=weights, seed=plan.seed)
     if plan.codec is not None:
         codec: Any = module.method.codec
-        load_codec(codec, read_codec(plan.codec)[1], str(plan.codec))
+        load_codec(codec, named_codec(plan.codec)[1], str(plan.codec))
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / STEPS_FILE).write_text(str(config.training.steps))
     # Every category must have its share of the held-back images.
@@ -232,7 +234,8 @@ def learn(
     with set_aside(out):
         save(out, model.name, model.method, model.calibration, info, categories)
     shutil.rmtree(workdir, ignore_errors=True)
-    return {"model": str(out), "threshold": model.threshold, **info, "config": config_to_dict(config)}
+    stored = config_to_dict(model.method.config)
+    return {"model": str(out), "threshold": model.threshold, **info, "config": stored}
 
 
 def _of_category(model: Model, paths: Sequence[Path], held_back: Collection[int]) -> Model:
@@ -264,18 +267,9 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
     """The preset with the plan's changes, and with an image size that the networks can take."""
     config = find_preset(plan.method, plan.preset)
     changes: dict[str, Any] = dict(plan.settings)
-    if (plan.features is None) != (plan.features_weights is None):
-        raise InputError(
-            "--features (timm's name) and --features-weights (its safetensors file): expected both, got one."
-        )
-    if plan.features is not None and plan.features_weights is not None:
-        changes = {
-            "features.name": plan.features,
-            **backbone_input(read_weights(plan.features_weights)),
-            **changes,
-        }
+    changes = {**backbone_changes(plan.features, plan.features_weights), **changes}
     if plan.codec is not None:
-        changes["codec"] = config_to_dict(read_codec(plan.codec)[0])
+        changes["codec"] = config_to_dict(named_codec(plan.codec)[0])
     if plan.image_size is not None:
         changes["image_size"] = plan.image_size
     config = override(config, changes)
@@ -283,7 +277,7 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
         if getattr(config.training, name) < 1:
             value = getattr(config.training, name)
             raise InputError(f"training.{name}: expected at least 1, got {value}.")
-    multiple = find_method(plan.method)(config).size_multiple
+    multiple = find_method(plan.method)(resolved(config)).size_multiple
     if config.image_size == 0:
         return dataclasses.replace(config, image_size=own_size(paths, multiple))
     if config.image_size < 0 or config.image_size % multiple:
@@ -292,6 +286,20 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
             f"--image-size: expected a multiple of {multiple}, got {config.image_size}; try {nearest}."
         )
     return config
+
+
+def backbone_changes(features: str | None, weights: Path | None) -> dict[str, Any]:
+    """What --features and --features-weights change in a config; nothing where neither is given."""
+    if features == AUTO and weights is None:
+        return {"features.name": AUTO}
+    if features == AUTO or (features is None) != (weights is None):
+        raise InputError(
+            "--features (timm's name) and --features-weights (its safetensors file): expected both, got one; "
+            "--features auto goes without."
+        )
+    if features is None or weights is None:
+        return {}
+    return {"features.name": features, **backbone_input(read_weights(weights))}
 
 
 def backbone_input(weights: dict[str, Tensor]) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mendiff.checkpoints.codecs import load_codec, read_codec, save_codec
+from mendiff.checkpoints.bundled import fill, named_codec, resolved
+from mendiff.checkpoints.codecs import load_codec, save_codec
 from mendiff.checkpoints.store import read_weights
 from mendiff.commands.common import Terminal, check_output, choose_categories, choose_device, new_folder
-from mendiff.commands.fit import backbone_input, own_size, readable_paths, workdir_of
+from mendiff.commands.fit import backbone_changes, own_size, readable_paths, workdir_of
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
 from mendiff.images import read_image, resize
@@ -93,8 +94,6 @@ def run(
     workdir = workdir_of(out, resume)
     if preset not in PRESETS:
         raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
-    if (features is None) != (features_weights is None):
-        raise InputError("--features and --features-weights: expected both, got one.")
     device = choose_device(device)
     paths = readable_paths(choose_categories(open_data(data, layout), categories), terminal)
     plan, model = _prepared(preset, start, features, features_weights, settings, seed)
@@ -147,20 +146,20 @@ def _prepared(
 ) -> tuple[CodecPlan, CodecTraining]:
     """The preset with all changes, and its networks with the weights that were given."""
     changes: dict[str, Any] = {}
-    begun = None if start is None else read_codec(start)
-    backbone = None if features_weights is None else read_weights(features_weights)
+    begun = None if start is None else named_codec(start)
     if begun is not None:
         changes["codec"] = config_to_dict(begun[0])
-    if backbone is not None:
-        changes |= {"features.name": features, **backbone_input(backbone)}
-    plan = override(PRESETS[preset], changes | settings)
+    changes |= backbone_changes(features, features_weights)
+    asked = override(PRESETS[preset], changes | settings)
+    plan = resolved(asked)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = CodecTraining(plan)
     if begun is not None:
         load_codec(model.codec, begun[1], str(start))
-    if backbone is not None and isinstance(model.features, FeatureExtractor):
-        model.features.load_backbone(backbone, str(features_weights))
+    fill(model, asked)
+    if features_weights is not None and isinstance(model.features, FeatureExtractor):
+        model.features.load_backbone(read_weights(features_weights), str(features_weights))
     return plan, model
 
 

@@ -61,14 +61,14 @@ def fit(
     Args:
         method: glad, diad or ran.
         preset: which settings to start from.
-        features: timm's name of a pretrained backbone.
-        features_weights: its weights, a local safetensors file.
+        features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff.
+        features_weights: the backbone's weights, a local safetensors file; auto needs none.
         image_size: side to which images are resized; the images' own size (up to 320) unless given.
         categories: which to learn together, where DATA holds several categories; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         statistics: global, or category for scales and a threshold of its own for every category.
         balance: image, or category to show every category equally often.
-        codec: a codec folder that mendiff fit-codec wrote, for methods that work on latents.
+        codec: a codec folder that mendiff fit-codec wrote, or auto for the codec that comes with mendiff.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
         resume: go on with a fit that was interrupted.
@@ -92,9 +92,9 @@ def fit_codec(
 
     Args:
         preset: tiny, or kl for Stable Diffusion's kind.
-        start: a codec folder to go on from, such as mendiff convert codec writes.
-        features: timm's name of a pretrained backbone for the perceptual term.
-        features_weights: its weights, a local safetensors file.
+        start: a codec folder to go on from, such as mendiff convert codec writes, or auto for the bundled.
+        features: timm's name of a backbone for the perceptual term, or auto for the bundled one.
+        features_weights: the backbone's weights, a local safetensors file; auto needs none.
         categories: which to learn together, where DATA holds several categories; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         seed: of training.
@@ -186,7 +186,7 @@ def benchmark(
         multi_class: one model learns all categories, instead of one model for each.
         seeds: one repetition each; tables then show means and deviations.
         preset: of our methods.
-        features: timm's name of a backbone, for every method that takes one.
+        features: timm's name of a backbone, for every method that takes one, or auto for the bundled network.
         features_weights: its safetensors file, or a folder of files that are named like their backbones.
         jobs: how many run at once, each in a process of its own; several GPUs are shared out.
         ray: address of a Ray cluster that runs the jobs, or local.

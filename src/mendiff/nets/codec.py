@@ -10,8 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.errors import InputError
+from mendiff.nets import AUTO
 
-KINDS = ("pixels", "space_to_depth", "kl", "tiny")
+KINDS = ("pixels", "space_to_depth", "kl", "tiny", AUTO)
+TINY_CODEC = "space_to_depth"
+"""Kind of the codec in `tiny`: AUTO for the one that comes with the package."""
+BUNDLED_NETWORK: dict[str, Any] = {
+    "encoder_block_out_channels": [32, 32, 32, 32],
+    "decoder_block_out_channels": [32, 32, 32, 32],
+    "num_encoder_blocks": [0, 0, 2, 3],
+    "num_decoder_blocks": [3, 2, 1, 0],
+    "upsampling_scaling_factor": 2,
+    "latent_channels": 4,
+}
+"""Shape of the codec that comes with the package: factor 8, 4 channels, little work at full size."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +31,8 @@ class CodecConfig:
     """Which codec, and how big.
 
     Attributes:
-        kind: "pixels", "space_to_depth", "kl" (diffusers' AutoencoderKL) or "tiny" (AutoencoderTiny).
+        kind: "pixels", "space_to_depth", "kl" (diffusers' AutoencoderKL), "tiny" (AutoencoderTiny), or "auto"
+            for the "tiny" one that comes with the package.
         factor: downscaling of "space_to_depth"; the autoencoders' follows from their own config.
         network: diffusers' config of the autoencoder; empty takes diffusers' defaults.
         train: whether the method trains it (published methods keep it frozen).
@@ -132,6 +145,8 @@ def make_codec(config: CodecConfig) -> Codec:
         codec = KLCodec(config.network)
     elif config.kind == "tiny":
         codec = TinyCodec(config.network)
+    elif config.kind == AUTO:
+        codec = TinyCodec(BUNDLED_NETWORK)
     else:
         raise InputError(f"codec: expected one of {', '.join(KINDS)}, got {config.kind!r}.")
     return codec.requires_grad_(config.train)
