@@ -24,7 +24,8 @@ from torch import Tensor
 from mendiff.checkpoints.store import load
 from mendiff.commands import evaluate
 from mendiff.commands.common import Terminal
-from mendiff.commands.fit import Plan, fit
+from mendiff.commands.fit import fit
+from mendiff.commands.plan import Plan
 from mendiff.diffusion.random import content_seeds
 from mendiff.evaluation.data import Category, open_data
 from mendiff.images import read_image, resize

@@ -9,7 +9,7 @@ r"""The networks that come with mendiff against the teacher and against random w
 A memory bank (8,000 random patches, stages 2 to 4 pooled 3x3, maximum of the map) on the features of the
 teacher, of the student and of the teacher's network with random weights; the share of the teacher's gain over
 random weights that the student keeps; the codec's PSNR and SSIM on good test images, and what the bank loses
-on decoded images. Prints Markdown; finished parts are kept in results.json, so that an interrupted run goes on.
+on decoded images. Prints Markdown; finished parts are kept in results.json: an interrupted run goes on.
 --speed times teacher and student alternately on one thread.
 """
 
@@ -27,18 +27,18 @@ import torch
 from torch import Tensor
 
 from mendiff.bundled.train_features import open_teacher
-from mendiff.checkpoints.bundled import named_codec, open_features
-from mendiff.checkpoints.codecs import load_codec
+from mendiff.checkpoints.bundled import codec_folder, open_features
+from mendiff.checkpoints.codecs import open_codec
 from mendiff.checkpoints.store import read_weights
 from mendiff.commands.common import Terminal, choose_categories
 from mendiff.commands.evaluate import TestSet, measure, read_tests
-from mendiff.commands.fit import own_size, readable_paths
 from mendiff.commands.fit_codec import quality
+from mendiff.commands.plan import own_size, readable_paths
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import Features, fit_memory_bank
 from mendiff.evaluation.data import Category, open_data
 from mendiff.images import read_image, resize, write_bytes
-from mendiff.nets.codec import Codec, make_codec
+from mendiff.nets.codec import Codec
 from mendiff.nets.features import FeatureExtractor
 from mendiff.nets.student import STAGES, StudentFeatures
 
@@ -72,7 +72,7 @@ def main() -> None:
         "student": student,
         "random weights": FeatureExtractor(taught.config),
     }
-    codec = None if options.codec == "none" else codec_of(options.codec)
+    codec = None if options.codec == "none" else open_codec(codec_folder(options.codec))
     sizes = dict(pair.split("=") for pair in options.sizes)
     options.out.mkdir(parents=True, exist_ok=True)
     store = options.out / "results.json"
@@ -94,14 +94,6 @@ def student_of(path: Path) -> StudentFeatures:
     features = StudentFeatures({}, STAGES)
     features.load_backbone(read_weights(path), str(path))
     return features
-
-
-def codec_of(name: str) -> Codec:
-    """The codec of a folder, or the installed one."""
-    config, weights = named_codec(name)
-    codec = make_codec(config)
-    load_codec(codec, weights, name)
-    return codec.requires_grad_(False).eval()
 
 
 def parts(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mendiff.anomalib_models.held_back import MOST_SEEN, choose
 from mendiff.checkpoints.store import load
 from mendiff.commands import evaluate
 from mendiff.commands.common import Terminal
-from mendiff.commands.fit import Plan, fit
+from mendiff.commands.fit import fit
+from mendiff.commands.plan import Plan
+from mendiff.commands.variants import variant
 from mendiff.diffusion.random import content_seeds
 from mendiff.evaluation.data import Category, open_data
-from mendiff.images import read_image, resize
-from mendiff.methods.config import override
-from mendiff.methods.ran import Ran
 from mendiff.model import Model
 
 COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
@@ -84,7 +81,7 @@ def measured(
     variants |= {f"t = {step} alone": {"noise_steps": [step]} for step in steps}
     for row, changes in variants.items():
         if row not in done:
-            yield row, figures(rescored(model, changes, category), tests, terminal, row)
+            yield row, figures(variant(model, changes, category.train), tests, terminal, row)
     if UNIFIED not in done:
         unified = load(out / UNIFIED)
         tests_of_its_size = evaluate.read_tests(category, unified.image_size, terminal)
@@ -97,24 +94,6 @@ def figures(model: Model, tests: evaluate.TestSet, terminal: Terminal, row: str)
     """The metrics of a model on a test set."""
     found = evaluate.find(model, tests, 4, terminal, row)
     return dict(evaluate.measure(tests, found.score, found.anomaly_map))
-
-
-def rescored(model: Model, changes: dict[str, Any], category: Category) -> Model:
-    """The same networks under other scores, calibrated with the images that the fit held back."""
-    if not changes:
-        return model
-    ran = Ran(override(model.method.config, changes))
-    fitted = model.method.state_dict()
-    learned = {
-        key: fitted[key] for key in ran.state_dict() if key.startswith(("denoiser.", "features.", "target_"))
-    }
-    ran.load_state_dict(learned, strict=False)
-    images = torch.stack([resize(read_image(path), model.image_size) for path in category.train])
-    seeds = content_seeds(images).tolist()
-    held_back = choose(seeds)
-    seen = sorted(set(seeds) - set(held_back))[:MOST_SEEN]
-    batches = [[images[seeds.index(seed)] for seed in some] for some in (held_back, seen)]
-    return replace(model, method=ran.eval()).calibrated(*batches)
 
 
 @torch.no_grad()

@@ -1,12 +1,14 @@
 """What tests of several rooms share; networks are imported where a fixture needs them."""
 
 import random
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from safetensors.torch import save_file
 
 settings.register_profile("mendiff", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("mendiff")
@@ -44,6 +46,33 @@ TINY = {
         },
     },
 }
+
+# Published layouts at tiny size.
+UNET = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "sample_size": 8,
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "norm_num_groups": 4,
+    "cross_attention_dim": 6,
+    "attention_head_dim": 2,
+}
+CODEC = {
+    "block_out_channels": [8, 8],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "sample_size": 16,
+    "scaling_factor": 0.3,
+}
+TOKENS = 5
+BACKBONE = "test_vit.r160_in1k"
+"""timm's smallest transformer: patches of 16 pixels, 160 pixels as trained."""
+HUB = "somebody/tiny-diffusion"
 
 
 @pytest.fixture(scope="session")
@@ -131,3 +160,83 @@ def bundled(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "FOLDER", folder)
     bundled.install(trained, [bundled.FEATURES, "codec/config.json", "codec/codec.safetensors"])
     return folder
+
+
+# Published weights at tiny size, written by the packages that define their layouts.
+
+
+@pytest.fixture(scope="session")
+def networks():
+    """(UNet, autoencoder, backbone) as diffusers and timm build them, with seeded weights."""
+    import timm
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        unet = UNet2DConditionModel.from_config(UNET).eval()
+        codec = AutoencoderKL.from_config(CODEC).eval()
+        backbone = timm.create_model(BACKBONE, pretrained=False).eval()
+    return unet, codec, backbone
+
+
+@pytest.fixture(scope="session")
+def _written(networks, tmp_path_factory):
+    root = tmp_path_factory.mktemp("published") / "diffusion"
+    unet, codec, backbone = networks
+    unet.save_pretrained(root / "unet")
+    codec.save_pretrained(root / "vae")
+    prompts = torch.randn(
+        2, 1, TOKENS, UNET["cross_attention_dim"], generator=torch.Generator().manual_seed(1)
+    )
+    save_file({"prompt": prompts[0].clone(), "no_prompt": prompts[1].clone()}, root / "prompts.safetensors")
+    save_file(backbone.state_dict(), root / "backbone.safetensors")
+    return root
+
+
+@pytest.fixture
+def diffusion(_written, tmp_path):
+    """A folder in diffusers' layout of one's own, with prompts and a backbone beside it."""
+    return shutil.copytree(_written, tmp_path / "diffusion")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the hub, and no network; call it to put a file in: (repository, name, file)."""
+    from huggingface_hub import constants
+
+    root = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def put(repository, name, file):
+        folder = root / f"models--{repository.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True, exist_ok=True)
+        (folder / "refs/main").write_text("0" * 40)
+        place = folder / "snapshots" / ("0" * 40) / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+        return place
+
+    return put
+
+
+@pytest.fixture
+def hub(diffusion, cache):
+    """The same folder in the hub's cache, under HUB."""
+    for part in ("unet", "vae"):
+        for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+            cache(HUB, f"{part}/{name}", diffusion / part / name)
+    return HUB
+
+
+@pytest.fixture
+def shrunk():
+    """Changes that bring a paper preset of GLAD or DiAD to the size of these networks."""
+    return {
+        "image_size": 32,
+        "codec.network": CODEC,
+        "denoiser.network": UNET,
+        "denoiser.prompt_length": TOKENS,
+        "features.name": BACKBONE,
+        "features.layers": ["block2"],
+    }

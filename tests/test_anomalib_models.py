@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.images import read_image, resize, save_png
 from mendiff.methods.base import TrainingConfig
+from mendiff.methods.config import override
 from mendiff.methods.glad import PRESETS
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.features import FeaturesConfig
@@ -419,7 +421,10 @@ def test_batch_of_held_back_images_alone_is_a_step_that_changes_nothing(tmp_path
     assert same_tensors(before, dict(model.method.named_parameters()))
 
 
-def test_resumed_training_equals_an_unbroken_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_resumed_training_equals_an_unbroken_one(tmp_path, monkeypatch, accumulate):
+    config = replace(CONFIG, training=replace(CONFIG.training, batch_size=4, accumulate=accumulate))
+
     def die(step, total, loss):
         assert total == 4
         assert math.isfinite(loss)
@@ -427,7 +432,7 @@ def test_resumed_training_equals_an_unbroken_one(tmp_path, monkeypatch):
             raise StopHere
 
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    unbroken, broken, resumed = Glad(CONFIG), Glad(CONFIG), Glad(CONFIG)
+    unbroken, broken, resumed = Glad(config), Glad(config), Glad(config)
     before, steps = torch.get_rng_state(), []
     train(unbroken, GoodImages(pictures(12), 32), workdir=tmp_path / "a")
     assert torch.equal(before, torch.get_rng_state())
@@ -446,6 +451,33 @@ def test_resumed_training_equals_an_unbroken_one(tmp_path, monkeypatch):
     assert same_tensors(resumed.state_dict(), unbroken.state_dict())
     train(resumed, GoodImages(pictures(12), 32), workdir=tmp_path / "b", resume=True)  # nothing is left to do
     assert same_tensors(resumed.state_dict(), unbroken.state_dict())
+
+
+def test_parts_of_a_step_together_are_its_batch():
+    whole = replace(CONFIG, training=replace(CONFIG.training, batch_size=6))
+    parted = replace(whole, training=replace(whole.training, accumulate=3))
+    groups = [list(range(7)), list(range(7, 9))]
+
+    batches = list(training._StepOrder(Glad(whole), groups))
+    parts = list(training._StepOrder(Glad(parted), groups))
+
+    assert [len(part) for part in parts] == [2] * (3 * len(batches))
+    assert [[*chain(*parts[at : at + 3])] for at in range(0, len(parts), 3)] == batches
+
+
+def test_checkpointed_activations_give_the_same_gradients():
+    plan = replace(CONFIG.training, checkpointing=True)
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for config in (CONFIG, replace(CONFIG, training=plan)):
+        method = Glad(config).method.train()
+        method.training_loss(image, torch.Generator().manual_seed(1)).backward()
+        gradients.append({name: one.grad for name, one in method.named_parameters() if one.requires_grad})
+
+    assert method.denoiser.network.is_gradient_checkpointing
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
 
 
 def test_finished_training_goes_on_from_unaveraged_weights(tmp_path):
@@ -630,3 +662,12 @@ def test_unfitted_model_is_not_saved(tmp_path):
     with pytest.raises(InputError, match="expected a fitted one to save"):
         Glad(CONFIG).save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_pretrained_parts_are_loaded_before_training(diffusion, shrunk, networks):
+    model = Glad(override(PRESETS["paper"], shrunk))
+    files = (str(diffusion / name) for name in ("backbone.safetensors", "prompts.safetensors"))
+    lines = model.load_pretrained(str(diffusion), *files)
+    assert [line.partition(":")[0] for line in lines][:2] == ["UNet", "autoencoder"]
+    own = model.method.denoiser.network.state_dict()
+    assert all(torch.equal(own[key], one) for key, one in networks[0].state_dict().items())

@@ -11,16 +11,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import mendiff
+import mendiff.model as mendiff_model
+from mendiff.checkpoints import store
 from mendiff.checkpoints.codecs import open_codec
 from mendiff.cli import main, parse_settings
-from mendiff.commands import fit_codec
+from mendiff.commands import demo, fit_codec
 from mendiff.commands.common import Terminal
 from mendiff.commands.evaluate import find, read_tests
+from mendiff.commands.plan import Plan, make_config
 from mendiff.demo.data import DemoConfig
 from mendiff.evaluation.data import open_data
+from mendiff.methods.base import METHODS
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -38,7 +43,11 @@ SETTINGS = {
     "training.steps": "2",
     "training.batch_size": "2",
 }
-METRICS = ["image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"]
+METRICS = [
+    *("image_auroc", "image_ap", "image_f1max"),
+    *("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_005", "dice"),
+]
+TOLD = ["mean", "categories", "at_threshold", "binned"]
 
 
 def settings(**changes):
@@ -154,14 +163,38 @@ def test_settings_know_numbers_with_an_exponent(written, value):
     assert type(found) is type(value)
 
 
+def test_a_mapping_for_a_group_of_settings_changes_only_what_it_names():
+    nested = {"training": {"steps": 3}, "denoiser.network": {"a": 1}, "codec": {"network": {"b": 2}}}
+    flat = {"training.steps": 3, "denoiser.network": {"a": 1}, "codec.network": {"b": 2}}
+    assert parse_settings(nested) == parse_settings([nested]) == flat
+    assert parse_settings(["training={steps: 3, ema: 0.5}"]) == {"training.steps": 3, "training.ema": 0.5}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate")])
+def test_lack_of_memory_is_one_sentence_that_says_what_to_do(run, model, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("mendiff.commands.info.load", fail)
+    code, out, err = run("info", model)
+    assert (code, out) == (1, "")
+    assert err.startswith("mendiff info: there is not enough memory; choose a smaller --image-size")
+    assert len(err.splitlines()) == 1
+    monkeypatch.setattr("mendiff.commands.info.load", lambda *_: [][0])
+    with pytest.raises(IndexError):  # a mistake of ours stays one
+        run("info", model)
+
+
 def test_nothing_at_all_shows_help(run):
     code, out, err = run()
     assert (code, out) == (2, "")
     assert "usage: mendiff" in err
-    assert all(name in err for name in ("demo", "fit", "predict", "evaluate", "info"))
+    assert all(name in err for name in ("demo", "fit", "predict", "evaluate", "report", "info"))
 
 
-@pytest.mark.parametrize("name", ["demo", "check", "fit", "predict", "evaluate", "info"])
+@pytest.mark.parametrize(
+    "name", ["demo", "check", "fit", "predict", "evaluate", "report", "tune", "benchmark", "info"]
+)
 def test_help_has_usage_and_examples(run, name):
     code, out, _ = run(name, "--help")
     assert code == 0
@@ -182,10 +215,11 @@ def test_help_has_usage_and_examples(run, name):
         (["fit", "x", "-o", "y", "z"], "expected no further argument, got 'z'"),
         (["fit", "x", "-o", "y", "--seed", "a"], "--seed: expected a whole number, got 'a'"),
         (["fit", "x", "-o", "y", "--resume=3"], "--resume: expected no value, got '3'"),
+        (["demo", "--seed", "9" * 20], "--seed: expected a whole number of at most 18 digits, got 9999"),
         (
             ["fti"],
-            "expected a command (demo, check, fit, fit-codec, predict, evaluate, benchmark, convert, info), "
-            "got 'fti'",
+            "expected a command (demo, check, fit, fit-codec, predict, evaluate, report, tune, benchmark, "
+            "convert, info), got 'fti'",
         ),
         (
             ["fit", "x", "-o", "y", "--config", "no.yaml"],
@@ -207,10 +241,13 @@ def test_slip_on_the_command_line_is_one_sentence(refused, words, sentence):
         ("a: [1", "--config: expected YAML, but line 1 can't be read"),
         ("- 1\n- 2", "--config: expected options and values"),
         ("seed: abc", "--seed: expected a whole number, got 'abc'"),
+        ("image-size: 64", "--config: expected keys with underscores, such as image_size"),
+        ("resume: maybe", "--resume: expected true or false, got 'maybe'"),
+        (b"\x89PNG", "--config: expected a YAML file in UTF-8, got another kind of file."),
     ],
 )
 def test_bad_config_file_is_one_sentence(refused, tmp_path, text, sentence):
-    (tmp_path / "bad.yaml").write_text(text)
+    (tmp_path / "bad.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     assert sentence in refused("fit", "x", "-o", "y", "--config", tmp_path / "bad.yaml")
 
 
@@ -357,11 +394,12 @@ def test_fit_needs_images(refused, tmp_path):
     assert "expected at least 8 good images, got 7" in sentence
 
 
-def test_fewest_images_are_those_that_training_needs():
+def test_what_is_written_twice_to_spare_an_import_is_the_same():
     from mendiff import anomalib_models
-    from mendiff.commands import fit
+    from mendiff.commands import fit, plan
 
-    assert fit.FEWEST_IMAGES == anomalib_models.FEWEST_IMAGES
+    assert plan.FEWEST_IMAGES == anomalib_models.FEWEST_IMAGES
+    assert fit.CHECKPOINT == anomalib_models.CHECKPOINT
 
 
 def test_fit_goes_on_without_images_that_are_damaged(run, data, tmp_path):
@@ -385,12 +423,20 @@ def test_fit_goes_on_without_images_that_are_damaged(run, data, tmp_path):
         (["--set", "zebra.stripes=3"], "--set: expected a field of the config"),
         (["--set", "training.steps=many"], "config.training.steps: expected int, got 'many'"),
         (["--set", "training.steps=0"], "training.steps: expected at least 1, got 0"),
+        (["--set", "training.learning_rate=-1"], "training.learning_rate: expected at least 0, got -1.0"),
+        (["--set", "crop=-5"], "crop: expected at least 0, got -5"),
+        (["--set", "crop=20"], "--set crop: expected a multiple of 8, got 20; try 16."),
+        (["--set", "denoiser.network={zebra: 3}"], "settings of diffusers' UNet2DModel, got 'zebra'"),
+        (["--set", "codec.factor=0"], "codec.factor: expected at least 1, got 0"),
         (["--device", "cuda:99"], "--device: expected auto or one of this machine's (cpu"),
         (["--device", "abacus"], "--device: expected auto or one of this machine's (cpu"),
         (["--method", "zebra"], "method: expected one of diad, glad, ran"),
         (["--preset", "zebra"], "preset: expected one of tiny"),
         (["--categories", "zebra"], "--categories: expected some of plate, got 'zebra'"),
-        (["--features", "resnet18"], "expected both, got one"),
+        (["--features-weights", "w.safetensors"], "expected a safetensors file, but there is no such file"),
+        (["--pretrained", "x/y"], "--pretrained: expected a method and preset"),
+        (["--method", "diad", "--preset", "paper"], "--pretrained: expected Stable Diffusion v1"),
+        (["--preset", "paper/mvtec/rope"], "preset: expected paper/mvtec/ and one of carpet"),
         (["--resume"], "--resume: expected an interrupted fit"),
     ],
 )
@@ -401,6 +447,7 @@ def test_fit_refuses(refused, data, tmp_path, words, sentence):
 @pytest.mark.parametrize(
     ("name", "kind", "sentence"),
     [
+        (None, "other", "--features-weights: expected --features with it, timm's name of the backbone"),
         ("resnet18", "text", "expected a safetensors file, but it is damaged or of another kind"),
         ("resnet18", "none", "expected a safetensors file, but there is no such file"),
         ("resnet18", "other", "expected those of timm's resnet18"),
@@ -413,8 +460,89 @@ def test_fit_refuses_wrong_features(refused, data, tmp_path, name, kind, sentenc
         weights.write_text("no weights")
     if kind == "other":
         save_file({"zebra.weight": torch.zeros(3)}, weights)
-    options = ["--features", name, "--features-weights", weights]
+    options = [*(["--features", name] if name else []), "--features-weights", weights]
     assert sentence in refused("fit", data, "-o", tmp_path / "model", *settings(), *options)
+
+
+def test_fit_without_the_hub_names_the_command_that_fetches_a_backbone(refused, data, tmp_path, cache):
+    words = ("fit", data, "-o", tmp_path / "model", *settings())
+    for name in (("--features", "resnet18"), ("--set", "features.name=resnet18")):
+        sentence = refused(*words, *name)
+        assert "hf download timm/resnet18.a1_in1k model.safetensors, or give --features-weights" in sentence
+
+
+def shrink(changes):
+    return [word for key, one in changes.items() for word in ("--set", f"{key}={json.dumps(one)}")]
+
+
+PAPER = ("--preset", "paper/mvtec/cable", "--device", "cpu", "--set", "training.steps=1", "--set", "steps=2")
+
+
+def test_fit_fills_a_papers_preset_with_pretrained_parts(
+    run, data, tmp_path, hub, diffusion, shrunk, networks
+):
+    words = ("--pretrained", hub, "--prompt", diffusion / "prompts.safetensors", *PAPER, *shrink(shrunk))
+    words += ("--features-weights", diffusion / "backbone.safetensors", "--set", "training.batch_size=2")
+    code, out, err = run("fit", data, "-o", tmp_path / "model", *words)
+    assert (code, out) == (0, ""), err
+    loaded = [line.partition(":")[0] for line in err.splitlines()[1:5]]
+    assert loaded == ["UNet", "autoencoder", "prompt 'a photo of sks'", "features, test_vit.r160_in1k"]
+    model = mendiff.load(tmp_path / "model")
+    assert model.info["pretrained"][0].endswith("unet/diffusion_pytorch_model.safetensors")
+    assert model.method.config.threshold == 0.4
+    unet, codec, backbone = networks
+    # One step at the published rate moves no weight further than that, and frozen parts not at all.
+    pairs = ((unet, model.method.denoiser.network, 1e-5), (codec, model.method.codec.network, 0))
+    for theirs, ours, most in pairs:
+        own = ours.state_dict()
+        moved = max(float((own[key] - one).abs().max()) for key, one in theirs.state_dict().items())
+        assert moved <= most
+    assert torch.equal(model.method.features.backbone.cls_token, backbone.cls_token)
+
+
+def test_a_codec_of_ones_own_takes_the_place_of_the_pretrained_one(
+    run, data, tmp_path, diffusion, shrunk, networks
+):
+    from mendiff.checkpoints.codecs import save_codec
+    from mendiff.nets.codec import CodecConfig
+
+    weights = {f"network.{key}": one * 2 for key, one in networks[1].state_dict().items()}
+    (tmp_path / "codec").mkdir()
+    save_codec(tmp_path / "codec", CodecConfig("kl", network=shrunk["codec.network"]), weights, {})
+    shutil.rmtree(diffusion / "vae")
+    words = (
+        "--pretrained",
+        diffusion,
+        "--prompt",
+        diffusion / "prompts.safetensors",
+        *PAPER,
+        *shrink(shrunk),
+    )
+    words += ("--set", "features.name=''", "--set", "training.batch_size=2", "--codec", tmp_path / "codec")
+    code, _, err = run("fit", data, "-o", tmp_path / "model", *words)
+    assert code == 0, err
+    assert f"autoencoder: {tmp_path / 'codec'}" in err
+    own = mendiff.load(tmp_path / "model").method.codec.state_dict()
+    assert all(torch.equal(own[key], one) for key, one in weights.items())
+
+
+def test_a_full_disk_at_the_end_of_a_fit_loses_nothing(run, data, tmp_path, monkeypatch):
+    from mendiff.checkpoints import store
+
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
+
+    out, write = tmp_path / "model", store.save_file
+    monkeypatch.setattr(store, "save_file", full)
+    code, _, err = run("fit", data, "-o", out, "--json", *settings())
+    assert code == 2
+    assert "expected room on the disk, but it is full" in err
+    assert "What was learned is kept: the same command with --resume goes on." in err
+    assert len(err.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.fit", "cwd"]
+    monkeypatch.setattr(store, "save_file", write)
+    assert run("fit", data, "-o", out, "--json", "--resume", *settings())[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "model"]
 
 
 def test_output_folder_in_use_needs_overwrite_and_foreign_files_stay(refused, run, data, own_model, tmp_path):
@@ -455,6 +583,24 @@ def test_interrupted_fit_is_resumed_and_equals_an_unbroken_one(run, model, data,
     unbroken = json.loads((model / "calibration.json").read_text())
     assert json.loads((tmp_path / "model/calibration.json").read_text()) == unbroken
     assert not (tmp_path / ".model.fit").exists()
+
+
+def test_a_slip_and_an_interrupt_before_training_leave_what_can_be_resumed(
+    run, refused, data, tmp_path, monkeypatch
+):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    (tmp_path / ".model.fit").mkdir()
+    (tmp_path / ".model.fit/last.ckpt").write_text("weights")
+    (tmp_path / ".model.fit/parts").write_text("")
+    fit = ("fit", data, "-o", tmp_path / "model", *settings())
+    refused(*fit, "--set", "training.stps=3")
+    monkeypatch.setattr("mendiff.anomalib_models.train", interrupted)
+    code, _, err = run(*fit, "--resume")
+    assert code == 130
+    assert "interrupted; the same command with --resume goes on from here" in err
+    assert (tmp_path / ".model.fit/last.ckpt").read_text() == "weights"
 
 
 def test_interrupt_before_the_first_checkpoint_leaves_nothing(run, data, tmp_path, monkeypatch):
@@ -538,6 +684,11 @@ def test_predict_without_any_readable_image_ends_with_2_and_writes_nothing(run, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.png", "cwd"]
 
 
+def test_predict_never_replaces_a_model(refused, own_model, data):
+    sentence = refused("predict", own_model, data / "test", "-o", own_model, "--overwrite")
+    assert "--overwrite would replace findings here, but this folder holds a model" in sentence
+
+
 def test_predict_overwrites_only_when_told(run, refused, model, data, tmp_path):
     words = ("predict", model, data / "test/good", "-o", tmp_path / "found")
     assert run(*words)[0] == 0
@@ -579,8 +730,8 @@ def test_evaluate_json_has_exactly_the_metrics(run, model, data):
     code, out, err = run("evaluate", model, data, "--json")
     assert (code, err) == (0, "")
     result = json.loads(out)
-    assert list(result) == ["mean", "categories"]
-    assert list(result["categories"]) == ["plate"]
+    assert list(result) == TOLD
+    assert list(result["categories"]) == list(result["at_threshold"]) == ["plate"]
     assert list(result["mean"]) == list(result["categories"]["plate"]) == METRICS
     assert all(0 <= value <= 1 for value in result["mean"].values())
     assert result["mean"] == result["categories"]["plate"]
@@ -606,6 +757,46 @@ def test_evaluate_writes_a_report_and_measures_controls(run, model, data, tmp_pa
     assert {"median colour", "memory bank"} == set(json.loads(out)["controls"])
     page = (tmp_path / "report.html").read_text()
     assert all(name in page for name in ("scratch/0.png", "scratch/1.png", "good/0.png", "good/1.png"))
+
+
+def test_evaluate_writes_a_run_and_report_makes_its_page(run, refused, model, data, tmp_path):
+    out = tmp_path / "run"
+    assert run("evaluate", model, data, "-o", out, "--report", out / "at-once.html")[0] == 0
+    code, text, _ = run("report", out, "--json")
+    told = json.loads(text)
+    assert (code, told["report"], told["images"]) == (0, str(out / "report.html"), 4)
+    page = (out / "report.html").read_text()
+    assert told["bytes"] == (out / "report.html").stat().st_size
+    assert page == (out / "at-once.html").read_text()
+    assert all(f'data-name="{kind}/{i}.png"' in page for kind in ("good", "scratch") for i in (0, 1))
+    assert "PRO, regions of plate" in page
+    assert "add --overwrite" in refused("evaluate", model, data, "-o", out)
+    assert run("evaluate", model, data, "-o", out, "--overwrite")[0] == 0
+    assert sorted(path.name for path in out.iterdir()) == ["pictures", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "run"]
+
+
+def test_pictures_of_a_run_keep_the_proportions_of_their_images(run, model, data, tmp_path):
+    wide = shutil.copytree(data, tmp_path / "wide")
+    for path in wide.rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize((80, 40)).save(path)
+    assert run("evaluate", model, wide, "-o", tmp_path / "run")[0] == 0
+    sizes = {size(path) for path in (tmp_path / "run/pictures").iterdir()}
+    assert sizes == {(32, 16)}  # the model sees 32 pixels: more would only be blur
+
+
+def test_report_refuses_what_is_no_run_and_leaves_foreign_files_alone(run, refused, model, data, tmp_path):
+    assert "expected a run folder" in refused("report", model)
+    assert "there is no such folder" in refused("report", tmp_path / "nowhere")
+    assert run("evaluate", model, data, "-o", tmp_path / "run", "--json")[0] == 0
+    page = tmp_path / "page.html"
+    assert run("report", tmp_path / "run", "-o", page)[0] == 0
+    assert run("report", tmp_path / "run", "-o", page)[0] == 0
+    page.write_text("my own")
+    assert "choose another name" in refused("report", tmp_path / "run", "-o", page)
+    assert "choose another name" in refused("evaluate", model, data, "--report", page)
+    assert page.read_text() == "my own"
 
 
 def test_evaluate_table_keeps_whole_names_in_80_columns(run, model, data, tmp_path):
@@ -672,11 +863,16 @@ def test_diad_learns_several_categories_and_evaluate_prints_their_mean_and_pool(
     code, text, _ = run("evaluate", out, plates, "--json")
     assert code == 0
     result = json.loads(text)
-    assert list(result) == ["mean", "categories", "pooled"]
+    assert list(result) == ["mean", "categories", "pooled", "at_threshold", "binned"]
     assert list(result["pooled"]) == METRICS
     code, text, _ = run("evaluate", out, plates)
-    rows = [line.split()[1] for line in text.splitlines() if line.startswith("│")]
+    metrics, _, at_threshold = text.partition("at the threshold")
+    rows = [line.split()[1] for line in metrics.splitlines() if line.startswith("│")]
     assert rows == ["dark", "light", "mean", "pooled"]
+    assert [line.split()[1] for line in at_threshold.splitlines() if line.startswith("│")] == [
+        "dark",
+        "light",
+    ]
     code, text, _ = run("evaluate", out, plates, "--categories", "dark", "--json")
     assert "pooled" not in json.loads(text)
 
@@ -726,9 +922,36 @@ def test_interrupted_codec_goes_on_to_the_same_weights(run, data, tmp_path, monk
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_an_interrupted_codec_says_how_to_go_on_or_leaves_nothing(run, refused, data, tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    words = ("fit-codec", data, "-o", tmp_path / "codec", "--set", "crop=0", "--set", "image_size=32")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_codec, "random_crops", stop)
+        code, _, err = run(*words)
+    assert code == 130
+    assert err.endswith("mendiff fit-codec: interrupted.\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["cwd"]
+    keep = fit_codec._keep
+    monkeypatch.setattr(fit_codec, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fit_codec, "_keep", lambda *arguments: (keep(*arguments), stop()))
+    code, _, err = run(*words)
+    assert code == 130
+    assert "interrupted; the same command with --resume goes on from here" in err
+    assert (tmp_path / ".codec.fit/last.safetensors").is_file()
+    refused(*words, "--set", "training.steps=0")
+    sentence = refused(*words, "--resume", "--set", "codec.network.latent_channels=3")
+    assert "--resume: the interrupted training: expected the weights of the same codec, but" in sentence
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (("--set", "image_size=70"), "--set image_size: expected a multiple of 4, got 70; try 72."),
+        (("--set", "image_size=-8"), "--set image_size: expected a multiple of 4, got -8; try 4."),
+        (("--set", "crop=30"), "--set crop: expected a multiple of 4, got 30; try 32."),
+        (("--set", "training.steps=0"), "training.steps: expected at least 1, got 0."),
         (("--preset", "huge"), "--preset: expected one of tiny, kl, got 'huge'."),
         (("--features", "resnet18"), "--features and --features-weights: expected both, got one."),
         (("--start", "nowhere"), "nowhere: expected a codec folder"),
@@ -742,7 +965,7 @@ def test_fit_codec_refuses(refused, data, tmp_path, words, sentence):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("glad", "weights.ckpt"), "KIND: expected one of diad, codec, got 'glad'."),
+        (("ran", "weights.ckpt"), "KIND: expected one of glad, diad, codec, got 'ran'."),
         (("diad", "weights.ckpt"), "--good: expected a folder of good images"),
         (("codec", "weights.ckpt"), "weights.ckpt: expected a checkpoint, but there is no such file."),
     ],
@@ -774,7 +997,7 @@ def test_fit_refuses_what_diad_cannot_do(refused, data, tmp_path):
     assert "--balance: expected one of image, category, got 'x'." in refused(*words, "--balance", "x")
 
 
-def test_every_category_can_have_a_threshold_of_its_own(run, refused, plates, tmp_path):
+def test_every_category_can_have_a_threshold_of_its_own(run, refused, plates, tmp_path, monkeypatch):
     own = tmp_path / "own"
     words = ("--statistics", "category", *settings())
     assert run("fit", plates, "-o", own, "--json", *words)[0] == 0
@@ -804,6 +1027,14 @@ def test_every_category_can_have_a_threshold_of_its_own(run, refused, plates, tm
     code, text, _ = run("evaluate", own, plates, "--json")
     assert code == 0
     assert sorted(json.loads(text)["categories"]) == ["dark", "light"]
+    # Where every category has its own, the common ones are not even read.
+    opened, load = [], store.load
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "mendiff.commands.evaluate.load", lambda *given: (opened.append(given[2:]), load(*given))[1]
+        )
+        assert run("evaluate", own, plates, "--json")[0] == 0
+    assert opened == [("dark",), ("light",)]
     # A category without statistics of its own is measured with the common ones, whatever came before it.
     both = shutil.copytree(plates, tmp_path / "both")
     (both / "light").rename(both / "other")
@@ -856,12 +1087,18 @@ def test_demo_draws_its_data_alone(run, refused, tmp_path, monkeypatch):
     assert "not an empty folder" in refused(*words)
 
 
-def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["glad", "diad"])
+def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch, method):
     small = partial(DemoConfig, size=64, n_train=12, n_test_good=2, n_defective=2)
     monkeypatch.setattr("mendiff.commands.demo.CALIBRATION", 6)
     monkeypatch.setattr("mendiff.commands.demo.DemoConfig", small)
-    out = tmp_path / "demo"
-    code, text, err = run("demo", "-o", out, "--categories", "tile", "fabric", *settings())
+    calibrated, calibrate = [], mendiff_model.calibrate
+    monkeypatch.setattr(
+        mendiff_model, "calibrate", lambda *given: (calibrated.append(given), calibrate(*given))[1]
+    )
+    out, network = tmp_path / "demo", {"glad": NETWORK, "diad": GUIDED_NETWORK}[method]
+    words = ("--method", method, *settings(denoiser__network=network))
+    code, text, err = run("demo", "-o", out, "--categories", "tile", "fabric", *words)
     assert code == 0, err
     assert "fabric" in text
     assert "tile" in text
@@ -871,8 +1108,24 @@ def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch):
     result = json.loads((out / "demo.json").read_text())
     assert set(result["categories"]) == {"fabric", "tile"}
     assert "tile" in (out / "report.html").read_text()
-    assert (out / "models/tile/config.json").is_file()
+    assert sorted(path.name for path in out.iterdir()) == ["data", "demo.json", "models", "report.html"]
+    assert mendiff.load(out / "models/tile").info["categories"] == ["fabric", "tile"]
+    assert len(calibrated) == 2  # once for each kind of part, and not for the shared network
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "demo"]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_demos_own_settings_make_a_network_for_its_pictures(method):
+    changes = demo.WHOLE_PICTURES | demo.SETTINGS.get(method, {})
+    config = make_config(Plan(method, settings=changes), [])
+    assert (config.image_size, config.crop) == (128, 0)
+    assert config.training.steps <= 1200
+
+
+def test_a_slip_in_the_demos_settings_shows_before_anything_is_drawn(refused, monkeypatch):
+    monkeypatch.setattr("mendiff.commands.demo.make_data", lambda *_: pytest.fail("drawn"))
+    assert "config.training: expected some of" in refused("demo", "--set", "training.stps=3")
+    assert "got 'zebra'" in refused("demo", "--set", "denoiser.network={zebra: 3}")
 
 
 # A further method: one file and one line.
@@ -915,8 +1168,6 @@ class Foo(Method):
 
 
 def test_fourth_method_is_one_file_and_one_line(run, data, tmp_path, monkeypatch):
-    from mendiff.methods.base import METHODS
-
     (tmp_path / "foo_method.py").write_text(FOO)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(METHODS, "foo", "foo_method:Foo")

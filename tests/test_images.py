@@ -430,3 +430,16 @@ def test_drawings_of_another_size_are_refused(photo: np.ndarray) -> None:
         images.overlay(photo, np.zeros((3, 3)))
     with pytest.raises(InputError, match="mask must have its image's size"):
         images.draw_contour(photo, np.zeros((3, 3), dtype=bool))
+
+
+def test_an_image_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "locked.png"
+    Image.new("RGB", (8, 8)).save(path)
+
+    def locked(*_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(images.Image, "open", locked)
+    for read in (images.read_image, images.image_size):
+        with pytest.raises(InputError, match=r"locked\.png: the image may not be read \(permission denied\)"):
+            read(path)

@@ -67,15 +67,15 @@ class Calibration:
         }
 
     @staticmethod
-    def from_dict(data: dict[str, object]) -> Calibration:
-        """The inverse of to_dict."""
+    def from_dict(data: dict[str, object], source: str = "calibration") -> Calibration:
+        """The inverse of to_dict; source is for messages: where the data come from."""
         try:
             scores = tuple(float(score) for score in data["scores"])  # type: ignore[attr-defined]
             pixel_scores = tuple(float(score) for score in data["pixel_scores"])  # type: ignore[attr-defined]
             rate = float(data["false_alarm_rate"])  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                "calibration: expected numbers as scores, pixel_scores and false_alarm_rate, "
+                f"{source}: expected numbers as scores, pixel_scores and false_alarm_rate, "
                 f"got {sorted(map(str, data))}; fit the model again."
             ) from error
         return Calibration(scores, pixel_scores, rate)

@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -22,6 +22,13 @@ from mendiff.commands.options import COMMANDS, Command
 from mendiff.errors import InputError
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+LARGEST = 2**63 - 1
+"""Whole number that torch takes as a seed."""
+OUT_OF_MEMORY = re.compile(r"MemoryError|out of memory|can't allocate memory", re.IGNORECASE)
+LESS_MEMORY = (
+    "there is not enough memory; choose a smaller --image-size or --batch-size, or for a fit "
+    "--set training.accumulate=N (parts of a batch one after another) or --set training.checkpointing=true."
+)
 
 
 class Parser(ArgumentParser):
@@ -44,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as end:
         return int(end.code or EXIT_OK)
+    except UnicodeDecodeError:
+        print("mendiff: --config: expected a YAML file in UTF-8, got another kind of file.", file=sys.stderr)
+        return EXIT_BAD_INPUT
     name = arguments.subcommand
     if name is None:
         parser.print_help(sys.stderr)
@@ -55,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _answer(name, error, EXIT_BAD_INPUT)
     except OSError as error:
         return _answer(name, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), EXIT_FAILED)
+    except (MemoryError, RuntimeError) as error:
+        if not OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
+            raise
+        return _answer(name, LESS_MEMORY, EXIT_FAILED)
     except KeyboardInterrupt as interrupt:
         return _answer(
             name, f"interrupted{'; ' if interrupt.args else ''}{''.join(interrupt.args)}.", EXIT_INTERRUPTED
@@ -78,16 +92,29 @@ def run(command: Command, options: Namespace) -> dict[str, Any]:
             raise InputError(f"expected {written}, {text}; usage: {command.usage}")
     room = import_module(f"mendiff.commands.{command.function.__name__}")
     given = {key: value for key, value in vars(options).items() if key not in ("config", "json", "set")}
-    if command.takes_settings:
+    _check_values(command, given)
+    if command.settings:
         given["settings"] = parse_settings(options.set or [])
     result: dict[str, Any] = room.run(**given, quiet=options.json)
     return result
 
 
+def _check_values(command: Command, given: Mapping[str, Any]) -> None:
+    """Refuse what the parser lets pass: words for flags in a config file, and numbers beyond 64 bits."""
+    parameters = inspect.signature(command.function, eval_str=True).parameters
+    for name, value in given.items():
+        flag = "--" + name.replace("_", "-")
+        if name in parameters and parameters[name].default is False and not isinstance(value, bool):
+            raise InputError(f"{flag}: expected true or false, got {value!r}.")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise InputError(f"{flag}: expected a whole number of at most 18 digits, got {value}.")
+
+
 def parse_settings(pairs: Sequence[Any]) -> dict[str, Any]:
     """--set key=value pairs as {"key": value}; values are YAML, so numbers and lists come as such.
 
-    In a --config file `set` may also be a mapping.
+    In a --config file `set` may also be a mapping. A mapping for a group of fields, such as training, changes
+    the fields that it names.
     """
     import yaml
 
@@ -106,7 +133,16 @@ def parse_settings(pairs: Sequence[Any]) -> dict[str, Any]:
             raise InputError(
                 f"--set {key}: expected a YAML value such as 3 or [1, 2], got {value!r}."
             ) from error
-    return settings
+    return dict(_by_field(settings))
+
+
+def _by_field(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings with the fields of a group one by one: {"training": {"steps": 3}} as training.steps."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and "." not in key:
+            yield from ((f"{key}.{field}", one) for field, one in value.items())
+        else:
+            yield key, value
 
 
 def _with_plain_exponents() -> Any:
@@ -127,9 +163,11 @@ def build_parser() -> ArgumentParser:
         prog="mendiff",
         description="Find defects with diffusion models that learned from good images only.",
         epilog="Start with 'mendiff demo'. Help for a command: mendiff COMMAND --help",
-        version=__version__,
+        version=f"{__version__}\n",
     )
-    subcommands = parser.add_subcommands(metavar="COMMAND", dest="subcommand", required=False)
+    subcommands = parser.add_subcommands(
+        title="commands", metavar="COMMAND", dest="subcommand", required=False
+    )
     for command in COMMANDS:
         subcommands.add_subcommand(command.name, _command_parser(command), help=command.summary)
     return parser
@@ -154,14 +192,17 @@ def _command_parser(command: Command) -> ArgumentParser:
         parser.add_argument("-o", "--out", type=Path, help=text, metavar="DIR", default=default)
     for parameter in inspect.signature(command.function, eval_str=True).parameters.values():
         _add_option(parser, parameter, _help_texts(command.function)[parameter.name])
-    if command.takes_settings:
-        text = "change one field of the method's config; may be repeated"
+    if command.settings:
+        text = f"change {command.settings}; may be repeated"
         parser.add_argument("--set", action="append", metavar="KEY=VALUE", help=text)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object on standard output, nothing else"
     )
     parser.add_argument(
-        "--config", action="config", metavar="FILE", help="a YAML file with any of these options"
+        "--config",
+        action="config",
+        metavar="FILE",
+        help="a YAML file with any of these options, such as 'image_size: 256'",
     )
     parser.required_args.clear()  # `run` says what is missing, in the order of the usage
     return parser
@@ -170,8 +211,9 @@ def _command_parser(command: Command) -> ArgumentParser:
 def _add_option(parser: ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
     """One keyword of a command's function as an option: flags for booleans, several values for lists."""
     flag, default = "--" + parameter.name.replace("_", "-"), parameter.default
+    flags = ("-o", flag) if parameter.name == "out" else (flag,)
     if default is False:
-        parser.add_argument(flag, action="store_true", help=text)
+        parser.add_argument(*flags, action="store_true", help=text)
         return
     kinds = [kind for kind in get_args(parameter.annotation) if kind is not type(None)] or [
         parameter.annotation
@@ -179,10 +221,10 @@ def _add_option(parser: ArgumentParser, parameter: inspect.Parameter, text: str)
     if default is not None:
         text = f"{text} (default: {default})"
     if get_origin(kinds[0]) is list:
-        parser.add_argument(flag, type=get_args(kinds[0])[0], nargs="+", help=text, metavar="NAME")
+        parser.add_argument(*flags, type=get_args(kinds[0])[0], nargs="+", help=text, metavar="NAME")
     else:
         metavar = {Path: "PATH", int: "N"}.get(kinds[0], "NAME")
-        parser.add_argument(flag, type=kinds[0], default=default, help=text, metavar=metavar)
+        parser.add_argument(*flags, type=kinds[0], default=default, help=text, metavar=metavar)
 
 
 def _help_texts(function: Callable[..., Any]) -> dict[str, str]:

@@ -163,6 +163,8 @@ def _unreadable(path: Path, error: BaseException) -> InputError:
         return InputError(f"{path}: expected an image file, got a folder.")
     if path.stat().st_size == 0:
         return InputError(f"{path}: the file is empty, expected an image; replace or remove it.")
+    if isinstance(error, PermissionError):
+        return InputError(f"{path}: the image may not be read (permission denied); change its permissions.")
     if isinstance(error, UnidentifiedImageError):
         return InputError(f"{path}: not an image that can be read; replace or remove it.")
     detail = " ".join(str(error).split()).rstrip(".")
@@ -229,6 +231,17 @@ def resize_mask(mask: Mask, size: int) -> Tensor:
 
 
 # ---- writing -----------------------------------------------------------------------------------------
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place where nothing can be written, before the work whose results should go there."""
+    home = next(parent for parent in path.absolute().parents if parent.exists())
+    if not home.is_dir():
+        raise InputError(f"{path}: expected a place in a folder, but {home} is a file; choose another.")
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path}: expected a place that may be written to, but {home} may not; choose another."
+        )
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -328,19 +341,24 @@ def overlay(picture: Picture, heat: Heat) -> Picture:
 def draw_contour(picture: Picture, mask: Mask, colour: tuple[int, int, int] = (0, 230, 210)) -> Picture:
     """Outline a (H,W) mask on a (H,W,3) picture, with a dark rim so that the line shows on any ground.
 
-    The line runs just outside the region and covers none of it; its width grows with the image.
+    The line runs just outside the region and covers none of it (`outline`).
     """
     if mask.shape != picture.shape[:2]:
         raise InputError(
             f"A mask must have its image's size {picture.shape[:2]}, got {mask.shape}; resize it."
         )
-    width = max(1, round(max(mask.shape) / 200))
-    line = _grow(mask, width)
-    rim = _grow(mask, 2 * width)
+    line, rim = outline(mask)
     drawn = picture.copy()
-    drawn[rim & ~line] = drawn[rim & ~line] // 3
-    drawn[line & ~mask] = colour
+    drawn[rim] = drawn[rim] // 3
+    drawn[line] = colour
     return drawn
+
+
+def outline(mask: Mask) -> tuple[Mask, Mask]:
+    """(line, rim) around a (H,W) mask, both just outside of it; their width grows with the image."""
+    width = max(1, round(max(mask.shape) / 200))
+    grown = _grow(mask, width)
+    return grown & ~mask, _grow(mask, 2 * width) & ~grown
 
 
 def _grow(mask: Mask, by: int) -> Mask:

@@ -84,15 +84,7 @@ class Model:
                 thresholds come out a little low.
             batch_size: images that pass through the networks together.
         """
-        method = copy.deepcopy(self.method)
-        held_back = self._batches(images, batch_size)
-        known = None if seen is None else self._batches(seen, batch_size)
-        return replace(self, method=method, calibration=calibrate(method, held_back, known))
-
-    def _batches(self, images: Pictures, batch_size: int) -> Batches:
-        prepared = torch.stack([self.prepare(one) for one in as_list(images)])
-        device = next(self.method.parameters()).device
-        return lambda: ((batch.to(device), content_seeds(batch)) for batch in prepared.split(batch_size))
+        return calibrated(self.name, self.method, self.info, images, seen, batch_size)
 
     def stream(
         self, images: Sequence[Any], batch_size: int = 8, *, explain: bool = False
@@ -114,14 +106,49 @@ class Model:
 
     def prepare(self, image: Any) -> Tensor:
         """One picture of any kind as the (3,S,S) float32 tensor in [0,1] that the method sees."""
-        if isinstance(image, str | Path):
-            return resize(read_image(image), self.image_size)
-        if isinstance(image, Tensor):
-            return resize(_checked(image), self.image_size)
-        array = to_rgb(image, "image") if isinstance(image, Image.Image) else np.asarray(image)
-        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-            raise InputError(f"image: expected an (H,W,3) uint8 RGB array, got {array.dtype} {array.shape}.")
-        return resize(array, self.image_size)
+        return prepare(image, self.image_size)
+
+
+def calibrated(
+    name: str,
+    method: Method,
+    info: dict[str, Any],
+    images: Pictures,
+    seen: Pictures | None = None,
+    batch_size: int = 8,
+) -> Model:
+    """A model from a copy of a trained method, with statistics and thresholds from good images.
+
+    Args:
+        name: of the method.
+        method: trained; whether it has statistics already makes no difference.
+        info: how it came about.
+        images: good ones that it was not trained on; see Model.calibrated.
+        seen: good ones that it was trained on.
+        batch_size: images that pass through the networks together.
+    """
+    method = copy.deepcopy(method)
+    known = None if seen is None else _batches(method, seen, batch_size)
+    calibration = calibrate(method, _batches(method, images, batch_size), known)
+    return Model(name, method, calibration, info)
+
+
+def _batches(method: Method, images: Pictures, batch_size: int) -> Batches:
+    prepared = torch.stack([prepare(one, method.config.image_size) for one in as_list(images)])
+    device = next(method.parameters()).device
+    return lambda: ((batch.to(device), content_seeds(batch)) for batch in prepared.split(batch_size))
+
+
+def prepare(image: Any, size: int) -> Tensor:
+    """One picture of any kind (see Pictures) as a (3,size,size) float32 tensor in [0,1]."""
+    if isinstance(image, str | Path):
+        return resize(read_image(image), size)
+    if isinstance(image, Tensor):
+        return resize(_checked(image), size)
+    array = to_rgb(image, "image") if isinstance(image, Image.Image) else np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise InputError(f"image: expected an (H,W,3) uint8 RGB array, got {array.dtype} {array.shape}.")
+    return resize(array, size)
 
 
 @torch.no_grad()

@@ -106,7 +106,10 @@ def test_trained_codec_is_a_codec_folder_of_half_precision(codec, tmp_path):
         (["--steps", "4", "--size", "50"], "--size: expected a multiple of 16"),
         (["--steps", "4", "--batch", "1"], "--batch: expected at least 2"),
         (["--resume"], "to go on with, found none"),
-        (["--steps", "4", "--features", "auto", "--features-weights", "x"], "--features auto goes without"),
+        (
+            ["--steps", "4", "--features", "auto", "--features-weights", "x"],
+            "or --features auto without a file",
+        ),
     ],
 )
 def test_bad_options_are_one_line(change, expected, codec, tmp_path, capsys):

@@ -8,17 +8,16 @@ from mendiff.checkpoints.bundled import (
     FEATURES,
     FOLDER,
     SUMS,
-    bundled_codec,
     bundled_features,
+    codec_folder,
     fill,
     known_sums,
-    named_codec,
     open_features,
     resolved,
     sum_of,
     verified,
 )
-from mendiff.checkpoints.store import load_strictly
+from mendiff.checkpoints.codecs import read_codec
 from mendiff.errors import InputError
 from mendiff.methods.base import find_method
 from mendiff.methods.config import config_from_dict, config_to_dict
@@ -34,6 +33,10 @@ AUTO_EVERYWHERE = {"features.name": "auto", "codec.kind": "auto", "image_size": 
 def auto_config(tiny_config):
     """GLAD's config with the bundled features and codec."""
     return tiny_config("glad", AUTO_EVERYWHERE)
+
+
+def bundled_codec():
+    return read_codec(codec_folder("auto"))
 
 
 def test_installed_files_open(bundled):
@@ -119,13 +122,12 @@ def test_method_of_a_resolved_config_needs_no_file(auto_config, bundled):
     config = resolved(auto_config)
     weights = find_method("glad")(config).state_dict()
     (bundled / FEATURES).unlink()
-    load_strictly(find_method("glad")(config), weights, "model")
+    find_method("glad")(config).load_state_dict(weights)
 
 
 def test_codec_by_name(bundled, tmp_path):
-    assert named_codec("auto")[0] == bundled_codec()[0]
-    with pytest.raises(InputError, match="expected a codec folder"):
-        named_codec(tmp_path)
+    assert codec_folder("auto") == bundled / "codec"
+    assert codec_folder(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize("kind", ["auto", "tiny"])

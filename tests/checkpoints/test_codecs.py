@@ -37,5 +37,5 @@ def test_strangers_and_damaged_folders_are_refused(folder, small_codec, tmp_path
     weights = make_codec(small_codec).state_dict()
     weights["network.strange"] = weights.pop(sorted(weights)[0])
     save_file({name: one.contiguous() for name, one in weights.items()}, folder / WEIGHTS)
-    with pytest.raises(InputError, match="expected the weights of its config's codec, but 'network"):
+    with pytest.raises(InputError, match="expected the weights of its config's codec, but it lacks 'network"):
         open_codec(folder)

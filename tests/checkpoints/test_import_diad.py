@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from mendiff.checkpoints.import_diad import SCHEDULE, TEXT, empty_prompt, read_checkpoint
+from mendiff.checkpoints.import_diad import SCHEDULE, TEXT, empty_prompt
+from mendiff.checkpoints.import_files import read_checkpoint
 from mendiff.errors import InputError
 
 
@@ -47,5 +48,5 @@ def test_empty_text_is_embedded_by_the_checkpoints_own_encoder():
     torch.testing.assert_close(empty_prompt(weights), expected)
     assert empty_prompt({"other": torch.zeros(1)}) is None
     del weights[f"{TEXT}transformer.text_model.encoder.layers.1.mlp.fc2.bias"]
-    with pytest.raises(InputError, match="lacks 'cond_stage_model"):
+    with pytest.raises(InputError, match=r"lacks 'encoder\.layers\.1\.mlp\.fc2\.bias'"):
         empty_prompt(weights)

@@ -1,8 +1,11 @@
+import errno
 import json
 import shutil
+import stat
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mendiff import __version__
@@ -80,13 +83,33 @@ def test_an_existing_target_is_refused_and_stays_as_it_was(method, tmp_path, kin
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_nothing_half_written_is_left_where_writing_fails(method, tmp_path, monkeypatch):
+ROOM = "expected room on the disk, but it is full .*; make room or choose another place"
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "sentence"),
+    [
+        (OSError(errno.EIO, "I/O error"), OSError, "I/O error"),
+        (OSError(errno.ENOSPC, "No space left on device"), InputError, ROOM),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), InputError, ROOM),
+        # In these words safetensors tells of it.
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            InputError,
+            ROOM,
+        ),
+        (SafetensorError("Error while serializing: I/O error: (os error 5)"), SafetensorError, "os error 5"),
+    ],
+)
+def test_nothing_half_written_is_left_where_writing_fails(
+    method, tmp_path, monkeypatch, failure, kind, sentence
+):
     def full(tensors, path):
         path.write_bytes(b"half")
-        raise OSError("no space left on device")
+        raise failure
 
     monkeypatch.setattr(store, "save_file", full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(kind, match=sentence):
         store.save(tmp_path / "model", "glad", method, CALIBRATION, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -180,9 +203,21 @@ def test_damaged_json_is_refused_by_the_files_name(folder, name, content):
         store.load(folder)
 
 
+def test_a_method_that_is_not_known_is_refused_by_the_files_name(folder):
+    edit(folder / "config.json", method="zebra")
+    with pytest.raises(InputError, match=r"config\.json: method: expected one of .*, got 'zebra'"):
+        store.load(folder)
+
+
+def test_weights_get_the_permissions_of_other_new_files(tmp_path):
+    (tmp_path / "plain").touch()
+    store.write_weights({"a": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    assert len({stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}) == 1
+
+
 def test_damaged_calibration_is_refused(folder):
     edit(folder / "calibration.json", scores=["high", "low"])
-    with pytest.raises(InputError, match="calibration: expected numbers"):
+    with pytest.raises(InputError, match=r"calibration\.json: expected numbers"):
         store.load(folder)
     edit(folder / "calibration.json", scores=[1.0])
     with pytest.raises(InputError, match="at least 2 good images"):
@@ -200,10 +235,38 @@ def test_truncated_weights_are_refused_at_every_length(folder):
             store.load(folder)
 
 
-def test_weights_that_are_no_safetensors_are_refused(folder):
-    (folder / "model.safetensors").write_bytes(b"\x80\x02}q\x00." * 100)
-    with pytest.raises(InputError, match="damaged or of another kind"):
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda whole: b"\x80\x02}q\x00." * 100, "but it is a pickle, which can run code"),
+        (lambda whole: b"PK\x03\x04" + whole, "but it is a pickle, which can run code"),
+        (lambda whole: whole[: len(whole) // 2], "damaged or of another kind .*; fetch it again"),
+        (lambda whole: whole[:5], "damaged or of another kind .*; fetch it again"),
+        (lambda whole: b"", "damaged or of another kind .*; fetch it again"),
+    ],
+    ids=["pickle", "torch.save", "half", "five bytes", "empty"],
+)
+def test_weights_that_are_no_safetensors_are_refused(folder, damage, sentence):
+    path = folder / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=sentence):
         store.load(folder)
+
+
+def test_safetensors_that_begin_like_a_pickle_are_read(tmp_path):
+    # The length of the header comes first, and 640 bytes read like a pickle of protocol 2.
+    path = tmp_path / "x.safetensors"
+    metadata = 640 - len('{"__metadata__":{"k":""},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}')
+    save_file({"a": torch.ones(1)}, path, metadata={"k": "x" * metadata})
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    assert float(store.read_weights(path)["a"]) == 1
+
+
+def test_only_the_names_that_are_asked_for_are_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a.b": torch.ones(1), "a.c": torch.ones(2), "b.a": torch.ones(3)}, path)
+    assert store.read_weights(path, ("a.",)).keys() == {"a.b", "a.c"}
+    assert store.read_weights(path).keys() == {"a.b", "a.c", "b.a"}
 
 
 def tampered(folder, change):

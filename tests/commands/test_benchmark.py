@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from mendiff.cli import main
-from mendiff.commands import benchmark
-from mendiff.commands.benchmark import Bench, chosen_rows, outcomes, planned, prepared, printed
+from mendiff.commands.benchmark import Bench, chosen_rows, planned, printed
 from mendiff.commands.job import MODEL, Job, result_file
+from mendiff.commands.queue import outcomes, outcomes_of_ray, prepared
 from mendiff.errors import InputError
 from mendiff.evaluation.ablations import ABLATIONS, Row
 from mendiff.evaluation.suites import SUITES
@@ -22,8 +22,10 @@ from mendiff.methods.base import METHODS, find_method, find_preset
 from mendiff.methods.config import override
 
 
-def bench(rows, categories=("nut", "bolt"), multi_class=False, seeds=(0,), suite=None, tmp_path=None):
-    return Bench(rows, list(categories), multi_class, tmp_path, "auto", seeds, "tiny", None, None, {}, suite)
+def bench(
+    rows, categories=("nut", "bolt"), multi_class=False, seeds=(0,), suite=None, preset="tiny", tmp_path=None
+):
+    return Bench(rows, list(categories), multi_class, tmp_path, "auto", seeds, preset, None, None, suite)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +176,26 @@ def test_a_suite_brings_the_papers_figures_of_ours_and_of_its_peers(tmp_path):
     assert not any(known["median-colour"].values())
 
 
+@pytest.mark.parametrize(
+    ("suite", "preset", "expected"),
+    [
+        ("glad-visa", "paper", "paper/visa/candle"),
+        ("diad-visa", "paper", "paper/visa"),
+        ("ran-mvtec", "paper", "paper"),
+        ("glad-visa", "tiny", "tiny"),
+    ],
+)
+def test_a_suite_takes_the_published_settings_of_its_categories(tmp_path, suite, preset, expected):
+    chosen = SUITES[suite]
+    rows = (Row(chosen.method, chosen.method), Row("memory-bank", "memory-bank"))
+
+    jobs = planned(bench(rows, chosen.categories, suite=chosen, preset=preset, tmp_path=tmp_path), "cpu")
+
+    first = chosen.categories[0]
+    assert jobs[f"{chosen.method}-{first}-0"].preset == expected
+    assert jobs[f"memory-bank-{first}-0"].preset == preset
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_the_settings_of_every_ablation_fit_their_method(name):
     labels = [row.label for row in ABLATIONS[name].rows]
@@ -208,7 +230,7 @@ def test_jobs_run_on_a_ray_cluster(parts, tmp_path):
     jobs = planned(bench((Row("median-colour", "median-colour"),), ("nut",), tmp_path=parts), "cpu")
     folders = [prepared(tmp_path, name, job) for name, job in jobs.items()]
 
-    assert list(benchmark.outcomes_of_ray(folders, "local")) == [(folders[0], "")]
+    assert list(outcomes_of_ray(folders, "local")) == [(folders[0], "")]
 
 
 @pytest.mark.slow

@@ -8,12 +8,9 @@ from mendiff.evaluation.papers import (
     find_table,
     published,
     published_mean,
-    published_settings,
     tables,
 )
 from mendiff.methods.base import METHODS
-from mendiff.methods.config import override
-from mendiff.methods.glad import GladConfig
 
 PER_CATEGORY = [key for key, table in tables().items() if table.categories]
 ABLATIONS = [key for key, table in tables().items() if table.settings]
@@ -203,29 +200,8 @@ def test_changing_an_answer_changes_no_later_answer():
             lambda: published_mean("glad", "medical"),
             "dataset of glad: expected one of mpdd, .*, got 'medical'",
         ),
-        (lambda: published_settings("ran-mvtec"), "settings: expected one of glad-mpdd, .*, got 'ran-mvtec'"),
     ],
 )
 def test_unknown_name_is_refused_with_the_known_ones(look_up, message):
     with pytest.raises(InputError, match=message):
         look_up()
-
-
-# Settings of the published code.
-
-
-@pytest.mark.parametrize("dataset", ["mvtec", "mpdd", "visa", "pcbbank"])
-def test_settings_name_every_category_and_fields_of_the_config(dataset):
-    settings = published_settings(f"glad-{dataset}")
-    assert settings.keys() == published("glad", dataset).keys()
-    needed = {"denoise_steps", "threshold", "readout.pixel_weight", "min_step", "training.steps", "steps"}
-    for changes in settings.values():
-        assert changes.keys() - needed <= {"readout.backward"}
-        assert needed <= changes.keys()
-        override(GladConfig(), changes)
-
-
-def test_settings_of_a_category_come_before_those_of_all():
-    config = override(GladConfig(), published_settings("glad-mvtec")["transistor"])
-    assert (config.denoise_steps, config.threshold, config.min_step) == ((850,), 0.5, 350)
-    assert (config.readout.backward, config.readout.pixel_weight, config.training.steps) == ("sum", 0.0, 2500)

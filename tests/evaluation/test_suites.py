@@ -2,9 +2,9 @@ import pytest
 from anomalib.data.datasets.depth import mvtec_3d
 from anomalib.data.datasets.image import bmad, mpdd, mvtecad, visa
 
-from mendiff.evaluation.papers import find_table, published, published_mean, published_settings
+from mendiff.evaluation.papers import find_table, published, published_mean
 from mendiff.evaluation.suites import MEDICAL, MVTEC_3D, SUITES
-from mendiff.methods.base import METHODS
+from mendiff.methods.base import METHODS, find_method
 
 FOLDERS = {"mvtec": mvtecad, "visa": visa, "mpdd": mpdd, "mvtec3d": mvtec_3d}
 
@@ -52,11 +52,10 @@ def test_only_diad_trains_one_model_for_all(suite):
     assert suite.multi_class == (suite.method == "diad")
 
 
-@pytest.mark.parametrize(
-    "suite", [one for one in SUITES.values() if one.settings], ids=lambda suite: suite.name
-)
-def test_settings_are_those_of_the_categories(suite):
-    assert set(published_settings(suite.settings)) == set(suite.categories)
+@pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)
+def test_published_settings_are_there_for_all_categories_of_a_suite_or_for_none(suite):
+    presets = [one for one in find_method(suite.method).PRESETS if one.startswith(f"paper/{suite.dataset}/")]
+    assert not presets or {one.rpartition("/")[2] for one in presets} == set(suite.categories)
 
 
 @pytest.mark.parametrize(

@@ -113,11 +113,11 @@ def test_published_size_has_the_published_numbers_of_weights():
     ("fields", "sentence"),
     [
         ({"train_t": (5, 5)}, "train_t: expected two timesteps, low < high <= 1000, got [5, 5]."),
-        ({"start": 0}, "start: expected a timestep from 1 to 1000, got 0."),
+        ({"start": 0}, "start: expected 1 to 1000, got 0."),
         ({"noise_step": 1000}, "noise_step: expected 0 to 999, got 1000."),
-        ({"steps": 0}, "steps: expected at least 1 sampling step, got 0."),
+        ({"steps": 0}, "steps: expected at least 1, got 0."),
         ({"spacing": "random"}, "spacing: expected one of leading, trailing, linspace, got 'random'."),
-        ({"hint_anomalies": 1.5}, "hint_anomalies: expected a share from 0 to 1, got 1.5."),
+        ({"hint_anomalies": 1.5}, "hint_anomalies: expected 0 to 1, got 1.5."),
     ],
 )
 def test_config_refuses_what_cannot_be(fields, sentence):

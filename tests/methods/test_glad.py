@@ -449,7 +449,7 @@ def test_size_must_suit_codec_network_and_shuffle(make):
         ({"denoise_steps": (0,)}, "timesteps from 1 to 1000, got \\[0\\]"),
         ({"denoise_steps": (500, 1001)}, "timesteps from 1 to 1000"),
         ({"noise_step": 1000}, "0 to 999, got 1000"),
-        ({"steps": 0}, "at least 1 sampling step, got 0"),
+        ({"steps": 0}, "steps: expected at least 1, got 0."),
         ({"spacing": "karras"}, "leading, trailing, linspace, got 'karras'"),
         ({"object_mask": "grey"}, "none, dark, bright, auto, got 'grey'"),
     ],
@@ -467,3 +467,29 @@ def test_the_longest_ladder_stays_within_the_schedule():
 def test_constructor_takes_what_the_config_names():
     with pytest.raises(InputError, match="schedule: expected one of"):
         Glad(GladConfig(schedule="sigmoid"))
+
+
+# Published sizes.
+
+
+def test_stop_rule_looks_through_an_extractor_of_its_own_where_it_has_one(make, latents, monkeypatch):
+    generated, truth = latents.float()
+    shared, own = make(), make(own_stop_features=True)
+    expected = shared.stop_map(generated, truth)
+    torch.testing.assert_close(own.stop_map(generated, truth), expected)
+    monkeypatch.setattr(own.features, "unnormalised", None)  # the read-out's is not asked
+    torch.testing.assert_close(own.stop_map(generated, truth), expected)
+    monkeypatch.setattr(own.stop_features, "unnormalised", lambda pixels: [pixels[:, :, ::8, ::8] * 0 + 1])
+    torch.testing.assert_close(own.stop_map(generated, truth), torch.zeros(4, 1, 4, 4))
+
+
+@pytest.mark.parametrize(("readout", "mended"), [({}, 0), ({"readout.standardise": True}, 1)])
+def test_good_images_are_mended_only_where_something_is_learned_from_it(
+    make, pictures, monkeypatch, readout, mended
+):
+    glad, calls = make(readout), []
+    mend = glad._mend
+    monkeypatch.setattr(glad, "_mend", lambda *images: calls.append(1) or mend(*images))
+    glad.fit_statistics(lambda: iter([(pictures, SEEDS)]))
+    assert len(calls) == mended
+    assert glad.readout.learns == bool(mended)

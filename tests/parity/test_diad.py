@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import mendiff
 from mendiff.anomalib_models import make_optimizer
 from mendiff.checkpoints.import_diad import convert_codec, convert_diad
-from mendiff.checkpoints.store import load_strictly
+from mendiff.checkpoints.names import load_exactly
 from mendiff.cli import main
 from mendiff.diffusion.ladder import ladder
 from mendiff.errors import InputError
@@ -52,7 +52,7 @@ def diad(weights):
     )
     model = Diad(config).eval()
     state = model.state_dict() | convert_diad(weights.tensors, config, "reference values")
-    load_strictly(model, state, "reference values")
+    load_exactly(model, state, "reference values", "the tiny checkpoint")
     return model
 
 

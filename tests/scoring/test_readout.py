@@ -277,6 +277,10 @@ def test_only_batch_maxima_make_a_map_depend_on_its_batch(image, rebuilt):
         ({"backward": "max"}, "none, sum, mean, got 'max'"),
         ({"pixel_share": 0.5}, "standardise=true"),
         ({"pixel_share": 1.5, "standardise": True}, "0 to 1, got 1.5"),
+        ({"sigma_share": -1.0}, "sigma_share: expected 0 to 1, got -1.0"),
+        ({"top_share": 5.0}, "top_share: expected 0 to 1, got 5.0"),
+        ({"top_k": -1}, "top_k: expected at least 0, got -1"),
+        ({"taps": 8}, "taps: expected an odd kernel length, or 0, got 8"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):

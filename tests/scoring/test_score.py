@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from mendiff.errors import InputError
 from mendiff.scoring.score import pooled_max, top_k_mean, top_share_mean
 
 
@@ -41,3 +42,9 @@ def test_pooled_maximum_finds_the_defect_of_either_image():
     low, high = pooled_max(maps, window=4, rounds=2).tolist()
     assert low == pytest.approx(1)
     assert high == pytest.approx(3)
+
+
+def test_a_map_too_small_for_its_pooling_is_refused():
+    assert pooled_max(torch.ones(1, 1, 57, 57)).shape == (1,)
+    with pytest.raises(InputError, match=r"image size: expected at least 57 pixels .* got 56; choose larger"):
+        pooled_max(torch.ones(1, 1, 60, 56))

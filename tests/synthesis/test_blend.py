@@ -123,3 +123,20 @@ def test_shuffling_permutes_cells_and_keeps_them_whole():
 def test_a_size_that_the_grid_does_not_divide_is_refused():
     with pytest.raises(InputError, match="multiple of the shuffle grid 8, got 32x30"):
         shuffle_cells(torch.rand(3, 32, 30), 8, seeded())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"share": 3.0}, "synthesis.share: expected 0 to 1, got 3.0."),
+        ({"grid": 0}, "synthesis.grid: expected at least 1, got 0."),
+        ({"max_exponent": 99}, "synthesis.max_exponent: expected 0 to 10, got 99."),
+        (
+            {"foreground": "blue"},
+            "synthesis.foreground: expected one of none, dark, bright, auto, got 'blue'.",
+        ),
+    ],
+)
+def test_bad_settings_are_refused(changes, sentence):
+    with pytest.raises(InputError, match=f"^{sentence}$"):
+        SynthesisConfig(**changes)

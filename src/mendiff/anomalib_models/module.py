@@ -23,6 +23,7 @@ from mendiff.anomalib_models.held_back import HeldBack, generator
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.bundled import fill, resolved
+from mendiff.checkpoints.pretrained import Sources, load_pretrained
 from mendiff.checkpoints.store import read_weights
 from mendiff.checkpoints.store import save as save_model
 from mendiff.errors import InputError
@@ -54,9 +55,11 @@ class MethodModule(HeldBack):
         seed: of the initial weights and of training.
         calibration: scores of the held-back images; None until training has ended.
         held_back: content seeds of the held-back images.
+        calibrates: whether training ends with calibration; a caller may see to it instead.
     """
 
     _method_name: ClassVar[str]
+    calibrates: bool = True
 
     def __init__(
         self,
@@ -99,6 +102,10 @@ class MethodModule(HeldBack):
                     "features_weights: expected a config whose features.name says which backbone they are of."
                 )
             features.load_backbone(read_weights(features_weights), str(features_weights))
+        networks: Iterable[Any] = method.modules() if config.training.checkpointing else ()
+        for network in networks:
+            if getattr(network, "_supports_gradient_checkpointing", False):
+                network.enable_gradient_checkpointing()
         self.config, self.seed = method.config, seed
         self.model = Detector(method)
         self.calibration: Calibration | None = None
@@ -110,6 +117,19 @@ class MethodModule(HeldBack):
         self._finished = False
         # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
         self.hparams.update(config=config_to_dict(self.config), features_weights=None)
+
+    def load_pretrained(
+        self, source: str, features_weights: str | None = None, prompt: str | None = None
+    ) -> list[str]:
+        """Fill the networks of a paper's preset before training; returns what came from where, a line each.
+
+        Args:
+            source: Stable Diffusion v1 as a folder in diffusers' layout, a single file, or a hub id.
+            features_weights: safetensors file of the backbone; None takes timm's own from the hub.
+            prompt: safetensors file of prompt embeddings; None takes Stable Diffusion's text encoder.
+        """
+        said, features = (None if name is None else Path(name) for name in (prompt, features_weights))
+        return load_pretrained(self.method, Sources(source, said, features))
 
     @property
     def method(self) -> Method:
@@ -223,7 +243,8 @@ class MethodModule(HeldBack):
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             self._swap()
             self._finished = True
-            self._calibrate()
+            if self.calibrates:
+                self._calibrate()
 
     def _calibrate(self) -> None:
         was_training = self.method.training

@@ -30,10 +30,15 @@ class _StepOrder(Sampler[list[int]]):
         self._module, self._groups = module, groups
 
     def __len__(self) -> int:
-        return self._module.config.training.steps
+        plan = self._module.config.training
+        return plan.steps * plan.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (self.batch(step) for step in range(self._module.global_step, len(self)))
+        plan = self._module.config.training
+        part = plan.batch_size // plan.accumulate
+        for step in range(self._module.global_step, plan.steps):
+            batch = self.batch(step)
+            yield from (batch[first : first + part] for first in range(0, len(batch), part))
 
     def batch(self, step: int) -> list[int]:
         """The step's part of endless rows of shuffles, one of every group, which take turns."""
@@ -54,6 +59,8 @@ class _Watcher(Callback):
         self._path, self._progress, self._saved = path, progress, time.monotonic()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: object) -> None:
+        if (trainer.fit_loop.batch_idx + 1) % pl_module.config.training.accumulate:
+            return  # a part of a step: a checkpoint would lose its gradients
         if time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
             trainer.save_checkpoint(self._path)
             self._saved = time.monotonic()
@@ -104,6 +111,7 @@ def train(
         callbacks=[last, _Watcher(path, progress)],
         default_root_dir=workdir,
         max_steps=module.config.training.steps,
+        accumulate_grad_batches=module.config.training.accumulate,
         accelerator=place.type,
         devices=[place.index or 0] if place.type == "cuda" else 1,
         precision=fast_precision(device),

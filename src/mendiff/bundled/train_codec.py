@@ -38,9 +38,10 @@ from mendiff.bundled.workshop import (
 from mendiff.checkpoints.bundled import CODEC, fill, resolved
 from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, save_codec
 from mendiff.checkpoints.store import read_weights
-from mendiff.commands.common import Terminal, choose_device, new_folder
-from mendiff.commands.fit import backbone_changes
+from mendiff.commands.common import Terminal, choose_device
 from mendiff.commands.fit_codec import quality
+from mendiff.commands.places import new_folder
+from mendiff.commands.plan import backbone_changes
 from mendiff.methods.base import random_crops
 from mendiff.methods.config import override
 from mendiff.nets.codec import BUNDLED_NETWORK, Codec, CodecConfig
@@ -116,7 +117,7 @@ def write(
     run.log({"judged": {**figures, **banks}})
     network = {**BUNDLED_NETWORK, "scaling_factor": latent_scale(codec, kept)}
     info = {"images": "generated", "seed": options.seed, "steps": run.step, "held_back": figures}
-    with new_folder(options.out / CODEC, overwrite=True) as draft:
+    with new_folder(options.out / CODEC, True, "a codec") as draft:
         weights = {name: one.half() for name, one in codec.state_dict().items()}
         save_codec(draft, CodecConfig("tiny", network=network), weights, info)
 

@@ -42,7 +42,7 @@ from mendiff.bundled.workshop import (
 from mendiff.checkpoints.bundled import FEATURES
 from mendiff.checkpoints.store import read_weights
 from mendiff.commands.common import Terminal, choose_device
-from mendiff.commands.fit import backbone_input
+from mendiff.commands.plan import backbone_input
 from mendiff.images import write_bytes
 from mendiff.methods.config import config_from_dict
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig

@@ -13,7 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, load_codec, read_codec
+from mendiff.checkpoints.codecs import CODEC as ITS_CODEC
+from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, read_codec, read_codec_config
+from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.store import read_weights
 from mendiff.errors import InputError
 from mendiff.images import write_bytes
@@ -27,6 +29,8 @@ SUMS = "SHA256SUMS"
 """Of all files, as sha256sum writes them: `sha256sum -c SHA256SUMS` in the folder checks them too."""
 FEATURES = "features.safetensors"
 CODEC = "codec"
+BUNDLED_FEATURES = "the network that comes with mendiff"
+"""For people: what a model was made with."""
 
 
 def sum_of(path: Path) -> str:
@@ -66,16 +70,13 @@ def bundled_features() -> dict[str, Tensor]:
     return read_weights(verified(FEATURES, "name a backbone with --features and --features-weights"))
 
 
-def bundled_codec() -> tuple[CodecConfig, dict[str, Tensor]]:
-    """Config and weights of the bundled codec, float32."""
-    for name in (CONFIG, WEIGHTS):
-        verified(f"{CODEC}/{name}", "name a codec with --codec")
-    return read_codec(FOLDER / CODEC)
-
-
-def named_codec(name: str | Path) -> tuple[CodecConfig, dict[str, Tensor]]:
-    """Config and weights of a codec folder, or of the bundled codec for the name "auto"."""
-    return bundled_codec() if str(name) == AUTO else read_codec(name)
+def codec_folder(name: str | Path) -> Path:
+    """A codec folder by its path; that of the bundled codec, whole, for the name "auto"."""
+    if str(name) != AUTO:
+        return Path(name)
+    for part in (CONFIG, WEIGHTS):
+        verified(f"{CODEC}/{part}", "name a codec with --codec")
+    return FOLDER / CODEC
 
 
 def resolved(config: Any) -> Any:
@@ -87,7 +88,7 @@ def resolved(config: Any) -> Any:
             config, features=dataclasses.replace(features, name=BUNDLED, network=network)
         )
     if isinstance(codec, CodecConfig) and codec.kind == AUTO:
-        stored, _ = bundled_codec()
+        stored = read_codec_config(codec_folder(AUTO))
         config = dataclasses.replace(config, codec=dataclasses.replace(stored, train=codec.train))
     return config
 
@@ -98,7 +99,8 @@ def fill(parts: Any, config: Any) -> None:
     if isinstance(features, FeaturesConfig) and features.name == AUTO:
         parts.features.load_backbone(bundled_features(), FEATURES)
     if isinstance(codec, CodecConfig) and codec.kind == AUTO:
-        load_codec(parts.codec, bundled_codec()[1], CODEC)
+        folder = codec_folder(AUTO)
+        load_exactly(parts.codec, read_codec(folder)[1], str(folder), ITS_CODEC)
 
 
 def open_features(layers: tuple[str, ...]) -> StudentFeatures:

@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from mendiff.checkpoints.store import read_json, read_weights
+from mendiff.checkpoints.names import load_exactly
+from mendiff.checkpoints.store import read_json, read_weights, write_weights
 from mendiff.errors import InputError
 from mendiff.methods.config import config_from_dict, config_to_dict
 from mendiff.nets.codec import Codec, CodecConfig, make_codec
 
 FORMAT, VERSION = "mendiff codec", 1
 CONFIG, WEIGHTS = "config.json", "codec.safetensors"
+CODEC = "its config's codec"
+"""For the messages of load_exactly."""
 
 
 def save_codec(folder: Path, config: CodecConfig, weights: dict[str, Tensor], info: dict[str, Any]) -> None:
@@ -28,12 +30,17 @@ def save_codec(folder: Path, config: CodecConfig, weights: dict[str, Tensor], in
         info: what a person wants to know later; JSON-able.
     """
     content = {"format": FORMAT, "version": VERSION, "config": config_to_dict(config), "info": info}
-    save_file({name: one.contiguous() for name, one in weights.items()}, folder / WEIGHTS)
+    write_weights(weights, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_codec(folder: str | Path) -> tuple[CodecConfig, dict[str, Tensor]]:
     """Config and weights of a codec folder; strangers and incomplete ones are an error."""
+    return read_codec_config(folder), read_weights(Path(folder) / WEIGHTS)
+
+
+def read_codec_config(folder: str | Path) -> CodecConfig:
+    """The same without the weights, which may be large."""
     folder = Path(folder)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise InputError(
@@ -46,23 +53,12 @@ def read_codec(folder: str | Path) -> tuple[CodecConfig, dict[str, Tensor]]:
             f"{folder}: expected a codec folder of version {VERSION}, got format {content.get('format')!r} "
             f"of version {content.get('version')!r}."
         )
-    config = config_from_dict(CodecConfig, content.get("config"), f"{folder / CONFIG}: config")
-    return config, read_weights(folder / WEIGHTS)
-
-
-def load_codec(codec: Codec, weights: dict[str, Tensor], source: str) -> None:
-    """Load every tensor of a codec; one that is missing, unknown or misshapen is an error that names it."""
-    own = codec.state_dict()
-    differ = {key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape}
-    wrong = sorted((own.keys() ^ weights.keys()) | differ)
-    if wrong:
-        raise InputError(f"{source}: expected the weights of its config's codec, but {wrong[0]!r} differs.")
-    codec.load_state_dict(weights)
+    return config_from_dict(CodecConfig, content.get("config"), f"{folder / CONFIG}: config")
 
 
 def open_codec(folder: str | Path) -> Codec:
     """The codec of a folder, frozen."""
     config, weights = read_codec(folder)
     codec = make_codec(config)
-    load_codec(codec, weights, str(folder))
+    load_exactly(codec, weights, str(folder), CODEC)
     return codec.requires_grad_(False).eval()

@@ -6,19 +6,19 @@ Everything that a checkpoint holds must find its place, and every place its weig
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mendiff.checkpoints.store import read_weights
+from mendiff.checkpoints.names import check_places, under
+from mendiff.checkpoints.text import embed
 from mendiff.errors import InputError
 from mendiff.methods.diad import MEAN, STD, Diad, DiadConfig
 from mendiff.nets.codec import CodecConfig, make_codec
 from mendiff.nets.features import FeatureExtractor, make_features
-from mendiff.nets.published import codec_names, guide_names, unet_names
+from mendiff.nets.published import codec_names, guide_names, renewed_codec_names, unet_names
 from mendiff.scoring.readout import Readout
 
 UNET, GUIDE, CODEC = "model.diffusion_model.", "control_model.", "first_stage_model."
@@ -29,28 +29,6 @@ SCHEDULE = re.compile(
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])"
 )
 """Tables that the schedule's two numbers give again."""
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name of a .safetensors, .ckpt, .pth or .bin file; objects other than tensors don't load."""
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return read_weights(path)
-    if not path.is_file():
-        raise InputError(f"{path}: expected a checkpoint, but there is no such file.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of whatever kind a damaged file or a forbidden object brings up
-        # torch's own words would advise to run whatever code the file holds.
-        raise InputError(
-            f"{path}: expected a checkpoint of tensors, but it is damaged, of another kind, or holds other "
-            "objects; save its state_dict alone."
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]  # as Lightning writes it
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path}: expected a dictionary of tensors by name, got a {type(content).__name__}.")
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def convert_diad(weights: Mapping[str, Tensor], config: DiadConfig, source: str) -> dict[str, Tensor]:
@@ -65,7 +43,7 @@ def convert_diad(weights: Mapping[str, Tensor], config: DiadConfig, source: str)
         InputError: naming the first weight that is missing, unknown or misshapen.
     """
     for prefix, part in ((UNET, "denoiser"), (GUIDE, "SG network"), (CODEC, "autoencoder")):
-        if not _under(prefix, weights):
+        if not under(prefix, weights):
             raise InputError(
                 f"{source}: expected a DiAD checkpoint, but it holds no {part} (names below {prefix[:-1]})."
             )
@@ -74,13 +52,13 @@ def convert_diad(weights: Mapping[str, Tensor], config: DiadConfig, source: str)
     if model.denoiser.guide is None or config.codec.kind != "kl":
         raise InputError("config: expected an SG network and the codec 'kl' to convert weights for.")
     network: Any = model.denoiser.unet.network
-    unet = unet_names(_under(UNET, weights, keep=True), network.config)
-    guide = guide_names(_under(GUIDE, weights, keep=True), model.denoiser.guide.network.config)
+    unet = unet_names(under(UNET, weights, keep=True), network.config)
+    guide = guide_names(under(GUIDE, weights, keep=True), model.denoiser.guide.network.config)
     named = {f"denoiser.unet.network.{key}": value for key, value in unet.items()}
     named |= {f"denoiser.guide.{key}": value for key, value in guide.items()}
     named |= {
         f"codec.{key}": value
-        for key, value in convert_codec(_under(CODEC, weights), config.codec, source).items()
+        for key, value in convert_codec(under(CODEC, weights), config.codec, source).items()
     }
     prompts = ("denoiser.unet.prompt", "denoiser.unet.no_prompt")
     places = {
@@ -88,8 +66,12 @@ def convert_diad(weights: Mapping[str, Tensor], config: DiadConfig, source: str)
         for key, value in model.state_dict().items()
         if key.startswith(("denoiser.", "codec.")) and key not in prompts
     }
-    rest = {key: value for key, value in weights.items() if not key.startswith((TEXT, FEATURES))}
-    _check(rest, named, places, source)
+    rest = {
+        key: value
+        for key, value in weights.items()
+        if not key.startswith((TEXT, FEATURES)) and not SCHEDULE.fullmatch(key)
+    }
+    check_places(rest, named, places, source)
     return named
 
 
@@ -97,7 +79,8 @@ def convert_codec(weights: Mapping[str, Tensor], config: CodecConfig, source: st
     """A published autoencoder's state dict under the names of our codec of kind "kl".
 
     Args:
-        weights: encoder, decoder and the two convolutions between them; a discriminator beside them is left.
+        weights: encoder, decoder and the two convolutions between them, by latent diffusion's names or by
+            diffusers'; a discriminator beside them is left.
         config: of kind "kl".
         source: for messages.
     """
@@ -107,9 +90,12 @@ def convert_codec(weights: Mapping[str, Tensor], config: CodecConfig, source: st
     with torch.device("meta"):
         codec = make_codec(config)
     network: Any = codec.network
-    named = codec_names(kept, network.config)
+    if any(".down_blocks." in key for key in kept):
+        named = {f"network.{key}": one for key, one in renewed_codec_names(kept).items()}
+    else:
+        named = codec_names(kept, network.config)
     others = {key: one for key, one in weights.items() if not key.startswith("loss.")}
-    _check(others, named, codec.state_dict(), source)
+    check_places(others, named, codec.state_dict(), source)
     return named
 
 
@@ -151,88 +137,16 @@ def assemble(
 
 def empty_prompt(weights: Mapping[str, Tensor]) -> Tensor | None:
     """Embeddings of the empty text by the checkpoint's text encoder, (1,77,768); None where it has none."""
-    text = {key.removeprefix("transformer."): one for key, one in _under(TEXT, weights).items()}
-    if not text:
-        return None
-    try:
-        from transformers import CLIPTextConfig, CLIPTextModel
-    except ImportError as error:
-        raise InputError(
-            "convert: expected the package transformers for the checkpoint's text encoder; "
-            "pip install 'mendiff[convert]', or give --prompt."
-        ) from error
-    plain = {key.removeprefix("text_model."): one for key, one in text.items()}
-    tokens, width = _shape(plain, "embeddings.token_embedding.weight")
-    length, _ = _shape(plain, "embeddings.position_embedding.weight")
-    layers = len({key.split(".")[2] for key in plain if key.startswith("encoder.layers.")})
-    hidden, _ = _shape(plain, "encoder.layers.0.mlp.fc1.weight")
-    settings = CLIPTextConfig(
-        vocab_size=tokens,
-        hidden_size=width,
-        intermediate_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=max(1, width // 64),
-        max_position_embeddings=length,
-        bos_token_id=tokens - 2,
-        eos_token_id=tokens - 1,
-    )
-    encoder: Any = CLIPTextModel(settings)
-    encoder.train(False)
-    own = encoder.state_dict()
-    named = {key: plain[bare] for key in own if (bare := key.removeprefix("text_model.")) in plain}
-    missing = sorted(key for key in own.keys() - named.keys() if not key.endswith("position_ids"))
-    _refuse("lacks", (f"{TEXT}{key}" for key in missing), "checkpoint")
-    encoder.load_state_dict(named, strict=False)
-    # The empty text is a start and then ends, the two last tokens of CLIP's vocabulary.
-    text_tokens = torch.full((1, length), tokens - 1)
-    text_tokens[0, 0] = tokens - 2
-    with torch.no_grad():
-        embeddings: Tensor = encoder(text_tokens).last_hidden_state
-    return embeddings
+    text = text_weights(weights)
+    return embed(text, [], "checkpoint") if text else None
+
+
+def text_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The text encoder's weights, by transformers' names without "text_model."; none where it has none."""
+    inside = under(TEXT, weights)
+    return {key.removeprefix("transformer.").removeprefix("text_model."): inside[key] for key in inside}
 
 
 def feature_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The feature extractor's weights under timm's names; none where training had not saved it."""
-    return _under(FEATURES, weights)
-
-
-def _shape(weights: Mapping[str, Tensor], key: str) -> torch.Size:
-    _refuse("lacks", [] if key in weights else [f"{TEXT}{key}"], "checkpoint")
-    return weights[key].shape
-
-
-def _under(prefix: str, weights: Mapping[str, Tensor], *, keep: bool = False) -> dict[str, Tensor]:
-    """The weights below a prefix, which is taken off unless it is to be kept."""
-    return {
-        key if keep else key.removeprefix(prefix): value
-        for key, value in weights.items()
-        if key.startswith(prefix)
-    }
-
-
-def _check(
-    weights: Mapping[str, Tensor], named: Mapping[str, Tensor], places: Mapping[str, Tensor], source: str
-) -> None:
-    """Every weight in its place: none missing, none of another shape, none left over."""
-    used = {_identity(one) for one in named.values()}
-    left = (key for key, one in weights.items() if _identity(one) not in used and not SCHEDULE.fullmatch(key))
-    _refuse("lacks", sorted(places.keys() - named.keys()), source)
-    _refuse("has the unknown", sorted({*left, *(named.keys() - places.keys())}), source)
-    _refuse(
-        "has another shape of", sorted(key for key in places if named[key].shape != places[key].shape), source
-    )
-
-
-def _refuse(complaint: str, keys: Iterable[str], source: str) -> None:
-    keys = list(keys)
-    if keys:
-        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        raise InputError(
-            f"{source}: expected the weights of this configuration, but it {complaint} {keys[0]!r}{more}; "
-            "see --set for other network sizes."
-        )
-
-
-def _identity(tensor: Tensor) -> tuple[int, int]:
-    """The same for a tensor and a view of it from its beginning, on the meta device too."""
-    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
+    return under(FEATURES, weights)

@@ -9,21 +9,25 @@ against the method's dataclasses when it is read. Nothing here can run code from
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mendiff import __version__
 from mendiff.calibration import Calibration
+from mendiff.checkpoints.names import load_exactly
 from mendiff.errors import InputError
 from mendiff.methods.base import Method, find_method
 from mendiff.methods.config import config_from_dict, config_to_dict
@@ -33,6 +37,9 @@ FORMAT = "mendiff"
 VERSION = 1
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
 CATEGORIES = "categories"
+PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How files begin that torch.save or pickle wrote."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def save(
@@ -70,22 +77,31 @@ def save(
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     draft.mkdir()
     try:
-        (draft / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        shared = method.state_dict()
-        _write_learned(draft, shared, calibration)
-        for category, model in (categories or {}).items():
-            state = model.method.state_dict()
-            own = {key: value for key, value in state.items() if not torch.equal(value, shared[key])}
-            (draft / CATEGORIES / category).mkdir(parents=True)
-            _write_learned(draft / CATEGORIES / category, own, model.calibration)
-        os.rename(draft, folder)
+        with writing(folder):
+            (draft / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+            shared = method.state_dict()
+            _write_learned(draft, shared, calibration)
+            for category, model in (categories or {}).items():
+                state = model.method.state_dict()
+                own = {key: value for key, value in state.items() if not torch.equal(value, shared[key])}
+                (draft / CATEGORIES / category).mkdir(parents=True)
+                _write_learned(draft / CATEGORIES / category, own, model.calibration)
+            os.rename(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write_learned(folder: Path, state: Mapping[str, Tensor], calibration: Calibration) -> None:
     (folder / CALIBRATION).write_text(json.dumps(calibration.to_dict(), indent=2) + "\n")
-    save_file({key: value.contiguous() for key, value in state.items()}, folder / WEIGHTS)
+    write_weights(state, folder / WEIGHTS)
+
+
+def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, readable for whom new files are meant to be: safetensors asks nobody."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file({key: value.contiguous() for key, value in state.items()}, path)
+    path.chmod(mode)
 
 
 def load(folder: str | Path, device: str = "cpu", category: str | None = None) -> Model:
@@ -98,7 +114,7 @@ def load(folder: str | Path, device: str = "cpu", category: str | None = None) -
     """
     folder = Path(folder)
     config = read_config(folder)
-    kind = find_method(config["method"])
+    kind = find_method(config["method"], f"{folder / CONFIG}: method")
     method = kind(config_from_dict(kind.Config, config["config"], f"{folder / CONFIG}: config"))
     weights, source = read_weights(folder / WEIGHTS), folder
     if category is not None:
@@ -108,8 +124,8 @@ def load(folder: str | Path, device: str = "cpu", category: str | None = None) -
             raise InputError(f"category: expected one that {folder} knows ({listed}), got {category!r}.")
         source = folder / CATEGORIES / category
         weights |= read_weights(source / WEIGHTS)
-    load_strictly(method, weights, str(source / WEIGHTS))
-    calibration = Calibration.from_dict(read_json(source / CALIBRATION))
+    load_exactly(method, weights, str(source / WEIGHTS), "this model's config")
+    calibration = Calibration.from_dict(read_json(source / CALIBRATION), str(source / CALIBRATION))
     return Model(config["method"], method.eval(), calibration, config["info"]).to(device)
 
 
@@ -148,36 +164,50 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file by name, in float32 where they are half precision."""
+def read_weights(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+    """Tensors of a safetensors file by name, in float32 where they are half precision.
+
+    Args:
+        path: of the file.
+        prefixes: only names that begin with one of these are read.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: expected a safetensors file, but there is no such file.")
     try:
-        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefixes)]  # noqa: SIM118 - no dictionary
+            tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
+        with path.open("rb") as raw:
+            pickled = raw.read(4).startswith(PICKLED)
+        if pickled:
+            raise InputError(
+                f"{path}: expected a safetensors file, but it is a pickle, which can run code; save its "
+                "tensors with safetensors.torch.save_file, or let 'mendiff convert' read a published one."
+            ) from error
         raise InputError(
-            f"{path}: expected a safetensors file, but it is damaged or of another kind ({error})."
+            f"{path}: expected a safetensors file, but it is damaged or of another kind ({error}); fetch it "
+            "again."
         ) from error
     return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
 
 
-def load_strictly(method: Method, weights: dict[str, Tensor], source: str) -> None:
-    """Load every tensor of a method; a missing, unknown or misshapen one is an error that names it."""
-    own = method.state_dict()
-    for complaint, keys in (
-        ("lacks", sorted(own.keys() - weights.keys())),
-        ("has the unknown", sorted(weights.keys() - own.keys())),
-        (
-            "has another shape of",
-            sorted(key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape),
-        ),
-    ):
-        if keys:
-            raise InputError(
-                f"{source}: expected the weights of this model's config, but it {complaint} {keys[0]!r}."
-            )
-    method.load_state_dict(weights)
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn a full disk in the block into a sentence that says what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors hides the number in its message.
+        number = getattr(error, "errno", None) or re.search(r"os error (\d+)", str(error))
+        if (int(number[1]) if isinstance(number, re.Match) else number) not in FULL:
+            raise
+        free = shutil.disk_usage(folder.parent).free / 1e9
+        raise InputError(
+            f"{folder}: expected room on the disk, but it is full ({free:.1f} GB left); make room or choose "
+            "another place."
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

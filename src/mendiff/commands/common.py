@@ -1,17 +1,15 @@
-"""What several commands need: a device, a place to write, progress and tables on the terminal."""
+"""What several commands need: a device, data, progress and tables on the terminal."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import shutil
 import sys
-import uuid
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -28,7 +26,7 @@ from rich.table import Table
 
 from mendiff.errors import InputError
 from mendiff.evaluation.checks import UNREADABLE, check_data
-from mendiff.evaluation.data import Category
+from mendiff.evaluation.data import GOOD, Category
 
 Item = TypeVar("Item")
 
@@ -43,8 +41,8 @@ METRIC_TITLES = {
 }
 MOST_TOLD = 5
 """Warnings of one kind that a command prints; `mendiff check` prints all."""
-# Files that only mendiff writes at the top of an output folder: --overwrite never deletes anything else.
-MARKERS = ("config.json", "predictions.json", "demo.json")
+LINE_SECONDS = 30.0
+"""Between two lines of progress where there is no terminal to draw a bar on."""
 
 
 def choose_device(name: str) -> str:
@@ -66,57 +64,34 @@ def choose_device(name: str) -> str:
     return name
 
 
-def check_output(out: Path, overwrite: bool) -> None:
-    """Refuse an output folder that is in use, before any work is done."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir():
-        raise InputError(f"{out}: expected a folder to write to, but it is a file; choose another name.")
-    if not overwrite:
-        raise InputError(
-            f"{out}: expected a new or empty output folder, but it holds files; add --overwrite."
-        )
-    if not any((out / marker).is_file() for marker in MARKERS):
-        raise InputError(
-            f"{out}: --overwrite only replaces what mendiff wrote, but this folder holds other files; "
-            "choose another."
-        )
+class Lines:
+    """Progress for a file or a pipe: a line now and then, in place of a bar.
+
+    Args:
+        say: prints a line.
+        title: what is under way.
+        last: whether the end is worth a line, too.
+    """
+
+    def __init__(self, say: Callable[[str], None], title: str, last: bool) -> None:
+        self._say, self._title, self._last = say, title, last
+        self._began = self._told = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, done: int, total: int, note: str) -> None:
+        """Tell how far it is, unless that was told a moment ago."""
+        now = time.monotonic()
+        self._first = done if self._first is None else self._first  # a resumed work does not begin at 0
+        if not (done == total and self._last) and now - self._told < LINE_SECONDS:
+            return
+        self._told = now
+        left = (now - self._began) * (total - done) / max(done - self._first, 1)
+        times = f"{_clock(now - self._began)}, {_clock(left)} left"
+        self._say(f"{self._title} {done}/{total}, {times}{', ' if note else ''}{note}")
 
 
-@contextmanager
-def set_aside(out: Path) -> Iterator[None]:
-    """Move what is at `out` out of the way of the block that writes it, and back where the block fails."""
-    if not out.exists():
-        yield
-        return
-    aside = hidden_name(out)
-    os.rename(out, aside)
-    try:
-        yield
-    except BaseException:
-        os.rename(aside, out)
-        raise
-    shutil.rmtree(aside)
-
-
-@contextmanager
-def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A draft folder that becomes `out` when the block ends well, and vanishes when it does not."""
-    check_output(out, overwrite)
-    out = out.resolve()
-    draft = hidden_name(out)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        with set_aside(out):
-            os.rename(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def hidden_name(out: Path) -> Path:
-    """A new hidden name beside a folder."""
-    return out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 class Terminal:
@@ -148,6 +123,9 @@ class Terminal:
     @contextmanager
     def bar(self, title: str) -> Iterator[Callable[[int, int, str], None]]:
         """A progress bar with time left; yields what to call with (done, total, note)."""
+        if not self.console.is_terminal and not self.quiet:
+            yield Lines(self.say, title, last=not self.fleeting)
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -157,9 +135,9 @@ class Terminal:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        # In a file or pipe a bar that vanishes would leave empty lines.
-        silent = self.quiet or (self.fleeting and not self.console.is_terminal)
-        with Progress(*columns, console=self.console, disable=silent, transient=self.fleeting) as progress:
+        with Progress(
+            *columns, console=self.console, disable=self.quiet, transient=self.fleeting
+        ) as progress:
             task = progress.add_task(title, total=None, note="")
 
             def update(done: int, total: int, note: str) -> None:
@@ -231,6 +209,22 @@ def metrics_table(summary: dict[str, Any], title: str) -> Table:
     for name, metrics in rows:
         cells = (metrics.get(key) for key in METRIC_TITLES)
         table.add_row(
-            name, *("–" if value is None else f"{value:.3f}" for value in cells), end_section=name == "mean"
+            name, *("n/a" if value is None else f"{value:.3f}" for value in cells), end_section=name == "mean"
         )
+    return table
+
+
+def threshold_table(cuts: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What every category's threshold does, and what it finds of each kind of defect, for the terminal."""
+    table = Table(title="at the threshold from good images", title_justify="left")
+    table.add_column("category", overflow="fold")
+    for title in ("threshold", "precision", "recall", "false\nalarms"):
+        table.add_column(title, justify="right")
+    table.add_column("found of each kind", overflow="fold")
+    for name, cut in cuts.items():
+        shares = (cut[key] for key in ("precision", "recall", "false_alarm_rate"))
+        defects = [row for row in cut["types"] if row["type"] != GOOD]
+        kinds = [f"{row['type']} {row['flagged']}/{row['images']}" for row in defects]
+        cells = ("n/a" if value is None else f"{value:.3f}" for value in shares)
+        table.add_row(name, f"{cut['threshold']:.4g}", *cells, ", ".join(kinds))
     return table

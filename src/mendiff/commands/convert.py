@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,38 +11,63 @@ import torch
 from torch import Tensor
 
 from mendiff.calibration import Calibration
-from mendiff.checkpoints.codecs import save_codec
+from mendiff.checkpoints.codecs import read_codec_config, save_codec
 from mendiff.checkpoints.import_diad import (
     assemble,
     convert_codec,
     convert_diad,
     empty_prompt,
     feature_weights,
-    read_checkpoint,
 )
+from mendiff.checkpoints.import_files import read_checkpoint
+from mendiff.checkpoints.import_glad import find_unet, import_codec, import_unet
+from mendiff.checkpoints.pretrained import STABLE_DIFFUSION, Sources, load_diffusion, load_features
 from mendiff.checkpoints.store import read_weights, save
-from mendiff.commands.common import Terminal, check_output, choose_device, new_folder, set_aside
-from mendiff.commands.fit import readable_paths
+from mendiff.checkpoints.text import read_prompts
+from mendiff.commands.common import Terminal, choose_device
+from mendiff.commands.places import check_output, new_folder, set_aside
+from mendiff.commands.plan import readable_paths
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
 from mendiff.images import read_image, resize
-from mendiff.methods.base import Method
+from mendiff.methods.base import Method, find_preset
 from mendiff.methods.config import config_to_dict, override
-from mendiff.methods.diad import PUBLISHED
+from mendiff.methods.diad import PUBLISHED, DiadConfig
+from mendiff.methods.glad import Glad, GladConfig
 from mendiff.model import calibrate
 
-KINDS = ("diad", "codec")
+KINDS = ("glad", "diad", "codec")
 BATCH = 8
 MOST_GOOD = 64
 """Good images that thresholds are learned from, at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """What may come beside the checkpoint; None where it was not given.
+
+    Attributes:
+        pretrained: Stable Diffusion, as for fit; for glad.
+        codec: a tuned autoencoder, file or codec folder; for glad.
+        features_weights: the feature extractor.
+        prompt: embeddings of the prompts.
+    """
+
+    pretrained: str | None = None
+    codec: Path | None = None
+    features_weights: Path | None = None
+    prompt: Path | None = None
 
 
 def run(
     kind: Path,
     checkpoint: Path,
     out: Path,
+    preset: str,
     good: Path | None,
+    pretrained: str | None,
+    codec: Path | None,
     features_weights: Path | None,
     prompt: Path | None,
     device: str,
@@ -50,39 +76,86 @@ def run(
     quiet: bool,
 ) -> dict[str, Any]:
     """Turn a published checkpoint into the model or codec folder `out`."""
-    if str(kind) not in KINDS:
+    name = str(kind)
+    if name not in KINDS:
         raise InputError(f"KIND: expected one of {', '.join(KINDS)}, got '{kind}'.")
     terminal = Terminal(quiet)
-    check_output(out, overwrite)
-    if str(kind) == "codec":
+    check_output(out, overwrite, "a codec" if name == "codec" else "a model")
+    if name == "codec":
         return _codec(checkpoint, out, settings, overwrite, terminal)
     if good is None:
         raise InputError(
             "--good: expected a folder of good images, since a published checkpoint has no threshold; some "
             "that it was not trained on are best."
         )
+    device = choose_device(device)
+    read = _glad if name == "glad" else _diad
+    method, lines = read(checkpoint, preset, settings, Pieces(pretrained, codec, features_weights, prompt))
+    for line in lines:
+        terminal.say(line)
+    paths = readable_paths(open_data(good), terminal)[:MOST_GOOD]
+    info = {"preset": preset, "converted": checkpoint.name, "pretrained": lines, "images": len(paths)}
+    terminal.say(f"{checkpoint.name}: {name}; the threshold comes from {len(paths)} good images")
+    calibration = _calibrate(method.to(device), paths, terminal)
+    method.to("cpu")
+    check_output(out, overwrite, "a model")
+    with set_aside(out):
+        save(out, name, method, calibration, info)
+    terminal.say(f"model: {out} (threshold {calibration.threshold:.4g} from good images alone)")
+    return {
+        "model": str(out),
+        "threshold": calibration.threshold,
+        **info,
+        "config": config_to_dict(method.config),
+    }
+
+
+def _diad(
+    checkpoint: Path, preset: str, settings: dict[str, Any], pieces: Pieces
+) -> tuple[Method, list[str]]:
+    """A published DiAD, whose one file holds nearly all of it."""
     weights = read_checkpoint(checkpoint)
-    config = override(PUBLISHED, settings)
+    config = override(find_preset("diad", preset), settings)
+    assert isinstance(config, DiadConfig)
     named = convert_diad(weights, config, str(checkpoint))
     features, source = feature_weights(weights), str(checkpoint)
-    if features_weights is not None:
-        features, source = read_weights(features_weights), str(features_weights)
+    if pieces.features_weights is not None:
+        features, source = read_weights(pieces.features_weights), str(pieces.features_weights)
     elif not features and config.features.name:
         raise InputError(
             f"{checkpoint}: holds no feature extractor; give --features-weights, a safetensors file of "
             f"timm's {config.features.name}."
         )
-    method = assemble(config, named, features, _prompt(prompt, weights, checkpoint), source)
-    paths = readable_paths(open_data(good), terminal)[:MOST_GOOD]
-    info = {"preset": "published", "converted": checkpoint.name, "images": len(paths)}
-    terminal.say(f"{checkpoint.name}: DiAD; the threshold comes from {len(paths)} good images")
-    calibration = _calibrate(method.to(choose_device(device)), paths, terminal)
-    method.to("cpu")
-    check_output(out, overwrite)
-    with set_aside(out):
-        save(out, "diad", method, calibration, info)
-    terminal.say(f"model: {out} (threshold {calibration.threshold:.4g} from good images alone)")
-    return {"model": str(out), "threshold": calibration.threshold, **info, "config": config_to_dict(config)}
+    method = assemble(config, named, features, _prompt(pieces.prompt, weights, checkpoint), source)
+    return method, [f"networks: {checkpoint}", f"features, {config.features.name or 'none'}: {source}"]
+
+
+def _glad(
+    checkpoint: Path, preset: str, settings: dict[str, Any], pieces: Pieces
+) -> tuple[Method, list[str]]:
+    """A published GLAD: its UNet, and what it shares with Stable Diffusion and timm."""
+    changes = dict(settings)
+    if pieces.codec is not None and pieces.codec.is_dir():
+        changes = {"codec": config_to_dict(read_codec_config(pieces.codec)), **changes}
+    config = override(find_preset("glad", preset), changes)
+    assert isinstance(config, GladConfig)
+    unet = find_unet(checkpoint, config.training.steps)
+    if pieces.pretrained is None and (pieces.codec is None or pieces.prompt is None):
+        lacks = "autoencoder" if pieces.codec is None else "prompt"
+        raise InputError(
+            f"--pretrained: expected Stable Diffusion for the {lacks}, since published GLAD weights hold "
+            f"none: a folder, a single file, or a hub id such as {STABLE_DIFFUSION}; or give --codec and "
+            "--prompt."
+        )
+    method = Glad(config)
+    lines = [import_unet(method, unet)]
+    if pieces.codec is not None:
+        lines.append(import_codec(method, pieces.codec))
+    given = Sources(pieces.pretrained, pieces.prompt, unet=False, codec=pieces.codec is None)
+    lines += load_diffusion(method, given)
+    file = pieces.features_weights
+    lines += load_features(method, None if file is None else (read_checkpoint(file), str(file)))
+    return method.eval(), lines
 
 
 def _calibrate(method: Method, paths: Sequence[Path], terminal: Terminal) -> Calibration:
@@ -106,7 +179,7 @@ def _codec(
     inside = {key.removeprefix("first_stage_model."): one for key, one in weights.items()}
     named = convert_codec(inside, config, str(checkpoint))
     info = {"converted": checkpoint.name}
-    with new_folder(out, overwrite) as draft:
+    with new_folder(out, overwrite, "a codec") as draft:
         save_codec(draft, config, named, info)
     terminal.say(f"codec: {out}")
     return {"codec": str(out), **info, "config": config_to_dict(config)}
@@ -115,10 +188,7 @@ def _codec(
 def _prompt(file: Path | None, weights: dict[str, Tensor], checkpoint: Path) -> Tensor:
     """Embeddings of the empty text: from a file, or by the checkpoint's text encoder."""
     if file is not None:
-        tensors = read_weights(file)
-        if len(tensors) != 1:
-            raise InputError(f"{file}: expected one tensor of prompt embeddings, got {len(tensors)}.")
-        return next(iter(tensors.values()))
+        return read_prompts(file, ("no_prompt",))[0]
     embeddings = empty_prompt(weights)
     if embeddings is None:
         raise InputError(

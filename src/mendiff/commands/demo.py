@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from mendiff.checkpoints.store import load, save
-from mendiff.commands.common import Terminal, check_output, choose_device, metrics_table, new_folder
-from mendiff.commands.evaluate import find, measure, page, read_tests
-from mendiff.commands.fit import NO_FEATURES, Plan, learn, make_config, readable_paths
+from mendiff.checkpoints.store import save
+from mendiff.commands.common import Terminal, choose_device, metrics_table
+from mendiff.commands.evaluate import about, find, measure, page, read_tests
+from mendiff.commands.fit import NO_FEATURES, prepared, train
+from mendiff.commands.places import check_output, new_folder
+from mendiff.commands.plan import Plan, asked_config, make_config, readable_paths
 from mendiff.demo.data import CATEGORIES, DemoConfig, make_data
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import summary
 from mendiff.images import write_bytes
-from mendiff.methods.base import find_preset
-from mendiff.nets.denoiser import plain_unet
-from mendiff.report.html import Report, write_report
+from mendiff.model import calibrated
+from mendiff.nets.denoiser import conditional_unet, plain_unet
+from mendiff.report.contents import Report
+from mendiff.report.html import write_report
+from mendiff.report.pictures import thumbnail_side
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "glad": {
@@ -31,6 +35,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         # Aligned parts are hard to mend exactly where they may break: a usual map would hide missing nuts.
         "readout.places": 0,
     },
+    # A step of DiAD, with its second network, takes as long as two of GLAD: as many minutes for both.
+    "diad": {"training.steps": 700, "codec.factor": 4, "denoiser.network": conditional_unet(64, 96, 128)},
 }
 """What the demo changes in a method's preset, beside the image size: coarser pixel blocks, for speed."""
 WHOLE_PICTURES = {"image_size": 128, "crop": 0}
@@ -61,14 +67,15 @@ def run(
         draw(make_data, config, terminal)
         terminal.say(f"data: {make_data}")
         return {"data": str(make_data), "categories": list(config.categories)}
-    check_output(out, overwrite)
-    find_preset(method, "tiny")  # a slip should show before anything is drawn
+    check_output(out, overwrite, "a demo")
     changes = {**WHOLE_PICTURES, **SETTINGS.get(method, {}), **settings}
     plan = Plan(method, settings=changes, seed=seed, device=choose_device(device))
+    asked_config(plan)  # a slip should show before anything is drawn
     began = time.monotonic()
-    terminal.say(f"{len(config.categories)} kinds of parts, learned from good ones alone, on {plan.device}")
+    kinds = len(config.categories)
+    terminal.say(f"{kinds} kind{'s' * (kinds > 1)} of parts, learned from good ones alone, on {plan.device}")
     terminal.say(f"note: {NO_FEATURES}")
-    with new_folder(out, overwrite) as draft:
+    with new_folder(out, overwrite, "a demo") as draft:
         draw(draft / "data", config, terminal)
         result = _fit_and_report(draft, plan, terminal)
         result["seconds"] = round(time.monotonic() - began, 1)
@@ -89,24 +96,27 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
     categories = open_data(folder / "data")
     paths = readable_paths([_but_last(one) for one in categories], terminal)
     config = make_config(plan, paths)
-    facts = {"images": len(paths), "categories": [one.name for one in categories]}
-    with terminal.bar("learning") as update:
-        fitted = learn(plan, config, paths, folder / "model", facts, update)
-    terminal.say(f"learned {len(paths)} good parts in {fitted['seconds']:.0f} s")
-    network = load(folder / "model", plan.device)
-    results, pages = {}, []
+    module = prepared(plan, config)[0]
+    module.calibrates = False  # every kind of part is calibrated on its own
+    with terminal.bar("learning") as update, TemporaryDirectory(dir=folder) as workdir:
+        seconds = train(plan, module, paths, Path(workdir), update)
+    terminal.say(f"learned {len(paths)} good parts in {seconds:.0f} s")
+    info = {"preset": plan.preset, "images": len(paths), "categories": [one.name for one in categories]}
+    info |= {"seed": plan.seed, "seconds": seconds}
+    method, results, pages = module.method.to(plan.device), {}, []
+    side = thumbnail_side(sum(len(category.test) for category in categories))
     for category in categories:
-        model = network.calibrated(list(category.train[-CALIBRATION:]), list(category.train[:SEEN]))
+        kept, seen = category.train[-CALIBRATION:], category.train[:SEEN]
+        model = calibrated(plan.method, method, info, kept, seen)
         tests = read_tests(category, model.image_size, terminal)
         found = find(model, tests, 8, terminal, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)
-        pages.append(page(model, category.name, tests, found, results[category.name]))
+        pages.append(page(model, category.name, tests, found, results[category.name], side))
         save(folder / "models" / category.name, model.name, model.method, model.calibration, model.info)
-    shutil.rmtree(folder / "model")  # those of the categories hold the same network
     result = summary(results)
     terminal.table(metrics_table(result, "defects in parts the models have never seen"))
     title, subtitle = "mendiff demo", _subtitle(plan)
-    write_report(folder / "report.html", Report(title, subtitle, pages, result, network.info))
+    write_report(folder / "report.html", Report(title, subtitle, pages, result, about(model)))
     return result
 
 

@@ -1,25 +1,41 @@
-"""`mendiff evaluate`: metrics on labelled images, controls beside them, and a report with pictures."""
+"""`mendiff evaluate`: metrics on labelled images, controls beside them, a run folder and a report of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mendiff.checkpoints.store import categories_of, load
-from mendiff.commands.common import Terminal, checked, choose_categories, choose_device, metrics_table
+from mendiff import __version__
+from mendiff.checkpoints.store import categories_of, load, read_config
+from mendiff.commands.common import (
+    Terminal,
+    checked,
+    choose_categories,
+    choose_device,
+    metrics_table,
+    threshold_table,
+)
+from mendiff.commands.info import describe
+from mendiff.commands.places import check_output, set_aside
 from mendiff.commands.predict import heat_range
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import fit_memory_bank, median_colour_control
+from mendiff.evaluation.curves import curves
 from mendiff.evaluation.data import Category, Sample, open_data
-from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics, summary
-from mendiff.images import normalise_heat, read_image, read_mask, resize, resize_mask, to_picture
+from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics, is_exact, summary
+from mendiff.evaluation.operating import at_threshold
+from mendiff.images import image_size, normalise_heat, read_image, read_mask, resize, resize_mask, to_picture
 from mendiff.model import Model
-from mendiff.report.html import CategoryReport, ImageRow, Report, write_report
+from mendiff.report.contents import CategoryReport, ImageRow, Report, TypeRow
+from mendiff.report.html import check_place, write_report
+from mendiff.report.pictures import make_pictures, thumbnail_side, thumbnail_size
+from mendiff.report.run import write_run
 from mendiff.types import Detection
 
 Ranked = tuple[Tensor, Tensor, Tensor, Tensor | None]
@@ -46,20 +62,23 @@ class TestSet:
 def run(
     model: Path,
     data: Path,
+    out: Path | None,
     report: Path | None,
     categories: Sequence[str] | None,
     layout: str,
     controls: bool,
     batch_size: int,
     device: str,
+    overwrite: bool,
     quiet: bool,
 ) -> dict[str, Any]:
     """Evaluate a model folder on every category of `data` that has a test set."""
     terminal = Terminal(quiet)
     if batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
+    _check_places(out, report, overwrite)
     device = choose_device(device)
-    loaded = load(model, device)
+    read_config(model)  # a folder that is none should show before the data is read
     chosen = [one for one in choose_categories(open_data(data, layout), categories) if one.test]
     if not chosen:
         raise InputError(
@@ -71,37 +90,60 @@ def run(
     pages: list[CategoryReport] = []
     tables: dict[str, dict[str, Metrics]] = {}
     everything: list[Ranked] = []
-    own = categories_of(model)
+    cuts: dict[str, dict[str, Any]] = {}
+    own, shared = categories_of(model), None
+    side = thumbnail_side(sum(len(category.test) for category in chosen))
     for category in chosen:
-        fitted = load(model, device, category.name) if category.name in own else loaded
-        tests = read_tests(category, loaded.image_size, terminal)
+        if category.name in own:
+            fitted = load(model, device, category.name)
+        else:
+            fitted = shared = shared or load(model, device)
+        tests = read_tests(category, fitted.image_size, terminal)
+        if tests.masks is None:
+            terminal.say(f"note: {category.name} has no masks, so its pixel metrics are n/a.")
         found = find(fitted, tests, batch_size, terminal, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)
+        labels = [sample.label for sample in tests.samples]
+        cuts[category.name] = at_threshold(found.score.tolist(), labels, fitted.threshold)
         everything.append((found.score, tests.labels, found.anomaly_map, tests.masks))
         if controls:
-            for name, metrics in measure_controls(loaded, category, tests).items():
+            for name, metrics in measure_controls(fitted, category, tests).items():
                 tables.setdefault(name, {})[category.name] = metrics
-        if report is not None:
-            pages.append(page(fitted, category.name, tests, found, results[category.name]))
-    result = summary(results, pooled(everything) if len(everything) > 1 else None)
+        if out is not None or report is not None:
+            pages.append(page(fitted, category.name, tests, found, results[category.name], side))
+    result: dict[str, Any] = summary(results, pooled(everything) if len(everything) > 1 else None)
     terminal.table(metrics_table(result, str(model)))
+    terminal.table(threshold_table(cuts))
+    binned = any(not is_exact(maps) for _, _, maps, _ in everything)
+    if binned:
+        terminal.say("note: so many pixels that their metrics are of values binned to one part in 4,096.")
     if controls:
         result["controls"] = {name: summary(rows) for name, rows in tables.items()}
         for name, rows in result["controls"].items():
             terminal.table(metrics_table(rows, f"control: {name}"))
+    title = f"{model.resolve().name} on {data.resolve().name}"
+    _write(Report(title, _subtitle(fitted), pages, result, about(fitted)), out, report, terminal)
+    return {**result, "at_threshold": cuts, "binned": binned}
+
+
+def _check_places(out: Path | None, report: Path | None, overwrite: bool) -> None:
+    """Refuse places that can't be written to, before any work is done."""
+    if out is not None:
+        check_output(out, overwrite, "a run")
+    inside = out is not None and report is not None and report.resolve().parent == out.resolve()
+    if report is not None and not inside:
+        check_place(report)
+
+
+def _write(made: Report, out: Path | None, report: Path | None, terminal: Terminal) -> None:
+    """Write the run folder and the report, those that were asked for."""
+    if out is not None:
+        with set_aside(out):
+            write_run(out, made)
+        terminal.say(f"run: {out}; a page of it: mendiff report {out}")
     if report is not None:
-        write_report(
-            report,
-            Report(
-                f"{model.resolve().name} on {data.resolve().name}",
-                _subtitle(loaded),
-                pages,
-                result,
-                loaded.info,
-            ),
-        )
+        write_report(report, made)
         terminal.say(f"report: {report}")
-    return result
 
 
 def read_tests(category: Category, size: int, terminal: Terminal) -> TestSet:
@@ -166,24 +208,64 @@ def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[s
     return results
 
 
-def page(model: Model, name: str, tests: TestSet, found: Detection, metrics: Metrics) -> CategoryReport:
-    """A category's part of the report: one row of pictures per test image."""
-    threshold, floor = heat_range(model)
-    rows = [
-        ImageRow(
-            name=f"{sample.label}/{sample.path.name}",
-            label=sample.label,
-            score=float(found.score[index]),
-            image=to_picture(tests.images[index]),
-            reconstruction=to_picture(found.reconstruction[index]),
-            heat=normalise_heat(found.anomaly_map[index, 0].numpy(), threshold, floor),
-            mask=None if tests.masks is None else tests.masks[index, 0].numpy(),
-            p_value=model.calibration.p_value(float(found.score[index])),
-            stop_step=int(found.stop_step[index]) or None,
-        )
-        for index, sample in enumerate(tests.samples)
-    ]
-    return CategoryReport(name=name, threshold=model.threshold, images=rows, metrics=metrics)
+def page(
+    model: Model, name: str, tests: TestSet, found: Detection, metrics: Metrics, side: int
+) -> CategoryReport:
+    """A category's part of the report: its curves, its kinds of defects, and one row for each test image.
+
+    Args:
+        model: as it was used.
+        name: the category's.
+        tests: N images.
+        found: what the model found in them.
+        metrics: what was measured on them.
+        side: of the pictures, the longer one, in pixels.
+    """
+    # What the report draws and does not compute itself: curves, and counts at the threshold.
+    labels = [sample.label for sample in tests.samples]
+    cut = at_threshold(found.score.tolist(), labels, model.threshold)
+    drawn = curves(
+        found.score, tests.labels, found.anomaly_map if tests.masks is not None else None, tests.masks
+    )
+    types = [TypeRow(**row) for row in cut["types"]]
+    return CategoryReport(
+        name=name,
+        threshold=model.threshold,
+        images=[_image_row(model, tests, found, index, side) for index in range(len(labels))],
+        metrics=metrics,
+        curves=drawn,
+        types=types,
+    )
+
+
+def _image_row(model: Model, tests: TestSet, found: Detection, index: int, side: int) -> ImageRow:
+    sample, score = tests.samples[index], float(found.score[index])
+    pictures = make_pictures(
+        to_picture(tests.images[index]),
+        to_picture(found.reconstruction[index]),
+        normalise_heat(found.anomaly_map[index, 0].numpy(), *heat_range(model)),
+        None if tests.masks is None else tests.masks[index, 0].numpy(),
+        # The model sees a square; people should see the part in its own proportions.
+        thumbnail_size(*image_size(sample.path), min(side, model.image_size)),
+    )
+    return ImageRow(
+        name=f"{sample.label}/{sample.path.name}",
+        label=sample.label,
+        score=score,
+        pictures=pictures,
+        p_value=model.calibration.p_value(score),
+        stop_step=int(found.stop_step[index]) or None,
+    )
+
+
+def about(model: Model) -> dict[str, str]:
+    """What a reader of the report wants to know of the model, beside its name."""
+    rate = model.calibration.false_alarm_rate
+    return {
+        **describe(model),
+        "threshold": f"meant to flag {rate:.0%} of good parts; from held-back good images alone",
+        "evaluated": f"{date.today().isoformat()} with mendiff {__version__}",
+    }
 
 
 def _mask(sample: Sample, size: int) -> Tensor:

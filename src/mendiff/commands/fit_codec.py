@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mendiff.checkpoints.bundled import fill, named_codec, resolved
-from mendiff.checkpoints.codecs import load_codec, save_codec
+from mendiff.checkpoints.bundled import codec_folder, fill, resolved
+from mendiff.checkpoints.codecs import CODEC, read_codec, save_codec
+from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.store import read_weights
-from mendiff.commands.common import Terminal, check_output, choose_categories, choose_device, new_folder
-from mendiff.commands.fit import backbone_changes, own_size, readable_paths, workdir_of
+from mendiff.commands.common import Terminal, choose_categories, choose_device
+from mendiff.commands.fit import workdir_of
+from mendiff.commands.places import check_output, new_folder, resumable
+from mendiff.commands.plan import backbone_changes, check_side, own_size, readable_paths
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
 from mendiff.images import read_image, resize
@@ -90,8 +92,9 @@ def run(
 ) -> dict[str, Any]:
     """Train a codec on the good images of `data` and write the codec folder `out`."""
     terminal = Terminal(quiet)
-    check_output(out, overwrite)
-    workdir = workdir_of(out, resume)
+    check_output(out, overwrite, "a codec")
+    if resume:
+        workdir_of(out, resume)
     if preset not in PRESETS:
         raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
     device = choose_device(device)
@@ -99,6 +102,9 @@ def run(
     plan, model = _prepared(preset, start, features, features_weights, settings, seed)
     unit = model.codec.factor
     size = plan.image_size or own_size(paths, unit)
+    check_side("--set image_size", size, unit)
+    if plan.crop < size:  # otherwise images stay whole
+        check_side("--set crop", plan.crop, unit)
     images = torch.stack([resize(read_image(path), size) for path in paths])
     kept, seen = _held_back(images)
     terminal.say(
@@ -107,33 +113,33 @@ def run(
     )
     model.to(device)
     before = quality(model.codec, kept)
-    workdir.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    with terminal.bar("fitting") as update:
-        _train(model, plan, seen, seed, workdir / CHECKPOINT, resume, update)
-    seconds = round(time.monotonic() - began, 1)
-    model.to("cpu").eval()
-    after = quality(model.codec, kept)
-    config = plan.codec
-    if start is None:  # published codecs keep their scale, which a denoiser may have been trained with
-        scale = latent_scale(model.codec, seen[:SHOWN])
-        config = dataclasses.replace(config, network={**config.network, "scaling_factor": scale})
-    info = {
-        "images": len(paths),
-        "held_back": len(kept),
-        "seconds": seconds,
-        "before": before,
-        "after": after,
-    }
-    with new_folder(out, overwrite) as draft:
-        save_codec(draft, config, model.codec.state_dict(), {**info, "seed": seed})
-    shutil.rmtree(workdir, ignore_errors=True)
+    checkpoint = workdir_of(out, resume) / CHECKPOINT
+    with resumable(checkpoint):
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        with terminal.bar("fitting") as update:
+            _train(model, plan, seen, seed, checkpoint, resume, update)
+        seconds = round(time.monotonic() - began, 1)
+        model.to("cpu").eval()
+        after = quality(model.codec, kept)
+        # Published codecs keep their scale, which a denoiser may have been trained with.
+        config = plan.codec if start is not None else _scaled(plan.codec, model.codec, seen)
+        info: dict[str, Any] = {"images": len(paths), "held_back": len(kept), "seconds": seconds}
+        info |= {"before": before, "after": after}
+        with new_folder(out, overwrite, "a codec") as draft:
+            save_codec(draft, config, model.codec.state_dict(), {**info, "seed": seed})
     terminal.say(
         f"codec: {out} (fitted in {seconds:.0f} s); on {len(kept)} held-back good images "
         f"PSNR {before['psnr']:.1f} to {after['psnr']:.1f} dB, "
         f"SSIM {before['ssim']:.3f} to {after['ssim']:.3f}"
     )
     return {"codec": str(out), **info, "config": config_to_dict(config)}
+
+
+def _scaled(config: CodecConfig, codec: Codec, seen: Tensor) -> CodecConfig:
+    """The config with the scale that the trained codec's latents want."""
+    scale = latent_scale(codec, seen[:SHOWN])
+    return dataclasses.replace(config, network={**config.network, "scaling_factor": scale})
 
 
 def _prepared(
@@ -146,7 +152,7 @@ def _prepared(
 ) -> tuple[CodecPlan, CodecTraining]:
     """The preset with all changes, and its networks with the weights that were given."""
     changes: dict[str, Any] = {}
-    begun = None if start is None else named_codec(start)
+    begun = None if start is None else read_codec(codec_folder(start))
     if begun is not None:
         changes["codec"] = config_to_dict(begun[0])
     changes |= backbone_changes(features, features_weights)
@@ -156,7 +162,7 @@ def _prepared(
         torch.default_generator.manual_seed(seed)
         model = CodecTraining(plan)
     if begun is not None:
-        load_codec(model.codec, begun[1], str(start))
+        load_exactly(model.codec, begun[1], str(start), CODEC)
     fill(model, asked)
     if features_weights is not None and isinstance(model.features, FeatureExtractor):
         model.features.load_backbone(read_weights(features_weights), str(features_weights))
@@ -241,7 +247,8 @@ def _go_on(checkpoint: Path, codec: Codec, optimizer: torch.optim.Optimizer) -> 
     with safe_open(checkpoint, "pt") as file:
         step = int(file.metadata()["step"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    codec.load_state_dict({name[6:]: one for name, one in tensors.items() if name.startswith("codec.")})
+    weights = {name[6:]: one for name, one in tensors.items() if name.startswith("codec.")}
+    load_exactly(codec, weights, "--resume: the interrupted training", "the same codec")
     state = optimizer.state_dict()
     for name, one in tensors.items():
         if name.startswith("optimizer."):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +12,55 @@ from rich.table import Table
 from mendiff.checkpoints.store import categories_of, load
 from mendiff.methods.base import describe_parameters
 from mendiff.methods.config import config_to_dict
+from mendiff.model import Model
 
 
 def run(model: Path, quiet: bool) -> dict[str, Any]:
     """Read the model whole, so that a damaged folder shows, and describe it."""
     loaded = load(model)
     calibration = loaded.calibration
+    own = {name: load(model, category=name).threshold for name in categories_of(model)}
     result = {
         "method": loaded.name,
         "image_size": loaded.image_size,
         "parameters": describe_parameters(loaded.method),
         "threshold": calibration.threshold,
-        "thresholds": {name: load(model, category=name).threshold for name in categories_of(model)},
+        "thresholds": own,
         "calibration_images": len(calibration.scores),
         "false_alarm_rate": calibration.false_alarm_rate,
         "info": loaded.info,
         "config": config_to_dict(loaded.method.config),
     }
     if not quiet:
-        _show(model, result)
+        _show(str(model), {**describe(loaded), **_thresholds(loaded, own)})
     return result
 
 
-def _show(model: Path, result: dict[str, Any]) -> None:
-    table = Table(title=str(model), title_justify="left", show_header=False)
-    parameters, info = result["parameters"], result["info"]
-    table.add_row("method", f"{result['method']} (preset {info.get('preset', '?')})")
-    table.add_row("images", f"resized to {result['image_size']} x {result['image_size']} pixels")
-    table.add_row("parameters", f"{parameters['trained']:,} trained, {parameters['frozen']:,} frozen")
-    table.add_row("features", result["config"].get("features", {}).get("name") or "none pretrained")
-    table.add_row(
-        "trained on", f"{info.get('images', '?')} good images of {', '.join(info.get('categories', []))}"
+def describe(model: Model) -> dict[str, str]:
+    """What a person wants to know of a model, under short names: all but its threshold."""
+    parameters, info = describe_parameters(model.method), model.info
+    features = config_to_dict(model.method.config).get("features", {})
+    return {
+        "method": f"{model.name} (preset {info.get('preset', '?')})",
+        "images": f"resized to {model.image_size} x {model.image_size} pixels",
+        "parameters": f"{parameters['trained']:,} trained, {parameters['frozen']:,} frozen",
+        "features": features.get("name") or "none pretrained",
+        "trained on": f"{info.get('images', '?')} good images of {', '.join(info.get('categories', []))}",
+        "fitted in": f"{info.get('seconds', float('nan')):.0f} s with seed {info.get('seed', '?')}",
+    }
+
+
+def _thresholds(model: Model, own: Mapping[str, float]) -> dict[str, str]:
+    calibration = model.calibration
+    told = (
+        f"{calibration.threshold:.4g}, meant to flag {calibration.false_alarm_rate:.0%} of good parts; "
+        f"from {len(calibration.scores)} held-back images"
     )
-    table.add_row("fitted in", f"{info.get('seconds', float('nan')):.0f} s with seed {info.get('seed', '?')}")
-    share = result["false_alarm_rate"]
-    table.add_row(
-        "threshold",
-        f"{result['threshold']:.4g}, meant to flag {share:.0%} of good parts; "
-        f"from {result['calibration_images']} held-back images",
-    )
-    for name, threshold in result["thresholds"].items():
-        table.add_row(f"threshold of {name}", f"{threshold:.4g}")
+    return {"threshold": told, **{f"threshold of {name}": f"{value:.4g}" for name, value in own.items()}}
+
+
+def _show(title: str, rows: Mapping[str, str]) -> None:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, text in rows.items():
+        table.add_row(name, text)
     Console(highlight=False).print(table)

@@ -26,12 +26,14 @@ from mendiff.checkpoints.bundled import open_features
 from mendiff.checkpoints.store import load, read_weights
 from mendiff.commands import evaluate
 from mendiff.commands.common import Terminal, choose_categories
-from mendiff.commands.fit import Plan, backbone_input, fit, own_size, readable_paths
+from mendiff.commands.fit import fit
+from mendiff.commands.plan import Plan, backbone_input, own_size, readable_paths
 from mendiff.commands.variants import variant
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import fit_memory_bank, median_colour_control
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import Metrics, summary
+from mendiff.evaluation.operating import at_threshold
 from mendiff.images import read_image, resize, write_bytes
 from mendiff.methods.base import METHODS
 from mendiff.methods.config import config_from_dict
@@ -146,6 +148,7 @@ def run(job: Job, folder: Path, terminal: Terminal) -> None:
 def measured(subject: Subject, categories: Sequence[Category], terminal: Terminal) -> dict[str, Any]:
     """Metrics by category, mean and pooled, time and memory."""
     metrics: dict[str, Metrics] = {}
+    cuts: dict[str, dict[str, Any]] = {}
     everything: list[evaluate.Ranked] = []
     seconds = 0.0
     for category in categories:
@@ -155,13 +158,16 @@ def measured(subject: Subject, categories: Sequence[Category], terminal: Termina
         seconds += time.monotonic() - began
         scores, maps = (torch.cat(column) for column in zip(*parts, strict=True))
         metrics[category.name] = evaluate.measure(tests, scores, maps)
+        if subject.threshold is not None:
+            labels = [sample.label for sample in tests.samples]
+            cuts[category.name] = at_threshold(scores.tolist(), labels, subject.threshold)
         everything.append((scores, tests.labels, maps, tests.masks))
     stops = torch.cat(subject.stops).float() if subject.stops else torch.zeros(1)
     count = sum(len(one[0]) for one in everything)
     return {
         **summary(metrics, evaluate.pooled(everything) if len(everything) > 1 else None),
         "size": subject.size,
-        "threshold": subject.threshold,
+        "at_threshold": cuts,
         "mean_stop_step": float(stops.mean()) or None,
         "images": count,
         "images_per_second": round(count / seconds, 3),

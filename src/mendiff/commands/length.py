@@ -45,7 +45,7 @@ def seconds_per_step(method: Method, config: MethodConfig, device: str) -> float
     """Median seconds of a training step of an untrained method on noise, in the precision of training."""
     from mendiff.anomalib_models import fast_precision, make_optimizer
 
-    side, count = config.crop or config.image_size, config.training.batch_size
+    side, count = config.crop or config.image_size, config.training.batch_size // config.training.accumulate
     image = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     method.to(device).train()
     trained = (one for one in method.parameters() if one.requires_grad)
@@ -61,4 +61,4 @@ def seconds_per_step(method: Method, config: MethodConfig, device: str) -> float
         optimizer.zero_grad()
         loss.item()  # waits for a device that works on its own
         taken.append(time.perf_counter() - began)
-    return median(taken[WARM_UP:])
+    return config.training.accumulate * median(taken[WARM_UP:])

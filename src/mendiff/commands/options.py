@@ -20,8 +20,8 @@ def demo(
 
     Args:
         make_data: only draw the data set into this folder, and stop.
-        method: which method, at its tiny preset.
-        categories: which of the demo's categories; all unless given.
+        method: glad, diad or ran, at its tiny preset.
+        categories: which of blister, fabric, flange and tile; all unless given.
         seed: of data, training and noise.
         device: auto, cpu, cuda, cuda:1, mps.
         overwrite: replace what is in the output folder.
@@ -50,6 +50,8 @@ def fit(
     layout: str = "auto",
     statistics: str = "global",
     balance: str = "image",
+    pretrained: str | None = None,
+    prompt: Path | None = None,
     codec: Path | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -60,14 +62,17 @@ def fit(
 
     Args:
         method: glad, diad or ran.
-        preset: which settings to start from.
-        features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff.
-        features_weights: the backbone's weights, a local safetensors file; auto needs none.
+        preset: which settings to start from: tiny, paper, or for a category of a paper paper/mvtec/cable.
+        features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff; none
+            unless given, which finds less.
+        features_weights: the backbone's weights, a local safetensors file; timm's from the hub unless given.
         image_size: side to which images are resized; the images' own size (up to 320) unless given.
         categories: which to learn together, where DATA holds several categories; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         statistics: global, or category for scales and a threshold of its own for every category.
         balance: image, or category to show every category equally often.
+        pretrained: Stable Diffusion v1 for the paper presets: a folder, a single file, or a hub id.
+        prompt: prompt embeddings, a safetensors file, where there is no text encoder.
         codec: a codec folder that mendiff fit-codec wrote, or auto for the codec that comes with mendiff.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -123,27 +128,42 @@ def predict(
 
 
 def evaluate(
+    out: Path | None = None,
     report: Path | None = None,
     categories: list[str] | None = None,
     layout: str = "auto",
     controls: bool = False,
     batch_size: int = 8,
     device: str = "auto",
+    overwrite: bool = False,
 ) -> None:
     """Measure a model on labelled test images.
 
     Args:
+        out: also write a run folder with all numbers and pictures, for mendiff report.
         report: also write this HTML file with all test images.
         categories: which categories of DATA; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         controls: also measure two controls that need no diffusion model.
         batch_size: images that pass through the networks together; does not change the results.
         device: auto, cpu, cuda, cuda:1, mps.
+        overwrite: replace what is in the run folder.
+    """
+
+
+def report(out: Path | None = None) -> None:
+    """Make a page of a run: metrics, curves and all images, in one HTML file that opens offline.
+
+    Args:
+        out: the HTML file (default: report.html in the run folder); an earlier report there is replaced.
     """
 
 
 def convert(
+    preset: str = "paper",
     good: Path | None = None,
+    pretrained: str | None = None,
+    codec: Path | None = None,
     features_weights: Path | None = None,
     prompt: Path | None = None,
     device: str = "auto",
@@ -152,11 +172,14 @@ def convert(
     """Turn a published checkpoint into a model or codec folder of ours.
 
     Args:
-        good: for diad: some good images, from which the threshold is learned.
-        features_weights: for diad: the feature extractor, where the checkpoint holds none.
-        prompt: for diad: embeddings of the empty text, where the checkpoint holds no text encoder.
+        preset: for glad and diad: which settings the weights go with, such as paper/mvtec/cable.
+        good: for glad and diad: some good images, from which the threshold is learned.
+        pretrained: for glad: Stable Diffusion v1-4 as a folder, a single file or a hub id.
+        codec: for glad: a tuned autoencoder, file or codec folder; Stable Diffusion's unless given.
+        features_weights: the feature extractor, where the checkpoint holds none or a tuned one comes with it.
+        prompt: prompt embeddings, a safetensors file, where there is no text encoder.
         device: auto, cpu, cuda, cuda:1, mps.
-        overwrite: replace what is in the output folder.
+        overwrite: replace the model folder if it exists.
     """
 
 
@@ -186,11 +209,34 @@ def benchmark(
         multi_class: one model learns all categories, instead of one model for each.
         seeds: one repetition each; tables then show means and deviations.
         preset: of our methods.
-        features: timm's name of a backbone, for every method that takes one, or auto for the bundled network.
+        features: timm's name of a backbone, for every method that takes one.
         features_weights: its safetensors file, or a folder of files that are named like their backbones.
         jobs: how many run at once, each in a process of its own; several GPUs are shared out.
         ray: address of a Ray cluster that runs the jobs, or local.
         device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+
+def tune(
+    categories: list[str] | None = None,
+    layout: str = "auto",
+    repetitions: int = 4,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Choose how a model searches (T', thresholds, noise levels), without any defective image.
+
+    Every candidate is scored on held-back good images with and without synthetic anomalies; it replaces the
+    present setting only if it is better beyond chance.
+
+    Args:
+        categories: which of DATA; all unless given.
+        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
+        repetitions: sets of synthetic anomalies that candidates are compared on.
+        seed: of the synthetic anomalies.
+        device: auto, cpu, cuda, cuda:1, mps.
+        overwrite: replace what is in the output folder.
     """
 
 
@@ -208,7 +254,7 @@ class Command:
         examples: for --help.
         output: what -o is for; empty for no -o.
         place: where -o points if it is not given; empty where it must be.
-        takes_settings: whether --set is an option.
+        settings: what --set changes; empty for no --set.
     """
 
     function: Callable[..., None]
@@ -216,7 +262,7 @@ class Command:
     examples: tuple[str, ...]
     output: str = ""
     place: str = ""
-    takes_settings: bool = False
+    settings: str = ""
 
     @property
     def name(self) -> str:
@@ -246,6 +292,9 @@ DATA = (
     "a folder of good images; a data set laid out as MVTec-AD, MPDD, VisA, MVTec-3D, BMAD or PCB-Bank, or "
     "one of its categories; or a YAML file that lists folders"
 )
+SETTINGS = "one field of the method's config, all of which 'mendiff info MODEL --json' shows"
+CODEC_SETTINGS = "one field of the codec's training, such as crop=128 or codec.network.latent_channels=4"
+BENCHMARK_SETTINGS = "one field of one method's config, as METHOD.FIELD=VALUE"
 COMMANDS = (
     Command(
         demo,
@@ -253,7 +302,7 @@ COMMANDS = (
         ("mendiff demo", "mendiff demo -o my-demo --json", "mendiff demo --make-data parts"),
         output="where to write data, models and the report",
         place="mendiff-demo",
-        takes_settings=True,
+        settings=SETTINGS,
     ),
     Command(
         check,
@@ -271,9 +320,13 @@ COMMANDS = (
             "mendiff fit photos/good -o model",
             "mendiff fit mvtec/bottle -o bottle --features resnet18 --features-weights resnet18.safetensors",
             "mendiff fit photos/good -o model --set training.steps=2000 --set synthesis.foreground=auto",
+            "mendiff fit parts -o model --method ran --statistics category",
+            "mendiff fit parts -o model --method diad --codec codec --resume",
+            "mendiff fit mvtec/cable -o cable --preset paper/mvtec/cable "
+            "--pretrained CompVis/stable-diffusion-v1-4",
         ),
         output="where to write the model",
-        takes_settings=True,
+        settings=SETTINGS,
     ),
     Command(
         fit_codec,
@@ -283,7 +336,7 @@ COMMANDS = (
             "mendiff fit-codec mvtec -o codec --preset kl --start sd-codec --device cuda",
         ),
         output="where to write the codec",
-        takes_settings=True,
+        settings=CODEC_SETTINGS,
     ),
     Command(
         predict,
@@ -291,6 +344,7 @@ COMMANDS = (
         (
             "mendiff predict model photos/today -o findings",
             "mendiff predict model a.png b.png -o findings --json",
+            "mendiff predict model photos/today -o findings --category bolts --explain",
         ),
         output="where to write the findings",
     ),
@@ -299,9 +353,24 @@ COMMANDS = (
         (("model", "a model folder"), ("data", DATA)),
         (
             "mendiff evaluate bottle mvtec/bottle",
+            "mendiff evaluate bottle mvtec/bottle -o bottle-run --controls",
             "mendiff evaluate bottle mvtec/bottle --json --report report.html",
             "mendiff evaluate model parts.yaml  # see mendiff check --help",
         ),
+    ),
+    Command(
+        report,
+        (("run", "a run folder that mendiff evaluate -o wrote"),),
+        ("mendiff report bottle-run", "mendiff report bottle-run -o bottle.html --json"),
+    ),
+    Command(
+        tune,
+        (("model", "a model folder"), ("data", "the good images that it was fitted on")),
+        (
+            "mendiff tune model photos/good -o tuned",
+            "mendiff tune bottle mvtec/bottle -o tuned --repetitions 8",
+        ),
+        output="where to write the tuned model, all trials and their curves",
     ),
     Command(
         benchmark,
@@ -314,20 +383,22 @@ COMMANDS = (
             "--features resnet18 --features-weights resnet18.safetensors",
         ),
         output="where jobs and tables are kept; goes on with what is there, and the tables show all of it",
-        takes_settings=True,
+        settings=BENCHMARK_SETTINGS,
     ),
     Command(
         convert,
         (
-            ("kind", "what the checkpoint holds: diad, or codec for a fine-tuned autoencoder"),
-            ("checkpoint", "a .ckpt, .pth or .safetensors file"),
+            ("kind", "what the checkpoint holds: glad, diad, or codec for a fine-tuned autoencoder"),
+            ("checkpoint", "a .ckpt, .pth, .bin or .safetensors file; for glad also its folder"),
         ),
         (
+            "mendiff convert glad cable_4000step_bs32_eps_anomaly2_0 -o cable --preset paper/mvtec/cable "
+            "--good mvtec/cable --pretrained CompVis/stable-diffusion-v1-4",
             "mendiff convert diad diad.ckpt -o model --good mvtec/bottle",
             "mendiff convert codec mvtecad_fs.ckpt -o codec",
         ),
         output="where to write the model or codec",
-        takes_settings=True,
+        settings=SETTINGS,
     ),
     Command(info, (("model", "a model folder"),), ("mendiff info model", "mendiff info model --json")),
 )

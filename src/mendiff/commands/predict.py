@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from mendiff.checkpoints.store import load
-from mendiff.commands.common import Terminal, check_output, choose_device, new_folder
+from mendiff.commands.common import Terminal, choose_device
+from mendiff.commands.places import check_output, new_folder
 from mendiff.errors import InputError
 from mendiff.images import find_images, normalise_heat, overlay, read_image, save_png, to_picture, write_bytes
 from mendiff.model import Model
@@ -36,14 +37,14 @@ def run(
 ) -> dict[str, Any]:
     """Score every readable image below `images`, and write CSV, JSON and pictures into `out`."""
     terminal = Terminal(quiet)
-    check_output(out, overwrite)
+    check_output(out, overwrite, "findings")
     if batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
     loaded = load(model, choose_device(device), category)
     named = name_images(images)
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []
-    with new_folder(out, overwrite) as draft:
+    with new_folder(out, overwrite, "findings") as draft:
         batches = [named[first : first + batch_size] for first in range(0, len(named), batch_size)]
         for batch in terminal.track(batches, "predicting"):
             for (path, name), picture, found in _findings(loaded, batch, explain, unreadable, terminal):

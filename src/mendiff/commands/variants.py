@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mendiff.checkpoints.store import read_weights
 from mendiff.errors import InputError
@@ -23,18 +24,38 @@ NETWORKS = ("codec.", "denoiser.", "guide.", "guided.", "features.", "target_whi
 def variant(
     model: Model, changes: Mapping[str, Any], images: Sequence[Path], features_weights: Path | None = None
 ) -> Model:
-    """The model with other settings.
+    """The model with other settings, calibrated with the good images of its fit; see variant_of.
+
+    Args:
+        model: fitted.
+        changes: dotted config fields to their values.
+        images: all of the fit; those that it held back are found again by their content.
+        features_weights: of the backbone, where the changes take other layers of it.
+    """
+    if not changes:
+        return model
+    held_back, seen = held_back_and_seen([model.prepare(path) for path in images])
+    return variant_of(model, changes, held_back, seen, features_weights)
+
+
+def variant_of(
+    model: Model,
+    changes: Mapping[str, Any],
+    held_back: Sequence[Tensor],
+    seen: Sequence[Tensor],
+    features_weights: Path | None = None,
+) -> Model:
+    """The model with other settings, calibrated with given images.
 
     Args:
         model: fitted.
         changes: dotted config fields to their values; of what is done with the networks, not of their shapes.
-        images: the good images of the fit; those that it held back are found again by their content.
+        held_back: good images (3,S,S) that the networks were not trained on.
+        seen: some that they were trained on.
         features_weights: of the backbone, where the changes take other layers of it.
 
     Raises InputError for changes that need other networks.
     """
-    if not changes:
-        return model
     config: Any = override(model.method.config, changes)
     method = find_method(model.name)(config)
     fitted, own = model.method.state_dict(), method.state_dict()
@@ -52,11 +73,11 @@ def variant(
             raise InputError("changes of the feature layers: expected --features-weights, got none.")
         features: Any = method.features
         features.load_backbone(read_weights(features_weights), str(features_weights))
-    held_back, seen = held_back_and_seen([model.prepare(path) for path in images])
-    return replace(model, method=method.eval()).calibrated(held_back, seen)
+    device = next(model.method.parameters()).device
+    return replace(model, method=method.to(device).eval()).calibrated(list(held_back), list(seen))
 
 
-def held_back_and_seen(images: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def held_back_and_seen(images: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Good images (3,H,W) as a fit splits them: those it held back, and some of those it trained on."""
     from mendiff.anomalib_models import MOST_SEEN, choose
     from mendiff.diffusion.random import content_seeds

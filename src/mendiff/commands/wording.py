@@ -58,6 +58,9 @@ def plain(message: str, options: Collection[str], commands: Collection[str]) -> 
     found = re.search(r"does not accept option '(.*?)'", message)
     if found:
         return "--config: " + unknown("--" + found[1].replace("_", "-"), options).replace("option --", "key ")
+    found = re.match(r'Key "(\w+)" not found', message)
+    if found:
+        return f"--config: expected keys with underscores, such as {found[1]}, got one with hyphens."
     found = re.match(
         r'Parser key "(?P<key>\w+)":\s+Expected a <class \'(.*\.)?(?P<kind>\w+)\'>. Got value: (?P<got>.*)',
         message,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mendiff.errors import InputError
+from mendiff.errors import check_range
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class GradientConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "every", "reverse_t", "dims", "stride"):
-            if getattr(self, name) < 1:
-                raise InputError(f"gradient.{name}: expected at least 1, got {getattr(self, name)}.")
+            check_range(f"gradient.{name}", getattr(self, name), 1)
+        for name in ("step_size", "largest_move", "weight_decay"):
+            check_range(f"gradient.{name}", getattr(self, name), 0)
 
 
 def gradient_denoise(

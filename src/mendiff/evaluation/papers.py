@@ -1,4 +1,4 @@
-"""What the papers of the methods print: every table of results, and the settings of the published code.
+"""What the papers of the methods print: every table of results.
 
     tables()["glad-1"].categories["carpet"]["PatchCore"]   # {"image_auroc": 0.987, "pixel_auroc": 0.99}
     published("diad", "mvtec")["bottle"]                   # all that DiAD's tables say about it
@@ -89,18 +89,6 @@ def published_mean(method: str, dataset: str) -> Figures:
     for table in _tables_of(method, dataset):
         joined.update(table.mean[table.methods[method]])
     return joined
-
-
-def published_settings(key: str) -> dict[str, dict[str, Any]]:
-    """What the published code sets: category to dotted field of the method's config to value.
-
-    Made for `mendiff.methods.config.override`. The keys are names of suites: glad-mvtec, glad-mpdd,
-    glad-visa and glad-pcbbank; InputError for any other. Their thresholds were chosen by the test metric.
-    """
-    known = _read()["settings"]
-    _check("settings", key, known)
-    common, categories = known[key]["all"], known[key]["categories"]
-    return {category: {**common, **own} for category, own in categories.items()}
 
 
 def _tables_of(method: str, dataset: str) -> list[Table]:

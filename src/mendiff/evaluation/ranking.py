@@ -60,26 +60,28 @@ class Ranking:
         """F1 at every threshold, (K,)."""
         return 2 * self.found / (self.found + self.alarms + self.defective)
 
-    def roc(self, weighted: bool = False) -> tuple[Floats, Floats]:
-        """Corners of the ROC curve, (0,0) to (1,1): share of good values, share (or weight) found."""
+    def roc(self, weighted: bool = False, limit: float = 1.0) -> tuple[Floats, Floats]:
+        """Corners of the ROC curve from (0,0): share of good values, share (or weight) of defective ones.
+
+        Args:
+            weighted: whether defective values count by their weights.
+            limit: share of good values at which the curve ends; interpolated where it has no corner there.
+        """
         share = self.weight if weighted else self.found / self.defective
         before = np.concatenate([[0.0], share[:-1]])
         x = np.stack([self.above, self.alarms], axis=1).ravel() / self.good
         y = np.stack([before, share], axis=1).ravel()
-        return np.concatenate([[0.0], x, [1.0]]), np.concatenate([[0.0], y, [1.0]])
-
-    def partial_area(self, limit: float) -> float:
-        """Area under the weighted ROC curve up to a share of good values, divided by it: AUPRO.
-
-        Args:
-            limit: between 0 and 1; where the curve has no corner there, it is interpolated.
-        """
-        x, y = self.roc(weighted=True)
+        x, y = np.concatenate([[0.0], x, [1.0]]), np.concatenate([[0.0], y, [1.0]])
         inside = int(np.searchsorted(x, limit, side="right"))
         if inside < len(x):
-            x, y = x[: inside + 1].copy(), y[: inside + 1].copy()
+            x, y = x[: inside + 1], y[: inside + 1]
             y[-1] = y[-2] + (y[-1] - y[-2]) * (limit - x[-2]) / (x[-1] - x[-2])
             x[-1] = limit
+        return x, y
+
+    def partial_area(self, limit: float) -> float:
+        """Area under the weighted ROC curve up to a share of good values, divided by it: AUPRO."""
+        x, y = self.roc(weighted=True, limit=limit)
         return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum() / limit)
 
 

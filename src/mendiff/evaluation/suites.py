@@ -67,7 +67,6 @@ class Suite:
         categories: names of the data set's folders.
         multi_class: one model for all categories, or one for each.
         tables: keys in `papers.tables` of the paper's figures.
-        settings: key for `papers.published_settings` where the published code sets each category on its own.
     """
 
     name: str
@@ -76,14 +75,13 @@ class Suite:
     categories: tuple[str, ...]
     multi_class: bool
     tables: tuple[str, ...]
-    settings: str | None = None
 
 
 _ALL = (
-    Suite("glad-mvtec", "glad", "mvtec", MVTEC, False, ("glad-1",), "glad-mvtec"),
-    Suite("glad-visa", "glad", "visa", VISA, False, ("glad-3",), "glad-visa"),
-    Suite("glad-mpdd", "glad", "mpdd", MPDD, False, ("glad-2",), "glad-mpdd"),
-    Suite("glad-pcbbank", "glad", "pcbbank", PCB_BANK, False, ("glad-4",), "glad-pcbbank"),
+    Suite("glad-mvtec", "glad", "mvtec", MVTEC, False, ("glad-1",)),
+    Suite("glad-visa", "glad", "visa", VISA, False, ("glad-3",)),
+    Suite("glad-mpdd", "glad", "mpdd", MPDD, False, ("glad-2",)),
+    Suite("glad-pcbbank", "glad", "pcbbank", PCB_BANK, False, ("glad-4",)),
     Suite("diad-mvtec", "diad", "mvtec", MVTEC, True, ("diad-1", "diad-3", "diad-4")),
     Suite("diad-visa", "diad", "visa", VISA, True, ("diad-2", "diad-12", "diad-13")),
     Suite("diad-mvtec3d", "diad", "mvtec3d", MVTEC_3D, True, ("diad-5",)),

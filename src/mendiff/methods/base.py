@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_range
 from mendiff.types import Detection
 
 METHODS: dict[str, str] = {
@@ -34,6 +35,10 @@ class TrainingConfig:
         minutes: where training is faster than this, `mendiff fit` lengthens it, to at most four times the
             steps; 0 for never.
         batch_size: images per step.
+        accumulate: so many parts of a step's batch pass through the networks one after another, and their
+            gradients add up; it must divide batch_size. Memory shrinks with it, time hardly grows.
+        checkpointing: compute activations anew in the backward pass instead of keeping them: less memory,
+            about a third more time; the gradients are the same.
         learning_rate: of AdamW, which all three methods are published with.
         weight_decay: of the same.
         warmup: steps of linear warm-up.
@@ -45,12 +50,21 @@ class TrainingConfig:
     steps: int = 4000
     minutes: float = 0.0
     batch_size: int = 32
+    accumulate: int = 1
+    checkpointing: bool = False
     learning_rate: float = 5e-6
     weight_decay: float = 1e-2
     warmup: int = 0
     cosine: bool = False
     clip: float = 1.0
     ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate"):
+            check_range(f"training.{name}", getattr(self, name), 1)
+        for name in ("minutes", "learning_rate", "weight_decay", "warmup", "clip"):
+            check_range(f"training.{name}", getattr(self, name), 0)
+        check_range("training.ema", self.ema, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,10 @@ class MethodConfig:
     image_size: int = 256
     crop: int = 0
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "crop"):
+            check_range(name, getattr(self, name), 0)
 
 
 class Method(nn.Module, ABC):
@@ -123,21 +141,35 @@ class Method(nn.Module, ABC):
         return 1
 
 
-def find_method(name: str) -> type[Method]:
-    """The method class of a name in METHODS."""
+def find_method(name: str, where: str = "method") -> type[Method]:
+    """The method class of a name in METHODS; `where` is for messages: what holds the name."""
     if name not in list(METHODS):  # a list, since a damaged file may name something that can't be hashed
-        raise InputError(f"method: expected one of {', '.join(sorted(METHODS))}, got {name!r}.")
+        raise InputError(f"{where}: expected one of {', '.join(sorted(METHODS))}, got {name!r}.")
     module, _, attribute = METHODS[name].partition(":")
     method: type[Method] = getattr(import_module(module), attribute)
     return method
 
 
 def find_preset(name: str, preset: str) -> MethodConfig:
-    """The config of a method's preset."""
+    """The config of a method's preset, such as "tiny", "paper" or "paper/mvtec/cable"."""
     presets = find_method(name).PRESETS
     if preset not in presets:
-        raise InputError(f"preset: expected one of {', '.join(presets)} for {name}, got {preset!r}.")
+        raise InputError(_no_preset(name, preset, list(presets)))
     return presets[preset]
+
+
+def _no_preset(name: str, preset: str, presets: list[str]) -> str:
+    """The sentence for a preset that a method has not: those there are, a set's categories as one."""
+    sets = {one.rpartition("/")[0] for one in presets if one.count("/") > 1}
+    asked = next((one for one in sets if f"{preset}/".startswith(f"{one}/")), None)
+    if asked:
+        listed = [one.rpartition("/")[2] for one in presets if one.startswith(f"{asked}/")]
+        return f"preset: expected {asked}/ and one of {', '.join(listed)} for {name}, got {preset!r}."
+    folded = [f"{parent}/NAME" if (parent := one.rpartition("/")[0]) in sets else one for one in presets]
+    last = preset.rpartition("/")[2]
+    close = [one for one in presets if one.endswith(f"/{last}")] or difflib.get_close_matches(preset, presets)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    return f"preset: expected one of {', '.join(dict.fromkeys(folded))} for {name}, got {preset!r}{hint}"
 
 
 def describe_parameters(method: Method) -> dict[str, Any]:

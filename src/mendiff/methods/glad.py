@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -20,11 +20,13 @@ from mendiff.diffusion.ddim import ddim
 from mendiff.diffusion.ladder import SPACINGS, ladder
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_range
 from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
+from mendiff.methods.glad_settings import SETTINGS, Setting
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_size, make_codec
 from mendiff.nets.denoiser import Denoiser, DenoiserConfig, plain_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig, make_features
+from mendiff.nets.stable_diffusion import CODEC, UNET
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import Readout, ReadoutConfig
 from mendiff.scoring.score import top_k_mean
@@ -48,6 +50,8 @@ class GladConfig(MethodConfig):
     Attributes:
         schedule: "linear", "scaled_linear" (published) or "cosine".
         codec, denoiser, features, synthesis, readout: see their configs.
+        own_stop_features: give the stop rule an extractor of its own, of the same config: in the published
+            models of VisA and PCB-Bank the read-out's was fine-tuned and the stop rule's was not.
         mix: train on (t/T) anomalous + (1 - t/T) normal latents, as the published code does.
         train_t: lowest and highest timestep (exclusive) that is trained.
         min_snr_gamma: of the loss weights; 0 weighs all timesteps equally (published).
@@ -72,6 +76,7 @@ class GladConfig(MethodConfig):
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
+    own_stop_features: bool = False
     mix: bool = True
     train_t: tuple[int, ...] = (0, 1000)
     min_snr_gamma: float = 0.0
@@ -88,6 +93,7 @@ class GladConfig(MethodConfig):
     reference: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.fusion not in FUSIONS:
             raise InputError(f"fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}.")
         if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
@@ -98,10 +104,9 @@ class GladConfig(MethodConfig):
             raise InputError(
                 f"denoise_steps: expected timesteps from 1 to {TIMESTEPS}, got {list(self.denoise_steps)}."
             )
-        if not 0 <= self.noise_step < TIMESTEPS:
-            raise InputError(f"noise_step: expected 0 to {TIMESTEPS - 1}, got {self.noise_step}.")
-        if self.steps < 1:
-            raise InputError(f"steps: expected at least 1 sampling step, got {self.steps}.")
+        check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
+        check_range("steps", self.steps, 1)
+        check_range("min_snr_gamma", self.min_snr_gamma, 0)
         # Both are needed after training only: told now, a slip does not cost the training.
         if self.spacing not in SPACINGS:
             raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {self.spacing!r}.")
@@ -138,7 +143,43 @@ _TINY = GladConfig(
     adaptive=False,
 )
 
-PRESETS: dict[str, GladConfig] = {"tiny": _TINY}
+_PAPER = GladConfig(
+    image_size=512,
+    training=TrainingConfig(steps=4000, batch_size=32, learning_rate=5e-6),
+    codec=CodecConfig("kl", network=CODEC),
+    denoiser=DenoiserConfig("conditional_unet", "eps", UNET, guidance=9.0, prompt="a photo of sks"),
+    features=FeaturesConfig(
+        "vit_base_patch8_224.dino", ("block3", "block6", "block9", "block12"), position_resampling="dino"
+    ),
+)
+"""Published sizes for parts that the paper has no settings for: the stop threshold comes from good images."""
+
+
+def _published(setting: Setting) -> GladConfig:
+    """The preset of one category of the paper."""
+    return replace(
+        _PAPER,
+        training=replace(_PAPER.training, steps=setting.trained),
+        synthesis=SynthesisConfig(foreground=setting.anomalies),
+        readout=ReadoutConfig(
+            backward="sum" if setting.both_ways else "none",
+            pixel_weight=setting.pixels,
+            resolution=setting.resolution,
+        ),
+        own_stop_features=setting.tuned_features,
+        denoise_steps=(setting.start,),
+        steps=setting.steps,
+        threshold=setting.threshold,
+        min_step=setting.min_step,
+        object_mask=setting.part,
+    )
+
+
+PRESETS: dict[str, GladConfig] = {
+    "tiny": _TINY,
+    "paper": _PAPER,
+    **{f"paper/{name}": _published(setting) for name, setting in SETTINGS.items()},
+}
 
 
 class Glad(Method):
@@ -159,6 +200,7 @@ class Glad(Method):
         self.codec = make_codec(config.codec)
         self.denoiser = Denoiser(config.denoiser, self.schedule, self.codec.channels)
         self.features = make_features(config.features)
+        self.stop_features = make_features(config.features) if config.own_stop_features else None
         runs = len(config.denoise_steps)
         self.readout = Readout(config.readout, self.features.channels, runs, batch_maxima=config.reference)
         threshold = math.inf if config.threshold is None else config.threshold
@@ -257,8 +299,9 @@ class Glad(Method):
         """Distance of every token of the generated estimate to the true input's, two latents to (B,1,h,w)."""
         # Decoder outputs go in as they are, about [-1,1], without the extractor's own normalisation
         # (published code).
-        theirs = self.features.unnormalised(self.codec.decode_raw(generated))[-1]
-        ours = self.features.unnormalised(self.codec.decode_raw(truth))[-1]
+        features = self.features if self.stop_features is None else self.stop_features
+        theirs = features.unnormalised(self.codec.decode_raw(generated))[-1]
+        ours = features.unnormalised(self.codec.decode_raw(truth))[-1]
         return nearest_patch_map(ours, theirs)
 
     def _mend(self, image: Tensor, seeds: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -292,7 +335,8 @@ class Glad(Method):
         if self.config.adaptive and self.config.threshold is None:
             for run in range(len(self.config.denoise_steps)):
                 self.stop_thresholds[run] = self._learn_thresholds(held_back(), run)
-
+        if not self.readout.learns:
+            return
         # The read-out passes over them more than once; mending them is the dear part.
         kept, known = (
             [(image, self._mend(image, seeds)[0]) for image, seeds in batches()] if batches else []

@@ -9,8 +9,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_range
 from mendiff.nets import AUTO
+from mendiff.nets.build import build
 
 KINDS = ("pixels", "space_to_depth", "kl", "tiny", AUTO)
 TINY_CODEC = "space_to_depth"
@@ -42,6 +43,11 @@ class CodecConfig:
     factor: int = 4
     network: dict[str, Any] = field(default_factory=dict)
     train: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"codec: expected one of {', '.join(KINDS)}, got {self.kind!r}.")
+        check_range("codec.factor", self.factor, 1)
 
 
 class Codec(nn.Module, ABC):
@@ -95,7 +101,7 @@ class KLCodec(Codec):
         super().__init__()
         from diffusers import AutoencoderKL
 
-        self.network = AutoencoderKL.from_config(network)
+        self.network = build(AutoencoderKL, network, "codec.network")
         self.channels = int(self.network.config["latent_channels"])
         self.factor = 2 ** (len(self.network.config["block_out_channels"]) - 1)
         self._scale = float(self.network.config["scaling_factor"])
@@ -119,7 +125,7 @@ class TinyCodec(Codec):
         super().__init__()
         from diffusers import AutoencoderTiny
 
-        self.network = AutoencoderTiny.from_config(network)
+        self.network = build(AutoencoderTiny, network, "codec.network")
         self.channels = int(self.network.config["latent_channels"])
         self.factor = 2 ** (len(self.network.config["encoder_block_out_channels"]) - 1)
         self._scale = float(self.network.config["scaling_factor"])
@@ -143,12 +149,10 @@ def make_codec(config: CodecConfig) -> Codec:
         codec = PixelCodec(config.factor)
     elif config.kind == "kl":
         codec = KLCodec(config.network)
-    elif config.kind == "tiny":
-        codec = TinyCodec(config.network)
     elif config.kind == AUTO:
         codec = TinyCodec(BUNDLED_NETWORK)
     else:
-        raise InputError(f"codec: expected one of {', '.join(KINDS)}, got {config.kind!r}.")
+        codec = TinyCodec(config.network)
     return codec.requires_grad_(config.train)
 
 

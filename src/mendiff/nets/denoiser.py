@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mendiff.diffusion.schedule import NoiseSchedule
 from mendiff.errors import InputError
+from mendiff.nets.build import build
 from mendiff.types import Estimate
 
 KINDS = ("unet", "conditional_unet")
@@ -29,6 +30,8 @@ class DenoiserConfig:
         network: diffusers' config of the network; channels in and out follow the codec unless given.
         guidance: classifier-free guidance scale; 0 leaves it out and halves the work ("conditional_unet"
             only).
+        prompt: the text that conditions the network; embedded once, when pretrained parts are loaded, and
+            stored with the weights ("conditional_unet" only).
         prompt_length: tokens of the stored prompts ("conditional_unet" only).
     """
 
@@ -36,6 +39,7 @@ class DenoiserConfig:
     prediction: str = "eps"
     network: dict[str, Any] = field(default_factory=dict)
     guidance: float = 0.0
+    prompt: str = ""
     prompt_length: int = 77
 
 
@@ -157,9 +161,9 @@ def _make_network(config: DenoiserConfig, channels: int) -> Any:
     if config.kind == "unet":
         from diffusers import UNet2DModel
 
-        return UNet2DModel.from_config(settings)
+        return build(UNet2DModel, settings, "denoiser.network")
     if config.kind == "conditional_unet":
         from diffusers import UNet2DConditionModel
 
-        return UNet2DConditionModel.from_config(settings)
+        return build(UNet2DConditionModel, settings, "denoiser.network")
     raise InputError(f"denoiser: expected one of {', '.join(KINDS)}, got {config.kind!r}.")

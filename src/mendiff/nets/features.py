@@ -186,6 +186,14 @@ class PixelPyramid(nn.Module):
         return [F.avg_pool2d(local, stride) for stride in self.strides]
 
 
+def hub_id(name: str) -> str:
+    """The hub's repository of timm's weights for a backbone, such as timm/resnet50.a1_in1k; or empty."""
+    import timm
+
+    stated = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return str(stated.hf_hub_id or "") if stated else ""
+
+
 def make_features(config: FeaturesConfig) -> FeatureExtractor | StudentFeatures | PixelPyramid:
     """The extractor a config names, with fresh weights; the weight-free one for an empty name."""
     if config.name in (AUTO, BUNDLED):

@@ -15,6 +15,8 @@ from torch import Tensor
 SFF = re.compile(r"control_model\.down([1-3])([1-3])\.0\.weight")
 """down{source}{destination}, both counted from 1."""
 HINT = "controlnet_cond_embedding."
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""diffusers' older names in an autoencoder's attention, which Stable Diffusion's files still have."""
 
 
 def unet_names(weights: Mapping[str, Tensor], settings: Any) -> dict[str, Tensor]:
@@ -37,6 +39,16 @@ def guide_names(weights: Mapping[str, Tensor], settings: Any) -> dict[str, Tenso
         if match:
             at, to = (int(digit) - 1 for digit in match.groups())
             named[f"fusion.branches.{at}.{to}.0.weight"] = value
+    return named
+
+
+def renewed_codec_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of an AutoencoderKL under the names that diffusers gives them today."""
+    old = re.compile(rf"(.*\.attentions\.\d+)\.({'|'.join(OLD_ATTENTION)})\.(weight|bias)")
+    named = {}
+    for key, value in weights.items():
+        match = old.fullmatch(key)
+        named[f"{match[1]}.{OLD_ATTENTION[match[2]]}.{match[3]}" if match else key] = value
     return named
 
 

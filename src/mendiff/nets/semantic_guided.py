@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mendiff.diffusion.schedule import NoiseSchedule
 from mendiff.errors import InputError
+from mendiff.nets.build import build
 from mendiff.nets.denoiser import Control, Denoiser, DenoiserConfig
 from mendiff.types import Estimate
 
@@ -233,6 +234,11 @@ class GuidedDenoiser(nn.Module):
             return None
         return partial(self.guide, x_t, t, embedding)
 
+    def restart_guide(self) -> None:
+        """Copy the denoiser's encoder into the SG network again, as after loading a pretrained denoiser."""
+        if self.guide is not None:
+            copy_encoder(self.unet.network, self.guide.network)
+
     def train_decoder_only(self) -> None:
         """Freeze the denoiser's encoder, middle block and time embedding, as published."""
         self.unet.network.requires_grad_(False)
@@ -255,21 +261,21 @@ def _make_network(config: GuideConfig, unet: Any, factor: int) -> Any:
     common = set(signature(ControlNetModel.__init__).parameters) & set(unet.config)
     settings = {name: unet.config[name] for name in sorted(common)}
     settings["conditioning_embedding_out_channels"] = list(HINT_WIDTHS[: halvings + 1])
-    network = ControlNetModel.from_config(settings | config.network)
+    network = build(ControlNetModel, settings | config.network, "guide.network")
     reached = 2 ** (len(network.config["conditioning_embedding_out_channels"]) - 1)
     if reached != factor:
         raise InputError(
             f"conditioning_embedding_out_channels: expected {halvings + 1} widths for a codec of factor "
             f"{factor}, got {list(network.config['conditioning_embedding_out_channels'])}."
         )
-    for part in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
-        _copy(getattr(unet, part), getattr(network, part))
+    copy_encoder(unet, network)
     return network
 
 
-def _copy(source: nn.Module, target: nn.Module) -> None:
-    """Start the SG network from the denoiser's encoder, where both are built alike."""
-    state: Mapping[str, Tensor] = source.state_dict()
-    own = target.state_dict()
-    if state.keys() == own.keys() and all(state[key].shape == own[key].shape for key in own):
-        target.load_state_dict(state)
+def copy_encoder(unet: Any, guide: Any) -> None:
+    """Start the SG network's encoder and middle block from the denoiser's, where both are built alike."""
+    for part in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
+        state: Mapping[str, Tensor] = getattr(unet, part).state_dict()
+        own = getattr(guide, part).state_dict()
+        if state.keys() == own.keys() and all(state[key].shape == own[key].shape for key in own):
+            getattr(guide, part).load_state_dict(state)

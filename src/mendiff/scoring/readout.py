@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_range
 from mendiff.scoring.maps import (
     cosine_map,
     gaussian_blur,
@@ -92,12 +92,16 @@ class ReadoutConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
-        if not 0 <= self.pixel_share <= 1:
-            raise InputError(f"pixel_share: expected 0 to 1, got {self.pixel_share}.")
+        for name in ("pixel_share", "sigma_share", "top_share"):
+            check_range(name, getattr(self, name), 0, 1)
+        for name in ("pixel_weight", "sigma", "taps", "top_k", "pool_side", "pool_rounds", "resolution"):
+            check_range(name, getattr(self, name), 0)
         if self.pixel_share and not self.standardise:
             raise InputError(
                 "pixel_share: expected standardise=true with it, since pixels and features differ in scale."
             )
+        if self.taps and self.taps % 2 == 0:
+            raise InputError(f"taps: expected an odd kernel length, or 0, got {self.taps}.")
         if self.places < 0 or (self.places and not self.standardise):
             raise InputError(
                 f"places: expected 0, or more with standardise=true, got {self.places} with "
@@ -131,6 +135,11 @@ class Readout(nn.Module):
         features, pixels = runs * len(channels), runs * (config.pixel_share > 0)
         self.scales = MapScales(features + pixels, config.places)
         self._shares = [(1 - config.pixel_share) / features] * features + [config.pixel_share / runs] * pixels
+
+    @property
+    def learns(self) -> bool:
+        """Whether `fit` has anything to learn; published read-outs have not."""
+        return self.config.distance == "whitened" or self.config.standardise
 
     def anomaly_map(
         self,

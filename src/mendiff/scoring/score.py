@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from mendiff.errors import InputError
+
 
 def top_k_mean(anomaly_map: Tensor, k: int) -> Tensor:
     """Mean of the k largest pixels, or of all if fewer, (B,1,H,W) to (B,) (GLAD: 250, stop rule 10)."""
@@ -19,6 +21,12 @@ def top_share_mean(anomaly_map: Tensor, share: float) -> Tensor:
 
 def pooled_max(anomaly_map: Tensor, window: int = 8, rounds: int = 8) -> Tensor:
     """Maximum after repeated unpadded average pooling of stride 1, (B,1,H,W) to (B,) (DiAD, appendix)."""
+    least, side = rounds * (window - 1) + 1, min(anomaly_map.shape[-2:])
+    if side < least:
+        raise InputError(
+            f"image size: expected at least {least} pixels for a score from {rounds} rounds of "
+            f"{window}x{window} pooling, got {side}; choose larger images or fewer rounds."
+        )
     for _ in range(rounds):
         anomaly_map = F.avg_pool2d(anomaly_map, window, stride=1)
     return anomaly_map.flatten(1).amax(1)

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_range
 from mendiff.synthesis.augment import augment
-from mendiff.synthesis.foreground import foreground
+from mendiff.synthesis.foreground import MODES, foreground
 from mendiff.synthesis.perlin import perlin_masks, thin_masks
+
+LARGEST_EXPONENT = 10
+"""Of the Perlin lattice: 1024 cells, finer than any image needs."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,16 @@ class SynthesisConfig:
     max_blend: float = 0.8
     grid: int = 8
     foreground: str = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("share", "thin_share", "max_blend"):
+            check_range(f"synthesis.{name}", getattr(self, name), 0, 1)
+        check_range("synthesis.max_exponent", self.max_exponent, 0, LARGEST_EXPONENT)
+        check_range("synthesis.grid", self.grid, 1)
+        if self.foreground not in MODES:
+            raise InputError(
+                f"synthesis.foreground: expected one of {', '.join(MODES)}, got {self.foreground!r}."
+            )
 
 
 def synthesize(

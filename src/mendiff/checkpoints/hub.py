@@ -1,0 +1,84 @@
+"""Files of the Hugging Face hub: from its cache on this machine first, from the network only where needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mendiff.errors import InputError
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text may be the name of a repository, such as stable-diffusion-v1-5/stable-diffusion-v1-5."""
+    named = HUB_ID.fullmatch(text) is not None and not text.startswith((".", "/"))
+    return named and Path(text).suffix not in (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
+
+
+def hub_file(repository: str, *names: str) -> Path:
+    """The first of some files of a repository that is in the cache, or else that the hub gives.
+
+    Args:
+        repository: such as timm/resnet50.a1_in1k.
+        names: of the files, in order of preference.
+
+    Raises:
+        InputError: where none is to be had; it names the command that fetches the first.
+    """
+    for name in names:
+        kept = _cached(repository, name)
+        if kept is not None:
+            return kept
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    reasons: list[Exception] = []
+    for name in names:
+        try:
+            return Path(hf_hub_download(repository, name))
+        except Exception as error:  # what a network brings up differs between versions of the package
+            reasons.append(error)
+            if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
+                break  # the other names would meet the same
+    raise InputError(
+        f"{repository}: expected {names[0]} in the hub's cache, but it is not there, and "
+        f"{_why(reasons[-1])}; where there is a network: hf download {repository} {names[0]}"
+    ) from reasons[-1]
+
+
+def _cached(repository: str, name: str) -> Path | None:
+    """The file in the cache on this machine."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise InputError(
+            f"{repository}: expected a name such as stable-diffusion-v1-5/stable-diffusion-v1-5 "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _why(reason: Exception) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE forbids to ask the hub"
+    sentences = {  # subclasses before their parents
+        GatedRepoError: "the hub gives it only to those who accepted its terms (hf auth login)",
+        RepositoryNotFoundError: "the hub knows no such repository",
+        LocalEntryNotFoundError: "the hub can't be reached",
+        EntryNotFoundError: "the repository has no such file",
+    }
+    found = next((text for kind, text in sentences.items() if isinstance(reason, kind)), None)
+    return found or f"the hub did not give it ({type(reason).__name__})"

@@ -1,0 +1,320 @@
+"""Pretrained parts of a method: Stable Diffusion's networks and prompts, and timm's backbones.
+
+Every part is read strictly, from a local folder or file, or from the hub's cache and then the hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from mendiff.checkpoints.hub import hub_file, is_hub_id
+from mendiff.checkpoints.import_diad import CODEC, TEXT, UNET, convert_codec, text_weights
+from mendiff.checkpoints.import_files import read_checkpoint
+from mendiff.checkpoints.names import check_places, load_exactly, under
+from mendiff.checkpoints.store import read_json, read_weights
+from mendiff.checkpoints.text import embed, read_prompts, words_of
+from mendiff.errors import InputError
+from mendiff.methods.base import Method
+from mendiff.nets.codec import CodecConfig, KLCodec
+from mendiff.nets.denoiser import Denoiser
+from mendiff.nets.features import FeatureExtractor, hub_id
+from mendiff.nets.published import renewed_codec_names, unet_names
+from mendiff.nets.semantic_guided import GuidedDenoiser
+
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+TOKENIZER = "openai/clip-vit-large-patch14"
+"""Has Stable Diffusion v1's vocabulary, for single files, which hold none."""
+WEIGHTS = "diffusion_pytorch_model"
+BESIDE_SHAPE = ("sample_size", "upcast_attention", "force_upcast")
+"""Settings of diffusers that may differ: the networks compute the same."""
+PROMPTS = ("prompt", "no_prompt")
+NOT_FOR_IT = (
+    "--pretrained: expected a method and preset with Stable Diffusion's UNet, such as --method glad --preset "
+    "paper."
+)
+UNET_NAME, CODEC_NAME = "Stable Diffusion's UNet", "Stable Diffusion's autoencoder"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where pretrained parts come from.
+
+    Attributes:
+        diffusion: Stable Diffusion as a folder in diffusers' layout, a single-file checkpoint, or a hub id;
+            None for methods without it.
+        prompt: safetensors file with the embeddings "prompt" and "no_prompt", (1,L,D), or one for both; None
+            takes Stable Diffusion's text encoder.
+        features: safetensors file with the backbone's weights; None takes timm's.
+        unet, codec: whether these come from `diffusion`, too; another file may have given them.
+    """
+
+    diffusion: str | None = None
+    prompt: Path | None = None
+    features: Path | None = None
+    unet: bool = True
+    codec: bool = True
+
+
+class Diffusion(Protocol):
+    """Stable Diffusion on disk, whatever the layout."""
+
+    def find(self, sources: Sources) -> None:
+        """See that all files are there, and fetch what only the hub has."""
+
+    def load_unet(self, denoiser: Denoiser) -> str:
+        """Fill the denoiser's network; returns the file."""
+
+    def load_codec(self, codec: KLCodec) -> str:
+        """Fill the codec; returns the file."""
+
+    def text(self, prompt: str) -> tuple[dict[str, Tensor], list[int], str]:
+        """(weights of the text encoder by transformers' names, token ids of a prompt, the file)."""
+
+
+def find_pretrained(sources: Sources, features: str) -> None:
+    """See that all files are there, before networks are built that take gigabytes.
+
+    Args:
+        sources: see Sources.
+        features: timm's name of the backbone; empty for none.
+    """
+    if sources.diffusion is not None:
+        open_diffusion(sources.diffusion).find(sources)
+    if features and sources.features is None:
+        _timm_file(features)
+
+
+def load_pretrained(method: Method, sources: Sources) -> list[str]:
+    """Fill a method's networks with pretrained weights; returns a line per part: what, from where.
+
+    Args:
+        method: changed in place.
+        sources: see Sources.
+
+    Raises:
+        InputError: for parts that are missing, damaged or of another architecture.
+    """
+    lines = load_diffusion(method, sources) if sources.diffusion or sources.prompt else []
+    file = sources.features
+    return lines + load_features(method, None if file is None else (read_weights(file), str(file)))
+
+
+def load_diffusion(method: Method, sources: Sources) -> list[str]:
+    """Fill UNet, autoencoder and prompts; arguments and result as for load_pretrained."""
+    denoiser = next((one for one in method.modules() if isinstance(one, Denoiser)), None)
+    if denoiser is None or denoiser.config.kind != "conditional_unet":
+        raise InputError(NOT_FOR_IT)
+    place = None if sources.diffusion is None else open_diffusion(sources.diffusion)
+    lines = []
+    if place is not None and sources.unet:
+        lines.append(f"UNet: {place.load_unet(denoiser)}")
+        for one in method.modules():
+            if isinstance(one, GuidedDenoiser):
+                one.restart_guide()
+    codec = getattr(method, "codec", None)
+    if place is not None and sources.codec and isinstance(codec, KLCodec):
+        lines.append(f"autoencoder: {place.load_codec(codec)}")
+    lines.append(f"prompt {denoiser.config.prompt!r}: {_set_prompts(denoiser, place, sources.prompt)}")
+    return lines
+
+
+def open_diffusion(source: str) -> Diffusion:
+    """Stable Diffusion in a folder, a single file, or under a hub id."""
+    path = Path(source)
+    if path.is_dir():
+        return _Folder(partial(_local_file, path))
+    if path.is_file():
+        return _SingleFile(path)
+    if is_hub_id(source):
+        return _Folder(partial(hub_file, source))
+    raise InputError(
+        "--pretrained: expected a folder in diffusers' layout, a single-file checkpoint, or a hub id such as "
+        f"{STABLE_DIFFUSION}, got {source!r}, where there is none."
+    )
+
+
+def load_features(method: Method, given: tuple[Mapping[str, Tensor], str] | None = None) -> list[str]:
+    """Fill the method's feature extractors, as far as it has some with weights; returns a line per part.
+
+    Args:
+        method: changed in place.
+        given: (weights by timm's names, where they come from); None takes timm's own from the hub, which an
+            extractor that only GLAD's stop rule uses always gets.
+    """
+    if given is not None and not isinstance(getattr(method, "features", None), FeatureExtractor):
+        raise InputError(
+            f"{given[1]}: expected a config whose features.name says which backbone these are of."
+        )
+    lines = []
+    for attribute, part in (("features", "features"), ("stop_features", "features of the stop rule")):
+        extractor = getattr(method, attribute, None)
+        if not isinstance(extractor, FeatureExtractor):
+            continue
+        if given is not None and attribute == "features":
+            weights, where = given
+        else:
+            file = _timm_file(extractor.config.name)
+            weights, where = read_weights(file), str(file)
+        extractor.load_backbone(weights, where)
+        lines.append(f"{part}, {extractor.config.name}: {where}")
+    return lines
+
+
+def _timm_file(name: str) -> Path:
+    repository = hub_id(name)
+    if not repository:
+        raise InputError(f"features: timm has no weights for {name}; give --features-weights.")
+    try:
+        return hub_file(repository, "model.safetensors")
+    except InputError as error:
+        raise InputError(
+            f"{error}, or give --features-weights, a safetensors file of timm's {name}."
+        ) from error
+
+
+def _set_prompts(denoiser: Denoiser, place: Diffusion | None, file: Path | None) -> str:
+    if file is not None:
+        source, embeddings = str(file), read_prompts(file, PROMPTS)
+    elif place is not None:
+        weights, words, source = place.text(denoiser.config.prompt)
+        embeddings = [embed(weights, one, source) for one in (words, [])]
+    else:
+        raise InputError("--prompt: expected a file of prompt embeddings where no text encoder is given.")
+    expected = denoiser.prompt.shape
+    for one in embeddings:
+        if one.shape != expected:
+            raise InputError(
+                f"{source}: expected prompt embeddings of shape {tuple(expected)}, got {tuple(one.shape)}; "
+                "see --set denoiser.prompt_length."
+            )
+    denoiser.set_prompts(*embeddings)
+    return source
+
+
+class _Folder:
+    """Stable Diffusion in diffusers' layout: unet/, vae/, text_encoder/, tokenizer/.
+
+    Args:
+        find: the first of some files by their names in the layout; a sentence where none is there.
+    """
+
+    def __init__(self, find: Callable[..., Path]) -> None:
+        self._find = find
+
+    def find(self, sources: Sources) -> None:
+        for part, name, wanted in (
+            ("unet", WEIGHTS, sources.unet),
+            ("vae", WEIGHTS, sources.codec),
+            ("text_encoder", "model", sources.prompt is None),
+        ):
+            if wanted:
+                self._weights(part, name)
+
+    def load_unet(self, denoiser: Denoiser) -> str:
+        self._check_settings("unet", denoiser.network)
+        file = self._weights("unet", WEIGHTS)
+        load_exactly(denoiser.network, read_weights(file), str(file), UNET_NAME)
+        return str(file)
+
+    def load_codec(self, codec: KLCodec) -> str:
+        self._check_settings("vae", codec.network)
+        file = self._weights("vae", WEIGHTS)
+        load_exactly(codec.network, renewed_codec_names(read_weights(file)), str(file), CODEC_NAME)
+        return str(file)
+
+    def text(self, prompt: str) -> tuple[dict[str, Tensor], list[int], str]:
+        file = self._weights("text_encoder", "model")
+        weights = {key.removeprefix("text_model."): one for key, one in read_weights(file).items()}
+        return weights, _words(prompt, self._find, "tokenizer/"), str(file)
+
+    def _weights(self, part: str, name: str) -> Path:
+        return self._find(f"{part}/{name}.safetensors", f"{part}/{name}.fp16.safetensors")
+
+    def _check_settings(self, part: str, network: nn.Module) -> None:
+        """Refuse another architecture by its settings, which say more than a list of shapes."""
+        file = self._find(f"{part}/config.json")
+        stated, ours = read_json(file), _plain(network)
+        kind = type(network).__name__
+        if stated.get("_class_name", kind) != kind:
+            raise InputError(f"{file}: expected the settings of a {kind}, got a {stated['_class_name']}.")
+        for key in sorted(ours.keys() & stated.keys() - set(BESIDE_SHAPE)):
+            # Over time null became false and the like.
+            alike = stated[key] == ours[key] or not (stated[key] or ours[key])
+            if not key.startswith("_") and not alike:
+                raise InputError(
+                    f"{file}: expected {key} {ours[key]} as the preset has it, got {stated[key]}; Stable "
+                    "Diffusion v1-4 and v1-5 fit the paper's presets."
+                )
+
+
+class _SingleFile:
+    """Stable Diffusion as one file with the names of latent diffusion: .safetensors or .ckpt."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._weights: dict[str, Tensor] = {}
+
+    def find(self, sources: Sources) -> None:
+        """The file is there, whatever it holds."""
+
+    def load_unet(self, denoiser: Denoiser) -> str:
+        network: Any = denoiser.network
+        weights = self._under(UNET, UNET_NAME)
+        named = unet_names(weights, network.config)
+        check_places(weights, named, network.state_dict(), str(self._path))
+        network.load_state_dict(named)
+        return str(self._path)
+
+    def load_codec(self, codec: KLCodec) -> str:
+        weights = under(CODEC, self._under(CODEC, CODEC_NAME))
+        config = CodecConfig("kl", network=dict(codec.network.config))
+        codec.load_state_dict(convert_codec(weights, config, str(self._path)))
+        return str(self._path)
+
+    def text(self, prompt: str) -> tuple[dict[str, Tensor], list[int], str]:
+        weights = text_weights(self._under(TEXT, "a CLIP text encoder"))
+        return weights, _words(prompt, partial(hub_file, TOKENIZER)), str(self._path)
+
+    def _under(self, prefix: str, part: str) -> dict[str, Tensor]:
+        if self._path.suffix == ".safetensors":
+            found = read_weights(self._path, (prefix,))
+        else:
+            self._weights = self._weights or read_checkpoint(self._path)
+            found = under(prefix, self._weights, keep=True)
+        if not found:
+            raise InputError(
+                f"{self._path}: expected {part} in a single-file checkpoint (names below {prefix[:-1]}), "
+                "found none."
+            )
+        return found
+
+
+def _words(prompt: str, find: Callable[..., Path], folder: str = "") -> list[int]:
+    """Token ids of a prompt; the empty one needs no vocabulary."""
+    if not prompt:
+        return []
+    return words_of(prompt, find(f"{folder}vocab.json"), find(f"{folder}merges.txt"))
+
+
+def _local_file(root: Path, *names: str) -> Path:
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    wanted = names[0]
+    pickles = [one.name for one in (root / wanted).parent.glob("*.bin")]
+    but = f"only {pickles[0]}, a pickle, is there" if pickles else "there is no such file"
+    raise InputError(
+        f"{root / wanted}: expected this file of Stable Diffusion in diffusers' layout, but {but}; fetch it: "
+        f"hf download {STABLE_DIFFUSION} {wanted} --local-dir {root}"
+    )
+
+
+def _plain(network: Any) -> dict[str, Any]:
+    """A network's settings as JSON would give them."""
+    return {key: list(one) if isinstance(one, tuple) else one for key, one in network.config.items()}

@@ -1,0 +1,167 @@
+"""What to fit, and with which settings: from options to a config that the networks can take."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mendiff.checkpoints.bundled import codec_folder
+from mendiff.checkpoints.codecs import read_codec_config
+from mendiff.checkpoints.pretrained import NOT_FOR_IT, STABLE_DIFFUSION
+from mendiff.checkpoints.store import read_weights
+from mendiff.commands.common import Terminal, checked
+from mendiff.errors import InputError
+from mendiff.evaluation.data import Category
+from mendiff.images import image_size as read_size
+from mendiff.methods.base import MethodConfig, find_method, find_preset
+from mendiff.methods.config import config_to_dict, override
+from mendiff.nets import AUTO
+
+LARGEST, SMALLEST = 320, 64
+FEWEST_IMAGES = 8  # as in anomalib_models, which takes seconds to import
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to fit, whatever the data.
+
+    Attributes:
+        method, preset: names.
+        settings: dotted config fields to their values.
+        features: timm's name, "auto" for the bundled network, or None for the preset's.
+        features_weights: local safetensors file of the backbone, or None for timm's own.
+        image_size: in pixels, or None for the images' own.
+        seed: of training.
+        device: torch's name.
+        statistics: whether scales and thresholds are learned for all categories together ("global") or for
+            each ("category").
+        codec: folder that `mendiff fit-codec` wrote, "auto" for the bundled codec, or None for the preset's.
+        balance: whether every "image" or every "category" is shown equally often in training.
+        pretrained: Stable Diffusion as a folder, a single file or a hub id, or None.
+        prompt: safetensors file of prompt embeddings, or None.
+    """
+
+    method: str = "glad"
+    preset: str = "tiny"
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    features: str | None = None
+    features_weights: Path | None = None
+    image_size: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    statistics: str = "global"
+    balance: str = "image"
+    codec: Path | None = None
+    pretrained: str | None = None
+    prompt: Path | None = None
+
+
+def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
+    """The preset with the plan's changes, and with an image size that the networks can take."""
+    config, multiple = asked_config(plan)
+    if config.image_size == 0:
+        config = dataclasses.replace(config, image_size=own_size(paths, multiple))
+    check_side("--image-size", config.image_size, multiple)
+    if config.crop < config.image_size:  # otherwise images stay whole
+        check_side("--set crop", config.crop, multiple)
+    return config
+
+
+def asked_config(plan: Plan) -> tuple[MethodConfig, int]:
+    """The preset with the plan's changes, and what image sizes must divide by."""
+    config = find_preset(plan.method, plan.preset)
+    changes: dict[str, Any] = {} if plan.features is None else {"features.name": plan.features}
+    if plan.features_weights is not None:
+        changes |= backbone_input(read_weights(plan.features_weights))
+    changes |= plan.settings
+    if plan.codec is not None:
+        changes["codec"] = config_to_dict(read_codec_config(codec_folder(plan.codec)))
+    if plan.image_size is not None:
+        changes["image_size"] = plan.image_size
+    config = override(config, changes)
+    _check_sources(plan, config)
+    training = config.training
+    if training.batch_size % training.accumulate:
+        raise InputError(
+            f"training.accumulate: expected a divisor of the batch size {training.batch_size}, "
+            f"got {training.accumulate}."
+        )
+    with torch.device("meta"):  # shapes are enough
+        return config, find_method(plan.method)(config).size_multiple
+
+
+def check_side(name: str, side: int, multiple: int) -> None:
+    """Refuse a side in pixels that the networks can't take."""
+    if side < 0 or side % multiple:
+        nearest = max(multiple, round(side / multiple) * multiple)
+        raise InputError(f"{name}: expected a multiple of {multiple}, got {side}; try {nearest}.")
+
+
+def _check_sources(plan: Plan, config: MethodConfig) -> None:
+    """Refuse what could not be filled with weights, before anything is built."""
+    features = getattr(getattr(config, "features", None), "name", "")
+    if plan.features_weights is not None and features in ("", AUTO):
+        raise InputError(
+            "--features-weights: expected --features with it, timm's name of the backbone that they are of."
+        )
+    denoiser = getattr(getattr(config, "denoiser", None), "kind", "")
+    if denoiser != "conditional_unet":
+        if plan.pretrained or plan.prompt:
+            raise InputError(NOT_FOR_IT)
+    elif plan.preset.partition("/")[0] == "paper" and not plan.pretrained:
+        raise InputError(
+            f"--pretrained: expected Stable Diffusion v1 for --preset {plan.preset}: a folder in diffusers' "
+            f"layout, a single file, or a hub id such as {STABLE_DIFFUSION}."
+        )
+
+
+def backbone_changes(features: str | None, weights: Path | None) -> dict[str, Any]:
+    """What a backbone's name and local file, or the name "auto" alone, change in a config; or nothing."""
+    if features == AUTO and weights is None:
+        return {"features.name": AUTO}
+    if features == AUTO or (features is None) != (weights is None):
+        raise InputError(
+            "--features and --features-weights: expected both, got one; or --features auto without a file."
+        )
+    if features is None or weights is None:
+        return {}
+    return {"features.name": features, **backbone_input(read_weights(weights))}
+
+
+def backbone_input(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """How a backbone wants its input, where its weights give that away.
+
+    Weights whose batch norms are folded (all running means zero) were converted from TensorFlow Lite: RGB in
+    [-1,1] and "same" padding. Otherwise timm's statement for the name holds. `--set features.mean=...`
+    overrides either.
+    """
+    means = [value for key, value in weights.items() if key.endswith("running_mean")]
+    if not means or any(bool(value.any()) for value in means):
+        return {}
+    half = [0.5, 0.5, 0.5]
+    return {"features.mean": half, "features.std": half, "features.network": {"pad_type": "same"}}
+
+
+def own_size(paths: Sequence[Path], multiple: int) -> int:
+    """The images' usual longer side, between 64 and 320 pixels, rounded to what the networks can take."""
+    sides = [max(read_size(path)) for path in paths[:200]]
+    side = min(max(median(sides), SMALLEST), LARGEST)
+    return max(multiple, math.floor(side / multiple + 0.5) * multiple)
+
+
+def readable_paths(categories: Sequence[Category], terminal: Terminal) -> list[Path]:
+    """The good training images that can be read; the others are named and left out."""
+    paths = [path for category in checked(categories, terminal) for path in category.train]
+    if len(paths) < FEWEST_IMAGES:
+        raise InputError(
+            f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, got {len(paths)}; "
+            "add some."
+        )
+    return paths
