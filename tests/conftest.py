@@ -138,6 +138,30 @@ def pictures():
     return torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic").clamp(0, 1)
 
 
+@pytest.fixture
+def bundled(tmp_path, monkeypatch):
+    """Random bundled networks in a folder of their own, as if the package held them; the folder."""
+    from safetensors.torch import save_file
+
+    from mendiff.checkpoints import bundled
+    from mendiff.checkpoints.codecs import save_codec
+    from mendiff.nets.codec import BUNDLED_NETWORK, CodecConfig, make_codec
+    from mendiff.nets.student import Student, StudentConfig
+
+    trained, folder = tmp_path / "trained", tmp_path / "bundled"
+    (trained / bundled.CODEC).mkdir(parents=True)
+    config = CodecConfig("tiny", network={**BUNDLED_NETWORK, "scaling_factor": 0.7})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        student, codec = Student(StudentConfig()), make_codec(config)
+    save_file({name: one.half() for name, one in student.state_dict().items()}, trained / bundled.FEATURES)
+    weights = {name: one.half() for name, one in codec.state_dict().items()}
+    save_codec(trained / bundled.CODEC, config, weights, {})
+    monkeypatch.setattr(bundled, "FOLDER", folder)
+    bundled.install(trained, [bundled.FEATURES, "codec/config.json", "codec/codec.safetensors"])
+    return folder
+
+
 # Published weights at tiny size, written by the packages that define their layouts.
 
 

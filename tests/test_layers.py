@@ -27,6 +27,7 @@ FLOORS = {
     "images": 4,
     "model": 4,
     "anomalib_models": 5,
+    "bundled": 5,
     "evaluation": 5,
     "report": 5,
     "demo": 5,
@@ -38,7 +39,8 @@ SIDEWAYS = {
     **{room: {"types", "errors"} for room in ("types", "diffusion", "synthesis", "scoring", "calibration")},
     "model": {"images"},
     "checkpoints": {"images", "model"},
-    "commands": {room for room, floor in FLOORS.items() if floor == 5} - {"cli"},
+    "commands": {room for room, floor in FLOORS.items() if floor == 5} - {"cli", "bundled"},
+    "bundled": {"commands", "demo", "evaluation"},
     "cli": {room for room, floor in FLOORS.items() if floor == 5},
 }
 # Third parties: floors 1-3 may use these and no others, floors 4 and 5 any but these.

@@ -95,7 +95,7 @@ def test_a_size_that_cannot_be_halved_is_refused_with_one_that_can():
 
 
 def test_an_unknown_codec_is_refused():
-    with pytest.raises(InputError, match="pixels, space_to_depth, kl, tiny, got 'vq'"):
+    with pytest.raises(InputError, match="pixels, space_to_depth, kl, tiny, auto, got 'vq'"):
         make_codec(CodecConfig("vq"))
 
 

@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import Resize
 from mendiff.anomalib_models.held_back import HeldBack, generator
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
 from mendiff.calibration import Calibration
+from mendiff.checkpoints.bundled import fill, resolved
 from mendiff.checkpoints.pretrained import Sources, load_pretrained
 from mendiff.checkpoints.store import read_weights
 from mendiff.checkpoints.store import save as save_model
@@ -92,7 +93,8 @@ class MethodModule(HeldBack):
     def _build(self, config: MethodConfig, features_weights: str | None, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            method = find_method(self._method_name)(config)
+            method = find_method(self._method_name)(resolved(config))
+        fill(method, config)
         if features_weights is not None:
             features: Any = getattr(method, "features", None)
             if not hasattr(features, "load_backbone"):
@@ -104,7 +106,7 @@ class MethodModule(HeldBack):
         for network in networks:
             if getattr(network, "_supports_gradient_checkpointing", False):
                 network.enable_gradient_checkpointing()
-        self.config, self.seed = config, seed
+        self.config, self.seed = method.config, seed
         self.model = Detector(method)
         self.calibration: Calibration | None = None
         self.held_back: list[int] = []
@@ -114,7 +116,7 @@ class MethodModule(HeldBack):
         self._average: dict[str, Tensor] = {}
         self._finished = False
         # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
-        self.hparams.update(config=config_to_dict(config), features_weights=None)
+        self.hparams.update(config=config_to_dict(self.config), features_weights=None)
 
     def load_pretrained(
         self, source: str, features_weights: str | None = None, prompt: str | None = None

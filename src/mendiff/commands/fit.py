@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mendiff.checkpoints.bundled import BUNDLED_FEATURES, codec_folder
 from mendiff.checkpoints.codecs import CODEC, read_codec
 from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.pretrained import Sources, find_pretrained, load_pretrained
@@ -23,6 +24,7 @@ from mendiff.evaluation.data import Category, open_data
 from mendiff.methods.base import MethodConfig
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
+from mendiff.nets import AUTO
 
 STATISTICS = ("global", "category")
 BALANCES = ("image", "category")
@@ -121,7 +123,7 @@ def fit(
     terminal.say(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {threshold:.4g} from good images alone)"
     )
-    return {"model": str(out), "threshold": threshold, **info, "config": config_to_dict(config)}
+    return {"model": str(out), "threshold": threshold, **info, "config": config_to_dict(module.config)}
 
 
 def _apart(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, list[Path]]:
@@ -158,12 +160,14 @@ def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> t
     if workdir is not None and (workdir / anomalib_models.CHECKPOINT).is_file():
         return build(), (workdir / PARTS_FILE).read_text().splitlines()
     sources = Sources(plan.pretrained, plan.prompt, plan.features_weights, codec=plan.codec is None)
-    find_pretrained(sources, getattr(getattr(config, "features", None), "name", ""))
+    features = getattr(getattr(config, "features", None), "name", "")
+    find_pretrained(sources, "" if features == AUTO else features)
     module = build()
-    lines = load_pretrained(module.method, sources)
+    lines = [f"features: {BUNDLED_FEATURES}"] if features == AUTO else []
+    lines += load_pretrained(module.method, sources)
     if plan.codec is not None:
         codec: Any = module.method.codec
-        load_exactly(codec, read_codec(plan.codec)[1], str(plan.codec), CODEC)
+        load_exactly(codec, read_codec(codec_folder(plan.codec))[1], str(plan.codec), CODEC)
         lines.append(f"autoencoder: {plan.codec}")
     return module, lines
 

@@ -13,13 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mendiff.checkpoints.bundled import codec_folder, fill, resolved
 from mendiff.checkpoints.codecs import CODEC, read_codec, save_codec
 from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.store import read_weights
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.fit import workdir_of
 from mendiff.commands.places import check_output, new_folder, resumable
-from mendiff.commands.plan import backbone_input, check_side, own_size, readable_paths
+from mendiff.commands.plan import backbone_changes, check_side, own_size, readable_paths
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
 from mendiff.images import read_image, resize
@@ -96,8 +97,6 @@ def run(
         workdir_of(out, resume)
     if preset not in PRESETS:
         raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
-    if (features is None) != (features_weights is None):
-        raise InputError("--features and --features-weights: expected both, got one.")
     device = choose_device(device)
     paths = readable_paths(choose_categories(open_data(data, layout), categories), terminal)
     plan, model = _prepared(preset, start, features, features_weights, settings, seed)
@@ -153,20 +152,20 @@ def _prepared(
 ) -> tuple[CodecPlan, CodecTraining]:
     """The preset with all changes, and its networks with the weights that were given."""
     changes: dict[str, Any] = {}
-    begun = None if start is None else read_codec(start)
-    backbone = None if features_weights is None else read_weights(features_weights)
+    begun = None if start is None else read_codec(codec_folder(start))
     if begun is not None:
         changes["codec"] = config_to_dict(begun[0])
-    if backbone is not None:
-        changes |= {"features.name": features, **backbone_input(backbone)}
-    plan = override(PRESETS[preset], changes | settings)
+    changes |= backbone_changes(features, features_weights)
+    asked = override(PRESETS[preset], changes | settings)
+    plan = resolved(asked)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = CodecTraining(plan)
     if begun is not None:
         load_exactly(model.codec, begun[1], str(start), CODEC)
-    if backbone is not None and isinstance(model.features, FeatureExtractor):
-        model.features.load_backbone(backbone, str(features_weights))
+    fill(model, asked)
+    if features_weights is not None and isinstance(model.features, FeatureExtractor):
+        model.features.load_backbone(read_weights(features_weights), str(features_weights))
     return plan, model
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mendiff.checkpoints.bundled import open_features
 from mendiff.checkpoints.store import load, read_weights
 from mendiff.commands import evaluate
 from mendiff.commands.common import Terminal, choose_categories
@@ -36,6 +37,7 @@ from mendiff.evaluation.operating import at_threshold
 from mendiff.images import read_image, resize, write_bytes
 from mendiff.methods.base import METHODS
 from mendiff.methods.config import config_from_dict
+from mendiff.nets import AUTO
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig, make_features
 
 SPEC, MODEL, FAILED = "job.json", "model", "failed.txt"
@@ -197,7 +199,7 @@ def our_rows(
             job.method,
             job.preset,
             job.settings,
-            features=job.features if job.weights else None,
+            features=job.features if job.weights or job.features == AUTO else None,
             features_weights=job.weights,
             seed=job.seed,
             device=job.device,
@@ -226,7 +228,8 @@ def control(job: Job, paths: Sequence[Path], size: int) -> tuple[Predict, dict[s
     """One of the controls: the median colour, or a memory bank of the same features."""
     if job.method == "median-colour":
         return median_colour_control, {}
-    features = make_features(features_config(job))
+    named = features_config(job)
+    features = open_features(named.layers) if named.name == AUTO else make_features(named)
     if isinstance(features, FeatureExtractor):
         features.load_backbone(backbone_weights(job), str(job.weights))
     images = torch.stack([resize(read_image(path), size) for path in paths])
@@ -238,6 +241,8 @@ def peer(job: Job, paths: list[Path], size: int, folder: Path) -> tuple[Predict,
     from mendiff.anomalib_models.peers import Peer, fit_peer
 
     named = features_config(job)
+    if named.name == AUTO:
+        raise InputError(f"--features auto: expected timm's name of a backbone for {job.method}, got auto.")
     weights = backbone_weights(job) if named.name else None
     asked = Peer(job.method, job.settings, named if named.name else None, weights, job.seed)
     workdir = folder / "trainer"
@@ -257,8 +262,8 @@ def backbone_weights(job: Job) -> dict[str, Tensor]:
 
 def features_config(job: Job) -> FeaturesConfig:
     """Which backbone, and how it wants its input; no name where none was given."""
-    if job.features is None:
-        return FeaturesConfig()
+    if job.features is None or job.features == AUTO:
+        return FeaturesConfig(job.features or "")
     stated = backbone_input(backbone_weights(job))
     given = {name.removeprefix("features."): value for name, value in stated.items()}
     return config_from_dict(FeaturesConfig, {"name": job.features, **given}, "features")

@@ -63,8 +63,9 @@ def fit(
     Args:
         method: glad, diad or ran.
         preset: which settings to start from: tiny, paper, or for a category of a paper paper/mvtec/cable.
-        features: timm's name of a pretrained backbone; none unless given, which finds less.
-        features_weights: its weights, a local safetensors file; timm's from the hub unless given.
+        features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff; none
+            unless given, which finds less.
+        features_weights: the backbone's weights, a local safetensors file; timm's from the hub unless given.
         image_size: side to which images are resized; the images' own size (up to 320) unless given.
         categories: which to learn together, where DATA holds several categories; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
@@ -72,7 +73,7 @@ def fit(
         balance: image, or category to show every category equally often.
         pretrained: Stable Diffusion v1 for the paper presets: a folder, a single file, or a hub id.
         prompt: prompt embeddings, a safetensors file, where there is no text encoder.
-        codec: a codec folder that mendiff fit-codec wrote, for methods that work on latents.
+        codec: a codec folder that mendiff fit-codec wrote, or auto for the codec that comes with mendiff.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
         resume: go on with a fit that was interrupted.
@@ -96,9 +97,9 @@ def fit_codec(
 
     Args:
         preset: tiny, or kl for Stable Diffusion's kind.
-        start: a codec folder to go on from, such as mendiff convert codec writes.
-        features: timm's name of a pretrained backbone for the perceptual term.
-        features_weights: its weights, a local safetensors file.
+        start: a codec folder to go on from, such as mendiff convert codec writes, or auto for the bundled.
+        features: timm's name of a backbone for the perceptual term, or auto for the bundled one.
+        features_weights: the backbone's weights, a local safetensors file; auto needs none.
         categories: which to learn together, where DATA holds several categories; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         seed: of training.

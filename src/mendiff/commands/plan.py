@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import read_codec_config
 from mendiff.checkpoints.pretrained import NOT_FOR_IT, STABLE_DIFFUSION
 from mendiff.checkpoints.store import read_weights
@@ -21,6 +22,7 @@ from mendiff.evaluation.data import Category
 from mendiff.images import image_size as read_size
 from mendiff.methods.base import MethodConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override
+from mendiff.nets import AUTO
 
 LARGEST, SMALLEST = 320, 64
 FEWEST_IMAGES = 8  # as in anomalib_models, which takes seconds to import
@@ -33,14 +35,14 @@ class Plan:
     Attributes:
         method, preset: names.
         settings: dotted config fields to their values.
-        features: timm's name, or None for the preset's.
+        features: timm's name, "auto" for the bundled network, or None for the preset's.
         features_weights: local safetensors file of the backbone, or None for timm's own.
         image_size: in pixels, or None for the images' own.
         seed: of training.
         device: torch's name.
         statistics: whether scales and thresholds are learned for all categories together ("global") or for
             each ("category").
-        codec: folder that `mendiff fit-codec` wrote, or None for the preset's.
+        codec: folder that `mendiff fit-codec` wrote, "auto" for the bundled codec, or None for the preset's.
         balance: whether every "image" or every "category" is shown equally often in training.
         pretrained: Stable Diffusion as a folder, a single file or a hub id, or None.
         prompt: safetensors file of prompt embeddings, or None.
@@ -80,7 +82,7 @@ def asked_config(plan: Plan) -> tuple[MethodConfig, int]:
         changes |= backbone_input(read_weights(plan.features_weights))
     changes |= plan.settings
     if plan.codec is not None:
-        changes["codec"] = config_to_dict(read_codec_config(plan.codec))
+        changes["codec"] = config_to_dict(read_codec_config(codec_folder(plan.codec)))
     if plan.image_size is not None:
         changes["image_size"] = plan.image_size
     config = override(config, changes)
@@ -104,7 +106,8 @@ def check_side(name: str, side: int, multiple: int) -> None:
 
 def _check_sources(plan: Plan, config: MethodConfig) -> None:
     """Refuse what could not be filled with weights, before anything is built."""
-    if plan.features_weights is not None and not getattr(getattr(config, "features", None), "name", ""):
+    features = getattr(getattr(config, "features", None), "name", "")
+    if plan.features_weights is not None and features in ("", AUTO):
         raise InputError(
             "--features-weights: expected --features with it, timm's name of the backbone that they are of."
         )
@@ -117,6 +120,19 @@ def _check_sources(plan: Plan, config: MethodConfig) -> None:
             f"--pretrained: expected Stable Diffusion v1 for --preset {plan.preset}: a folder in diffusers' "
             f"layout, a single file, or a hub id such as {STABLE_DIFFUSION}."
         )
+
+
+def backbone_changes(features: str | None, weights: Path | None) -> dict[str, Any]:
+    """What a backbone's name and local file, or the name "auto" alone, change in a config; or nothing."""
+    if features == AUTO and weights is None:
+        return {"features.name": AUTO}
+    if features == AUTO or (features is None) != (weights is None):
+        raise InputError(
+            "--features and --features-weights: expected both, got one; or --features auto without a file."
+        )
+    if features is None or weights is None:
+        return {}
+    return {"features.name": features, **backbone_input(read_weights(weights))}
 
 
 def backbone_input(weights: dict[str, Tensor]) -> dict[str, Any]:

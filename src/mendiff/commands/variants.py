@@ -15,6 +15,7 @@ from mendiff.errors import InputError
 from mendiff.methods.base import find_method
 from mendiff.methods.config import override
 from mendiff.model import Model
+from mendiff.nets.student import BUNDLED
 
 NETWORKS = ("codec.", "denoiser.", "guide.", "guided.", "features.", "target_whitening.", "schedule.")
 """Parts of a method that training makes, or that come with it; all else is learned anew."""
@@ -55,10 +56,12 @@ def variant_of(
 
     Raises InputError for changes that need other networks.
     """
-    config = override(model.method.config, changes)
+    config: Any = override(model.method.config, changes)
     method = find_method(model.name)(config)
     fitted, own = model.method.state_dict(), method.state_dict()
     backbone = ("features.",) if any(name.startswith("features.") for name in changes) else ()
+    if backbone and config.features.name == BUNDLED:
+        backbone = ()  # the bundled network always has all its layers
     for name in own:
         if name.startswith(NETWORKS) and not name.startswith(backbone):
             if name not in fitted or fitted[name].shape != own[name].shape:

@@ -20,9 +20,9 @@ from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError, check_range
 from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
-from mendiff.nets.codec import CodecConfig, check_size, make_codec
+from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_size, make_codec
 from mendiff.nets.denoiser import DenoiserConfig, conditional_unet
-from mendiff.nets.features import FeaturesConfig, make_features
+from mendiff.nets.features import TINY_FEATURES, FeaturesConfig, make_features
 from mendiff.nets.semantic_guided import GuideConfig, GuidedDenoiser
 from mendiff.nets.stable_diffusion import CODEC, UNET
 from mendiff.scoring.readout import LEARNED, Readout, ReadoutConfig, fit_to_mended
@@ -120,7 +120,8 @@ _TINY = DiadConfig(
         cosine=True,
         ema=0.995,
     ),
-    codec=CodecConfig("space_to_depth", factor=2),
+    codec=CodecConfig(TINY_CODEC, factor=2),
+    features=FeaturesConfig(TINY_FEATURES),
     denoiser=DenoiserConfig("conditional_unet", "x0", conditional_unet(32, 64, 96, 128), prompt_length=1),
     guide=GuideConfig(initial_outputs="normal"),
     readout=LEARNED,

@@ -23,9 +23,9 @@ from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError, check_range
 from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
 from mendiff.methods.glad_settings import SETTINGS, Setting
-from mendiff.nets.codec import CodecConfig, check_size, make_codec
+from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_size, make_codec
 from mendiff.nets.denoiser import Denoiser, DenoiserConfig, plain_unet
-from mendiff.nets.features import FeaturesConfig, make_features
+from mendiff.nets.features import TINY_FEATURES, FeaturesConfig, make_features
 from mendiff.nets.stable_diffusion import CODEC, UNET
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import LEARNED, Readout, ReadoutConfig, fit_to_mended
@@ -120,7 +120,8 @@ _TINY = GladConfig(
     training=TrainingConfig(
         steps=1300, minutes=4, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995
     ),
-    codec=CodecConfig("space_to_depth", factor=2),
+    codec=CodecConfig(TINY_CODEC, factor=2),
+    features=FeaturesConfig(TINY_FEATURES),
     denoiser=DenoiserConfig(prediction="x0", network=plain_unet(32, 64, 96, 128)),
     synthesis=SynthesisConfig(share=0.7, thin_share=0.4),
     readout=replace(LEARNED, places=40),

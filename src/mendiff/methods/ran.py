@@ -22,7 +22,7 @@ from mendiff.errors import InputError, check_range
 from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
 from mendiff.nets.codec import CodecConfig, check_size, make_codec
 from mendiff.nets.denoiser import DenoiserConfig, plain_unet
-from mendiff.nets.features import FeaturesConfig, make_features
+from mendiff.nets.features import TINY_FEATURES, FeaturesConfig, make_features
 from mendiff.nets.joint import JointDenoiser
 from mendiff.scoring.gaussians import PositionGaussians
 from mendiff.scoring.maps import gaussian_blur, to_grid
@@ -168,7 +168,7 @@ _TINY = RanConfig(
     ),
     codec=CodecConfig("space_to_depth", factor=4),
     denoiser=DenoiserConfig(prediction="x0", network=plain_unet(64, 96, 128)),
-    features=FeaturesConfig(layers=("stage1", "stage2")),
+    features=FeaturesConfig(TINY_FEATURES, layers=("stage1", "stage2")),
     train_t=(1, 300),
     min_snr_gamma=5.0,
     # The x0 of a small network is off by far more than the variance at small t can say: in full, this term

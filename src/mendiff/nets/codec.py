@@ -10,9 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.errors import InputError, check_range
+from mendiff.nets import AUTO
 from mendiff.nets.build import build
 
-KINDS = ("pixels", "space_to_depth", "kl", "tiny")
+KINDS = ("pixels", "space_to_depth", "kl", "tiny", AUTO)
+TINY_CODEC = "space_to_depth"
+"""Kind of the codec in `tiny`: AUTO for the one that comes with the package."""
+BUNDLED_NETWORK: dict[str, Any] = {
+    "encoder_block_out_channels": [32, 32, 32, 32],
+    "decoder_block_out_channels": [32, 32, 32, 32],
+    "num_encoder_blocks": [0, 0, 2, 3],
+    "num_decoder_blocks": [3, 2, 1, 0],
+    "upsampling_scaling_factor": 2,
+    "latent_channels": 4,
+}
+"""Shape of the codec that comes with the package: factor 8, 4 channels, little work at full size."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +32,8 @@ class CodecConfig:
     """Which codec, and how big.
 
     Attributes:
-        kind: "pixels", "space_to_depth", "kl" (diffusers' AutoencoderKL) or "tiny" (AutoencoderTiny).
+        kind: "pixels", "space_to_depth", "kl" (diffusers' AutoencoderKL), "tiny" (AutoencoderTiny), or "auto"
+            for the "tiny" one that comes with the package.
         factor: downscaling of "space_to_depth"; the autoencoders' follows from their own config.
         network: diffusers' config of the autoencoder; empty takes diffusers' defaults.
         train: whether the method trains it (published methods keep it frozen).
@@ -136,6 +149,8 @@ def make_codec(config: CodecConfig) -> Codec:
         codec = PixelCodec(config.factor)
     elif config.kind == "kl":
         codec = KLCodec(config.network)
+    elif config.kind == AUTO:
+        codec = TinyCodec(BUNDLED_NETWORK)
     else:
         codec = TinyCodec(config.network)
     return codec.requires_grad_(config.train)

@@ -16,8 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.errors import InputError
+from mendiff.nets import AUTO
+from mendiff.nets.student import BUNDLED, StudentFeatures
 
 POSITION_RESAMPLING = ("timm", "dino")
+TINY_FEATURES = ""
+"""Name of the features in `tiny`: AUTO once the package holds weights, until then none."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,13 @@ class FeaturesConfig:
     """Which backbone, which layers, and what its input looks like.
 
     Attributes:
-        name: timm's name of the backbone; empty for no features.
+        name: timm's name of the backbone; "auto" for the network that comes with the package, which a stored
+            config calls "bundled"; empty for no features.
         layers: "stage0", "stage1", ... of a convolutional backbone (0 is the finest) or "block1", ... of a
             vision transformer, counted from 1 as in the papers.
         mean, std: of the normalisation of RGB in [0,1]; empty takes those timm states for the name.
-        network: further arguments of the backbone, such as {"pad_type": "same"} or {"img_size": 224}.
+        network: further arguments of the backbone, such as {"pad_type": "same"} or {"img_size": 224}; of the
+            bundled network, fields of StudentConfig.
         position_resampling: how a transformer's position embedding is fitted to the image: "timm"
             (antialiased bicubic) or "dino" (bicubic with the published scale factor (n + 0.1) / sqrt(N)).
     """
@@ -188,8 +194,10 @@ def hub_id(name: str) -> str:
     return str(stated.hf_hub_id or "") if stated else ""
 
 
-def make_features(config: FeaturesConfig) -> FeatureExtractor | PixelPyramid:
-    """The extractor a config names; the weight-free one for an empty name."""
+def make_features(config: FeaturesConfig) -> FeatureExtractor | StudentFeatures | PixelPyramid:
+    """The extractor a config names, with fresh weights; the weight-free one for an empty name."""
+    if config.name in (AUTO, BUNDLED):
+        return StudentFeatures(config.network, config.layers)
     return FeatureExtractor(config) if config.name else PixelPyramid()
 
 

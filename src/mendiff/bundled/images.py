@@ -1,0 +1,60 @@
+"""Pictures without end: image n of a seed is always the same, and no two are of the same kind.
+
+Textures, dead leaves, fractals, drawings, reliefs and rendered parts, mixed with each other, most of them
+with flaws, under any light and camera. No real image goes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mendiff.bundled.camera import photographed
+from mendiff.bundled.drawings import circuit, dead_leaves, line_art, plain_texture, writing
+from mendiff.bundled.fields import Rng, chance
+from mendiff.bundled.flaws import flawed
+from mendiff.bundled.scenes import demo_part, mixed, relief, things
+from mendiff.demo.geometry import Field
+from mendiff.demo.shading import Pixels
+
+Kind = Callable[[int, Rng], Field]
+
+KINDS: dict[Kind, float] = {
+    plain_texture: 32,
+    dead_leaves: 14,
+    relief: 14,
+    things: 12,
+    demo_part: 8,
+    circuit: 6,
+    line_art: 5,
+    writing: 5,
+}
+"""What a picture may show, and its share relative to the others."""
+_SHARES = np.array(list(KINDS.values())) / sum(KINDS.values())
+MIXED, FLAWED, MOST_FLAWS = 0.25, 0.6, 3
+
+
+def draw_kind(rng: Rng) -> Kind:
+    """One of KINDS, by its share."""
+    return list(KINDS)[rng.choice(len(KINDS), p=_SHARES)]
+
+
+def generate(seed: int, number: int, size: int) -> Pixels:
+    """Image `number` of a seed, (size,size,3) uint8."""
+    rng = np.random.default_rng([seed, number])
+    image = draw_kind(rng)(size, rng)
+    if chance(rng, MIXED):
+        image = mixed(size, rng, image, draw_kind(rng)(size, rng))
+    if chance(rng, FLAWED):
+        for _ in range(int(rng.integers(1, MOST_FLAWS + 1))):
+            image, _ = flawed(image, rng)
+    return photographed(image, rng)
+
+
+def generate_batch(seed: int, first: int, count: int, size: int) -> Tensor:
+    """Images first to first + count - 1 of a seed, (count,3,size,size) uint8."""
+    images = np.stack([generate(seed, number, size) for number in range(first, first + count)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()

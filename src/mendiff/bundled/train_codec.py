@@ -1,0 +1,165 @@
+"""Trains the bundled codec on generated images: pixels to 4 channels at an eighth of the size, and back.
+
+Examples:
+    python -m mendiff.bundled.train_codec --features auto --minutes 60 -o runs/codec
+    python -m mendiff.bundled.train_codec --features resnet18 --features-weights r18.safetensors -o runs/codec
+    python -m mendiff.bundled.train_codec --features auto --resume -o runs/codec --install
+
+The folder gets checkpoint.safetensors about every minute, log.jsonl, and at the end codec/ as
+`mendiff fit-codec` writes it; --install puts the latter into the package. docs/curves.py draws the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from mendiff.bundled.images import generate_batch
+from mendiff.bundled.judge import Category, draw_category, judge_all
+from mendiff.bundled.stream import RoundsConfig, batches
+from mendiff.bundled.training import Run, Schedule
+from mendiff.bundled.workshop import (
+    OTHER_SEED,
+    add_training_options,
+    answered,
+    check_folder,
+    finish,
+    rounds_of,
+    seconds_per_step,
+    set_threads,
+    steps_of,
+)
+from mendiff.checkpoints.bundled import CODEC, fill, resolved
+from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, save_codec
+from mendiff.checkpoints.store import read_weights
+from mendiff.commands.common import Terminal, choose_device
+from mendiff.commands.fit_codec import quality
+from mendiff.commands.places import new_folder
+from mendiff.commands.plan import backbone_changes
+from mendiff.methods.base import random_crops
+from mendiff.methods.config import override
+from mendiff.nets.codec import BUNDLED_NETWORK, Codec, CodecConfig
+from mendiff.nets.codec_loss import CodecLossConfig, CodecParts, CodecTraining, latent_scale
+from mendiff.nets.features import FeatureExtractor
+
+HELD_BACK = 48
+"""Images that are never trained on."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; 2 for bad input, 130 when interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mendiff.bundled.train_codec",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--features", help="of the perceptual term: auto for the bundled network, or timm's name"
+    )
+    parser.add_argument("--features-weights", type=Path, help="the backbone's safetensors file")
+    parser.add_argument("--perceptual", type=float, default=0.03, help="weight of that term (%(default)s)")
+    parser.add_argument("--crop", type=int, default=96, help="side of what is trained on (%(default)s)")
+    add_training_options(parser, size=128, batch=8, passes=2, rate=1e-3)
+    return answered(parser.prog, lambda: train(parser.parse_args(arguments)))
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train, judge and write."""
+    terminal = Terminal(options.quiet)
+    device = choose_device(options.device)
+    check_folder(options)
+    set_threads(options, device)
+    rounds = rounds_of(options)
+    model = prepared(options).to(device)
+    steps = steps_of(options, lambda: time_per_step(options, rounds, device))
+    run = Run(model, Schedule(steps, options.rate, decay=0.0), options.out)
+    if options.resume:
+        run.go_on()
+    terminal.say(
+        f"codec: {sum(one.numel() for one in model.codec.parameters()):,} parameters, {steps} steps of "
+        f"{rounds.batch} cuts of {options.crop} pixels on {device}"
+    )
+    kept = generate_batch(rounds.seed + OTHER_SEED, 0, HELD_BACK, rounds.size).float() / 255
+
+    def loss_of(batch: list[Tensor]) -> Tensor:
+        rng = Generator().manual_seed(rounds.seed * 1_000_003 + run.step)
+        cut = random_crops(batch[0], options.crop, 1, rng).to(device, memory_format=torch.channels_last)
+        loss: Tensor = model(cut, rng)
+        return loss
+
+    with terminal.bar("training") as update:
+        run.learn(
+            batches(rounds, run.step, steps, None), loss_of, lambda: dict(quality(model.codec, kept)), update
+        )
+    with run.averaged():
+        write(model.to("cpu"), run, kept, options, terminal)
+    finish(options, [f"{CODEC}/{CONFIG}", f"{CODEC}/{WEIGHTS}"], terminal)
+
+
+@torch.no_grad()
+def write(
+    model: CodecTraining, run: Run, kept: Tensor, options: argparse.Namespace, terminal: Terminal
+) -> None:
+    """Judge the codec and write its folder."""
+    codec, figures = model.codec.eval(), quality(model.codec, kept)
+    terminal.say(f"PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.3f} on {HELD_BACK} held-back images")
+    surfaces = [draw_category(OTHER_SEED, number) for number in range(options.categories)]
+    banks = judge_all({"images": model.features}, surfaces, terminal)
+    banks |= judge_all(
+        {"decoded images": model.features}, [through(codec, one) for one in surfaces], terminal
+    )
+    run.log({"judged": {**figures, **banks}})
+    network = {**BUNDLED_NETWORK, "scaling_factor": latent_scale(codec, kept)}
+    info = {"images": "generated", "seed": options.seed, "steps": run.step, "held_back": figures}
+    with new_folder(options.out / CODEC, True, "a codec") as draft:
+        weights = {name: one.half() for name, one in codec.state_dict().items()}
+        save_codec(draft, CodecConfig("tiny", network=network), weights, info)
+
+
+def prepared(options: argparse.Namespace) -> CodecTraining:
+    """The networks of the training, with the weights of the perceptual term's features."""
+    parts = CodecParts(
+        codec=CodecConfig("tiny", network=BUNDLED_NETWORK),
+        loss=CodecLossConfig(perceptual_weight=options.perceptual),
+    )
+    asked = override(parts, backbone_changes(options.features, options.features_weights))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(options.seed)
+        model = CodecTraining(resolved(asked))
+    fill(model, asked)
+    if isinstance(model.features, FeatureExtractor):
+        model.features.load_backbone(read_weights(options.features_weights), str(options.features_weights))
+    return model
+
+
+def through(codec: Codec, one: Category) -> Category:
+    """A category whose pictures the codec has encoded and decoded."""
+    train, tests = (
+        torch.cat([codec.decode(codec.encode(batch)) for batch in images.split(8)])
+        for images in (one.train, one.tests)
+    )
+    return dataclasses.replace(one, train=train, tests=tests)
+
+
+def time_per_step(options: argparse.Namespace, rounds: RoundsConfig, device: str) -> float:
+    """Seconds per step on this machine, measured on a network that is thrown away."""
+    model, rng = prepared(options).to(device).train(), Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], fused=True)
+    image = generate_batch(rounds.seed, 0, rounds.batch, rounds.size).float() / 255
+
+    def learn() -> None:
+        optimizer.zero_grad()
+        model(random_crops(image, options.crop, 1, rng).to(device), rng).backward()
+        optimizer.step()
+
+    return seconds_per_step(rounds, lambda: generate_batch(rounds.seed, 0, rounds.batch, rounds.size), learn)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""Teaches the bundled feature network what a pretrained one says of generated images.
+
+Examples:
+    python -m mendiff.bundled.train_features --teacher-weights FILE --minutes 75 -o runs/features
+    python -m mendiff.bundled.train_features --teacher-weights FILE --resume -o runs/features
+    python -m mendiff.bundled.train_features --teacher-weights FILE --resume -o runs/features --install
+
+FILE holds the teacher's weights, safetensors. The folder gets checkpoint.safetensors about every minute,
+log.jsonl, and at the end features.safetensors; --install puts the latter and its SHA-256 into the package.
+docs/curves.py draws the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from mendiff.bundled.judge import draw_category, judge_all
+from mendiff.bundled.stream import Drawn, RoundsConfig, batches
+from mendiff.bundled.teacher import Teacher, Whitenings, distance, explained
+from mendiff.bundled.training import Run, Schedule
+from mendiff.bundled.workshop import (
+    OTHER_SEED,
+    add_training_options,
+    answered,
+    check_folder,
+    finish,
+    rounds_of,
+    seconds_per_step,
+    set_threads,
+    steps_of,
+)
+from mendiff.checkpoints.bundled import FEATURES
+from mendiff.checkpoints.store import read_weights
+from mendiff.commands.common import Terminal, choose_device
+from mendiff.commands.plan import backbone_input
+from mendiff.images import write_bytes
+from mendiff.methods.config import config_from_dict
+from mendiff.nets.features import FeatureExtractor, FeaturesConfig
+from mendiff.nets.student import STAGES, Student, StudentConfig, StudentFeatures
+
+FITTED, HELD_BACK = 16, 8
+"""Batches that whitening is learned from, and batches that are never trained on."""
+
+
+class Pupil(nn.Module):
+    """The student in training, and the whitening of what it is to say, which belong in one checkpoint."""
+
+    def __init__(self, student: Student, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.student = student
+        self.whitenings = Whitenings(channels)
+
+    def forward(self, image: Tensor, described: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """What it says of images (B,3,H,W) in [0,1], and what it should say, whitened."""
+        return self.student(image * 2 - 1), self.whitenings(list(described))
+
+    @torch.no_grad()
+    def graduate(self) -> Student:
+        """The student as it is shipped: without norms, in the teacher's own units."""
+        plain = self.student.folded()
+        self.whitenings.undone_by(plain)
+        return plain
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; 2 for bad input, 130 when interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mendiff.bundled.train_features",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--teacher", default="mobilenetv2_100", help="timm's name (%(default)s)")
+    parser.add_argument("--teacher-weights", type=Path, required=True, help="its safetensors file")
+    add_training_options(parser, size=160, batch=16, passes=4, rate=2e-3)
+    return answered(parser.prog, lambda: train(parser.parse_args(arguments)))
+
+
+def train(options: argparse.Namespace) -> None:
+    """Teach, judge and write."""
+    terminal = Terminal(options.quiet)
+    device = choose_device(options.device)
+    check_folder(options)
+    set_threads(options, device)
+    extractor, same = open_teacher(options.teacher, options.teacher_weights)
+    rounds = rounds_of(options)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(options.seed)
+        student = Student(StudentConfig(outputs=extractor.channels), folded=False)
+    teacher, pupil = Teacher(extractor, same=same), Pupil(student, extractor.channels)
+    steps = steps_of(options, lambda: time_per_step(teacher, pupil, rounds, device))
+    fit_whitenings(pupil, teacher, rounds)
+    teacher.to(device)
+    pupil.to(device)
+    run = Run(pupil, Schedule(steps, options.rate), options.out)
+    if options.resume:
+        run.go_on()
+    count = sum(one.numel() for one in Student(student.config).parameters())
+    shown = -(-steps // rounds.steps) * rounds.batches * rounds.batch
+    terminal.say(
+        f"student of {options.teacher}: {count:,} parameters, {steps} steps of {rounds.batch} images on "
+        f"{device}, {shown:,} different images"
+    )
+    kept = held_back(teacher, rounds, device)
+    source = batches(rounds, run.step, steps, teacher if device == "cpu" else None)
+    with terminal.bar("teaching") as update:
+        run.learn(
+            source, partial(loss_of, pupil, teacher, device), partial(checked, pupil, teacher, kept), update
+        )
+    with run.averaged():
+        shipped = pupil.to("cpu").graduate()
+    run.log({"judged": judged(shipped, options, terminal)})
+    state = {name: one.half().contiguous() for name, one in sorted(shipped.state_dict().items())}
+    write_bytes(options.out / FEATURES, save(state))
+    finish(options, [FEATURES], terminal)
+
+
+def open_teacher(name: str, weights: Path) -> tuple[FeatureExtractor, bool]:
+    """The teacher, and whether it pads as TensorFlow does."""
+    tensors = read_weights(weights)
+    given = {key.removeprefix("features."): value for key, value in backbone_input(tensors).items()}
+    config = config_from_dict(FeaturesConfig, {"name": name, "layers": list(STAGES), **given})
+    extractor = FeatureExtractor(config)
+    extractor.load_backbone(tensors, str(weights))
+    return extractor, config.network.get("pad_type") == "same"
+
+
+def fit_whitenings(pupil: Pupil, teacher: Teacher, rounds: RoundsConfig) -> None:
+    """Learn the whitening from images that are not trained on."""
+    other = Drawn(replace(rounds, seed=rounds.seed + OTHER_SEED), teacher)
+    pupil.whitenings.fit([[one.float() for one in other[number][1:]] for number in range(FITTED)])
+
+
+def held_back(teacher: Teacher, rounds: RoundsConfig, device: str) -> list[list[Tensor]]:
+    """Batches that are not trained on: images in [0,1], and what the teacher says of them."""
+    other = Drawn(replace(rounds, seed=rounds.seed + OTHER_SEED + 1), teacher.to("cpu"))
+    drawn = [[one.to(device) for one in other[number]] for number in range(HELD_BACK)]
+    teacher.to(device)
+    return [[images.float() / 255, *(one.float() for one in described)] for images, *described in drawn]
+
+
+def loss_of(pupil: Pupil, teacher: Teacher, device: str, batch: list[Tensor]) -> Tensor:
+    """The pupil's distance from the teacher; on a CPU the workers have described the images already."""
+    image, *described = (one.to(device, non_blocking=True) for one in batch)
+    if not described:
+        with torch.no_grad():
+            described = teacher(image)
+    return distance(*pupil(teacher.cut(image), described))
+
+
+@torch.no_grad()
+def checked(pupil: Pupil, teacher: Teacher, kept: list[list[Tensor]]) -> dict[str, Any]:
+    """Loss on held-back images, and the share of the teacher's variance within images that is explained."""
+    pairs = [pupil(teacher.cut(image), described) for image, *described in kept]
+    losses = [float(distance(*pair)) for pair in pairs]
+    shares = torch.tensor([explained(*pair) for pair in pairs]).mean(0)
+    return {
+        "held_back": round(sum(losses) / len(losses), 4),
+        "explained": [round(one, 4) for one in shares.tolist()],
+    }
+
+
+def judged(student: Student, options: argparse.Namespace, terminal: Terminal) -> dict[str, dict[str, float]]:
+    """Memory banks on generated surfaces: on features of student, teacher and random weights."""
+    surfaces = [draw_category(OTHER_SEED, number) for number in range(options.categories)]
+    ours = StudentFeatures({"outputs": list(student.config.outputs)}, STAGES)
+    ours.load_backbone(student.state_dict(), "student")
+    taught, _ = open_teacher(options.teacher, options.teacher_weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        fresh = FeatureExtractor(taught.config)
+    return judge_all({"student": ours, "teacher": taught, "random weights": fresh}, surfaces, terminal)
+
+
+def time_per_step(teacher: Teacher, pupil: Pupil, rounds: RoundsConfig, device: str) -> float:
+    """Seconds per step on this machine, measured on a network that is thrown away."""
+    trial = Pupil(Student(pupil.student.config, folded=False), teacher.channels).to(device)
+    optimizer = torch.optim.AdamW(trial.parameters(), fused=True)
+    image, *described = Drawn(rounds, teacher)[0]
+    batch = [image.float() / 255, *(one.float() for one in described)]
+
+    def learn() -> None:
+        optimizer.zero_grad()
+        loss_of(trial, teacher, device, batch).backward()
+        optimizer.step()
+
+    return seconds_per_step(rounds, lambda: Drawn(rounds, teacher)[0], learn)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

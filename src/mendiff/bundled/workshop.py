@@ -1,0 +1,138 @@
+"""What both training commands share: options, threads, the number of steps, and the end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from mendiff.bundled.stream import RoundsConfig
+from mendiff.bundled.training import CHECKPOINT, read_about
+from mendiff.checkpoints.bundled import install, sum_of
+from mendiff.commands.common import Terminal
+from mendiff.errors import InputError
+
+OTHER_SEED = 900_000_000
+"""Added to the seed for images that are not trained on."""
+
+
+def add_training_options(
+    parser: argparse.ArgumentParser, *, size: int, batch: int, passes: int, rate: float
+) -> None:
+    """The options of a training on generated images."""
+    cores = os.cpu_count() or 1
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, help="folder for checkpoint, log and weights"
+    )
+    parser.add_argument("--minutes", type=float, help="choose as many steps as fit into this time here")
+    parser.add_argument("--steps", type=int, help="take this many instead")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and images (%(default)s)")
+    parser.add_argument("--size", type=int, default=size, help="side of the generated images (%(default)s)")
+    parser.add_argument("--batch", type=int, default=batch, help="images per step (%(default)s)")
+    parser.add_argument("--round", type=int, default=64, help="new batches per round (%(default)s)")
+    parser.add_argument("--passes", type=int, default=passes, help="times every image is shown (%(default)s)")
+    parser.add_argument("--rate", type=float, default=rate, help="highest learning rate (%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=max(1, cores - 1), help="processes that draw (%(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="of the network on a CPU; 0: those that are left"
+    )
+    parser.add_argument(
+        "--categories", type=int, default=12, help="generated surfaces to judge on (%(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted training")
+    parser.add_argument("--install", action="store_true", help="put the weights into the package at the end")
+    parser.add_argument("--quiet", action="store_true", help="say warnings only")
+
+
+def answered(name: str, work: Callable[[], None]) -> int:
+    """Do the work; what is wrong with the input becomes one line."""
+    try:
+        work()
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; the same command with --resume goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def check_folder(options: argparse.Namespace) -> None:
+    """Refuse options that make no sense, and to begin anew where a training lies."""
+    for name, lowest in (("batch", 2), ("round", 1), ("passes", 1), ("workers", 0), ("categories", 0)):
+        if getattr(options, name) < lowest:
+            raise InputError(f"--{name}: expected at least {lowest}, got {getattr(options, name)}.")
+    if options.size < 32 or options.size % 16:
+        raise InputError(f"--size: expected a multiple of 16 from 32 up, got {options.size}.")
+    there = (options.out / CHECKPOINT).is_file()
+    if there and not options.resume:
+        raise InputError(
+            f"{options.out}: expected a new folder, but a training lies there; add --resume or choose "
+            "another -o."
+        )
+    if options.resume and not there:
+        raise InputError(f"--resume: expected a training in {options.out} to go on with, found none.")
+    options.out.mkdir(parents=True, exist_ok=True)
+
+
+def rounds_of(options: argparse.Namespace) -> RoundsConfig:
+    """How the options want the images shown."""
+    return RoundsConfig(
+        options.seed, options.size, options.batch, options.round, options.passes, options.workers
+    )
+
+
+def set_threads(options: argparse.Namespace, device: str) -> None:
+    """Leave the workers' cores to them."""
+    if device == "cpu":
+        cores = os.cpu_count() or 1
+        torch.set_num_threads(options.threads or max(1, cores - options.workers))
+
+
+def steps_of(options: argparse.Namespace, seconds: Callable[[], float]) -> int:
+    """Steps of the training: a resumed one's own, those asked for, or as many as fit into the time."""
+    if options.resume:
+        return int(read_about(options.out)["steps"])
+    if (options.steps is None) == (options.minutes is None):
+        raise InputError("--steps and --minutes: expected one of them.")
+    steps = options.steps if options.minutes is None else round(60 * options.minutes / seconds())
+    if steps < 1:
+        raise InputError(f"--steps: expected at least 1, got {steps}.")
+    return int(steps)
+
+
+def seconds_per_step(rounds: RoundsConfig, draw: Callable[[], object], learn: Callable[[], object]) -> float:
+    """How long a step takes: the slower of what the workers and what this process have to do for it.
+
+    Args:
+        rounds: how images are shown.
+        draw: makes a batch, as a worker does.
+        learn: one step.
+    """
+    drawing = _timed(draw) / max(rounds.workers, 1) / rounds.passes
+    learning = median(_timed(learn) for _ in range(5))
+    return max(drawing, learning) if rounds.workers else drawing + learning
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def finish(options: argparse.Namespace, names: Sequence[str], terminal: Terminal) -> None:
+    """Tell of the finished files in the folder, and put them into the package where that was asked for."""
+    for name in names:
+        path = options.out / name
+        terminal.say(f"{path}: {path.stat().st_size / 1e6:.2f} MB, SHA-256 {sum_of(path)}")
+    if options.install:
+        terminal.say(f"installed in {install(options.out, names)}")

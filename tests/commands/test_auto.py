@@ -1,0 +1,124 @@
+"""What "auto" comes to: the bundled networks in plans, models, benchmarks and variants."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mendiff.checkpoints.bundled import FEATURES, bundled_features, codec_folder
+from mendiff.checkpoints.codecs import open_codec
+from mendiff.checkpoints.store import load
+from mendiff.commands.fit import prepared
+from mendiff.commands.job import Job, control, peer
+from mendiff.commands.plan import Plan, backbone_changes, make_config
+from mendiff.commands.variants import variant_of
+from mendiff.errors import InputError
+from mendiff.images import save_png, to_picture
+from mendiff.nets.student import StudentFeatures
+
+SMALL = {"training.steps": 2, "denoiser.network.layers_per_block": 1}
+
+
+@pytest.fixture
+def paths(tmp_path, pictures):
+    (tmp_path / "good").mkdir()
+    for index in range(12):
+        save_png(to_picture(pictures[index % 4] * (1 - 0.05 * index)), tmp_path / f"good/{index}.png")
+    return sorted((tmp_path / "good").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("features", "weights", "found"),
+    [(None, None, {}), ("auto", None, {"features.name": "auto"})],
+)
+def test_backbone_changes(features, weights, found):
+    assert backbone_changes(features, weights) == found
+
+
+@pytest.mark.parametrize(
+    ("features", "weights"), [("auto", Path("x")), ("resnet18", None), (None, Path("x"))]
+)
+def test_backbone_changes_refuse_halves(features, weights):
+    with pytest.raises(InputError, match="--features auto without a file"):
+        backbone_changes(features, weights)
+
+
+def test_plan_may_name_both(paths, bundled):
+    config = make_config(Plan(features="auto", codec=Path("auto"), settings=dict(SMALL)), paths)
+    assert (config.features.name, config.codec.kind) == ("auto", "tiny")
+    assert config.image_size == 64  # eight pixels per latent position, eight of them for the UNet
+
+
+def test_plan_refuses_a_file_for_auto(paths, bundled):
+    plan = Plan(features="auto", features_weights=bundled / FEATURES)
+    with pytest.raises(InputError, match="--features-weights: expected --features with it"):
+        make_config(plan, paths)
+
+
+@pytest.mark.parametrize("changes", [{"features": "auto"}, {"settings": {"features.name": "auto"}}])
+def test_plan_with_auto_makes_a_model_that_needs_no_bundled_file_to_open(changes, paths, bundled, tmp_path):
+    plan = Plan(image_size=32, **changes)
+    module, lines = prepared(plan, make_config(plan, paths))
+    assert lines == ["features: the network that comes with mendiff"]
+    own = module.method.features.backbone.state_dict()
+    assert all(torch.equal(own[name], one) for name, one in bundled_features().items())
+    assert module.config.features.name == module.hparams["config"]["features"]["name"] == "bundled"
+    assert module.config.features.network["widths"] == (8, 24, 48, 96)
+
+
+def test_model_with_auto_is_saved_and_opened_without_bundled_files(tiny_config, bundled, tmp_path):
+    from mendiff.anomalib_models import Glad
+    from mendiff.calibration import Calibration
+
+    module = Glad(tiny_config("glad", {"features.name": "auto"}))
+    module.calibration = Calibration((0.1, 0.2), (0.1, 0.2))
+    module.save(tmp_path / "model")
+    (bundled / FEATURES).unlink()
+    opened = load(tmp_path / "model").method.features
+    assert isinstance(opened, StudentFeatures)
+    image = torch.rand(1, 3, 32, 32)
+    for ours, theirs in zip(opened(image), module.method.features(image), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_altered_file_stops_a_fit_before_it_starts(paths, bundled):
+    (bundled / FEATURES).write_bytes(b"other")
+    plan = Plan(image_size=32, features="auto")
+    with pytest.raises(InputError, match="SHA-256 differs"):
+        prepared(plan, make_config(plan, paths))
+
+
+def test_codec_by_the_name_auto_is_loaded(paths, bundled):
+    plan = Plan(codec=Path("auto"), image_size=64)
+    module, lines = prepared(plan, make_config(plan, paths))
+    theirs = open_codec(codec_folder("auto")).state_dict()
+    own = module.method.codec.state_dict()
+    assert all(torch.equal(own[name], one) for name, one in theirs.items())
+    assert lines == ["autoencoder: auto"]
+
+
+def test_memory_bank_control_takes_the_bundled_features(paths, bundled):
+    job = Job("memory-bank", {"bank": {}}, data="", categories=[], features="auto")
+    predict, _ = control(job, paths, 32)
+    scores, maps = predict(torch.rand(2, 3, 32, 32))
+    assert scores.shape == (2,)
+    assert maps.shape == (2, 1, 32, 32)
+
+
+def test_peers_want_a_backbone_of_timm(paths, tmp_path):
+    job = Job("patchcore", {"patchcore": {}}, data="", categories=[], features="auto")
+    with pytest.raises(InputError, match="expected timm's name of a backbone for patchcore, got auto"):
+        peer(job, paths, 32, tmp_path)
+
+
+def test_variant_takes_other_layers_of_the_bundled_network(tiny_config, bundled, pictures):
+    from mendiff.anomalib_models import Glad
+    from mendiff.calibration import Calibration
+
+    module = Glad(tiny_config("glad", {"features.name": "auto"}))
+    module.calibration = Calibration((0.1, 0.2), (0.1, 0.2))
+    images = list(pictures)
+    changed = variant_of(module.as_model(), {"features.layers": ["stage2"]}, images, images)
+    assert changed.method.features.channels == (32,)
+    own = changed.method.features.backbone.state_dict()
+    assert all(torch.equal(own[name], one) for name, one in bundled_features().items())
