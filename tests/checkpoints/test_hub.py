@@ -1,3 +1,5 @@
+import logging
+
 import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
@@ -93,3 +95,21 @@ def test_a_repository_without_the_file_is_said_to_have_none(online):
 def test_an_impossible_name_is_refused(cache):
     with pytest.raises(InputError, match=r"a\.\.b/c: expected a name such as"):
         hub_file("a..b/c", "first")
+
+
+def test_attempts_that_fail_are_not_told_one_by_one(online, monkeypatch):
+    told, client = [], logging.getLogger("huggingface_hub.utils")
+    online({})
+
+    def download(repository, name, local_files_only=False):
+        if local_files_only:
+            raise raised(errors.LocalEntryNotFoundError)
+        told.append(client.isEnabledFor(logging.WARNING))
+        raise raised(errors.LocalEntryNotFoundError)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    before = client.isEnabledFor(logging.WARNING)
+    with pytest.raises(InputError, match="the hub can't be reached"):
+        hub_file("a/b", "first")
+    assert told == [False]
+    assert client.isEnabledFor(logging.WARNING) == before

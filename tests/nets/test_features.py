@@ -256,3 +256,10 @@ def test_pyramid_sees_colour_contrast_and_edges():
     assert float(across[1:].abs().max()) == 0
     assert float(fine[3:6].abs().max()) == 0
     torch.testing.assert_close(fine[9:15], fine[3:9].abs())
+
+
+def test_arguments_that_a_backbone_does_not_take_are_refused():
+    with pytest.raises(
+        InputError, match=r"features\.network: .* timm's resnet18 takes, got .*pad_type.*another"
+    ):
+        make_features(FeaturesConfig("resnet18", network={"pad_type": "same"}))

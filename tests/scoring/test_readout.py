@@ -14,7 +14,7 @@ from mendiff.scoring.maps import (
     pixel_map,
     squared_map,
 )
-from mendiff.scoring.readout import BACKWARD, DISTANCES, Readout, ReadoutConfig
+from mendiff.scoring.readout import BACKWARD, DISTANCES, Readout, ReadoutConfig, fit_to_mended
 from mendiff.scoring.scales import logarithm as log_maps
 from mendiff.scoring.score import top_k_mean, top_share_mean
 from mendiff.scoring.whitening import ConditionalWhitening
@@ -293,3 +293,19 @@ def test_nothing_to_fit_to_is_refused(distance):
     readout = Readout(ReadoutConfig(distance=distance, standardise=True), CHANNELS)
     with pytest.raises(InputError, match="at least one good image"):
         readout.fit(lambda: iter([]), features)
+
+
+@pytest.mark.parametrize(("distance", "times"), [("whitened", 1), ("cosine", 0)])
+def test_every_good_image_is_mended_once_and_none_where_nothing_is_learned(image, distance, times):
+    readout = Readout(ReadoutConfig(distance=distance, standardise=distance == "whitened"), CHANNELS)
+    mended = []
+
+    def mend(image, seeds):
+        mended.extend(seeds.tolist())
+        return [image * 0.9]
+
+    def batches(*seeds):
+        return lambda: ((image[:1], torch.tensor([seed])) for seed in seeds)
+
+    fit_to_mended(readout, features, mend, batches(1, 2), batches(3))
+    assert sorted(mended) == sorted([1, 2, 3] * times)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mendiff.errors import InputError
@@ -36,7 +39,8 @@ def hub_file(repository: str, *names: str) -> Path:
     reasons: list[Exception] = []
     for name in names:
         try:
-            return Path(hf_hub_download(repository, name))
+            with _silent():
+                return Path(hf_hub_download(repository, name))
         except Exception as error:  # what a network brings up differs between versions of the package
             reasons.append(error)
             if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
@@ -45,6 +49,18 @@ def hub_file(repository: str, *names: str) -> Path:
         f"{repository}: expected {names[0]} in the hub's cache, but it is not there, and "
         f"{_why(reasons[-1])}; where there is a network: hf download {repository} {names[0]}"
     ) from reasons[-1]
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the hub's client from telling of every attempt; in the end one sentence says what came of them."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _cached(repository: str, name: str) -> Path | None:

@@ -241,7 +241,13 @@ def local_backbone(config: FeaturesConfig, weights: Mapping[str, Tensor]) -> Ite
 def _make_backbone(config: FeaturesConfig) -> Any:
     import timm
 
-    return timm.create_model(config.name, pretrained=False, num_classes=0, **config.network)
+    try:
+        return timm.create_model(config.name, pretrained=False, num_classes=0, **config.network)
+    except (TypeError, ValueError, ArithmeticError, LookupError, AssertionError, RuntimeError) as error:
+        raise InputError(
+            f"features.network: expected arguments that timm's {config.name} takes, got {config.network} "
+            f"({' '.join(str(error).split())}); are the weights those of another backbone?"
+        ) from error
 
 
 def _refuse(keys: Iterable[str], complaint: str, source: str, name: str) -> None:

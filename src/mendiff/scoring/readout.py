@@ -95,9 +95,9 @@ class ReadoutConfig:
             if value not in allowed:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
         for name in ("pixel_share", "sigma_share", "top_share"):
-            check_range(name, getattr(self, name), 0, 1)
+            check_range(f"readout.{name}", getattr(self, name), 0, 1)
         for name in ("pixel_weight", "sigma", "taps", "top_k", "pool_side", "pool_rounds", "resolution"):
-            check_range(name, getattr(self, name), 0)
+            check_range(f"readout.{name}", getattr(self, name), 0)
         if self.pixel_share and not self.standardise:
             raise InputError(
                 "pixel_share: expected standardise=true with it, since pixels and features differ in scale."
