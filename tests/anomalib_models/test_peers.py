@@ -82,9 +82,19 @@ def test_padim_scores_images_with_the_local_backbone(weights, good, tmp_path):
         ("patchcore", {"ratio": 1}, "expected settings among"),
     ],
 )
-def test_bad_input_is_one_sentence(weights, name, settings, sentence):
+def test_bad_input_is_one_sentence(weights, tmp_path, name, settings, sentence):
     with pytest.raises(InputError, match=sentence):
-        make_peer(Peer(name, {}, CONFIG, weights), settings, 64)
+        make_peer(Peer(name, {}, CONFIG, weights), settings, 64, tmp_path)
+
+
+def test_draem_learns_without_a_folder_of_textures(good, tmp_path):
+    fitted = fit_peer(Peer("draem", {"max_steps": 1, "batch_size": 2}), good[:2], 64, tmp_path / "trainer")
+
+    scores, maps = fitted.predict(torch.rand(1, 3, 64, 64))
+
+    assert fitted.steps == 1
+    assert scores.shape == (1,)
+    assert maps.shape == (1, 1, 64, 64)
 
 
 def test_a_model_that_needs_features_says_so(good, tmp_path):

@@ -102,7 +102,9 @@ def fit_peer(peer: Peer, paths: list[Path], size: int, workdir: Path, device: st
     settings = dict(peer.settings)
     trainer = {name: settings.pop(name) for name in TRAINER if name in settings}
     batch_size = int(settings.pop("batch_size", 8))
-    module = make_peer(peer, settings, size)
+    textures = workdir / "textures"
+    textures.mkdir(parents=True, exist_ok=True)
+    module = make_peer(peer, settings, size, textures)
     loader = DataLoader(
         GoodImages(paths, size),
         batch_size=batch_size,
@@ -123,8 +125,10 @@ def fit_peer(peer: Peer, paths: list[Path], size: int, workdir: Path, device: st
     return FittedPeer(module.eval().to(place), int(engine.trainer.global_step))
 
 
-def make_peer(peer: Peer, settings: Mapping[str, Any], size: int) -> Any:
+def make_peer(peer: Peer, settings: Mapping[str, Any], size: int, textures: Path) -> Any:
     """One of anomalib's models with the given backbone file, and an input of the given size.
+
+    Models that paste textures take those of a folder; from an empty one they paste anomalib's noise instead.
 
     Raises InputError for a name that anomalib doesn't know, settings that the model doesn't take, and a model
     that needs pretrained features where none were given.
@@ -136,7 +140,7 @@ def make_peer(peer: Peer, settings: Mapping[str, Any], size: int) -> Any:
         raise InputError(
             f"{peer.name}: expected settings among {', '.join([*takes, *TRAINER])}, got {unknown[0]!r}."
         )
-    given: dict[str, Any] = {"dtd_dir": None} if "dtd_dir" in takes else {}
+    given: dict[str, Any] = {"dtd_dir": textures} if "dtd_dir" in takes else {}
     stages: list[Callable[..., Any]] = [Resize((size, size), antialias=True)]
     if "backbone" not in takes:
         given["pre_processor"] = PreProcessor(transform=Compose(stages))

@@ -158,7 +158,7 @@ def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> t
     anomalib_models.quiet()
     build = partial(anomalib_models.module_class(plan.method), config, seed=plan.seed)
     if workdir is not None and (workdir / anomalib_models.CHECKPOINT).is_file():
-        return build(), (workdir / PARTS_FILE).read_text().splitlines()
+        return build(), _parts(workdir)
     sources = Sources(plan.pretrained, plan.prompt, plan.features_weights, codec=plan.codec is None)
     features = getattr(getattr(config, "features", None), "name", "")
     find_pretrained(sources, "" if features == AUTO else features)
@@ -170,6 +170,17 @@ def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> t
         load_exactly(codec, read_codec(codec_folder(plan.codec))[1], str(plan.codec), CODEC)
         lines.append(f"autoencoder: {plan.codec}")
     return module, lines
+
+
+def _parts(workdir: Path) -> list[str]:
+    """What an interrupted training started from."""
+    try:
+        return (workdir / PARTS_FILE).read_text().splitlines()
+    except FileNotFoundError:
+        raise InputError(
+            f"{workdir}: expected what an interrupted training left, found no {PARTS_FILE!r} in it; "
+            "remove the folder and fit again."
+        ) from None
 
 
 def train(
