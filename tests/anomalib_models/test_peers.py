@@ -87,6 +87,16 @@ def test_bad_input_is_one_sentence(weights, tmp_path, name, settings, sentence):
         make_peer(Peer(name, {}, CONFIG, weights), settings, 64, tmp_path)
 
 
+def test_draem_pastes_noise_where_there_are_no_textures(tmp_path):
+    draem = make_peer(Peer("draem"), {}, 64, tmp_path)
+
+    image, mask = draem.augmenter(torch.full((1, 3, 64, 64), 0.5))
+
+    assert draem.augmenter.anomaly_source_paths == []
+    assert torch.equal(image != 0.5, (image != 0.5) & mask.bool())
+
+
+@pytest.mark.slow
 def test_draem_learns_without_a_folder_of_textures(good, tmp_path):
     fitted = fit_peer(Peer("draem", {"max_steps": 1, "batch_size": 2}), good[:2], 64, tmp_path / "trainer")
 
