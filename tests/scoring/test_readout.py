@@ -181,6 +181,26 @@ def test_every_standardised_map_has_mean_0_and_deviation_1_on_the_images_it_was_
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("least", "size"), [(24, (24, 24)), (16, (16, 16)), (0, (16, 16))])
+def test_small_images_are_enlarged_before_they_are_compared(image, rebuilt, least, size):
+    config = ReadoutConfig(least_resolution=least, sigma=0.0)
+    got = Readout(config, CHANNELS).anomaly_map(image, rebuilt[:1], features)
+
+    large, other = (
+        F.interpolate(one, size, mode="bilinear", align_corners=True) for one in (image, rebuilt[0])
+    )
+    same = Readout(ReadoutConfig(sigma=0.0), CHANNELS).anomaly_map(large, [other], features)
+    assert got.shape == (6, 1, *size)
+    torch.testing.assert_close(got, same)
+
+
+def test_enlarged_images_keep_their_shape(image, rebuilt):
+    config = ReadoutConfig(least_resolution=32, sigma=0.0)
+    got = Readout(config, CHANNELS).anomaly_map(image[..., :8], [rebuilt[0][..., :8]], features)
+
+    assert got.shape == (6, 1, 32, 16)
+
+
 @pytest.mark.parametrize("distance", ["whitened", "squared"])
 def test_scales_are_learned_at_the_resolution_they_are_used_at(image, rebuilt, distance):
     config = ReadoutConfig(distance=distance, standardise=True, resolution=8, sigma=0.0)

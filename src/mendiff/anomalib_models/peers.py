@@ -95,6 +95,7 @@ def fit_peer(peer: Peer, paths: list[Path], size: int, workdir: Path, device: st
         workdir: for what its trainer writes.
         device: torch's name of one.
     """
+    from anomalib.callbacks import ModelCheckpoint
     from anomalib.engine import Engine
 
     quiet()
@@ -119,6 +120,8 @@ def fit_peer(peer: Peer, paths: list[Path], size: int, workdir: Path, device: st
         devices=[place.index or 0] if place.type == "cuda" else 1,
         enable_progress_bar=False,
         enable_model_summary=False,
+        # A checkpoint after every epoch, a gigabyte for DRAEM, can take longer than the epoch.
+        callbacks=[ModelCheckpoint(save_top_k=0)],
         **(trainer or {"max_time": {"minutes": MINUTES}}),
     )
     engine.fit(module, train_dataloaders=loader)

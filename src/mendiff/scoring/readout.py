@@ -64,6 +64,8 @@ class ReadoutConfig:
             side, pool_rounds times (DiAD: 8 and 8); 0 for no pooling.
         pool_rounds: see pool_side.
         resolution: side to which images are resized before the comparison; 0 keeps their own.
+        least_resolution: side to which smaller images are enlarged before it: backbones were trained on some
+            224 pixels, and on smaller images even their finest maps are coarse; 0 keeps all sizes.
     """
 
     distance: str = "nearest"
@@ -83,6 +85,7 @@ class ReadoutConfig:
     pool_side: int = 0
     pool_rounds: int = 8
     resolution: int = 0
+    least_resolution: int = 0
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -96,7 +99,9 @@ class ReadoutConfig:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
         for name in ("pixel_share", "sigma_share", "top_share"):
             check_range(f"readout.{name}", getattr(self, name), 0, 1)
-        for name in ("pixel_weight", "sigma", "taps", "top_k", "pool_side", "pool_rounds", "resolution"):
+        for name in ("pixel_weight", "sigma", "taps", "top_k", "pool_side", "pool_rounds"):
+            check_range(f"readout.{name}", getattr(self, name), 0)
+        for name in ("resolution", "least_resolution"):
             check_range(f"readout.{name}", getattr(self, name), 0)
         if self.pixel_share and not self.standardise:
             raise InputError(
@@ -121,6 +126,7 @@ LEARNED = ReadoutConfig(
     sigma_share=6 / 512,  # GLAD's 6 pixels at 512
     taps=0,
     top_k=0,
+    least_resolution=256,
 )
 """How small models are read out: by all that good images can teach about their reconstructions."""
 
@@ -162,7 +168,7 @@ class Readout(nn.Module):
         features: Features,
         object_weight: Tensor | None = None,
     ) -> Tensor:
-        """The final map, (B,1,R,R) or (B,1,H,W) where the config has no resolution.
+        """The final map, (B,1,R,R), or (B,1,H,W) where the config keeps the images' size.
 
         Args:
             image: (B,3,H,W) in [0,1].
@@ -271,10 +277,12 @@ class Readout(nn.Module):
         return total.amax(dims, keepdim=True) / pixels.amax(dims, keepdim=True).clamp(min=1e-12) * pixels
 
     def _resize(self, images: Tensor) -> Tensor:
-        side = self.config.resolution
-        if not side or images.shape[-2:] == (side, side):
+        own, side = images.shape[-2:], self.config.resolution
+        enlarge = max(1.0, self.config.least_resolution / max(own))
+        size = [side, side] if side else [round(length * enlarge) for length in own]
+        if list(own) == size:
             return images
-        return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=True)
 
 
 def fit_to_mended(
