@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from PIL import Image
 
 from mendiff.cli import main
 from mendiff.commands.benchmark import Bench, chosen_rows, planned, printed
-from mendiff.commands.job import MODEL, Job, result_file
+from mendiff.commands.job import MODEL, Job, end_with, result_file
 from mendiff.commands.queue import outcomes, outcomes_of_ray, prepared
 from mendiff.errors import InputError
 from mendiff.evaluation.ablations import ABLATIONS, Row
@@ -233,6 +232,14 @@ def test_jobs_run_on_a_ray_cluster(parts, tmp_path):
     assert list(outcomes_of_ray(folders, "local")) == [(folders[0], "")]
 
 
+def test_a_job_ends_when_the_benchmark_that_started_it_is_gone(monkeypatch):
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+
+    with pytest.raises(SystemExit):
+        end_with(parent=4321)
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_equals_an_unbroken_one(parts, tmp_path):
     small = {"image_size": 32, "crop": 0, "training.steps": 40, "training.batch_size": 2}
@@ -241,11 +248,11 @@ def test_a_killed_run_goes_on_and_equals_an_unbroken_one(parts, tmp_path):
     command = [sys.executable, "-m", "mendiff.cli", "benchmark", str(parts), *options]
     broken, whole = tmp_path / "broken", tmp_path / "whole"
 
-    running = subprocess.Popen([*command, "-o", str(broken)], start_new_session=True)
+    running = subprocess.Popen([*command, "-o", str(broken)])
     fitting = broken / "jobs/glad-nut-0" / f".{MODEL}.fit"
     while not fitting.is_dir() and running.poll() is None:
         time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGKILL)
+    running.kill()  # its job, a process of its own, is to end by itself
     running.wait()
     assert not (broken / "results.json").exists()
 

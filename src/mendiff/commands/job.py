@@ -9,10 +9,12 @@ on where it was; the fit itself goes on from its last checkpoint.
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -119,6 +121,7 @@ def slug(text: str) -> str:
 
 def main(folder: Path) -> int:
     """Run what a folder's job.json says and is not done yet; 2 for bad input, with the reason in a file."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     terminal = Terminal()
     (folder / FAILED).unlink(missing_ok=True)
     try:
@@ -129,6 +132,13 @@ def main(folder: Path) -> int:
         terminal.warn(str(error))
         return 2
     return 0
+
+
+def end_with(parent: int) -> None:
+    """End this process once its parent is gone: a benchmark that was killed may be started again at once."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def run(job: Job, folder: Path, terminal: Terminal) -> None:
