@@ -1,9 +1,12 @@
+from urllib.error import URLError
+
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
 
+from mendiff.anomalib_models import peers
 from mendiff.anomalib_models.peers import Peer, fit_peer, make_peer, peer_class
 from mendiff.errors import InputError
 from mendiff.nets.features import FeaturesConfig, local_backbone
@@ -110,6 +113,16 @@ def test_draem_learns_without_a_folder_of_textures(good, tmp_path):
 def test_a_model_that_needs_features_says_so(good, tmp_path):
     with pytest.raises(InputError, match="expected a pretrained backbone"):
         fit_peer(Peer("patchcore"), good, 64, tmp_path / "trainer")
+
+
+def test_a_model_that_downloads_in_vain_says_so(good, tmp_path, monkeypatch):
+    def offline(*_):
+        raise URLError("unknown host")
+
+    monkeypatch.setattr(peers, "make_peer", offline)
+
+    with pytest.raises(InputError, match=r"efficient_ad: .* does not answer \(unknown host\)"):
+        fit_peer(Peer("efficient_ad"), good, 64, tmp_path / "trainer")
 
 
 def test_names_are_anomalibs_with_or_without_underscores():

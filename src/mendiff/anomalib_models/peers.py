@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import torch
 from anomalib.data import ImageBatch
@@ -105,7 +107,8 @@ def fit_peer(peer: Peer, paths: list[Path], size: int, workdir: Path, device: st
     batch_size = int(settings.pop("batch_size", 8))
     textures = workdir / "textures"
     textures.mkdir(parents=True, exist_ok=True)
-    module = make_peer(peer, settings, size, textures)
+    with said_in_one_sentence(peer.name):
+        module = make_peer(peer, settings, size, textures)
     loader = DataLoader(
         GoodImages(paths, size),
         batch_size=batch_size,
@@ -124,8 +127,21 @@ def fit_peer(peer: Peer, paths: list[Path], size: int, workdir: Path, device: st
         callbacks=[ModelCheckpoint(save_top_k=0)],
         **(trainer or {"max_time": {"minutes": MINUTES}}),
     )
-    engine.fit(module, train_dataloaders=loader)
+    with said_in_one_sentence(peer.name):  # some models download what they need here
+        engine.fit(module, train_dataloaders=loader)
     return FittedPeer(module.eval().to(place), int(engine.trainer.global_step))
+
+
+@contextmanager
+def said_in_one_sentence(name: str) -> Iterator[None]:
+    """Turn a download that failed into an InputError."""
+    try:
+        yield
+    except URLError as error:
+        raise InputError(
+            f"{name}: expected the files that anomalib downloads for it, but the network does not answer "
+            f"({error.reason}); fit it once where there is a network, or leave the model out."
+        ) from error
 
 
 def make_peer(peer: Peer, settings: Mapping[str, Any], size: int, textures: Path) -> Any:
