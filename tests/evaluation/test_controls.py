@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mendiff.errors import InputError
-from mendiff.evaluation.controls import fit_memory_bank, median_colour_control
+from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
+from mendiff.scoring.maps import gaussian_blur
 
 
 def parts(count: int, seed: int = 0) -> Tensor:
@@ -22,7 +23,7 @@ def features(images: Tensor) -> list[Tensor]:
 
 
 def test_the_median_colour_control_finds_a_bright_spot_where_it_is() -> None:
-    scores, maps = median_colour_control(defective())
+    scores, maps = fit_median_colour(parts(8)).predict(defective())
 
     assert scores.shape == (2,)
     assert maps.shape == (2, 1, 32, 32)
@@ -33,20 +34,32 @@ def test_the_median_colour_control_finds_a_bright_spot_where_it_is() -> None:
 
 
 def test_the_median_colour_control_is_blind_to_the_colour_itself() -> None:
-    image = defective()
+    control, image = fit_median_colour(parts(8)), defective()
 
-    assert torch.allclose(median_colour_control(image)[1], median_colour_control(image + 0.1)[1], atol=1e-6)
+    torch.testing.assert_close(
+        control.predict(image)[1], control.predict(image + 0.1)[1], rtol=1e-3, atol=1e-4
+    )
 
 
-def test_the_median_colour_control_averages_three_blurs_of_the_squared_residual() -> None:
+def test_the_median_colour_control_averages_three_blurs_in_units_of_their_deviation_on_good_images() -> None:
+    good = parts(8)
     image = torch.zeros(1, 3, 65, 65)
     image[..., 32, 32] = 1.0
 
-    _, maps = median_colour_control(image)
+    _, maps = fit_median_colour(good).predict(image)
 
-    gaussian = [torch.exp(-(torch.arange(-32, 33.0) ** 2) / (2 * sigma**2)) for sigma in (2.0, 4.0)]
-    peak = (1 + sum((1 / g.sum() ** 2).item() for g in gaussian)) * 3 / 3
+    residual = good - good.flatten(2).median(2).values[:, :, None, None]
+    peak = 0.0
+    for sigma in (0.0, 2.0, 4.0):
+        gaussian = torch.exp(-(torch.arange(-32, 33.0) ** 2) / (2 * sigma**2)) if sigma else torch.ones(1)
+        squares = gaussian_blur(residual, sigma).square().sum(1)
+        peak += 3 / gaussian.sum().item() ** 4 / squares.std(correction=0).item() / 3
     assert maps[0, 0, 32, 32].item() == pytest.approx(peak, rel=1e-3)
+
+
+def test_the_median_colour_control_needs_good_images() -> None:
+    with pytest.raises(InputError, match="got none"):
+        fit_median_colour(torch.zeros(0, 3, 32, 32))
 
 
 def test_a_memory_bank_finds_what_good_images_do_not_show_where_it_is() -> None:

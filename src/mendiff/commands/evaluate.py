@@ -25,7 +25,7 @@ from mendiff.commands.info import describe
 from mendiff.commands.places import check_output, set_aside
 from mendiff.commands.predict import heat_range
 from mendiff.errors import InputError
-from mendiff.evaluation.controls import fit_memory_bank, median_colour_control
+from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.curves import curves
 from mendiff.evaluation.data import Category, Sample, open_data
 from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics, is_exact, summary
@@ -199,12 +199,11 @@ def pooled(categories: Sequence[Ranked]) -> Metrics:
 def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[str, Metrics]:
     """The same metrics for the controls: median colour, and a memory bank on the model's own features."""
     images = tests.images
-    results = {"median colour": measure(tests, *median_colour_control(images))}
+    train = torch.stack([resize(read_image(path), model.image_size) for path in category.train])
+    results = {"median colour": measure(tests, *fit_median_colour(train).predict(images))}
     features = getattr(model.method, "features", None)
     if features is not None:
-        train = torch.stack([resize(read_image(path), model.image_size) for path in category.train])
-        bank = fit_memory_bank(features, train)
-        results["memory bank"] = measure(tests, *bank.predict(images))
+        results["memory bank"] = measure(tests, *fit_memory_bank(features, train).predict(images))
     return results
 
 

@@ -32,7 +32,7 @@ from mendiff.commands.fit import fit
 from mendiff.commands.plan import Plan, backbone_input, own_size, readable_paths
 from mendiff.commands.variants import variant
 from mendiff.errors import InputError
-from mendiff.evaluation.controls import fit_memory_bank, median_colour_control
+from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.evaluation.operating import at_threshold
@@ -236,13 +236,13 @@ def our_rows(
 
 def control(job: Job, paths: Sequence[Path], size: int) -> tuple[Predict, dict[str, Any]]:
     """One of the controls: the median colour, or a memory bank of the same features."""
+    images = torch.stack([resize(read_image(path), size) for path in paths])
     if job.method == "median-colour":
-        return median_colour_control, {}
+        return fit_median_colour(images).predict, {}
     named = features_config(job)
     features = open_features(named.layers) if named.name == AUTO else make_features(named)
     if isinstance(features, FeatureExtractor):
         features.load_backbone(backbone_weights(job), str(job.weights))
-    images = torch.stack([resize(read_image(path), size) for path in paths])
     return fit_memory_bank(features, images, seed=job.seed).predict, {}
 
 

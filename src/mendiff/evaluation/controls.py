@@ -1,4 +1,4 @@
-"""Two controls that learn no diffusion model, to be printed beside every table of results.
+"""Two controls that have no diffusion model, to be printed beside every table of results.
 
 Some data sets give much away: where a defect is simply darker than the rest, the distance from the image's
 own colour finds it. A figure below a control's says nothing in favour of a model.
@@ -13,23 +13,57 @@ from torch import Tensor
 
 from mendiff.errors import InputError
 from mendiff.scoring.maps import gaussian_blur
+from mendiff.scoring.score import top_share_mean
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 
 SIGMAS = (0.0, 2.0, 4.0)
 PATCHES = 8000
+HIGHEST = 0.01
+"""Share of the pixels whose mean is an image's score by the median colour."""
 
 
-def median_colour_control(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Score images by the distance from their own median colour; (B,3,H,W) -> scores (B,), maps (B,1,H,W).
+@dataclass(frozen=True)
+class MedianColour:
+    """The residual to an image's own median colour; what differs from it is anomalous.
 
-    The squared residual, summed over channels, is averaged over Gaussian blurs of 0, 2 and 4 pixels; an
-    image's score is its map's maximum. Nothing is learnt, not even from good images.
+    scales holds the standard deviation on good images of the residual, blurred at each of SIGMAS and squared.
     """
-    median = images.flatten(2).median(dim=2).values[:, :, None, None]
-    squared = (images - median).square().sum(dim=1, keepdim=True)
-    maps = torch.stack([gaussian_blur(squared, sigma) for sigma in SIGMAS]).mean(dim=0)
-    return maps.amax(dim=(1, 2, 3)), maps
+
+    scales: Tensor
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Score images (B,3,H,W) in [0,1]; -> scores (B,), maps (B,1,H,W).
+
+        The map is the mean over the blurs, each in units of its scale; an image's score is the mean of the
+        highest 1 % of its map.
+        """
+        maps = (_residuals(images) / self.scales[:, None, None, None, None]).mean(dim=0)
+        return top_share_mean(maps, HIGHEST), maps
+
+
+def fit_median_colour(images: Tensor) -> MedianColour:
+    """Learn three numbers, and nothing else, from good images (N,3,H,W) in [0,1].
+
+    Raises InputError without images.
+    """
+    if len(images) == 0:
+        raise InputError("The scales of the median colour need good images, got none.")
+    moments = torch.zeros(2, len(SIGMAS), dtype=torch.float64)
+    for image in images.split(1):
+        flat = _residuals(image).flatten(1).double()
+        moments += torch.stack([flat.mean(1), flat.square().mean(1)]) / len(images)
+    mean, square = moments
+    return MedianColour((square - mean.square()).clamp(min=1e-16).sqrt().float())
+
+
+def _residuals(images: Tensor) -> Tensor:
+    """The residual to the median colour, blurred at each of SIGMAS, then squared and summed over channels,
+    (3,B,1,H,W).
+    """
+    residual = images - images.flatten(2).median(dim=2).values[:, :, None, None]
+    blurred = [gaussian_blur(residual, sigma) for sigma in SIGMAS]
+    return torch.stack([one.square().sum(dim=1, keepdim=True) for one in blurred])
 
 
 @dataclass(frozen=True)
