@@ -181,10 +181,21 @@ def test_every_standardised_map_has_mean_0_and_deviation_1_on_the_images_it_was_
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("least", "size"), [(24, (24, 24)), (16, (16, 16)), (0, (16, 16))])
-def test_small_images_are_enlarged_before_they_are_compared(image, rebuilt, least, size):
-    config = ReadoutConfig(least_resolution=least, sigma=0.0)
-    got = Readout(config, CHANNELS).anomaly_map(image, rebuilt[:1], features)
+class Backbone:
+    """Features of a backbone that wants images of 24 pixels."""
+
+    least_side = 24
+
+    def __call__(self, image):
+        return features(image)
+
+
+@pytest.mark.parametrize(("enlarge", "size"), [(True, (24, 24)), (False, (16, 16))])
+def test_images_too_small_for_the_backbone_are_enlarged_before_they_are_compared(
+    image, rebuilt, enlarge, size
+):
+    config = ReadoutConfig(enlarge=enlarge, sigma=0.0)
+    got = Readout(config, CHANNELS).anomaly_map(image, rebuilt[:1], Backbone())
 
     large, other = (
         F.interpolate(one, size, mode="bilinear", align_corners=True) for one in (image, rebuilt[0])
@@ -195,10 +206,10 @@ def test_small_images_are_enlarged_before_they_are_compared(image, rebuilt, leas
 
 
 def test_enlarged_images_keep_their_shape(image, rebuilt):
-    config = ReadoutConfig(least_resolution=32, sigma=0.0)
-    got = Readout(config, CHANNELS).anomaly_map(image[..., :8], [rebuilt[0][..., :8]], features)
+    oblong, other = image[..., :8], rebuilt[0][..., :8]
+    got = Readout(ReadoutConfig(enlarge=True, sigma=0.0), CHANNELS).anomaly_map(oblong, [other], Backbone())
 
-    assert got.shape == (6, 1, 32, 16)
+    assert got.shape == (6, 1, 24, 12)
 
 
 @pytest.mark.parametrize("distance", ["whitened", "squared"])

@@ -34,18 +34,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "denoiser.network": plain_unet(64, 96, 128),
         # Aligned parts are hard to mend exactly where they may break: a usual map would hide missing nuts.
         "readout.places": 0,
-        "readout.least_resolution": 0,
     },
     # A step of DiAD, with its second network, takes as long as two of GLAD: as many minutes for both.
     "diad": {
         "training.steps": 700,
         "codec.factor": 4,
         "denoiser.network": conditional_unet(64, 96, 128),
-        "readout.least_resolution": 0,
+        "readout.places": 0,
     },
 }
-"""What the demo changes in a method's preset, beside the image size: coarser pixel blocks and
-features without weights at the images' own size, for speed."""
+"""What the demo changes in a method's preset, beside the image size: coarser pixel blocks, for speed."""
 WHOLE_PICTURES = {"image_size": 128, "crop": 0}
 SEEN = 24
 """Good parts of every kind, of those that are trained on, from which its read-out learns."""

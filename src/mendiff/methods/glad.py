@@ -124,7 +124,7 @@ _TINY = GladConfig(
     features=FeaturesConfig(TINY_FEATURES),
     denoiser=DenoiserConfig(prediction="x0", network=plain_unet(32, 64, 96, 128)),
     synthesis=SynthesisConfig(share=0.7, thin_share=0.4),
-    readout=replace(LEARNED, places=40),
+    readout=LEARNED,
     mix=False,
     train_t=(1, 400),
     min_snr_gamma=5.0,

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.errors import InputError
-from mendiff.nets import AUTO
+from mendiff.nets import AUTO, LEAST_SIDE
 from mendiff.nets.student import BUNDLED, StudentFeatures
 
 POSITION_RESAMPLING = ("timm", "dino")
@@ -57,8 +57,10 @@ class FeatureExtractor(nn.Module):
     Attributes:
         channels: C of every layer.
         strides: pixels per position of every layer.
+        least_side: smaller images are better enlarged to it, in pixels.
     """
 
+    least_side = LEAST_SIDE
     mean: Tensor
     std: Tensor
 

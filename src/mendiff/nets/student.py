@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mendiff.errors import InputError
+from mendiff.nets import LEAST_SIDE
 
 STAGES = ("stage1", "stage2", "stage3")
 """Names of the outputs, as timm's backbones of the same strides have them."""
@@ -152,8 +153,10 @@ class StudentFeatures(nn.Module):
     Attributes:
         channels: C of every layer.
         strides: pixels per position of every layer.
+        least_side: smaller images are better enlarged to it, in pixels.
     """
 
+    least_side = LEAST_SIDE
     std: Tensor
 
     def __init__(self, network: Mapping[str, Any], layers: tuple[str, ...]) -> None:

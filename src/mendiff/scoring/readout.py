@@ -64,8 +64,7 @@ class ReadoutConfig:
             side, pool_rounds times (DiAD: 8 and 8); 0 for no pooling.
         pool_rounds: see pool_side.
         resolution: side to which images are resized before the comparison; 0 keeps their own.
-        least_resolution: side to which smaller images are enlarged before it: backbones were trained on some
-            224 pixels, and on smaller images even their finest maps are coarse; 0 keeps all sizes.
+        enlarge: whether images that are smaller than the features' `least_side` are enlarged to it before.
     """
 
     distance: str = "nearest"
@@ -85,7 +84,7 @@ class ReadoutConfig:
     pool_side: int = 0
     pool_rounds: int = 8
     resolution: int = 0
-    least_resolution: int = 0
+    enlarge: bool = False
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -99,9 +98,7 @@ class ReadoutConfig:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
         for name in ("pixel_share", "sigma_share", "top_share"):
             check_range(f"readout.{name}", getattr(self, name), 0, 1)
-        for name in ("pixel_weight", "sigma", "taps", "top_k", "pool_side", "pool_rounds"):
-            check_range(f"readout.{name}", getattr(self, name), 0)
-        for name in ("resolution", "least_resolution"):
+        for name in ("pixel_weight", "sigma", "taps", "top_k", "pool_side", "pool_rounds", "resolution"):
             check_range(f"readout.{name}", getattr(self, name), 0)
         if self.pixel_share and not self.standardise:
             raise InputError(
@@ -122,11 +119,12 @@ LEARNED = ReadoutConfig(
     distance="whitened",
     standardise=True,
     logarithm=True,
+    places=40,
     pixel_share=0.15,
     sigma_share=6 / 512,  # GLAD's 6 pixels at 512
     taps=0,
     top_k=0,
-    least_resolution=256,
+    enlarge=True,
 )
 """How small models are read out: by all that good images can teach about their reconstructions."""
 
@@ -173,11 +171,11 @@ class Readout(nn.Module):
         Args:
             image: (B,3,H,W) in [0,1].
             rebuilt: its reconstructions, one (B,3,H,W) in about [0,1] per run.
-            features: (B,3,H,W) in [0,1] to one (B,C,h,w) per layer.
+            features: (B,3,H,W) in [0,1] to one (B,C,h,w) per layer; may state a `least_side`.
             object_weight: soft mask of the part that the map is multiplied with, (B,1,H,W) in [0,1].
         """
         config = self.config
-        image, rebuilt = self._resize(image), [self._resize(one) for one in rebuilt]
+        image, *rebuilt = self._resized(features, image, *rebuilt)
         maps = self._maps(image, rebuilt, features)
         if config.standardise:
             total = torch.tensordot(torch.tensor(self._shares).to(maps), self.scales(maps), dims=1)
@@ -190,7 +188,7 @@ class Readout(nn.Module):
         sigma = config.sigma_share * total.shape[-1] or config.sigma
         total = gaussian_blur(total, sigma, config.taps or None, mode=config.border)
         if object_weight is not None:
-            total = total * self._resize(object_weight)
+            total = total * _at_size(object_weight, list(total.shape[-2:]))
         return total
 
     def score(self, anomaly_map: Tensor) -> Tensor:
@@ -211,9 +209,9 @@ class Readout(nn.Module):
         """
 
         def resized(pairs: Pairs) -> Iterator[tuple[Tensor, list[Tensor]]]:
-            return (
-                (self._resize(image), [self._resize(one) for one in rebuilt]) for image, rebuilt in pairs()
-            )
+            for image, rebuilt in pairs():
+                first, *others = self._resized(features, image, *rebuilt)
+                yield first, others
 
         if self.config.distance == "whitened":
             for image, rebuilt in resized(seen or pairs):
@@ -276,13 +274,19 @@ class Readout(nn.Module):
         dims = (0, 1, 2, 3) if self.batch_maxima else (1, 2, 3)
         return total.amax(dims, keepdim=True) / pixels.amax(dims, keepdim=True).clamp(min=1e-12) * pixels
 
-    def _resize(self, images: Tensor) -> Tensor:
-        own, side = images.shape[-2:], self.config.resolution
-        enlarge = max(1.0, self.config.least_resolution / max(own))
-        size = [side, side] if side else [round(length * enlarge) for length in own]
-        if list(own) == size:
-            return images
-        return F.interpolate(images, size=size, mode="bilinear", align_corners=True)
+    def _resized(self, features: Features, *images: Tensor) -> list[Tensor]:
+        """Images (B,3,H,W) at the size at which they are compared."""
+        own, side = images[0].shape[-2:], self.config.resolution
+        least = getattr(features, "least_side", 0) if self.config.enlarge else 0
+        factor = max(1.0, least / max(own))
+        size = [side, side] if side else [round(length * factor) for length in own]
+        return [_at_size(one, size) for one in images]
+
+
+def _at_size(images: Tensor, size: list[int]) -> Tensor:
+    if list(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=True)
 
 
 def fit_to_mended(
