@@ -18,6 +18,7 @@ from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.images import read_image, resize, to_rgb
 from mendiff.methods.base import Batches, Method
+from mendiff.nets.placement import Offload, halve
 from mendiff.types import Detection
 
 Pictures = Any
@@ -33,12 +34,14 @@ class Model:
         method: trained.
         calibration: scores of good images; has the threshold.
         info: how the model came about.
+        device: where images go, where this is not where the networks lie; see `sparing`.
     """
 
     name: str
     method: Method
     calibration: Calibration
     info: dict[str, Any]
+    device: str = ""
 
     @property
     def image_size(self) -> int:
@@ -59,6 +62,31 @@ class Model:
             raise InputError(
                 f"device: expected one that this machine has, got {device!r} ({reason})."
             ) from error
+        return self
+
+    def sparing(self, device: str, *, offload: bool = False, half: bool = False) -> Model:
+        """Like `to`, in less memory; for prediction only, in one thread at a time.
+
+        Args:
+            device: where the networks work.
+            offload: keep the networks on the CPU, each on the device only while it is used: memory of the
+                largest alone, the time of moving them, and the same results.
+            half: keep the weights of layers in bfloat16: half the memory. Scores differ a little from those
+                that the threshold was learned from.
+        """
+        if half:
+            for part in self.method.parts.values():
+                halve(part, torch.device(device))
+        if not offload:
+            return self.to(device)
+        parts = self.method.parts
+        for one in self.method.children():
+            if not any(one is part for part in parts.values()):
+                one.to(device)
+        for name, one in self.method.named_buffers(recurse=False):
+            setattr(self.method, name, one.to(device))
+        Offload(parts, torch.device(device))
+        self.device = device
         return self
 
     def predict(self, images: Pictures, batch_size: int = 8, *, explain: bool = False) -> Detection:
@@ -97,7 +125,7 @@ class Model:
     @torch.no_grad()
     def predict_batch(self, batch: Tensor, *, explain: bool = False) -> Detection:
         """Find anomalies in prepared images, (B,3,S,S) float32 in [0,1], back on the CPU."""
-        device = next(self.method.parameters()).device
+        device = self.device or next(self.method.parameters()).device
         image, seeds = batch.to(device), content_seeds(batch)
         found = self.method.predict(image, seeds)
         if explain:

@@ -156,6 +156,7 @@ def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> t
     from mendiff import anomalib_models  # brings anomalib and Lightning: seconds, so only now
 
     anomalib_models.quiet()
+    anomalib_models.check_savings(config.training, plan.device)
     build = partial(anomalib_models.module_class(plan.method), config, seed=plan.seed)
     if workdir is not None and (workdir / anomalib_models.CHECKPOINT).is_file():
         return build(), _parts(workdir)

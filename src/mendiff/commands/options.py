@@ -114,6 +114,8 @@ def predict(
     explain: bool = False,
     batch_size: int = 8,
     device: str = "auto",
+    offload: bool = False,
+    half: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Find defects in images: scores as CSV and JSON, heat maps and reconstructions as pictures.
@@ -123,6 +125,8 @@ def predict(
         explain: take more time for the reconstructions, where the method can (ran: gradient denoising).
         batch_size: images that pass through the networks together; does not change the results.
         device: auto, cpu, cuda, cuda:1, mps.
+        offload: keep each network on the device only while it is used; less memory, more time, same results.
+        half: keep weights in bfloat16; half their memory, and scores differ a little.
         overwrite: replace what is in the output folder.
     """
 
