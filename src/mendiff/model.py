@@ -18,7 +18,7 @@ from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.images import read_image, resize, to_rgb
 from mendiff.methods.base import Batches, Method
-from mendiff.nets.placement import Offload, halve
+from mendiff.nets.placement import Offload, halve, multiplies_bf16
 from mendiff.types import Detection
 
 Pictures = Any
@@ -75,16 +75,17 @@ class Model:
                 that the threshold was learned from.
         """
         if half:
+            place = torch.device(device)
             for part in self.method.parts.values():
-                halve(part, torch.device(device))
+                halve(part, place, fast=multiplies_bf16(place))
         if not offload:
             return self.to(device)
         parts = self.method.parts
         for one in self.method.children():
             if not any(one is part for part in parts.values()):
                 one.to(device)
-        for name, one in self.method.named_buffers(recurse=False):
-            setattr(self.method, name, one.to(device))
+        for name, buffer in self.method.named_buffers(recurse=False):
+            setattr(self.method, name, buffer.to(device))
         Offload(parts, torch.device(device))
         self.device = device
         return self

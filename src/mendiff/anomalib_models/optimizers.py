@@ -65,6 +65,22 @@ def make_optimizer(plan: TrainingConfig, trained: Iterable[nn.Parameter]) -> tor
     return optimizer
 
 
+def state_bytes(plan: TrainingConfig, trained: Iterable[nn.Parameter]) -> int:
+    """Bytes of what the optimiser keeps from step to step, in float32 but for the 8 bits of adamw8bit."""
+    return sum(_state_bytes(plan.optimizer, one.shape) for one in trained)
+
+
+def _state_bytes(optimizer: str, shape: torch.Size) -> int:
+    size = shape.numel()
+    if optimizer == "adamw":
+        return 2 * 4 * size
+    if optimizer == "adamw8bit":  # with a float32 scale for each 256 values; small tensors keep 32 bits
+        return 2 * 4 * size if size < 4096 else 2 * size + 2 * 4 * -(-size // 256)
+    if len(shape) < 2:
+        return 4 * size
+    return 4 * (size // shape[-1] + size // shape[-2])  # means over rows and columns
+
+
 def trainer_precision(plan: TrainingConfig, device: str) -> str:
     """Lightning's name of the precision of training on a device: "bf16-mixed", "16-mixed" or "32-true"."""
     return fast_precision(device) if plan.precision == "auto" else LIGHTNING[plan.precision]

@@ -142,7 +142,8 @@ class Method(nn.Module, ABC):
 
     def rehearse_prediction(self, image: Tensor) -> None:
         """The same for predict, (B,3,H,W); steps that only repeat earlier ones may be left out."""
-        self.predict(image, torch.arange(len(image), device="cpu"))
+        seeds: Any = range(len(image))  # plain numbers: a tensor of seeds would have none here
+        self.predict(image, seeds)
 
     @property
     def adapted(self) -> list[nn.Module]:

@@ -304,6 +304,14 @@ class Diad(Method):
             z0 = self.encode(image, random.like(z0))
         return self.decode(self.reconstruct(z0, random.like(z0), self.scaled(image)))
 
+    @torch.no_grad()
+    def rehearse_prediction(self, image: Tensor) -> None:
+        """One step down the ladder and the read-out: the other steps repeat it."""
+        z0, embedding = self.encode(image), self.denoiser.embed(self.scaled(image))
+        t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
+        rebuilt = self.decode(self.denoiser(z0, t, embedding).x0)
+        self.readout.anomaly_map(image, [rebuilt], self.features)
+
     @property
     def adapted(self) -> list[nn.Module]:
         """See Method.adapted: the UNet's decoder, and what the SG network copies from its encoder."""

@@ -55,7 +55,7 @@ class Offload:
             for name, part in parts.items()
         }
         for name, part in parts.items():
-            _surround(part, partial(self._present, name))
+            surround(part, partial(self._present, name))
 
     @contextmanager
     def _present(self, name: str) -> Iterator[None]:
@@ -73,24 +73,24 @@ def _moved(home: Tensor, device: torch.device) -> Tensor:
     return nn.Parameter(there, home.requires_grad) if isinstance(home, nn.Parameter) else there
 
 
-def halve(part: nn.Module, device: torch.device) -> None:
+def halve(part: nn.Module, device: torch.device, *, fast: bool) -> None:
     """Store the weights of a network's layers in bfloat16: half the memory, results differ by its rounding.
 
-    Where the device multiplies bfloat16 fast, layers compute in it (autocast); elsewhere every layer's
-    weights go to float32 for the moment it works. Norms, biases and what comes out stay float32.
+    Norms, biases and what comes out stay float32.
 
     Args:
         part: changed in place; for prediction only.
         device: where it will work.
+        fast: compute in bfloat16, too (autocast), where the device is fast at that; otherwise every layer's
+            weights go to float32 for the moment it works.
     """
-    fast = multiplies_bf16(device)
     for layer in part.modules():
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
             layer.weight.data = layer.weight.data.to(torch.bfloat16)
             if not fast:
                 register_parametrization(layer, "weight", _ToFloat(), unsafe=True)
     if fast:
-        _surround(part, partial(torch.autocast, device.type, torch.bfloat16))
+        surround(part, partial(torch.autocast, device.type, torch.bfloat16))
 
 
 class _ToFloat(nn.Module):
@@ -100,7 +100,7 @@ class _ToFloat(nn.Module):
         return weight.float()
 
 
-def _surround(part: nn.Module, context: Callable[[], AbstractContextManager[Any]]) -> None:
+def surround(part: nn.Module, context: Callable[[], AbstractContextManager[Any]]) -> None:
     """Run every entry of a network inside a context; what comes out in bfloat16 becomes float32."""
 
     def surrounded(entry: Callable[..., Any]) -> Callable[..., Any]:
