@@ -108,6 +108,8 @@ class Rehearsal:
     def __init__(self, name: str, config: MethodConfig, *, half: bool = False, fast: bool = True) -> None:
         with torch.device("meta"):
             self.method = find_method(name)(config)
+            if config.training.lora_rank:
+                add_lora(self.method, config.training.lora_rank, seed=0)
         self._known: dict[tuple[Any, ...], Footprint] = {}
         self._side = config.crop or config.image_size
         self._fakes = FakeTensorMode(allow_non_fake_inputs=True)
@@ -117,8 +119,6 @@ class Rehearsal:
                 halve(part, torch.device("cpu"), fast=fast)
             if half and fast:
                 _norms_in_float(self.method)
-            if config.training.lora_rank:
-                add_lora(self.method, config.training.lora_rank, seed=0)
 
     def training(self, plan: TrainingConfig, half: bool) -> Footprint:
         """Bytes of a training step, and of the calibration after the last one, whichever is more.

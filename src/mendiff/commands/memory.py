@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mendiff.checkpoints.pretrained import STABLE_DIFFUSION
 from mendiff.commands.common import Terminal
-from mendiff.commands.plan import Plan, asked_config, check_side
+from mendiff.commands.plan import Plan, changed_config, check_side
 from mendiff.errors import InputError
 from mendiff.methods.base import MethodConfig, TrainingConfig
 from mendiff.methods.config import override
@@ -107,9 +107,7 @@ def parse_memory(text: str) -> int:
 
 def planned_config(method: str, preset: str, size: int | None, settings: Mapping[str, Any]) -> MethodConfig:
     """The preset with all changes, at a size that the networks can take."""
-    # A plan builds nothing that pretrained weights would have to fill.
-    plan = Plan(method, preset, dict(settings), image_size=size, pretrained="planned")
-    config, multiple = asked_config(plan)
+    config, multiple = changed_config(Plan(method, preset, dict(settings), image_size=size))
     if config.image_size == 0:
         raise InputError(f"--size: expected a side in pixels with preset {preset}, such as {4 * multiple}.")
     check_side("--size", config.image_size, multiple)
