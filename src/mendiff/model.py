@@ -58,10 +58,7 @@ class Model:
         try:
             self.method.to(device)
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"device: expected one that this machine has, got {device!r} ({reason})."
-            ) from error
+            raise _no_device(device, error) from error
         return self
 
     def sparing(self, device: str, *, offload: bool = False, half: bool = False) -> Model:
@@ -74,19 +71,21 @@ class Model:
             half: keep the weights of layers in bfloat16: half the memory. Scores differ a little from those
                 that the threshold was learned from.
         """
-        if half:
-            place = torch.device(device)
-            for part in self.method.parts.values():
-                halve(part, place, fast=multiplies_bf16(place))
+        try:
+            place = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise _no_device(device, error) from error
+        parts = self.method.parts
+        for part in parts.values() if half else ():
+            halve(part, place, fast=multiplies_bf16(place))
         if not offload:
             return self.to(device)
-        parts = self.method.parts
         for one in self.method.children():
             if not any(one is part for part in parts.values()):
                 one.to(device)
         for name, buffer in self.method.named_buffers(recurse=False):
             setattr(self.method, name, buffer.to(device))
-        Offload(parts, torch.device(device))
+        Offload(parts, place)
         self.device = device
         return self
 
@@ -136,6 +135,11 @@ class Model:
     def prepare(self, image: Any) -> Tensor:
         """One picture of any kind as the (3,S,S) float32 tensor in [0,1] that the method sees."""
         return prepare(image, self.image_size)
+
+
+def _no_device(device: str, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0]
+    return InputError(f"device: expected one that this machine has, got {device!r} ({reason}).")
 
 
 def calibrated(
