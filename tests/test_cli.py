@@ -561,7 +561,7 @@ def test_savings_that_cannot_be_had_end_with_2(run, data, tmp_path, field, said)
 
 
 def test_lora_without_peft_ends_with_2(run, data, tmp_path, diffusion, shrunk, monkeypatch):
-    monkeypatch.setattr("mendiff.anomalib_models.optimizers.find_spec", lambda name: None)
+    monkeypatch.setattr("mendiff.anomalib_models.lora.find_spec", lambda name: None)
     words = (
         "--pretrained",
         diffusion,

@@ -16,9 +16,10 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 def lacking(monkeypatch, *names):
     """As if some packages were not installed."""
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        "mendiff.anomalib_models.optimizers.find_spec", lambda name: None if name in names else find(name)
-    )
+    for room in ("optimizers", "lora"):
+        monkeypatch.setattr(
+            f"mendiff.anomalib_models.{room}.find_spec", lambda name: None if name in names else find(name)
+        )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])

@@ -99,6 +99,7 @@ def memory_footprint(needed):
 def test_the_mildest_remedy_is_chosen(room, expected, monkeypatch):
     import mendiff.anomalib_models.memory as room_of_rehearsals
 
+    monkeypatch.setattr("mendiff.anomalib_models.lora.find_spec", lambda name: True)
     monkeypatch.setattr(room_of_rehearsals, "Rehearsal", Fixed)
     config = planned_config("glad", "paper", 512, {})
     chosen = choose_training("glad", config, room * 10**6, {})
@@ -116,6 +117,19 @@ def test_what_was_given_stays(monkeypatch):
     assert choose_training("glad", config, 2 * 10**9, given).changes == {"training.checkpointing": True}
     with pytest.raises(InputError, match=r"at least 1\.1 GB to train glad at 512 pixels, got 1\.0 GB"):
         choose_training("glad", config, 10**9, {**given, "training.lora_rank": 0})
+
+
+def test_without_peft_lora_is_left_out_and_named(monkeypatch):
+    import mendiff.anomalib_models.memory as room_of_rehearsals
+
+    monkeypatch.setattr("mendiff.anomalib_models.lora.find_spec", lambda name: None)
+    monkeypatch.setattr(room_of_rehearsals, "Rehearsal", Fixed)
+    config = planned_config("glad", "paper", 512, {})
+    with pytest.raises(InputError, match=r"smaller --size, or pip install 'mendiff\[lora\]' and plan"):
+        choose_training("glad", config, 15 * 10**6, {})
+    ran = planned_config("ran", "paper", None, {})
+    with pytest.raises(InputError, match=r"choose a smaller --size\.$"):
+        choose_training("ran", ran, 10**6, {})
 
 
 @pytest.mark.parametrize("name", METHODS)

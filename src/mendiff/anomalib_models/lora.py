@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from torch import nn
 
+from mendiff.errors import InputError
 from mendiff.methods.base import Method
 
+EXTRA = "pip install 'mendiff[lora]'"
 LAYERS = (nn.Linear, nn.Conv2d)
 
 
@@ -21,6 +25,7 @@ def add_lora(method: Method, rank: int, seed: int) -> None:
         rank: of the additions.
         seed: of their first weights; the global random state is not touched.
     """
+    check_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
     with torch.random.fork_rng(devices=[]):
@@ -28,6 +33,20 @@ def add_lora(method: Method, rank: int, seed: int) -> None:
         for network in method.adapted:
             names = [name for name, layer in network.named_modules() if isinstance(layer, LAYERS)]
             inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), network)
+
+
+def check_peft() -> None:
+    """Refuse where the package is not installed."""
+    if not has_peft():
+        raise InputError(
+            f"training.lora_rank: expected the package peft for LoRA, but it is not installed; {EXTRA}, "
+            "or set 0."
+        )
+
+
+def has_peft() -> bool:
+    """Whether the package is installed."""
+    return find_spec("peft") is not None
 
 
 def merge_lora(method: Method) -> None:

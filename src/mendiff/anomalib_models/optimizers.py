@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from mendiff.anomalib_models.lora import check_peft
 from mendiff.errors import InputError
 from mendiff.methods.base import TrainingConfig
 from mendiff.nets.placement import multiplies_bf16
 
 LIGHTNING = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """What Lightning calls our precisions."""
-LORA_EXTRA = "pip install 'mendiff[lora]'"
 
 
 def check_savings(plan: TrainingConfig, device: str) -> None:
@@ -28,11 +28,8 @@ def check_savings(plan: TrainingConfig, device: str) -> None:
     kind = torch.device(device).type
     if plan.precision == "fp16" and kind != "cuda":
         raise InputError(f"training.precision: expected auto, float32 or bf16 on {kind}, got 'fp16'.")
-    if plan.lora_rank and find_spec("peft") is None:
-        raise InputError(
-            f"training.lora_rank: expected the package peft for LoRA, but it is not installed; {LORA_EXTRA}, "
-            "or set 0."
-        )
+    if plan.lora_rank:
+        check_peft()
     if plan.optimizer == "adafactor" and not hasattr(torch.optim, "Adafactor"):
         raise InputError(
             f"training.optimizer: expected torch 2.5 or newer for 'adafactor', got {torch.__version__}."

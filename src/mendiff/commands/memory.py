@@ -120,6 +120,7 @@ def choose_training(name: str, config: MethodConfig, room: int, given: Mapping[s
     The number of images per step stays that of the config, so that steps and learning rate keep their
     meaning.
     """
+    from mendiff.anomalib_models.lora import EXTRA, has_peft
     from mendiff.anomalib_models.memory import Rehearsal
 
     half = config.training.precision != "float32"
@@ -140,21 +141,29 @@ def choose_training(name: str, config: MethodConfig, room: int, given: Mapping[s
                 if value != getattr(config.training, key)
             }
             return Choice({**changes, **told}, footprint)
-    raise _too_little("train", name, config, room, tried)
+    left_out = not has_peft() and "training.lora_rank" not in given and _takes(config, REMEDIES[-1])
+    hint = f", or {EXTRA} and plan with LoRA" if left_out else ""
+    raise _too_little("train", name, config, room, tried, hint)
 
 
 def _remedies(config: MethodConfig, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The changes of `training` that are left by what was given and that the method takes, each once."""
+    from mendiff.anomalib_models.lora import has_peft
+
     told = []
     for remedy in REMEDIES:
         left = {key: value for key, value in remedy.items() if f"training.{key}" not in given}
-        try:
-            override(config, {f"training.{key}": value for key, value in left.items()})
-        except InputError:  # RAN has no pretrained network for LoRA
-            continue
-        if left not in told:
+        if left not in told and _takes(config, left) and (has_peft() or "lora_rank" not in left):
             told.append(left)
             yield left
+
+
+def _takes(config: MethodConfig, remedy: Mapping[str, Any]) -> bool:
+    try:
+        override(config, {f"training.{key}": value for key, value in remedy.items()})
+    except InputError:  # RAN has no pretrained network for LoRA
+        return False
+    return True
 
 
 def _with_parts(
@@ -201,12 +210,12 @@ def choose_prediction(name: str, config: MethodConfig, room: int) -> Choice:
 
 
 def _too_little(
-    verb: str, name: str, config: MethodConfig, room: int, tried: Sequence[Footprint]
+    verb: str, name: str, config: MethodConfig, room: int, tried: Sequence[Footprint], hint: str = ""
 ) -> InputError:
     least = min(one.needed for one in tried) / 1e9
     return InputError(
         f"--memory: expected at least {math.ceil(10 * least) / 10} GB to {verb} {name} at "
-        f"{config.image_size} pixels, got {room / 1e9:.1f} GB; choose a smaller --size."
+        f"{config.image_size} pixels, got {room / 1e9:.1f} GB; choose a smaller --size{hint}."
     )
 
 
