@@ -41,21 +41,11 @@ def test_size_that_the_networks_cannot_take_ends_with_2(capsys):
     assert "--size: expected a multiple of" in capsys.readouterr().err
 
 
-def test_plan_prints_what_fits_and_the_commands_that_use_it(capsys):
-    assert main([*WORDS, "--batch", "8", "--memory", "4GB", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["training"]["needed"] <= told["memory"] == 4 * 10**9
-    assert told["training"]["settings"]["training.batch_size"] == 8
-    assert "--image-size 64" in told["fit"]
-    assert "--set training.batch_size=8" in told["fit"]
-    assert told["predict"] == "mendiff predict MODEL IMAGES -o FINDINGS"
-
-
-def test_plan_for_people_has_a_table(capsys):
+def test_plan_for_people_is_a_table_and_two_commands(capsys):
     assert main([*WORDS, "--memory", "4GB"]) == 0
     out = capsys.readouterr().out
     assert "kept for the backward pass" in out
-    assert "mendiff fit DATA -o MODEL --method glad --preset tiny" in out
+    assert "mendiff fit DATA -o MODEL --method glad --preset tiny --image-size 64" in out
 
 
 def test_too_little_memory_ends_with_2_and_says_how_much_it_takes(capsys):
@@ -76,6 +66,9 @@ class Fixed:
         state = {"adamw": 900, "adamw8bit": 300, "adafactor": 10}[plan.optimizer] * 10**6
         state = 1 if self.lora else state
         return memory_footprint(kept + state)
+
+    def prediction(self, batch, offload=False):
+        return memory_footprint(batch * 10**9)
 
 
 def memory_footprint(needed):
@@ -106,6 +99,21 @@ def test_the_mildest_remedy_is_chosen(room, expected, monkeypatch):
     told = {key.partition(".")[2]: value for key, value in chosen.changes.items()}
     assert told.pop("precision") == "bf16"
     assert {"accumulate": 1, **told} == expected
+
+
+def test_plan_gives_json_with_commands_that_use_it(capsys, monkeypatch):
+    import mendiff.anomalib_models.memory as room_of_rehearsals
+
+    monkeypatch.setattr(room_of_rehearsals, "Rehearsal", Fixed)
+    assert main(["plan", "--memory", "2.5GB", "--size", "256", "--batch", "32", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["training"]["needed"] <= told["memory"] == 2_500_000_000
+    chosen = {"training.batch_size": 32, "training.precision": "bf16", "training.accumulate": 2}
+    assert told["training"]["settings"] == {"image_size": 256, **chosen}
+    pairs = " ".join(f"--set {key}={value}" for key, value in chosen.items())
+    assert told["fit"].startswith("mendiff fit DATA -o MODEL --method glad --preset paper --pretrained ")
+    assert told["fit"].endswith(f"--image-size 256 {pairs}")
+    assert told["predict"] == "mendiff predict MODEL IMAGES -o FINDINGS --batch-size 2"
 
 
 def test_what_was_given_stays(monkeypatch):
