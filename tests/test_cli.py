@@ -1,6 +1,7 @@
 """The command line, in this process: what it writes, what it says, and how it ends."""
 
 import csv
+import errno
 import json
 import shutil
 import signal
@@ -524,6 +525,66 @@ def test_a_codec_of_ones_own_takes_the_place_of_the_pretrained_one(
     assert f"autoencoder: {tmp_path / 'codec'}" in err
     own = mendiff.load(tmp_path / "model").method.codec.state_dict()
     assert all(torch.equal(own[key], one) for key, one in weights.items())
+
+
+def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(run, data, tmp_path, monkeypatch):
+    import lightning.fabric.plugins.io.torch_io as torch_io
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch_io, "_atomic_save", full)
+    code, _, err = run("fit", data, "-o", tmp_path / "model", "--json", *settings())
+    assert code == 2
+    assert "expected room on the disk, but it is full" in err
+    assert len(err.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd"]
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("training.optimizer=sgd", "training.optimizer: expected one of adamw, adamw8bit, adafactor"),
+        ("training.optimizer=adamw8bit", "expected CUDA and the package bitsandbytes for 'adamw8bit'"),
+        ("training.precision=fp16", "training.precision: expected auto, float32 or bf16 on cpu, got 'fp16'"),
+        (
+            "training.lora_rank=4",
+            "training.lora_rank: expected 0 for a network that starts from random weights",
+        ),
+    ],
+)
+def test_savings_that_cannot_be_had_end_with_2(run, data, tmp_path, field, said):
+    code, _, err = run("fit", data, "-o", tmp_path / "model", "--device", "cpu", *settings(), "--set", field)
+    assert code == 2
+    assert said in err.splitlines()[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd"]
+
+
+def test_lora_without_peft_ends_with_2(run, data, tmp_path, diffusion, shrunk, monkeypatch):
+    monkeypatch.setattr("mendiff.anomalib_models.lora.find_spec", lambda name: None)
+    words = (
+        "--pretrained",
+        diffusion,
+        "--prompt",
+        diffusion / "prompts.safetensors",
+        *PAPER,
+        *shrink(shrunk),
+    )
+    words += ("--features-weights", diffusion / "backbone.safetensors", "--set", "training.lora_rank=2")
+    code, _, err = run("fit", data, "-o", tmp_path / "model", *words)
+    assert code == 2
+    assert "training.lora_rank: expected the package peft for LoRA, but it is not installed" in err
+
+
+def test_offloaded_prediction_is_the_same_and_halved_one_is_close(run, model, data, tmp_path):
+    scores = {}
+    for name, flags in {"plain": [], "offload": ["--offload"], "half": ["--half"]}.items():
+        code, told, err = run("predict", model, data / "test", "-o", tmp_path / name, "--json", *flags)
+        assert code == 0, err
+        scores[name] = [row["score"] for row in json.loads(told)["images"]]
+    assert scores["offload"] == scores["plain"]
+    assert scores["half"] != scores["plain"]
+    assert scores["half"] == pytest.approx(scores["plain"], rel=0.3)
 
 
 def test_a_full_disk_at_the_end_of_a_fit_loses_nothing(run, data, tmp_path, monkeypatch):

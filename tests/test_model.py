@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from mendiff.calibration import Calibration
+from mendiff.checkpoints import store
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.images import resize
@@ -184,6 +185,36 @@ def test_an_unknown_device_is_refused(model):
     with pytest.raises(InputError, match="expected one that this machine has, got 'abacus'"):
         model.to("abacus")
     assert model.to("cpu") is model
+
+
+def test_a_sparing_model_finds_the_same(tiny_method, pictures, tmp_path):
+    store.save(tmp_path / "model", "glad", tiny_method(), Calibration((1.0, 2.0)), {})
+    plain, offloaded, halved = (
+        store.load(tmp_path / "model", **options) for options in ({}, {"offload": True}, {"half": True})
+    )
+    expected = plain.predict(pictures)
+    same(offloaded.predict(pictures), expected)
+    assert offloaded.device == "cpu"
+    close = halved.predict(pictures)
+    assert not torch.equal(close.score, expected.score)
+    torch.testing.assert_close(close.reconstruction, expected.reconstruction, rtol=0, atol=0.06)
+    with pytest.raises(InputError, match="expected one that this machine has, got 'abacus'"):
+        store.load(tmp_path / "model", "abacus", offload=True)
+
+
+def test_an_offloaded_model_sends_images_where_its_networks_work(tiny_method, pictures, monkeypatch):
+    """The meta device stands for a card; what is there has no values, so it is only looked at."""
+    model = Model("glad", tiny_method(), Calibration((1.0, 2.0)), {}).sparing("meta", offload=True)
+    assert {one.device.type for one in model.method.parameters()} == {"cpu"}
+    assert model.method.stop_thresholds.device.type == "meta"
+    seen = []
+    monkeypatch.setattr(model.method, "predict", lambda image, seeds: seen.append(image.device.type) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.predict(pictures)
+    assert seen == ["meta"]
+    t = torch.zeros(1, dtype=torch.int64, device="meta")
+    x_t = torch.empty(1, model.method.codec.channels, 8, 8, device="meta")
+    assert model.method.denoiser(x_t, t).x0.device.type == "meta"
 
 
 def test_calibrated_learns_anew_from_the_given_pictures_and_leaves_the_model_alone(model, pictures):

@@ -27,7 +27,8 @@ LARGEST = 2**63 - 1
 OUT_OF_MEMORY = re.compile(r"MemoryError|out of memory|can't allocate memory", re.IGNORECASE)
 LESS_MEMORY = (
     "there is not enough memory; choose a smaller --image-size or --batch-size, or for a fit "
-    "--set training.accumulate=N (parts of a batch one after another) or --set training.checkpointing=true."
+    "--set training.accumulate=N (parts of a batch one after another) or --set training.checkpointing=true; "
+    "'mendiff plan' says what fits."
 )
 
 
@@ -90,7 +91,7 @@ def run(command: Command, options: Namespace) -> dict[str, Any]:
     for dest, written, text in command.required:
         if options[dest] is None:
             raise InputError(f"expected {written}, {text}; usage: {command.usage}")
-    room = import_module(f"mendiff.commands.{command.function.__name__}")
+    room = import_module(f"mendiff.commands.{command.room or command.function.__name__}")
     given = {key: value for key, value in vars(options).items() if key not in ("config", "json", "set")}
     _check_values(command, given)
     if command.settings:

@@ -18,6 +18,7 @@ from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.images import read_image, resize, to_rgb
 from mendiff.methods.base import Batches, Method
+from mendiff.nets.placement import Offload, halve, multiplies_bf16
 from mendiff.types import Detection
 
 Pictures = Any
@@ -33,12 +34,14 @@ class Model:
         method: trained.
         calibration: scores of good images; has the threshold.
         info: how the model came about.
+        device: where images go, where this is not where the networks lie; see `sparing`.
     """
 
     name: str
     method: Method
     calibration: Calibration
     info: dict[str, Any]
+    device: str = ""
 
     @property
     def image_size(self) -> int:
@@ -55,10 +58,35 @@ class Model:
         try:
             self.method.to(device)
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"device: expected one that this machine has, got {device!r} ({reason})."
-            ) from error
+            raise _no_device(device, error) from error
+        return self
+
+    def sparing(self, device: str, *, offload: bool = False, half: bool = False) -> Model:
+        """Like `to`, in less memory; for prediction only, in one thread at a time.
+
+        Args:
+            device: where the networks work.
+            offload: keep the networks on the CPU, each on the device only while it is used: memory of the
+                largest alone, the time of moving them, and the same results.
+            half: keep the weights of layers in bfloat16: half the memory. Scores differ a little from those
+                that the threshold was learned from.
+        """
+        try:
+            place = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise _no_device(device, error) from error
+        parts = self.method.parts
+        for part in parts.values() if half else ():
+            halve(part, place, fast=multiplies_bf16(place))
+        if not offload:
+            return self.to(device)
+        for one in self.method.children():
+            if not any(one is part for part in parts.values()):
+                one.to(device)
+        for name, buffer in self.method.named_buffers(recurse=False):
+            setattr(self.method, name, buffer.to(device))
+        Offload(parts, place)
+        self.device = device
         return self
 
     def predict(self, images: Pictures, batch_size: int = 8, *, explain: bool = False) -> Detection:
@@ -97,7 +125,7 @@ class Model:
     @torch.no_grad()
     def predict_batch(self, batch: Tensor, *, explain: bool = False) -> Detection:
         """Find anomalies in prepared images, (B,3,S,S) float32 in [0,1], back on the CPU."""
-        device = next(self.method.parameters()).device
+        device = self.device or next(self.method.parameters()).device
         image, seeds = batch.to(device), content_seeds(batch)
         found = self.method.predict(image, seeds)
         if explain:
@@ -107,6 +135,11 @@ class Model:
     def prepare(self, image: Any) -> Tensor:
         """One picture of any kind as the (3,S,S) float32 tensor in [0,1] that the method sees."""
         return prepare(image, self.image_size)
+
+
+def _no_device(device: str, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0]
+    return InputError(f"device: expected one that this machine has, got {device!r} ({reason}).")
 
 
 def calibrated(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -103,3 +105,53 @@ def test_an_unknown_codec_is_refused():
 def test_a_factor_below_one_is_refused(factor):
     with pytest.raises(InputError, match=f"codec.factor: expected at least 1, got {factor}."):
         CodecConfig(factor=factor)
+
+
+def test_slices_give_the_same_latents_and_pixels(pictures):
+    for kind in ("kl", "tiny"):
+        whole, sliced = (_seeded(replace(CONFIGS[kind][0], slicing=on)) for on in (False, True))
+        seen = []
+        sliced.network.encoder.register_forward_pre_hook(
+            lambda _, inputs, seen=seen: seen.append(len(inputs[0]))
+        )
+        z0 = whole.encode(pictures)
+        torch.testing.assert_close(sliced.encode(pictures), z0)
+        torch.testing.assert_close(sliced.decode(z0), whole.decode(z0))
+        assert seen == [1, 1, 1, 1]
+
+
+def test_tiles_bound_what_the_autoencoder_sees(pictures):
+    whole, tiled = (_seeded(replace(CONFIGS["kl"][0], tiling=side)) for side in (0, 16))
+    sides = set()
+    tiled.network.encoder.register_forward_pre_hook(lambda _, inputs: sides.add(max(inputs[0].shape[-2:])))
+    tiled.network.decoder.register_forward_pre_hook(
+        lambda _, inputs: sides.add(4 * max(inputs[0].shape[-2:]))
+    )
+    z0 = tiled.encode(pictures)
+    assert z0.shape == whole.encode(pictures).shape
+    assert tiled.decode_raw(z0).shape == pictures.shape
+    assert max(sides) == 16
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"slicing": True}, "codec.slicing: expected false with 'space_to_depth'"),
+        ({"kind": "tiny", "tiling": 64}, "codec.tiling: expected 0 for a codec of kind 'tiny'"),
+        ({"kind": "kl", "tiling": -8}, "codec.tiling: expected at least 0"),
+    ],
+)
+def test_savings_that_a_codec_has_no_use_for_are_refused(config, message):
+    with pytest.raises(InputError, match=message):
+        CodecConfig(**config)
+
+
+def test_tiles_are_whole_latents():
+    with pytest.raises(InputError, match=r"codec.tiling: expected a multiple of 16 pixels, got 24"):
+        make_codec(replace(CONFIGS["kl"][0], tiling=24))
+
+
+def _seeded(config):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make_codec(config).eval()

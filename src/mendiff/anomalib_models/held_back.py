@@ -82,7 +82,8 @@ class HeldBack(Host):
 
     def _batches_at(self, chosen: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         loader: Any = self.trainer.train_dataloader
-        count = min(8, self.config.training.batch_size)
+        plan = self.config.training
+        count = min(8, max(1, plan.batch_size // plan.accumulate))  # no more than fits in training
         for first in range(0, len(chosen), count):
             places = chosen[first : first + count]
             with torch.random.fork_rng(devices=[]):  # reading may draw random numbers, alike in every pass

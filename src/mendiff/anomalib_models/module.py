@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -20,6 +21,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
 from mendiff.anomalib_models.held_back import HeldBack, generator
+from mendiff.anomalib_models.lora import add_lora, merge_lora
+from mendiff.anomalib_models.optimizers import make_optimizer
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.bundled import fill, resolved
@@ -114,7 +117,7 @@ class MethodModule(HeldBack):
         self._seen_at: list[int] = []
         self._held_back_names: dict[str, bool] = {}
         self._average: dict[str, Tensor] = {}
-        self._finished = False
+        self._finished = self._adapted = False
         # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
         self.hparams.update(config=config_to_dict(self.config), features_weights=None)
 
@@ -159,6 +162,12 @@ class MethodModule(HeldBack):
         return Evaluator(test_metrics=metrics)
 
     # Training.
+
+    def configure_model(self) -> None:
+        """Prepare for LoRA, after pretrained weights are loaded and before a checkpoint is."""
+        if self.config.training.lora_rank and not self._adapted:
+            add_lora(self.method, self.config.training.lora_rank, self.seed)
+            self._adapted = True
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: one for name, one in self.method.named_parameters() if one.requires_grad}
@@ -300,7 +309,11 @@ class MethodModule(HeldBack):
         """What is fitted, as `mendiff.load` would give it; info is what a person wants to know later."""
         if self.calibration is None:
             raise InputError("model: expected a fitted one to save; call Engine().fit(model, data) first.")
-        return Model(self._method_name, self.method, self.calibration, info or {})
+        method = self.method
+        if self._adapted:
+            method = copy.deepcopy(method)
+            merge_lora(method)
+        return Model(self._method_name, method, self.calibration, info or {})
 
     def save(self, folder: str | Path, info: dict[str, Any] | None = None) -> None:
         """Write the model folder that `mendiff.load` opens.
@@ -311,12 +324,6 @@ class MethodModule(HeldBack):
         """
         model = self.as_model(info)
         save_model(folder, model.name, model.method, model.calibration, model.info)
-
-
-def make_optimizer(plan: TrainingConfig, trained: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-    """AdamW as a config wants it."""
-    rate, decay = plan.learning_rate, plan.weight_decay
-    return torch.optim.AdamW(list(trained), lr=rate, weight_decay=decay, fused=True)
 
 
 def learning_rate(plan: TrainingConfig, step: int) -> float:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from mendiff.anomalib_models.held_back import generator
 from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.module import MethodModule
+from mendiff.anomalib_models.optimizers import trainer_precision
 
 CHECKPOINT = "last.ckpt"
 CHECKPOINT_SECONDS = 30.0
@@ -114,7 +115,7 @@ def train(
         accumulate_grad_batches=module.config.training.accumulate,
         accelerator=place.type,
         devices=[place.index or 0] if place.type == "cuda" else 1,
-        precision=fast_precision(device),
+        precision=trainer_precision(module.config.training, device),
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -122,19 +123,6 @@ def train(
         engine.fit(module, train_dataloaders=loader, ckpt_path=path if resume and path.is_file() else None)
     except SystemExit as error:  # how Lightning answers Ctrl-C
         raise KeyboardInterrupt from error
-
-
-def fast_precision(device: str) -> str:
-    """Lightning's name of the fastest precision that trains well on a device: "bf16-mixed" or "32-true".
-
-    CPUs without matrix units for bfloat16 emulate it, some a hundred times slower than float32.
-    """
-    place = torch.device(device)
-    if place.type == "cuda":
-        return "bf16-mixed" if torch.cuda.get_device_capability(place)[0] >= 8 else "32-true"
-    names = ("_is_amx_tile_supported", "_is_cpu_support_amx_tile")  # torch 2.6 renamed it
-    fast = next((getattr(torch.cpu, name) for name in names if hasattr(torch.cpu, name)), bool)
-    return "bf16-mixed" if place.type == "cpu" and fast() else "32-true"
 
 
 def quiet() -> None:

@@ -104,13 +104,22 @@ def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
     path.chmod(mode)
 
 
-def load(folder: str | Path, device: str = "cpu", category: str | None = None) -> Model:
+def load(
+    folder: str | Path,
+    device: str = "cpu",
+    category: str | None = None,
+    *,
+    offload: bool = False,
+    half: bool = False,
+) -> Model:
     """Open a model folder for prediction.
 
     Args:
         folder: what `mendiff fit -o` wrote.
         device: torch's name of a device.
         category: whose statistics and threshold to use, where the model has them for every category.
+        offload: keep each network on the device only while it is used; see Model.sparing.
+        half: keep weights in bfloat16; see Model.sparing.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -126,7 +135,8 @@ def load(folder: str | Path, device: str = "cpu", category: str | None = None) -
         weights |= read_weights(source / WEIGHTS)
     load_exactly(method, weights, str(source / WEIGHTS), "this model's config")
     calibration = Calibration.from_dict(read_json(source / CALIBRATION), str(source / CALIBRATION))
-    return Model(config["method"], method.eval(), calibration, config["info"]).to(device)
+    model = Model(config["method"], method.eval(), calibration, config["info"])
+    return model.sparing(device, offload=offload, half=half) if offload or half else model.to(device)
 
 
 def categories_of(folder: str | Path) -> list[str]:

@@ -13,7 +13,7 @@ from mendiff.checkpoints.bundled import BUNDLED_FEATURES, codec_folder
 from mendiff.checkpoints.codecs import CODEC, read_codec
 from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.pretrained import Sources, find_pretrained, load_pretrained
-from mendiff.checkpoints.store import save
+from mendiff.checkpoints.store import save, writing
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.length import STEPS_FILE, lengthened
 from mendiff.commands.places import check_output, resumable, set_aside
@@ -116,7 +116,7 @@ def fit(
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / PARTS_FILE).write_text("\n".join(loaded))
         _hold_back(module, apart)
-        with terminal.bar("fitting") as update:
+        with terminal.bar("fitting") as update, writing(out):  # its checkpoints
             seconds = train(plan, module, paths, workdir, update, groups, resume=resume)
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "seconds": seconds}
         threshold = _save(module.as_model(info).to(plan.device), out, apart, overwrite)
@@ -156,6 +156,7 @@ def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> t
     from mendiff import anomalib_models  # brings anomalib and Lightning: seconds, so only now
 
     anomalib_models.quiet()
+    anomalib_models.check_savings(config.training, plan.device)
     build = partial(anomalib_models.module_class(plan.method), config, seed=plan.seed)
     if workdir is not None and (workdir / anomalib_models.CHECKPOINT).is_file():
         return build(), _parts(workdir)

@@ -34,6 +34,8 @@ from mendiff.nets.features import FeatureExtractor
 CHECKPOINT, CHECKPOINT_SECONDS = "last.safetensors", 30.0
 SHOWN = 16
 """Images that the latents' scale is measured on."""
+NOT_FOR_CODECS = ("accumulate", "checkpointing", "precision", "lora_rank", "cache_latents", "ema")
+"""Fields of TrainingConfig that only the training of a method uses."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,12 @@ class CodecPlan(CodecParts):
     image_size: int = 0
     crop: int = 0
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        for name in NOT_FOR_CODECS:
+            plain, got = getattr(TrainingConfig(), name), getattr(self.training, name)
+            if got != plain:
+                raise InputError(f"training.{name}: expected {plain!r} for a codec, got {got!r}.")
 
 
 _SMALL = {

@@ -43,7 +43,7 @@ def lengthened(name: str, config: MethodConfig, device: str, workdir: Path, *, r
 
 def seconds_per_step(method: Method, config: MethodConfig, device: str) -> float:
     """Median seconds of a training step of an untrained method on noise, in the precision of training."""
-    from mendiff.anomalib_models import fast_precision, make_optimizer
+    from mendiff.anomalib_models import make_optimizer, trainer_precision
 
     side, count = config.crop or config.image_size, config.training.batch_size // config.training.accumulate
     image = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
@@ -51,10 +51,12 @@ def seconds_per_step(method: Method, config: MethodConfig, device: str) -> float
     trained = (one for one in method.parameters() if one.requires_grad)
     optimizer = make_optimizer(config.training, trained)
     rng, taken = torch.Generator().manual_seed(0), []
-    half = fast_precision(device) == "bf16-mixed"
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(
+        trainer_precision(config.training, device)
+    )
     for _ in range(WARM_UP + MEASURED):
         began = time.perf_counter()
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+        with torch.autocast(torch.device(device).type, half, enabled=half is not None):
             loss = method.training_loss(image, rng)
         loss.backward()
         optimizer.step()

@@ -114,6 +114,8 @@ def predict(
     explain: bool = False,
     batch_size: int = 8,
     device: str = "auto",
+    offload: bool = False,
+    half: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Find defects in images: scores as CSV and JSON, heat maps and reconstructions as pictures.
@@ -123,6 +125,8 @@ def predict(
         explain: take more time for the reconstructions, where the method can (ran: gradient denoising).
         batch_size: images that pass through the networks together; does not change the results.
         device: auto, cpu, cuda, cuda:1, mps.
+        offload: keep each network on the device only while it is used; less memory, more time, same results.
+        half: keep weights in bfloat16; half their memory, and scores differ a little.
         overwrite: replace what is in the output folder.
     """
 
@@ -240,6 +244,26 @@ def tune(
     """
 
 
+def plan(
+    method: str = "glad",
+    preset: str = "paper",
+    memory: str = "24GB",
+    size: int | None = None,
+    batch: int | None = None,
+) -> None:
+    """Say beforehand what fits a graphics card: memory of training and prediction, and settings for it.
+
+    One step is rehearsed at full size on tensors without numbers; nothing is downloaded, no card is needed.
+
+    Args:
+        method: glad, diad or ran.
+        preset: which settings to start from: tiny, paper, or for a category of a paper paper/mvtec/cable.
+        memory: of the card, such as 24GB or 11000MB.
+        size: side of the images in pixels; the preset's unless given.
+        batch: images per step of the optimiser; the preset's unless given.
+    """
+
+
 def info() -> None:
     """Say what a model folder holds: method, settings, training data, threshold."""
 
@@ -255,6 +279,7 @@ class Command:
         output: what -o is for; empty for no -o.
         place: where -o points if it is not given; empty where it must be.
         settings: what --set changes; empty for no --set.
+        room: its module in mendiff.commands, where that is not named after the function.
     """
 
     function: Callable[..., None]
@@ -263,6 +288,7 @@ class Command:
     output: str = ""
     place: str = ""
     settings: str = ""
+    room: str = ""
 
     @property
     def name(self) -> str:
@@ -399,6 +425,17 @@ COMMANDS = (
         ),
         output="where to write the model or codec",
         settings=SETTINGS,
+    ),
+    Command(
+        plan,
+        (),
+        (
+            "mendiff plan --memory 24GB",
+            "mendiff plan --method diad --memory 11GB --set training.checkpointing=true",
+            "mendiff plan --preset paper/mvtec/cable --memory 16GB --size 256 --batch 16 --json",
+        ),
+        settings=SETTINGS,
+        room="memory",
     ),
     Command(info, (("model", "a model folder"),), ("mendiff info model", "mendiff info model --json")),
 )

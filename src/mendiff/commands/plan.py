@@ -75,6 +75,13 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
 
 
 def asked_config(plan: Plan) -> tuple[MethodConfig, int]:
+    """The preset with the plan's changes, and what image sizes must divide by; weights are there."""
+    config, multiple = changed_config(plan)
+    _check_sources(plan, config)
+    return config, multiple
+
+
+def changed_config(plan: Plan) -> tuple[MethodConfig, int]:
     """The preset with the plan's changes, and what image sizes must divide by."""
     config = find_preset(plan.method, plan.preset)
     changes: dict[str, Any] = {} if plan.features is None else {"features.name": plan.features}
@@ -86,7 +93,6 @@ def asked_config(plan: Plan) -> tuple[MethodConfig, int]:
     if plan.image_size is not None:
         changes["image_size"] = plan.image_size
     config = override(config, changes)
-    _check_sources(plan, config)
     training = config.training
     if training.batch_size % training.accumulate:
         raise InputError(

@@ -32,6 +32,8 @@ def run(
     explain: bool,
     batch_size: int,
     device: str,
+    offload: bool,
+    half: bool,
     overwrite: bool,
     quiet: bool,
 ) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def run(
     check_output(out, overwrite, "findings")
     if batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
-    loaded = load(model, choose_device(device), category)
+    loaded = load(model, choose_device(device), category, offload=offload, half=half)
     named = name_images(images)
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []

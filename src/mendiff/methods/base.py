@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from mendiff.errors import InputError, check_range
+from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.types import Detection
 
 METHODS: dict[str, str] = {
@@ -24,6 +25,8 @@ METHODS: dict[str, str] = {
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Called anew for every pass: batches of (images (B,3,H,W) in [0,1], seeds (B,))."""
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,18 @@ class TrainingConfig:
             gradients add up; it must divide batch_size. Memory shrinks with it, time hardly grows.
         checkpointing: compute activations anew in the backward pass instead of keeping them: less memory,
             about a third more time; the gradients are the same.
-        learning_rate: of AdamW, which all three methods are published with.
+        precision: of activations in training: "float32", "bf16", "fp16" (CUDA only), or "auto" for bf16 where
+            the hardware multiplies it fast; weights and what the optimiser knows stay in float32.
+        optimizer: "adamw", which all three methods are published with; "adamw8bit", its moments in 8 bits (a
+            quarter of their memory; CUDA and bitsandbytes); or "adafactor", whose second moment is factored
+            and which has no first (next to no memory). Its learning rate is relative to the size of a weight
+            tensor, so that it wants one some thirty times as high.
+        lora_rank: train only an addition of this rank to each matrix of the pretrained networks (LoRA, by
+            peft) and add it in when the model is saved; 0 trains the weights themselves.
+        cache_latents: encode a good image once and not at every step. Only for images that are the same at
+            every step (no crops) and a frozen autoencoder. Synthetic anomalies are new at every step, so
+            GLAD still encodes those.
+        learning_rate: of the optimiser.
         weight_decay: of the same.
         warmup: steps of linear warm-up.
         cosine: whether the rate falls to zero along a half cosine; constant otherwise.
@@ -52,6 +66,10 @@ class TrainingConfig:
     batch_size: int = 32
     accumulate: int = 1
     checkpointing: bool = False
+    precision: str = "auto"
+    optimizer: str = "adamw"
+    lora_rank: int = 0
+    cache_latents: bool = False
     learning_rate: float = 5e-6
     weight_decay: float = 1e-2
     warmup: int = 0
@@ -64,7 +82,13 @@ class TrainingConfig:
             check_range(f"training.{name}", getattr(self, name), 1)
         for name in ("minutes", "learning_rate", "weight_decay", "warmup", "clip"):
             check_range(f"training.{name}", getattr(self, name), 0)
+        check_range("training.lora_rank", self.lora_rank, 0)
         check_range("training.ema", self.ema, 0, 1)
+        for name, allowed in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"training.{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}."
+                )
 
 
 @dataclass(frozen=True)
@@ -108,6 +132,31 @@ class Method(nn.Module, ABC):
     def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
         """The loss of good images, (B,3,H,W) in [0,1] to a scalar; rng (CPU) is the only randomness."""
 
+    def rehearse_training(self, image: Tensor) -> Tensor:
+        """What training_loss computes, without what depends on pixel values: shapes are enough to run it.
+
+        Memory is planned with it on tensors that hold no numbers, (B,3,H,W) to a scalar. Methods whose
+        training_loss looks at values override it.
+        """
+        return self.training_loss(image, Generator().manual_seed(0))
+
+    def rehearse_prediction(self, image: Tensor) -> None:
+        """The same for predict, (B,3,H,W); steps that only repeat earlier ones may be left out."""
+        seeds: Any = range(len(image))  # plain numbers: a tensor of seeds would have none here
+        self.predict(image, seeds)
+
+    @property
+    def adapted(self) -> list[nn.Module]:
+        """The networks that come pretrained and may be fine-tuned by an addition of low rank (LoRA)."""
+        return []
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The large networks by name, of which prediction uses one at a time."""
+        return {
+            name: part for name in ("codec", "denoiser", "features") if (part := getattr(self, name, None))
+        }
+
     @abstractmethod
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Find anomalies, (B,3,H,W) in [0,1]; seeds (B,) int64 fix each image's noise."""
@@ -139,6 +188,27 @@ class Method(nn.Module, ABC):
     def size_multiple(self) -> int:
         """Image height and width must divide by this."""
         return 1
+
+
+def check_cached_latents(config: MethodConfig, codec: CodecConfig, *, drawn: bool = False) -> None:
+    """Refuse training.cache_latents where a good image's latents differ from step to step, or cost nothing.
+
+    Args:
+        config: the method's.
+        codec: its codec's.
+        drawn: whether training draws latents from the codec's posterior.
+    """
+    if not config.training.cache_latents:
+        return
+    reasons = {
+        f"{codec.kind!r} latents cost nothing": codec.kind in PIXEL_KINDS,
+        "the autoencoder is trained, too": codec.train,
+        f"crops of {config.crop} pixels are new at every step (--set crop=0)": config.crop > 0,
+        "the latents are drawn anew at every step (reference)": drawn,
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason:
+        raise InputError(f"training.cache_latents: expected false, got true, although {reason}.")
 
 
 def find_method(name: str, where: str = "method") -> type[Method]:

@@ -12,14 +12,15 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from mendiff.diffusion.ddim import ddim
 from mendiff.diffusion.ladder import SPACINGS, ladder
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError, check_range
-from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
+from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig, check_cached_latents
+from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_size, make_codec
 from mendiff.nets.denoiser import DenoiserConfig, conditional_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig, make_features
@@ -86,6 +87,12 @@ class DiadConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_cached_latents(self, self.codec, drawn=self.reference)
+        if self.training.lora_rank and self.train_encoder:
+            raise InputError(
+                "training.lora_rank: expected 0 with train_encoder, which is for networks that start from "
+                f"random weights, got {self.training.lora_rank}."
+            )
         if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
             raise InputError(
                 f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}."
@@ -172,6 +179,7 @@ class Diad(Method):
         super().__init__(config)
         self.schedule = make_schedule(config.schedule, TIMESTEPS)
         self.codec = make_codec(config.codec)
+        self.cache = LatentCache() if config.training.cache_latents else None
         unet = config.denoiser
         if config.reference:
             unet = replace(unet, guidance=unet.guidance or GUIDANCE)
@@ -206,7 +214,7 @@ class Diad(Method):
             noise = torch.randn(shape, generator=rng).to(image)
         hint = self._training_hint(image, rng)
         with torch.no_grad():
-            z0 = self.encode(image, noise)
+            z0 = self.cache.latents(image, self.encode) if self.cache else self.encode(image, noise)
         t = torch.randint(low, high, (len(image),), generator=rng).to(image.device)
         eps = torch.randn(z0.shape, generator=rng).to(z0)
         return self.noise_loss(z0, self.scaled(hint), t, eps)
@@ -295,6 +303,21 @@ class Diad(Method):
         if self.config.reference:
             z0 = self.encode(image, random.like(z0))
         return self.decode(self.reconstruct(z0, random.like(z0), self.scaled(image)))
+
+    @torch.no_grad()
+    def rehearse_prediction(self, image: Tensor) -> None:
+        """One step down the ladder and the read-out: the other steps repeat it."""
+        z0, embedding = self.encode(image), self.denoiser.embed(self.scaled(image))
+        t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
+        rebuilt = self.decode(self.denoiser(z0, t, embedding).x0)
+        self.readout.anomaly_map(image, [rebuilt], self.features)
+
+    @property
+    def adapted(self) -> list[nn.Module]:
+        """See Method.adapted: the UNet's decoder, and what the SG network copies from its encoder."""
+        guide = self.denoiser.guide
+        copied = [] if guide is None else [guide.network.down_blocks, guide.network.mid_block]
+        return [self.denoiser.unet.network.up_blocks, *copied]
 
     # What good images look like.
 

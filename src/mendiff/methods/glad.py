@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from mendiff.calibration import upper_bound
 from mendiff.diffusion.ddim import ddim
@@ -21,8 +21,9 @@ from mendiff.diffusion.ladder import SPACINGS, ladder
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError, check_range
-from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
+from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig, check_cached_latents
 from mendiff.methods.glad_settings import SETTINGS, Setting
+from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_size, make_codec
 from mendiff.nets.denoiser import Denoiser, DenoiserConfig, plain_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig, make_features
@@ -96,6 +97,12 @@ class GladConfig(MethodConfig):
         super().__post_init__()
         if self.fusion not in FUSIONS:
             raise InputError(f"fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}.")
+        check_cached_latents(self, self.codec, drawn=self.reference)
+        if self.training.lora_rank and self.denoiser.kind != "conditional_unet":
+            raise InputError(
+                "training.lora_rank: expected 0 for a network that starts from random weights, got "
+                f"{self.training.lora_rank}; preset paper has a pretrained one."
+            )
         if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
             raise InputError(
                 f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}."
@@ -191,6 +198,7 @@ class Glad(Method):
         self.codec = make_codec(config.codec)
         self.denoiser = Denoiser(config.denoiser, self.schedule, self.codec.channels)
         self.features = make_features(config.features)
+        self.cache = LatentCache() if config.training.cache_latents else None
         self.stop_features = make_features(config.features) if config.own_stop_features else None
         runs = len(config.denoise_steps)
         self.readout = Readout(config.readout, self.features.channels, runs, batch_maxima=config.reference)
@@ -212,9 +220,18 @@ class Glad(Method):
         t = torch.randint(low, high, (len(image),), generator=rng)
         with torch.no_grad():
             noise = self._posterior_noise(image)
-            z0, z_anomalous = self.codec.encode(image, noise), self.codec.encode(anomalous, noise)
+            encode = self.codec.encode
+            z0 = self.cache.latents(image, encode) if self.cache else encode(image, noise)
+            z_anomalous = self.codec.encode(anomalous, noise)
         eps = torch.randn(z0.shape, generator=rng).to(z0)
         return self.atp_loss(z0, z_anomalous, t.to(image.device), eps)
+
+    def rehearse_training(self, image: Tensor) -> Tensor:
+        """ATP without its synthetic anomalies, whose places are values; see Method.rehearse_training."""
+        with torch.no_grad():
+            z0, z_anomalous = self.codec.encode(image), self.codec.encode(image)
+        t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
+        return self.atp_loss(z0, z_anomalous, t, torch.zeros_like(z0))
 
     def atp_loss(self, z0: Tensor, z_anomalous: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The anomaly-oriented training loss at given noise; latents (B,c,h,w), t (B,), to a scalar."""
@@ -317,6 +334,27 @@ class Glad(Method):
         if self.config.object_mask == "none":
             return None
         return object_mask(foreground(image, self.config.object_mask)).to(image)
+
+    @torch.no_grad()
+    def rehearse_prediction(self, image: Tensor) -> None:
+        """One step down the ladder, one look of the stop rule and the read-out: all others repeat these."""
+        z0 = self.codec.encode(image)
+        t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
+        z0 = self.denoiser(z0, t).x0
+        self.stop_map(z0, z0)
+        rebuilt = [self.codec.decode_raw(z0) for _ in self.config.denoise_steps]
+        self.readout.anomaly_map(image, rebuilt, self.features, self._object_weight(image))
+
+    @property
+    def adapted(self) -> list[nn.Module]:
+        """See Method.adapted: Stable Diffusion's UNet."""
+        return [self.denoiser.network]
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """See Method.parts."""
+        own = {} if self.stop_features is None else {"stop_features": self.stop_features}
+        return {**super().parts, **own}
 
     # What good images look like.
 

@@ -19,8 +19,8 @@ from mendiff.diffusion.posterior import Posterior, kl_divergence
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError, check_range
-from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig
-from mendiff.nets.codec import CodecConfig, check_size, make_codec
+from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig, check_cached_latents
+from mendiff.nets.codec import PIXEL_KINDS, CodecConfig, check_size, make_codec
 from mendiff.nets.denoiser import DenoiserConfig, plain_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig, make_features
 from mendiff.nets.joint import JointDenoiser
@@ -35,7 +35,6 @@ TIMESTEPS = 1000
 """T of every schedule here."""
 DISTANCES = ("squared", "mahalanobis")
 PIXEL_SCORES = ("kl", "rgb")
-PIXEL_CODECS = ("pixels", "space_to_depth")
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,16 @@ class RanConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.codec.kind not in PIXEL_CODECS:
+        if self.codec.kind not in PIXEL_KINDS:
             raise InputError(
-                f"codec: expected one of {', '.join(PIXEL_CODECS)} (RAN works on pixels), "
+                f"codec: expected one of {', '.join(PIXEL_KINDS)} (RAN works on pixels), "
                 f"got {self.codec.kind!r}."
+            )
+        check_cached_latents(self, self.codec)
+        if self.training.lora_rank:
+            raise InputError(
+                "training.lora_rank: expected 0 for RAN, whose network starts from random weights, got "
+                f"{self.training.lora_rank}."
             )
         if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
             raise InputError(

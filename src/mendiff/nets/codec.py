@@ -14,6 +14,7 @@ from mendiff.nets import AUTO
 from mendiff.nets.build import build
 
 KINDS = ("pixels", "space_to_depth", "kl", "tiny", AUTO)
+PIXEL_KINDS = ("pixels", "space_to_depth")
 TINY_CODEC = "space_to_depth"
 """Kind of the codec in `tiny`: AUTO for the one that comes with the package."""
 BUNDLED_NETWORK: dict[str, Any] = {
@@ -37,17 +38,31 @@ class CodecConfig:
         factor: downscaling of "space_to_depth"; the autoencoders' follows from their own config.
         network: diffusers' config of the autoencoder; empty takes diffusers' defaults.
         train: whether the method trains it (published methods keep it frozen).
+        slicing: let an autoencoder see the images of a batch one after another: less memory, same latents.
+        tiling: side in pixels of overlapping tiles that an autoencoder sees one after another; 0 for whole
+            images. Memory stays that of a tile, but its norms and its attention see no further, so latents
+            and pixels change a little.
     """
 
     kind: str = "space_to_depth"
     factor: int = 4
     network: dict[str, Any] = field(default_factory=dict)
     train: bool = False
+    slicing: bool = False
+    tiling: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"codec: expected one of {', '.join(KINDS)}, got {self.kind!r}.")
         check_range("codec.factor", self.factor, 1)
+        check_range("codec.tiling", self.tiling, 0)
+        if self.slicing and self.kind in PIXEL_KINDS:
+            raise InputError(f"codec.slicing: expected false with {self.kind!r}, which only moves pixels.")
+        if self.tiling and self.kind != "kl":
+            raise InputError(
+                f"codec.tiling: expected 0 for a codec of kind {self.kind!r}, which takes little memory, got "
+                f"{self.tiling}; tiles are for kind 'kl'."
+            )
 
 
 class Codec(nn.Module, ABC):
@@ -106,6 +121,13 @@ class KLCodec(Codec):
         self.factor = 2 ** (len(self.network.config["block_out_channels"]) - 1)
         self._scale = float(self.network.config["scaling_factor"])
 
+    def tile(self, side: int) -> None:
+        """Work in tiles of so many pixels from now on, of which a quarter, in latents, overlaps the next."""
+        if side % (4 * self.factor):
+            raise InputError(f"codec.tiling: expected a multiple of {4 * self.factor} pixels, got {side}.")
+        self.network.enable_tiling()
+        self.network.tile_sample_min_size, self.network.tile_latent_min_size = side, side // self.factor
+
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
         """The posterior's mode, or with noise its sample mean + std * noise (as the published code does)."""
         posterior = self.network.encode(image * 2 - 1).latent_dist
@@ -144,7 +166,7 @@ class TinyCodec(Codec):
 def make_codec(config: CodecConfig) -> Codec:
     """The codec a config names, with fresh weights; weights come from the model folder."""
     if config.kind == "pixels":
-        codec: Codec = PixelCodec()
+        codec: Any = PixelCodec()
     elif config.kind == "space_to_depth":
         codec = PixelCodec(config.factor)
     elif config.kind == "kl":
@@ -153,7 +175,12 @@ def make_codec(config: CodecConfig) -> Codec:
         codec = TinyCodec(BUNDLED_NETWORK)
     else:
         codec = TinyCodec(config.network)
-    return codec.requires_grad_(config.train)
+    if config.slicing:
+        codec.network.enable_slicing()
+    if isinstance(codec, KLCodec) and config.tiling:
+        codec.tile(config.tiling)
+    made: Codec = codec.requires_grad_(config.train)
+    return made
 
 
 def check_size(codec: Codec, image: Tensor, multiple: int) -> None:

@@ -1,0 +1,111 @@
+import importlib.util
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from mendiff.anomalib_models import Glad, GoodImages, check_savings, make_optimizer, train, trainer_precision
+from mendiff.errors import InputError
+from mendiff.methods.base import METHODS, TrainingConfig
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
+
+
+def lacking(monkeypatch, *names):
+    """As if some packages were not installed."""
+    find = importlib.util.find_spec
+    for room in ("optimizers", "lora"):
+        monkeypatch.setattr(
+            f"mendiff.anomalib_models.{room}.find_spec", lambda name: None if name in names else find(name)
+        )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns_with_every_optimizer(name, optimizer, tiny_method, pictures):
+    method = tiny_method(name, {"training.optimizer": optimizer}).train()
+    plan = TrainingConfig(learning_rate={"adamw": 2e-3, "adafactor": 0.05}[optimizer], optimizer=optimizer)
+    stepping = make_optimizer(plan, [one for one in method.parameters() if one.requires_grad])
+
+    def loss():
+        return method.training_loss(pictures.repeat(4, 1, 1, 1), torch.Generator().manual_seed(0))
+
+    before = loss().item()
+    for _ in range(15):
+        stepping.zero_grad()
+        loss().backward()
+        stepping.step()
+    assert loss().item() < 0.9 * before
+
+
+def test_adafactor_keeps_far_less_than_the_weights():
+    weight = nn.Parameter(torch.ones(64, 96))
+    optimizer = make_optimizer(TrainingConfig(optimizer="adafactor"), [weight])
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert sum(one.numel() for one in optimizer.state[weight].values()) == 64 + 96 + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "sgd"}, "training.optimizer: expected one of adamw, adamw8bit, adafactor, got 'sgd'."),
+        ({"precision": "fp8"}, "training.precision: expected one of auto, .*, got 'fp8'."),
+        ({"lora_rank": -1}, "training.lora_rank: expected at least 0, got -1."),
+    ],
+)
+def test_unknown_words_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        TrainingConfig(**changes)
+
+
+def test_what_a_machine_lacks_is_said_before_training(monkeypatch):
+    with pytest.raises(InputError, match="expected auto, float32 or bf16 on cpu, got 'fp16'"):
+        check_savings(TrainingConfig(precision="fp16"), "cpu")
+    with pytest.raises(InputError, match=r"expected CUDA and .* bitsandbytes .* but the device is cpu"):
+        check_savings(TrainingConfig(optimizer="adamw8bit"), "cpu")
+    lacking(monkeypatch, "bitsandbytes", "peft")
+    with pytest.raises(InputError, match=r"but bitsandbytes is not installed; choose adamw or adafactor\."):
+        check_savings(TrainingConfig(optimizer="adamw8bit"), "cuda")
+    with pytest.raises(InputError, match=r"expected the package peft for LoRA, but it is not installed"):
+        check_savings(TrainingConfig(lora_rank=4), "cuda")
+    monkeypatch.delattr(torch.optim, "Adafactor")
+    with pytest.raises(InputError, match=r"expected torch 2\.5 or newer for 'adafactor'"):
+        check_savings(TrainingConfig(optimizer="adafactor"), "cpu")
+
+
+def test_eight_bit_moments_come_from_bitsandbytes(monkeypatch):
+    made = []
+    optim = types.ModuleType("bitsandbytes.optim")
+    optim.AdamW8bit = lambda params, **settings: made.append((params, settings))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", optim)
+    monkeypatch.setattr("mendiff.anomalib_models.optimizers.check_savings", lambda *_: None)
+    weight = nn.Parameter(torch.ones(2))
+    make_optimizer(TrainingConfig(optimizer="adamw8bit", learning_rate=0.5, weight_decay=0.1), [weight])
+    assert made == [([weight], {"lr": 0.5, "weight_decay": 0.1})]
+
+
+def test_precision_is_the_configs_or_the_machines(monkeypatch):
+    monkeypatch.setattr("mendiff.anomalib_models.optimizers.fast_precision", lambda device: f"fast {device}")
+    names = {"auto": "fast cpu", "float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+    for name, expected in names.items():
+        assert trainer_precision(TrainingConfig(precision=name), "cpu") == expected
+
+
+def test_half_precision_clips_gradients_of_the_fused_optimizer(tiny_config, tmp_path, monkeypatch):
+    """Lightning would refuse that; see make_optimizer."""
+    seen = []
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a, **k: seen.append(a[1]) or clip(*a, **k))
+    changes = {"training.steps": 2, "training.precision": "bf16", "training.clip": 0.25}
+    module = Glad(tiny_config("glad", changes))
+    pictures = torch.randint(
+        0, 255, (10, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    module.calibrates = False
+    train(module, GoodImages(list(pictures.numpy()), 32), workdir=tmp_path)
+    assert module.trainer.precision == "bf16-mixed"
+    assert seen == [0.25, 0.25]

@@ -1,0 +1,51 @@
+"""training.cache_latents: where it applies, and that it changes nothing but the work."""
+
+import pytest
+import torch
+
+from mendiff.errors import InputError
+
+AUTOENCODER = {
+    "codec.kind": "tiny",
+    "codec.network": {
+        "encoder_block_out_channels": [8, 8],
+        "decoder_block_out_channels": [8, 8],
+        "num_encoder_blocks": [1, 1],
+        "num_decoder_blocks": [1, 1],
+        "latent_channels": 2,
+    },
+    "training.cache_latents": True,
+}
+
+
+@pytest.mark.parametrize(("name", "encoded"), [("glad", 4 + 8), ("diad", 4)])
+def test_a_good_image_is_encoded_once(name, encoded, tiny_method, pictures, monkeypatch):
+    cached, plain = (tiny_method(name, {**AUTOENCODER, "training.cache_latents": on}) for on in (True, False))
+    counts = []
+    encode = cached.codec.encode
+    monkeypatch.setattr(
+        cached.codec, "encode", lambda image, *a: counts.append(len(image)) or encode(image, *a)
+    )
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        losses = [
+            one.training_loss(pictures[order], torch.Generator().manual_seed(7)) for one in (cached, plain)
+        ]
+        torch.testing.assert_close(losses[0], losses[1])
+    assert sum(counts) == encoded  # GLAD's synthetic anomalies are new at every step
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("glad", {"crop": 16}, "crops of 16 pixels are new at every step"),
+        ("glad", {"codec.train": True}, "the autoencoder is trained, too"),
+        ("diad", {"reference": True}, "the latents are drawn anew at every step"),
+        ("ran", {}, "'space_to_depth' latents cost nothing"),
+    ],
+)
+def test_it_is_refused_where_latents_change_or_cost_nothing(name, changes, reason, tiny_config):
+    codec = {} if name == "ran" else AUTOENCODER
+    with pytest.raises(
+        InputError, match=f"training.cache_latents: expected false, got true, although {reason}"
+    ):
+        tiny_config(name, {**codec, "training.cache_latents": True, **changes})

@@ -1,0 +1,102 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mendiff.methods.base import METHODS
+from mendiff.nets.placement import Offload, halve, multiplies_bf16
+
+SEEDS = torch.tensor([11, 5, 2**62, 0])
+CPU = torch.device("cpu")
+
+
+class Part(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.register_buffer("offset", torch.ones(3))
+
+    def forward(self, x):
+        return self.layer(x) + self.offset
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_offloaded_methods_find_the_same(name, tiny_method, pictures):
+    method = tiny_method(name)
+    expected, explained = method.predict(pictures, SEEDS), method.explain(pictures, SEEDS)
+    offload = Offload(method.parts, CPU)
+    found = method.predict(pictures, SEEDS)
+    assert torch.equal(found.anomaly_map, expected.anomaly_map)
+    assert torch.equal(found.score, expected.score)
+    assert torch.equal(method.explain(pictures, SEEDS), explained)
+    assert offload.resident in method.parts
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_networks_take_turns(name, tiny_method, pictures):
+    """What runs is what is on the device: nothing of another network is used meanwhile."""
+    method = tiny_method(name)
+    offload = Offload(method.parts, CPU)
+    ran, wrong = set(), []
+
+    def look(own):
+        ran.add(own)
+        if offload.resident != own:
+            wrong.append(own)
+
+    for part_name, part in method.parts.items():
+        for layer in list(part.modules())[1:]:
+            layer.register_forward_pre_hook(lambda *_, own=part_name: look(own))
+    method.predict(pictures, SEEDS)
+    assert "denoiser" in ran
+    assert wrong == []
+
+
+def test_only_the_network_in_use_is_on_the_device():
+    """The meta device stands for another one: its tensors can't be mixed with those of the CPU."""
+    first, second = Part(), Part()
+    weights = copy.deepcopy(first.state_dict())
+    offload = Offload({"first": first, "second": second}, torch.device("meta"))
+    assert {one.device.type for one in first.parameters()} == {"cpu"}
+    assert first(torch.empty(2, 3, device="meta")).device.type == "meta"
+    assert {one.device.type for one in (*first.parameters(), *first.buffers())} == {"meta"}
+    assert {one.device.type for one in (*second.parameters(), *second.buffers())} == {"cpu"}
+    second(torch.empty(2, 3, device="meta"))
+    assert offload.resident == "second"
+    assert {one.device.type for one in second.parameters()} == {"meta"}
+    for key, one in first.state_dict().items():
+        assert torch.equal(one, weights[key])
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("fast", [False, True])
+def test_half_precision_changes_results_little(name, fast, tiny_method, pictures):
+    method = tiny_method(name)
+    expected = method.predict(pictures, SEEDS)
+    for part in method.parts.values():
+        halve(part, CPU, fast=fast)
+    weights = [one for one in method.denoiser.parameters() if one.ndim > 1]
+    assert {one.dtype for one in weights} == {torch.bfloat16}
+    found = method.predict(pictures, SEEDS)
+    assert found.anomaly_map.dtype == torch.float32
+    assert not torch.equal(found.score, expected.score)
+    torch.testing.assert_close(found.reconstruction, expected.reconstruction, rtol=0, atol=0.06)
+    method.explain(pictures, SEEDS)  # RAN's takes gradients
+
+
+def test_half_precision_of_a_slow_device_computes_in_float32():
+    part = Part()
+    rounded = part.layer.weight.detach().bfloat16().float()
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    expected = x @ rounded.T + part.layer.bias + 1
+    halve(part, CPU, fast=False)
+    torch.testing.assert_close(part(x), expected)
+
+
+def test_fast_bf16_is_a_matter_of_hardware(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert not multiplies_bf16(torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert multiplies_bf16(torch.device("cuda"))
+    assert not multiplies_bf16(torch.device("mps"))
