@@ -116,19 +116,19 @@ def test_the_loss_weighs_every_image_by_its_min_snr_weight(make, latents, eps, m
     torch.testing.assert_close(loss, (weights * errors).mean(), rtol=1e-9, atol=0)
 
 
-def test_only_the_asked_timesteps_are_trained(make, pictures, monkeypatch):
+def test_only_the_asked_timesteps_are_trained(make, pictures, streams, monkeypatch):
     glad, seen = make({"train_t": [40, 43]}), set()
     monkeypatch.setattr(glad, "atp_loss", lambda z0, z_anomalous, t, eps: seen.update(t.tolist()))
     for seed in range(10):
-        glad.training_loss(pictures, torch.Generator().manual_seed(seed))
+        glad.training_loss(pictures, streams(4, seed))
     assert seen == {40, 41, 42}
 
 
-def test_training_pairs_images_with_their_own_anomalies(make, pictures, rng, monkeypatch):
+def test_training_pairs_images_with_their_own_anomalies(make, pictures, streams, monkeypatch):
     glad, pairs = make({"synthesis.share": 0.5}), []
     monkeypatch.setattr(glad, "atp_loss", lambda z0, z_anomalous, t, eps: pairs.append((z0, z_anomalous)))
-    for _ in range(4):
-        glad.training_loss(pictures, rng)
+    for seed in range(4):
+        glad.training_loss(pictures, streams(4, seed))
     z0, z_anomalous = (torch.cat(side) for side in zip(*pairs, strict=True))
     torch.testing.assert_close(z0, glad.codec.encode(pictures).repeat(4, 1, 1, 1))
     changed = (z0 != z_anomalous).flatten(1).float().mean(1)

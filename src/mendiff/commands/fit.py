@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.length import STEPS_FILE, lengthened
 from mendiff.commands.places import check_output, resumable, set_aside
 from mendiff.commands.plan import FEWEST_IMAGES, Plan, make_config, readable_paths
+from mendiff.commands.processes import check_processes, rank_of, wording_of
 from mendiff.commands.variants import held_back_and_seen
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
@@ -25,6 +27,7 @@ from mendiff.methods.base import MethodConfig
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
 from mendiff.nets import AUTO
+from mendiff.types import Processes
 
 STATISTICS = ("global", "category")
 BALANCES = ("image", "category")
@@ -50,13 +53,18 @@ def run(
     codec: Path | None,
     seed: int,
     device: str,
+    devices: int,
+    nodes: int,
+    strategy: str,
     resume: bool,
     overwrite: bool,
     settings: dict[str, Any],
     quiet: bool,
 ) -> dict[str, Any]:
     """Fit a method to the good images of `data` and write the model folder `out`."""
-    terminal = Terminal(quiet)
+    processes = Processes(choose_device(device), devices, nodes, strategy)
+    check_processes(processes)
+    terminal = Terminal(quiet, mute=rank_of(processes) > 0)
     check_output(out, overwrite, "a model")
     if resume:
         workdir_of(out, resume)
@@ -64,7 +72,6 @@ def run(
         raise InputError(f"--statistics: expected one of {', '.join(STATISTICS)}, got {statistics!r}.")
     if balance not in BALANCES:
         raise InputError(f"--balance: expected one of {', '.join(BALANCES)}, got {balance!r}.")
-    device = choose_device(device)
     plan = Plan(
         method=method,
         preset=preset,
@@ -73,7 +80,10 @@ def run(
         features_weights=features_weights,
         image_size=image_size,
         seed=seed,
-        device=device,
+        device=processes.device,
+        devices=devices,
+        nodes=nodes,
+        strategy=strategy,
         statistics=statistics,
         balance=balance,
         codec=codec,
@@ -93,19 +103,24 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Fit a plan to the good training images of some categories; returns what a person wants to know."""
+    """Fit a plan to the good training images of some categories; returns what a person wants to know.
+
+    Of several processes only the first writes, and has something to return.
+    """
+    first = rank_of(plan.processes) == 0
     paths = readable_paths(categories, terminal)
     config = make_config(plan, paths)
     apart = _apart(categories, paths) if plan.statistics == "category" else {}
     groups = _groups(categories, paths) if plan.balance == "category" else None
-    workdir = workdir_of(out, resume)
-    with resumable(workdir / CHECKPOINT):
+    workdir = workdir_of(out, resume) if first else _workdir(out)
+    with resumable(workdir / CHECKPOINT) if first else nullcontext():
         if "training.steps" not in plan.settings:  # a number that was asked for stays
-            config = lengthened(plan.method, config, plan.device, workdir, resume=resume)
+            measure = plan.processes.count == 1
+            config = lengthened(plan.method, config, plan.device, workdir, resume=resume, measure=measure)
         terminal.say(
             f"{plan.method} ({plan.preset}): {len(paths)} good images of "
             f"{', '.join(one.name for one in categories)}, {config.image_size} pixels, "
-            f"{config.training.steps} steps on {plan.device}"
+            f"{config.training.steps} steps on {wording_of(plan.processes)}"
         )
         if not getattr(getattr(config, "features", None), "name", "-"):
             terminal.say(f"note: {NO_FEATURES}")
@@ -113,11 +128,15 @@ def fit(
         for line in loaded:
             terminal.say(line)
         facts = {"images": len(paths), "categories": [one.name for one in categories], "pretrained": loaded}
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / PARTS_FILE).write_text("\n".join(loaded))
+        if first:
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / PARTS_FILE).write_text("\n".join(loaded))
+            (workdir / STEPS_FILE).write_text(str(config.training.steps))
         _hold_back(module, apart)
         with terminal.bar("fitting") as update:
             seconds = train(plan, module, paths, workdir, update, groups, resume=resume)
+        if not first:
+            return {}
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "seconds": seconds}
         threshold = _save(module.as_model(info).to(plan.device), out, apart, overwrite)
     terminal.say(
@@ -196,7 +215,7 @@ def train(
     """Train a module, without a word; returns the seconds that it took.
 
     Args:
-        plan: device.
+        plan: devices.
         module: see prepared.
         paths: good images.
         workdir: for checkpoints.
@@ -206,15 +225,13 @@ def train(
     """
     from mendiff import anomalib_models
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / STEPS_FILE).write_text(str(module.config.training.steps))
     began = time.monotonic()
     anomalib_models.train(
         module,
         anomalib_models.GoodImages(paths, module.config.image_size),
         workdir=workdir,
         groups=groups,
-        device=plan.device,
+        processes=plan.processes,
         resume=resume,
         progress=lambda step, total, loss: update(step, total, f"loss {loss:.4f}"),
     )
@@ -250,8 +267,7 @@ def _save(model: Model, out: Path, apart: Mapping[str, Sequence[Path]], overwrit
 
 def workdir_of(out: Path, resume: bool) -> Path:
     """Where checkpoints lie until the model is written; an earlier fit's go unless it is resumed."""
-    out = out.resolve()
-    workdir = out.with_name(f".{out.name}.fit")
+    workdir = _workdir(out)
     if not resume:
         shutil.rmtree(workdir, ignore_errors=True)
     elif not workdir.is_dir():
@@ -259,3 +275,8 @@ def workdir_of(out: Path, resume: bool) -> Path:
             f"--resume: expected an interrupted fit of {out} to go on with, found none; fit without it."
         )
     return workdir
+
+
+def _workdir(out: Path) -> Path:
+    out = out.resolve()
+    return out.with_name(f".{out.name}.fit")

@@ -55,6 +55,9 @@ def fit(
     codec: Path | None = None,
     seed: int = 0,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -76,7 +79,12 @@ def fit(
         codec: a codec folder that mendiff fit-codec wrote, or auto for the codec that comes with mendiff.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
-        resume: go on with a fit that was interrupted.
+        devices: how many of this machine, a process each, share out every step's batch; the result is that of
+            one.
+        nodes: machines that train together; run the command on each, with torchrun, SLURM, or the variables
+            MASTER_ADDR, MASTER_PORT and NODE_RANK, and with DATA and -o on a disk that all of them see.
+        strategy: auto, ddp, or fsdp (CUDA only), which shares out gradients and the optimizer's memory, too.
+        resume: go on with a fit that was interrupted, on as many devices as there are now.
         overwrite: replace the model folder if it exists.
     """
 
@@ -324,6 +332,8 @@ COMMANDS = (
             "mendiff fit parts -o model --method diad --codec codec --resume",
             "mendiff fit mvtec/cable -o cable --preset paper/mvtec/cable "
             "--pretrained CompVis/stable-diffusion-v1-4",
+            "mendiff fit mvtec -o model --method diad --device cuda --devices 4",
+            "NODE_RANK=1 MASTER_ADDR=a MASTER_PORT=29500 mendiff fit mvtec -o model --devices 4 --nodes 2",
         ),
         output="where to write the model",
         settings=SETTINGS,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
+from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError, check_range
 from mendiff.types import Detection
 
@@ -105,8 +106,14 @@ class Method(nn.Module, ABC):
         self.config = config
 
     @abstractmethod
-    def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
-        """The loss of good images, (B,3,H,W) in [0,1] to a scalar; rng (CPU) is the only randomness."""
+    def training_loss(self, image: Tensor, rng: PerImageRandom) -> Tensor:
+        """The mean loss of good images, (B,3,H,W) in [0,1] to a scalar.
+
+        Args:
+            image: a batch, or the part of one that this process sees.
+            rng: the only randomness, a stream per image: a batch gives the same gradients however it is
+                shared out over processes.
+        """
 
     @abstractmethod
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:

@@ -30,7 +30,7 @@ from mendiff.nets.stable_diffusion import CODEC, UNET
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import LEARNED, Readout, ReadoutConfig, fit_to_mended
 from mendiff.scoring.score import top_k_mean
-from mendiff.synthesis.blend import SynthesisConfig, synthesize
+from mendiff.synthesis.blend import SynthesisConfig, synthesize_each
 from mendiff.synthesis.foreground import MODES, foreground
 from mendiff.types import Detection, Estimate, Step
 
@@ -204,17 +204,15 @@ class Glad(Method):
 
     # Training (ATP).
 
-    def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
+    def training_loss(self, image: Tensor, rng: PerImageRandom) -> Tensor:
         """ATP on fresh synthetic anomalies of good images, (B,3,H,W) in [0,1] to a scalar."""
         check_size(self.codec, image, self.denoiser.multiple)
-        anomalous, _ = synthesize(image, rng, self.config.synthesis)
-        low, high = self.config.train_t
-        t = torch.randint(low, high, (len(image),), generator=rng)
+        anomalous, _ = synthesize_each(image, rng.generators, self.config.synthesis)
+        t = rng.integers(*self.config.train_t)
         with torch.no_grad():
             noise = self._posterior_noise(image)
             z0, z_anomalous = self.codec.encode(image, noise), self.codec.encode(anomalous, noise)
-        eps = torch.randn(z0.shape, generator=rng).to(z0)
-        return self.atp_loss(z0, z_anomalous, t.to(image.device), eps)
+        return self.atp_loss(z0, z_anomalous, t.to(image.device), rng.like(z0))
 
     def atp_loss(self, z0: Tensor, z_anomalous: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The anomaly-oriented training loss at given noise; latents (B,c,h,w), t (B,), to a scalar."""

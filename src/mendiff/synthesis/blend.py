@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +79,15 @@ def synthesize(
         source[picked] = anomaly_source(image[picked], rng, config.grid, textures)
     inside = mask[:, None].to(image.dtype)
     return image + inside * (1 - beta) * (source - image), mask[:, None]
+
+
+def synthesize_each(
+    image: Tensor, rngs: Sequence[torch.Generator], config: SynthesisConfig, textures: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Like `synthesize`, with a generator per image: a row's anomaly does not depend on its neighbours."""
+    pairs = [synthesize(one, rng, config, textures) for one, rng in zip(image.split(1), rngs, strict=True)]
+    images, masks = zip(*pairs, strict=True)
+    return torch.cat(images), torch.cat(masks)
 
 
 def anomaly_source(
