@@ -87,7 +87,7 @@ def find_pretrained(sources: Sources, features: str) -> None:
     if sources.diffusion is not None:
         open_diffusion(sources.diffusion).find(sources)
     if features and sources.features is None:
-        _timm_file(features)
+        timm_file(features)
 
 
 def load_pretrained(method: Method, sources: Sources) -> list[str]:
@@ -159,14 +159,15 @@ def load_features(method: Method, given: tuple[Mapping[str, Tensor], str] | None
         if given is not None and attribute == "features":
             weights, where = given
         else:
-            file = _timm_file(extractor.config.name)
+            file = timm_file(extractor.config.name)
             weights, where = read_weights(file), str(file)
         extractor.load_backbone(weights, where)
         lines.append(f"{part}, {extractor.config.name}: {where}")
     return lines
 
 
-def _timm_file(name: str) -> Path:
+def timm_file(name: str) -> Path:
+    """Timm's own weights of a backbone, from the hub's cache or the hub."""
     repository = hub_id(name)
     if not repository:
         raise InputError(f"features: timm has no weights for {name}; give --features-weights.")

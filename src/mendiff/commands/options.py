@@ -117,6 +117,34 @@ def fit_codec(
     """
 
 
+def fit_features(
+    model: Path | None = None,
+    preset: str = "tiny",
+    features: str | None = None,
+    features_weights: Path | None = None,
+    categories: list[str] | None = None,
+    layout: str = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Tune a backbone until good images and their reconstructions look alike to it.
+
+    Args:
+        model: a fitted model, which makes the reconstructions.
+        preset: tiny, or paper for GLAD's backbone and layers.
+        features: timm's name of the backbone.
+        features_weights: its weights, a local safetensors file; timm's from the hub unless given.
+        categories: which to learn from, where DATA holds several categories; all unless given.
+        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
+        seed: of training.
+        device: auto, cpu, cuda, cuda:1, mps.
+        resume: go on with a training that was interrupted.
+        overwrite: replace the folder if it exists.
+    """
+
+
 def predict(
     category: str | None = None,
     explain: bool = False,
@@ -302,6 +330,7 @@ DATA = (
 )
 SETTINGS = "one field of the method's config, all of which 'mendiff info MODEL --json' shows"
 CODEC_SETTINGS = "one field of the codec's training, such as crop=128 or codec.network.latent_channels=4"
+FEATURES_SETTINGS = "one field of the tuning, such as features.layers=[stage2,stage3] or keep_weight=0.05"
 BENCHMARK_SETTINGS = "one field of one method's config, as METHOD.FIELD=VALUE"
 COMMANDS = (
     Command(
@@ -347,6 +376,18 @@ COMMANDS = (
         ),
         output="where to write the codec",
         settings=CODEC_SETTINGS,
+    ),
+    Command(
+        fit_features,
+        (("data", DATA),),
+        (
+            "mendiff fit-features photos/good -o tuned --model model --features resnet18 "
+            "--features-weights resnet18.safetensors",
+            "mendiff fit-features VisA/candle -o tuned --model candle --preset paper --device cuda",
+            "mendiff fit parts -o better --features resnet18 --features-weights tuned/features.safetensors",
+        ),
+        output="where to write features.safetensors, which --features-weights of mendiff fit takes",
+        settings=FEATURES_SETTINGS,
     ),
     Command(
         predict,
