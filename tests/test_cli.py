@@ -430,6 +430,8 @@ def test_fit_goes_on_without_images_that_are_damaged(run, data, tmp_path):
         (["--set", "denoiser.network={zebra: 3}"], "settings of diffusers' UNet2DModel, got 'zebra'"),
         (["--set", "codec.factor=0"], "codec.factor: expected at least 1, got 0"),
         (["--device", "cuda:99"], "--device: expected auto or one of this machine's (cpu"),
+        (["--textures", "nowhere"], "nowhere: no such file or folder"),
+        (["--textures", "."], ".: no images found; expected files of type"),
         (["--devices", "10000"], "--devices: expected 1"),
         (["--strategy", "zebra"], "--strategy: expected one of auto, ddp, fsdp, got 'zebra'."),
         (["--device", "cpu", "--strategy", "fsdp"], "--strategy fsdp: expected CUDA devices"),

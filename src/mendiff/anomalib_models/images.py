@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from anomalib.data import ImageItem
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mendiff.diffusion.random import content_seeds
-from mendiff.images import Picture, read_image, resize
+from mendiff.images import Picture, find_images, image_size, read_image, resize
 
 CACHE_BYTES = 2**30
 
@@ -59,3 +60,24 @@ class GoodImages(Dataset[ImageItem]):
     def _name(self, index: int) -> str:
         source = self._pictures[index]
         return str(source) if isinstance(source, str | Path) else f"picture {index}"
+
+
+class Textures(Sequence[Tensor]):
+    """The pictures of a folder that synthetic anomalies are cut from, such as those of DTD; read when needed.
+
+    Args:
+        folder: of image files, in sub-folders or not.
+        size: side to which they are resized, in pixels.
+    """
+
+    def __init__(self, folder: str | Path, size: int) -> None:
+        paths = find_images(Path(folder))
+        for path in paths:
+            image_size(path)  # a file that is no image shows now, not in the middle of training
+        self._images = GoodImages(paths, size)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._images.image(index)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
 from mendiff.anomalib_models.held_back import HeldBack, seed_of
+from mendiff.anomalib_models.images import Textures
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.bundled import fill, resolved
@@ -134,6 +135,19 @@ class MethodModule(HeldBack):
         """
         said, features = (None if name is None else Path(name) for name in (prompt, features_weights))
         return load_pretrained(self.method, Sources(source, said, features))
+
+    def use_textures(self, folder: str | Path) -> None:
+        """Cut half of training's synthetic anomalies from the pictures in a folder, such as DTD's.
+
+        The other half stays shuffles of the image itself, as all are without textures.
+        """
+        method: Any = self.method
+        if not hasattr(method, "textures") or not getattr(self.config, "hint_anomalies", 1):
+            raise InputError(
+                "textures: expected a method that trains on synthetic anomalies (glad, or diad with "
+                f"hint_anomalies above 0), got {self._method_name}."
+            )
+        method.textures = Textures(folder, self.config.image_size)
 
     @property
     def method(self) -> Method:

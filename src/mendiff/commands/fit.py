@@ -23,6 +23,7 @@ from mendiff.commands.processes import check_processes, rank_of, wording_of
 from mendiff.commands.variants import held_back_and_seen
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
+from mendiff.images import find_images
 from mendiff.methods.base import MethodConfig
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
@@ -51,6 +52,7 @@ def run(
     pretrained: str | None,
     prompt: Path | None,
     codec: Path | None,
+    textures: Path | None,
     seed: int,
     device: str,
     devices: int,
@@ -68,6 +70,8 @@ def run(
     check_output(out, overwrite, "a model")
     if resume:
         workdir_of(out, resume)
+    if textures is not None:
+        find_images(textures)
     if statistics not in STATISTICS:
         raise InputError(f"--statistics: expected one of {', '.join(STATISTICS)}, got {statistics!r}.")
     if balance not in BALANCES:
@@ -89,6 +93,7 @@ def run(
         codec=codec,
         pretrained=pretrained,
         prompt=prompt,
+        textures=textures,
     )
     chosen = choose_categories(open_data(data, layout), categories)
     return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
@@ -127,6 +132,9 @@ def fit(
         module, loaded = prepared(plan, config, workdir if resume else None)
         for line in loaded:
             terminal.say(line)
+        if plan.textures is not None:
+            module.use_textures(plan.textures)
+            terminal.say(f"textures: {len(module.method.textures)} pictures of {plan.textures}")
         facts = {"images": len(paths), "categories": [one.name for one in categories], "pretrained": loaded}
         if first:
             workdir.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,7 @@ def fit(
     pretrained: str | None = None,
     prompt: Path | None = None,
     codec: Path | None = None,
+    textures: Path | None = None,
     seed: int = 0,
     device: str = "auto",
     devices: int = 1,
@@ -77,6 +78,8 @@ def fit(
         pretrained: Stable Diffusion v1 for the paper presets: a folder, a single file, or a hub id.
         prompt: prompt embeddings, a safetensors file, where there is no text encoder.
         codec: a codec folder that mendiff fit-codec wrote, or auto for the codec that comes with mendiff.
+        textures: a folder of pictures, such as DTD, that half of the synthetic anomalies are cut from; unless
+            given, all come from the image itself.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
         devices: how many of this machine, a process each, share out every step's batch; the result is that of
@@ -358,6 +361,7 @@ COMMANDS = (
             "mendiff fit mvtec/bottle -o bottle --features resnet18 --features-weights resnet18.safetensors",
             "mendiff fit photos/good -o model --set training.steps=2000 --set synthesis.foreground=auto",
             "mendiff fit parts -o model --method ran --statistics category",
+            "mendiff fit photos/good -o model --textures dtd/images",
             "mendiff fit parts -o model --method diad --codec codec --resume",
             "mendiff fit mvtec/cable -o cable --preset paper/mvtec/cable "
             "--pretrained CompVis/stable-diffusion-v1-4",

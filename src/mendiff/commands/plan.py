@@ -48,6 +48,7 @@ class Plan:
         balance: whether every "image" or every "category" is shown equally often in training.
         pretrained: Stable Diffusion as a folder, a single file or a hub id, or None.
         prompt: safetensors file of prompt embeddings, or None.
+        textures: folder of pictures that synthetic anomalies are cut from, or None.
     """
 
     method: str = "glad"
@@ -66,6 +67,7 @@ class Plan:
     codec: Path | None = None
     pretrained: str | None = None
     prompt: Path | None = None
+    textures: Path | None = None
 
     @property
     def processes(self) -> Processes:

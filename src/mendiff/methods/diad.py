@@ -26,7 +26,7 @@ from mendiff.nets.features import TINY_FEATURES, FeaturesConfig, make_features
 from mendiff.nets.semantic_guided import GuideConfig, GuidedDenoiser
 from mendiff.nets.stable_diffusion import CODEC, UNET
 from mendiff.scoring.readout import LEARNED, Readout, ReadoutConfig, fit_to_mended
-from mendiff.synthesis.blend import SynthesisConfig, synthesize_each
+from mendiff.synthesis.blend import SynthesisConfig, Textures, synthesize_each
 from mendiff.types import Detection, Estimate
 
 TIMESTEPS = 1000
@@ -160,6 +160,9 @@ class Diad(Method):
 
     Args:
         config: see DiadConfig.
+
+    Attributes:
+        textures: pictures that synthetic anomalies of hints are cut from in training; see `synthesize`.
     """
 
     Config: ClassVar[type[MethodConfig]] = DiadConfig
@@ -167,6 +170,7 @@ class Diad(Method):
     config: DiadConfig
     mean: Tensor
     std: Tensor
+    textures: Textures | None = None
 
     def __init__(self, config: DiadConfig) -> None:
         super().__init__(config)
@@ -227,7 +231,7 @@ class Diad(Method):
     def _training_hint(self, image: Tensor, rng: PerImageRandom) -> Tensor:
         if self.config.hint_anomalies == 0:
             return image
-        anomalous, _ = synthesize_each(image, rng.generators, self.config.synthesis)
+        anomalous, _ = synthesize_each(image, rng.generators, self.config.synthesis, self.textures)
         shown = rng.uniform() < self.config.hint_anomalies
         return torch.where(shown.to(image.device)[:, None, None, None], anomalous, image)
 

@@ -30,7 +30,7 @@ from mendiff.nets.stable_diffusion import CODEC, UNET
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import LEARNED, Readout, ReadoutConfig, fit_to_mended
 from mendiff.scoring.score import top_k_mean
-from mendiff.synthesis.blend import SynthesisConfig, synthesize_each
+from mendiff.synthesis.blend import SynthesisConfig, Textures, synthesize_each
 from mendiff.synthesis.foreground import MODES, foreground
 from mendiff.types import Detection, Estimate, Step
 
@@ -178,12 +178,16 @@ class Glad(Method):
 
     Args:
         config: see GladConfig.
+
+    Attributes:
+        textures: pictures that synthetic anomalies are cut from in training; see `synthesize`.
     """
 
     Config: ClassVar[type[MethodConfig]] = GladConfig
     PRESETS: ClassVar = PRESETS
     config: GladConfig
     stop_thresholds: Tensor
+    textures: Textures | None = None
 
     def __init__(self, config: GladConfig) -> None:
         super().__init__(config)
@@ -207,7 +211,7 @@ class Glad(Method):
     def training_loss(self, image: Tensor, rng: PerImageRandom) -> Tensor:
         """ATP on fresh synthetic anomalies of good images, (B,3,H,W) in [0,1] to a scalar."""
         check_size(self.codec, image, self.denoiser.multiple)
-        anomalous, _ = synthesize_each(image, rng.generators, self.config.synthesis)
+        anomalous, _ = synthesize_each(image, rng.generators, self.config.synthesis, self.textures)
         t = rng.integers(*self.config.train_t)
         with torch.no_grad():
             noise = self._posterior_noise(image)
