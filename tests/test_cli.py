@@ -507,6 +507,34 @@ def test_fit_fills_a_papers_preset_with_pretrained_parts(
     assert torch.equal(model.method.features.backbone.cls_token, backbone.cls_token)
 
 
+def test_one_model_has_a_prompt_for_every_category(run, refused, plates, tmp_path, diffusion, shrunk):
+    embeddings = torch.randn(3, 1, 5, 6, generator=torch.Generator().manual_seed(2))
+    names = ("dark", "light", "no_prompt")
+    prompts = tmp_path / "prompts.safetensors"
+    save_file({name: one.clone() for name, one in zip(names, embeddings, strict=True)}, prompts)
+    words = ["fit", plates, "-o", tmp_path / "model", "--preset", "paper/mvtec", "--pretrained", diffusion]
+    words += ["--prompt", prompts, *shrink(shrunk), "--set", "features.name=''", "--device", "cpu"]
+    words += ["--set", "training.steps=1", "--set", "training.batch_size=2", "--set", "steps=2"]
+    sentence = refused(*words)
+    assert "--categories: expected some that have a prompt (carpet, grid," in sentence
+    words += ["--set", "denoiser.categories=[dark, light]", "--set", "both_ways=[light]"]
+    sentence = refused(*words)
+    assert sentence.endswith("for a model with prompts per category, got global.")
+    code, _, err = run(*words, "--statistics", "category")
+    assert code == 0, err
+    assert f"prompt 'a photo of sks' with 2 categories: {prompts}" in err
+    plain, dark, light = (mendiff.load(tmp_path / "model", category=name) for name in (None, "dark", "light"))
+    for model, expected in ((plain, embeddings[:2].mean(0)), (dark, embeddings[0]), (light, embeddings[1])):
+        torch.testing.assert_close(model.method.denoiser.prompt, expected)
+    assert [one.method.readout.config.backward for one in (plain, dark, light)] == ["none", "none", "mean"]
+    image = plates / "dark/test/good/0.png"
+    scores = [one.predict(image).score.item() for one in (plain, dark, light)]
+    assert len(set(scores)) == 3
+    out = tmp_path / "found"
+    text = run("predict", tmp_path / "model", image, "-o", out, "--category", "light", "--json")[1]
+    assert json.loads(text)["images"][0]["score"] == pytest.approx(scores[2])
+
+
 def test_a_codec_of_ones_own_takes_the_place_of_the_pretrained_one(
     run, data, tmp_path, diffusion, shrunk, networks
 ):

@@ -231,9 +231,20 @@ class MethodModule(HeldBack):
         cut = partial(random_crops, side=self.config.crop, multiple=self.method.size_multiple)
         pairs = zip(image.split(1), rng.generators, strict=True)
         image = torch.cat([cut(one, rng=own) for one, own in pairs])
-        loss = self.method.training_loss(image, rng)
+        told = {"categories": self._numbers(batch)[rows]} if self.method.categories else {}
+        loss = self.method.training_loss(image, rng, **told)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(image))
         return loss
+
+    def _numbers(self, batch: Any) -> Tensor:
+        """The numbers of the images' categories among the method's, (B,)."""
+        known, found = self.method.categories, getattr(batch, "category", None)
+        if not found or not set(found) <= set(known):
+            raise InputError(
+                f"categories: expected batches whose images are each of one of {', '.join(known)}, as "
+                f"mendiff.anomalib_models.Categories gives them, got {found or 'none'}."
+            )
+        return torch.tensor([known.index(name) for name in found], device=batch.image.device)
 
     def _streams(self, rows: Tensor, count: int, batch_idx: int) -> PerImageRandom:
         """Random numbers of some rows of a batch of `count`, by seed, step and place in the whole batch.

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib.data import ImageBatch
 from lightning.pytorch import Callback
 from torch.distributed.fsdp import MixedPrecision
 from torch.utils.data import DataLoader, Sampler
@@ -111,7 +110,7 @@ def train(
     loader = DataLoader(
         images,
         batch_sampler=_StepOrder(module, others),
-        collate_fn=ImageBatch.collate,
+        collate_fn=images.collate_fn,
         generator=generator(0),
     )
     path = workdir / CHECKPOINT

@@ -115,6 +115,7 @@ def fit(
     first = rank_of(plan.processes) == 0
     paths = readable_paths(categories, terminal)
     config = make_config(plan, paths)
+    _check_prompts(plan, config, categories)
     apart = _apart(categories, paths) if plan.statistics == "category" else {}
     groups = _groups(categories, paths) if plan.balance == "category" else None
     workdir = workdir_of(out, resume) if first else _workdir(out)
@@ -142,7 +143,8 @@ def fit(
             (workdir / STEPS_FILE).write_text(str(config.training.steps))
         _hold_back(module, apart)
         with terminal.bar("fitting") as update:
-            seconds = train(plan, module, paths, workdir, update, groups, resume=resume)
+            images = _images(module, categories, paths)
+            seconds = train(plan, module, images, workdir, update, groups, resume=resume)
         if not first:
             return {}
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "seconds": seconds}
@@ -151,6 +153,21 @@ def fit(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {threshold:.4g} from good images alone)"
     )
     return {"model": str(out), "threshold": threshold, **info, "config": config_to_dict(module.config)}
+
+
+def _check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> None:
+    """Refuse categories that a model with prompts per category has none for, or could not use later."""
+    prompted = getattr(getattr(config, "denoiser", None), "categories", ())
+    unknown = [one.name for one in categories if one.name not in prompted]
+    if prompted and unknown:
+        raise InputError(
+            f"--categories: expected some that have a prompt ({', '.join(prompted)}), got {unknown[0]!r}; "
+            "--set denoiser.categories=[...] names others."
+        )
+    if prompted and plan.statistics != "category":
+        raise InputError(
+            f"--statistics: expected category for a model with prompts per category, got {plan.statistics}."
+        )
 
 
 def _apart(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, list[Path]]:
@@ -213,7 +230,7 @@ def _parts(workdir: Path) -> list[str]:
 def train(
     plan: Plan,
     module: Any,
-    paths: Sequence[Path],
+    images: Any,
     workdir: Path,
     update: Callable[[int, int, str], None],
     groups: Sequence[Sequence[int]] | None = None,
@@ -225,10 +242,10 @@ def train(
     Args:
         plan: devices.
         module: see prepared.
-        paths: good images.
+        images: good ones, anomalib_models.GoodImages.
         workdir: for checkpoints.
         update: called with (step, steps, note).
-        groups: of `paths`, by number, that are shown equally often; all are one group unless given.
+        groups: of the images, by number, that are shown equally often; all are one group unless given.
         resume: go on with an interrupted training in `workdir`.
     """
     from mendiff import anomalib_models
@@ -236,7 +253,7 @@ def train(
     began = time.monotonic()
     anomalib_models.train(
         module,
-        anomalib_models.GoodImages(paths, module.config.image_size),
+        images,
         workdir=workdir,
         groups=groups,
         processes=plan.processes,
@@ -244,6 +261,15 @@ def train(
         progress=lambda step, total, loss: update(step, total, f"loss {loss:.4f}"),
     )
     return round(time.monotonic() - began, 1)
+
+
+def _images(module: Any, categories: Sequence[Category], paths: Sequence[Path]) -> Any:
+    """What is trained on; images know their category where the method asks for it."""
+    from mendiff import anomalib_models
+
+    names = {path: one.name for one in categories for path in one.train} if module.method.categories else {}
+    labels = [names[path] for path in paths] if names else ()
+    return anomalib_models.GoodImages(paths, module.config.image_size, categories=labels)
 
 
 def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
@@ -257,11 +283,11 @@ def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
 
 def _save(model: Model, out: Path, apart: Mapping[str, Sequence[Path]], overwrite: bool) -> float:
     """Calibrate for the categories that get statistics of their own, write the model; gives its threshold."""
-    categories = {
-        name: model.calibrated(*held_back_and_seen([model.prepare(path) for path in some])).to("cpu")
+    # One by one while the folder is written: every one is a copy of the networks.
+    categories = (
+        (name, model.calibrated(*held_back_and_seen([model.prepare(path) for path in some]), category=name))
         for name, some in apart.items()
-    }
-    model.to("cpu")
+    )
     check_output(out, overwrite, "a model")  # it may have come up meanwhile
     try:
         with set_aside(out):

@@ -66,7 +66,8 @@ def fit(
 
     Args:
         method: glad, diad or ran.
-        preset: which settings to start from: tiny, paper, or for a category of a paper paper/mvtec/cable.
+        preset: which settings to start from: tiny, paper, for a category of a paper paper/mvtec/cable, or for
+            one model for all paper/mvtec.
         features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff; none
             unless given, which finds less.
         features_weights: the backbone's weights, a local safetensors file; timm's from the hub unless given.
@@ -76,7 +77,8 @@ def fit(
         statistics: global, or category for scales and a threshold of its own for every category.
         balance: image, or category to show every category equally often.
         pretrained: Stable Diffusion v1 for the paper presets: a folder, a single file, or a hub id.
-        prompt: prompt embeddings, a safetensors file, where there is no text encoder.
+        prompt: prompt embeddings, a safetensors file, where there is no text encoder: prompt and no_prompt;
+            for prompts per category, one by the name of each and no_prompt.
         codec: a codec folder that mendiff fit-codec wrote, or auto for the codec that comes with mendiff.
         textures: a folder of pictures, such as DTD, that half of the synthetic anomalies are cut from; unless
             given, all come from the image itself.
@@ -158,7 +160,8 @@ def predict(
     """Find defects in images: scores as CSV and JSON, heat maps and reconstructions as pictures.
 
     Args:
-        category: whose statistics and threshold to use, of a model that has them for every category.
+        category: whose statistics, threshold and prompt to use, of a model that has them for every category;
+            unless given, those of all together, and the mean of the prompts.
         explain: take more time for the reconstructions, where the method can (ran: gradient denoising).
         batch_size: images that pass through the networks together; does not change the results.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -364,6 +367,8 @@ COMMANDS = (
             "mendiff fit photos/good -o model --textures dtd/images",
             "mendiff fit parts -o model --method diad --codec codec --resume",
             "mendiff fit mvtec/cable -o cable --preset paper/mvtec/cable "
+            "--pretrained CompVis/stable-diffusion-v1-4",
+            "mendiff fit mvtec -o model --preset paper/mvtec --statistics category "
             "--pretrained CompVis/stable-diffusion-v1-4",
             "mendiff fit mvtec -o model --method diad --device cuda --devices 4",
             "NODE_RANK=1 MASTER_ADDR=a MASTER_PORT=29500 mendiff fit mvtec -o model --devices 4 --nodes 2",

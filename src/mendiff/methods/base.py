@@ -126,6 +126,14 @@ class Method(nn.Module, ABC):
         """
         return self.predict(image, seeds).reconstruction
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the categories that it tells apart; its training_loss then takes their numbers, too."""
+        return ()
+
+    def choose_category(self, name: str) -> None:
+        """Judge images as parts of one category from now on; changes nothing where all are judged alike."""
+
     def prepare(self, seen: Batches) -> None:
         """Learn what must be known of the training images before the first step, such as scales.
 

@@ -86,6 +86,8 @@ class DiadConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.denoiser.categories:
+            raise InputError("denoiser.categories: expected none for DiAD, whose prompt is always empty.")
         if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
             raise InputError(
                 f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}."
