@@ -174,7 +174,8 @@ def read_weights(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> dict[st
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: expected a safetensors file, but there is no such file.")
+        found = "it is a folder; name the file in it" if path.is_dir() else "there is no such file"
+        raise InputError(f"{path}: expected a safetensors file, but {found}.")
     try:
         with safe_open(path, "pt") as file:
             names = [name for name in file.keys() if name.startswith(prefixes)]  # noqa: SIM118 - no dictionary
