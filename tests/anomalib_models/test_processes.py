@@ -65,7 +65,7 @@ def trained(tiny_config, tmp_path):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
         assert done.returncode == (3 if last_step else 0), done.stderr

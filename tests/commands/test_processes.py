@@ -97,7 +97,7 @@ def test_two_processes_of_a_command_write_one_model_and_say_everything_once(tmp_
     words += ["--set", "training.steps=2", "--set", "crop=0", "--set", "codec.factor=4"]
     words += ["--set", f"denoiser.network={network}"]
     command = [sys.executable, "-m", "mendiff.cli", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 8
     assert sorted(one.name for one in tmp_path.iterdir()) == ["good", "model"]
