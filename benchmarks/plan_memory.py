@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mendiff.anomalib_models import make_optimizer, trainer_precision
 from mendiff.anomalib_models.lora import add_lora
 from mendiff.anomalib_models.memory import Footprint, Rehearsal
+from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import OPTIMIZERS, PRECISIONS, Method, MethodConfig, find_method, find_preset
 from mendiff.methods.config import override
 from mendiff.nets.placement import Offload, halve, multiplies_bf16
@@ -140,7 +141,7 @@ def trained(method: Method, config: MethodConfig, image: Tensor) -> Callable[[],
             network.enable_gradient_checkpointing()
     method.to(device).train()
     parameters = [one for one in method.parameters() if one.requires_grad]
-    optimizer, rng = make_optimizer(plan, parameters), torch.Generator().manual_seed(0)
+    optimizer, rng = make_optimizer(plan, parameters), PerImageRandom(torch.arange(len(image)))
     half = HALF.get(trainer_precision(plan, str(device)))
 
     def step() -> None:

@@ -92,6 +92,14 @@ def rng():
 
 
 @pytest.fixture
+def streams():
+    """(count, seed) to the random numbers of a training batch: a stream per image."""
+    from mendiff.diffusion.random import PerImageRandom
+
+    return lambda count=4, seed=0: PerImageRandom(torch.arange(count) + 1000 * seed)
+
+
+@pytest.fixture
 def global_rng_untouched():
     """A context that fails where its body draws from the random numbers that the whole process shares."""
 

@@ -465,13 +465,13 @@ def test_parts_of_a_step_together_are_its_batch():
     assert [[*chain(*parts[at : at + 3])] for at in range(0, len(parts), 3)] == batches
 
 
-def test_checkpointed_activations_give_the_same_gradients():
+def test_checkpointed_activations_give_the_same_gradients(streams):
     plan = replace(CONFIG.training, checkpointing=True)
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     gradients = []
     for config in (CONFIG, replace(CONFIG, training=plan)):
         method = Glad(config).method.train()
-        method.training_loss(image, torch.Generator().manual_seed(1)).backward()
+        method.training_loss(image, streams(2)).backward()
         gradients.append({name: one.grad for name, one in method.named_parameters() if one.requires_grad})
 
     assert method.denoiser.network.is_gradient_checkpointing
@@ -671,3 +671,31 @@ def test_pretrained_parts_are_loaded_before_training(diffusion, shrunk, networks
     assert [line.partition(":")[0] for line in lines][:2] == ["UNet", "autoencoder"]
     own = model.method.denoiser.network.state_dict()
     assert all(torch.equal(own[key], one) for key, one in networks[0].state_dict().items())
+
+
+# Textures.
+
+
+def test_textures_of_a_folder_reach_training(tmp_path):
+    config = override(CONFIG, {"synthesis.share": 1.0, "synthesis.max_blend": 0.0, "crop": 16})
+    (tmp_path / "dtd/striped").mkdir(parents=True)
+    for number, colour in enumerate(((250, 10, 10), (10, 250, 10))):
+        save_png(np.full((50, 70, 3), colour, np.uint8), tmp_path / f"dtd/striped/{number}.png")
+    model, plain = Glad(config), Glad(config)
+    model.use_textures(tmp_path / "dtd")
+    assert len(model.method.textures) == 2
+    assert model.method.textures[1].shape == (3, 32, 32)
+    train(model, GoodImages(pictures(12), 32), workdir=tmp_path / "a")
+    train(plain, GoodImages(pictures(12), 32), workdir=tmp_path / "b")
+    assert not same_tensors(model.method.state_dict(), plain.method.state_dict())
+
+
+def test_textures_are_refused_where_nothing_would_use_them(tmp_path):
+    save_png(np.zeros((8, 8, 3), np.uint8), tmp_path / "a.png")
+    with pytest.raises(
+        InputError, match=r"textures: expected a method that trains on synthetic anomalies \(gl"
+    ):
+        Ran(preset="tiny").use_textures(tmp_path)
+    (tmp_path / "b.png").write_text("no image")
+    with pytest.raises(InputError, match=r"b\.png"):
+        Glad(CONFIG).use_textures(tmp_path)

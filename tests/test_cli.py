@@ -19,8 +19,9 @@ import mendiff
 import mendiff.model as mendiff_model
 from mendiff.checkpoints import store
 from mendiff.checkpoints.codecs import open_codec
+from mendiff.checkpoints.store import read_weights
 from mendiff.cli import main, parse_settings
-from mendiff.commands import demo, fit_codec
+from mendiff.commands import demo, fit_codec, loop
 from mendiff.commands.common import Terminal
 from mendiff.commands.evaluate import find, read_tests
 from mendiff.commands.plan import Plan, make_config
@@ -219,8 +220,8 @@ def test_help_has_usage_and_examples(run, name):
         (["demo", "--seed", "9" * 20], "--seed: expected a whole number of at most 18 digits, got 9999"),
         (
             ["fti"],
-            "expected a command (demo, check, fit, fit-codec, predict, evaluate, report, tune, benchmark, "
-            "convert, info), got 'fti'",
+            "expected a command (demo, check, fit, fit-codec, fit-features, predict, evaluate, report, tune, "
+            "benchmark, convert, info), got 'fti'",
         ),
         (
             ["fit", "x", "-o", "y", "--config", "no.yaml"],
@@ -430,6 +431,12 @@ def test_fit_goes_on_without_images_that_are_damaged(run, data, tmp_path):
         (["--set", "denoiser.network={zebra: 3}"], "settings of diffusers' UNet2DModel, got 'zebra'"),
         (["--set", "codec.factor=0"], "codec.factor: expected at least 1, got 0"),
         (["--device", "cuda:99"], "--device: expected auto or one of this machine's (cpu"),
+        (["--textures", "nowhere"], "nowhere: no such file or folder"),
+        (["--textures", "."], ".: no images found; expected files of type"),
+        (["--devices", "10000"], "--devices: expected 1"),
+        (["--strategy", "zebra"], "--strategy: expected one of auto, ddp, fsdp, got 'zebra'."),
+        (["--device", "cpu", "--strategy", "fsdp"], "--strategy fsdp: expected CUDA devices"),
+        (["--nodes", "2", "--set", "training.batch_size=3"], "training.batch_size: expected a multiple of 2"),
         (["--device", "abacus"], "--device: expected auto or one of this machine's (cpu"),
         (["--method", "zebra"], "method: expected one of diad, glad, ran"),
         (["--preset", "zebra"], "preset: expected one of tiny"),
@@ -499,6 +506,34 @@ def test_fit_fills_a_papers_preset_with_pretrained_parts(
         moved = max(float((own[key] - one).abs().max()) for key, one in theirs.state_dict().items())
         assert moved <= most
     assert torch.equal(model.method.features.backbone.cls_token, backbone.cls_token)
+
+
+def test_one_model_has_a_prompt_for_every_category(run, refused, plates, tmp_path, diffusion, shrunk):
+    embeddings = torch.randn(3, 1, 5, 6, generator=torch.Generator().manual_seed(2))
+    names = ("dark", "light", "no_prompt")
+    prompts = tmp_path / "prompts.safetensors"
+    save_file({name: one.clone() for name, one in zip(names, embeddings, strict=True)}, prompts)
+    words = ["fit", plates, "-o", tmp_path / "model", "--preset", "paper/mvtec", "--pretrained", diffusion]
+    words += ["--prompt", prompts, *shrink(shrunk), "--set", "features.name=''", "--device", "cpu"]
+    words += ["--set", "training.steps=1", "--set", "training.batch_size=2", "--set", "steps=2"]
+    sentence = refused(*words)
+    assert "--categories: expected some that have a prompt (carpet, grid," in sentence
+    words += ["--set", "denoiser.categories=[dark, light]", "--set", "both_ways=[light]"]
+    sentence = refused(*words)
+    assert sentence.endswith("for a model with prompts per category, got global.")
+    code, _, err = run(*words, "--statistics", "category")
+    assert code == 0, err
+    assert f"prompt 'a photo of sks' with 2 categories: {prompts}" in err
+    plain, dark, light = (mendiff.load(tmp_path / "model", category=name) for name in (None, "dark", "light"))
+    for model, expected in ((plain, embeddings[:2].mean(0)), (dark, embeddings[0]), (light, embeddings[1])):
+        torch.testing.assert_close(model.method.denoiser.prompt, expected)
+    assert [one.method.readout.config.backward for one in (plain, dark, light)] == ["none", "none", "mean"]
+    image = plates / "dark/test/good/0.png"
+    scores = [one.predict(image).score.item() for one in (plain, dark, light)]
+    assert len(set(scores)) == 3
+    out = tmp_path / "found"
+    text = run("predict", tmp_path / "model", image, "-o", out, "--category", "light", "--json")[1]
+    assert json.loads(text)["images"][0]["score"] == pytest.approx(scores[2])
 
 
 def test_a_codec_of_ones_own_takes_the_place_of_the_pretrained_one(
@@ -963,11 +998,10 @@ def test_codec_is_fitted_and_taken_by_fit(run, refused, data, tmp_path):
     assert "expected a codec folder with config.json and codec.safetensors" in sentence
 
 
-def test_interrupted_codec_goes_on_to_the_same_weights(run, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit_codec, "CHECKPOINT_SECONDS", 0.0)
-    words = ("--set", "training.steps=6", "--set", "crop=0", "--set", "image_size=32", "--json")
-    assert run("fit-codec", data, "-o", tmp_path / "whole", *words)[0] == 0
-    keep, kept = fit_codec._keep, []
+def interrupted_after_three(monkeypatch):
+    """Have a training keep a checkpoint after every step and stop after the third; gives the steps kept."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    keep, kept = loop.keep, []
 
     def stop(*arguments):
         keep(*arguments)
@@ -975,7 +1009,14 @@ def test_interrupted_codec_goes_on_to_the_same_weights(run, data, tmp_path, monk
         if kept == [1, 2, 3]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(fit_codec, "_keep", stop)
+    monkeypatch.setattr(loop, "keep", stop)
+    return kept
+
+
+def test_interrupted_codec_goes_on_to_the_same_weights(run, data, tmp_path, monkeypatch):
+    words = ("--set", "training.steps=6", "--set", "crop=0", "--set", "image_size=32", "--json")
+    assert run("fit-codec", data, "-o", tmp_path / "whole", *words)[0] == 0
+    kept = interrupted_after_three(monkeypatch)
     assert run("fit-codec", data, "-o", tmp_path / "broken", *words)[0] == 130
     assert run("fit-codec", data, "-o", tmp_path / "broken", "--resume", *words)[0] == 0
     assert kept == [1, 2, 3, 4, 5, 6]
@@ -994,16 +1035,16 @@ def test_an_interrupted_codec_says_how_to_go_on_or_leaves_nothing(run, refused, 
     assert code == 130
     assert err.endswith("mendiff fit-codec: interrupted.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["cwd"]
-    keep = fit_codec._keep
-    monkeypatch.setattr(fit_codec, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(fit_codec, "_keep", lambda *arguments: (keep(*arguments), stop()))
+    keep = loop.keep
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "keep", lambda *arguments: (keep(*arguments), stop()))
     code, _, err = run(*words)
     assert code == 130
     assert "interrupted; the same command with --resume goes on from here" in err
     assert (tmp_path / ".codec.fit/last.safetensors").is_file()
     refused(*words, "--set", "training.steps=0")
     sentence = refused(*words, "--resume", "--set", "codec.network.latent_channels=3")
-    assert "--resume: the interrupted training: expected the weights of the same codec, but" in sentence
+    assert "--resume: the interrupted training: expected the weights of the same network, but" in sentence
 
 
 @pytest.mark.parametrize(
@@ -1024,6 +1065,86 @@ def test_an_interrupted_codec_says_how_to_go_on_or_leaves_nothing(run, refused, 
 )
 def test_fit_codec_refuses(refused, data, tmp_path, words, sentence):
     assert sentence in refused("fit-codec", data, "-o", tmp_path / "codec", *words)
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    """Options that name a small convolutional network and a file of random weights."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        weights = timm.create_model("test_resnet", pretrained=False).state_dict()
+    for name in weights:
+        if name.endswith("running_mean"):
+            weights[name] -= 0.1  # zeros would say that norms are folded
+    save_file(weights, tmp_path / "backbone.safetensors")
+    return "--features", "test_resnet", "--features-weights", tmp_path / "backbone.safetensors"
+
+
+def test_features_are_tuned_and_taken_by_fit(run, data, model, backbone, tmp_path):
+    out, words = tmp_path / "tuned", ("--model", model, "--set", "training.steps=20", "--json")
+    code, text, _ = run("fit-features", data, "-o", out, *words, *backbone)
+    assert code == 0
+    result = json.loads(text)
+    assert result["after"]["distance"] < result["before"]["distance"]
+    assert result["before"]["drift"] < 1e-6 < result["after"]["drift"]
+    assert not (tmp_path / ".tuned.fit").exists()
+    before, after = read_weights(backbone[-1]), read_weights(out / "features.safetensors")
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "conv1.0.weight" in moved
+    assert not any("running" in name or "tracked" in name for name in moved)
+    fitted = tmp_path / "fitted"
+    code, _, _ = run("fit", data, "-o", fitted, *settings(), *backbone[:3], out / "features.safetensors")
+    assert code == 0
+    own = mendiff.load(fitted).method.features.backbone.state_dict()
+    assert all(torch.equal(one, after[name].to(one)) for name, one in own.items())
+
+
+def test_a_heavier_hold_moves_features_less(run, data, model, backbone, tmp_path):
+    words = ("--model", model, "--set", "training.steps=20", "--json", *backbone)
+    drifts = []
+    for weight in (0, 10):
+        out = tmp_path / f"held{weight}"
+        text = run("fit-features", data, "-o", out, "--set", f"keep_weight={weight}", *words)[1]
+        drifts.append(json.loads(text)["after"]["drift"])
+    assert drifts[1] < 0.5 * drifts[0]
+
+
+def test_interrupted_features_go_on_to_the_same_weights(run, data, model, backbone, tmp_path, monkeypatch):
+    words = ("--model", model, "--set", "training.steps=6", "--set", "crop=16", "--json", *backbone)
+    assert run("fit-features", data, "-o", tmp_path / "whole", *words)[0] == 0
+    kept = interrupted_after_three(monkeypatch)
+    assert run("fit-features", data, "-o", tmp_path / "broken", *words)[0] == 130
+    assert run("fit-features", data, "-o", tmp_path / "broken", "--resume", *words)[0] == 0
+    assert kept == [1, 2, 3, 4, 5, 6]
+    one, other = (read_weights(tmp_path / name / "features.safetensors") for name in ("whole", "broken"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "--model: expected a fitted model whose reconstructions to learn from, got none."),
+        (("--model", "nowhere"), "nowhere: expected a model folder"),
+        (("--features", "auto"), "--features: expected timm's name of a backbone to tune, got 'auto'."),
+        (("--features", "zebra"), "features: expected the name of a timm backbone, got 'zebra'"),
+        (("--preset", "huge"), "--preset: expected one of tiny, paper, got 'huge'."),
+        (("--set", "features.layers=[block3]"), "layers: expected some of stage0..stage4 for test_resnet"),
+        (("--set", "keep_weight=-1"), "keep_weight: expected at least 0"),
+        (("--set", "crop=20"), "--set crop: expected a multiple of 16, got 20; try 16."),
+        (("--resume",), "--resume: expected an interrupted fit of"),
+    ],
+)
+def test_fit_features_refuses(refused, data, model, backbone, tmp_path, words, sentence):
+    given = (*backbone, *(("--model", model) if words else ()), *words)
+    assert sentence in refused("fit-features", data, "-o", tmp_path / "tuned", *given)
+
+
+def test_overwrite_replaces_tuned_features_only_by_tuned_features(refused, run, data, own_model, backbone):
+    sentence = refused("fit-features", data, "-o", own_model, "--overwrite", *backbone)
+    assert "--overwrite would replace tuned features here, but this folder holds a model" in sentence
 
 
 @pytest.mark.parametrize(

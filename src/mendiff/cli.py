@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _answer(
             name, f"interrupted{'; ' if interrupt.args else ''}{''.join(interrupt.args)}.", EXIT_INTERRUPTED
         )
-    if arguments[name].json:
+    if arguments[name].json and result:  # of several processes only the first has one
         print(json.dumps(result))
     return EXIT_BAD_INPUT if result.get("faults") else EXIT_OK  # `check` tells of all faults in its result
 
@@ -230,8 +230,9 @@ def _add_option(parser: ArgumentParser, parameter: inspect.Parameter, text: str)
 
 def _help_texts(function: Callable[..., Any]) -> dict[str, str]:
     """The Args section of a docstring by parameter."""
-    lines = (inspect.getdoc(function) or "").partition("Args:")[2].splitlines()
-    pairs = (line.strip().partition(": ") for line in lines if line.strip())
+    section = (inspect.getdoc(function) or "").partition("Args:")[2]
+    entries = re.split(r"\n {4}(?! )", section)[1:]  # an entry's further lines stand deeper
+    pairs = (" ".join(entry.split()).partition(": ") for entry in entries)
     return {name: text.rstrip(".") for name, _, text in pairs}
 
 

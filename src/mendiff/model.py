@@ -103,7 +103,9 @@ class Model:
         columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}
         return Detection(**columns)
 
-    def calibrated(self, images: Pictures, seen: Pictures | None = None, batch_size: int = 8) -> Model:
+    def calibrated(
+        self, images: Pictures, seen: Pictures | None = None, batch_size: int = 8, category: str = ""
+    ) -> Model:
         """The same networks with statistics and thresholds learned anew, for one kind of part.
 
         Args:
@@ -111,8 +113,9 @@ class Model:
             seen: good ones that they were trained on; without them `images` serve for everything, and
                 thresholds come out a little low.
             batch_size: images that pass through the networks together.
+            category: of the part, where the method tells several apart.
         """
-        return calibrated(self.name, self.method, self.info, images, seen, batch_size)
+        return calibrated(self.name, self.method, self.info, images, seen, batch_size, category)
 
     def stream(
         self, images: Sequence[Any], batch_size: int = 8, *, explain: bool = False
@@ -149,6 +152,7 @@ def calibrated(
     images: Pictures,
     seen: Pictures | None = None,
     batch_size: int = 8,
+    category: str = "",
 ) -> Model:
     """A model from a copy of a trained method, with statistics and thresholds from good images.
 
@@ -159,8 +163,11 @@ def calibrated(
         images: good ones that it was not trained on; see Model.calibrated.
         seen: good ones that it was trained on.
         batch_size: images that pass through the networks together.
+        category: see Model.calibrated.
     """
     method = copy.deepcopy(method)
+    if category:
+        method.choose_category(category)
     known = None if seen is None else _batches(method, seen, batch_size)
     calibration = calibrate(method, _batches(method, images, batch_size), known)
     return Model(name, method, calibration, info)

@@ -26,6 +26,28 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Processes:
+    """What a training is shared out over, one process per device.
+
+    Attributes:
+        device: torch's name of one; "cuda" for several.
+        devices: per machine.
+        nodes: machines.
+        strategy: Lightning's: "auto" (ddp where there are several processes), "ddp" or "fsdp".
+    """
+
+    device: str = "cpu"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+
+    @property
+    def count(self) -> int:
+        """All processes together."""
+        return self.devices * self.nodes
+
+
+@dataclass(frozen=True)
 class Step:
     """One move of the sampler from t to s; a method may edit its estimate.
 

@@ -8,6 +8,7 @@ import torch
 from mendiff.anomalib_models.memory import CONTEXT, Footprint, Rehearsal, Tally, training_step
 from mendiff.anomalib_models.memory import prediction as real_prediction
 from mendiff.anomalib_models.optimizers import make_optimizer, state_bytes
+from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import METHODS, OPTIMIZERS, TrainingConfig
 from mendiff.nets.placement import halve
 
@@ -31,7 +32,7 @@ def saved_bytes(method, image):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        method.training_loss(image, torch.Generator().manual_seed(0))
+        method.training_loss(image, PerImageRandom(torch.arange(len(image))))
     return sum(storage.nbytes() for storage in kept.values())
 
 

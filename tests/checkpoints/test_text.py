@@ -101,7 +101,7 @@ def test_prompts_are_embedded_between_start_and_end_and_cut_to_length(encoder, w
     row = ([start, *words[:3], end, end, end, end])[:5]
     with torch.no_grad():
         expected = encoder(torch.tensor([row])).last_hidden_state
-    torch.testing.assert_close(embed(bare(encoder), words, "x"), expected)
+    torch.testing.assert_close(embed(bare(encoder), [words], "x"), expected)
 
 
 def test_a_folders_own_text_encoder_embeds_the_configs_prompt(encoder, tokenizer, diffusion, shrunk):
@@ -118,6 +118,23 @@ def test_a_folders_own_text_encoder_embeds_the_configs_prompt(encoder, tokenizer
     method = find_method("glad")(override(find_preset("glad", "paper"), changes))
     lines = load_diffusion(method, Sources(str(diffusion), unet=False))
     words = words_of("of sks", *tokenizer)
-    torch.testing.assert_close(method.denoiser.prompt, embed(bare(encoder), words, "x"))
-    torch.testing.assert_close(method.denoiser.no_prompt, embed(bare(encoder), [], "x"))
+    torch.testing.assert_close(method.denoiser.prompt, embed(bare(encoder), [words], "x"))
+    torch.testing.assert_close(method.denoiser.no_prompt, embed(bare(encoder), [[]], "x"))
     assert lines[-1] == f"prompt 'of sks': {diffusion / 'text_encoder/model.safetensors'}"
+
+
+def test_every_category_gets_a_prompt_from_one_encoder(encoder, tokenizer, diffusion, shrunk):
+    (diffusion / "text_encoder").mkdir()
+    named = {f"text_model.{key}": one.contiguous() for key, one in bare(encoder).items()}
+    save_file(named, diffusion / "text_encoder/model.safetensors")
+    (diffusion / "tokenizer").mkdir()
+    for file in tokenizer:
+        (diffusion / "tokenizer" / file.name).write_text(file.read_text())
+    network = {**shrunk["denoiser.network"], "cross_attention_dim": 64}
+    changes = {"denoiser.prompt": "of", "denoiser.network": network, "denoiser.categories": ["pho", "sks"]}
+    method = find_method("glad")(override(find_preset("glad", "paper"), shrunk | changes))
+    lines = load_diffusion(method, Sources(str(diffusion), unet=False))
+    expected = embed(bare(encoder), [words_of(f"of {name}", *tokenizer) for name in ("pho", "sks")], "x")
+    torch.testing.assert_close(method.denoiser.category_prompts, expected)
+    torch.testing.assert_close(method.denoiser.prompt, expected.mean(0, keepdim=True))
+    assert lines[-1].startswith("prompt 'of' with 2 categories: ")

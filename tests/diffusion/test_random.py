@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +32,23 @@ def test_draws_are_standard_normal_in_the_asked_dtype():
     assert drawn.dtype == torch.float64
     assert abs(float(drawn.mean())) < 0.02
     assert abs(float(drawn.std()) - 1) < 0.02
+
+
+@pytest.mark.parametrize("draw", [lambda random: random.integers(5, 900), lambda random: random.uniform()])
+def test_single_numbers_depend_on_their_seed_alone(draw):
+    together = draw(PerImageRandom(SEEDS))
+    assert together.shape == (4,)
+    assert len(set(together.tolist())) == 4
+    order = torch.tensor([2, 0, 3, 1])
+    assert torch.equal(draw(PerImageRandom(SEEDS[order])), together[order])
+
+
+def test_whole_numbers_and_shares_fill_their_ranges():
+    random = PerImageRandom(torch.arange(200))
+    assert set(random.integers(3, 6).tolist()) == {3, 4, 5}
+    shares = random.uniform()
+    assert 0 <= float(shares.min()) < 0.05
+    assert 0.95 < float(shares.max()) < 1
 
 
 def test_global_rng_is_untouched(global_rng_untouched, pictures):

@@ -8,6 +8,7 @@ import torch
 
 from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
+from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError
 from mendiff.methods.base import METHODS, describe_parameters, find_method, find_preset
 from mendiff.methods.config import config_from_dict, config_to_dict
@@ -72,32 +73,37 @@ def test_equal_seeds_give_equal_detections_and_others_do_not(method, pictures):
     assert not torch.equal(first.anomaly_map, method.predict(pictures, SEEDS + 1).anomaly_map)
 
 
-def test_equal_generators_give_equal_losses_and_others_do_not(method, pictures):
-    losses = [
-        method.training_loss(pictures, torch.Generator().manual_seed(seed)).item() for seed in (3, 3, 4)
-    ]
+def test_equal_generators_give_equal_losses_and_others_do_not(method, pictures, streams):
+    losses = [method.training_loss(pictures, streams(4, seed)).item() for seed in (3, 3, 4)]
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_global_rng_is_left_alone(method, pictures, rng, global_rng_untouched):
+def test_a_batchs_loss_is_the_mean_of_its_images_with_their_own_streams(method, pictures):
+    method.train()
+    whole = method.training_loss(pictures, PerImageRandom(SEEDS))
+    parts = [method.training_loss(pictures[rows], PerImageRandom(SEEDS[rows])) for rows in ([0, 2], [1, 3])]
+    torch.testing.assert_close(whole, torch.stack(parts).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_global_rng_is_left_alone(method, pictures, streams, global_rng_untouched):
     with global_rng_untouched():
-        method.training_loss(pictures, rng)
+        method.training_loss(pictures, streams())
         method.predict(pictures, SEEDS)
         method.fit_statistics(held_back(pictures))
 
 
-def test_inputs_are_left_alone(method, pictures, rng):
+def test_inputs_are_left_alone(method, pictures, streams):
     image, seeds = pictures.clone(), SEEDS.clone()
-    method.training_loss(image, rng)
+    method.training_loss(image, streams())
     method.predict(image, seeds)
     assert torch.equal(image, pictures)
     assert torch.equal(seeds, SEEDS)
 
 
-def test_gradients_reach_exactly_the_trainable_parameters(method, pictures, rng):
+def test_gradients_reach_exactly_the_trainable_parameters(method, pictures, streams):
     method.train()
-    for _ in range(4):
-        loss = method.training_loss(pictures, rng)
+    for seed in range(4):
+        loss = method.training_loss(pictures, streams(4, seed))
         assert loss.shape == ()
         assert bool(loss.isfinite())
         loss.backward()
@@ -114,13 +120,13 @@ def test_gradients_reach_exactly_the_trainable_parameters(method, pictures, rng)
     )
 
 
-def test_training_lowers_the_loss(method, pictures):
+def test_training_lowers_the_loss(method, pictures, streams):
     method.train()
     trained = [one for one in method.parameters() if one.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=2e-3)
 
     def loss():
-        return method.training_loss(pictures.repeat(4, 1, 1, 1), torch.Generator().manual_seed(0))
+        return method.training_loss(pictures.repeat(4, 1, 1, 1), streams(16))
 
     before = loss().item()
     for _ in range(20):

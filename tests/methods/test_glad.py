@@ -116,19 +116,19 @@ def test_the_loss_weighs_every_image_by_its_min_snr_weight(make, latents, eps, m
     torch.testing.assert_close(loss, (weights * errors).mean(), rtol=1e-9, atol=0)
 
 
-def test_only_the_asked_timesteps_are_trained(make, pictures, monkeypatch):
+def test_only_the_asked_timesteps_are_trained(make, pictures, streams, monkeypatch):
     glad, seen = make({"train_t": [40, 43]}), set()
-    monkeypatch.setattr(glad, "atp_loss", lambda z0, z_anomalous, t, eps: seen.update(t.tolist()))
+    monkeypatch.setattr(glad, "atp_loss", lambda z0, z_anomalous, t, *_: seen.update(t.tolist()))
     for seed in range(10):
-        glad.training_loss(pictures, torch.Generator().manual_seed(seed))
+        glad.training_loss(pictures, streams(4, seed))
     assert seen == {40, 41, 42}
 
 
-def test_training_pairs_images_with_their_own_anomalies(make, pictures, rng, monkeypatch):
+def test_training_pairs_images_with_their_own_anomalies(make, pictures, streams, monkeypatch):
     glad, pairs = make({"synthesis.share": 0.5}), []
-    monkeypatch.setattr(glad, "atp_loss", lambda z0, z_anomalous, t, eps: pairs.append((z0, z_anomalous)))
-    for _ in range(4):
-        glad.training_loss(pictures, rng)
+    monkeypatch.setattr(glad, "atp_loss", lambda z0, z_anomalous, *_: pairs.append((z0, z_anomalous)))
+    for seed in range(4):
+        glad.training_loss(pictures, streams(4, seed))
     z0, z_anomalous = (torch.cat(side) for side in zip(*pairs, strict=True))
     torch.testing.assert_close(z0, glad.codec.encode(pictures).repeat(4, 1, 1, 1))
     changed = (z0 != z_anomalous).flatten(1).float().mean(1)
@@ -493,3 +493,62 @@ def test_good_images_are_mended_only_where_something_is_learned_from_it(
     glad.fit_statistics(lambda: iter([(pictures, SEEDS)]))
     assert len(calls) == mended
     assert glad.readout.learns == bool(mended)
+
+
+# One model for many categories.
+
+PROMPTED = {
+    "denoiser.kind": "conditional_unet",
+    "denoiser.network": {
+        "block_out_channels": [8, 16],
+        "layers_per_block": 1,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "norm_num_groups": 4,
+        "cross_attention_dim": 6,
+        "attention_head_dim": 2,
+    },
+    "denoiser.prompt_length": 3,
+    "denoiser.categories": ["bolt", "nut"],
+    "both_ways": ["nut"],
+    "readout.distance": "nearest",
+}
+
+
+def prompted(make, rng):
+    glad = make(PROMPTED)
+    glad.denoiser.set_prompts(torch.randn(2, 3, 6, generator=rng), torch.zeros(1, 3, 6))
+    return glad
+
+
+def test_every_image_is_trained_with_its_categorys_prompt(make, pictures, rng, streams, monkeypatch):
+    glad, seen = prompted(make, rng), []
+    raw = glad.denoiser.raw
+    monkeypatch.setattr(
+        glad.denoiser, "raw", lambda x_t, t, prompt=None: seen.append(prompt) or raw(x_t, t, prompt)
+    )
+    numbers = torch.tensor([1, 0, 0, 1])
+    with torch.no_grad():
+        loss = glad.training_loss(pictures, streams(), numbers)
+        assert torch.equal(seen[0], glad.denoiser.category_prompts[numbers])
+        assert float(loss) != float(glad.training_loss(pictures, streams(), 1 - numbers))
+
+
+def test_a_category_decides_prompt_and_direction_of_the_match(make, pictures, rng):
+    glad = prompted(make, rng)
+    seeds = torch.arange(4)
+    found = {"": glad.predict(pictures, seeds).anomaly_map}
+    for name, backward in (("nut", "mean"), ("bolt", "none")):
+        glad.choose_category(name)
+        assert glad.readout.config.backward == backward
+        assert torch.equal(glad.denoiser.prompt[0], glad.denoiser.category_prompts[int(name == "nut")])
+        found[name] = glad.predict(pictures, seeds).anomaly_map
+    assert not torch.equal(found["bolt"], found["nut"])
+    assert not torch.equal(found[""], found["bolt"])
+
+
+def test_a_glad_without_prompts_judges_all_categories_alike(make):
+    glad = make({})
+    before = glad.readout.config
+    glad.choose_category("anything")
+    assert glad.readout.config is before

@@ -68,6 +68,18 @@ def test_categories_differ_from_the_common_preset_in_their_settings_alone():
         assert replace(config, training=training, object_mask="none", **kept) == common
 
 
+def test_one_model_for_a_whole_set_has_a_prompt_per_category_and_what_most_of_them_have():
+    mvtec, visa = GLAD["paper/mvtec"], GLAD["paper/visa"]
+    assert mvtec.denoiser.prompts[:2] == ("a photo of sks carpet", "a photo of sks grid")
+    assert len(mvtec.denoiser.prompts) == 15
+    assert (mvtec.both_ways, visa.both_ways) == (("transistor",), ("pcb1", "pcb4"))
+    assert (mvtec.denoise_steps, mvtec.min_step, mvtec.steps, mvtec.threshold) == ((750,), 350, 25, None)
+    assert (visa.denoise_steps, visa.min_step, visa.steps, visa.threshold) == ((450,), 200, 15, None)
+    assert (visa.readout.resolution, visa.own_stop_features) == (256, True)
+    assert mvtec.training.steps == 29_500
+    assert mvtec.readout.backward == visa.readout.backward == "none"
+
+
 def test_settings_land_in_their_fields():
     cable, white, pcb1 = (
         GLAD[f"paper/{name}"] for name in ("mvtec/cable", "mpdd/bracket_white", "pcbbank/pcb1")

@@ -111,11 +111,11 @@ def test_prepared_targets_are_white(make, pictures):
     assert 0.3 < float(flat.var(1).mean()) < 1.05
 
 
-def test_the_variational_term_trains_the_variance_alone(make, pictures, rng, monkeypatch):
+def test_the_variational_term_trains_the_variance_alone(make, pictures, streams, monkeypatch):
     """With the other losses off, nothing but the variance channels of the last layer's output may move."""
     ran = make({"feature_weight": 0.0, "vb_weight": 1.0})
     monkeypatch.setattr(ran.schedule, "min_snr_weight", lambda t, *_: torch.zeros(len(t)))
-    ran.training_loss(pictures, rng).backward()
+    ran.training_loss(pictures, streams()).backward()
     channels = ran.codec.channels
     gradient = ran.denoiser.unet.network.conv_out.weight.grad
     assert bool((gradient[:channels] == 0).all())

@@ -26,11 +26,11 @@ CONDITIONAL = {
 T = torch.tensor([5, 250, 700])
 
 
-def build(kind="unet", prediction="eps", guidance=0.0):
+def build(kind="unet", prediction="eps", guidance=0.0, **more):
     network = UNET if kind == "unet" else CONDITIONAL
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = DenoiserConfig(kind, prediction, network, guidance)
+        config = DenoiserConfig(kind, prediction, network, guidance, **more)
         return Denoiser(config, scaled_linear_schedule(), channels=4).eval()
 
 
@@ -145,3 +145,27 @@ def test_latents_must_divide_by_the_halvings():
 def test_bad_settings_are_refused(config, message):
     with pytest.raises(InputError, match=message):
         Denoiser(config, scaled_linear_schedule(), 4)
+
+
+def test_categories_have_prompts_of_their_own_and_the_unknown_one_their_mean(prompts):
+    denoiser = build("conditional_unet", categories=("bolt", "nut"), prompt="a photo of")
+    assert denoiser.config.prompts == ("a photo of bolt", "a photo of nut")
+    denoiser.set_prompts(torch.cat([prompts[0], 3 * prompts[0]]), prompts[1])
+    torch.testing.assert_close(denoiser.prompt, 2 * prompts[0])
+    stored = load(save(denoiser.state_dict()))
+    denoiser.choose_category("nut")
+    assert torch.equal(denoiser.prompt, 3 * prompts[0])
+    fresh = build("conditional_unet", categories=("bolt", "nut"))
+    fresh.load_state_dict(stored)
+    torch.testing.assert_close(fresh.prompt, 2 * prompts[0])
+    fresh.choose_category("bolt")
+    assert torch.equal(fresh.prompt, prompts[0])
+    with pytest.raises(
+        InputError, match=r"category: expected one that has a prompt \(bolt, nut\), got 'screw'"
+    ):
+        fresh.choose_category("screw")
+
+
+def test_categories_need_a_network_that_takes_prompts():
+    with pytest.raises(InputError, match=r"denoiser\.categories: expected none"):
+        build(categories=("bolt",))

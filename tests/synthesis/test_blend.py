@@ -3,7 +3,13 @@ import torch
 
 from mendiff.errors import InputError
 from mendiff.synthesis import blend as module
-from mendiff.synthesis.blend import SynthesisConfig, anomaly_source, shuffle_cells, synthesize
+from mendiff.synthesis.blend import (
+    SynthesisConfig,
+    anomaly_source,
+    shuffle_cells,
+    synthesize,
+    synthesize_each,
+)
 from mendiff.synthesis.foreground import foreground
 
 
@@ -92,6 +98,27 @@ def test_half_of_the_anomalies_come_from_textures(pictures):
     assert 16 < int(from_textures.sum()) < 48
     shuffled = anomaly_source(images, seeded())
     assert shuffled.shape == images.shape
+
+
+def test_larger_textures_lend_a_piece_and_smaller_ones_are_refused(pictures):
+    images, ramp = many(pictures), torch.linspace(0, 1, 96 * 80).view(1, 96, 80).expand(3, -1, -1)
+    pieces = [module._piece(ramp, images[0], seeded(seed)) for seed in range(20)]
+    assert {tuple(one.shape) for one in pieces} == {(3, 32, 32)}
+    assert len({float(one[0, 0, 0]) for one in pieces}) > 15
+    steps = torch.cat([one[0].diff(dim=1) for one in pieces])
+    torch.testing.assert_close(steps, torch.full_like(steps, 1 / (96 * 80 - 1)), rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="expected pictures of at least 32x32 pixels, got 16x40"):
+        synthesize(images, seeded(), SynthesisConfig(share=1.0), torch.zeros(2, 3, 16, 40))
+
+
+def test_each_image_has_an_anomaly_of_its_own_whoever_its_neighbours_are(pictures):
+    config = SynthesisConfig(share=1.0, thin_share=0.5)
+    images, masks = synthesize_each(pictures, [seeded(seed) for seed in range(4)], config, pictures)
+    assert images.shape == pictures.shape
+    for row in (0, 3):
+        image, mask = synthesize(pictures[row : row + 1], seeded(row), config, pictures)
+        assert torch.equal(image[0], images[row])
+        assert torch.equal(mask[0], masks[row])
 
 
 def test_synthesis_is_repeatable_and_leaves_inputs_and_the_global_rng_alone(pictures, global_rng_untouched):

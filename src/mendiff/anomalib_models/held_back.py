@@ -113,7 +113,11 @@ def choose(seeds: Sequence[int]) -> list[int]:
     return distinct[: min(max(4, round(0.15 * len(distinct))), 64, len(distinct) // 2)]
 
 
+def seed_of(*key: int) -> int:
+    """A seed of its own for every key."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
+
+
 def generator(*key: int) -> Generator:
     """A CPU generator of its own for every key."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    return Generator().manual_seed(seed_of(*key))

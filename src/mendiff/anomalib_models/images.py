@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from anomalib.data import ImageItem
+from anomalib.data import ImageBatch, ImageItem
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mendiff.anomalib_models.categories import CategoryBatch, CategoryItem
 from mendiff.diffusion.random import content_seeds
-from mendiff.images import Picture, read_image, resize
+from mendiff.images import Picture, find_images, image_size, read_image, resize
 
 CACHE_BYTES = 2**30
 
@@ -24,17 +26,32 @@ class GoodImages(Dataset[ImageItem]):
         pictures: files, or (H,W,3) uint8 arrays.
         size: side in pixels.
         room: bytes to keep images in; the others are read each time.
+        categories: of every picture, where batches should know them.
     """
 
-    def __init__(self, pictures: Sequence[str | Path | Picture], size: int, room: int = CACHE_BYTES) -> None:
-        self._pictures, self._size, self._room = pictures, size, room
+    def __init__(
+        self,
+        pictures: Sequence[str | Path | Picture],
+        size: int,
+        room: int = CACHE_BYTES,
+        categories: Sequence[str] = (),
+    ) -> None:
+        self._pictures, self._size, self._room, self._categories = pictures, size, room, categories
         self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, index: int) -> ImageItem:
-        return ImageItem(image=self.image(index), image_path=self._name(index))
+        image, name = self.image(index), self._name(index)
+        if self._categories:
+            return CategoryItem(image=image, image_path=name, category=self._categories[index])
+        return ImageItem(image=image, image_path=name)
+
+    @property
+    def collate_fn(self) -> Callable[..., Any]:
+        """Items to a batch."""
+        return CategoryBatch.collate if self._categories else ImageBatch.collate
 
     def image(self, index: int) -> Tensor:
         """One picture, (3,S,S) float32 in [0,1]."""
@@ -59,3 +76,24 @@ class GoodImages(Dataset[ImageItem]):
     def _name(self, index: int) -> str:
         source = self._pictures[index]
         return str(source) if isinstance(source, str | Path) else f"picture {index}"
+
+
+class Textures(Sequence[Tensor]):
+    """The pictures of a folder that synthetic anomalies are cut from, such as those of DTD; read when needed.
+
+    Args:
+        folder: of image files, in sub-folders or not.
+        size: side to which they are resized, in pixels.
+    """
+
+    def __init__(self, folder: str | Path, size: int) -> None:
+        paths = find_images(Path(folder))
+        for path in paths:
+            image_size(path)  # a file that is no image shows now, not in the middle of training
+        self._images = GoodImages(paths, size)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._images.image(index)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,12 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
-from mendiff.anomalib_models.held_back import HeldBack, generator
+from mendiff.anomalib_models.held_back import HeldBack, seed_of
+from mendiff.anomalib_models.images import Textures
 from mendiff.anomalib_models.lora import add_lora, merge_lora
 from mendiff.anomalib_models.optimizers import make_optimizer
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
@@ -29,6 +32,7 @@ from mendiff.checkpoints.bundled import fill, resolved
 from mendiff.checkpoints.pretrained import Sources, load_pretrained
 from mendiff.checkpoints.store import read_weights
 from mendiff.checkpoints.store import save as save_model
+from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError
 from mendiff.methods.base import Method, MethodConfig, TrainingConfig, find_method, find_preset, random_crops
 from mendiff.methods.config import config_from_dict, config_to_dict
@@ -118,6 +122,7 @@ class MethodModule(HeldBack):
         self._held_back_names: dict[str, bool] = {}
         self._average: dict[str, Tensor] = {}
         self._finished = self._adapted = False
+        self._gathered: dict[str, Tensor] = {}
         # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
         self.hparams.update(config=config_to_dict(self.config), features_weights=None)
 
@@ -133,6 +138,19 @@ class MethodModule(HeldBack):
         """
         said, features = (None if name is None else Path(name) for name in (prompt, features_weights))
         return load_pretrained(self.method, Sources(source, said, features))
+
+    def use_textures(self, folder: str | Path) -> None:
+        """Cut half of training's synthetic anomalies from the pictures in a folder, such as DTD's.
+
+        The other half stays shuffles of the image itself, as all are without textures.
+        """
+        method: Any = self.method
+        if not hasattr(method, "textures") or not getattr(self.config, "hint_anomalies", 1):
+            raise InputError(
+                "textures: expected a method that trains on synthetic anomalies (glad, or diad with "
+                f"hint_anomalies above 0), got {self._method_name}."
+            )
+        method.textures = Textures(folder, self.config.image_size)
 
     @property
     def method(self) -> Method:
@@ -172,6 +190,27 @@ class MethodModule(HeldBack):
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: one for name, one in self.method.named_parameters() if one.requires_grad}
 
+    @property
+    def _sharded(self) -> FullyShardedDataParallel | None:
+        """What holds the weights' shards under FSDP."""
+        root = self._trainer and self._trainer.strategy.model
+        return root if isinstance(root, FullyShardedDataParallel) else None
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Weights as they are without FSDP, for what calls the networks outside of a training step."""
+        with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
+            root = self._sharded
+            with FullyShardedDataParallel.summon_full_params(root) if root else nullcontext():
+                yield
+
+    def gather(self) -> None:
+        """Put whole weights where a training with FSDP left shards."""
+        if self._gathered:
+            self.model = Detector(find_method(self._method_name)(self.config))
+            self.method.load_state_dict(self._gathered)
+            self._gathered = {}
+
     def configure_optimizers(self) -> Any:
         plan = self.config.training
         optimizer = make_optimizer(plan, self._trained().values())
@@ -185,19 +224,47 @@ class MethodModule(HeldBack):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         clip = self.config.training.clip if gradient_clip_val is None else gradient_clip_val
-        self.clip_gradients(optimizer, clip, gradient_clip_algorithm)
+        if self._sharded is None:
+            self.clip_gradients(optimizer, clip, gradient_clip_algorithm)
+        elif clip:
+            self._sharded.clip_grad_norm_(clip)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
-        image = batch.image.as_subclass(Tensor)[~self._is_held_back(batch)]
+        rows = (~self._is_held_back(batch)).nonzero().flatten()
+        image = batch.image.as_subclass(Tensor)[rows]
         if len(image) == 0:
             # None makes Lightning skip the step; but several processes would wait for this one's gradients.
             alone = self.trainer.world_size == 1
             return None if alone else torch.stack([one.sum() * 0 for one in self._trained().values()]).sum()
-        rng = generator(self.seed, self.global_step, self.global_rank, batch_idx)
-        image = random_crops(image, self.config.crop, self.method.size_multiple, rng)
-        loss = self.method.training_loss(image, rng)
+        rng = self._streams(rows, len(batch.image), batch_idx)
+        cut = partial(random_crops, side=self.config.crop, multiple=self.method.size_multiple)
+        pairs = zip(image.split(1), rng.generators, strict=True)
+        image = torch.cat([cut(one, rng=own) for one, own in pairs])
+        told = {"categories": self._numbers(batch)[rows]} if self.method.categories else {}
+        loss = self.method.training_loss(image, rng, **told)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(image))
         return loss
+
+    def _numbers(self, batch: Any) -> Tensor:
+        """The numbers of the images' categories among the method's, (B,)."""
+        known, found = self.method.categories, getattr(batch, "category", None)
+        if not found or not set(found) <= set(known):
+            raise InputError(
+                f"categories: expected batches whose images are each of one of {', '.join(known)}, as "
+                f"mendiff.anomalib_models.Categories gives them, got {found or 'none'}."
+            )
+        return torch.tensor([known.index(name) for name in found], device=batch.image.device)
+
+    def _streams(self, rows: Tensor, count: int, batch_idx: int) -> PerImageRandom:
+        """Random numbers of some rows of a batch of `count`, by seed, step and place in the whole batch.
+
+        A step's whole batch passes through in parts, and every part is dealt out to the processes in turn, so
+        that one process and several draw the same for the same image.
+        """
+        part = batch_idx % self.trainer.accumulate_grad_batches
+        places = (part * count + rows) * self.trainer.world_size + self.global_rank
+        seeds = [seed_of(self.seed, self.global_step, place) for place in places.tolist()]
+        return PerImageRandom(torch.tensor(seeds))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -212,7 +279,7 @@ class MethodModule(HeldBack):
         if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__getitem__"):
             raise InputError("train_dataloaders: expected one DataLoader of a data set with numbered images.")
         self.hold_back(self._identities(loader))
-        with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
+        with self._whole():
             self.method.prepare(self._seen_batches)
         before, self._average = self._average, {}
         for name, one in self._trained().items() if self.config.training.ema else ():
@@ -249,11 +316,13 @@ class MethodModule(HeldBack):
         if self._finished or not (by_steps or by_epochs or trainer.should_stop):
             return
         # Not as inference tensors, which could not be trained further.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad(), self._whole():
             self._swap()
             self._finished = True
             if self.calibrates:
                 self._calibrate()
+            if self._sharded is not None:
+                self._gathered = {name: one.cpu().clone() for name, one in self.method.state_dict().items()}
 
     def _calibrate(self) -> None:
         was_training = self.method.training
@@ -294,6 +363,8 @@ class MethodModule(HeldBack):
         ours = checkpoint["mendiff"]
         self.held_back, self._average, self._finished = ours["held_back"], ours["average"], ours["finished"]
         self.calibration = Calibration.from_dict(ours["calibration"]) if ours["calibration"] else None
+        if self._sharded is not None:
+            return  # FSDP has dealt the weights out already
         own, stored = self.state_dict(), checkpoint["state_dict"]
         for name in stored:
             if name.startswith("model.") and (name not in own or own[name].shape != stored[name].shape):

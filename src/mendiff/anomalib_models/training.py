@@ -11,21 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib.data import ImageBatch
 from lightning.pytorch import Callback
+from torch.distributed.fsdp import MixedPrecision
 from torch.utils.data import DataLoader, Sampler
 
 from mendiff.anomalib_models.held_back import generator
 from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.module import MethodModule
 from mendiff.anomalib_models.optimizers import trainer_precision
+from mendiff.types import Processes
 
+ALONE = Processes()
 CHECKPOINT = "last.ckpt"
 CHECKPOINT_SECONDS = 30.0
 
 
 class _StepOrder(Sampler[list[int]]):
-    """Which images each step sees: a function of seed and step alone, so that a resumed run goes on alike."""
+    """Which images each step sees: a function of seed and step alone, so that a resumed run goes on alike.
+
+    Several processes deal every part of a step's batch out among them.
+    """
 
     def __init__(self, module: MethodModule, groups: Sequence[Sequence[int]]) -> None:
         self._module, self._groups = module, groups
@@ -37,9 +42,10 @@ class _StepOrder(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         plan = self._module.config.training
         part = plan.batch_size // plan.accumulate
+        rank, count = self._module.global_rank, self._module.trainer.world_size
         for step in range(self._module.global_step, plan.steps):
             batch = self.batch(step)
-            yield from (batch[first : first + part] for first in range(0, len(batch), part))
+            yield from (batch[first + rank : first + part : count] for first in range(0, len(batch), part))
 
     def batch(self, step: int) -> list[int]:
         """The step's part of endless rows of shuffles, one of every group, which take turns."""
@@ -62,7 +68,8 @@ class _Watcher(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: object) -> None:
         if (trainer.fit_loop.batch_idx + 1) % pl_module.config.training.accumulate:
             return  # a part of a step: a checkpoint would lose its gradients
-        if time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
+        due = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+        if trainer.strategy.reduce_boolean_decision(due, all=False):  # all processes take part in it, or none
             trainer.save_checkpoint(self._path)
             self._saved = time.monotonic()
         if self._progress is not None:
@@ -76,7 +83,7 @@ def train(
     *,
     workdir: Path,
     groups: Sequence[Sequence[int]] | None = None,
-    device: str = "cpu",
+    processes: Processes = ALONE,
     resume: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> None:
@@ -87,14 +94,15 @@ def train(
         images: of the module's image size.
         workdir: for checkpoints, about every half minute.
         groups: of the images, by number, that are shown equally often; all are one group unless given.
-        device: torch's name of one.
+        processes: what training is shared out over; a step's batch is, so its size must divide by them.
         resume: go on from workdir's checkpoint, if there is one; the result equals that of an unbroken run.
         progress: called after every step with (step, steps, loss).
     """
     from anomalib.callbacks import ModelCheckpoint
     from anomalib.engine import Engine
 
-    place = torch.device(device)
+    place = torch.device(processes.device)
+    several = processes.count > 1
     module.hold_back(images.identities)
     others = [
         [at for at in group if images.identities[at][0] not in module.held_back]
@@ -103,7 +111,7 @@ def train(
     loader = DataLoader(
         images,
         batch_sampler=_StepOrder(module, others),
-        collate_fn=ImageBatch.collate,
+        collate_fn=images.collate_fn,
         generator=generator(0),
     )
     path = workdir / CHECKPOINT
@@ -114,8 +122,11 @@ def train(
         max_steps=module.config.training.steps,
         accumulate_grad_batches=module.config.training.accumulate,
         accelerator=place.type,
-        devices=[place.index or 0] if place.type == "cuda" else 1,
-        precision=trainer_precision(module.config.training, device),
+        devices=[place.index or 0] if place.type == "cuda" and not several else processes.devices,
+        num_nodes=processes.nodes,
+        strategy=_strategy(module, processes),
+        use_distributed_sampler=False,  # the loader's own deals images out
+        precision=trainer_precision(module.config.training, processes.device),
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -123,6 +134,22 @@ def train(
         engine.fit(module, train_dataloaders=loader, ckpt_path=path if resume and path.is_file() else None)
     except SystemExit as error:  # how Lightning answers Ctrl-C
         raise KeyboardInterrupt from error
+    module.gather()
+
+
+def _strategy(module: MethodModule, processes: Processes) -> Any:
+    """Lightning's strategy by its name."""
+    from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+
+    name = processes.strategy
+    if name == "auto" and processes.count > 1:
+        name = "ddp"
+    if name == "fsdp":
+        # Autocast does the rounding: FSDP's own would round the noise schedule, too.
+        return FSDPStrategy(mixed_precision=MixedPrecision())
+    # The published wiring of DiAD has outputs that go nowhere, for whose gradients processes would wait.
+    unused = bool(getattr(module.config, "reference", False))
+    return DDPStrategy(find_unused_parameters=unused) if name == "ddp" else name
 
 
 def quiet() -> None:

@@ -138,7 +138,7 @@ def assemble(
 def empty_prompt(weights: Mapping[str, Tensor]) -> Tensor | None:
     """Embeddings of the empty text by the checkpoint's text encoder, (1,77,768); None where it has none."""
     text = text_weights(weights)
-    return embed(text, [], "checkpoint") if text else None
+    return embed(text, [[]], "checkpoint") if text else None
 
 
 def text_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

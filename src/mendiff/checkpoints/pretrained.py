@@ -5,12 +5,13 @@ Every part is read strictly, from a local folder or file, or from the hub's cach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from mendiff.checkpoints.hub import hub_file, is_hub_id
@@ -48,8 +49,9 @@ class Sources:
     Attributes:
         diffusion: Stable Diffusion as a folder in diffusers' layout, a single-file checkpoint, or a hub id;
             None for methods without it.
-        prompt: safetensors file with the embeddings "prompt" and "no_prompt", (1,L,D), or one for both; None
-            takes Stable Diffusion's text encoder.
+        prompt: safetensors file with the embeddings "prompt" and "no_prompt", (1,L,D), or one for both; for a
+            model with prompts per category, one by the name of each, and "no_prompt"; None takes Stable
+            Diffusion's text encoder.
         features: safetensors file with the backbone's weights; None takes timm's.
         unet, codec: whether these come from `diffusion`, too; another file may have given them.
     """
@@ -73,8 +75,8 @@ class Diffusion(Protocol):
     def load_codec(self, codec: KLCodec) -> str:
         """Fill the codec; returns the file."""
 
-    def text(self, prompt: str) -> tuple[dict[str, Tensor], list[int], str]:
-        """(weights of the text encoder by transformers' names, token ids of a prompt, the file)."""
+    def text(self, prompts: Sequence[str]) -> tuple[dict[str, Tensor], list[list[int]], str]:
+        """(weights of the text encoder by transformers' names, token ids of every prompt, the file)."""
 
 
 def find_pretrained(sources: Sources, features: str) -> None:
@@ -87,7 +89,7 @@ def find_pretrained(sources: Sources, features: str) -> None:
     if sources.diffusion is not None:
         open_diffusion(sources.diffusion).find(sources)
     if features and sources.features is None:
-        _timm_file(features)
+        timm_file(features)
 
 
 def load_pretrained(method: Method, sources: Sources) -> list[str]:
@@ -120,7 +122,9 @@ def load_diffusion(method: Method, sources: Sources) -> list[str]:
     codec = getattr(method, "codec", None)
     if place is not None and sources.codec and isinstance(codec, KLCodec):
         lines.append(f"autoencoder: {place.load_codec(codec)}")
-    lines.append(f"prompt {denoiser.config.prompt!r}: {_set_prompts(denoiser, place, sources.prompt)}")
+    names = denoiser.config.categories
+    text = f"prompt {denoiser.config.prompt!r}" + (f" with {len(names)} categories" if names else "")
+    lines.append(f"{text}: {_set_prompts(denoiser, place, sources.prompt)}")
     return lines
 
 
@@ -159,14 +163,15 @@ def load_features(method: Method, given: tuple[Mapping[str, Tensor], str] | None
         if given is not None and attribute == "features":
             weights, where = given
         else:
-            file = _timm_file(extractor.config.name)
+            file = timm_file(extractor.config.name)
             weights, where = read_weights(file), str(file)
         extractor.load_backbone(weights, where)
         lines.append(f"{part}, {extractor.config.name}: {where}")
     return lines
 
 
-def _timm_file(name: str) -> Path:
+def timm_file(name: str) -> Path:
+    """Timm's own weights of a backbone, from the hub's cache or the hub."""
     repository = hub_id(name)
     if not repository:
         raise InputError(f"features: timm has no weights for {name}; give --features-weights.")
@@ -180,10 +185,11 @@ def _timm_file(name: str) -> Path:
 
 def _set_prompts(denoiser: Denoiser, place: Diffusion | None, file: Path | None) -> str:
     if file is not None:
-        source, embeddings = str(file), read_prompts(file, PROMPTS)
+        names = (*denoiser.config.categories, PROMPTS[1]) if denoiser.config.categories else PROMPTS
+        source, embeddings = str(file), read_prompts(file, names)
     elif place is not None:
-        weights, words, source = place.text(denoiser.config.prompt)
-        embeddings = [embed(weights, one, source) for one in (words, [])]
+        weights, words, source = place.text([*denoiser.config.prompts, ""])
+        embeddings = list(embed(weights, words, source).split(1))
     else:
         raise InputError("--prompt: expected a file of prompt embeddings where no text encoder is given.")
     expected = denoiser.prompt.shape
@@ -193,7 +199,7 @@ def _set_prompts(denoiser: Denoiser, place: Diffusion | None, file: Path | None)
                 f"{source}: expected prompt embeddings of shape {tuple(expected)}, got {tuple(one.shape)}; "
                 "see --set denoiser.prompt_length."
             )
-    denoiser.set_prompts(*embeddings)
+    denoiser.set_prompts(torch.cat(embeddings[:-1]), embeddings[-1])
     return source
 
 
@@ -228,10 +234,10 @@ class _Folder:
         load_exactly(codec.network, renewed_codec_names(read_weights(file)), str(file), CODEC_NAME)
         return str(file)
 
-    def text(self, prompt: str) -> tuple[dict[str, Tensor], list[int], str]:
+    def text(self, prompts: Sequence[str]) -> tuple[dict[str, Tensor], list[list[int]], str]:
         file = self._weights("text_encoder", "model")
         weights = {key.removeprefix("text_model."): one for key, one in read_weights(file).items()}
-        return weights, _words(prompt, self._find, "tokenizer/"), str(file)
+        return weights, [_words(one, self._find, "tokenizer/") for one in prompts], str(file)
 
     def _weights(self, part: str, name: str) -> Path:
         return self._find(f"{part}/{name}.safetensors", f"{part}/{name}.fp16.safetensors")
@@ -277,9 +283,9 @@ class _SingleFile:
         codec.load_state_dict(convert_codec(weights, config, str(self._path)))
         return str(self._path)
 
-    def text(self, prompt: str) -> tuple[dict[str, Tensor], list[int], str]:
+    def text(self, prompts: Sequence[str]) -> tuple[dict[str, Tensor], list[list[int]], str]:
         weights = text_weights(self._under(TEXT, "a CLIP text encoder"))
-        return weights, _words(prompt, partial(hub_file, TOKENIZER)), str(self._path)
+        return weights, [_words(one, partial(hub_file, TOKENIZER)) for one in prompts], str(self._path)
 
     def _under(self, prefix: str, part: str) -> dict[str, Tensor]:
         if self._path.suffix == ".safetensors":

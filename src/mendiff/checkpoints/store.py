@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def save(
     method: Method,
     calibration: Calibration,
     info: dict[str, Any],
-    categories: Mapping[str, Model] | None = None,
+    categories: Iterable[tuple[str, Model]] = (),
 ) -> None:
     """Write a model folder in one step; a folder of that name must not exist.
 
@@ -81,7 +81,7 @@ def save(
             (draft / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
             shared = method.state_dict()
             _write_learned(draft, shared, calibration)
-            for category, model in (categories or {}).items():
+            for category, model in categories:
                 state = model.method.state_dict()
                 own = {key: value for key, value in state.items() if not torch.equal(value, shared[key])}
                 (draft / CATEGORIES / category).mkdir(parents=True)
@@ -131,6 +131,7 @@ def load(
         if category not in known:
             listed = ", ".join(known) or "none: it has one threshold for all"
             raise InputError(f"category: expected one that {folder} knows ({listed}), got {category!r}.")
+        method.choose_category(category)
         source = folder / CATEGORIES / category
         weights |= read_weights(source / WEIGHTS)
     load_exactly(method, weights, str(source / WEIGHTS), "this model's config")
@@ -183,7 +184,8 @@ def read_weights(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> dict[st
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: expected a safetensors file, but there is no such file.")
+        found = "it is a folder; name the file in it" if path.is_dir() else "there is no such file"
+        raise InputError(f"{path}: expected a safetensors file, but {found}.")
     try:
         with safe_open(path, "pt") as file:
             names = [name for name in file.keys() if name.startswith(prefixes)]  # noqa: SIM118 - no dictionary

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ _LETTERS = {byte: chr(byte) for byte in _PLAIN} | {byte: chr(256 + at) for at, b
 """Every byte as a letter that can be seen, as in CLIP's vocabulary."""
 
 
-def embed(weights: Mapping[str, Tensor], words: list[int], source: str) -> Tensor:
-    """What a CLIP text encoder makes of a text, (1,L,D).
+def embed(weights: Mapping[str, Tensor], texts: Sequence[list[int]], source: str) -> Tensor:
+    """What a CLIP text encoder makes of N texts, (N,L,D).
 
     Args:
         weights: the encoder's, by transformers' names without "text_model.", which tell its size.
-        words: token ids of the text, without those of start and end.
+        texts: token ids of each, without those of start and end.
         source: for messages.
     """
     transformers = _transformers()
@@ -55,11 +55,12 @@ def embed(weights: Mapping[str, Tensor], words: list[int], source: str) -> Tenso
     refuse("lacks", missing, source, "a CLIP text encoder")
     encoder.load_state_dict(named, strict=False)
     # A text begins with the last but one of CLIP's tokens; the last ends it and fills the rest.
-    row = torch.full((1, length), tokens - 1)
-    kept = words[: length - 2]
-    row[0, : len(kept) + 1] = torch.tensor([tokens - 2, *kept])
+    rows = torch.full((len(texts), length), tokens - 1)
+    for row, words in zip(rows, texts, strict=True):
+        kept = words[: length - 2]
+        row[: len(kept) + 1] = torch.tensor([tokens - 2, *kept])
     with torch.no_grad():
-        embeddings: Tensor = encoder(row).last_hidden_state
+        embeddings: Tensor = encoder(rows).last_hidden_state
     return embeddings
 
 

@@ -100,11 +100,12 @@ class Terminal:
     Args:
         quiet: say warnings only.
         fleeting: progress bars vanish when they are full.
+        mute: say nothing at all: another process does.
     """
 
-    def __init__(self, quiet: bool = False, fleeting: bool = False) -> None:
-        self.quiet, self.fleeting = quiet, fleeting
-        self.console = Console(file=sys.stderr, highlight=False)
+    def __init__(self, quiet: bool = False, fleeting: bool = False, mute: bool = False) -> None:
+        self.quiet, self.fleeting, self.mute = quiet or mute, fleeting, mute
+        self.console = Console(file=sys.stderr, highlight=False, quiet=mute)
 
     def say(self, text: str) -> None:
         """One line of news."""

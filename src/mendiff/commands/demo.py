@@ -98,13 +98,16 @@ def draw(folder: Path, config: DemoConfig, terminal: Terminal) -> None:
 
 def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, Any]:
     """One network for all parts, calibrated for each kind; the metrics, and folder/report.html."""
+    from mendiff.anomalib_models import GoodImages
+
     categories = open_data(folder / "data")
     paths = readable_paths([_but_last(one) for one in categories], terminal)
     config = make_config(plan, paths)
     module = prepared(plan, config)[0]
     module.calibrates = False  # every kind of part is calibrated on its own
     with terminal.bar("learning") as update, TemporaryDirectory(dir=folder) as workdir:
-        seconds = train(plan, module, paths, Path(workdir), update)
+        images = GoodImages(paths, config.image_size)
+        seconds = train(plan, module, images, Path(workdir), update)
     terminal.say(f"learned {len(paths)} good parts in {seconds:.0f} s")
     info = {"preset": plan.preset, "images": len(paths), "categories": [one.name for one in categories]}
     info |= {"seed": plan.seed, "seconds": seconds}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.length import STEPS_FILE, lengthened
 from mendiff.commands.places import check_output, resumable, set_aside
 from mendiff.commands.plan import FEWEST_IMAGES, Plan, make_config, readable_paths
+from mendiff.commands.processes import check_processes, rank_of, wording_of
 from mendiff.commands.variants import held_back_and_seen
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
+from mendiff.images import find_images
 from mendiff.methods.base import MethodConfig
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
 from mendiff.nets import AUTO
+from mendiff.types import Processes
 
 STATISTICS = ("global", "category")
 BALANCES = ("image", "category")
@@ -48,23 +52,30 @@ def run(
     pretrained: str | None,
     prompt: Path | None,
     codec: Path | None,
+    textures: Path | None,
     seed: int,
     device: str,
+    devices: int,
+    nodes: int,
+    strategy: str,
     resume: bool,
     overwrite: bool,
     settings: dict[str, Any],
     quiet: bool,
 ) -> dict[str, Any]:
     """Fit a method to the good images of `data` and write the model folder `out`."""
-    terminal = Terminal(quiet)
+    processes = Processes(choose_device(device), devices, nodes, strategy)
+    check_processes(processes)
+    terminal = Terminal(quiet, mute=rank_of(processes) > 0)
     check_output(out, overwrite, "a model")
     if resume:
         workdir_of(out, resume)
+    if textures is not None:
+        find_images(textures)
     if statistics not in STATISTICS:
         raise InputError(f"--statistics: expected one of {', '.join(STATISTICS)}, got {statistics!r}.")
     if balance not in BALANCES:
         raise InputError(f"--balance: expected one of {', '.join(BALANCES)}, got {balance!r}.")
-    device = choose_device(device)
     plan = Plan(
         method=method,
         preset=preset,
@@ -73,12 +84,16 @@ def run(
         features_weights=features_weights,
         image_size=image_size,
         seed=seed,
-        device=device,
+        device=processes.device,
+        devices=devices,
+        nodes=nodes,
+        strategy=strategy,
         statistics=statistics,
         balance=balance,
         codec=codec,
         pretrained=pretrained,
         prompt=prompt,
+        textures=textures,
     )
     chosen = choose_categories(open_data(data, layout), categories)
     return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
@@ -93,37 +108,66 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Fit a plan to the good training images of some categories; returns what a person wants to know."""
+    """Fit a plan to the good training images of some categories; returns what a person wants to know.
+
+    Of several processes only the first writes, and has something to return.
+    """
+    first = rank_of(plan.processes) == 0
     paths = readable_paths(categories, terminal)
     config = make_config(plan, paths)
+    _check_prompts(plan, config, categories)
     apart = _apart(categories, paths) if plan.statistics == "category" else {}
     groups = _groups(categories, paths) if plan.balance == "category" else None
-    workdir = workdir_of(out, resume)
-    with resumable(workdir / CHECKPOINT):
+    workdir = workdir_of(out, resume) if first else _workdir(out)
+    with resumable(workdir / CHECKPOINT) if first else nullcontext():
         if "training.steps" not in plan.settings:  # a number that was asked for stays
-            config = lengthened(plan.method, config, plan.device, workdir, resume=resume)
+            measure = plan.processes.count == 1
+            config = lengthened(plan.method, config, plan.device, workdir, resume=resume, measure=measure)
         terminal.say(
             f"{plan.method} ({plan.preset}): {len(paths)} good images of "
             f"{', '.join(one.name for one in categories)}, {config.image_size} pixels, "
-            f"{config.training.steps} steps on {plan.device}"
+            f"{config.training.steps} steps on {wording_of(plan.processes)}"
         )
         if not getattr(getattr(config, "features", None), "name", "-"):
             terminal.say(f"note: {NO_FEATURES}")
         module, loaded = prepared(plan, config, workdir if resume else None)
         for line in loaded:
             terminal.say(line)
+        if plan.textures is not None:
+            module.use_textures(plan.textures)
+            terminal.say(f"textures: {len(module.method.textures)} pictures of {plan.textures}")
         facts = {"images": len(paths), "categories": [one.name for one in categories], "pretrained": loaded}
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / PARTS_FILE).write_text("\n".join(loaded))
+        if first:
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / PARTS_FILE).write_text("\n".join(loaded))
+            (workdir / STEPS_FILE).write_text(str(config.training.steps))
         _hold_back(module, apart)
         with terminal.bar("fitting") as update, writing(out):  # its checkpoints
-            seconds = train(plan, module, paths, workdir, update, groups, resume=resume)
+            images = _images(module, categories, paths)
+            seconds = train(plan, module, images, workdir, update, groups, resume=resume)
+        if not first:
+            return {}
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "seconds": seconds}
         threshold = _save(module.as_model(info).to(plan.device), out, apart, overwrite)
     terminal.say(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {threshold:.4g} from good images alone)"
     )
     return {"model": str(out), "threshold": threshold, **info, "config": config_to_dict(module.config)}
+
+
+def _check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> None:
+    """Refuse categories that a model with prompts per category has none for, or could not use later."""
+    prompted = getattr(getattr(config, "denoiser", None), "categories", ())
+    unknown = [one.name for one in categories if one.name not in prompted]
+    if prompted and unknown:
+        raise InputError(
+            f"--categories: expected some that have a prompt ({', '.join(prompted)}), got {unknown[0]!r}; "
+            "--set denoiser.categories=[...] names others."
+        )
+    if prompted and plan.statistics != "category":
+        raise InputError(
+            f"--statistics: expected category for a model with prompts per category, got {plan.statistics}."
+        )
 
 
 def _apart(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, list[Path]]:
@@ -187,7 +231,7 @@ def _parts(workdir: Path) -> list[str]:
 def train(
     plan: Plan,
     module: Any,
-    paths: Sequence[Path],
+    images: Any,
     workdir: Path,
     update: Callable[[int, int, str], None],
     groups: Sequence[Sequence[int]] | None = None,
@@ -197,29 +241,36 @@ def train(
     """Train a module, without a word; returns the seconds that it took.
 
     Args:
-        plan: device.
+        plan: devices.
         module: see prepared.
-        paths: good images.
+        images: good ones, anomalib_models.GoodImages.
         workdir: for checkpoints.
         update: called with (step, steps, note).
-        groups: of `paths`, by number, that are shown equally often; all are one group unless given.
+        groups: of the images, by number, that are shown equally often; all are one group unless given.
         resume: go on with an interrupted training in `workdir`.
     """
     from mendiff import anomalib_models
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / STEPS_FILE).write_text(str(module.config.training.steps))
     began = time.monotonic()
     anomalib_models.train(
         module,
-        anomalib_models.GoodImages(paths, module.config.image_size),
+        images,
         workdir=workdir,
         groups=groups,
-        device=plan.device,
+        processes=plan.processes,
         resume=resume,
         progress=lambda step, total, loss: update(step, total, f"loss {loss:.4f}"),
     )
     return round(time.monotonic() - began, 1)
+
+
+def _images(module: Any, categories: Sequence[Category], paths: Sequence[Path]) -> Any:
+    """What is trained on; images know their category where the method asks for it."""
+    from mendiff import anomalib_models
+
+    names = {path: one.name for one in categories for path in one.train} if module.method.categories else {}
+    labels = [names[path] for path in paths] if names else ()
+    return anomalib_models.GoodImages(paths, module.config.image_size, categories=labels)
 
 
 def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
@@ -233,11 +284,11 @@ def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
 
 def _save(model: Model, out: Path, apart: Mapping[str, Sequence[Path]], overwrite: bool) -> float:
     """Calibrate for the categories that get statistics of their own, write the model; gives its threshold."""
-    categories = {
-        name: model.calibrated(*held_back_and_seen([model.prepare(path) for path in some])).to("cpu")
+    # One by one while the folder is written: every one is a copy of the networks.
+    categories = (
+        (name, model.calibrated(*held_back_and_seen([model.prepare(path) for path in some]), category=name))
         for name, some in apart.items()
-    }
-    model.to("cpu")
+    )
     check_output(out, overwrite, "a model")  # it may have come up meanwhile
     try:
         with set_aside(out):
@@ -251,8 +302,7 @@ def _save(model: Model, out: Path, apart: Mapping[str, Sequence[Path]], overwrit
 
 def workdir_of(out: Path, resume: bool) -> Path:
     """Where checkpoints lie until the model is written; an earlier fit's go unless it is resumed."""
-    out = out.resolve()
-    workdir = out.with_name(f".{out.name}.fit")
+    workdir = _workdir(out)
     if not resume:
         shutil.rmtree(workdir, ignore_errors=True)
     elif not workdir.is_dir():
@@ -260,3 +310,8 @@ def workdir_of(out: Path, resume: bool) -> Path:
             f"--resume: expected an interrupted fit of {out} to go on with, found none; fit without it."
         )
     return workdir
+
+
+def _workdir(out: Path) -> Path:
+    out = out.resolve()
+    return out.with_name(f".{out.name}.fit")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Generator, Tensor
 
 from mendiff.checkpoints.bundled import codec_folder, fill, resolved
 from mendiff.checkpoints.codecs import CODEC, read_codec, save_codec
@@ -19,8 +18,10 @@ from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.store import read_weights
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.fit import workdir_of
+from mendiff.commands.loop import CHECKPOINT, Loop, train_network
 from mendiff.commands.places import check_output, new_folder, resumable
 from mendiff.commands.plan import backbone_changes, check_side, own_size, readable_paths
+from mendiff.commands.variants import split_images
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
 from mendiff.images import read_image, resize
@@ -31,7 +32,6 @@ from mendiff.nets.codec import Codec, CodecConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining, latent_scale
 from mendiff.nets.features import FeatureExtractor
 
-CHECKPOINT, CHECKPOINT_SECONDS = "last.safetensors", 30.0
 SHOWN = 16
 """Images that the latents' scale is measured on."""
 NOT_FOR_CODECS = ("accumulate", "checkpointing", "precision", "lora_rank", "cache_latents", "ema")
@@ -114,7 +114,7 @@ def run(
     if plan.crop < size:  # otherwise images stay whole
         check_side("--set crop", plan.crop, unit)
     images = torch.stack([resize(read_image(path), size) for path in paths])
-    kept, seen = _held_back(images)
+    kept, seen = split_images(images)
     terminal.say(
         f"codec ({plan.codec.kind}, factor {unit}, {model.codec.channels} channels): {len(paths)} good "
         f"images, {size} pixels, {plan.training.steps} steps on {device}"
@@ -125,8 +125,10 @@ def run(
     with resumable(checkpoint):
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
+        model.train()
+        loop = Loop(plan.training, seed, checkpoint, resume)
         with terminal.bar("fitting") as update:
-            _train(model, plan, seen, seed, checkpoint, resume, update)
+            train_network(model.codec, partial(_loss, model, plan, seen), loop, update)
         seconds = round(time.monotonic() - began, 1)
         model.to("cpu").eval()
         after = quality(model.codec, kept)
@@ -142,6 +144,14 @@ def run(
         f"SSIM {before['ssim']:.3f} to {after['ssim']:.3f}"
     )
     return {"codec": str(out), **info, "config": config_to_dict(config)}
+
+
+def _loss(model: CodecTraining, plan: CodecPlan, images: Tensor, rng: Generator) -> Tensor:
+    """Of a batch of random crops."""
+    chosen = torch.randint(len(images), (plan.training.batch_size,), generator=rng)
+    batch = random_crops(images[chosen], plan.crop, model.codec.factor, rng)
+    loss: Tensor = model(batch.to(next(model.parameters()).device), rng)
+    return loss
 
 
 def _scaled(config: CodecConfig, codec: Codec, seen: Tensor) -> CodecConfig:
@@ -191,76 +201,3 @@ def quality(codec: Codec, images: Tensor) -> dict[str, float]:
             rows.append((float(psnr), float(ssim)))  # type: ignore[arg-type]
     psnrs, ssims = zip(*rows, strict=True)
     return {"psnr": sum(psnrs) / len(psnrs), "ssim": sum(ssims) / len(ssims)}
-
-
-def _held_back(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Some images that are not trained on, chosen by content, and the others."""
-    from mendiff.anomalib_models import choose
-    from mendiff.diffusion.random import content_seeds
-
-    seeds = content_seeds(images)
-    apart = torch.isin(seeds, torch.tensor(choose(seeds.tolist())))
-    return images[apart], images[~apart]
-
-
-def _train(
-    model: CodecTraining,
-    plan: CodecPlan,
-    images: Tensor,
-    seed: int,
-    checkpoint: Path,
-    resume: bool,
-    update: Callable[[int, int, str], None],
-) -> None:
-    """All steps, or those that are left; a checkpoint about every half minute."""
-    from mendiff.anomalib_models import learning_rate, make_optimizer
-    from mendiff.anomalib_models.held_back import generator
-
-    training, device = plan.training, next(model.parameters()).device
-    trained = [one for one in model.parameters() if one.requires_grad]
-    optimizer, first = make_optimizer(training, trained), 0
-    if resume and checkpoint.is_file():
-        first = _go_on(checkpoint, model.codec, optimizer)
-    model.train()
-    saved = time.monotonic()
-    for step in range(first, training.steps):
-        rng = generator(seed, step)
-        chosen = torch.randint(len(images), (training.batch_size,), generator=rng)
-        batch = random_crops(images[chosen], plan.crop, model.codec.factor, rng).to(device)
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * learning_rate(training, step)
-        loss = model(batch, rng)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, training.clip or float("inf"))
-        optimizer.step()
-        update(step + 1, training.steps, f"loss {loss.item():.4f}")
-        if time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            _keep(checkpoint, model.codec, optimizer, step + 1)
-            saved = time.monotonic()
-
-
-def _keep(checkpoint: Path, codec: Codec, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write what a later run goes on from, under another name first."""
-    moments = optimizer.state_dict()["state"]
-    tensors = {f"codec.{name}": one.contiguous() for name, one in codec.state_dict().items()}
-    tensors |= {f"optimizer.{at}.{name}": one for at, state in moments.items() for name, one in state.items()}
-    draft = checkpoint.with_suffix(".new")
-    save_file(tensors, draft, metadata={"step": str(step)})
-    draft.rename(checkpoint)
-
-
-def _go_on(checkpoint: Path, codec: Codec, optimizer: torch.optim.Optimizer) -> int:
-    """Take up what `_keep` wrote; returns the number of steps that are done."""
-    with safe_open(checkpoint, "pt") as file:
-        step = int(file.metadata()["step"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    weights = {name[6:]: one for name, one in tensors.items() if name.startswith("codec.")}
-    load_exactly(codec, weights, "--resume: the interrupted training", "the same codec")
-    state = optimizer.state_dict()
-    for name, one in tensors.items():
-        if name.startswith("optimizer."):
-            _, at, key = name.split(".")
-            state["state"].setdefault(int(at), {})[key] = one
-    optimizer.load_state_dict(state)
-    return step

@@ -9,6 +9,7 @@ from statistics import median
 
 import torch
 
+from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import Method, MethodConfig, find_method
 
 LENGTHS = (4.0, 3.0, 2.0, 1.5)
@@ -19,7 +20,9 @@ WARM_UP, MEASURED = 3, 5
 STEPS_FILE = "steps"
 
 
-def lengthened(name: str, config: MethodConfig, device: str, workdir: Path, *, resume: bool) -> MethodConfig:
+def lengthened(
+    name: str, config: MethodConfig, device: str, workdir: Path, *, resume: bool, measure: bool = True
+) -> MethodConfig:
     """The config with as many steps as its minutes allow; never fewer than it asks for.
 
     Args:
@@ -28,11 +31,12 @@ def lengthened(name: str, config: MethodConfig, device: str, workdir: Path, *, r
         device: torch's name.
         workdir: where a training leaves its checkpoints and its number of steps.
         resume: take the number from there, so that a resumed training stays as long as it was.
+        measure: whether speed counts; several processes would each measure another.
     """
     plan, kept = config.training, workdir / STEPS_FILE
     if resume and kept.is_file():
         steps = int(kept.read_text())
-    elif plan.minutes == 0:
+    elif plan.minutes == 0 or not measure:
         return config
     else:
         seconds = seconds_per_step(find_method(name)(config), config, device) + OVERHEAD
@@ -46,11 +50,12 @@ def seconds_per_step(method: Method, config: MethodConfig, device: str) -> float
     from mendiff.anomalib_models import make_optimizer, trainer_precision
 
     side, count = config.crop or config.image_size, config.training.batch_size // config.training.accumulate
+    rng = PerImageRandom(torch.arange(count))
     image = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     method.to(device).train()
     trained = (one for one in method.parameters() if one.requires_grad)
     optimizer = make_optimizer(config.training, trained)
-    rng, taken = torch.Generator().manual_seed(0), []
+    taken: list[float] = []
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(
         trainer_precision(config.training, device)
     )

@@ -53,8 +53,12 @@ def fit(
     pretrained: str | None = None,
     prompt: Path | None = None,
     codec: Path | None = None,
+    textures: Path | None = None,
     seed: int = 0,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -62,7 +66,8 @@ def fit(
 
     Args:
         method: glad, diad or ran.
-        preset: which settings to start from: tiny, paper, or for a category of a paper paper/mvtec/cable.
+        preset: which settings to start from: tiny, paper, for a category of a paper paper/mvtec/cable, or for
+            one model for all paper/mvtec.
         features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff; none
             unless given, which finds less.
         features_weights: the backbone's weights, a local safetensors file; timm's from the hub unless given.
@@ -72,11 +77,19 @@ def fit(
         statistics: global, or category for scales and a threshold of its own for every category.
         balance: image, or category to show every category equally often.
         pretrained: Stable Diffusion v1 for the paper presets: a folder, a single file, or a hub id.
-        prompt: prompt embeddings, a safetensors file, where there is no text encoder.
+        prompt: prompt embeddings, a safetensors file, where there is no text encoder: prompt and no_prompt;
+            for prompts per category, one by the name of each and no_prompt.
         codec: a codec folder that mendiff fit-codec wrote, or auto for the codec that comes with mendiff.
+        textures: a folder of pictures, such as DTD, that half of the synthetic anomalies are cut from; unless
+            given, all come from the image itself.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
-        resume: go on with a fit that was interrupted.
+        devices: how many of this machine, a process each, share out every step's batch; the result is that of
+            one.
+        nodes: machines that train together; run the command on each, with torchrun, SLURM, or the variables
+            MASTER_ADDR, MASTER_PORT and NODE_RANK, and with DATA and -o on a disk that all of them see.
+        strategy: auto, ddp, or fsdp (CUDA only), which shares out gradients and the optimizer's memory, too.
+        resume: go on with a fit that was interrupted, on as many devices as there are now.
         overwrite: replace the model folder if it exists.
     """
 
@@ -109,6 +122,34 @@ def fit_codec(
     """
 
 
+def fit_features(
+    model: Path | None = None,
+    preset: str = "tiny",
+    features: str | None = None,
+    features_weights: Path | None = None,
+    categories: list[str] | None = None,
+    layout: str = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Tune a backbone until good images and their reconstructions look alike to it.
+
+    Args:
+        model: a fitted model, which makes the reconstructions.
+        preset: tiny, or paper for GLAD's backbone and layers.
+        features: timm's name of the backbone.
+        features_weights: its weights, a local safetensors file; timm's from the hub unless given.
+        categories: which to learn from, where DATA holds several categories; all unless given.
+        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
+        seed: of training.
+        device: auto, cpu, cuda, cuda:1, mps.
+        resume: go on with a training that was interrupted.
+        overwrite: replace the folder if it exists.
+    """
+
+
 def predict(
     category: str | None = None,
     explain: bool = False,
@@ -121,7 +162,8 @@ def predict(
     """Find defects in images: scores as CSV and JSON, heat maps and reconstructions as pictures.
 
     Args:
-        category: whose statistics and threshold to use, of a model that has them for every category.
+        category: whose statistics, threshold and prompt to use, of a model that has them for every category;
+            unless given, those of all together, and the mean of the prompts.
         explain: take more time for the reconstructions, where the method can (ran: gradient denoising).
         batch_size: images that pass through the networks together; does not change the results.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -320,6 +362,7 @@ DATA = (
 )
 SETTINGS = "one field of the method's config, all of which 'mendiff info MODEL --json' shows"
 CODEC_SETTINGS = "one field of the codec's training, such as crop=128 or codec.network.latent_channels=4"
+FEATURES_SETTINGS = "one field of the tuning, such as features.layers=[stage2,stage3] or keep_weight=0.05"
 BENCHMARK_SETTINGS = "one field of one method's config, as METHOD.FIELD=VALUE"
 COMMANDS = (
     Command(
@@ -347,9 +390,14 @@ COMMANDS = (
             "mendiff fit mvtec/bottle -o bottle --features resnet18 --features-weights resnet18.safetensors",
             "mendiff fit photos/good -o model --set training.steps=2000 --set synthesis.foreground=auto",
             "mendiff fit parts -o model --method ran --statistics category",
+            "mendiff fit photos/good -o model --textures dtd/images",
             "mendiff fit parts -o model --method diad --codec codec --resume",
             "mendiff fit mvtec/cable -o cable --preset paper/mvtec/cable "
             "--pretrained CompVis/stable-diffusion-v1-4",
+            "mendiff fit mvtec -o model --preset paper/mvtec --statistics category "
+            "--pretrained CompVis/stable-diffusion-v1-4",
+            "mendiff fit mvtec -o model --method diad --device cuda --devices 4",
+            "NODE_RANK=1 MASTER_ADDR=a MASTER_PORT=29500 mendiff fit mvtec -o model --devices 4 --nodes 2",
         ),
         output="where to write the model",
         settings=SETTINGS,
@@ -363,6 +411,18 @@ COMMANDS = (
         ),
         output="where to write the codec",
         settings=CODEC_SETTINGS,
+    ),
+    Command(
+        fit_features,
+        (("data", DATA),),
+        (
+            "mendiff fit-features photos/good -o tuned --model model --features resnet18 "
+            "--features-weights resnet18.safetensors",
+            "mendiff fit-features VisA/candle -o tuned --model candle --preset paper --device cuda",
+            "mendiff fit parts -o better --features resnet18 --features-weights tuned/features.safetensors",
+        ),
+        output="where to write features.safetensors, which --features-weights of mendiff fit takes",
+        settings=FEATURES_SETTINGS,
     ),
     Command(
         predict,

@@ -17,6 +17,7 @@ from mendiff.images import check_writable
 MADE = (
     ("a model", "config.json", {"format": "mendiff"}),
     ("a codec", "config.json", {"format": "mendiff codec"}),
+    ("tuned features", "config.json", {"format": "mendiff features"}),
     ("findings", "predictions.json", {"threshold": ..., "unreadable": ...}),
     ("a demo", "demo.json", {"mean": ..., "seconds": ...}),
     ("a run", "run.json", {"format": ...}),

@@ -23,6 +23,7 @@ from mendiff.images import image_size as read_size
 from mendiff.methods.base import MethodConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
+from mendiff.types import Processes
 
 LARGEST, SMALLEST = 320, 64
 FEWEST_IMAGES = 8  # as in anomalib_models, which takes seconds to import
@@ -40,12 +41,14 @@ class Plan:
         image_size: in pixels, or None for the images' own.
         seed: of training.
         device: torch's name.
+        devices, nodes, strategy: see Processes.
         statistics: whether scales and thresholds are learned for all categories together ("global") or for
             each ("category").
         codec: folder that `mendiff fit-codec` wrote, "auto" for the bundled codec, or None for the preset's.
         balance: whether every "image" or every "category" is shown equally often in training.
         pretrained: Stable Diffusion as a folder, a single file or a hub id, or None.
         prompt: safetensors file of prompt embeddings, or None.
+        textures: folder of pictures that synthetic anomalies are cut from, or None.
     """
 
     method: str = "glad"
@@ -56,11 +59,20 @@ class Plan:
     image_size: int | None = None
     seed: int = 0
     device: str = "cpu"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
     statistics: str = "global"
     balance: str = "image"
     codec: Path | None = None
     pretrained: str | None = None
     prompt: Path | None = None
+    textures: Path | None = None
+
+    @property
+    def processes(self) -> Processes:
+        """What training is shared out over."""
+        return Processes(self.device, self.devices, self.nodes, self.strategy)
 
 
 def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
@@ -98,6 +110,18 @@ def changed_config(plan: Plan) -> tuple[MethodConfig, int]:
         raise InputError(
             f"training.accumulate: expected a divisor of the batch size {training.batch_size}, "
             f"got {training.accumulate}."
+        )
+    if plan.strategy == "fsdp" and training.ema:
+        raise InputError(
+            f"--strategy fsdp: expected training.ema=0, which alone it can share out, got {training.ema}; "
+            "add --set training.ema=0, or choose ddp."
+        )
+    shares = training.accumulate * plan.processes.count
+    if training.batch_size % shares:
+        raise InputError(
+            f"training.batch_size: expected a multiple of {shares} ({plan.processes.count} processes times "
+            f"training.accumulate {training.accumulate}), got {training.batch_size}; it counts the images of "
+            "a step in all processes together."
         )
     with torch.device("meta"):  # shapes are enough
         return config, find_method(plan.method)(config).size_multiple

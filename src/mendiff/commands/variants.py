@@ -86,3 +86,13 @@ def held_back_and_seen(images: Sequence[Tensor]) -> tuple[list[Tensor], list[Ten
     held_back = choose(list(by_seed))
     seen = sorted(set(by_seed) - set(held_back))[:MOST_SEEN]
     return [by_seed[seed] for seed in held_back], [by_seed[seed] for seed in seen]
+
+
+def split_images(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Good images (N,3,H,W) as those that a fit holds back, chosen by content, and all others."""
+    from mendiff.anomalib_models import choose
+    from mendiff.diffusion.random import content_seeds
+
+    seeds = content_seeds(images)
+    apart = torch.isin(seeds, torch.tensor(choose(seeds.tolist())))
+    return images[apart], images[~apart]

@@ -25,12 +25,23 @@ class PerImageRandom:
 
     Args:
         seeds: (B,) int64, not negative.
+
+    Attributes:
+        generators: one per image, for what draws for a single image.
     """
 
     def __init__(self, seeds: Tensor) -> None:
-        self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
     def like(self, x: Tensor) -> Tensor:
         """Standard normal noise of x's shape, dtype and device, (B,...); row i depends on seed i alone."""
-        rows = [torch.randn(x.shape[1:], generator=generator) for generator in self._generators]
+        rows = [torch.randn(x.shape[1:], generator=generator) for generator in self.generators]
         return torch.stack(rows).to(x)
+
+    def integers(self, low: int, high: int) -> Tensor:
+        """A whole number per image, low <= n < high, (B,) int64 on the CPU."""
+        return torch.cat([torch.randint(low, high, (1,), generator=one) for one in self.generators])
+
+    def uniform(self) -> Tensor:
+        """A number in [0,1) per image, (B,) on the CPU."""
+        return torch.cat([torch.rand(1, generator=one) for one in self.generators])

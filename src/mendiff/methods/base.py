@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
+from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError, check_range
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.types import Detection
@@ -129,8 +130,14 @@ class Method(nn.Module, ABC):
         self.config = config
 
     @abstractmethod
-    def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
-        """The loss of good images, (B,3,H,W) in [0,1] to a scalar; rng (CPU) is the only randomness."""
+    def training_loss(self, image: Tensor, rng: PerImageRandom) -> Tensor:
+        """The mean loss of good images, (B,3,H,W) in [0,1] to a scalar.
+
+        Args:
+            image: a batch, or the part of one that this process sees.
+            rng: the only randomness, a stream per image: a batch gives the same gradients however it is
+                shared out over processes.
+        """
 
     def rehearse_training(self, image: Tensor) -> Tensor:
         """What training_loss computes, without what depends on pixel values: shapes are enough to run it.
@@ -138,11 +145,12 @@ class Method(nn.Module, ABC):
         Memory is planned with it on tensors that hold no numbers, (B,3,H,W) to a scalar. Methods whose
         training_loss looks at values override it.
         """
-        return self.training_loss(image, Generator().manual_seed(0))
+        seeds: Any = range(len(image))  # plain numbers: a tensor of seeds would have none here
+        return self.training_loss(image, PerImageRandom(seeds))
 
     def rehearse_prediction(self, image: Tensor) -> None:
         """The same for predict, (B,3,H,W); steps that only repeat earlier ones may be left out."""
-        seeds: Any = range(len(image))  # plain numbers: a tensor of seeds would have none here
+        seeds: Any = range(len(image))
         self.predict(image, seeds)
 
     @property
@@ -167,6 +175,14 @@ class Method(nn.Module, ABC):
         The reconstruction of `predict`, unless a method has a better one that its scores don't need.
         """
         return self.predict(image, seeds).reconstruction
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the categories that it tells apart; its training_loss then takes their numbers, too."""
+        return ()
+
+    def choose_category(self, name: str) -> None:
+        """Judge images as parts of one category from now on; changes nothing where all are judged alike."""
 
     def prepare(self, seen: Batches) -> None:
         """Learn what must be known of the training images before the first step, such as scales.

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from mendiff.diffusion.ddim import ddim
 from mendiff.diffusion.ladder import SPACINGS, ladder
@@ -27,7 +27,7 @@ from mendiff.nets.features import TINY_FEATURES, FeaturesConfig, make_features
 from mendiff.nets.semantic_guided import GuideConfig, GuidedDenoiser
 from mendiff.nets.stable_diffusion import CODEC, UNET
 from mendiff.scoring.readout import LEARNED, Readout, ReadoutConfig, fit_to_mended
-from mendiff.synthesis.blend import SynthesisConfig, synthesize
+from mendiff.synthesis.blend import SynthesisConfig, Textures, synthesize_each
 from mendiff.types import Detection, Estimate
 
 TIMESTEPS = 1000
@@ -93,6 +93,8 @@ class DiadConfig(MethodConfig):
                 "training.lora_rank: expected 0 with train_encoder, which is for networks that start from "
                 f"random weights, got {self.training.lora_rank}."
             )
+        if self.denoiser.categories:
+            raise InputError("denoiser.categories: expected none for DiAD, whose prompt is always empty.")
         if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
             raise InputError(
                 f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}."
@@ -167,6 +169,9 @@ class Diad(Method):
 
     Args:
         config: see DiadConfig.
+
+    Attributes:
+        textures: pictures that synthetic anomalies of hints are cut from in training; see `synthesize`.
     """
 
     Config: ClassVar[type[MethodConfig]] = DiadConfig
@@ -174,6 +179,7 @@ class Diad(Method):
     config: DiadConfig
     mean: Tensor
     std: Tensor
+    textures: Textures | None = None
 
     def __init__(self, config: DiadConfig) -> None:
         super().__init__(config)
@@ -203,21 +209,18 @@ class Diad(Method):
 
     # Training.
 
-    def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
+    def training_loss(self, image: Tensor, rng: PerImageRandom) -> Tensor:
         """The noise loss of good images that are their own hints, (B,3,H,W) in [0,1] to a scalar."""
         check_size(self.codec, image, self.denoiser.multiple)
         config, noise = self.config, None
-        low, high = config.train_t
         if config.reference:
             height, width = (side // self.codec.factor for side in image.shape[-2:])
-            shape = (len(image), self.codec.channels, height, width)
-            noise = torch.randn(shape, generator=rng).to(image)
+            noise = rng.like(image.new_empty(len(image), self.codec.channels, height, width))
         hint = self._training_hint(image, rng)
         with torch.no_grad():
             z0 = self.cache.latents(image, self.encode) if self.cache else self.encode(image, noise)
-        t = torch.randint(low, high, (len(image),), generator=rng).to(image.device)
-        eps = torch.randn(z0.shape, generator=rng).to(z0)
-        return self.noise_loss(z0, self.scaled(hint), t, eps)
+        t = rng.integers(*config.train_t).to(image.device)
+        return self.noise_loss(z0, self.scaled(hint), t, rng.like(z0))
 
     def noise_loss(self, z0: Tensor, hint: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Squared error of what the network predicts, at given noise, to a scalar.
@@ -235,11 +238,11 @@ class Diad(Method):
         weight = self.schedule.min_snr_weight(t, self.config.min_snr_gamma, self.config.denoiser.prediction)
         return (weight.to(error) * error).mean()
 
-    def _training_hint(self, image: Tensor, rng: Generator) -> Tensor:
+    def _training_hint(self, image: Tensor, rng: PerImageRandom) -> Tensor:
         if self.config.hint_anomalies == 0:
             return image
-        anomalous, _ = synthesize(image, rng, self.config.synthesis)
-        shown = torch.rand(len(image), generator=rng) < self.config.hint_anomalies
+        anomalous, _ = synthesize_each(image, rng.generators, self.config.synthesis, self.textures)
+        shown = rng.uniform() < self.config.hint_anomalies
         return torch.where(shown.to(image.device)[:, None, None, None], anomalous, image)
 
     # Pixels as the networks take them.

@@ -7,9 +7,10 @@ Where they part is said at the line.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError, check_range
 from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig, check_cached_latents
-from mendiff.methods.glad_settings import SETTINGS, Setting
+from mendiff.methods.glad_settings import SETS, SETTINGS, Setting
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_size, make_codec
 from mendiff.nets.denoiser import Denoiser, DenoiserConfig, plain_unet
@@ -31,7 +32,7 @@ from mendiff.nets.stable_diffusion import CODEC, UNET
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import LEARNED, Readout, ReadoutConfig, fit_to_mended
 from mendiff.scoring.score import top_k_mean
-from mendiff.synthesis.blend import SynthesisConfig, synthesize
+from mendiff.synthesis.blend import SynthesisConfig, Textures, synthesize_each
 from mendiff.synthesis.foreground import MODES, foreground
 from mendiff.types import Detection, Estimate, Step
 
@@ -68,6 +69,8 @@ class GladConfig(MethodConfig):
         fusion: of normal regions at the stop (SAFF): "x0" as in the code, "latent" as in the paper (the noise
             is predicted anew from the fused latent), "none" goes on from the true noisy input.
         object_mask: weigh the final map by the part: "none", "dark", "bright" or "auto".
+        both_ways: categories of one model for many whose map is the mean of both directions of the match, as
+            in the published multi-class code; see denoiser.categories.
         reference: follow the published code number for number, faults included.
     """
 
@@ -91,6 +94,7 @@ class GladConfig(MethodConfig):
     min_step: int = 350
     fusion: str = "x0"
     object_mask: str = "none"
+    both_ways: tuple[str, ...] = ()
     reference: bool = False
 
     def __post_init__(self) -> None:
@@ -173,9 +177,34 @@ def _published(setting: Setting) -> GladConfig:
     )
 
 
+def _multi_class(settings: Mapping[str, Setting]) -> GladConfig:
+    """The preset of one model for all categories of a set, each with its prompt.
+
+    T', min_step and resolution are those that most categories have; stop thresholds are learned for each. It
+    trains for as many steps as the single models together, which is our choice.
+    """
+    steps = sum(one.trained for one in settings.values())
+    alike: dict[str, Any] = {
+        "threshold": 0.0,
+        "trained": steps,
+        "pixels": 0.0,
+        "anomalies": "none",
+        "part": "none",
+    }
+    counts = Counter(replace(one, both_ways=False, **alike) for one in settings.values())
+    single = _published(counts.most_common(1)[0][0])
+    return replace(
+        single,
+        denoiser=replace(single.denoiser, categories=tuple(settings)),
+        threshold=None,
+        both_ways=tuple(name for name, one in settings.items() if one.both_ways),
+    )
+
+
 PRESETS: dict[str, GladConfig] = {
     "tiny": _TINY,
     "paper": _PAPER,
+    **{f"paper/{name}": _multi_class(settings) for name, settings in SETS.items()},
     **{f"paper/{name}": _published(setting) for name, setting in SETTINGS.items()},
 }
 
@@ -185,12 +214,16 @@ class Glad(Method):
 
     Args:
         config: see GladConfig.
+
+    Attributes:
+        textures: pictures that synthetic anomalies are cut from in training; see `synthesize`.
     """
 
     Config: ClassVar[type[MethodConfig]] = GladConfig
     PRESETS: ClassVar = PRESETS
     config: GladConfig
     stop_thresholds: Tensor
+    textures: Textures | None = None
 
     def __init__(self, config: GladConfig) -> None:
         super().__init__(config)
@@ -212,19 +245,36 @@ class Glad(Method):
 
     # Training (ATP).
 
-    def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
-        """ATP on fresh synthetic anomalies of good images, (B,3,H,W) in [0,1] to a scalar."""
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the categories that have prompts of their own."""
+        return self.config.denoiser.categories
+
+    def choose_category(self, name: str) -> None:
+        """Use a category's prompt and direction of the match from now on; see Method.choose_category."""
+        if self.categories:
+            self.denoiser.choose_category(name)
+            backward = "mean" if name in self.config.both_ways else self.config.readout.backward
+            self.readout.config = replace(self.config.readout, backward=backward)
+
+    def training_loss(self, image: Tensor, rng: PerImageRandom, categories: Tensor | None = None) -> Tensor:
+        """ATP on fresh synthetic anomalies of good images, (B,3,H,W) in [0,1] to a scalar.
+
+        Args:
+            image: see Method.training_loss.
+            rng: see there.
+            categories: the number of each image's category, (B,), where these have prompts of their own.
+        """
         check_size(self.codec, image, self.denoiser.multiple)
-        anomalous, _ = synthesize(image, rng, self.config.synthesis)
-        low, high = self.config.train_t
-        t = torch.randint(low, high, (len(image),), generator=rng)
+        anomalous, _ = synthesize_each(image, rng.generators, self.config.synthesis, self.textures)
+        t = rng.integers(*self.config.train_t)
         with torch.no_grad():
             noise = self._posterior_noise(image)
             encode = self.codec.encode
             z0 = self.cache.latents(image, encode) if self.cache else encode(image, noise)
-            z_anomalous = self.codec.encode(anomalous, noise)
-        eps = torch.randn(z0.shape, generator=rng).to(z0)
-        return self.atp_loss(z0, z_anomalous, t.to(image.device), eps)
+            z_anomalous = encode(anomalous, noise)
+        prompt = None if categories is None else self.denoiser.category_prompts[categories]
+        return self.atp_loss(z0, z_anomalous, t.to(image.device), rng.like(z0), prompt)
 
     def rehearse_training(self, image: Tensor) -> Tensor:
         """ATP without its synthetic anomalies, whose places are values; see Method.rehearse_training."""
@@ -233,15 +283,20 @@ class Glad(Method):
         t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
         return self.atp_loss(z0, z_anomalous, t, torch.zeros_like(z0))
 
-    def atp_loss(self, z0: Tensor, z_anomalous: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """The anomaly-oriented training loss at given noise; latents (B,c,h,w), t (B,), to a scalar."""
+    def atp_loss(
+        self, z0: Tensor, z_anomalous: Tensor, t: Tensor, eps: Tensor, prompt: Tensor | None = None
+    ) -> Tensor:
+        """The anomaly-oriented training loss at given noise; latents (B,c,h,w), t (B,), to a scalar.
+
+        The prompt embeddings, (B,L,D), replace the model's own.
+        """
         if self.config.mix:
             # The published code leans towards the normal latent at small t; the paper does not mention it.
             share = (t.to(torch.float64) / len(self.schedule)).to(z0)[:, None, None, None]
             z_anomalous = share * z_anomalous + (1 - share) * z0
         z_t = self.schedule.add_noise(z_anomalous, eps, t)
         target = self.atp_target(z0, z_anomalous, t, eps)
-        error = (self.denoiser.raw(z_t, t) - target).square().mean((1, 2, 3))
+        error = (self.denoiser.raw(z_t, t, prompt) - target).square().mean((1, 2, 3))
         weight = self.schedule.min_snr_weight(t, self.config.min_snr_gamma, self.config.denoiser.prediction)
         return (weight.to(error) * error).mean()
 

@@ -105,9 +105,10 @@ PCB_BANK = {  # mean 98.7 / 99.3; the first four are VisA's, in data, settings a
     "pcb7": _fine(0.3, 2),  # 99.6 / 99.8
 }
 
+SETS = {"mvtec": MVTEC, "mpdd": MPDD, "visa": VISA, "pcbbank": PCB_BANK}
 SETTINGS = {
     f"{dataset}/{category}": setting
-    for dataset, categories in (("mvtec", MVTEC), ("mpdd", MPDD), ("visa", VISA), ("pcbbank", PCB_BANK))
+    for dataset, categories in SETS.items()
     for category, setting in categories.items()
 }
 """By "dataset/category"."""

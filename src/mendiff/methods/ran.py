@@ -261,15 +261,14 @@ class Ran(Method):
 
     # Training.
 
-    def training_loss(self, image: Tensor, rng: Generator) -> Tensor:
+    def training_loss(self, image: Tensor, rng: PerImageRandom) -> Tensor:
         """Hybrid loss plus feature loss (eq. 10) of good images, (B,3,H,W) in [0,1] to a scalar."""
         check_size(self.codec, image, self.denoiser.multiple)
         config = self.config
-        low, high = config.train_t
-        t = torch.randint(low, high, (len(image),), generator=rng).to(image.device)
+        t = rng.integers(*config.train_t).to(image.device)
         with torch.no_grad():
             x0, truth = self.codec.encode(image), self.target(image)
-        eps = torch.randn(x0.shape, generator=rng).to(x0)
+        eps = rng.like(x0)
         x_t = self.schedule.add_noise(x0, eps, t)
         estimate, features, prediction = self.denoiser(x_t, t, _grid(truth))
         weight = self.schedule.min_snr_weight(t, config.min_snr_gamma, config.denoiser.prediction).to(x0)

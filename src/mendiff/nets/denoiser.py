@@ -33,6 +33,8 @@ class DenoiserConfig:
         prompt: the text that conditions the network; embedded once, when pretrained parts are loaded, and
             stored with the weights ("conditional_unet" only).
         prompt_length: tokens of the stored prompts ("conditional_unet" only).
+        categories: names, each of which has a prompt of its own, `prompt` and the name ("conditional_unet"
+            only); what belongs to no known category gets the mean of their embeddings.
     """
 
     kind: str = "unet"
@@ -41,6 +43,12 @@ class DenoiserConfig:
     guidance: float = 0.0
     prompt: str = ""
     prompt_length: int = 77
+    categories: tuple[str, ...] = ()
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The texts to embed: one for every category, or the one for all."""
+        return tuple(f"{self.prompt} {name}" for name in self.categories) or (self.prompt,)
 
 
 def plain_unet(*widths: int) -> dict[str, Any]:
@@ -76,6 +84,7 @@ class Denoiser(nn.Module):
 
     prompt: Tensor
     no_prompt: Tensor
+    category_prompts: Tensor
 
     def __init__(self, config: DenoiserConfig, schedule: NoiseSchedule, channels: int) -> None:
         super().__init__()
@@ -87,6 +96,10 @@ class Denoiser(nn.Module):
             raise InputError(
                 "guidance: expected 0 for a denoiser without prompts, or kind 'conditional_unet'."
             )
+        if config.categories and config.kind != "conditional_unet":
+            raise InputError(
+                "denoiser.categories: expected none for a denoiser without prompts, or 'conditional_unet'."
+            )
         self.config = config
         self.schedule = schedule
         self.network = _make_network(config, channels)
@@ -96,6 +109,9 @@ class Denoiser(nn.Module):
             width = int(self.network.config["cross_attention_dim"])
             self.register_buffer("prompt", torch.zeros(1, config.prompt_length, width))
             self.register_buffer("no_prompt", torch.zeros(1, config.prompt_length, width))
+            if config.categories:
+                shape = (len(config.categories), config.prompt_length, width)
+                self.register_buffer("category_prompts", torch.zeros(shape))
 
     def forward(
         self,
@@ -150,10 +166,21 @@ class Denoiser(nn.Module):
         a_t, s_t = self.schedule.scales(t, x0.dtype)
         return x0 if self.config.prediction == "x0" else a_t * eps - s_t * x0
 
-    def set_prompts(self, prompt: Tensor, no_prompt: Tensor) -> None:
-        """Store the embeddings of the prompt and of the empty prompt, (1,L,D) each."""
+    def set_prompts(self, prompts: Tensor, no_prompt: Tensor) -> None:
+        """Store the embeddings of the config's prompts, (1,L,D) or one per category, and of the empty one."""
         # Cloned: tensors that share memory can't be saved.
-        self.prompt, self.no_prompt = prompt.to(self.prompt).clone(), no_prompt.to(self.no_prompt).clone()
+        self.no_prompt = no_prompt.to(self.no_prompt).clone()
+        self.prompt = prompts.to(self.prompt).mean(0, keepdim=True).clone()
+        if self.config.categories:
+            self.category_prompts = prompts.to(self.category_prompts).clone()
+
+    def choose_category(self, name: str) -> None:
+        """Make a category's prompt the one that is used."""
+        if name not in self.config.categories:
+            known = ", ".join(self.config.categories)
+            raise InputError(f"category: expected one that has a prompt ({known}), got {name!r}.")
+        at = self.config.categories.index(name)
+        self.prompt = self.category_prompts[at : at + 1].clone()
 
 
 def _make_network(config: DenoiserConfig, channels: int) -> Any:

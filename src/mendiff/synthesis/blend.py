@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from mendiff.synthesis.augment import augment
 from mendiff.synthesis.foreground import MODES, foreground
 from mendiff.synthesis.perlin import perlin_masks, thin_masks
 
+Textures = Sequence[Tensor] | Tensor
+"""Pictures (3,h,w) in [0,1] by number, read when asked for or all in memory."""
 LARGEST_EXPONENT = 10
 """Of the Perlin lattice: 1024 cells, finer than any image needs."""
 
@@ -50,7 +53,7 @@ class SynthesisConfig:
 
 
 def synthesize(
-    image: Tensor, rng: torch.Generator, config: SynthesisConfig, textures: Tensor | None = None
+    image: Tensor, rng: torch.Generator, config: SynthesisConfig, textures: Textures | None = None
 ) -> tuple[Tensor, Tensor]:
     """Put a synthetic anomaly into some of the images: (1-m) x + m (beta x + (1-beta) source).
 
@@ -58,8 +61,9 @@ def synthesize(
         image: (B,3,H,W) in [0,1].
         rng: CPU generator; the only source of randomness.
         config: shares, sizes and strengths.
-        textures: pictures to take anomalies from, (M,3,H,W) in [0,1]; half of the anomalies use them, the
-            other half a shuffle of the image's own cells; without textures all are shuffles.
+        textures: pictures to take anomalies from, each (3,h,w) in [0,1] and no smaller than the images; half
+            of the anomalies use a piece of one, the other half a shuffle of the image's own cells; without
+            textures all are shuffles.
 
     Returns:
         (images with anomalies (B,3,H,W) in [0,1], masks (B,1,H,W) bool: empty where a sample stayed normal).
@@ -80,18 +84,41 @@ def synthesize(
     return image + inside * (1 - beta) * (source - image), mask[:, None]
 
 
+def synthesize_each(
+    image: Tensor, rngs: Sequence[torch.Generator], config: SynthesisConfig, textures: Textures | None = None
+) -> tuple[Tensor, Tensor]:
+    """Like `synthesize`, with a generator per image: a row's anomaly does not depend on its neighbours."""
+    pairs = [synthesize(one, rng, config, textures) for one, rng in zip(image.split(1), rngs, strict=True)]
+    images, masks = zip(*pairs, strict=True)
+    return torch.cat(images), torch.cat(masks)
+
+
 def anomaly_source(
-    image: Tensor, rng: torch.Generator, grid: int = 8, textures: Tensor | None = None
+    image: Tensor, rng: torch.Generator, grid: int = 8, textures: Textures | None = None
 ) -> Tensor:
     """What anomalies are cut from, (B,3,H,W) in [0,1]: augmented textures or shuffled augmented images."""
     sources = []
     for one in image:
         if textures is not None and float(torch.rand((), generator=rng)) < 0.5:
             index = int(torch.randint(len(textures), (), generator=rng))
-            sources.append(augment(textures[index].to(one), rng))
+            sources.append(augment(_piece(textures[index], one, rng), rng))
         else:
             sources.append(shuffle_cells(augment(one, rng), grid, rng))
     return torch.stack(sources)
+
+
+def _piece(texture: Tensor, image: Tensor, rng: torch.Generator) -> Tensor:
+    """A random part of a texture, (3,h,w), that covers an image, (3,H,W)."""
+    (height, width), sides = image.shape[-2:], texture.shape[-2:]
+    if height > sides[0] or width > sides[1]:
+        raise InputError(
+            f"textures: expected pictures of at least {height}x{width} pixels, got {sides[0]}x{sides[1]}."
+        )
+    if sides != (height, width):
+        y = int(torch.randint(sides[0] - height + 1, (), generator=rng))
+        x = int(torch.randint(sides[1] - width + 1, (), generator=rng))
+        texture = texture[:, y : y + height, x : x + width]
+    return texture.to(image)
 
 
 def shuffle_cells(image: Tensor, grid: int, rng: torch.Generator) -> Tensor:

@@ -1,0 +1,194 @@
+"""`mendiff fit-features`: tune a backbone until good images and their reconstructions look alike to it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from mendiff.checkpoints.pretrained import timm_file
+from mendiff.checkpoints.store import load, read_weights, write_weights
+from mendiff.commands.common import Terminal, choose_categories, choose_device
+from mendiff.commands.fit import workdir_of
+from mendiff.commands.loop import CHECKPOINT, Loop, train_network
+from mendiff.commands.places import check_output, new_folder, resumable
+from mendiff.commands.plan import backbone_input, check_side, readable_paths
+from mendiff.commands.variants import split_images
+from mendiff.errors import InputError, check_range
+from mendiff.evaluation.data import open_data
+from mendiff.images import write_bytes
+from mendiff.methods.base import TrainingConfig, random_crops
+from mendiff.methods.config import config_to_dict, override
+from mendiff.methods.glad import PRESETS as GLAD_PRESETS
+from mendiff.model import Model
+from mendiff.nets import AUTO
+from mendiff.nets.features import FeatureExtractor, FeaturesConfig
+from mendiff.nets.features_loss import FeaturesTuning
+
+FORMAT, CONFIG, WEIGHTS = "mendiff features", "config.json", "features.safetensors"
+
+
+@dataclass(frozen=True)
+class FeaturesPlan:
+    """Everything that the tuning of a backbone can be told.
+
+    Attributes:
+        features: the backbone and the layers that are compared; its name comes from --features.
+        keep_weight: of the distance from the original features; 0 lets go of them.
+        crop: side of the random crops that are trained on; 0 for whole images.
+        training: see TrainingConfig.
+    """
+
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    keep_weight: float = 0.1
+    crop: int = 0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        check_range("keep_weight", self.keep_weight, 0)
+        check_range("crop", self.crop, 0)
+
+
+# Neither paper says for how long; the figures are ours.
+PRESETS = {
+    "tiny": FeaturesPlan(
+        training=TrainingConfig(steps=300, batch_size=4, learning_rate=1e-4, warmup=10, cosine=True)
+    ),
+    "paper": FeaturesPlan(
+        features=GLAD_PRESETS["paper"].features,
+        training=TrainingConfig(steps=1000, batch_size=8, learning_rate=1e-5, warmup=50, cosine=True),
+    ),
+}
+
+
+def run(
+    data: Path,
+    out: Path,
+    model: Path | None,
+    preset: str,
+    features: str | None,
+    features_weights: Path | None,
+    categories: Sequence[str] | None,
+    layout: str,
+    seed: int,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+    settings: dict[str, Any],
+    quiet: bool,
+) -> dict[str, Any]:
+    """Tune a backbone on the good images of `data` and write the folder `out` with its weights."""
+    terminal = Terminal(quiet)
+    check_output(out, overwrite, "tuned features")
+    if model is None:
+        raise InputError("--model: expected a fitted model whose reconstructions to learn from, got none.")
+    if resume:
+        workdir_of(out, resume)
+    plan, weights, source = _plan(preset, features, features_weights, settings)
+    tuning = FeaturesTuning(plan.features, plan.keep_weight)
+    for extractor in (tuning.tuned, tuning.original):
+        extractor.load_backbone(weights, source)
+    paths = readable_paths(choose_categories(open_data(data, layout), categories), terminal)
+    mender = load(model, choose_device(device))
+    if plan.crop < mender.image_size:  # otherwise images stay whole
+        check_side("--set crop", plan.crop, max(tuning.tuned.strides))
+    terminal.say(
+        f"features ({plan.features.name}, {', '.join(plan.features.layers)}): {len(paths)} good images, "
+        f"{mender.image_size} pixels, mended by {model}, {plan.training.steps} steps"
+    )
+    checkpoint = workdir_of(out, resume) / CHECKPOINT
+    with resumable(checkpoint):
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        loop = Loop(plan.training, seed, checkpoint, resume)
+        info = {"images": len(paths), **_tune(tuning, plan, loop, mender, paths, terminal)}
+        info |= {"seed": seed, "model": str(model)}
+        with new_folder(out, overwrite, "tuned features") as draft:
+            # With all that the layers did not need, so that the file serves for other layers, too.
+            write_weights(weights | tuning.tuned.backbone.state_dict(), draft / WEIGHTS)
+            content = {"format": FORMAT, "version": 1, "config": config_to_dict(plan), "info": info}
+            write_bytes(draft / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
+    terminal.say(
+        f"features: {out / WEIGHTS} (fitted in {info['seconds']:.0f} s); on {info['held_back']} held-back "
+        f"good images, image and reconstruction were {info['before']['distance']:.4f} apart and now are "
+        f"{info['after']['distance']:.4f}; both moved by {info['after']['drift']:.4f}"
+    )
+    return {"features": str(out / WEIGHTS), **info, "config": config_to_dict(plan)}
+
+
+def _tune(
+    tuning: FeaturesTuning,
+    plan: FeaturesPlan,
+    loop: Loop,
+    mender: Model,
+    paths: Sequence[Path],
+    terminal: Terminal,
+) -> dict[str, Any]:
+    """Train, on the model's device and back; gives both terms on held-back images before and after."""
+    began = time.monotonic()
+    kept, seen = split_images(torch.stack([mender.prepare(path) for path in paths]))
+    kept, seen = (with_mended(mender, images, terminal) for images in (kept, seen))
+    tuning.to(next(mender.method.parameters()).device)
+    before = terms_of(tuning, kept)
+    with terminal.bar("fitting") as update:
+        train_network(tuning.tuned.backbone, partial(_loss, tuning, plan, seen), loop, update)
+    after = terms_of(tuning, kept)
+    tuning.to("cpu")
+    seconds = round(time.monotonic() - began, 1)
+    return {"held_back": len(kept), "before": before, "after": after, "seconds": seconds}
+
+
+def _plan(
+    preset: str, features: str | None, file: Path | None, settings: dict[str, Any]
+) -> tuple[FeaturesPlan, dict[str, Tensor], str]:
+    """The preset with all changes, the backbone's weights, and where they come from."""
+    if preset not in PRESETS:
+        raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
+    plan = override(PRESETS[preset], ({} if features is None else {"features.name": features}) | settings)
+    name = plan.features.name
+    if name in ("", AUTO):
+        raise InputError(f"--features: expected timm's name of a backbone to tune, got {name or 'none'!r}.")
+    FeatureExtractor(plan.features)
+    place = timm_file(name) if file is None else file
+    weights = read_weights(place)
+    return override(plan, backbone_input(weights) | settings), weights, str(place)
+
+
+def with_mended(mender: Model, images: Tensor, terminal: Terminal) -> Tensor:
+    """Images beside their reconstructions: (N,3,S,S) in [0,1] to (N,6,S,S) uint8.
+
+    Made once and kept: the noise belongs to the image, so that a reconstruction made anew would be the same,
+    at many times the cost of a training step; six bytes per pixel hold both.
+    """
+    pairs = [
+        torch.cat([batch, mender.predict_batch(batch).reconstruction], dim=1)
+        for batch in terminal.track(images.split(4), "mending")
+    ]
+    return torch.cat([(255 * one).round().to(torch.uint8) for one in pairs])
+
+
+def _loss(tuning: FeaturesTuning, plan: FeaturesPlan, pairs: Tensor, rng: Generator) -> Tensor:
+    """Of a batch of random crops, the same of an image and its reconstruction."""
+    chosen = torch.randint(len(pairs), (plan.training.batch_size,), generator=rng)
+    batch = random_crops(pairs[chosen], plan.crop, max(tuning.tuned.strides), rng)
+    loss: Tensor = tuning(*_split(batch, tuning))
+    return loss
+
+
+def _split(pairs: Tensor, tuning: FeaturesTuning) -> tuple[Tensor, ...]:
+    """Images and reconstructions as the networks take them."""
+    return (pairs.to(tuning.tuned.mean.device).float() / 255).chunk(2, dim=1)
+
+
+@torch.no_grad()
+def terms_of(tuning: FeaturesTuning, pairs: Tensor) -> dict[str, float]:
+    """Both terms of the loss, means over images with reconstructions, (N,6,S,S) uint8."""
+    found = [tuning.terms(*_split(one, tuning)) for one in pairs.split(1)]
+    distance, drift = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
+    return {"distance": distance, "drift": drift}

@@ -1,0 +1,98 @@
+"""The training loop of what is tuned before a method is fitted, with checkpoints to go on from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Generator, Tensor, nn
+
+from mendiff.checkpoints.names import load_exactly
+from mendiff.methods.base import TrainingConfig
+
+CHECKPOINT, CHECKPOINT_SECONDS = "last.safetensors", 30.0
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How long, from where on, and where to keep what was reached.
+
+    Attributes:
+        training: steps and optimiser.
+        seed: of every step's random numbers.
+        checkpoint: file for what a later run goes on from.
+        resume: go on from it, if it is there.
+    """
+
+    training: TrainingConfig
+    seed: int
+    checkpoint: Path
+    resume: bool
+
+
+def train_network(
+    network: nn.Module,
+    loss_of: Callable[[Generator], Tensor],
+    loop: Loop,
+    update: Callable[[int, int, str], None],
+) -> None:
+    """All steps, or those that are left; a checkpoint about every half minute.
+
+    Args:
+        network: what is trained, as far as its parameters ask for gradients, and kept in checkpoints.
+        loss_of: from a step's generator (CPU), the only randomness, to the loss of a batch.
+        loop: see Loop.
+        update: called with (step, steps, note).
+    """
+    from mendiff.anomalib_models import learning_rate, make_optimizer
+    from mendiff.anomalib_models.held_back import generator
+
+    training = loop.training
+    trained = [one for one in network.parameters() if one.requires_grad]
+    optimizer, first = make_optimizer(training, trained), 0
+    if loop.resume and loop.checkpoint.is_file():
+        first = go_on(loop.checkpoint, network, optimizer)
+    saved = time.monotonic()
+    for step in range(first, training.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * learning_rate(training, step)
+        loss = loss_of(generator(loop.seed, step))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, training.clip or float("inf"))
+        optimizer.step()
+        update(step + 1, training.steps, f"loss {loss.item():.4f}")
+        if time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            keep(loop.checkpoint, network, optimizer, step + 1)
+            saved = time.monotonic()
+
+
+def keep(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write what a later run goes on from, under another name first."""
+    moments = optimizer.state_dict()["state"]
+    tensors = {f"network.{name}": one.contiguous() for name, one in network.state_dict().items()}
+    tensors |= {f"optimizer.{at}.{name}": one for at, state in moments.items() for name, one in state.items()}
+    draft = checkpoint.with_suffix(".new")
+    save_file(tensors, draft, metadata={"step": str(step)})
+    draft.rename(checkpoint)
+
+
+def go_on(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Take up what `keep` wrote; returns the number of steps that are done."""
+    with safe_open(checkpoint, "pt") as file:
+        step = int(file.metadata()["step"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    weights = {name[8:]: one for name, one in tensors.items() if name.startswith("network.")}
+    load_exactly(network, weights, "--resume: the interrupted training", "the same network")
+    state = optimizer.state_dict()
+    for name, one in tensors.items():
+        if name.startswith("optimizer."):
+            _, at, key = name.split(".")
+            state["state"].setdefault(int(at), {})[key] = one
+    optimizer.load_state_dict(state)
+    return step

@@ -1,0 +1,60 @@
+"""Several processes that train one model: which there may be, and which of them this one is.
+
+Lightning starts the further processes of a machine by running the same command again; torchrun and SLURM
+start all of them. The first alone speaks, measures, and writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+
+from mendiff.errors import InputError
+from mendiff.types import Processes
+
+STRATEGIES = ("auto", "ddp", "fsdp")
+
+
+def check_processes(processes: Processes) -> None:
+    """Refuse what this machine can't start."""
+    device, devices, strategy = processes.device, processes.devices, processes.strategy
+    if strategy not in STRATEGIES:
+        raise InputError(f"--strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}.")
+    if processes.nodes < 1:
+        raise InputError(f"--nodes: expected at least 1, got {processes.nodes}.")
+    kind, _, index = device.partition(":")
+    there = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}.get(kind, 1)
+    if not 1 <= devices <= there:
+        listed = f"1 to {there}" if there > 1 else "1"
+        of = "cores of the processor" if kind == "cpu" else f"devices of kind {kind}"
+        raise InputError(f"--devices: expected {listed} ({of} here: {there}), got {devices}.")
+    if index and processes.count > 1:
+        raise InputError(f"--device: expected cuda without a number for several processes, got {device!r}.")
+    if strategy == "fsdp" and kind != "cuda":
+        raise InputError(
+            f"--strategy fsdp: expected CUDA devices, the only ones that it works on, got {kind}; choose ddp."
+        )
+
+
+def rank_of(processes: Processes, environment: Mapping[str, str] = os.environ) -> int:
+    """This process' number among all, 0 for the first: torchrun, Lightning or SLURM says it.
+
+    Args:
+        processes: all of them.
+        environment: the variables of this process.
+    """
+    if processes.count == 1:
+        return 0
+    if "RANK" in environment:
+        return int(environment["RANK"])
+    if "LOCAL_RANK" in environment or "NODE_RANK" in environment:
+        node, place = (int(environment.get(name, 0)) for name in ("NODE_RANK", "LOCAL_RANK"))
+        return node * processes.devices + place
+    return int(environment.get("SLURM_PROCID", 0))
+
+
+def wording_of(processes: Processes) -> str:
+    """For people: "cpu", or "2 processes on cpu"."""
+    return processes.device if processes.count == 1 else f"{processes.count} processes on {processes.device}"
