@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,6 +62,21 @@ def test_the_median_colour_control_averages_three_blurs_in_units_of_their_deviat
 def test_the_median_colour_control_needs_good_images() -> None:
     with pytest.raises(InputError, match="got none"):
         fit_median_colour(torch.zeros(0, 3, 32, 32))
+
+
+def test_a_memory_bank_enlarges_images_that_are_too_small_for_its_features() -> None:
+    class Backbone:
+        least_side = 64
+        sizes: ClassVar[set[int]] = set()
+
+        def __call__(self, images: Tensor) -> list[Tensor]:
+            self.sizes.add(images.shape[-1])
+            return features(images)
+
+    _, maps = fit_memory_bank(Backbone(), parts(4)).predict(defective())
+
+    assert Backbone.sizes == {64}
+    assert maps.shape == (2, 1, 32, 32)
 
 
 def test_a_memory_bank_finds_what_good_images_do_not_show_where_it_is() -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mendiff.errors import InputError
-from mendiff.scoring.maps import gaussian_blur
+from mendiff.scoring.maps import enlarged, gaussian_blur
 from mendiff.scoring.score import top_share_mean
 
 Features = Callable[[Tensor], Sequence[Tensor]]
@@ -115,9 +115,9 @@ def fit_memory_bank(features: Features, images: Tensor, patches: int = PATCHES, 
 @torch.no_grad()
 def _describe(features: Features, image: Tensor) -> Tensor:
     """Describe each place of one image (1,3,H,W) by its 3x3 neighbourhood in every layer, (C,h,w) on the
-    finest grid.
+    finest grid; small images are enlarged for the features first, as our own read-outs do.
     """
-    layers = features(image)
+    layers = features(enlarged(image, features))
     size = layers[0].shape[-2:]
     pooled = [F.avg_pool2d(layer.float(), 3, stride=1, padding=1) for layer in layers]
     resized = [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in pooled]

@@ -73,6 +73,15 @@ def gaussian_kernel(sigma: float, taps: int) -> Tensor:
     return weights / weights.sum()
 
 
+def enlarged(images: Tensor, features: object) -> Tensor:
+    """Images (B,3,H,W) with their longer side at least the features' `least_side`, where they state one."""
+    factor = getattr(features, "least_side", 0) / max(images.shape[-2:])
+    if factor <= 1:
+        return images
+    size = [round(length * factor) for length in images.shape[-2:]]
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=True)
+
+
 def gaussian_blur(images: Tensor, sigma: float, taps: int | None = None, *, mode: str = "reflect") -> Tensor:
     """Separable Gaussian smoothing, (B,C,H,W) to (B,C,H,W); sigma 0 returns the input.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mendiff.errors import InputError, check_range
 from mendiff.scoring.maps import (
     cosine_map,
+    enlarged,
     gaussian_blur,
     multi_scale_pixel_map,
     nearest_patch_map,
@@ -276,11 +277,10 @@ class Readout(nn.Module):
 
     def _resized(self, features: Features, *images: Tensor) -> list[Tensor]:
         """Images (B,3,H,W) at the size at which they are compared."""
-        own, side = images[0].shape[-2:], self.config.resolution
-        least = getattr(features, "least_side", 0) if self.config.enlarge else 0
-        factor = max(1.0, least / max(own))
-        size = [side, side] if side else [round(length * factor) for length in own]
-        return [_at_size(one, size) for one in images]
+        side = self.config.resolution
+        if side:
+            return [_at_size(one, [side, side]) for one in images]
+        return [enlarged(one, features) for one in images] if self.config.enlarge else list(images)
 
 
 def _at_size(images: Tensor, size: list[int]) -> Tensor:
