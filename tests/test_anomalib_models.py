@@ -316,22 +316,37 @@ def test_predictions_during_fit_are_made_where_a_metric_wants_them(folder, tmp_p
     assert not seen
 
 
+DEEPER = {
+    **NETWORK,
+    "block_out_channels": [8, 8, 16],
+    "down_block_types": ["DownBlock2D"] * 3,
+    "up_block_types": ["UpBlock2D"] * 3,
+}
+
+
 @pytest.mark.slow
-def test_anomalib_command_line_trains_it(folder, tmp_path):
-    arguments = ["train", "--model", "mendiff.Glad", "--data", "Folder", "--data.name", "parts"]
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (Glad, {"denoiser.network": NETWORK, "adaptive": "false", "synthesis.grid": 4}),
+        (Ran, {"denoiser.network": DEEPER, "codec.factor": 4, "noise_steps": [20], "gradient.dims": 6}),
+    ],
+)
+def test_anomalib_command_line_trains_it(kind, changes, folder, tmp_path):
+    arguments = ["train", "--model", f"mendiff.{kind.__name__}", "--data", "Folder", "--data.name", "parts"]
     arguments += ["--data.root", str(folder), "--data.normal_dir", "good", "--data.abnormal_dir", "bad"]
     arguments += ["--data.normal_test_dir", "good_test", "--data.mask_dir", "mask", "--data.num_workers", "0"]
-    arguments += ["--model.config.image_size", "32", "--model.config.training.steps", "2"]
-    arguments += ["--model.config.codec.kind", "space_to_depth", "--trainer.accelerator", "cpu"]
-    arguments += ["--model.config.denoiser.network", repr(NETWORK), "--default_root_dir", str(tmp_path)]
-    arguments += ["--model.config.adaptive", "false", "--model.config.synthesis.grid", "4"]
+    arguments += ["--trainer.accelerator", "cpu", "--default_root_dir", str(tmp_path)]
+    small = {"image_size": 32, "training.steps": 2, "codec.kind": "space_to_depth"}
+    for name, value in {**small, **changes}.items():
+        arguments += [f"--model.config.{name}", str(value)]
     code = "from anomalib.cli.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (path,) = tmp_path.rglob("v0/weights/lightning/model.ckpt")
-    assert Glad.load_from_checkpoint(path).calibration is not None
+    assert kind.load_from_checkpoint(path).calibration is not None
 
 
 def test_ran_goes_through_the_engine_like_glad(folder, tmp_path, tiny_config, monkeypatch):
