@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -473,8 +474,11 @@ def test_parts_of_a_step_together_are_its_batch():
     parted = replace(whole, training=replace(whole.training, accumulate=3))
     groups = [list(range(7)), list(range(7, 9))]
 
-    batches = list(training._StepOrder(Glad(whole), groups))
-    parts = list(training._StepOrder(Glad(parted), groups))
+    batches, parts = [], []
+    for config, order in ((whole, batches), (parted, parts)):
+        module = Glad(config)
+        module.trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=0)
+        order.extend(training._StepOrder(module, groups))
 
     assert [len(part) for part in parts] == [2] * (3 * len(batches))
     assert [[*chain(*parts[at : at + 3])] for at in range(0, len(parts), 3)] == batches

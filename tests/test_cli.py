@@ -221,7 +221,7 @@ def test_help_has_usage_and_examples(run, name):
         (
             ["fti"],
             "expected a command (demo, check, fit, fit-codec, fit-features, predict, evaluate, report, tune, "
-            "benchmark, convert, info), got 'fti'",
+            "benchmark, convert, plan, info), got 'fti'",
         ),
         (
             ["fit", "x", "-o", "y", "--config", "no.yaml"],

@@ -8,7 +8,7 @@ from torch import nn
 
 from mendiff.anomalib_models import Glad, GoodImages, check_savings, make_optimizer, train, trainer_precision
 from mendiff.errors import InputError
-from mendiff.methods.base import METHODS, TrainingConfig
+from mendiff.methods.base import TrainingConfig
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -23,17 +23,16 @@ def lacking(monkeypatch, *names):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_learns_with_every_optimizer(name, optimizer, tiny_method, pictures, streams):
-    method = tiny_method(name, {"training.optimizer": optimizer}).train()
+def test_a_method_learns_with_every_optimizer(optimizer, tiny_method, pictures, streams):
+    method = tiny_method("glad", {"training.optimizer": optimizer}).train()
     plan = TrainingConfig(learning_rate={"adamw": 2e-3, "adafactor": 0.05}[optimizer], optimizer=optimizer)
     stepping = make_optimizer(plan, [one for one in method.parameters() if one.requires_grad])
 
     def loss():
-        return method.training_loss(pictures.repeat(4, 1, 1, 1), streams(16))
+        return method.training_loss(pictures, streams())
 
     before = loss().item()
-    for _ in range(15):
+    for _ in range(10):
         stepping.zero_grad()
         loss().backward()
         stepping.step()

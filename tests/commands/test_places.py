@@ -9,6 +9,7 @@ from mendiff.errors import InputError
 KINDS = {
     "a model": ("config.json", {"format": "mendiff", "version": 1}),
     "a codec": ("config.json", {"format": "mendiff codec", "version": 1}),
+    "tuned features": ("config.json", {"format": "mendiff features"}),
     "findings": ("predictions.json", {"model": "m", "threshold": 1.0, "images": [], "unreadable": []}),
     "a demo": ("demo.json", {"mean": {}, "categories": {}, "seconds": 3.0}),
     "a run": ("run.json", {"format": "mendiff run"}),

@@ -88,13 +88,17 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
 
 def asked_config(plan: Plan) -> tuple[MethodConfig, int]:
     """The preset with the plan's changes, and what image sizes must divide by; weights are there."""
-    config, multiple = changed_config(plan)
+    config = _changed(plan)
     _check_sources(plan, config)
-    return config, multiple
+    return _checked(plan, config)
 
 
 def changed_config(plan: Plan) -> tuple[MethodConfig, int]:
     """The preset with the plan's changes, and what image sizes must divide by."""
+    return _checked(plan, _changed(plan))
+
+
+def _changed(plan: Plan) -> MethodConfig:
     config = find_preset(plan.method, plan.preset)
     changes: dict[str, Any] = {} if plan.features is None else {"features.name": plan.features}
     if plan.features_weights is not None:
@@ -104,7 +108,11 @@ def changed_config(plan: Plan) -> tuple[MethodConfig, int]:
         changes["codec"] = config_to_dict(read_codec_config(codec_folder(plan.codec)))
     if plan.image_size is not None:
         changes["image_size"] = plan.image_size
-    config = override(config, changes)
+    return override(config, changes)
+
+
+def _checked(plan: Plan, config: MethodConfig) -> tuple[MethodConfig, int]:
+    """The config, whose steps can be shared out as the plan wants, and what image sizes must divide by."""
     training = config.training
     if training.batch_size % training.accumulate:
         raise InputError(
