@@ -20,15 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mendiff.anomalib_models import make_optimizer, trainer_precision
 from mendiff.anomalib_models.lora import add_lora
 from mendiff.anomalib_models.memory import Footprint, Rehearsal
+from mendiff.anomalib_models.optimizers import COMPUTED_IN, make_optimizer, trainer_precision
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import OPTIMIZERS, PRECISIONS, Method, MethodConfig, find_method, find_preset
 from mendiff.methods.config import override
 from mendiff.nets.placement import Offload, halve, multiplies_bf16
-
-HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def main() -> None:
@@ -104,7 +102,7 @@ def asked(options: argparse.Namespace) -> MethodConfig:
 def rehearsed(options: argparse.Namespace, config: MethodConfig, device: torch.device) -> Footprint:
     """What the plan says; nothing of its own stays in memory."""
     if options.what == "training":
-        half = trainer_precision(config.training, str(device)) in HALF
+        half = trainer_precision(config.training, str(device)) in COMPUTED_IN
         return Rehearsal(options.method, config).training(config.training, half)
     rehearsal = Rehearsal(options.method, config, half=options.half, fast=multiplies_bf16(device))
     return rehearsal.prediction(options.batch, offload=options.offload)
@@ -142,7 +140,7 @@ def trained(method: Method, config: MethodConfig, image: Tensor) -> Callable[[],
     method.to(device).train()
     parameters = [one for one in method.parameters() if one.requires_grad]
     optimizer, rng = make_optimizer(plan, parameters), PerImageRandom(torch.arange(len(image)))
-    half = HALF.get(trainer_precision(plan, str(device)))
+    half = COMPUTED_IN.get(trainer_precision(plan, str(device)))
 
     def step() -> None:
         with torch.autocast(device.type, half, enabled=half is not None, cache_enabled=False):

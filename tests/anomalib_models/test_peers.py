@@ -93,9 +93,12 @@ def test_bad_input_is_one_sentence(weights, tmp_path, name, settings, sentence):
 def test_draem_pastes_noise_where_there_are_no_textures(tmp_path):
     draem = make_peer(Peer("draem"), {}, 64, tmp_path)
 
+    draem.augmenter.probability = 1.0
+
     image, mask = draem.augmenter(torch.full((1, 3, 64, 64), 0.5))
 
     assert draem.augmenter.anomaly_source_paths == []
+    assert (image != 0.5).any()
     assert torch.equal(image != 0.5, (image != 0.5) & mask.bool())
 
 

@@ -16,6 +16,8 @@ from mendiff.nets.placement import multiplies_bf16
 
 LIGHTNING = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """What Lightning calls our precisions."""
+COMPUTED_IN = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What autocast computes in, by Lightning's names; nothing for full precision."""
 
 
 def check_savings(plan: TrainingConfig, device: str) -> None:

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from mendiff.commands.loop import moments_of, take_moments
 from mendiff.errors import InputError
 from mendiff.images import write_bytes
 
@@ -154,8 +155,7 @@ class Run:
         self._resumed = time.monotonic()
         tensors = {f"network.{name}": one for name, one in self._own().items()}
         tensors |= {f"average.{name}": one for name, one in self._average.items()}
-        for at, state in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{at}.{name}": one for name, one in state.items()}
+        tensors |= moments_of(self._optimizer)
         about = {"step": self.step, "steps": self.schedule.steps, "seconds": round(self.seconds, 1)}
         content = save(
             {name: one.detach().cpu().contiguous() for name, one in tensors.items()},
@@ -185,12 +185,7 @@ class Run:
                 )
             for name, one in stored.items():
                 target[name].detach().copy_(one)
-        state = self._optimizer.state_dict()
-        for name, one in tensors.items():
-            if name.startswith("optimizer."):
-                _, at, key = name.split(".")
-                state["state"].setdefault(int(at), {})[key] = one
-        self._optimizer.load_state_dict(state)
+        take_moments(self._optimizer, tensors)
         log = self.folder / LOG
         kept = [line for line in read_log(log) if line.get("step", 0) <= self.step]
         write_bytes(log, "".join(json.dumps(line) + "\n" for line in kept).encode())

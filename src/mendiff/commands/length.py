@@ -47,7 +47,7 @@ def lengthened(
 
 def seconds_per_step(method: Method, config: MethodConfig, device: str) -> float:
     """Median seconds of a training step of an untrained method on noise, in the precision of training."""
-    from mendiff.anomalib_models import make_optimizer, trainer_precision
+    from mendiff.anomalib_models.optimizers import COMPUTED_IN, make_optimizer, trainer_precision
 
     side, count = config.crop or config.image_size, config.training.batch_size // config.training.accumulate
     rng = PerImageRandom(torch.arange(count))
@@ -56,9 +56,7 @@ def seconds_per_step(method: Method, config: MethodConfig, device: str) -> float
     trained = (one for one in method.parameters() if one.requires_grad)
     optimizer = make_optimizer(config.training, trained)
     taken: list[float] = []
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(
-        trainer_precision(config.training, device)
-    )
+    half = COMPUTED_IN.get(trainer_precision(config.training, device))
     for _ in range(WARM_UP + MEASURED):
         began = time.perf_counter()
         with torch.autocast(torch.device(device).type, half, enabled=half is not None):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +74,8 @@ def train_network(
 
 def keep(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write what a later run goes on from, under another name first."""
-    moments = optimizer.state_dict()["state"]
     tensors = {f"network.{name}": one.contiguous() for name, one in network.state_dict().items()}
-    tensors |= {f"optimizer.{at}.{name}": one for at, state in moments.items() for name, one in state.items()}
+    tensors |= moments_of(optimizer)
     draft = checkpoint.with_suffix(".new")
     save_file(tensors, draft, metadata={"step": str(step)})
     draft.rename(checkpoint)
@@ -89,10 +88,21 @@ def go_on(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
     weights = {name[8:]: one for name, one in tensors.items() if name.startswith("network.")}
     load_exactly(network, weights, "--resume: the interrupted training", "the same network")
+    take_moments(optimizer, tensors)
+    return step
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimiser remembers from step to step, as tensors by names of their own."""
+    moments = optimizer.state_dict()["state"]
+    return {f"optimizer.{at}.{name}": one for at, state in moments.items() for name, one in state.items()}
+
+
+def take_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Take up what `moments_of` gave, from among other tensors."""
     state = optimizer.state_dict()
     for name, one in tensors.items():
         if name.startswith("optimizer."):
             _, at, key = name.split(".")
             state["state"].setdefault(int(at), {})[key] = one
     optimizer.load_state_dict(state)
-    return step

@@ -4,5 +4,4 @@ AUTO = "auto"
 """Name of features or kind of codec that stands for the network that comes with the package."""
 LEAST_SIDE = 256
 """Of images that a backbone describes well: they were trained on some 224 pixels, and of smaller images even
-their finest maps are coarse. On 128-pixel road cracks with home-made defects, enlarging raised pixel AP from
-0.31 to 0.42."""
+their finest maps are coarse (benchmarks/readout_choice.py compares)."""

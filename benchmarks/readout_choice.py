@@ -1,0 +1,45 @@
+"""Compares settings of a fitted model on good images and home-made defects alone; no test image is looked at.
+
+    python benchmarks/readout_choice.py MODEL DATA readout.enlarge=false readout.enlarge=true
+    python benchmarks/readout_choice.py MODEL ROOT readout.places=0 readout.places=40
+
+MODEL was fitted on the good images of DATA, which are parted as `mendiff tune` parts them: half of the
+held-back ones calibrate every setting, the other half is scored with and without synthetic anomalies, three
+times with other ones. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import yaml
+
+from mendiff.checkpoints.store import load
+from mendiff.commands.tune import KEPT, make_bed, tried
+from mendiff.evaluation.data import open_data
+
+REPETITIONS, SEED = 3, 0
+
+
+def main() -> None:
+    """Try every setting and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path, help="what the model was fitted on")
+    parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="fields of the config, one per row")
+    options = parser.parse_args()
+    model = load(options.model, "cpu")
+    paths = [path for category in open_data(options.data, "auto") for path in category.train]
+    bed = make_bed(model, paths, REPETITIONS, SEED)
+    print(f"| setting | {' | '.join(KEPT)} |\n|---{'|---' * len(KEPT)}|")
+    for setting in options.settings:
+        key, value = setting.split("=", 1)
+        metrics = tried(model, bed, {}, key, yaml.safe_load(value)).metrics
+        print(f"| {setting} | {' | '.join(f'{metrics[name]:.3f}' for name in KEPT)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
