@@ -18,6 +18,7 @@ from typing import Any, NoReturn, get_args, get_origin
 from jsonargparse import ArgumentParser, Namespace
 
 from mendiff import __version__
+from mendiff.commands.heap import keep_freed_memory
 from mendiff.commands.options import COMMANDS, Command
 from mendiff.errors import InputError
 
@@ -91,6 +92,7 @@ def run(command: Command, options: Namespace) -> dict[str, Any]:
     for dest, written, text in command.required:
         if options[dest] is None:
             raise InputError(f"expected {written}, {text}; usage: {command.usage}")
+    keep_freed_memory()
     room = import_module(f"mendiff.commands.{command.room or command.function.__name__}")
     given = {key: value for key, value in vars(options).items() if key not in ("config", "json", "set")}
     _check_values(command, given)

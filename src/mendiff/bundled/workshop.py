@@ -16,6 +16,7 @@ from mendiff.bundled.stream import RoundsConfig
 from mendiff.bundled.training import CHECKPOINT, read_about
 from mendiff.checkpoints.bundled import install, sum_of
 from mendiff.commands.common import Terminal
+from mendiff.commands.heap import keep_freed_memory
 from mendiff.errors import InputError
 
 OTHER_SEED = 900_000_000
@@ -55,6 +56,7 @@ def add_training_options(
 
 def answered(name: str, work: Callable[[], None]) -> int:
     """Do the work; what is wrong with the input becomes one line."""
+    keep_freed_memory()
     try:
         work()
     except InputError as error:

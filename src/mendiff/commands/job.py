@@ -29,6 +29,7 @@ from mendiff.checkpoints.store import load, read_weights
 from mendiff.commands import evaluate
 from mendiff.commands.common import Terminal, choose_categories
 from mendiff.commands.fit import fit
+from mendiff.commands.heap import keep_freed_memory
 from mendiff.commands.plan import Plan, backbone_input, own_size, readable_paths
 from mendiff.commands.variants import variant
 from mendiff.errors import InputError
@@ -122,6 +123,7 @@ def slug(text: str) -> str:
 def main(folder: Path) -> int:
     """Run what a folder's job.json says and is not done yet; 2 for bad input, with the reason in a file."""
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    keep_freed_memory()
     terminal = Terminal()
     (folder / FAILED).unlink(missing_ok=True)
     try:
