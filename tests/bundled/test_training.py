@@ -171,6 +171,16 @@ def test_average_follows_the_weights(tmp_path):
 # What is shown.
 
 
+@pytest.mark.parametrize("steps", [400, 401, 599])
+def test_held_back_images_are_looked_at_about_twenty_times(tmp_path, steps):
+    run = Run(torch.nn.Linear(1, 1), Schedule(steps), tmp_path)
+    source = [[torch.ones(1, 1)]] * steps
+    run.learn(source, lambda batch: run.network(batch[0]).sum(), lambda: {"held_back": 1.0}, lambda *_: None)
+    told = [line["step"] for line in read_log(tmp_path / LOG) if "held_back" in line]
+    assert 20 <= len(told) <= 30
+    assert told[-1] == steps
+
+
 def test_batches_depend_on_the_step_alone():
     config = RoundsConfig(seed=1, size=32, batch=3, batches=2, passes=2, workers=0)
     whole = [one for (one,) in batches(config, 0, 9, None)]

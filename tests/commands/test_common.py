@@ -45,6 +45,13 @@ def test_time_left_of_a_resumed_work_counts_from_where_it_goes_on(clock):
     assert told(clock, True, [(80, 0.0), (90, 60.0)]) == ["fitting 90/100, 0:01:00, 0:01:00 left, loss 0.5"]
 
 
+def test_time_left_leaves_out_the_wait_for_the_first_step(clock):
+    assert told(clock, True, [(1, 40.0), (51, 90.0)]) == [
+        "fitting 1/100, 0:00:40, loss 0.5",
+        "fitting 51/100, 0:01:30, 0:00:49 left, loss 0.5",
+    ]
+
+
 def test_a_bar_in_a_file_is_lines(clock):
     terminal = Terminal()
     terminal.console = Console(file=io.StringIO(), width=20)

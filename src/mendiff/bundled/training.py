@@ -22,8 +22,8 @@ from mendiff.images import write_bytes
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 CHECKPOINT_SECONDS = 60.0
-LINES, CHECKS = 200, 20
-"""Lines of the log, and checks on held-back images among them, over a whole training."""
+LINES, LINES_PER_CHECK = 200, 10
+"""Lines of the log over a whole training, of which every tenth tells of held-back images too."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class Run:
         """
         losses: list[float] = []
         steps = self.schedule.steps
+        every = max(1, steps // LINES)
         self.network.train()
         try:
             for batch in source:
@@ -105,12 +106,12 @@ class Run:
                 losses.append(loss.item())
                 progress(self.step, steps, f"loss {losses[-1]:.4f}")
                 last = self.step == steps
-                if last or self.step % max(1, steps // LINES) == 0:
+                if last or self.step % every == 0:
                     line = {
                         "loss": round(sum(losses) / len(losses), 5),
                         "rate": self.schedule.rate_at(self.step),
                     }
-                    if last or self.step % max(1, steps // CHECKS) == 0:
+                    if last or self.step % (every * LINES_PER_CHECK) == 0:
                         with self.averaged():
                             line |= check()
                     self.log(line)

@@ -76,18 +76,21 @@ class Lines:
     def __init__(self, say: Callable[[str], None], title: str, last: bool) -> None:
         self._say, self._title, self._last = say, title, last
         self._began = self._told = time.monotonic()
-        self._first: int | None = None
+        self._first: tuple[int, float] | None = None
 
     def __call__(self, done: int, total: int, note: str) -> None:
         """Tell how far it is, unless that was told a moment ago."""
         now = time.monotonic()
-        self._first = done if self._first is None else self._first  # a resumed work does not begin at 0
+        # A resumed work does not begin at 0, and getting ready for the first step may take long.
+        self._first = self._first or (done, now)
         if not (done == total and self._last) and now - self._told < LINE_SECONDS:
             return
         self._told = now
-        left = (now - self._began) * (total - done) / max(done - self._first, 1)
-        times = f"{_clock(now - self._began)}, {_clock(left)} left"
-        self._say(f"{self._title} {done}/{total}, {times}{', ' if note else ''}{note}")
+        first, then = self._first
+        parts = [f"{self._title} {done}/{total}", _clock(now - self._began)]
+        if done > first:
+            parts.append(f"{_clock((now - then) * (total - done) / (done - first))} left")
+        self._say(", ".join([*parts, note] if note else parts))
 
 
 def _clock(seconds: float) -> str:
