@@ -435,7 +435,12 @@ def test_fit_goes_on_without_images_that_are_damaged(run, data, tmp_path):
         (["--textures", "."], ".: no images found; expected files of type"),
         (["--devices", "10000"], "--devices: expected 1"),
         (["--strategy", "zebra"], "--strategy: expected one of auto, ddp, fsdp, got 'zebra'."),
-        (["--device", "cpu", "--strategy", "fsdp"], "--strategy fsdp: expected CUDA devices"),
+        (["--strategy", "fsdp", "--set", "training.ema=0.5"], "--strategy fsdp: expected training.ema=0"),
+        (
+            ["--strategy", "fsdp", "--set", "training.ema=0", "--set", "training.optimizer=adafactor"],
+            "got adafactor; add --set training.optimizer=adamw",
+        ),
+        (["--set", "training.batch_size=3", "--set", "training.accumulate=2"], "expected a multiple of 2 ("),
         (["--nodes", "2", "--set", "training.batch_size=3"], "training.batch_size: expected a multiple of 2"),
         (["--device", "abacus"], "--device: expected auto or one of this machine's (cpu"),
         (["--method", "zebra"], "method: expected one of diad, glad, ran"),

@@ -38,6 +38,11 @@ class Sharded(FSDPStrategy):
     def lightning_restore_optimizer(self) -> bool:
         return True
 
+    @property
+    def _root(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
     def _setup_model(self, model: nn.Module) -> nn.Module:
         # Wrapped here: Lightning names a device by its number alone, which the CPU has none of.
         settings: dict[str, Any] = {"sharding_strategy": self.sharding_strategy, **self.kwargs}
@@ -58,7 +63,7 @@ class Sharded(FSDPStrategy):
             some = {at: {moment: kept[moment]} for at, kept in own["state"].items() if moment in kept}
             with self._as_whole(first_only=True):
                 gathered = FullyShardedDataParallel.optim_state_dict(
-                    self.model, optimizer, own | {"state": some}
+                    self._root, optimizer, own | {"state": some}
                 )
             for name, kept in gathered.get("state", {}).items():
                 whole.setdefault(numbers[name], {}).update(kept)
@@ -83,7 +88,7 @@ class Sharded(FSDPStrategy):
                 ],
             }
             with self._as_whole(first_only=False):
-                own = FullyShardedDataParallel.optim_state_dict_to_load(self.model, optimizer, named)
+                own = FullyShardedDataParallel.optim_state_dict_to_load(self._root, optimizer, named)
             optimizer.load_state_dict(own)
 
     def _names(self, optimizer: torch.optim.Optimizer) -> list[str]:
@@ -96,7 +101,7 @@ class Sharded(FSDPStrategy):
         """Make torch gather whole tensors on the CPU, in the first process or in all."""
         config = {"offload_to_cpu": True, "rank0_only": first_only}
         return FullyShardedDataParallel.state_dict_type(
-            self.model,
+            self._root,
             StateDictType.FULL_STATE_DICT,
             FullStateDictConfig(**config),
             FullOptimStateDictConfig(**config),

@@ -88,7 +88,8 @@ def fit(
             one.
         nodes: machines that train together; run the command on each, with torchrun, SLURM, or the variables
             MASTER_ADDR, MASTER_PORT and NODE_RANK, and with DATA and -o on a disk that all of them see.
-        strategy: auto, ddp, or fsdp (CUDA only), which shares out gradients and the optimizer's memory, too.
+        strategy: auto, ddp, or fsdp, which shares out gradients and the optimizer's memory, too; the latter
+            for adamw without averaged weights (training.ema=0).
         resume: go on with a fit that was interrupted, on as many devices as there are now.
         overwrite: replace the model folder if it exists.
     """
