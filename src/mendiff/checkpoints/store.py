@@ -37,7 +37,9 @@ FORMAT = "mendiff"
 VERSION = 1
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
 CATEGORIES = "categories"
-PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+ZIPPED = b"PK\x03\x04"
+"""How files begin that today's torch.save wrote."""
+PICKLED = (ZIPPED, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How files begin that torch.save or pickle wrote."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
