@@ -581,6 +581,57 @@ def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(run, data, tmp_path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd"]
 
 
+def test_a_full_disk_at_a_later_checkpoint_leaves_the_last_one_to_go_on_from(
+    run, data, tmp_path, monkeypatch
+):
+    import lightning.fabric.plugins.io.torch_io as torch_io
+
+    from mendiff.anomalib_models import training
+
+    save, saved = torch_io._atomic_save, []
+
+    def full(checkpoint, path):
+        saved.append(checkpoint["global_step"])
+        if len(saved) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(checkpoint, path)
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(torch_io, "_atomic_save", full)
+    words = ("fit", data, "-o", tmp_path / "model", "--json", *settings(training__steps="4"))
+    code, _, err = run(*words)
+    assert code == 2
+    assert "expected room on the disk, but it is full" in err
+    assert err.endswith("The last whole checkpoint is kept: the same command with --resume goes on.\n")
+    assert len(err.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.fit", "cwd"]
+    code, _, err = run(*words, "--resume")
+    assert code == 0, err
+    assert saved[:3] == [1, 2, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "model"]
+
+
+def test_a_full_disk_at_a_checkpoint_of_a_codec_is_told_alike(run, data, tmp_path, monkeypatch):
+    save, saved = loop.save_file, []
+
+    def full(tensors, path, metadata):
+        saved.append(metadata["step"])
+        if len(saved) == 2:
+            path.write_bytes(b"half")
+            raise SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
+        save(tensors, path, metadata)
+
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "save_file", full)
+    changes = ("--set", "training.steps=3", "--set", "training.batch_size=2", "--set", "crop=0")
+    code, _, err = run("fit-codec", data, "-o", tmp_path / "codec", "--json", *changes)
+    assert code == 2
+    assert err.endswith("The last whole checkpoint is kept: the same command with --resume goes on.\n")
+    assert [one.name for one in (tmp_path / ".codec.fit").iterdir()] == [loop.CHECKPOINT]
+    assert run("fit-codec", data, "-o", tmp_path / "codec", "--json", "--resume", *changes)[0] == 0
+    assert saved == ["1", "2", "2", "3"]
+
+
 @pytest.mark.parametrize(
     ("field", "said"),
     [

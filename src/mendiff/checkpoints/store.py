@@ -44,6 +44,10 @@ PICKLED = (ZIPPED, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+class FullDiskError(InputError):
+    """No room for what is being written."""
+
+
 def save(
     folder: str | Path,
     name: str,
@@ -218,7 +222,7 @@ def writing(folder: Path) -> Iterator[None]:
         if (int(number[1]) if isinstance(number, re.Match) else number) not in FULL:
             raise
         free = shutil.disk_usage(folder.parent).free / 1e9
-        raise InputError(
+        raise FullDiskError(
             f"{folder}: expected room on the disk, but it is full ({free:.1f} GB left); make room or choose "
             "another place."
         ) from error
