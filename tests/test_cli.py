@@ -1227,7 +1227,7 @@ def test_convert_refuses_checkpoints_of_another_kind(refused, data, tmp_path):
     assert "or holds other objects; save its state_dict alone." in sentence
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "other.ckpt").read_bytes()[:200])
     sentence = refused("convert", "codec", tmp_path / "cut.ckpt", "-o", tmp_path / "out")
-    assert "expected a checkpoint of tensors" in sentence
+    assert "the file ends early, after 200 bytes; fetch it again." in sentence
 
 
 def test_fit_refuses_what_diad_cannot_do(refused, data, tmp_path):

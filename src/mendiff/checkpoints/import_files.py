@@ -22,10 +22,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: expected a checkpoint, but there is no such file.")
     zipped = zipfile.is_zipfile(path)  # reads its end alone
     if not zipped and _begins(path, ZIPPED):
-        size = path.stat().st_size / 1e9
         raise InputError(
-            f"{path}: expected a whole checkpoint, but the file ends early, after {size:.3g} GB; fetch it "
-            "again."
+            f"{path}: expected a whole checkpoint, but the file ends early, after {path.stat().st_size:,} "
+            "bytes; fetch it again."
         )
     try:
         # Mapped where it can be: names are checked before gigabytes of numbers are read.
