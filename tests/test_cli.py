@@ -437,7 +437,12 @@ def test_fit_goes_on_without_images_that_are_damaged(run, data, tmp_path):
         (["--textures", "."], ".: no images found; expected files of type"),
         (["--devices", "10000"], "--devices: expected 1"),
         (["--strategy", "zebra"], "--strategy: expected one of auto, ddp, fsdp, got 'zebra'."),
-        (["--device", "cpu", "--strategy", "fsdp"], "--strategy fsdp: expected CUDA devices"),
+        (["--strategy", "fsdp", "--set", "training.ema=0.5"], "--strategy fsdp: expected training.ema=0"),
+        (
+            ["--strategy", "fsdp", "--set", "training.ema=0", "--set", "training.optimizer=adafactor"],
+            "got adafactor; add --set training.optimizer=adamw",
+        ),
+        (["--set", "training.batch_size=3", "--set", "training.accumulate=2"], "expected a multiple of 2 ("),
         (["--nodes", "2", "--set", "training.batch_size=3"], "training.batch_size: expected a multiple of 2"),
         (["--device", "abacus"], "--device: expected auto or one of this machine's (cpu"),
         (["--method", "zebra"], "method: expected one of diad, glad, ran"),
@@ -576,6 +581,57 @@ def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(run, data, tmp_path,
     assert "expected room on the disk, but it is full" in err
     assert len(err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd"]
+
+
+def test_a_full_disk_at_a_later_checkpoint_leaves_the_last_one_to_go_on_from(
+    run, data, tmp_path, monkeypatch
+):
+    import lightning.fabric.plugins.io.torch_io as torch_io
+
+    from mendiff.anomalib_models import training
+
+    save, saved = torch_io._atomic_save, []
+
+    def full(checkpoint, path):
+        saved.append(checkpoint["global_step"])
+        if len(saved) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(checkpoint, path)
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(torch_io, "_atomic_save", full)
+    words = ("fit", data, "-o", tmp_path / "model", "--json", *settings(training__steps="4"))
+    code, _, err = run(*words)
+    assert code == 2
+    assert "expected room on the disk, but it is full" in err
+    assert err.endswith("The last whole checkpoint is kept: the same command with --resume goes on.\n")
+    assert len(err.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.fit", "cwd"]
+    code, _, err = run(*words, "--resume")
+    assert code == 0, err
+    assert saved[:3] == [1, 2, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "model"]
+
+
+def test_a_full_disk_at_a_checkpoint_of_a_codec_is_told_alike(run, data, tmp_path, monkeypatch):
+    save, saved = loop.save_file, []
+
+    def full(tensors, path, metadata):
+        saved.append(metadata["step"])
+        if len(saved) == 2:
+            path.write_bytes(b"half")
+            raise SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
+        save(tensors, path, metadata)
+
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "save_file", full)
+    changes = ("--set", "training.steps=3", "--set", "training.batch_size=2", "--set", "crop=0")
+    code, _, err = run("fit-codec", data, "-o", tmp_path / "codec", "--json", *changes)
+    assert code == 2
+    assert err.endswith("The last whole checkpoint is kept: the same command with --resume goes on.\n")
+    assert [one.name for one in (tmp_path / ".codec.fit").iterdir()] == [loop.CHECKPOINT]
+    assert run("fit-codec", data, "-o", tmp_path / "codec", "--json", "--resume", *changes)[0] == 0
+    assert saved == ["1", "2", "2", "3"]
 
 
 @pytest.mark.parametrize(
@@ -1173,7 +1229,7 @@ def test_convert_refuses_checkpoints_of_another_kind(refused, data, tmp_path):
     assert "or holds other objects; save its state_dict alone." in sentence
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "other.ckpt").read_bytes()[:200])
     sentence = refused("convert", "codec", tmp_path / "cut.ckpt", "-o", tmp_path / "out")
-    assert "expected a checkpoint of tensors" in sentence
+    assert "the file ends early, after 200 bytes; fetch it again." in sentence
 
 
 def test_fit_refuses_what_diad_cannot_do(refused, data, tmp_path):

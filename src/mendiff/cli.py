@@ -1,6 +1,6 @@
 """The command line, `mendiff COMMAND`.
 
-This file only reads arguments; which there are is said in `mendiff.commands.options`. What a command does
+This file only reads arguments; which there are is said in `mendiff.commands.catalogue`. What a command does
 is in its file in `mendiff.commands`, imported when it runs, so that `mendiff --help` needs no torch.
 """
 
@@ -18,8 +18,8 @@ from typing import Any, NoReturn, get_args, get_origin
 from jsonargparse import ArgumentParser, Namespace
 
 from mendiff import __version__
+from mendiff.commands.catalogue import COMMANDS, Command
 from mendiff.commands.heap import keep_freed_memory
-from mendiff.commands.options import COMMANDS, Command
 from mendiff.errors import InputError
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130

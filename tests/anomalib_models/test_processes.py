@@ -26,7 +26,7 @@ from mendiff.methods.base import find_method
 from mendiff.methods.config import config_from_dict
 from mendiff.types import Processes
 
-name, config, pictures, workdir, count, last_step, out = sys.argv[1:]
+name, config, pictures, workdir, count, strategy, last_step, out = sys.argv[1:]
 quiet()
 training.CHECKPOINT_SECONDS = 0.0
 
@@ -38,7 +38,7 @@ def progress(step, total, loss):
 
 module = module_class(name)(config_from_dict(find_method(name).Config, json.loads(config)))
 images = GoodImages(list(torch.load(pictures, weights_only=True).numpy()), 32)
-processes = Processes("cpu", int(count))
+processes = Processes("cpu", int(count), strategy=strategy)
 train(module, images, workdir=Path(workdir), processes=processes, resume=True, progress=progress)
 if module.global_rank == 0:
     save_file({key: one.contiguous() for key, one in module.method.state_dict().items()}, out)
@@ -47,18 +47,18 @@ if module.global_rank == 0:
 
 @pytest.fixture
 def trained(tiny_config, tmp_path):
-    """(method, changes, work folder, processes, step at which they die) to the trained weights, or None."""
+    """(method, changes, work folder, processes, strategy, when they die) to the trained weights, or None."""
     script, pictures = tmp_path / "script.py", tmp_path / "pictures.pt"
     script.write_text(SCRIPT)
     rng = torch.Generator().manual_seed(0)
     torch.save(torch.randint(120, 140, (12, 32, 32, 3), generator=rng).byte(), pictures)
 
-    def run(name, changes, folder, count, last_step=0):
+    def run(name, changes, folder, count, strategy="auto", last_step=0):
         config, out = (
             json.dumps(config_to_dict(tiny_config(name, changes))),
             tmp_path / f"{folder}.safetensors",
         )
-        words = (name, config, pictures, tmp_path / folder, count, last_step, out)
+        words = (name, config, pictures, tmp_path / folder, count, strategy, last_step, out)
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, str(script), *map(str, words)],
@@ -75,6 +75,7 @@ def trained(tiny_config, tmp_path):
 
 
 CHANGES = {"training.steps": 6, "training.batch_size": 4, "training.warmup": 2, "training.ema": 0.9}
+SHARDED = CHANGES | {"training.ema": 0.0}
 needs_two = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 
 
@@ -99,12 +100,29 @@ def test_two_processes_train_what_one_does_with_the_whole_batch(trained, name):
 
 @pytest.mark.slow
 @needs_two
-def test_two_processes_that_were_interrupted_end_where_unbroken_ones_do(trained):
-    changes = CHANGES | {"training.accumulate": 2, "crop": 16}
-    unbroken = trained("glad", changes, "unbroken", 2)
-    assert trained("glad", changes, "broken", 2, last_step=3) is None
-    resumed = trained("glad", changes, "broken", 2)
+@pytest.mark.parametrize(("strategy", "changes"), [("ddp", CHANGES), ("fsdp", SHARDED)])
+def test_two_processes_that_were_interrupted_end_where_unbroken_ones_do(trained, strategy, changes):
+    changes = changes | {"training.accumulate": 2, "crop": 16}
+    unbroken = trained("glad", changes, "unbroken", 2, strategy)
+    assert trained("glad", changes, "broken", 2, strategy, last_step=3) is None
+    resumed = trained("glad", changes, "broken", 2, strategy)
     assert all(torch.equal(one, resumed[key]) for key, one in unbroken.items())
+    again = trained("glad", changes, "broken", 2, strategy)  # nothing was left to train
+    assert all(torch.equal(one, again[key]) for key, one in unbroken.items())
+
+
+@pytest.mark.slow
+@needs_two
+def test_shards_train_what_whole_weights_do_and_one_goes_on_from_the_other(trained):
+    # DiAD freezes most of its weights: the optimiser knows fewer than the shards hold.
+    one = trained("diad", SHARDED, "one", 1)
+    same(one, trained("diad", SHARDED, "two", 2, "fsdp"))
+    for folder, (first, second) in {
+        "apart": ((2, "fsdp"), (1, "auto")),
+        "joined": ((1, "auto"), (2, "fsdp")),
+    }.items():
+        assert trained("diad", SHARDED, folder, *first, last_step=3) is None
+        same(one, trained("diad", SHARDED, folder, *second))
 
 
 class Trainer:

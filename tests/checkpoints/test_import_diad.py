@@ -17,6 +17,31 @@ def test_lightning_and_plain_checkpoints_read_alike(tmp_path):
         read_checkpoint(tmp_path / "list.ckpt")
 
 
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_a_checkpoint_that_ends_early_is_refused_before_it_is_read(tmp_path, monkeypatch, share):
+    path = tmp_path / "cut.ckpt"
+    torch.save({"a": torch.zeros(5000)}, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(InputError, match=r"cut\.ckpt: expected a whole checkpoint, but the file ends early"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numbers_are_read_when_they_are_needed_where_the_file_lets_us(tmp_path, monkeypatch, zipped):
+    path, load, mapped = tmp_path / "x.pth", torch.load, []
+    torch.save({"a": torch.arange(3.0)}, path, _use_new_zipfile_serialization=zipped)
+
+    def told(*args, mmap, **kwargs):
+        mapped.append(mmap)
+        return load(*args, mmap=mmap, **kwargs)
+
+    monkeypatch.setattr(torch, "load", told)
+    assert read_checkpoint(path)["a"].tolist() == [0, 1, 2]
+    assert mapped == [zipped]
+
+
 def test_tables_of_the_schedule_are_known():
     roots = ("", "sqrt_", "sqrt_one_minus_", "log_one_minus_", "sqrt_recip_", "sqrt_recipm1_")
     known = ["betas", "logvar", "alphas_cumprod_prev", *(f"{root}alphas_cumprod" for root in roots)]

@@ -1,3 +1,5 @@
+import copy
+import gc
 import json
 
 import pytest
@@ -6,11 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from mendiff.calibration import Calibration
+from mendiff.checkpoints import store
 from mendiff.checkpoints.pretrained import Sources, load_diffusion
 from mendiff.checkpoints.text import _LETTERS, END, embed, read_prompts, words_of
 from mendiff.errors import InputError
 from mendiff.methods.base import find_method, find_preset
 from mendiff.methods.config import override
+from mendiff.model import Model
 
 MERGES = ["o f</w>", "s k", "sk s</w>", "p h", "a a", "ph o"]
 LETTERS = list(_LETTERS.values())
@@ -104,37 +109,106 @@ def test_prompts_are_embedded_between_start_and_end_and_cut_to_length(encoder, w
     torch.testing.assert_close(embed(bare(encoder), [words], "x"), expected)
 
 
-def test_a_folders_own_text_encoder_embeds_the_configs_prompt(encoder, tokenizer, diffusion, shrunk):
-    (diffusion / "text_encoder").mkdir()
-    named = {f"text_model.{key}": one.contiguous() for key, one in bare(encoder).items()}
-    save_file(named, diffusion / "text_encoder/model.safetensors")
+@pytest.fixture
+def spoken(encoder, tokenizer, diffusion):
+    """Stable Diffusion's folder with a text encoder, as transformers writes it, and a vocabulary."""
+    encoder.save_pretrained(diffusion / "text_encoder")
     (diffusion / "tokenizer").mkdir()
-    for file in tokenizer:
-        (diffusion / "tokenizer" / file.name).write_text(file.read_text())
-    changes = shrunk | {
-        "denoiser.prompt": "of sks",
-        "denoiser.network": {**shrunk["denoiser.network"], "cross_attention_dim": 64},
-    }
-    method = find_method("glad")(override(find_preset("glad", "paper"), changes))
-    lines = load_diffusion(method, Sources(str(diffusion), unet=False))
-    words = words_of("of sks", *tokenizer)
-    torch.testing.assert_close(method.denoiser.prompt, embed(bare(encoder), [words], "x"))
-    torch.testing.assert_close(method.denoiser.no_prompt, embed(bare(encoder), [[]], "x"))
-    assert lines[-1] == f"prompt 'of sks': {diffusion / 'text_encoder/model.safetensors'}"
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    vocabulary = {token: at for at, token in enumerate([*TOKENS, start, end])}
+    (diffusion / "tokenizer/vocab.json").write_text(json.dumps(vocabulary))
+    (diffusion / "tokenizer/merges.txt").write_text(
+        tokenizer[1].read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    names = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
+    (diffusion / "tokenizer/tokenizer_config.json").write_text(json.dumps(names))
+    return diffusion
 
 
-def test_every_category_gets_a_prompt_from_one_encoder(encoder, tokenizer, diffusion, shrunk):
-    (diffusion / "text_encoder").mkdir()
-    named = {f"text_model.{key}": one.contiguous() for key, one in bare(encoder).items()}
-    save_file(named, diffusion / "text_encoder/model.safetensors")
-    (diffusion / "tokenizer").mkdir()
-    for file in tokenizer:
-        (diffusion / "tokenizer" / file.name).write_text(file.read_text())
+@pytest.fixture
+def glad(shrunk):
+    """Further changes to a GLAD that the folder's text encoder fits."""
     network = {**shrunk["denoiser.network"], "cross_attention_dim": 64}
-    changes = {"denoiser.prompt": "of", "denoiser.network": network, "denoiser.categories": ["pho", "sks"]}
-    method = find_method("glad")(override(find_preset("glad", "paper"), shrunk | changes))
-    lines = load_diffusion(method, Sources(str(diffusion), unet=False))
-    expected = embed(bare(encoder), [words_of(f"of {name}", *tokenizer) for name in ("pho", "sks")], "x")
-    torch.testing.assert_close(method.denoiser.category_prompts, expected)
-    torch.testing.assert_close(method.denoiser.prompt, expected.mean(0, keepdim=True))
-    assert lines[-1].startswith("prompt 'of' with 2 categories: ")
+    common = shrunk | {"denoiser.network": network, "features.name": "", "steps": 2}
+    return lambda **changes: find_method("glad")(
+        override(find_preset("glad", "paper"), common | changes)
+    ).eval()
+
+
+def as_transformers_says(folder, texts):
+    """What transformers' own tokenizer and text encoder make of some texts, (N,L,D)."""
+    import transformers
+
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder")
+    length = encoder.config.max_position_embeddings
+    rows = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    with torch.no_grad():
+        return encoder(rows["input_ids"]).last_hidden_state
+
+
+def test_a_folders_own_text_encoder_embeds_the_configs_prompt(spoken, glad):
+    method = glad(**{"denoiser.prompt": "of sks"})
+    lines = load_diffusion(method, Sources(str(spoken), unet=False))
+    expected = as_transformers_says(spoken, ["of sks", ""])
+    torch.testing.assert_close(method.denoiser.prompt, expected[:1])
+    torch.testing.assert_close(method.denoiser.no_prompt, expected[1:])
+    assert lines[-1] == f"prompt 'of sks': {spoken / 'text_encoder/model.safetensors'}"
+
+
+CATEGORIES = {"denoiser.prompt": "of", "denoiser.categories": ["pho", "sks", "metal_nut"]}
+
+
+def test_every_category_gets_a_prompt_in_one_pass_of_one_encoder(
+    spoken, glad, monkeypatch, global_rng_untouched
+):
+    import transformers
+
+    texts, forward = ["of pho", "of sks", "of metal_nut", ""], transformers.CLIPTextModel.forward
+    method, expected, passes = glad(**CATEGORIES), as_transformers_says(spoken, texts), []
+
+    def counted(self, rows, *args, **kwargs):
+        passes.append(tuple(rows.shape))
+        return forward(self, rows, *args, **kwargs)
+
+    monkeypatch.setattr(transformers.CLIPTextModel, "forward", counted)
+    with global_rng_untouched():
+        lines = load_diffusion(method, Sources(str(spoken), unet=False))
+    assert passes == [(4, 5)]
+    torch.testing.assert_close(method.denoiser.category_prompts, expected[:3])
+    torch.testing.assert_close(method.denoiser.prompt, expected[:3].mean(0, keepdim=True))
+    torch.testing.assert_close(method.denoiser.no_prompt, expected[3:])
+    assert lines[-1].startswith("prompt 'of' with 3 categories: ")
+
+
+def test_the_text_encoder_is_let_go(spoken, glad):
+    import transformers
+
+    def alive():
+        gc.collect()
+        return sum(type(one) is transformers.CLIPTextModel for one in gc.get_objects())
+
+    method, before = glad(**CATEGORIES), alive()
+    size = sum(one.numel() for one in method.state_dict().values())
+    load_diffusion(method, Sources(str(spoken), unet=False))
+    assert alive() == before
+    assert sum(one.numel() for one in method.state_dict().values()) == size
+
+
+def test_a_stored_model_judges_every_category_by_its_own_prompt(spoken, glad, pictures, tmp_path):
+    unguided = {"denoiser.guidance": 0.0}  # the empty text would come in between
+    method, calibration = glad(**CATEGORIES, **unguided), Calibration((1.0, 2.0), (1.0, 2.0))
+    load_diffusion(method, Sources(str(spoken), unet=False))
+    expected = dict(zip(("pho", "sks", "metal_nut"), method.denoiser.category_prompts.split(1), strict=True))
+    chosen = []
+    for name in expected:
+        one = copy.deepcopy(method)
+        one.choose_category(name)
+        chosen.append((name, Model("glad", one, calibration, {})))
+    store.save(tmp_path / "model", "glad", method, calibration, {}, chosen)
+    for name, prompt in expected.items():
+        model, seen = store.load(tmp_path / "model", category=name), []
+        model.method.denoiser.network.register_forward_pre_hook(lambda _, args, to=seen: to.append(args[2]))
+        model.predict(pictures[0])
+        assert seen
+        assert all(torch.equal(one, prompt.expand_as(one)) for one in seen)

@@ -91,7 +91,7 @@ def test_a_training_stays_exactly_as_long_as_it_can_be_gone_on_with(tmp_path, ke
     checkpoint = tmp_path / "work/last.ckpt"
 
     def training():
-        with resumable(checkpoint):
+        with resumable(checkpoint, tmp_path / "model"):
             checkpoint.parent.mkdir()
             if kept:
                 checkpoint.write_text("weights")

@@ -46,8 +46,8 @@ def test_a_single_process_is_the_first_whatever_the_environment_says():
         (Processes("mps", 2), r"--devices: expected 1 \(devices of kind mps here: 1\), got 2."),
         (Processes("cuda:1", 2), "--device: expected cuda without a number for several processes"),
         (
-            Processes("cpu", strategy="fsdp"),
-            "--strategy fsdp: expected CUDA devices, .* got cpu; choose ddp.",
+            Processes("mps", strategy="fsdp"),
+            "--strategy fsdp: expected --device cuda or cpu, got mps; choose ddp.",
         ),
     ],
 )
@@ -59,7 +59,14 @@ def test_what_can_not_be_started_is_one_sentence(processes, sentence, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "processes", [Processes(), Processes("cuda:3"), Processes("cuda", 4, 2, "fsdp"), Processes("cpu", 2)]
+    "processes",
+    [
+        Processes(),
+        Processes("cuda:3"),
+        Processes("cuda", 4, 2, "fsdp"),
+        Processes("cpu", 2),
+        Processes("cpu", 2, 1, "fsdp"),
+    ],
 )
 def test_what_can_be_started_passes(processes, monkeypatch):
     monkeypatch.setattr("mendiff.commands.processes.os.cpu_count", lambda: 2)
@@ -74,7 +81,8 @@ def test_people_read_how_many_there_are():
 
 @pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
-def test_two_processes_of_a_command_write_one_model_and_say_everything_once(tmp_path, pictures):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_of_a_command_write_one_model_and_say_everything_once(tmp_path, pictures, strategy):
     (tmp_path / "good").mkdir()
     for number in range(8):
         picture = (pictures[number % 4] * 200 + number) / 255
@@ -95,7 +103,7 @@ def test_two_processes_of_a_command_write_one_model_and_say_everything_once(tmp_
         "32",
     ]
     words += ["--set", "training.steps=2", "--set", "crop=0", "--set", "codec.factor=4"]
-    words += ["--set", f"denoiser.network={network}"]
+    words += ["--set", f"denoiser.network={network}", "--set", "training.ema=0", "--strategy", strategy]
     command = [sys.executable, "-m", "mendiff.cli", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr

@@ -68,7 +68,9 @@ class HeldBack(Host):
 
     def _resize(self, batch: Any) -> Tensor:
         """The images of a batch as training_step would see them."""
-        image = batch.image.to(self.device)
+        image = batch.image.to(
+            self.trainer.strategy.root_device
+        )  # Lightning does not tell of FSDP's in device
         transform = getattr(self.pre_processor, "transform", None)
         return (transform(image) if transform else image).as_subclass(Tensor)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from mendiff.anomalib_models.images import Textures
 from mendiff.anomalib_models.lora import add_lora, merge_lora
 from mendiff.anomalib_models.optimizers import make_optimizer
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
+from mendiff.anomalib_models.sharding import unshard, whole_weights
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.bundled import fill, resolved
 from mendiff.checkpoints.pretrained import Sources, load_pretrained
@@ -122,7 +123,6 @@ class MethodModule(HeldBack):
         self._held_back_names: dict[str, bool] = {}
         self._average: dict[str, Tensor] = {}
         self._finished = self._adapted = False
-        self._gathered: dict[str, Tensor] = {}
         # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
         self.hparams.update(config=config_to_dict(self.config), features_weights=None)
 
@@ -199,17 +199,15 @@ class MethodModule(HeldBack):
     @contextmanager
     def _whole(self) -> Iterator[None]:
         """Weights as they are without FSDP, for what calls the networks outside of a training step."""
-        with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
-            root = self._sharded
-            with FullyShardedDataParallel.summon_full_params(root) if root else nullcontext():
-                yield
+        strategy = self.trainer.strategy
+        plain = torch.inference_mode(False), torch.autocast(strategy.root_device.type, enabled=False)
+        with plain[0], plain[1], whole_weights(strategy.model):
+            yield
 
     def gather(self) -> None:
         """Put whole weights where a training with FSDP left shards."""
-        if self._gathered:
-            self.model = Detector(find_method(self._method_name)(self.config))
-            self.method.load_state_dict(self._gathered)
-            self._gathered = {}
+        if self._sharded is not None:
+            unshard(self._sharded, self.method)
 
     def configure_optimizers(self) -> Any:
         plan = self.config.training
@@ -321,8 +319,6 @@ class MethodModule(HeldBack):
             self._finished = True
             if self.calibrates:
                 self._calibrate()
-            if self._sharded is not None:
-                self._gathered = {name: one.cpu().clone() for name, one in self.method.state_dict().items()}
 
     def _calibrate(self) -> None:
         was_training = self.method.training
@@ -363,9 +359,8 @@ class MethodModule(HeldBack):
         ours = checkpoint["mendiff"]
         self.held_back, self._average, self._finished = ours["held_back"], ours["average"], ours["finished"]
         self.calibration = Calibration.from_dict(ours["calibration"]) if ours["calibration"] else None
-        if self._sharded is not None:
-            return  # FSDP has dealt the weights out already
-        own, stored = self.state_dict(), checkpoint["state_dict"]
+        with whole_weights(self._sharded):
+            own, stored = self.state_dict(), checkpoint["state_dict"]
         for name in stored:
             if name.startswith("model.") and (name not in own or own[name].shape != stored[name].shape):
                 raise InputError(

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from torch.distributed.fsdp import MixedPrecision
 from torch.utils.data import DataLoader, Sampler
 
 from mendiff.anomalib_models.held_back import generator
 from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.module import MethodModule
 from mendiff.anomalib_models.optimizers import trainer_precision
+from mendiff.anomalib_models.sharding import Sharded
 from mendiff.types import Processes
 
 ALONE = Processes()
@@ -139,14 +139,14 @@ def train(
 
 def _strategy(module: MethodModule, processes: Processes) -> Any:
     """Lightning's strategy by its name."""
-    from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+    from lightning.pytorch.strategies import DDPStrategy
 
     name = processes.strategy
     if name == "auto" and processes.count > 1:
         name = "ddp"
     if name == "fsdp":
-        # Autocast does the rounding: FSDP's own would round the noise schedule, too.
-        return FSDPStrategy(mixed_precision=MixedPrecision())
+        kind = torch.device(processes.device).type
+        return Sharded(trainer_precision(module.config.training, kind), kind)
     # The published wiring of DiAD has outputs that go nowhere, for whose gradients processes would wait.
     unused = bool(getattr(module.config, "reference", False))
     return DDPStrategy(find_unused_parameters=unused) if name == "ddp" else name

@@ -37,9 +37,15 @@ FORMAT = "mendiff"
 VERSION = 1
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
 CATEGORIES = "categories"
-PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+ZIPPED = b"PK\x03\x04"
+"""How files begin that today's torch.save wrote."""
+PICKLED = (ZIPPED, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How files begin that torch.save or pickle wrote."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class FullDiskError(InputError):
+    """No room for what is being written."""
 
 
 def save(
@@ -216,7 +222,7 @@ def writing(folder: Path) -> Iterator[None]:
         if (int(number[1]) if isinstance(number, re.Match) else number) not in FULL:
             raise
         free = shutil.disk_usage(folder.parent).free / 1e9
-        raise InputError(
+        raise FullDiskError(
             f"{folder}: expected room on the disk, but it is full ({free:.1f} GB left); make room or choose "
             "another place."
         ) from error

@@ -46,7 +46,8 @@ def embed(weights: Mapping[str, Tensor], texts: Sequence[list[int]], source: str
         bos_token_id=tokens - 2,
         eos_token_id=tokens - 1,
     )
-    encoder: Any = transformers.CLIPTextModel(settings)
+    with torch.random.fork_rng(devices=[]):  # it begins with random weights
+        encoder: Any = transformers.CLIPTextModel(settings)
     encoder.train(False)
     own = encoder.state_dict()
     named = {key: weights[bare] for key in own if (bare := key.removeprefix("text_model.")) in weights}

@@ -14,7 +14,7 @@ from mendiff.checkpoints.bundled import BUNDLED_FEATURES, codec_folder
 from mendiff.checkpoints.codecs import CODEC, read_codec
 from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.pretrained import Sources, find_pretrained, load_pretrained
-from mendiff.checkpoints.store import save, writing
+from mendiff.checkpoints.store import save
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.length import STEPS_FILE, lengthened
 from mendiff.commands.places import check_output, resumable, set_aside
@@ -119,7 +119,7 @@ def fit(
     apart = _apart(categories, paths) if plan.statistics == "category" else {}
     groups = _groups(categories, paths) if plan.balance == "category" else None
     workdir = workdir_of(out, resume) if first else _workdir(out)
-    with resumable(workdir / CHECKPOINT) if first else nullcontext():
+    with resumable(workdir / CHECKPOINT, out) if first else nullcontext():
         if "training.steps" not in plan.settings:  # a number that was asked for stays
             measure = plan.processes.count == 1
             config = lengthened(plan.method, config, plan.device, workdir, resume=resume, measure=measure)
@@ -142,7 +142,7 @@ def fit(
             (workdir / PARTS_FILE).write_text("\n".join(loaded))
             (workdir / STEPS_FILE).write_text(str(config.training.steps))
         _hold_back(module, apart)
-        with terminal.bar("fitting") as update, writing(out):  # its checkpoints
+        with terminal.bar("fitting") as update:
             images = _images(module, categories, paths)
             seconds = train(plan, module, images, workdir, update, groups, resume=resume)
         if not first:

@@ -122,7 +122,7 @@ def run(
     model.to(device)
     before = quality(model.codec, kept)
     checkpoint = workdir_of(out, resume) / CHECKPOINT
-    with resumable(checkpoint):
+    with resumable(checkpoint, out):
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         model.train()

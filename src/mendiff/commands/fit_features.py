@@ -104,7 +104,7 @@ def run(
         f"{mender.image_size} pixels, mended by {model}, {plan.training.steps} steps"
     )
     checkpoint = workdir_of(out, resume) / CHECKPOINT
-    with resumable(checkpoint):
+    with resumable(checkpoint, out):
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         loop = Loop(plan.training, seed, checkpoint, resume)
         info = {"images": len(paths), **_tune(tuning, plan, loop, mender, paths, terminal)}

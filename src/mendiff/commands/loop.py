@@ -77,8 +77,11 @@ def keep(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer,
     tensors = {f"network.{name}": one.contiguous() for name, one in network.state_dict().items()}
     tensors |= moments_of(optimizer)
     draft = checkpoint.with_suffix(".new")
-    save_file(tensors, draft, metadata={"step": str(step)})
-    draft.rename(checkpoint)
+    try:
+        save_file(tensors, draft, metadata={"step": str(step)})
+        draft.rename(checkpoint)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def go_on(checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mendiff.checkpoints.store import read_json, writing
+from mendiff.checkpoints.store import FullDiskError, read_json, writing
 from mendiff.errors import InputError
 from mendiff.images import check_writable
 
@@ -102,19 +102,25 @@ def new_folder(out: Path, overwrite: bool, what: str) -> Iterator[Path]:
 
 
 @contextmanager
-def resumable(checkpoint: Path) -> Iterator[None]:
+def resumable(checkpoint: Path, out: Path) -> Iterator[None]:
     """A training whose folder goes when the block ends well, and stays as long as it can be gone on with.
 
     Args:
-        checkpoint: where the block may leave one, in the training's folder.
+        checkpoint: where the block may leave one, in the training's folder; written whole or not at all.
+        out: what the block makes, for messages.
     """
     try:
-        yield
+        with writing(out):
+            yield
     except BaseException as error:
         if not checkpoint.is_file():
             shutil.rmtree(checkpoint.parent, ignore_errors=True)
         elif isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt("the same command with --resume goes on from here") from error
+        elif isinstance(error, FullDiskError):
+            raise InputError(
+                f"{error} The last whole checkpoint is kept: the same command with --resume goes on."
+            ) from error
         raise
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
 

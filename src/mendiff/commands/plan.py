@@ -20,7 +20,7 @@ from mendiff.commands.common import Terminal, checked
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category
 from mendiff.images import image_size as read_size
-from mendiff.methods.base import MethodConfig, find_method, find_preset
+from mendiff.methods.base import MethodConfig, TrainingConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
 from mendiff.types import Processes
@@ -117,26 +117,28 @@ def _changed(plan: Plan) -> MethodConfig:
 
 def _checked(plan: Plan, config: MethodConfig) -> tuple[MethodConfig, int]:
     """The config, whose steps can be shared out as the plan wants, and what image sizes must divide by."""
-    training = config.training
-    if training.batch_size % training.accumulate:
-        raise InputError(
-            f"training.accumulate: expected a divisor of the batch size {training.batch_size}, "
-            f"got {training.accumulate}."
-        )
-    if plan.strategy == "fsdp" and training.ema:
-        raise InputError(
-            f"--strategy fsdp: expected training.ema=0, which alone it can share out, got {training.ema}; "
-            "add --set training.ema=0, or choose ddp."
-        )
-    shares = training.accumulate * plan.processes.count
+    training, count = config.training, plan.processes.count
+    if plan.strategy == "fsdp":
+        _check_shards(training)
+    shares = training.accumulate * count
     if training.batch_size % shares:
+        what = f"{count} processes times training.accumulate" if count > 1 else "training.accumulate"
         raise InputError(
-            f"training.batch_size: expected a multiple of {shares} ({plan.processes.count} processes times "
-            f"training.accumulate {training.accumulate}), got {training.batch_size}; it counts the images of "
-            "a step in all processes together."
+            f"training.batch_size: expected a multiple of {shares} ({what}), got {training.batch_size}; it "
+            "counts all images of a step."
         )
     with torch.device("meta"):  # shapes are enough
         return config, find_method(plan.method)(config).size_multiple
+
+
+def _check_shards(training: TrainingConfig) -> None:
+    """Refuse what can't be computed from shards of the weights."""
+    for name, got, wanted in (("ema", training.ema, 0), ("optimizer", training.optimizer, "adamw")):
+        if got != wanted:
+            raise InputError(
+                f"--strategy fsdp: expected training.{name}={wanted}, got {got}; add --set "
+                f"training.{name}={wanted}, or choose ddp."
+            )
 
 
 def check_side(name: str, side: int, multiple: int) -> None:

@@ -32,10 +32,8 @@ def check_processes(processes: Processes) -> None:
         raise InputError(f"--devices: expected {listed} ({of} here: {there}), got {devices}.")
     if index and processes.count > 1:
         raise InputError(f"--device: expected cuda without a number for several processes, got {device!r}.")
-    if strategy == "fsdp" and kind != "cuda":
-        raise InputError(
-            f"--strategy fsdp: expected CUDA devices, the only ones that it works on, got {kind}; choose ddp."
-        )
+    if strategy == "fsdp" and kind not in ("cuda", "cpu"):
+        raise InputError(f"--strategy fsdp: expected --device cuda or cpu, got {kind}; choose ddp.")
 
 
 def rank_of(processes: Processes, environment: Mapping[str, str] = os.environ) -> int:

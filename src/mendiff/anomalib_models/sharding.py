@@ -1,0 +1,151 @@
+"""FSDP: weights, gradients and the optimiser's memory in shards, one a process, and whole for all else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.precision import FSDPPrecision
+from lightning.pytorch.strategies import FSDPStrategy, ParallelStrategy
+from torch import nn
+from torch.distributed import all_gather_object
+from torch.distributed.fsdp import (
+    FullOptimStateDictConfig,
+    FullStateDictConfig,
+    FullyShardedDataParallel,
+    MixedPrecision,
+    StateDictType,
+)
+
+from mendiff.anomalib_models.optimizers import COMPUTED_IN
+
+
+class Sharded(FSDPStrategy):
+    """Lightning's FSDP, on the CPU too, with the checkpoints of a single process.
+
+    Args:
+        precision: Lightning's name of it, as trainer_precision gives it.
+        kind: of the devices, such as "cuda".
+    """
+
+    def __init__(self, precision: Any, kind: str) -> None:
+        # Autocast does the rounding: FSDP's own would round what the networks' buffers hold, too.
+        super().__init__(mixed_precision=MixedPrecision(), precision_plugin=_Computing(precision, kind))
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    @property
+    def _root(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
+    def _setup_model(self, model: nn.Module) -> nn.Module:
+        # Wrapped here: Lightning names a device by its number alone, which the CPU has none of.
+        settings: dict[str, Any] = {"sharding_strategy": self.sharding_strategy, **self.kwargs}
+        root = FullyShardedDataParallel(
+            model, mixed_precision=self.mixed_precision, device_id=self.root_device, **settings
+        )
+        return super()._setup_model(root)
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """What the optimiser would keep without FSDP, in the first process; nothing learned in others."""
+        optimizer = getattr(optimizer, "_optimizer", optimizer)
+        own, numbers = optimizer.state_dict(), {name: at for at, name in enumerate(self._names(optimizer))}
+        held: list[Any] = [None] * self.world_size
+        all_gather_object(held, {moment for kept in own["state"].values() for moment in kept})
+        whole: dict[int, dict[str, Any]] = {}
+        # One by one: on the CPU torch gathers all of them into the same memory, where the last one stays.
+        for moment in sorted(set().union(*held)):
+            some = {at: {moment: kept[moment]} for at, kept in own["state"].items() if moment in kept}
+            with self._as_whole(first_only=True):
+                gathered = FullyShardedDataParallel.optim_state_dict(
+                    self._root, optimizer, own | {"state": some}
+                )
+            for name, kept in gathered.get("state", {}).items():
+                whole.setdefault(numbers[name], {}).update(kept)
+        return own | {"state": whole}
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        with whole_weights(self.model):
+            self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, stored in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            names = self._names(optimizer)
+            named = {
+                "state": {names[at]: kept for at, kept in stored["state"].items()},
+                "param_groups": [
+                    group | {"params": [names[at] for at in group["params"]]}
+                    for group in stored["param_groups"]
+                ],
+            }
+            with self._as_whole(first_only=False):
+                own = FullyShardedDataParallel.optim_state_dict_to_load(self._root, optimizer, named)
+            optimizer.load_state_dict(own)
+
+    def _names(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        """FSDP's names of an optimiser's parameters, in their order."""
+        assert self.lightning_module is not None
+        names = {one: name for name, one in self.lightning_module.named_parameters()}
+        return [names[one] for group in optimizer.param_groups for one in group["params"]]
+
+    def _as_whole(self, first_only: bool) -> AbstractContextManager:
+        """Make torch gather whole tensors on the CPU, in the first process or in all."""
+        config = {"offload_to_cpu": True, "rank0_only": first_only}
+        return FullyShardedDataParallel.state_dict_type(
+            self._root,
+            StateDictType.FULL_STATE_DICT,
+            FullStateDictConfig(**config),
+            FullOptimStateDictConfig(**config),
+        )
+
+
+class _Computing(FSDPPrecision):
+    """Mixed precision on the device of training, where Lightning's is on CUDA whatever the device."""
+
+    def __init__(self, precision: Any, kind: str) -> None:
+        super().__init__(precision)
+        self._kind = kind
+
+    def forward_context(self) -> AbstractContextManager:
+        half = COMPUTED_IN.get(self.precision)
+        return super().forward_context() if half is None else torch.autocast(self._kind, half)
+
+
+@contextmanager
+def whole_weights(root: nn.Module | None) -> Iterator[None]:
+    """Weights as they are without FSDP, inside of the block.
+
+    Args:
+        root: what a strategy trains; only FSDP's is changed.
+    """
+    if not isinstance(root, FullyShardedDataParallel):
+        yield
+        return
+    with FullyShardedDataParallel.summon_full_params(root):
+        yield
+
+
+def unshard(root: nn.Module | None, network: nn.Module) -> None:
+    """Give a network whole weights of its own for good, after a training with FSDP.
+
+    Args:
+        root: what a strategy trained; only FSDP's weights need gathering.
+        network: in it.
+    """
+    with whole_weights(root):
+        whole = [
+            (module, name, nn.Parameter(one.detach().clone(), one.requires_grad))
+            for module in network.modules()
+            for name, one in module.named_parameters(recurse=False)
+        ]
+    for module, name, one in whole:
+        setattr(module, name, one)
