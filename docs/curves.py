@@ -1,6 +1,6 @@
 """Draws the course of a training of the bundled networks from its log.
 
-python docs/curves.py runs/features/log.jsonl docs/bundled-features.svg
+python docs/curves.py docs/bundled-features.jsonl docs/bundled-features.svg
 python docs/curves.py runs/codec/log.jsonl docs/bundled-codec.svg
 """
 
@@ -24,19 +24,20 @@ def main(log: Path, out: Path) -> None:
     curve(left, lines, "loss", "training")
     if any("held_back" in line for line in lines):
         curve(left, lines, "held_back", "held-back images")
-    left.set(xlabel="step", ylabel="loss", yscale="log")
+    left.set(xlabel="step", ylabel="loss")
     left.legend(frameon=False)
     if any("explained" in line for line in lines):
         seen = [line for line in lines if "explained" in line]
         for stage, name in enumerate(STAGES):
             right.plot([one["step"] for one in seen], [one["explained"][stage] for one in seen], label=name)
-        right.set(ylabel="explained share of the teacher's variance", ylim=(0, 1))
+        right.set(ylabel="share of the teacher's variance", ylim=(0, 1))
         right.legend(frameon=False)
     else:
         curve(right, lines, "psnr", "held-back images")
         right.set(ylabel="PSNR in dB")
     right.set(xlabel="step")
     for one in (left, right):
+        one.set_xlim(0, lines[-1]["step"])
         one.spines[["top", "right"]].set_visible(False)
     figure.savefig(out, metadata={"Date": None})
 

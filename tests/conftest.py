@@ -121,7 +121,10 @@ def tiny_config():
     from mendiff.methods.config import override
 
     def make(name="glad", changes=None):
-        return override(find_preset(name, "tiny"), {"image_size": 32} | TINY.get(name, {}) | (changes or {}))
+        return override(
+            find_preset(name, "tiny"),
+            {"image_size": 32, "features.name": ""} | TINY.get(name, {}) | (changes or {}),
+        )
 
     return make
 

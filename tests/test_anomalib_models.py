@@ -38,6 +38,7 @@ from mendiff.anomalib_models import (
 from mendiff.anomalib_models.held_back import choose
 from mendiff.anomalib_models.module import learning_rate
 from mendiff.calibration import Calibration
+from mendiff.checkpoints.bundled import resolved
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.images import read_image, resize, save_png
@@ -63,6 +64,7 @@ CONFIG = replace(
     crop=0,
     training=TrainingConfig(steps=4, batch_size=4, learning_rate=1e-3, warmup=2, cosine=True, ema=0.9),
     denoiser=DenoiserConfig(prediction="x0", network=NETWORK),
+    features=FeaturesConfig(),
 )
 
 
@@ -156,7 +158,7 @@ def test_initial_weights_follow_the_seed_and_global_generator_stays():
 def test_images_own_size_becomes_256():
     assert PRESETS["tiny"].image_size == 0
     model = Glad(preset="tiny")
-    assert model.config == replace(PRESETS["tiny"], image_size=256)
+    assert model.config == replace(resolved(PRESETS["tiny"]), image_size=256)
     assert model.pre_processor.transform.size == [256, 256]
 
 

@@ -89,7 +89,7 @@ def test_altered_file_stops_a_fit_before_it_starts(paths, bundled):
 
 
 def test_codec_by_the_name_auto_is_loaded(paths, bundled):
-    plan = Plan(codec=Path("auto"), image_size=64)
+    plan = Plan(features="none", codec=Path("auto"), image_size=64)
     module, lines = prepared(plan, make_config(plan, paths))
     theirs = open_codec(codec_folder("auto")).state_dict()
     own = module.method.codec.state_dict()
@@ -97,17 +97,19 @@ def test_codec_by_the_name_auto_is_loaded(paths, bundled):
     assert lines == ["autoencoder: auto"]
 
 
-def test_memory_bank_control_takes_the_bundled_features(paths, bundled):
-    job = Job("memory-bank", {"bank": {}}, data="", categories=[], features="auto")
+@pytest.mark.parametrize("features", ["auto", None])
+def test_memory_bank_control_takes_the_bundled_features(paths, bundled, features):
+    job = Job("memory-bank", {"bank": {}}, data="", categories=[], features=features)
     predict, _ = control(job, paths, 32)
     scores, maps = predict(torch.rand(2, 3, 32, 32))
     assert scores.shape == (2,)
     assert maps.shape == (2, 1, 32, 32)
 
 
-def test_peers_want_a_backbone_of_timm(paths, tmp_path):
-    job = Job("patchcore", {"patchcore": {}}, data="", categories=[], features="auto")
-    with pytest.raises(InputError, match="expected timm's name of a backbone for patchcore, got auto"):
+@pytest.mark.parametrize("features", ["auto", None])
+def test_peers_want_a_backbone_of_timm(paths, tmp_path, features):
+    job = Job("patchcore", {"patchcore": {}}, data="", categories=[], features=features)
+    with pytest.raises(InputError, match="patchcore: expected a pretrained backbone; give --features"):
         peer(job, paths, 32, tmp_path)
 
 

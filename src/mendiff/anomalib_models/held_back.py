@@ -68,9 +68,8 @@ class HeldBack(Host):
 
     def _resize(self, batch: Any) -> Tensor:
         """The images of a batch as training_step would see them."""
-        image = batch.image.to(
-            self.trainer.strategy.root_device
-        )  # Lightning does not tell of FSDP's in device
+        # Under FSDP Lightning leaves self.device at the CPU.
+        image = batch.image.to(self.trainer.strategy.root_device)
         transform = getattr(self.pre_processor, "transform", None)
         return (transform(image) if transform else image).as_subclass(Tensor)
 

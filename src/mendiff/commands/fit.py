@@ -34,7 +34,7 @@ STATISTICS = ("global", "category")
 BALANCES = ("image", "category")
 PARTS_FILE = "parts"
 CHECKPOINT = "last.ckpt"  # as in anomalib_models, which takes seconds to import
-NO_FEATURES = "no pretrained features given; --features and --features-weights would find much more."
+NO_FEATURES = "it looks at pixels alone; with --features auto it would find much more."
 
 
 def run(

@@ -253,10 +253,9 @@ def peer(job: Job, paths: list[Path], size: int, folder: Path) -> tuple[Predict,
     from mendiff.anomalib_models.peers import Peer, fit_peer
 
     named = features_config(job)
-    if named.name == AUTO:
-        raise InputError(f"--features auto: expected timm's name of a backbone for {job.method}, got auto.")
-    weights = backbone_weights(job) if named.name else None
-    asked = Peer(job.method, job.settings, named if named.name else None, weights, job.seed)
+    own = named.name == AUTO  # a network that anomalib doesn't know
+    weights = None if own else backbone_weights(job)
+    asked = Peer(job.method, job.settings, None if own else named, weights, job.seed)
     workdir = folder / "trainer"
     try:
         fitted = fit_peer(asked, paths, size, workdir, job.device)
@@ -273,9 +272,9 @@ def backbone_weights(job: Job) -> dict[str, Tensor]:
 
 
 def features_config(job: Job) -> FeaturesConfig:
-    """Which backbone, and how it wants its input; no name where none was given."""
+    """Which backbone, and how it wants its input; the one that comes with mendiff where none was named."""
     if job.features is None or job.features == AUTO:
-        return FeaturesConfig(job.features or "")
+        return FeaturesConfig(AUTO)
     stated = backbone_input(backbone_weights(job))
     given = {name.removeprefix("features."): value for name, value in stated.items()}
     return config_from_dict(FeaturesConfig, {"name": job.features, **given}, "features")

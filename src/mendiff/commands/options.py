@@ -65,8 +65,8 @@ def fit(
         method: glad, diad or ran.
         preset: which settings to start from: tiny, paper, for a category of a paper paper/mvtec/cable, or for
             one model for all paper/mvtec.
-        features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff; none
-            unless given, which finds less.
+        features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff, which
+            tiny takes anyway; none to compare pixels alone, which finds less.
         features_weights: the backbone's weights, a local safetensors file; timm's from the hub unless given.
         image_size: side to which images are resized; the images' own size (up to 320) unless given.
         categories: which to learn together, where DATA holds several categories; all unless given.
@@ -253,7 +253,8 @@ def benchmark(
         multi_class: one model learns all categories, instead of one model for each.
         seeds: one repetition each; tables then show means and deviations.
         preset: of our methods.
-        features: timm's name of a backbone, for every method that takes one.
+        features: timm's name of a backbone, for every method that takes one; unless given, ours and the
+            memory bank take the network that comes with mendiff.
         features_weights: its safetensors file, or a folder of files that are named like their backbones.
         jobs: how many run at once, each in a process of its own; several GPUs are shared out.
         ray: address of a Ray cluster that runs the jobs, or local.

@@ -26,6 +26,8 @@ from mendiff.nets import AUTO
 from mendiff.types import Processes
 
 LARGEST, SMALLEST = 320, 64
+NONE = "none"
+"""For --features: pixels alone are compared, whatever the preset has."""
 FEWEST_IMAGES = 8  # as in anomalib_models, which takes seconds to import
 
 
@@ -36,7 +38,7 @@ class Plan:
     Attributes:
         method, preset: names.
         settings: dotted config fields to their values.
-        features: timm's name, "auto" for the bundled network, or None for the preset's.
+        features: timm's name, "auto" for the bundled network, "none" for none, or None for the preset's.
         features_weights: local safetensors file of the backbone, or None for timm's own.
         image_size: in pixels, or None for the images' own.
         seed: of training.
@@ -100,7 +102,9 @@ def changed_config(plan: Plan) -> tuple[MethodConfig, int]:
 
 def _changed(plan: Plan) -> MethodConfig:
     config = find_preset(plan.method, plan.preset)
-    changes: dict[str, Any] = {} if plan.features is None else {"features.name": plan.features}
+    changes: dict[str, Any] = {}
+    if plan.features is not None:
+        changes["features.name"] = "" if plan.features == NONE else plan.features
     if plan.features_weights is not None:
         changes |= backbone_input(read_weights(plan.features_weights))
     changes |= plan.settings

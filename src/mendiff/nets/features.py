@@ -20,8 +20,8 @@ from mendiff.nets import AUTO, LEAST_SIDE
 from mendiff.nets.student import BUNDLED, StudentFeatures
 
 POSITION_RESAMPLING = ("timm", "dino")
-TINY_FEATURES = ""
-"""Name of the features in `tiny`: AUTO once the package holds weights, until then none."""
+TINY_FEATURES = AUTO
+"""Name of the features in `tiny`."""
 
 
 @dataclass(frozen=True)
