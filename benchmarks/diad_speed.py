@@ -22,7 +22,8 @@ import torch
 from mendiff.checkpoints.import_diad import assemble
 from mendiff.diffusion.ddim import ddim
 from mendiff.diffusion.ladder import ladder
-from mendiff.methods.diad import GUIDANCE, PUBLISHED, Diad
+from mendiff.methods.diad import GUIDANCE, Diad
+from mendiff.methods.diad_config import PUBLISHED
 from mendiff.nets.features import FeaturesConfig
 from mendiff.types import Estimate
 

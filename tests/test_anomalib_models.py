@@ -44,7 +44,7 @@ from mendiff.errors import InputError
 from mendiff.images import read_image, resize, save_png
 from mendiff.methods.base import TrainingConfig
 from mendiff.methods.config import override
-from mendiff.methods.glad import PRESETS
+from mendiff.methods.glad_config import PRESETS
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.features import FeaturesConfig
 

@@ -135,11 +135,11 @@ def import_fault(module: str, target: str) -> str | None:
 
 
 def method_fault(module: str, below: list[str]) -> str | None:
-    """Within methods/ only base.py, which holds the registry, may know the others; foo_*.py are foo.py's."""
+    """Within methods/ only base.py, which holds the registry, may know the others; foo_*.py and foo.py are one."""
     own = module.rpartition(".")[2]
     if below[0] != "methods" or own == "base" or below[1:2] in ([], ["base"], [own]):
         return None
-    if below[1].startswith(f"{own}_"):
+    if below[1].startswith(f"{own.partition('_')[0]}_"):
         return None
     return f"a method imports another method: {below[1]}; share through methods/base.py or a lower floor"
 

@@ -3,7 +3,8 @@ import torch
 
 from mendiff.diffusion.ladder import ladder
 from mendiff.errors import InputError
-from mendiff.methods.diad import GUIDANCE, PUBLISHED, DiadConfig
+from mendiff.methods.diad import GUIDANCE
+from mendiff.methods.diad_config import PUBLISHED, DiadConfig
 
 SEEDS = torch.tensor([7, 1, 99, 3])
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mendiff.methods.base import METHODS, describe_parameters, find_method, find_preset
-from mendiff.methods.diad import PUBLISHED
+from mendiff.methods.diad_config import PUBLISHED
 from mendiff.methods.glad_settings import MPDD, MVTEC, PCB_BANK, VISA
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig, hub_id
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from mendiff.diffusion.posterior import kl_divergence
 from mendiff.errors import InputError
-from mendiff.methods.ran import RanConfig
+from mendiff.methods.ran_config import RanConfig
 from mendiff.types import Estimate
 
 SEEDS = torch.tensor([11, 5, 2**62, 0])

@@ -21,7 +21,8 @@ from mendiff.errors import InputError
 from mendiff.evaluation.metrics import image_and_pixel_metrics
 from mendiff.images import resize, resize_mask, to_tensor
 from mendiff.methods.base import TrainingConfig
-from mendiff.methods.diad import GUIDANCE, MEAN, PUBLISHED, STD, Diad, DiadConfig
+from mendiff.methods.diad import GUIDANCE, MEAN, STD, Diad
+from mendiff.methods.diad_config import PUBLISHED, DiadConfig
 from mendiff.nets.codec import CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.semantic_guided import GuideConfig

@@ -7,7 +7,8 @@ import torch
 
 from mendiff.checkpoints.pretrained import Sources, load_diffusion
 from mendiff.methods.base import find_method, find_preset
-from mendiff.methods.diad import Diad, DiadConfig
+from mendiff.methods.diad import Diad
+from mendiff.methods.diad_config import DiadConfig
 from mendiff.nets.codec import CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig
 

@@ -8,7 +8,8 @@ import torch
 
 from mendiff.diffusion.ladder import ladder
 from mendiff.diffusion.schedule import NoiseSchedule, scaled_linear_schedule
-from mendiff.methods.glad import Glad, GladConfig
+from mendiff.methods.glad import Glad
+from mendiff.methods.glad_config import GladConfig
 from mendiff.nets.codec import CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig

@@ -12,9 +12,9 @@ from anomalib.visualization import Visualizer
 
 from mendiff.anomalib_models.module import MethodModule
 from mendiff.methods.base import find_method
-from mendiff.methods.diad import DiadConfig
-from mendiff.methods.glad import GladConfig
-from mendiff.methods.ran import RanConfig
+from mendiff.methods.diad_config import DiadConfig
+from mendiff.methods.glad_config import GladConfig
+from mendiff.methods.ran_config import RanConfig
 
 
 class Glad(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's own bases disagree

@@ -33,8 +33,9 @@ from mendiff.evaluation.data import open_data
 from mendiff.images import read_image, resize
 from mendiff.methods.base import Method, find_preset
 from mendiff.methods.config import config_to_dict, override
-from mendiff.methods.diad import PUBLISHED, DiadConfig
-from mendiff.methods.glad import Glad, GladConfig
+from mendiff.methods.diad_config import PUBLISHED, DiadConfig
+from mendiff.methods.glad import Glad
+from mendiff.methods.glad_config import GladConfig
 from mendiff.model import calibrate
 
 KINDS = ("glad", "diad", "codec")

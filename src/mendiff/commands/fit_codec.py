@@ -27,7 +27,7 @@ from mendiff.evaluation.data import open_data
 from mendiff.images import read_image, resize
 from mendiff.methods.base import TrainingConfig, random_crops
 from mendiff.methods.config import config_to_dict, override
-from mendiff.methods.diad import PUBLISHED
+from mendiff.methods.diad_config import PUBLISHED
 from mendiff.nets.codec import Codec, CodecConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining, latent_scale
 from mendiff.nets.features import FeatureExtractor

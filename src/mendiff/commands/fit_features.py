@@ -26,7 +26,7 @@ from mendiff.evaluation.data import open_data
 from mendiff.images import write_bytes
 from mendiff.methods.base import TrainingConfig, random_crops
 from mendiff.methods.config import config_to_dict, override
-from mendiff.methods.glad import PRESETS as GLAD_PRESETS
+from mendiff.methods.glad_config import PRESETS as GLAD_PRESETS
 from mendiff.model import Model
 from mendiff.nets import AUTO
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig

@@ -7,10 +7,9 @@ Where they part is said at the line.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,195 +17,26 @@ from torch import Generator, Tensor, nn
 
 from mendiff.calibration import upper_bound
 from mendiff.diffusion.ddim import ddim
-from mendiff.diffusion.ladder import SPACINGS, ladder
+from mendiff.diffusion.ladder import ladder
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.errors import InputError, check_range
-from mendiff.methods.base import Batches, Method, MethodConfig, TrainingConfig, check_cached_latents
-from mendiff.methods.glad_settings import SETS, SETTINGS, Setting
+from mendiff.methods.base import Batches, Method, MethodConfig
+from mendiff.methods.glad_config import PRESETS, TIMESTEPS, GladConfig
 from mendiff.nets.cached import LatentCache
-from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_size, make_codec
-from mendiff.nets.denoiser import Denoiser, DenoiserConfig, plain_unet
-from mendiff.nets.features import TINY_FEATURES, FeaturesConfig, make_features
-from mendiff.nets.stable_diffusion import CODEC, UNET
+from mendiff.nets.codec import check_size, make_codec
+from mendiff.nets.denoiser import Denoiser
+from mendiff.nets.features import make_features
 from mendiff.scoring.maps import nearest_patch_map, object_mask
-from mendiff.scoring.readout import LEARNED, Readout, ReadoutConfig, fit_to_mended
+from mendiff.scoring.readout import Readout, fit_to_mended
 from mendiff.scoring.score import top_k_mean
-from mendiff.synthesis.blend import SynthesisConfig, Textures, synthesize_each
-from mendiff.synthesis.foreground import MODES, foreground
+from mendiff.synthesis.blend import Textures, synthesize_each
+from mendiff.synthesis.foreground import foreground
 from mendiff.types import Detection, Estimate, Step
 
-FUSIONS = ("x0", "latent", "none")
 STOP_TOP_K = 10
 """Positions that the stop score averages (published code)."""
 STOP_FLOOR = 1e-3
 """Learned stop scores are at least this: at the first rung the two estimates differ by rounding alone."""
-TIMESTEPS = 1000
-"""T of every schedule here."""
-
-
-@dataclass(frozen=True)
-class GladConfig(MethodConfig):
-    """Everything that GLAD can be told.
-
-    Attributes:
-        schedule: "linear", "scaled_linear" (published) or "cosine".
-        codec, denoiser, features, synthesis, readout: see their configs.
-        own_stop_features: give the stop rule an extractor of its own, of the same config: in the published
-            models of VisA and PCB-Bank the read-out's was fine-tuned and the stop rule's was not.
-        mix: train on (t/T) anomalous + (1 - t/T) normal latents, as the published code does.
-        train_t: lowest and highest timestep (exclusive) that is trained.
-        min_snr_gamma: of the loss weights; 0 weighs all timesteps equally (published).
-        denoise_steps: T', where the search starts; several are run one by one and their maps added.
-        steps: N, DDIM steps from T' down.
-        spacing: of the ladder: "leading" (published), "trailing" or "linspace".
-        noise_step: timestep whose noise the start latents carry; 0 for the ladder's first rung (for T' in
-            `reference`; the code's VisA and PCB-Bank path uses T' - 1).
-        adaptive: whether images stop on their own (ADS); otherwise all walk from T' to the end.
-        threshold: stop score of ADS; None learns one per rung from good images (see stop_rate).
-        stop_rate: share of good images that should exceed a learned threshold.
-        min_step: an image that reaches a timestep below this stops there.
-        fusion: of normal regions at the stop (SAFF): "x0" as in the code, "latent" as in the paper (the noise
-            is predicted anew from the fused latent), "none" goes on from the true noisy input.
-        object_mask: weigh the final map by the part: "none", "dark", "bright" or "auto".
-        both_ways: categories of one model for many whose map is the mean of both directions of the match, as
-            in the published multi-class code; see denoiser.categories.
-        reference: follow the published code number for number, faults included.
-    """
-
-    schedule: str = "scaled_linear"
-    codec: CodecConfig = field(default_factory=CodecConfig)
-    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
-    features: FeaturesConfig = field(default_factory=FeaturesConfig)
-    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
-    readout: ReadoutConfig = field(default_factory=ReadoutConfig)
-    own_stop_features: bool = False
-    mix: bool = True
-    train_t: tuple[int, ...] = (0, 1000)
-    min_snr_gamma: float = 0.0
-    denoise_steps: tuple[int, ...] = (750,)
-    steps: int = 25
-    spacing: str = "leading"
-    noise_step: int = 0
-    adaptive: bool = True
-    threshold: float | None = None
-    stop_rate: float = 0.01
-    min_step: int = 350
-    fusion: str = "x0"
-    object_mask: str = "none"
-    both_ways: tuple[str, ...] = ()
-    reference: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.fusion not in FUSIONS:
-            raise InputError(f"fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}.")
-        check_cached_latents(self, self.codec, drawn=self.reference)
-        if self.training.lora_rank and self.denoiser.kind != "conditional_unet":
-            raise InputError(
-                "training.lora_rank: expected 0 for a network that starts from random weights, got "
-                f"{self.training.lora_rank}; preset paper has a pretrained one."
-            )
-        if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
-            raise InputError(
-                f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}."
-            )
-        if not self.denoise_steps or not all(1 <= step <= TIMESTEPS for step in self.denoise_steps):
-            raise InputError(
-                f"denoise_steps: expected timesteps from 1 to {TIMESTEPS}, got {list(self.denoise_steps)}."
-            )
-        check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
-        check_range("steps", self.steps, 1)
-        check_range("min_snr_gamma", self.min_snr_gamma, 0)
-        # Both are needed after training only: told now, a slip does not cost the training.
-        if self.spacing not in SPACINGS:
-            raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {self.spacing!r}.")
-        if self.object_mask not in MODES:
-            raise InputError(f"object_mask: expected one of {', '.join(MODES)}, got {self.object_mask!r}.")
-
-
-_TINY = GladConfig(
-    image_size=0,
-    crop=96,
-    training=TrainingConfig(
-        steps=1300, minutes=4, batch_size=2, learning_rate=1e-3, warmup=30, cosine=True, ema=0.995
-    ),
-    codec=CodecConfig(TINY_CODEC, factor=2),
-    features=FeaturesConfig(TINY_FEATURES),
-    denoiser=DenoiserConfig(prediction="x0", network=plain_unet(32, 64, 96, 128)),
-    synthesis=SynthesisConfig(share=0.7, thin_share=0.4),
-    readout=LEARNED,
-    mix=False,
-    train_t=(1, 400),
-    min_snr_gamma=5.0,
-    denoise_steps=(50, 200),
-    steps=1,
-    spacing="trailing",
-    adaptive=False,
-)
-
-_PAPER = GladConfig(
-    image_size=512,
-    training=TrainingConfig(steps=4000, batch_size=32, learning_rate=5e-6),
-    codec=CodecConfig("kl", network=CODEC),
-    denoiser=DenoiserConfig("conditional_unet", "eps", UNET, guidance=9.0, prompt="a photo of sks"),
-    features=FeaturesConfig(
-        "vit_base_patch8_224.dino", ("block3", "block6", "block9", "block12"), position_resampling="dino"
-    ),
-)
-"""Published sizes for parts that the paper has no settings for: the stop threshold comes from good images."""
-
-
-def _published(setting: Setting) -> GladConfig:
-    """The preset of one category of the paper."""
-    return replace(
-        _PAPER,
-        training=replace(_PAPER.training, steps=setting.trained),
-        synthesis=SynthesisConfig(foreground=setting.anomalies),
-        readout=ReadoutConfig(
-            backward="sum" if setting.both_ways else "none",
-            pixel_weight=setting.pixels,
-            resolution=setting.resolution,
-        ),
-        own_stop_features=setting.tuned_features,
-        denoise_steps=(setting.start,),
-        steps=setting.steps,
-        threshold=setting.threshold,
-        min_step=setting.min_step,
-        object_mask=setting.part,
-    )
-
-
-def _multi_class(settings: Mapping[str, Setting]) -> GladConfig:
-    """The preset of one model for all categories of a set, each with its prompt.
-
-    T', min_step and resolution are those that most categories have; stop thresholds are learned for each. It
-    trains for as many steps as the single models together, which is our choice.
-    """
-    steps = sum(one.trained for one in settings.values())
-    alike: dict[str, Any] = {
-        "threshold": 0.0,
-        "trained": steps,
-        "pixels": 0.0,
-        "anomalies": "none",
-        "part": "none",
-    }
-    counts = Counter(replace(one, both_ways=False, **alike) for one in settings.values())
-    single = _published(counts.most_common(1)[0][0])
-    return replace(
-        single,
-        denoiser=replace(single.denoiser, categories=tuple(settings)),
-        threshold=None,
-        both_ways=tuple(name for name, one in settings.items() if one.both_ways),
-    )
-
-
-PRESETS: dict[str, GladConfig] = {
-    "tiny": _TINY,
-    "paper": _PAPER,
-    **{f"paper/{name}": _multi_class(settings) for name, settings in SETS.items()},
-    **{f"paper/{name}": _published(setting) for name, setting in SETTINGS.items()},
-}
 
 
 class Glad(Method):
