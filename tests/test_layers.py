@@ -135,7 +135,7 @@ def import_fault(module: str, target: str) -> str | None:
 
 
 def method_fault(module: str, below: list[str]) -> str | None:
-    """Within methods/ only base.py, which holds the registry, may know the others; foo_*.py and foo.py are one."""
+    """Within methods/ only base.py, which holds the registry, knows others; foo_*.py are part of foo.py."""
     own = module.rpartition(".")[2]
     if below[0] != "methods" or own == "base" or below[1:2] in ([], ["base"], [own]):
         return None
