@@ -13,7 +13,7 @@ from typing import Any
 from mendiff.checkpoints.store import save
 from mendiff.commands.common import Terminal, choose_device, metrics_table
 from mendiff.commands.evaluate import about, find, measure, page, read_tests
-from mendiff.commands.fit import NO_FEATURES, prepared, train
+from mendiff.commands.fit import prepared, train
 from mendiff.commands.places import check_output, new_folder
 from mendiff.commands.plan import Plan, asked_config, make_config, readable_paths
 from mendiff.demo.data import CATEGORIES, DemoConfig, make_data
@@ -44,7 +44,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 """What the demo changes in a method's preset, beside the image size: coarser pixel blocks, for speed."""
-WHOLE_PICTURES = {"image_size": 128, "crop": 0}
+# Colours and edges tell more of these drawn parts than deep features do (benchmarks/RESULTS.md).
+WHOLE_PICTURES = {"image_size": 128, "crop": 0, "features.name": ""}
+PIXELS_ALONE = "the demo compares pixels alone, which suits drawn parts; mendiff fit looks at features too."
 SEEN = 24
 """Good parts of every kind, of those that are trained on, from which its read-out learns."""
 CALIBRATION = 12
@@ -79,7 +81,8 @@ def run(
     began = time.monotonic()
     kinds = len(config.categories)
     terminal.say(f"{kinds} kind{'s' * (kinds > 1)} of parts, learned from good ones alone, on {plan.device}")
-    terminal.say(f"note: {NO_FEATURES}")
+    if not changes["features.name"]:
+        terminal.say(f"note: {PIXELS_ALONE}")
     with new_folder(out, overwrite, "a demo") as draft:
         draw(draft / "data", config, terminal)
         result = _fit_and_report(draft, plan, terminal)
