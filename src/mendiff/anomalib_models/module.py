@@ -200,8 +200,8 @@ class MethodModule(HeldBack):
     def _whole(self) -> Iterator[None]:
         """Weights as they are without FSDP, for what calls the networks outside of a training step."""
         strategy = self.trainer.strategy
-        plain = torch.inference_mode(False), torch.autocast(strategy.root_device.type, enabled=False)
-        with plain[0], plain[1], whole_weights(strategy.model):
+        kind = strategy.root_device.type
+        with torch.inference_mode(False), torch.autocast(kind, enabled=False), whole_weights(strategy.model):
             yield
 
     def gather(self) -> None:

@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next tensor: on a CPU, giving it back costs a tenth of the time."""
+"""Freed memory is kept for the next tensor: giving it back costs time on a CPU (benchmarks/heap_speed.py)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ OWN_CHOICE = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLE
 def keep_freed_memory() -> None:
     """Let glibc reuse blocks of up to LARGEST_KEPT bytes; nothing where there is no glibc or users chose.
 
-    By default it maps every block of more than 32 MB anew (fewer while it learns), and the system fills each
-    page with zeros when it is first touched.
+    By default it gives large blocks back to the system and asks for them anew; the system then fills each of
+    their pages with zeros when it is first touched.
     """
     if any(name in os.environ for name in OWN_CHOICE):
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar
@@ -26,6 +26,8 @@ METHODS: dict[str, str] = {
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Called anew for every pass: batches of (images (B,3,H,W) in [0,1], seeds (B,))."""
+TIMESTEPS = 1000
+"""T of every schedule here."""
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 
@@ -204,6 +206,12 @@ class Method(nn.Module, ABC):
     def size_multiple(self) -> int:
         """Image height and width must divide by this."""
         return 1
+
+
+def check_train_t(train_t: Sequence[int]) -> None:
+    """Refuse a range of training timesteps that is none within the schedule."""
+    if len(train_t) != 2 or not 0 <= train_t[0] < train_t[1] <= TIMESTEPS:
+        raise InputError(f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(train_t)}.")
 
 
 def check_cached_latents(config: MethodConfig, codec: CodecConfig, *, drawn: bool = False) -> None:

@@ -18,8 +18,8 @@ from mendiff.diffusion.ddim import ddim
 from mendiff.diffusion.ladder import ladder
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.methods.base import Batches, Method, MethodConfig
-from mendiff.methods.diad_config import PRESETS, TIMESTEPS, DiadConfig
+from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
+from mendiff.methods.diad_config import PRESETS, DiadConfig
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.features import make_features

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from mendiff.diffusion.ladder import SPACINGS
 from mendiff.errors import InputError, check_range
-from mendiff.methods.base import MethodConfig, TrainingConfig, check_cached_latents
+from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
 from mendiff.nets.codec import TINY_CODEC, CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig, conditional_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
@@ -15,9 +15,6 @@ from mendiff.nets.semantic_guided import GuideConfig
 from mendiff.nets.stable_diffusion import CODEC, UNET
 from mendiff.scoring.readout import LEARNED, ReadoutConfig
 from mendiff.synthesis.blend import SynthesisConfig
-
-TIMESTEPS = 1000
-"""T of every schedule here."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,7 @@ class DiadConfig(MethodConfig):
             )
         if self.denoiser.categories:
             raise InputError("denoiser.categories: expected none for DiAD, whose prompt is always empty.")
-        if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
-            raise InputError(
-                f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}."
-            )
+        check_train_t(self.train_t)
         check_range("start", self.start, 1, TIMESTEPS)
         check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
         check_range("steps", self.steps, 1)

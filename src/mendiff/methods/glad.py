@@ -20,8 +20,8 @@ from mendiff.diffusion.ddim import ddim
 from mendiff.diffusion.ladder import ladder
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.methods.base import Batches, Method, MethodConfig
-from mendiff.methods.glad_config import PRESETS, TIMESTEPS, GladConfig
+from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
+from mendiff.methods.glad_config import PRESETS, GladConfig
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.denoiser import Denoiser

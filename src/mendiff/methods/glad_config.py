@@ -9,7 +9,7 @@ from typing import Any
 
 from mendiff.diffusion.ladder import SPACINGS
 from mendiff.errors import InputError, check_range
-from mendiff.methods.base import MethodConfig, TrainingConfig, check_cached_latents
+from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
 from mendiff.methods.glad_settings import SETS, SETTINGS, Setting
 from mendiff.nets.codec import TINY_CODEC, CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig, plain_unet
@@ -20,8 +20,6 @@ from mendiff.synthesis.blend import SynthesisConfig
 from mendiff.synthesis.foreground import MODES
 
 FUSIONS = ("x0", "latent", "none")
-TIMESTEPS = 1000
-"""T of every schedule here."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,7 @@ class GladConfig(MethodConfig):
                 "training.lora_rank: expected 0 for a network that starts from random weights, got "
                 f"{self.training.lora_rank}; preset paper has a pretrained one."
             )
-        if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
-            raise InputError(
-                f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}."
-            )
+        check_train_t(self.train_t)
         if not self.denoise_steps or not all(1 <= step <= TIMESTEPS for step in self.denoise_steps):
             raise InputError(
                 f"denoise_steps: expected timesteps from 1 to {TIMESTEPS}, got {list(self.denoise_steps)}."

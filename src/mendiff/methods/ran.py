@@ -19,8 +19,8 @@ from mendiff.diffusion.posterior import Posterior, kl_divergence
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
-from mendiff.methods.base import Batches, Method, MethodConfig
-from mendiff.methods.ran_config import PRESETS, TIMESTEPS, RanConfig
+from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
+from mendiff.methods.ran_config import PRESETS, RanConfig
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.features import make_features
 from mendiff.nets.joint import JointDenoiser

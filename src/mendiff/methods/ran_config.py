@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 
 from mendiff.diffusion.gradient import GradientConfig
 from mendiff.errors import InputError, check_range
-from mendiff.methods.base import MethodConfig, TrainingConfig, check_cached_latents
+from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig, plain_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
 
-TIMESTEPS = 1000
-"""T of every schedule here."""
 DISTANCES = ("squared", "mahalanobis")
 PIXEL_SCORES = ("kl", "rgb")
 
@@ -74,10 +72,7 @@ class RanConfig(MethodConfig):
                 "training.lora_rank: expected 0 for RAN, whose network starts from random weights, got "
                 f"{self.training.lora_rank}."
             )
-        if len(self.train_t) != 2 or not 0 <= self.train_t[0] < self.train_t[1] <= TIMESTEPS:
-            raise InputError(
-                f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(self.train_t)}."
-            )
+        check_train_t(self.train_t)
         last = TIMESTEPS - 1
         if not self.noise_steps or not all(1 <= step <= last for step in self.noise_steps):
             raise InputError(
