@@ -104,6 +104,16 @@ def test_tables_show_the_jobs_of_earlier_commands_too(parts, finished):
     assert sorted((finished / "results.csv").read_text().splitlines()) == sorted(before.splitlines())
 
 
+def test_our_methods_compare_pixels_alone_where_no_features_were_asked_for(parts, tmp_path):
+    asked = ["--methods", "glad", "--categories", "bolt", "--features", "none"]
+    small = ["--set", "glad.training.steps=1", "--set", "glad.crop=32"]
+
+    assert main(["benchmark", str(parts), "-o", str(tmp_path / "run"), *asked, *small]) == 0
+
+    config = json.loads((tmp_path / "run/jobs/glad-bolt-0" / MODEL / "config.json").read_text())
+    assert config["config"]["features"]["name"] == ""
+
+
 def test_a_folder_of_other_work_is_refused(parts, finished, capsys):
     code = run(parts, finished, "memory-bank", "--preset", "other")
 

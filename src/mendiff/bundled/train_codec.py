@@ -30,6 +30,7 @@ from mendiff.bundled.workshop import (
     answered,
     check_folder,
     finish,
+    remembered,
     rounds_of,
     seconds_per_step,
     set_threads,
@@ -78,7 +79,7 @@ def train(options: argparse.Namespace) -> None:
     rounds = rounds_of(options)
     model = prepared(options).to(device)
     steps = steps_of(options, lambda: time_per_step(options, rounds, device))
-    run = Run(model, Schedule(steps, options.rate, decay=0.0), options.out)
+    run = Run(model, Schedule(steps, options.rate, decay=0.0), options.out, remembered(options))
     if options.resume:
         run.go_on()
     terminal.say(

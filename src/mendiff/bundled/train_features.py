@@ -34,6 +34,7 @@ from mendiff.bundled.workshop import (
     answered,
     check_folder,
     finish,
+    remembered,
     rounds_of,
     seconds_per_step,
     set_threads,
@@ -101,7 +102,7 @@ def train(options: argparse.Namespace) -> None:
     fit_whitenings(pupil, teacher, rounds)
     teacher.to(device)
     pupil.to(device)
-    run = Run(pupil, Schedule(steps, options.rate), options.out)
+    run = Run(pupil, Schedule(steps, options.rate), options.out, remembered(options))
     if options.resume:
         run.go_on()
     count = sum(one.numel() for one in Student(student.config).parameters())

@@ -59,14 +59,18 @@ class Run:
         network: what is trained: its parameters that require gradients.
         schedule: see Schedule.
         folder: for checkpoint and log.
+        asked: what a resumed training has to know besides; kept in the checkpoint.
 
     Attributes:
         step: steps that are done.
         seconds: that they took, interruptions not counted.
     """
 
-    def __init__(self, network: nn.Module, schedule: Schedule, folder: Path) -> None:
+    def __init__(
+        self, network: nn.Module, schedule: Schedule, folder: Path, asked: Mapping[str, Any] | None = None
+    ) -> None:
         self.network, self.schedule, self.folder = network, schedule, folder
+        self._asked = dict(asked or {})
         self.step, self.seconds = 0, 0.0
         self._trained = [one for one in network.parameters() if one.requires_grad]
         self._optimizer = torch.optim.AdamW(
@@ -157,7 +161,12 @@ class Run:
         tensors = {f"network.{name}": one for name, one in self._own().items()}
         tensors |= {f"average.{name}": one for name, one in self._average.items()}
         tensors |= moments_of(self._optimizer)
-        about = {"step": self.step, "steps": self.schedule.steps, "seconds": round(self.seconds, 1)}
+        about = {
+            "step": self.step,
+            "steps": self.schedule.steps,
+            "seconds": round(self.seconds, 1),
+            "asked": self._asked,
+        }
         content = save(
             {name: one.detach().cpu().contiguous() for name, one in tensors.items()},
             metadata={"about": json.dumps(about)},
@@ -199,7 +208,7 @@ class Run:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """Step, steps and seconds of a folder's checkpoint."""
+    """Step, steps, seconds and remembered options of a folder's checkpoint."""
     path = folder / CHECKPOINT
     if not path.is_file():
         raise InputError(f"{folder}: expected an interrupted training to go on with, found no {CHECKPOINT}.")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -21,6 +22,8 @@ from mendiff.errors import InputError
 
 OTHER_SEED = 900_000_000
 """Added to the seed for images that are not trained on."""
+REMEMBERED = ("seed", "size", "batch", "round", "passes", "rate", "crop", "perceptual", "features")
+"""Options that a resumed training has from its beginning: with others it would not go on as if unbroken."""
 
 
 def add_training_options(
@@ -49,7 +52,9 @@ def add_training_options(
         "--categories", type=int, default=12, help="generated surfaces to judge on (%(default)s)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (%(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted training")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted training, as it was begun"
+    )
     parser.add_argument("--install", action="store_true", help="put the weights into the package at the end")
     parser.add_argument("--quiet", action="store_true", help="say warnings only")
 
@@ -69,7 +74,10 @@ def answered(name: str, work: Callable[[], None]) -> int:
 
 
 def check_folder(options: argparse.Namespace) -> None:
-    """Refuse options that make no sense, and to begin anew where a training lies."""
+    """Refuse options that make no sense, and to begin anew where a training lies.
+
+    A resumed training takes up the options that it was begun with.
+    """
     for name, lowest in (("batch", 2), ("round", 1), ("passes", 1), ("workers", 0), ("categories", 0)):
         if getattr(options, name) < lowest:
             raise InputError(f"--{name}: expected at least {lowest}, got {getattr(options, name)}.")
@@ -83,7 +91,14 @@ def check_folder(options: argparse.Namespace) -> None:
         )
     if options.resume and not there:
         raise InputError(f"--resume: expected a training in {options.out} to go on with, found none.")
+    if options.resume:
+        vars(options).update(read_about(options.out)["asked"])
     options.out.mkdir(parents=True, exist_ok=True)
+
+
+def remembered(options: argparse.Namespace) -> dict[str, Any]:
+    """What a checkpoint keeps of the options."""
+    return {name: value for name, value in vars(options).items() if name in REMEMBERED}
 
 
 def rounds_of(options: argparse.Namespace) -> RoundsConfig:

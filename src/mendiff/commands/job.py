@@ -211,7 +211,7 @@ def our_rows(
             job.method,
             job.preset,
             job.settings,
-            features=job.features if job.weights or job.features == AUTO else None,
+            features=job.features,
             features_weights=job.weights,
             seed=job.seed,
             device=job.device,
