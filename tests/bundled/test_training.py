@@ -97,6 +97,16 @@ def test_trained_codec_is_a_codec_folder_of_half_precision(codec, tmp_path):
     assert judged.keys() == {"psnr", "ssim"}
 
 
+def test_codec_sees_cuts_of_its_size_and_some_of_them_are_enlarged():
+    fine = (torch.arange(64) % 2).expand(2, 3, 64, 64).float()  # neighbours differ by one, the most there is
+    cuts = [train_codec.zoomed_crops(fine, 32, torch.Generator().manual_seed(number)) for number in range(40)]
+
+    assert {one.shape for one in cuts} == {(2, 3, 32, 32)}
+    assert all(one.min() >= 0 and one.max() <= 1 for one in cuts)
+    plain = [bool((one.diff(dim=-1).abs() == 1).all()) for one in cuts]
+    assert 10 < sum(plain) < 30
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from mendiff.bundled.images import generate_batch
@@ -51,6 +52,8 @@ from mendiff.nets.features import FeatureExtractor
 
 HELD_BACK = 48
 """Images that are never trained on."""
+ZOOMED, LARGEST_ZOOM = 0.5, 2.0
+"""Share of batches that are enlarged, and how much at most: methods enlarge photos of fewer pixels too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--features-weights", type=Path, help="the backbone's safetensors file")
     parser.add_argument("--perceptual", type=float, default=0.03, help="weight of that term (%(default)s)")
     parser.add_argument("--crop", type=int, default=96, help="side of what is trained on (%(default)s)")
-    add_training_options(parser, size=128, batch=8, passes=2, rate=1e-3)
+    add_training_options(parser, size=128, batch=8, passes=4, rate=2e-3)
     return answered(parser.prog, lambda: train(parser.parse_args(arguments)))
 
 
@@ -90,7 +93,7 @@ def train(options: argparse.Namespace) -> None:
 
     def loss_of(batch: list[Tensor]) -> Tensor:
         rng = Generator().manual_seed(rounds.seed * 1_000_003 + run.step)
-        cut = random_crops(batch[0], options.crop, 1, rng).to(device, memory_format=torch.channels_last)
+        cut = zoomed_crops(batch[0], options.crop, rng).to(device, memory_format=torch.channels_last)
         loss: Tensor = model(cut, rng)
         return loss
 
@@ -101,6 +104,15 @@ def train(options: argparse.Namespace) -> None:
     with run.averaged():
         write(model.to("cpu"), run, kept, options, terminal)
     finish(options, [f"{CODEC}/{CONFIG}", f"{CODEC}/{WEIGHTS}"], terminal)
+
+
+def zoomed_crops(images: Tensor, size: int, rng: Generator) -> Tensor:
+    """A cut of every image (B,3,H,W) to (B,3,size,size), now and then of less of it, enlarged."""
+    share, zoom = torch.rand(2, generator=rng).tolist()
+    if share > ZOOMED:
+        return random_crops(images, size, 1, rng)
+    few = random_crops(images, round(size / LARGEST_ZOOM**zoom), 1, rng)
+    return F.interpolate(few, size=(size, size), mode="bicubic", align_corners=False).clamp(0, 1)
 
 
 @torch.no_grad()

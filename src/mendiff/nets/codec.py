@@ -20,8 +20,8 @@ TINY_CODEC = "space_to_depth"
 BUNDLED_NETWORK: dict[str, Any] = {
     "encoder_block_out_channels": [32, 32, 32, 32],
     "decoder_block_out_channels": [32, 32, 32, 32],
-    "num_encoder_blocks": [0, 0, 2, 3],
-    "num_decoder_blocks": [3, 2, 1, 0],
+    "num_encoder_blocks": [0, 0, 2, 6],
+    "num_decoder_blocks": [8, 4, 0, 0],
     "upsampling_scaling_factor": 2,
     "latent_channels": 4,
 }
