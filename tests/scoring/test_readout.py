@@ -14,6 +14,7 @@ from mendiff.scoring.maps import (
     pixel_map,
     squared_map,
 )
+from mendiff.scoring.pyramid import PixelPyramid
 from mendiff.scoring.readout import BACKWARD, DISTANCES, Readout, ReadoutConfig, fit_to_mended
 from mendiff.scoring.scales import logarithm as log_maps
 from mendiff.scoring.score import top_k_mean, top_share_mean
@@ -181,6 +182,21 @@ def test_every_standardised_map_has_mean_0_and_deviation_1_on_the_images_it_was_
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_local_share_weighs_the_pyramids_maps_against_the_features(image, rebuilt, distance):
+    plain = ReadoutConfig(distance=distance, standardise=True, pixel_share=0.1, sigma=0.0)
+    local = Readout(plain, PixelPyramid.channels, len(rebuilt))
+    local.fit(lambda: [(image, rebuilt)], PixelPyramid())
+    deep = Readout(plain, CHANNELS, len(rebuilt))
+    both = Readout(replace(plain, local_share=0.3), CHANNELS, len(rebuilt))
+    for readout in (deep, both):
+        readout.fit(lambda: [(image, rebuilt)], features)
+    alone = [one.anomaly_map(image, rebuilt, how) for one, how in ((deep, features), (local, PixelPyramid()))]
+    expected = (0.6 * alone[0] + 0.3 * alone[1]) / 0.9  # pixels have their tenth in both
+    together = both.anomaly_map(image, rebuilt, features)
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)
+
+
 class Backbone:
     """Features of a backbone that wants images of 24 pixels."""
 
@@ -306,7 +322,12 @@ def test_only_batch_maxima_make_a_map_depend_on_its_batch(image, rebuilt):
     [
         ({"distance": "l2"}, "nearest, cosine, squared, whitened, got 'l2'"),
         ({"backward": "max"}, "none, sum, mean, got 'max'"),
-        ({"pixel_share": 0.5}, "standardise=true"),
+        ({"pixel_share": 0.5}, "pixel_share: expected standardise=true"),
+        ({"local_share": 0.5}, "local_share: expected standardise=true"),
+        (
+            {"local_share": 0.5, "pixel_share": 0.6, "standardise": True},
+            "at most 1 together, got 0.6 and 0.5",
+        ),
         ({"pixel_share": 1.5, "standardise": True}, "0 to 1, got 1.5"),
         ({"sigma_share": -1.0}, "sigma_share: expected 0 to 1, got -1.0"),
         ({"top_share": 5.0}, "top_share: expected 0 to 1, got 5.0"),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mendiff.errors import InputError
 from mendiff.nets import AUTO, LEAST_SIDE
 from mendiff.nets.student import BUNDLED, StudentFeatures
+from mendiff.scoring.pyramid import PixelPyramid
 
 POSITION_RESAMPLING = ("timm", "dino")
 TINY_FEATURES = AUTO
@@ -164,28 +165,6 @@ class FeatureExtractor(nn.Module):
         _refuse(strange, "is not part of the network", source, self.config.name)
         _refuse(wrong, "has another shape", source, self.config.name)
         self.backbone.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)
-
-
-class PixelPyramid(nn.Module):
-    """Features that need no weights: local colour, contrast and edges at strides 4, 8 and 16.
-
-    Stands in where no pretrained backbone is at hand; pretrained features see far more.
-    """
-
-    channels = (15, 15, 15)
-    strides = (4, 8, 16)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """(B,3,H,W) in [0,1] to one (B,15,H/s,W/s) per stride s."""
-        return self.unnormalised(image * 2 - 1)
-
-    def unnormalised(self, pixels: Tensor) -> list[Tensor]:
-        """The same of pixels in about [-1,1]."""
-        down, right = torch.zeros_like(pixels), torch.zeros_like(pixels)
-        down[:, :, 1:] = pixels.diff(dim=2)
-        right[:, :, :, 1:] = pixels.diff(dim=3)
-        local = torch.cat([pixels, down, right, down.abs(), right.abs()], dim=1)
-        return [F.avg_pool2d(local, stride) for stride in self.strides]
 
 
 def hub_id(name: str) -> str:

@@ -19,6 +19,7 @@ from mendiff.scoring.maps import (
     pixel_map,
     squared_map,
 )
+from mendiff.scoring.pyramid import PixelPyramid
 from mendiff.scoring.scales import MapScales, logarithm
 from mendiff.scoring.score import pooled_max, top_k_mean, top_share_mean
 from mendiff.scoring.whitening import ConditionalWhitening
@@ -49,6 +50,8 @@ class ReadoutConfig:
             feature map.
         pixel_share: share of the sum that falls to the squared residual at several blurs, 0 to 1; needs
             `standardise`.
+        local_share: share of the sum that falls to local colours and edges (see mendiff.scoring.pyramid),
+            compared as features are; needs `standardise`.
         combine: of all maps: "sum", or "product" (a variant of the published DiAD code).
         standardise: bring every map to zero mean and unit deviation on good images before adding.
         logarithm: take logarithms before that: where maps disagree, one high value then counts for less, so
@@ -72,6 +75,7 @@ class ReadoutConfig:
     backward: str = "none"
     pixel_weight: float = 0.0
     pixel_share: float = 0.0
+    local_share: float = 0.0
     combine: str = "sum"
     standardise: bool = False
     logarithm: bool = False
@@ -97,13 +101,19 @@ class ReadoutConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
-        for name in ("pixel_share", "sigma_share", "top_share"):
+        for name in ("pixel_share", "local_share", "sigma_share", "top_share"):
             check_range(f"readout.{name}", getattr(self, name), 0, 1)
         for name in ("pixel_weight", "sigma", "taps", "top_k", "pool_side", "pool_rounds", "resolution"):
             check_range(f"readout.{name}", getattr(self, name), 0)
-        if self.pixel_share and not self.standardise:
+        for name in ("pixel_share", "local_share"):
+            if getattr(self, name) and not self.standardise:
+                raise InputError(
+                    f"{name}: expected standardise=true with it, since pixels and features differ in scale."
+                )
+        if self.pixel_share + self.local_share > 1:
             raise InputError(
-                "pixel_share: expected standardise=true with it, since pixels and features differ in scale."
+                "pixel_share and local_share: expected at most 1 together, got "
+                f"{self.pixel_share} and {self.local_share}."
             )
         if self.taps and self.taps % 2 == 0:
             raise InputError(f"taps: expected an odd kernel length, or 0, got {self.taps}.")
@@ -147,13 +157,17 @@ class Readout(nn.Module):
         super().__init__()
         self.config = config
         self.batch_maxima = batch_maxima
+        self._local = PixelPyramid() if config.local_share else None
+        local = self._local.channels if self._local else ()
         whitened = config.distance == "whitened"
         self.whitening = nn.ModuleList(
-            ConditionalWhitening(c) for _ in range(runs) for c in channels if whitened
+            ConditionalWhitening(c) for _ in range(runs) for c in (*channels, *local) if whitened
         )
-        features, pixels = runs * len(channels), runs * (config.pixel_share > 0)
-        self.scales = MapScales(features + pixels, config.places)
-        self._shares = [(1 - config.pixel_share) / features] * features + [config.pixel_share / runs] * pixels
+        deep = 1 - config.pixel_share - config.local_share
+        run = [deep / len(channels)] * len(channels) + [config.local_share / max(len(local), 1)] * len(local)
+        pixels = [config.pixel_share] if config.pixel_share else []
+        self._shares = [share / runs for share in run * runs + pixels * runs]
+        self.scales = MapScales(len(self._shares), config.places)
 
     @property
     def learns(self) -> bool:
@@ -242,11 +256,16 @@ class Readout(nn.Module):
         stacked = torch.stack(maps)
         return logarithm(stacked) if self.config.logarithm else stacked
 
-    @staticmethod
-    def _layers(image: Tensor, rebuilt: Sequence[Tensor], features: Features) -> list[tuple[Tensor, Tensor]]:
+    def _layers(
+        self, image: Tensor, rebuilt: Sequence[Tensor], features: Features
+    ) -> list[tuple[Tensor, Tensor]]:
         """(image's, reconstruction's) features of every layer of every run."""
-        ours = features(image)
-        return [pair for one in rebuilt for pair in zip(ours, features(one), strict=True)]
+
+        def described(images: Tensor) -> list[Tensor]:
+            return [*features(images), *(self._local(images) if self._local else ())]
+
+        ours = described(image)
+        return [pair for one in rebuilt for pair in zip(ours, described(one), strict=True)]
 
     def _feature_maps(self, layers: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         if self.config.distance == "whitened":
