@@ -277,7 +277,7 @@ def test_whitened_features_have_unit_covariance_within_images(rng):
 
 
 def test_student_that_says_whitened_features_says_the_teachers_own_at_the_end(rng):
-    student = Student(StudentConfig((2, 3, 4, 5), (0, 0, 0), (2, 2, 2)))
+    student = Student(StudentConfig((2, 3, 4, 5), (0, 0, 0), (3, 4, 5), (2, 2, 2)))
     whitenings = Whitenings((2, 2, 2))
     whitenings.fit([[correlated(rng) for _ in range(3)]])
     image = torch.rand(1, 3, 32, 32, generator=rng)

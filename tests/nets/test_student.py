@@ -11,7 +11,7 @@ def trained(rng):
     """A student as training leaves it: batch norms that are far from the identity."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        student = Student(StudentConfig((4, 6, 8, 10), (1, 2, 1), (5, 6, 7)), folded=False)
+        student = Student(StudentConfig((4, 6, 8, 10), (1, 2, 1), (6, 7, 8), (5, 6, 7)), folded=False)
         for module in student.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.normal_()
@@ -87,7 +87,7 @@ def test_images_and_pixels_differ_by_their_range(rng):
 
 
 def test_shape_comes_from_the_config():
-    network = {"widths": [4, 6, 8, 10], "depths": [0, 1, 0], "outputs": [3, 4, 5]}
+    network = {"widths": [4, 6, 8, 10], "depths": [0, 1, 0], "hidden": [5, 6, 7], "outputs": [3, 4, 5]}
     assert make_features(FeaturesConfig("bundled", network=network)).channels == (3, 4, 5)
 
 
