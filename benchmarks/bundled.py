@@ -33,6 +33,7 @@ from mendiff.checkpoints.store import read_weights
 from mendiff.commands.common import Terminal, choose_categories
 from mendiff.commands.evaluate import TestSet, measure, read_tests
 from mendiff.commands.fit_codec import quality
+from mendiff.commands.heap import keep_freed_memory
 from mendiff.commands.plan import own_size, readable_paths
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import Features, fit_memory_bank
@@ -165,26 +166,38 @@ def codec_as_markdown(results: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def speed(teacher: FeatureExtractor, student: StudentFeatures) -> str:
-    """Milliseconds of one core per image, alternately, each in the memory format that suits it best."""
+    """Milliseconds of one core per image, alternately; as torch comes, and keeping
+    freed memory as our commands do.
+    """
     torch.set_num_threads(1)
-    lines = ["| batch | teacher | student | ratio |", "|---|---|---|---|"]
-    for count in BATCHES:
-        taken: dict[tuple[str, torch.memory_format], list[float]] = {}
-        for _ in range(ROUNDS):
-            for form in (torch.contiguous_format, torch.channels_last):
-                image = torch.rand(count, 3, SIDE, SIDE).contiguous(memory_format=form)
-                for name, network in (("teacher", teacher), ("student", student)):
-                    network.to(memory_format=form)  # type: ignore[call-overload]
-                    began = time.process_time()
-                    network(image)
-                    taken.setdefault((name, form), []).append((time.process_time() - began) / count)
-        best = {
-            name: min(median(values) for (other, _), values in taken.items() if other == name)
-            for name in ("teacher", "student")
-        }
-        cells = " | ".join(f"{1e3 * one:.1f} ms" for one in best.values())
-        lines.append(f"| {count} of {SIDE} px | {cells} | {best['teacher'] / best['student']:.1f} |")
+    lines = ["| freed memory | batch | teacher | student | ratio |", "|---|---|---|---|---|"]
+    for memory in ("given back", "kept"):
+        if memory == "kept":
+            keep_freed_memory()
+        for count in BATCHES:
+            best = timed(teacher, student, count)
+            cells = " | ".join(f"{1e3 * one:.1f} ms" for one in best.values())
+            ratio = best["teacher"] / best["student"]
+            lines.append(f"| {memory} | {count} of {SIDE} px | {cells} | {ratio:.1f} |")
     return "\n".join(lines)
+
+
+@torch.no_grad()
+def timed(teacher: FeatureExtractor, student: StudentFeatures, count: int) -> dict[str, float]:
+    """Processor seconds per image of each, in the memory format that suits it best."""
+    taken: dict[tuple[str, torch.memory_format], list[float]] = {}
+    for _ in range(ROUNDS):
+        for form in (torch.contiguous_format, torch.channels_last):
+            image = torch.rand(count, 3, SIDE, SIDE).contiguous(memory_format=form)
+            for name, network in (("teacher", teacher), ("student", student)):
+                network.to(memory_format=form)  # type: ignore[call-overload]
+                began = time.process_time()
+                network(image)
+                taken.setdefault((name, form), []).append((time.process_time() - began) / count)
+    return {
+        name: min(median(values) for (other, _), values in taken.items() if other == name)
+        for name in ("teacher", "student")
+    }
 
 
 if __name__ == "__main__":
