@@ -27,26 +27,30 @@ from mendiff.report.contents import Report
 from mendiff.report.html import write_report
 from mendiff.report.pictures import thumbnail_side
 
+READ_OUT: dict[str, Any] = {
+    # Aligned parts are hard to mend exactly where they may break: a usual map would hide missing nuts.
+    "readout.places": 0,
+    # Drawn parts differ in colours, of which deep features tell little: as much weight for what is local.
+    "readout.local_share": 0.425,
+    "readout.enlarge": False,
+}
 SETTINGS: dict[str, dict[str, Any]] = {
     "glad": {
         "training.steps": 1200,
         "codec.factor": 4,
         "denoiser.network": plain_unet(64, 96, 128),
-        # Aligned parts are hard to mend exactly where they may break: a usual map would hide missing nuts.
-        "readout.places": 0,
+        **READ_OUT,
     },
     # A step of DiAD, with its second network, takes as long as two of GLAD: as many minutes for both.
     "diad": {
         "training.steps": 700,
         "codec.factor": 4,
         "denoiser.network": conditional_unet(64, 96, 128),
-        "readout.places": 0,
+        **READ_OUT,
     },
 }
 """What the demo changes in a method's preset, beside the image size: coarser pixel blocks, for speed."""
-# Colours and edges tell more of these drawn parts than deep features do (benchmarks/RESULTS.md).
-WHOLE_PICTURES = {"image_size": 128, "crop": 0, "features.name": ""}
-PIXELS_ALONE = "the demo compares pixels alone, which suits drawn parts; mendiff fit looks at features too."
+WHOLE_PICTURES = {"image_size": 128, "crop": 0}
 SEEN = 24
 """Good parts of every kind, of those that are trained on, from which its read-out learns."""
 CALIBRATION = 12
@@ -81,8 +85,6 @@ def run(
     began = time.monotonic()
     kinds = len(config.categories)
     terminal.say(f"{kinds} kind{'s' * (kinds > 1)} of parts, learned from good ones alone, on {plan.device}")
-    if not changes["features.name"]:
-        terminal.say(f"note: {PIXELS_ALONE}")
     with new_folder(out, overwrite, "a demo") as draft:
         draw(draft / "data", config, terminal)
         result = _fit_and_report(draft, plan, terminal)
