@@ -54,15 +54,6 @@ class StudentConfig:
         return cls(**{name: tuple(values) for name, values in fields.items()})
 
 
-def pointwise(conv: Any, x: Tensor) -> Tensor:
-    """A 1x1 convolution, (B,c,h,w) to (B,C,h,w), as one matrix product.
-
-    For a single image on one thread torch takes a path of its own for these, several times as slow.
-    """
-    mixed = F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias)
-    return mixed.permute(0, 3, 1, 2)
-
-
 class Layer(nn.Module):
     """A convolution and ReLU; while it is trained with batch norm, and with a way around where sizes allow.
 
@@ -82,7 +73,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,c,h,w) to (B,C,h,w), or half the size."""
-        y: Tensor = self.conv(x) if self.conv.kernel_size != (1, 1) else pointwise(self.conv, x)
+        y: Tensor = self.conv(x)
         if self.norm is not None:
             y = self.norm(y)
         return F.relu(y + x if self._around else y, inplace=True)
@@ -142,7 +133,7 @@ class Student(nn.Module):
         parts = list(zip(self.stages, self.hidden, self.heads, STRIDES, strict=True))
         for stage, hidden, head, stride in parts[:stages]:
             x = stage(x)
-            found.append(pointwise(head, hidden(x))[..., : -(-height // stride), : -(-width // stride)])
+            found.append(head(hidden(x))[..., : -(-height // stride), : -(-width // stride)])
         return found
 
     def folded(self) -> Student:
@@ -188,7 +179,6 @@ class StudentFeatures(nn.Module):
         self.register_buffer("std", torch.full((3, 1, 1), 0.5))
         self.requires_grad_(False)
         self.eval()
-        self.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> StudentFeatures:
         """Stay in evaluation mode: the network is frozen."""
