@@ -8,7 +8,7 @@ from mendiff.methods.ran_config import RanConfig
 from mendiff.types import Estimate
 
 SEEDS = torch.tensor([11, 5, 2**62, 0])
-CHANGES = {"noise_steps": [20, 300], "draws": 3}
+CHANGES = {"noise_steps": [20, 300], "draws": 3, "cached_features": 0.0}
 
 
 @pytest.fixture
@@ -72,6 +72,66 @@ def test_the_target_is_every_feature_layer_on_the_finest_ones_grid(make, picture
     assert torch.equal(target[:, :15], layers[0])
     larger = F.interpolate(layers[2], (8, 8), mode="bilinear", align_corners=False)
     assert torch.equal(target[:, 30:], larger)
+
+
+@torch.no_grad()
+def test_each_layer_is_averaged_over_its_own_positions_before_the_layers_meet(make, pictures):
+    ran = make({"target_pool": 3})
+    coarse = ran.features(pictures)[2]
+    pooled = F.avg_pool2d(coarse, 3, 1, 1, count_include_pad=False)
+    larger = F.interpolate(pooled, (8, 8), mode="bilinear", align_corners=False)
+    assert torch.equal(ran.target(pictures)[:, 30:], larger)
+
+
+@torch.no_grad()
+def test_small_images_are_enlarged_for_the_features_alone(make, pictures, monkeypatch):
+    ran = make({"enlarge": True})
+    monkeypatch.setattr(ran.features, "least_side", 64, raising=False)
+    assert ran.target(pictures).shape[-2:] == (16, 16)
+    assert ran.predict(pictures, SEEDS).anomaly_map.shape[-2:] == (32, 32)
+
+
+def test_a_window_holds_the_features_that_its_pixels_have_in_the_whole_image(make, streams):
+    ran = make({"window": 32})
+    assert (ran.size_multiple, ran.codec.factor) == (16, 4)
+    y, x = (one.float() for one in torch.meshgrid(torch.arange(80), torch.arange(96), indexing="ij"))
+    place = torch.stack([y, x])[None].expand(4, -1, -1, -1)  # every position tells where it lies
+    x0, truth = ran.windows(place[..., ::4, ::4], place[..., ::2, ::2], streams())
+    assert (x0.shape, truth.shape) == ((4, 2, 8, 8), (4, 2, 16, 16))
+    assert torch.equal(x0, truth[..., ::2, ::2])
+    corners = x0[..., 0, 0]
+    assert bool((corners % 16 == 0).all())
+    assert len(corners.unique(dim=0)) > 1
+    assert bool((corners <= torch.tensor([80 - 32, 96 - 32])).all())
+
+
+def test_images_no_larger_than_the_window_stay_whole(make, pictures, streams):
+    x0, truth = torch.zeros(4, 48, 8, 8), torch.zeros(4, 45, 8, 8)
+    for window in (0, 32, 64):
+        latents, features = make({"window": window}).windows(x0, truth, streams())
+        assert latents is x0
+        assert features is truth
+
+
+def losses_and_extractions(ran, pictures, streams, monkeypatch):
+    seen, extract = [], ran.features.forward
+    monkeypatch.setattr(ran.features, "forward", lambda image: seen.append(len(image)) or extract(image))
+    return [float(ran.training_loss(pictures, streams())) for _ in range(2)], seen
+
+
+def test_kept_features_spare_the_extractor_and_change_next_to_nothing(make, pictures, streams, monkeypatch):
+    anew, extracted = losses_and_extractions(make(), pictures, streams, monkeypatch)
+    kept, once = losses_and_extractions(make({"cached_features": 1.0}), pictures, streams, monkeypatch)
+    assert (extracted, once) == ([4, 4], [1, 1, 1, 1])
+    assert kept == pytest.approx(anew, rel=1e-3)
+
+
+def test_features_that_were_kept_are_forgotten_when_their_scale_is_learned(make, pictures, streams):
+    ran, fresh = make({"cached_features": 1.0}), make({"cached_features": 1.0})
+    ran.training_loss(pictures, streams())
+    for one in (ran, fresh):
+        one.prepare(batches(pictures))
+    assert float(ran.training_loss(pictures, streams())) == float(fresh.training_loss(pictures, streams()))
 
 
 @torch.no_grad()

@@ -25,3 +25,19 @@ def test_equal_bytes_of_another_shape_are_another_image():
     image = torch.zeros(1, 3, 4, 8)
     assert cache.latents(image, lambda one: one).shape == image.shape
     assert cache.latents(image.reshape(1, 3, 8, 4), lambda one: one).shape == (1, 3, 8, 4)
+
+
+def test_images_beyond_the_room_are_encoded_whenever_they_come():
+    images, asked = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), []
+
+    def encode(image):
+        asked.append(image)
+        return image
+
+    cache = LatentCache(room=images[0].numel() * 2, dtype=torch.float16)
+    for _ in range(2):
+        assert torch.equal(cache.latents(images, encode), images.half().float())
+    assert [torch.equal(one, images[:1]) for one in asked] == [True, False, False]
+    cache.clear()
+    cache.latents(images[:1], encode)
+    assert len(asked) == 4

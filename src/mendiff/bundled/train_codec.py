@@ -31,6 +31,7 @@ from mendiff.bundled.workshop import (
     answered,
     check_folder,
     finish,
+    in_half,
     remembered,
     rounds_of,
     seconds_per_step,
@@ -94,7 +95,8 @@ def train(options: argparse.Namespace) -> None:
     def loss_of(batch: list[Tensor]) -> Tensor:
         rng = Generator().manual_seed(rounds.seed * 1_000_003 + run.step)
         cut = zoomed_crops(batch[0], options.crop, rng).to(device, memory_format=torch.channels_last)
-        loss: Tensor = model(cut, rng)
+        with in_half(device):
+            loss: Tensor = model(cut, rng)
         return loss
 
     with terminal.bar("training") as update:

@@ -34,6 +34,7 @@ from mendiff.bundled.workshop import (
     answered,
     check_folder,
     finish,
+    in_half,
     remembered,
     rounds_of,
     seconds_per_step,
@@ -63,7 +64,9 @@ class Pupil(nn.Module):
 
     def forward(self, image: Tensor, described: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """What it says of images (B,3,H,W) in [0,1], and what it should say, whitened."""
-        return self.student(image * 2 - 1), self.whitenings(list(described))
+        with torch.autocast(image.device.type, enabled=False):
+            meant = self.whitenings(list(described))
+        return self.student(image * 2 - 1), meant
 
     @torch.no_grad()
     def graduate(self) -> Student:
@@ -155,7 +158,9 @@ def loss_of(pupil: Pupil, teacher: Teacher, device: str, batch: list[Tensor]) ->
     if not described:
         with torch.no_grad():
             described = teacher(image)
-    return distance(*pupil(teacher.cut(image), described))
+    with in_half(device):
+        said, meant = pupil(teacher.cut(image), described)
+    return distance([one.float() for one in said], meant)
 
 
 @torch.no_grad()

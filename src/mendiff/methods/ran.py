@@ -21,11 +21,12 @@ from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
 from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
 from mendiff.methods.ran_config import PRESETS, RanConfig
+from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.features import make_features
 from mendiff.nets.joint import JointDenoiser
 from mendiff.scoring.gaussians import PositionGaussians
-from mendiff.scoring.maps import gaussian_blur, to_grid
+from mendiff.scoring.maps import enlarged, gaussian_blur, to_grid
 from mendiff.scoring.scales import MapScales
 from mendiff.scoring.score import top_share_mean
 from mendiff.scoring.whitening import ChannelWhitening
@@ -98,6 +99,8 @@ class Ran(Method):
                 f"{deepest} pixels, got one per {coarsest}; leave that layer out or add a level."
             )
         self.target_whitening = ChannelWhitening(width)
+        room = config.cached_features * 1e9
+        self._cache = LatentCache(room, torch.float16) if room else None
         steps = len(config.noise_steps)
         self.residual_whitening = nn.ModuleList(ChannelWhitening(width) for _ in range(steps))
         size = config.image_size or self.size_multiple
@@ -125,8 +128,9 @@ class Ran(Method):
         check_size(self.codec, image, self.denoiser.multiple)
         config = self.config
         t = rng.integers(*config.train_t).to(image.device)
-        with torch.no_grad():
-            x0, truth = self.codec.encode(image), self.target(image)
+        # In float32: whitening lifts small differences of features, and with them what half precision rounds.
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            x0, truth = self.windows(self.codec.encode(image), self._truth(image), rng)
         eps = rng.like(x0)
         x_t = self.schedule.add_noise(x0, eps, t)
         estimate, features, prediction = self.denoiser(x_t, t, _grid(truth))
@@ -136,15 +140,50 @@ class Ran(Method):
         loss: Tensor = hybrid.mean() + config.feature_weight * (features - truth).square().mean()
         return loss
 
+    def rehearse_training(self, image: Tensor) -> Tensor:
+        """See Method.rehearse_training; nothing is kept, since images without numbers look alike."""
+        cache, self._cache = self._cache, None
+        try:
+            return super().rehearse_training(image)
+        finally:
+            self._cache = cache
+
+    def _truth(self, image: Tensor) -> Tensor:
+        """The features to be predicted; good images come again and again, so theirs are kept."""
+        return self.target(image) if self._cache is None else self._cache.latents(image, self.target)
+
+    def windows(self, x0: Tensor, truth: Tensor, rng: PerImageRandom) -> tuple[Tensor, Tensor]:
+        """A random window of every image, of its latents (B,c,h,w) and its features (B,C,h',w') alike.
+
+        Features are cut after they were extracted: those of a cut image would be those of an image with a
+        rim where there is none, far into it for deep layers.
+        """
+        multiple = self.size_multiple
+        side = self.config.window // multiple
+        rows, columns = (size * self.codec.factor // multiple for size in x0.shape[-2:])
+        whole = not side or (rows <= side and columns <= side)
+        # Features of enlarged images need not have a whole number of positions per window.
+        if whole or truth.shape[-2] % rows or truth.shape[-1] % columns:
+            return x0, truth
+        cuts = []
+        for latents, features, own in zip(x0, truth, rng.generators, strict=True):
+            y, x = (int(torch.randint(max(n - side, 0) + 1, (1,), generator=own)) for n in (rows, columns))
+            for one in (latents, features):
+                unit = one.shape[-2] // rows
+                cuts.append(one[:, y * unit : (y + side) * unit, x * unit : (x + side) * unit])
+        return torch.stack(cuts[::2]), torch.stack(cuts[1::2])
+
     def target(self, image: Tensor) -> Tensor:
         """f(x0): all feature layers on the finest one's grid, whitened, (B,3,H,W) in [0,1] to (B,C,h,w)."""
-        layers: Tensor = self.target_whitening(self._joined(image))
-        side = self.config.target_pool
-        return F.avg_pool2d(layers, side, 1, side // 2, count_include_pad=False)
+        whitened: Tensor = self.target_whitening(self._joined(image))
+        return whitened
 
     def _joined(self, image: Tensor) -> Tensor:
-        layers = self.features(image)
-        return torch.cat([to_grid(one, _grid(layers[0])) for one in layers], dim=1)
+        """Every layer averaged over a few of its own positions, then brought to the finest one's grid."""
+        layers = self.features(enlarged(image, self.features) if self.config.enlarge else image)
+        side, grid = self.config.target_pool, _grid(layers[0])
+        pooled = (F.avg_pool2d(one, side, 1, side // 2, count_include_pad=False) for one in layers)
+        return torch.cat([to_grid(one, grid) for one in pooled], dim=1)
 
     # Scores.
 
@@ -252,6 +291,8 @@ class Ran(Method):
         for image, _ in seen():
             self.target_whitening.update(self._joined(image))
         self.target_whitening.finish()
+        if self._cache is not None:
+            self._cache.clear()
 
     @torch.no_grad()
     def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:

@@ -27,7 +27,13 @@ class RanConfig(MethodConfig):
         min_snr_gamma: of the weights of the noise loss; 0 weighs all timesteps equally.
         feature_weight: of the feature loss (eq. 10) beside the hybrid loss.
         vb_weight: of the variational term, in bits per pixel and channel.
-        target_pool: side of the windows over which the features to be predicted are averaged; 1 for none.
+        window: side of the random windows that the denoiser is trained on, in pixels, cut after the features
+            of the whole image were extracted; 0 trains on whole images.
+        cached_features: gigabytes for the features of good images, which are then extracted once and kept in
+            half precision; of images beyond that, and with 0 of all, at every step.
+        enlarge: whether images smaller than the features' `least_side` are enlarged to it for them.
+        target_pool: side of the windows over which each layer's features are averaged before they are to be
+            predicted, in positions of that layer; 1 for none.
         noise_steps: T = {t_1..t_n} of eq. 11; all, and all draws, run as one batch.
         draws: of noise per timestep; their maps are averaged.
         pixel_score: s_t of eq. 11: "kl", or "rgb", the squared error of the clean estimate, to compare with.
@@ -48,6 +54,9 @@ class RanConfig(MethodConfig):
     min_snr_gamma: float = 0.0
     feature_weight: float = 1.0
     vb_weight: float = 1.0
+    window: int = 0
+    cached_features: float = 0.0
+    enlarge: bool = False
     target_pool: int = 1
     noise_steps: tuple[int, ...] = (20, 60, 150, 250)
     draws: int = 2
@@ -81,7 +90,7 @@ class RanConfig(MethodConfig):
         check_range("draws", self.draws, 1)
         for name in ("kl_weight", "sigma_share", "top_share"):
             check_range(name, getattr(self, name), 0, 1)
-        for name in ("min_snr_gamma", "feature_weight", "vb_weight"):
+        for name in ("min_snr_gamma", "feature_weight", "vb_weight", "window", "cached_features"):
             check_range(name, getattr(self, name), 0)
         if self.target_pool < 1 or self.target_pool % 2 == 0:
             raise InputError(f"target_pool: expected an odd number of positions, got {self.target_pool}.")
@@ -95,7 +104,9 @@ class RanConfig(MethodConfig):
 
 _TINY = RanConfig(
     image_size=0,
-    crop=128,
+    window=128,
+    cached_features=1.0,
+    enlarge=True,
     training=TrainingConfig(
         steps=1000,
         minutes=4,
@@ -107,7 +118,7 @@ _TINY = RanConfig(
     ),
     codec=CodecConfig("space_to_depth", factor=4),
     denoiser=DenoiserConfig(prediction="x0", network=plain_unet(64, 96, 128)),
-    features=FeaturesConfig(TINY_FEATURES, layers=("stage1", "stage2")),
+    features=FeaturesConfig(TINY_FEATURES, layers=("stage1", "stage2", "stage3")),
     train_t=(1, 300),
     min_snr_gamma=5.0,
     # The x0 of a small network is off by far more than the variance at small t can say: in full, this term

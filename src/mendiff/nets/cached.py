@@ -1,7 +1,8 @@
-"""Latents of images that come again and again, encoded once."""
+"""Latents, or features, of images that come again and again, made once."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,10 +15,20 @@ class LatentCache:
     """Latents by their image's content, kept on the CPU.
 
     Every image is encoded alone, so that its latents don't depend on the batch in which it came first.
+
+    Args:
+        room: bytes that may be kept; further images are encoded whenever they come.
+        dtype: what is kept is rounded to this.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: float = math.inf, dtype: torch.dtype = torch.float32) -> None:
+        self._room, self._dtype = room, dtype
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
         self._known: dict[tuple[int, torch.Size], Tensor] = {}
+        self._left = self._room
 
     def latents(self, image: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """Latents of a batch, (B,3,H,W) in [0,1] to (B,c,h,w).
@@ -27,7 +38,15 @@ class LatentCache:
             encode: frozen and without a draw, the same at every call.
         """
         keys = [(seed, image.shape[1:]) for seed in content_seeds(image).tolist()]
+        found = []
         for key, one in zip(keys, image, strict=True):
-            if key not in self._known:
-                self._known[key] = encode(one[None])[0].cpu()
-        return torch.stack([self._known[key] for key in keys]).to(image.device)
+            latents = self._known.get(key)
+            if latents is None:
+                # Rounded also where it can't be kept: a step is the same whatever was kept before it.
+                latents = encode(one[None])[0].to("cpu", self._dtype)
+                size = latents.numel() * latents.element_size()
+                if size <= self._left:
+                    self._known[key] = latents
+                    self._left -= size
+            found.append(latents)
+        return torch.stack(found).to(image)
