@@ -8,7 +8,7 @@ from mendiff.methods.ran_config import RanConfig
 from mendiff.types import Estimate
 
 SEEDS = torch.tensor([11, 5, 2**62, 0])
-CHANGES = {"noise_steps": [20, 300], "draws": 3, "cached_features": 0.0}
+CHANGES = {"noise_steps": [20, 300], "draws": 3, "cached_features": 0.0, "by_layer": False}
 
 
 @pytest.fixture
@@ -141,6 +141,19 @@ def test_residuals_are_whitened_by_images_that_were_trained_on(make, pictures):
     maps = ran.maps(ran.look(pictures, SEEDS))
     # A squared Mahalanobis distance per channel is 1 on average (a little less: shrinkage).
     torch.testing.assert_close(maps[2:].mean((1, 2, 3, 4)), torch.ones(2), rtol=0, atol=0.25)
+
+
+@torch.no_grad()
+def test_every_layer_has_a_map_of_its_own_and_they_count_alike(make, pictures):
+    ran = make({"by_layer": True, "distance": "squared", "kl_weight": 0.0, "sigma_share": 0.0})
+    look = ran.look(pictures, SEEDS)
+    maps = ran.maps(look)
+    assert maps.shape == (2 + 2 * 3, 4, 1, 32, 32)
+    error = (look.truth - look.predicted[1]).square().mean(0)  # the second timestep, mean over draws
+    for place, channels in enumerate((slice(0, 15), slice(15, 30), slice(30, 45))):
+        expected = F.interpolate(error[:, channels].mean(1, keepdim=True), (32, 32), mode="bilinear")
+        torch.testing.assert_close(maps[2 + 3 + place], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ran.weigh(maps), maps[2:].mean(0))
 
 
 @torch.no_grad()

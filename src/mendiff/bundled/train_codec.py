@@ -53,6 +53,8 @@ from mendiff.nets.features import FeatureExtractor
 
 HELD_BACK = 48
 """Images that are never trained on."""
+COLOURED, MOST_KEPT, LUMA = 0.6, 1.5, (0.299, 0.587, 0.114)
+"""Share of images that get other colours, and how strong their own stay at most; brightness of RGB."""
 ZOOMED, LARGEST_ZOOM = 0.5, 2.0
 """Share of batches that are enlarged, and how much at most: methods enlarge photos of fewer pixels too."""
 
@@ -69,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--features-weights", type=Path, help="the backbone's safetensors file")
     parser.add_argument("--perceptual", type=float, default=0.03, help="weight of that term (%(default)s)")
-    parser.add_argument("--crop", type=int, default=96, help="side of what is trained on (%(default)s)")
-    add_training_options(parser, size=128, batch=8, passes=4, rate=2e-3)
+    parser.add_argument("--crop", type=int, default=64, help="side of what is trained on (%(default)s)")
+    add_training_options(parser, size=128, batch=16, passes=8, rate=2e-3)
     return answered(parser.prog, lambda: train(parser.parse_args(arguments)))
 
 
@@ -94,7 +96,8 @@ def train(options: argparse.Namespace) -> None:
 
     def loss_of(batch: list[Tensor]) -> Tensor:
         rng = Generator().manual_seed(rounds.seed * 1_000_003 + run.step)
-        cut = zoomed_crops(batch[0], options.crop, rng).to(device, memory_format=torch.channels_last)
+        cut = coloured(zoomed_crops(batch[0], options.crop, rng), rng)
+        cut = cut.to(device, memory_format=torch.channels_last)
         with in_half(device):
             loss: Tensor = model(cut, rng)
         return loss
@@ -115,6 +118,20 @@ def zoomed_crops(images: Tensor, size: int, rng: Generator) -> Tensor:
         return random_crops(images, size, 1, rng)
     few = random_crops(images, round(size / LARGEST_ZOOM**zoom), 1, rng)
     return F.interpolate(few, size=(size, size), mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def coloured(images: Tensor, rng: Generator) -> Tensor:
+    """Images (B,3,H,W), many of them in other colours: most generated ones are grey, which teaches none.
+
+    From dark to bright an image then goes from one random colour to another, and what it had of colours
+    comes on top, weaker or stronger.
+    """
+    count = len(images)
+    grey = (images * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    dark, bright = torch.rand(2, count, 3, 1, 1, generator=rng)
+    kept, chosen = torch.rand(2, count, 1, 1, 1, generator=rng)
+    other = dark + (bright - dark) * grey + MOST_KEPT * kept * (images - grey)
+    return torch.where(chosen < COLOURED, other, images).clamp(0, 1)
 
 
 @torch.no_grad()
@@ -141,7 +158,7 @@ def prepared(options: argparse.Namespace) -> CodecTraining:
     """The networks of the training, with the weights of the perceptual term's features."""
     parts = CodecParts(
         codec=CodecConfig("tiny", network=BUNDLED_NETWORK),
-        loss=CodecLossConfig(perceptual_weight=options.perceptual),
+        loss=CodecLossConfig("rms", options.perceptual),
     )
     asked = override(parts, backbone_changes(options.features, options.features_weights))
     with torch.random.fork_rng(devices=[]):

@@ -102,10 +102,13 @@ class Ran(Method):
         room = config.cached_features * 1e9
         self._cache = LatentCache(room, torch.float16) if room else None
         steps = len(config.noise_steps)
-        self.residual_whitening = nn.ModuleList(ChannelWhitening(width) for _ in range(steps))
+        self._widths = self.features.channels if config.by_layer else (width,)
+        self.residual_whitening = nn.ModuleList(
+            ChannelWhitening(one) for _ in range(steps) for one in self._widths
+        )
         size = config.image_size or self.size_multiple
         places = size // min(self.features.strides) if config.by_place else 0
-        self.scales = MapScales(2 * steps, places, divide=True)
+        self.scales = MapScales(steps * (1 + len(self._widths)), places, divide=True)
         chosen = torch.randperm(width, generator=Generator().manual_seed(0))[: config.gradient.dims]
         side = size // config.gradient.stride
         self.gaussians = PositionGaussians(chosen.sort().values, (side, side))
@@ -219,20 +222,22 @@ class Ran(Method):
         )
 
     def maps(self, look: Look) -> Tensor:
-        """Every single map at image size, averaged over draws, not yet standardised, (2n,B,1,H,W).
+        """Every single map at image size, averaged over draws, not yet standardised, (n+nl,B,1,H,W).
 
-        First the pixel scores of t_1..t_n, then the feature distances of t_1..t_n.
+        First the pixel scores of t_1..t_n, then the feature distances of t_1..t_n, with l maps each: one per
+        layer, or one of all layers.
         """
         size = look.pixel.shape[-2:]
         maps = list(look.pixel.mean(1))
         for step, predicted in enumerate(look.predicted):
-            distance = torch.stack([self._distance(step, look.truth, one) for one in predicted]).mean(0)
-            maps.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False))
+            distances = torch.stack([self._distances(step, look.truth, one) for one in predicted]).mean(0)
+            maps += [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in distances]
         return torch.stack(maps)
 
     def weigh(self, maps: Tensor) -> Tensor:
-        """Eq. 11 as a mean over timesteps, smoothed, (2n,B,1,H,W) to (B,1,H,W)."""
-        pixel, feature = maps.chunk(2)
+        """Eq. 11 as a mean over timesteps and layers, smoothed, (n+nl,B,1,H,W) to (B,1,H,W)."""
+        steps = len(self.config.noise_steps)
+        pixel, feature = maps[:steps], maps[steps:]
         alpha = self.config.kl_weight
         total = alpha * pixel.mean(0) + (1 - alpha) * feature.mean(0)
         return gaussian_blur(total, self.config.sigma_share * total.shape[-1])
@@ -249,11 +254,13 @@ class Ran(Method):
             return (x0 - estimate.x0).square()
         return kl_divergence(self.posterior.truth(x0, x_t, t), self.posterior.predicted(x_t, estimate, t))
 
-    def _distance(self, step: int, truth: Tensor, predicted: Tensor) -> Tensor:
-        residual = truth - predicted
+    def _distances(self, step: int, truth: Tensor, predicted: Tensor) -> Tensor:
+        """Between true and predicted features, (l,B,1,h,w)."""
+        residuals = (truth - predicted).split(self._widths, dim=1)
         if self.config.distance == "mahalanobis":
-            residual = self._residual_whitening[step](residual)
-        return residual.square().mean(1, keepdim=True)
+            pairs = zip(self._residual_whitening(step), residuals, strict=True)
+            residuals = tuple(white(residual) for white, residual in pairs)
+        return torch.stack([one.square().mean(1, keepdim=True) for one in residuals])
 
     # Gradient denoising (Alg. 1).
 
@@ -300,19 +307,27 @@ class Ran(Method):
         known = seen or held_back
         looks = [self.look(image, seeds) for image, seeds in known()]
         if self.config.distance == "mahalanobis":
-            for step, white in enumerate(self._residual_whitening):
-                for look in looks:
-                    for predicted in look.predicted[step]:
-                        white.update(look.truth - predicted)
-                white.finish()
+            for step in range(len(self.config.noise_steps)):
+                self._whiten_residuals(step, looks)
         if self.config.by_place:
             self.scales.fit_places(self.maps(look) for look in looks)
         self.scales.fit(self.maps(self.look(image, seeds)) for image, seeds in held_back())
         self.gaussians.fit(self.features(image) for image, _ in known())
 
-    @property
-    def _residual_whitening(self) -> list[ChannelWhitening]:
-        return [one for one in self.residual_whitening if isinstance(one, ChannelWhitening)]
+    def _whiten_residuals(self, step: int, looks: list[Look]) -> None:
+        whitenings = self._residual_whitening(step)
+        for look in looks:
+            for predicted in look.predicted[step]:
+                residuals = (look.truth - predicted).split(self._widths, dim=1)
+                for white, residual in zip(whitenings, residuals, strict=True):
+                    white.update(residual)
+        for white in whitenings:
+            white.finish()
+
+    def _residual_whitening(self, step: int) -> list[ChannelWhitening]:
+        count = len(self._widths)
+        some = self.residual_whitening[step * count : (step + 1) * count]
+        return [one for one in some if isinstance(one, ChannelWhitening)]
 
 
 def _grid(features: Tensor) -> tuple[int, int]:

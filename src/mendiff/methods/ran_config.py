@@ -40,6 +40,8 @@ class RanConfig(MethodConfig):
         kl_weight: alpha of eq. 11, 0 to 1.
         distance: between true and predicted features: "squared" (eq. 10), or "mahalanobis": by the covariance
             of the differences on good images.
+        by_layer: score every feature layer by itself and bring each to the scale of good images, so that none
+            outweighs the others by its number of channels; otherwise all features have one distance (eq. 10).
         by_place: divide every map by what it usually is at the same place; the paper does not.
         sigma_share: of the Gaussian that smooths the map, as a share of its side; 0 for none.
         top_share: share of the pixels that the image score averages.
@@ -63,6 +65,7 @@ class RanConfig(MethodConfig):
     pixel_score: str = "kl"
     kl_weight: float = 0.5
     distance: str = "squared"
+    by_layer: bool = False
     by_place: bool = False
     sigma_share: float = 2 / 256
     top_share: float = 0.002
@@ -129,6 +132,7 @@ _TINY = RanConfig(
     draws=1,
     kl_weight=0.1,
     distance="mahalanobis",
+    by_layer=True,
     by_place=True,
 )
 

@@ -18,10 +18,10 @@ PIXEL_KINDS = ("pixels", "space_to_depth")
 TINY_CODEC = "space_to_depth"
 """Kind of the codec in `tiny`: AUTO for the one that comes with the package."""
 BUNDLED_NETWORK: dict[str, Any] = {
-    "encoder_block_out_channels": [32, 32, 32, 32],
-    "decoder_block_out_channels": [32, 32, 32, 32],
-    "num_encoder_blocks": [0, 0, 2, 6],
-    "num_decoder_blocks": [8, 4, 0, 0],
+    "encoder_block_out_channels": [64, 64, 64, 64],
+    "decoder_block_out_channels": [64, 64, 64, 64],
+    "num_encoder_blocks": [0, 0, 1, 3],
+    "num_decoder_blocks": [4, 2, 0, 0],
     "upsampling_scaling_factor": 2,
     "latent_channels": 4,
 }
@@ -148,6 +148,7 @@ class TinyCodec(Codec):
         from diffusers import AutoencoderTiny
 
         self.network = build(AutoencoderTiny, network, "codec.network")
+        _start_evenly(self.network)
         self.channels = int(self.network.config["latent_channels"])
         self.factor = 2 ** (len(self.network.config["encoder_block_out_channels"]) - 1)
         self._scale = float(self.network.config["scaling_factor"])
@@ -161,6 +162,27 @@ class TinyCodec(Codec):
         """(B,c,h,w) to (B,3,H,W) in about [-1,1]."""
         pixels: Tensor = self.network.decode(z0 / self._scale).sample
         return pixels
+
+
+def _start_evenly(network: nn.Module) -> None:
+    """Fresh weights of an AutoencoderTiny with which signals keep their size, and blocks begin as identities.
+
+    PyTorch's own shrink what passes through a convolution; after a dozen of them next to nothing of colours
+    comes through, and a training stays grey for thousands of steps.
+    """
+    from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+
+    for one in network.modules():
+        if isinstance(one, nn.Conv2d):
+            nn.init.kaiming_normal_(one.weight, nonlinearity="linear")
+            if one.bias is not None:
+                nn.init.zeros_(one.bias)
+    for block in network.modules():
+        if isinstance(block, AutoencoderTinyBlock):
+            *inner, last = (one for one in block.conv if isinstance(one, nn.Conv2d))
+            for one in inner:
+                nn.init.kaiming_normal_(one.weight, nonlinearity="relu")
+            nn.init.zeros_(last.weight)
 
 
 def make_codec(config: CodecConfig) -> Codec:

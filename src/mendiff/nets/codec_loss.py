@@ -13,18 +13,27 @@ from mendiff.errors import InputError
 from mendiff.nets.codec import Codec, CodecConfig, KLCodec, TinyCodec, make_codec
 from mendiff.nets.features import FeaturesConfig, make_features
 
+PIXEL_TERMS = ("l1", "rms")
+
 
 @dataclass(frozen=True)
 class CodecLossConfig:
-    """Weights of the terms beside the mean absolute pixel error, which has weight 1.
+    """The pixel term, which has weight 1, and the weights of the terms beside it.
 
     Attributes:
+        pixel: "l1", the mean absolute error (latent diffusion's), or "rms", the mean over images of the root
+            of their mean squared error, which PSNR measures.
         perceptual_weight: of the squared distance between unit-length features, summed over layers.
         kl_weight: of the posterior's divergence from a unit normal, per latent number ("kl" only).
     """
 
+    pixel: str = "l1"
     perceptual_weight: float = 1.0
     kl_weight: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.pixel not in PIXEL_TERMS:
+            raise InputError(f"loss.pixel: expected one of {', '.join(PIXEL_TERMS)}, got {self.pixel!r}.")
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,16 @@ class CodecTraining(nn.Module):
     def forward(self, image: Tensor, rng: Generator) -> Tensor:
         """The loss of a batch, (B,3,H,W) in [0,1] to a scalar; rng (CPU) draws from the posterior."""
         rebuilt, divergence = self._through(image, rng)
-        loss = (rebuilt - image).abs().mean() + self.config.kl_weight * divergence
+        loss = self.pixel(rebuilt.float() - image) + self.config.kl_weight * divergence
         if self.config.perceptual_weight:
             loss = loss + self.config.perceptual_weight * self.perceptual(image, rebuilt)
         return loss
+
+    def pixel(self, error: Tensor) -> Tensor:
+        """The mean absolute error, or the mean over images of the root of their squared error."""
+        if self.config.pixel == "l1":
+            return error.abs().mean()
+        return (error.square().mean((1, 2, 3)) + 1e-6).sqrt().mean()
 
     def perceptual(self, image: Tensor, rebuilt: Tensor) -> Tensor:
         """Squared distance of unit-length features, mean over positions, summed over layers, to a scalar."""

@@ -39,9 +39,9 @@ class StudentConfig:
         outputs: channels of the features at strides 4, 8 and 16.
     """
 
-    widths: tuple[int, ...] = (8, 16, 32, 96)
+    widths: tuple[int, ...] = (8, 24, 48, 96)
     depths: tuple[int, ...] = (1, 2, 3)
-    hidden: tuple[int, ...] = (64, 192, 320)
+    hidden: tuple[int, ...] = (96, 192, 288)
     outputs: tuple[int, ...] = (24, 32, 96)
 
     @classmethod
