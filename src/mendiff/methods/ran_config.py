@@ -127,7 +127,6 @@ _TINY = RanConfig(
     # The x0 of a small network is off by far more than the variance at small t can say: in full, this term
     # would drown the others.
     vb_weight=1e-3,
-    target_pool=3,
     noise_steps=(20, 60, 150),
     draws=1,
     kl_weight=0.1,
