@@ -107,6 +107,20 @@ def test_codec_sees_cuts_of_its_size_and_some_of_them_are_enlarged():
     assert 10 < sum(plain) < 30
 
 
+def test_most_images_get_other_colours_and_keep_their_drawing():
+    rng = torch.Generator().manual_seed(0)
+    grey = torch.rand(60, 1, 16, 16, generator=rng).expand(60, 3, 16, 16)
+    seen = train_codec.coloured(grey, rng)
+
+    assert 0 <= float(seen.min()) <= float(seen.max()) <= 1
+    unchanged = [bool(torch.equal(a, b)) for a, b in zip(seen, grey, strict=True)]
+    assert 12 < sum(unchanged) < 36
+    # Every channel of a recoloured grey image is a straight line over its brightness.
+    flat = torch.stack([grey[:, 0].flatten(1), seen[:, 0].flatten(1)], dim=1)
+    for pair in flat:
+        assert abs(float(torch.corrcoef(pair)[0, 1])) > 0.999
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

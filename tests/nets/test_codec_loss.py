@@ -59,8 +59,22 @@ def test_terms_of_the_loss(pictures):
 
 def test_gradients_reach_the_codec_alone(small_codec, pictures, rng):
     model = training(small_codec)
+    # Blocks begin as identities: what is before their last layer learns as soon as that one has moved.
+    with torch.no_grad():
+        for one in model.codec.parameters():
+            one.add_(0.01 * torch.randn(one.shape, generator=rng))
     model(pictures, rng).backward()
     assert all(one.grad is not None and bool(one.grad.any()) for one in model.codec.parameters())
+
+
+def test_the_root_of_the_squared_error_is_taken_of_every_image(small_codec, pictures, rng):
+    with torch.no_grad():
+        model = training(small_codec, perceptual_weight=0.0, pixel="rms")
+        error = model.codec.decode_raw(model.codec.encode(pictures)) / 2 + 0.5 - pictures
+        expected = error.square().mean((1, 2, 3)).sqrt().mean()
+        torch.testing.assert_close(model(pictures, rng), expected, rtol=1e-3, atol=1e-5)
+    with pytest.raises(InputError, match=r"loss\.pixel: expected one of l1, rms, got 'l2'"):
+        training(small_codec, pixel="l2")
 
 
 def test_scaled_latents_have_unit_deviation(small_codec, pictures):
