@@ -170,7 +170,7 @@ def _start_evenly(network: nn.Module) -> None:
     PyTorch's own shrink what passes through a convolution; after a dozen of them next to nothing of colours
     comes through, and a training stays grey for thousands of steps.
     """
-    from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+    from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 
     for one in network.modules():
         if isinstance(one, nn.Conv2d):
