@@ -33,6 +33,7 @@ from mendiff.model import Model
 
 def main(demo: Path, out: Path) -> None:
     """One file per kind of part."""
+    out.mkdir(parents=True, exist_ok=True)
     for category in open_data(demo / "data"):
         tiles = row(load(demo / "models" / category.name), category)
         padded = [np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=255) for tile in tiles]
