@@ -1,5 +1,6 @@
 """What "auto" comes to: the bundled networks in plans, models, benchmarks and variants."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,14 @@ def test_altered_file_stops_a_fit_before_it_starts(paths, bundled):
     plan = Plan(image_size=32, features="auto")
     with pytest.raises(InputError, match="SHA-256 differs"):
         prepared(plan, make_config(plan, paths))
+
+
+def test_a_presets_crop_is_widened_to_what_another_codec_takes_but_not_one_that_was_asked_for(paths, bundled):
+    plan = Plan(codec=Path("auto"), image_size=256)
+    assert make_config(Plan(image_size=256), paths).crop == 96
+    assert make_config(plan, paths).crop == 128
+    with pytest.raises(InputError, match=r"--set crop: expected a multiple of 64, got 96; try 128"):
+        make_config(replace(plan, settings={"crop": 96}), paths)
 
 
 def test_codec_by_the_name_auto_is_loaded(paths, bundled):

@@ -82,6 +82,10 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
     config, multiple = asked_config(plan)
     if config.image_size == 0:
         config = dataclasses.replace(config, image_size=own_size(paths, multiple))
+    if (
+        "crop" not in plan.settings
+    ):  # a preset's own fits its own codec, not every one that may take its place
+        config = dataclasses.replace(config, crop=-(-config.crop // multiple) * multiple)
     check_side("--image-size", config.image_size, multiple)
     if config.crop < config.image_size:  # otherwise images stay whole
         check_side("--set crop", config.crop, multiple)
