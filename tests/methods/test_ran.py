@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mendiff.anomalib_models.memory import Rehearsal
 from mendiff.diffusion.posterior import kl_divergence
 from mendiff.errors import InputError
 from mendiff.methods.ran_config import RanConfig
@@ -96,7 +97,7 @@ def test_a_window_holds_the_features_that_its_pixels_have_in_the_whole_image(mak
     assert (ran.size_multiple, ran.codec.factor) == (16, 4)
     y, x = (one.float() for one in torch.meshgrid(torch.arange(80), torch.arange(96), indexing="ij"))
     place = torch.stack([y, x])[None].expand(4, -1, -1, -1)  # every position tells where it lies
-    x0, truth = ran.windows(place[..., ::4, ::4], place[..., ::2, ::2], streams())
+    x0, truth = ran.windows(place[..., ::4, ::4], place[..., ::2, ::2], streams().generators)
     assert (x0.shape, truth.shape) == ((4, 2, 8, 8), (4, 2, 16, 16))
     assert torch.equal(x0, truth[..., ::2, ::2])
     corners = x0[..., 0, 0]
@@ -105,10 +106,17 @@ def test_a_window_holds_the_features_that_its_pixels_have_in_the_whole_image(mak
     assert bool((corners <= torch.tensor([80 - 32, 96 - 32])).all())
 
 
-def test_images_no_larger_than_the_window_stay_whole(make, pictures, streams):
+def test_memory_of_a_training_on_windows_can_be_planned(tiny_config):
+    plan = tiny_config("ran", {"image_size": 64, "window": 32, "cached_features": 1.0})
+    whole = tiny_config("ran", {"image_size": 64, "window": 0})
+    windowed, entire = (Rehearsal("ran", one).training(one.training, half=False) for one in (plan, whole))
+    assert 0 < windowed.activations < entire.activations
+
+
+def test_images_no_larger_than_the_window_stay_whole(make, streams):
     x0, truth = torch.zeros(4, 48, 8, 8), torch.zeros(4, 45, 8, 8)
     for window in (0, 32, 64):
-        latents, features = make({"window": window}).windows(x0, truth, streams())
+        latents, features = make({"window": window}).windows(x0, truth, streams().generators)
         assert latents is x0
         assert features is truth
 

@@ -187,7 +187,10 @@ def time_per_step(options: argparse.Namespace, rounds: RoundsConfig, device: str
 
     def learn() -> None:
         optimizer.zero_grad()
-        model(random_crops(image, options.crop, 1, rng).to(device), rng).backward()
+        cut = random_crops(image, options.crop, 1, rng).to(device, memory_format=torch.channels_last)
+        with in_half(device):
+            loss = model(cut, rng)
+        loss.backward()
         optimizer.step()
 
     return seconds_per_step(rounds, lambda: generate_batch(rounds.seed, 0, rounds.batch, rounds.size), learn)

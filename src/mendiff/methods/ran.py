@@ -7,6 +7,7 @@ extractor; what was chosen for them stands at RanConfig's fields.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -129,12 +130,15 @@ class Ran(Method):
     def training_loss(self, image: Tensor, rng: PerImageRandom) -> Tensor:
         """Hybrid loss plus feature loss (eq. 10) of good images, (B,3,H,W) in [0,1] to a scalar."""
         check_size(self.codec, image, self.denoiser.multiple)
-        config = self.config
-        t = rng.integers(*config.train_t).to(image.device)
+        t = rng.integers(*self.config.train_t).to(image.device)
         # In float32: whitening lifts small differences of features, and with them what half precision rounds.
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            x0, truth = self.windows(self.codec.encode(image), self._truth(image), rng)
-        eps = rng.like(x0)
+            x0, truth = self.windows(self.codec.encode(image), self._truth(image), rng.generators)
+        return self.joint_loss(x0, truth, t, rng.like(x0))
+
+    def joint_loss(self, x0: Tensor, truth: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """The same at given noise; latents (B,c,h,w), features (B,C,h',w') and t (B,), to a scalar."""
+        config = self.config
         x_t = self.schedule.add_noise(x0, eps, t)
         estimate, features, prediction = self.denoiser(x_t, t, _grid(truth))
         weight = self.schedule.min_snr_weight(t, config.min_snr_gamma, config.denoiser.prediction).to(x0)
@@ -144,19 +148,22 @@ class Ran(Method):
         return loss
 
     def rehearse_training(self, image: Tensor) -> Tensor:
-        """See Method.rehearse_training; nothing is kept, since images without numbers look alike."""
-        cache, self._cache = self._cache, None
-        try:
-            return super().rehearse_training(image)
-        finally:
-            self._cache = cache
+        """RAN's loss on the first window, since where one lies is a value; see Method.rehearse_training."""
+        with torch.no_grad():
+            x0, truth = self.windows(self.codec.encode(image), self.target(image), None)
+        t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
+        return self.joint_loss(x0, truth, t, torch.zeros_like(x0))
 
     def _truth(self, image: Tensor) -> Tensor:
         """The features to be predicted; good images come again and again, so theirs are kept."""
         return self.target(image) if self._cache is None else self._cache.latents(image, self.target)
 
-    def windows(self, x0: Tensor, truth: Tensor, rng: PerImageRandom) -> tuple[Tensor, Tensor]:
+    def windows(
+        self, x0: Tensor, truth: Tensor, generators: Sequence[Generator] | None
+    ) -> tuple[Tensor, Tensor]:
         """A random window of every image, of its latents (B,c,h,w) and its features (B,C,h',w') alike.
+
+        Without generators it is the first one of every image.
 
         Features are cut after they were extracted: those of a cut image would be those of an image with a
         rim where there is none, far into it for deep layers.
@@ -168,9 +175,18 @@ class Ran(Method):
         # Features of enlarged images need not have a whole number of positions per window.
         if whole or truth.shape[-2] % rows or truth.shape[-1] % columns:
             return x0, truth
+        corners = [(0, 0)] * len(x0)
+        if generators is not None:
+            rooms = [max(n - side, 0) + 1 for n in (rows, columns)]
+            corners = [
+                (
+                    int(torch.randint(rooms[0], (1,), generator=own)),
+                    int(torch.randint(rooms[1], (1,), generator=own)),
+                )
+                for own in generators
+            ]
         cuts = []
-        for latents, features, own in zip(x0, truth, rng.generators, strict=True):
-            y, x = (int(torch.randint(max(n - side, 0) + 1, (1,), generator=own)) for n in (rows, columns))
+        for latents, features, (y, x) in zip(x0, truth, corners, strict=True):
             for one in (latents, features):
                 unit = one.shape[-2] // rows
                 cuts.append(one[:, y * unit : (y + side) * unit, x * unit : (x + side) * unit])
@@ -254,9 +270,13 @@ class Ran(Method):
             return (x0 - estimate.x0).square()
         return kl_divergence(self.posterior.truth(x0, x_t, t), self.posterior.predicted(x_t, estimate, t))
 
+    def _residuals(self, truth: Tensor, predicted: Tensor) -> tuple[Tensor, ...]:
+        """What is scored by itself: a layer each, or all of them as one, (B,C,h,w)."""
+        return (truth - predicted).split(self._widths, dim=1)
+
     def _distances(self, step: int, truth: Tensor, predicted: Tensor) -> Tensor:
         """Between true and predicted features, (l,B,1,h,w)."""
-        residuals = (truth - predicted).split(self._widths, dim=1)
+        residuals = self._residuals(truth, predicted)
         if self.config.distance == "mahalanobis":
             pairs = zip(self._residual_whitening(step), residuals, strict=True)
             residuals = tuple(white(residual) for white, residual in pairs)
@@ -318,8 +338,7 @@ class Ran(Method):
         whitenings = self._residual_whitening(step)
         for look in looks:
             for predicted in look.predicted[step]:
-                residuals = (look.truth - predicted).split(self._widths, dim=1)
-                for white, residual in zip(whitenings, residuals, strict=True):
+                for white, residual in zip(whitenings, self._residuals(look.truth, predicted), strict=True):
                     white.update(residual)
         for white in whitenings:
             white.finish()
