@@ -272,7 +272,8 @@ class Ran(Method):
 
     def _residuals(self, truth: Tensor, predicted: Tensor) -> tuple[Tensor, ...]:
         """What is scored by itself: a layer each, or all of them as one, (B,C,h,w)."""
-        return (truth - predicted).split(self._widths, dim=1)
+        residuals: tuple[Tensor, ...] = (truth - predicted).split(self._widths, dim=1)
+        return residuals
 
     def _distances(self, step: int, truth: Tensor, predicted: Tensor) -> Tensor:
         """Between true and predicted features, (l,B,1,h,w)."""
