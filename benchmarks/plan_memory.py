@@ -1,6 +1,7 @@
 """Memory of full-size GLAD and DiAD with random weights: what `mendiff plan` predicts, and what is taken.
 
     python benchmarks/plan_memory.py --method glad --what training --checkpointing --optimizer adafactor
+    python benchmarks/plan_memory.py --method glad --what training --batch 4 --accumulate 8 --repeat 6
     python benchmarks/plan_memory.py --method diad --what inference --half [--offload] [--steps 2]
 
 One step at preset `paper`, at 512 pixels (GLAD) or 256 (DiAD) unless --size says otherwise. On CUDA the peak
@@ -49,11 +50,12 @@ def main() -> None:
         "what": options.what,
         "size": config.image_size,
         "batch": options.batch,
+        "parts": options.accumulate,
         "steps": getattr(config, "steps", None) if options.what == "inference" else None,
         "predicted_gb": {key: round(value / 1e9, 2) for key, value in vars(predicted).items()},
         **measured(device, before),
         "seconds": round(steady, 2),
-        "images_per_second": round(options.batch / steady, 4),
+        "images_per_second": round(options.batch * options.accumulate / steady, 4),
         "precision": trainer_precision(config.training, str(device)),
     }
     print(json.dumps(row))
@@ -67,7 +69,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--method", choices=("glad", "diad"), default="glad")
     parser.add_argument("--what", choices=("inference", "training"), default="inference")
     parser.add_argument("--size", type=int)
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1, help="images at once")
+    parser.add_argument("--accumulate", type=int, default=1, help="such parts per training step")
     parser.add_argument("--steps", type=int, help="of DDIM, at inference")
     parser.add_argument("--half", action="store_true", help="weights in bfloat16, at inference")
     parser.add_argument("--offload", action="store_true")
@@ -85,8 +88,8 @@ def arguments() -> argparse.Namespace:
 def asked(options: argparse.Namespace) -> MethodConfig:
     """The paper's preset with the options."""
     changes: dict[str, Any] = {
-        "training.batch_size": options.batch,
-        "training.accumulate": 1,
+        "training.batch_size": options.batch * options.accumulate,
+        "training.accumulate": options.accumulate,
         "training.checkpointing": options.checkpointing,
         "training.optimizer": options.optimizer,
         "training.precision": options.precision,
@@ -143,9 +146,10 @@ def trained(method: Method, config: MethodConfig, image: Tensor) -> Callable[[],
     half = COMPUTED_IN.get(trainer_precision(plan, str(device)))
 
     def step() -> None:
-        with torch.autocast(device.type, half, enabled=half is not None, cache_enabled=False):
-            loss = method.training_loss(image, rng)
-        loss.backward()
+        for _ in range(plan.accumulate):
+            with torch.autocast(device.type, half, enabled=half is not None, cache_enabled=False):
+                loss = method.training_loss(image, rng) / plan.accumulate
+            loss.backward()
         if plan.clip:
             torch.nn.utils.clip_grad_norm_(parameters, plan.clip)
         optimizer.step()

@@ -46,6 +46,8 @@ SEARCHED: dict[str, dict[str, list[Any]]] = {
 """Fields in the order in which they are chosen, each with the best of those before it."""
 ADAPTIVE_ONLY = ("threshold", "min_step")
 KEPT = ("image_auroc", "pixel_auroc", "pixel_ap")
+SMALLEST_GAIN = 0.01
+"""Of the mean of image AUROC and pixel AP: less would not show on the user's own defects."""
 FEWEST = 6
 """Held-back images, so that three calibrate and three test."""
 TUNING = "tuning.json"
@@ -74,9 +76,9 @@ class Trial:
         return mean(self.merits)
 
     def beats(self, other: Trial) -> bool:
-        """Whether it is better by more than twice the standard error of the paired differences."""
+        """Whether it is better by SMALLEST_GAIN, and by more than twice the paired differences' standard error."""
         gains = [ours - theirs for ours, theirs in zip(self.merits, other.merits, strict=True)]
-        return mean(gains) > 2 * stdev(gains) / math.sqrt(len(gains))
+        return mean(gains) > max(SMALLEST_GAIN, 2 * stdev(gains) / math.sqrt(len(gains)))
 
 
 @dataclass(frozen=True)
