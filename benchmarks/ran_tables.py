@@ -50,11 +50,16 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--features", required=True)
     parser.add_argument("--features-weights", type=Path, required=True)
+    parser.add_argument("--steps", type=int, help="of every training; otherwise as many as fit into tiny's time")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     terminal, categories = Terminal(), open_data(options.data)
     plan = Plan(
-        "ran", features=options.features, features_weights=options.features_weights, seed=options.seed
+        "ran",
+        settings={} if options.steps is None else {"training.steps": options.steps},
+        features=options.features,
+        features_weights=options.features_weights,
+        seed=options.seed,
     )
     options.out.mkdir(parents=True, exist_ok=True)
     kept = options.out / "results.json"

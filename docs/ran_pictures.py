@@ -3,7 +3,7 @@
     python docs/ran_pictures.py DEMO docs
 
 For every kind of part, as docs/ran-NAME.png, the defective test image of median score: input, KL map at
-every timestep, feature map (mean over the timesteps), combined map, gradient-denoised image, true mask.
+every timestep, mean of the feature maps, combined map, gradient-denoised image, true mask.
 """
 
 import sys

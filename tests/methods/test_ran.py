@@ -9,7 +9,13 @@ from mendiff.methods.ran_config import RanConfig
 from mendiff.types import Estimate
 
 SEEDS = torch.tensor([11, 5, 2**62, 0])
-CHANGES = {"noise_steps": [20, 300], "draws": 3, "cached_features": 0.0, "by_layer": False}
+CHANGES = {
+    "noise_steps": [20, 300],
+    "draws": 3,
+    "cached_features": 0.0,
+    "by_layer": False,
+    "coarse_share": 0.0,
+}
 
 
 @pytest.fixture
@@ -66,22 +72,13 @@ def test_the_pixel_score_to_compare_with_is_the_squared_error_of_the_clean_estim
 
 @torch.no_grad()
 def test_the_target_is_every_feature_layer_on_the_finest_ones_grid(make, pictures):
-    ran = make({"target_pool": 1})
+    ran = make()
     layers = ran.features(pictures)
     target = ran.target(pictures)
     assert target.shape == (4, 45, 8, 8)
     assert torch.equal(target[:, :15], layers[0])
     larger = F.interpolate(layers[2], (8, 8), mode="bilinear", align_corners=False)
     assert torch.equal(target[:, 30:], larger)
-
-
-@torch.no_grad()
-def test_each_layer_is_averaged_over_its_own_positions_before_the_layers_meet(make, pictures):
-    ran = make({"target_pool": 3})
-    coarse = ran.features(pictures)[2]
-    pooled = F.avg_pool2d(coarse, 3, 1, 1, count_include_pad=False)
-    larger = F.interpolate(pooled, (8, 8), mode="bilinear", align_corners=False)
-    assert torch.equal(ran.target(pictures)[:, 30:], larger)
 
 
 @torch.no_grad()
@@ -165,6 +162,15 @@ def test_every_layer_has_a_map_of_its_own_and_they_count_alike(make, pictures):
 
 
 @torch.no_grad()
+def test_the_coarse_distance_has_its_share_of_the_feature_map(make, pictures):
+    ran = make({"by_layer": True, "coarse_share": 0.25, "kl_weight": 0.0, "sigma_share": 0.0})
+    maps = ran.maps(ran.look(pictures, SEEDS))
+    assert maps.shape == (2 + 2 * 4, 4, 1, 32, 32)
+    fine, coarse = maps[[2, 3, 4, 6, 7, 8]].mean(0), maps[[5, 9]].mean(0)
+    torch.testing.assert_close(ran.weigh(maps), 0.75 * fine + 0.25 * coarse)
+
+
+@torch.no_grad()
 def test_alpha_weighs_divergence_against_features(make, pictures):
     maps = {}
     for alpha in (0.0, 0.25, 1.0):
@@ -185,7 +191,7 @@ def test_every_map_is_standardised_on_held_back_images(make, pictures):
 
 @torch.no_grad()
 def test_prepared_targets_are_white(make, pictures):
-    ran = make({"target_pool": 1})
+    ran = make()
     ran.prepare(batches(pictures))
     flat = ran.target(pictures).transpose(0, 1).flatten(1)
     torch.testing.assert_close(flat.mean(1), torch.zeros(45), rtol=0, atol=1e-3)
@@ -247,7 +253,7 @@ def test_timesteps_outside_the_schedule_are_refused(steps):
     [
         ({"draws": 0}, "draws: expected at least 1"),
         ({"kl_weight": 1.5}, "kl_weight: expected 0 to 1, got 1.5"),
-        ({"target_pool": 2}, "target_pool: expected an odd number"),
+        ({"coarse_share": -0.5}, "coarse_share: expected 0 to 1, got -0.5"),
         ({"pixel_score": "l1"}, "pixel_score: expected one of kl, rgb, got 'l1'"),
         ({"distance": "cosine"}, "distance: expected one of squared, mahalanobis, got 'cosine'"),
         ({"train_t": [5, 5]}, "train_t: expected two timesteps"),

@@ -76,7 +76,7 @@ class Trial:
         return mean(self.merits)
 
     def beats(self, other: Trial) -> bool:
-        """Whether it is better by SMALLEST_GAIN, and by more than twice the paired differences' standard error."""
+        """Whether it is better by SMALLEST_GAIN and by twice the standard error of the paired differences."""
         gains = [ours - theirs for ours, theirs in zip(self.merits, other.merits, strict=True)]
         return mean(gains) > max(SMALLEST_GAIN, 2 * stdev(gains) / math.sqrt(len(gains)))
 

@@ -7,8 +7,9 @@ extractor; what was chosen for them stands at RanConfig's fields.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -28,6 +29,7 @@ from mendiff.nets.features import make_features
 from mendiff.nets.joint import JointDenoiser
 from mendiff.scoring.gaussians import PositionGaussians
 from mendiff.scoring.maps import enlarged, gaussian_blur, to_grid
+from mendiff.scoring.residuals import ResidualDistances
 from mendiff.scoring.scales import MapScales
 from mendiff.scoring.score import top_share_mean
 from mendiff.scoring.whitening import ChannelWhitening
@@ -102,14 +104,21 @@ class Ran(Method):
         self.target_whitening = ChannelWhitening(width)
         room = config.cached_features * 1e9
         self._cache = LatentCache(room, torch.float16) if room else None
-        steps = len(config.noise_steps)
-        self._widths = self.features.channels if config.by_layer else (width,)
-        self.residual_whitening = nn.ModuleList(
-            ChannelWhitening(one) for _ in range(steps) for one in self._widths
-        )
         size = config.image_size or self.size_multiple
         places = size // min(self.features.strides) if config.by_place else 0
-        self.scales = MapScales(steps * (1 + len(self._widths)), places, divide=True)
+        self.residuals = nn.ModuleList(
+            ResidualDistances(
+                self.features.channels,
+                self.features.strides,
+                by_layer=config.by_layer,
+                coarse=config.coarse_share > 0,
+                places=places,
+                whiten=config.distance == "mahalanobis",
+            )
+            for _ in config.noise_steps
+        )
+        maps = sum(1 + one.count for one in self._distances)
+        self.scales = MapScales(maps, places, divide=True)
         chosen = torch.randperm(width, generator=Generator().manual_seed(0))[: config.gradient.dims]
         side = size // config.gradient.stride
         self.gaussians = PositionGaussians(chosen.sort().values, (side, side))
@@ -198,11 +207,10 @@ class Ran(Method):
         return whitened
 
     def _joined(self, image: Tensor) -> Tensor:
-        """Every layer averaged over a few of its own positions, then brought to the finest one's grid."""
+        """Every layer on the finest one's grid."""
         layers = self.features(enlarged(image, self.features) if self.config.enlarge else image)
-        side, grid = self.config.target_pool, _grid(layers[0])
-        pooled = (F.avg_pool2d(one, side, 1, side // 2, count_include_pad=False) for one in layers)
-        return torch.cat([to_grid(one, grid) for one in pooled], dim=1)
+        grid = _grid(layers[0])
+        return torch.cat([to_grid(one, grid) for one in layers], dim=1)
 
     # Scores.
 
@@ -240,23 +248,30 @@ class Ran(Method):
     def maps(self, look: Look) -> Tensor:
         """Every single map at image size, averaged over draws, not yet standardised, (n+nl,B,1,H,W).
 
-        First the pixel scores of t_1..t_n, then the feature distances of t_1..t_n, with l maps each: one per
-        layer, or one of all layers.
+        First the pixel scores of t_1..t_n, then the feature distances of t_1..t_n, with l maps each.
         """
         size = look.pixel.shape[-2:]
         maps = list(look.pixel.mean(1))
-        for step, predicted in enumerate(look.predicted):
-            distances = torch.stack([self._distances(step, look.truth, one) for one in predicted]).mean(0)
-            maps += [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in distances]
+        for distances, predicted in zip(self._distances, look.predicted, strict=True):
+            found = torch.stack([distances(look.truth - one) for one in predicted]).mean(0)
+            maps += [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in found]
         return torch.stack(maps)
 
     def weigh(self, maps: Tensor) -> Tensor:
         """Eq. 11 as a mean over timesteps and layers, smoothed, (n+nl,B,1,H,W) to (B,1,H,W)."""
-        steps = len(self.config.noise_steps)
-        pixel, feature = maps[:steps], maps[steps:]
+        steps, fine = len(self.config.noise_steps), self._distances[0].fine
+        pixel, feature = maps[:steps].mean(0), maps[steps:].unflatten(0, (steps, -1))
+        mixed = feature[:, :fine].mean((0, 1))
+        if share := self.config.coarse_share:
+            mixed = (1 - share) * mixed + share * feature[:, fine:].mean((0, 1))
         alpha = self.config.kl_weight
-        total = alpha * pixel.mean(0) + (1 - alpha) * feature.mean(0)
+        total = alpha * pixel + (1 - alpha) * mixed
         return gaussian_blur(total, self.config.sigma_share * total.shape[-1])
+
+    @property
+    def _distances(self) -> list[ResidualDistances]:
+        """Those of every timestep."""
+        return [one for one in self.residuals if isinstance(one, ResidualDistances)]
 
     def _by_step(self, rows: Tensor) -> Tensor:
         """One row per image, timestep and draw, (B n d,C,H,W), as (n,d,B,C,H,W)."""
@@ -269,19 +284,6 @@ class Ran(Method):
         if self.config.pixel_score == "rgb":
             return (x0 - estimate.x0).square()
         return kl_divergence(self.posterior.truth(x0, x_t, t), self.posterior.predicted(x_t, estimate, t))
-
-    def _residuals(self, truth: Tensor, predicted: Tensor) -> tuple[Tensor, ...]:
-        """What is scored by itself: a layer each, or all of them as one, (B,C,h,w)."""
-        residuals: tuple[Tensor, ...] = (truth - predicted).split(self._widths, dim=1)
-        return residuals
-
-    def _distances(self, step: int, truth: Tensor, predicted: Tensor) -> Tensor:
-        """Between true and predicted features, (l,B,1,h,w)."""
-        residuals = self._residuals(truth, predicted)
-        if self.config.distance == "mahalanobis":
-            pairs = zip(self._residual_whitening(step), residuals, strict=True)
-            residuals = tuple(white(residual) for white, residual in pairs)
-        return torch.stack([one.square().mean(1, keepdim=True) for one in residuals])
 
     # Gradient denoising (Alg. 1).
 
@@ -327,27 +329,19 @@ class Ran(Method):
         """Learn the residual's covariance and the scale of every map; see Method.fit_statistics."""
         known = seen or held_back
         looks = [self.look(image, seeds) for image, seeds in known()]
-        if self.config.distance == "mahalanobis":
-            for step in range(len(self.config.noise_steps)):
-                self._whiten_residuals(step, looks)
+        for step, distances in enumerate(self._distances):
+            distances.fit(partial(_residuals_at, step, looks))
         if self.config.by_place:
             self.scales.fit_places(self.maps(look) for look in looks)
         self.scales.fit(self.maps(self.look(image, seeds)) for image, seeds in held_back())
         self.gaussians.fit(self.features(image) for image, _ in known())
 
-    def _whiten_residuals(self, step: int, looks: list[Look]) -> None:
-        whitenings = self._residual_whitening(step)
-        for look in looks:
-            for predicted in look.predicted[step]:
-                for white, residual in zip(whitenings, self._residuals(look.truth, predicted), strict=True):
-                    white.update(residual)
-        for white in whitenings:
-            white.finish()
 
-    def _residual_whitening(self, step: int) -> list[ChannelWhitening]:
-        count = len(self._widths)
-        some = self.residual_whitening[step * count : (step + 1) * count]
-        return [one for one in some if isinstance(one, ChannelWhitening)]
+def _residuals_at(step: int, looks: Sequence[Look]) -> Iterator[Tensor]:
+    """What the network's features lack at a timestep, a noise draw at a time, (B,C,h,w)."""
+    for look in looks:
+        for predicted in look.predicted[step]:
+            yield look.truth - predicted
 
 
 def _grid(features: Tensor) -> tuple[int, int]:

@@ -32,8 +32,6 @@ class RanConfig(MethodConfig):
         cached_features: gigabytes for the features of good images, which are then extracted once and kept in
             half precision; of images beyond that, and with 0 of all, at every step.
         enlarge: whether images smaller than the features' `least_side` are enlarged to it for them.
-        target_pool: side of the windows over which each layer's features are averaged before they are to be
-            predicted, in positions of that layer; 1 for none.
         noise_steps: T = {t_1..t_n} of eq. 11; all, and all draws, run as one batch.
         draws: of noise per timestep; their maps are averaged.
         pixel_score: s_t of eq. 11: "kl", or "rgb", the squared error of the clean estimate, to compare with.
@@ -42,7 +40,10 @@ class RanConfig(MethodConfig):
             of the differences on good images.
         by_layer: score every feature layer by itself and bring each to the scale of good images, so that none
             outweighs the others by its number of channels; otherwise all features have one distance (eq. 10).
-        by_place: divide every map by what it usually is at the same place; the paper does not.
+        coarse_share: of the feature map: a distance of all layers together, each averaged over 3x3 of its own
+            positions, which large and faint defects ask for; 0 for none. The paper has none.
+        by_place: take off every feature's usual error, and divide every map by what it usually is, at the
+            same place; the paper does not.
         sigma_share: of the Gaussian that smooths the map, as a share of its side; 0 for none.
         top_share: share of the pixels that the image score averages.
         gradient: how the image that explains a finding is made (Alg. 1).
@@ -59,13 +60,13 @@ class RanConfig(MethodConfig):
     window: int = 0
     cached_features: float = 0.0
     enlarge: bool = False
-    target_pool: int = 1
     noise_steps: tuple[int, ...] = (20, 60, 150, 250)
     draws: int = 2
     pixel_score: str = "kl"
     kl_weight: float = 0.5
     distance: str = "squared"
     by_layer: bool = False
+    coarse_share: float = 0.0
     by_place: bool = False
     sigma_share: float = 2 / 256
     top_share: float = 0.002
@@ -91,12 +92,10 @@ class RanConfig(MethodConfig):
                 f"noise_steps: expected timesteps of the schedule, 1 to {last}, got {list(self.noise_steps)}."
             )
         check_range("draws", self.draws, 1)
-        for name in ("kl_weight", "sigma_share", "top_share"):
+        for name in ("kl_weight", "coarse_share", "sigma_share", "top_share"):
             check_range(name, getattr(self, name), 0, 1)
         for name in ("min_snr_gamma", "feature_weight", "vb_weight", "window", "cached_features"):
             check_range(name, getattr(self, name), 0)
-        if self.target_pool < 1 or self.target_pool % 2 == 0:
-            raise InputError(f"target_pool: expected an odd number of positions, got {self.target_pool}.")
         if self.pixel_score not in PIXEL_SCORES:
             raise InputError(
                 f"pixel_score: expected one of {', '.join(PIXEL_SCORES)}, got {self.pixel_score!r}."
@@ -132,6 +131,7 @@ _TINY = RanConfig(
     kl_weight=0.1,
     distance="mahalanobis",
     by_layer=True,
+    coarse_share=1 / 3,
     by_place=True,
 )
 
