@@ -19,6 +19,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,6 +42,7 @@ from mendiff.evaluation.data import Category, open_data
 from mendiff.images import read_image, resize, write_bytes
 from mendiff.nets.codec import Codec
 from mendiff.nets.features import FeatureExtractor
+from mendiff.nets.placement import multiplies_bf16
 from mendiff.nets.student import STAGES, StudentFeatures
 
 COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap")
@@ -167,18 +169,21 @@ def codec_as_markdown(results: dict[str, Any]) -> str:
 @torch.no_grad()
 def speed(teacher: FeatureExtractor, student: StudentFeatures) -> str:
     """Milliseconds of one core per image, alternately; as torch comes, and keeping
-    freed memory as our commands do.
+    freed memory as our commands do; in bfloat16 too where the processor multiplies it fast.
     """
     torch.set_num_threads(1)
-    lines = ["| freed memory | batch | teacher | student | ratio |", "|---|---|---|---|---|"]
+    halves = (False, True) if multiplies_bf16(torch.device("cpu")) else (False,)
+    lines = ["| computed in | freed memory | batch | teacher | student | ratio |", "|---" * 6 + "|"]
     for memory in ("given back", "kept"):
         if memory == "kept":
             keep_freed_memory()
-        for count in BATCHES:
-            best = timed(teacher, student, count)
+        for half, count in product(halves, BATCHES):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                best = timed(teacher, student, count)
             cells = " | ".join(f"{1e3 * one:.1f} ms" for one in best.values())
             ratio = best["teacher"] / best["student"]
-            lines.append(f"| {memory} | {count} of {SIDE} px | {cells} | {ratio:.1f} |")
+            kind = "bfloat16" if half else "float32"
+            lines.append(f"| {kind} | {memory} | {count} of {SIDE} px | {cells} | {ratio:.1f} |")
     return "\n".join(lines)
 
 

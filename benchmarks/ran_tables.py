@@ -50,7 +50,9 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--features", required=True)
     parser.add_argument("--features-weights", type=Path, required=True)
-    parser.add_argument("--steps", type=int, help="of every training; otherwise as many as fit into tiny's time")
+    parser.add_argument(
+        "--steps", type=int, help="of every training; as many as fit into its minutes unless given"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     terminal, categories = Terminal(), open_data(options.data)

@@ -146,3 +146,10 @@ def test_views_count_once_and_dead_tensors_not():
 
 def test_a_device_needs_more_than_the_peak():
     assert Footprint(1, 0, 0, 0, 10**9).needed == 1_080_000_000 + CONTEXT
+
+
+def test_memory_of_a_training_on_windows_can_be_planned(tiny_config):
+    plan = tiny_config("ran", {"image_size": 64, "window": 32, "cached_features": 1.0})
+    whole = tiny_config("ran", {"image_size": 64, "window": 0})
+    windowed, entire = (Rehearsal("ran", one).training(one.training, half=False) for one in (plan, whole))
+    assert 0 < windowed.activations < entire.activations

@@ -2,7 +2,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mendiff.anomalib_models.memory import Rehearsal
 from mendiff.diffusion.posterior import kl_divergence
 from mendiff.errors import InputError
 from mendiff.methods.ran_config import RanConfig
@@ -103,11 +102,9 @@ def test_a_window_holds_the_features_that_its_pixels_have_in_the_whole_image(mak
     assert bool((corners <= torch.tensor([80 - 32, 96 - 32])).all())
 
 
-def test_memory_of_a_training_on_windows_can_be_planned(tiny_config):
-    plan = tiny_config("ran", {"image_size": 64, "window": 32, "cached_features": 1.0})
-    whole = tiny_config("ran", {"image_size": 64, "window": 0})
-    windowed, entire = (Rehearsal("ran", one).training(one.training, half=False) for one in (plan, whole))
-    assert 0 < windowed.activations < entire.activations
+def test_a_window_that_the_denoiser_can_not_halve_is_refused(make):
+    with pytest.raises(InputError, match="window: expected a multiple of 16 pixels, got 40; choose 48"):
+        make({"window": 40})
 
 
 def test_images_no_larger_than_the_window_stay_whole(make, streams):

@@ -101,6 +101,12 @@ class Ran(Method):
                 f"layers: expected feature maps no coarser than the denoiser's deepest level, a position per "
                 f"{deepest} pixels, got one per {coarsest}; leave that layer out or add a level."
             )
+        unit = self.size_multiple
+        if config.window % unit:
+            more = (config.window // unit + 1) * unit
+            raise InputError(
+                f"window: expected a multiple of {unit} pixels, got {config.window}; choose {more}."
+            )
         self.target_whitening = ChannelWhitening(width)
         room = config.cached_features * 1e9
         self._cache = LatentCache(room, torch.float16) if room else None
