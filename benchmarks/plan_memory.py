@@ -43,6 +43,7 @@ def main() -> None:
     once = trained(method, config, image) if options.what == "training" else used(method, image, options)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    parts = config.training.accumulate if options.what == "training" else 1
     seconds = [timed(once, device) for _ in range(options.repeat)]
     steady = sum(seconds[1:]) / len(seconds[1:]) if len(seconds) > 1 else seconds[0]
     row = {
@@ -50,12 +51,12 @@ def main() -> None:
         "what": options.what,
         "size": config.image_size,
         "batch": options.batch,
-        "parts": options.accumulate,
+        "parts": parts,
         "steps": getattr(config, "steps", None) if options.what == "inference" else None,
         "predicted_gb": {key: round(value / 1e9, 2) for key, value in vars(predicted).items()},
         **measured(device, before),
         "seconds": round(steady, 2),
-        "images_per_second": round(options.batch * options.accumulate / steady, 4),
+        "images_per_second": round(options.batch * parts / steady, 4),
         "precision": trainer_precision(config.training, str(device)),
     }
     print(json.dumps(row))

@@ -82,9 +82,8 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
     config, multiple = asked_config(plan)
     if config.image_size == 0:
         config = dataclasses.replace(config, image_size=own_size(paths, multiple))
-    if (
-        "crop" not in plan.settings
-    ):  # a preset's own fits its own codec, not every one that may take its place
+    # A preset's own crop fits its own codec, not every one that may take its place.
+    if "crop" not in plan.settings:
         config = dataclasses.replace(config, crop=-(-config.crop // multiple) * multiple)
     check_side("--image-size", config.image_size, multiple)
     if config.crop < config.image_size:  # otherwise images stay whole

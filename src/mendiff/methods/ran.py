@@ -23,6 +23,7 @@ from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
 from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
 from mendiff.methods.ran_config import PRESETS, RanConfig
+from mendiff.methods.ran_windows import cut_alike
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.features import make_features
@@ -178,34 +179,13 @@ class Ran(Method):
     ) -> tuple[Tensor, Tensor]:
         """A random window of every image, of its latents (B,c,h,w) and its features (B,C,h',w') alike.
 
-        Without generators it is the first one of every image.
-
-        Features are cut after they were extracted: those of a cut image would be those of an image with a
-        rim where there is none, far into it for deep layers.
+        Without generators it is the first one of every image. Features are cut after they were extracted:
+        those of a cut image would be those of an image with a rim where there is none, far into it for deep
+        layers.
         """
-        multiple = self.size_multiple
-        side = self.config.window // multiple
-        rows, columns = (size * self.codec.factor // multiple for size in x0.shape[-2:])
-        whole = not side or (rows <= side and columns <= side)
-        # Features of enlarged images need not have a whole number of positions per window.
-        if whole or truth.shape[-2] % rows or truth.shape[-1] % columns:
-            return x0, truth
-        corners = [(0, 0)] * len(x0)
-        if generators is not None:
-            rooms = [max(n - side, 0) + 1 for n in (rows, columns)]
-            corners = [
-                (
-                    int(torch.randint(rooms[0], (1,), generator=own)),
-                    int(torch.randint(rooms[1], (1,), generator=own)),
-                )
-                for own in generators
-            ]
-        cuts = []
-        for latents, features, (y, x) in zip(x0, truth, corners, strict=True):
-            for one in (latents, features):
-                unit = one.shape[-2] // rows
-                cuts.append(one[:, y * unit : (y + side) * unit, x * unit : (x + side) * unit])
-        return torch.stack(cuts[::2]), torch.stack(cuts[1::2])
+        unit = self.size_multiple
+        rows, columns = (size * self.codec.factor // unit for size in x0.shape[-2:])
+        return cut_alike(x0, truth, (rows, columns), self.config.window // unit, generators)
 
     def target(self, image: Tensor) -> Tensor:
         """f(x0): all feature layers on the finest one's grid, whitened, (B,3,H,W) in [0,1] to (B,C,h,w)."""

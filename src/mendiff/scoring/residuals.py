@@ -8,15 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mendiff.errors import InputError
-from mendiff.scoring.maps import gaussian_blur, to_grid
-from mendiff.scoring.scales import NONE_LEFT
+from mendiff.scoring.maps import to_grid
+from mendiff.scoring.scales import usual_by_place
 from mendiff.scoring.whitening import ChannelWhitening
 
 COARSE = 3
 """Side of the windows of the coarse distance, in positions of each layer."""
 SMOOTHED = 1.5
-"""Deviation of the blur over the usual difference, in places: a few dozen images leave noise."""
+"""Deviation of the blur over the usual difference, in places."""
 
 
 class ResidualDistances(nn.Module):
@@ -64,25 +63,13 @@ class ResidualDistances(nn.Module):
     def fit(self, residuals: Callable[[], Iterable[Tensor]]) -> None:
         """Learn from the differences on good images, (B,C,h,w) each; they are gone through twice."""
         if self.usual.numel():
-            self._fit_usual(residuals())
-        if not self.whitenings:
-            return
-        for residual in residuals():
-            for whitening, part in zip(self.whitenings, self._split(residual), strict=True):
-                assert isinstance(whitening, ChannelWhitening)
+            self.usual.copy_(usual_by_place(residuals(), self.usual.shape[-1], SMOOTHED))
+        whitenings = [one for one in self.whitenings if isinstance(one, ChannelWhitening)]
+        for residual in residuals() if whitenings else ():
+            for whitening, part in zip(whitenings, self._split(residual), strict=True):
                 whitening.update(part)
-        for whitening in self.whitenings:
-            assert isinstance(whitening, ChannelWhitening)
+        for whitening in whitenings:
             whitening.finish()
-
-    def _fit_usual(self, residuals: Iterable[Tensor]) -> None:
-        total, count = torch.zeros_like(self.usual), 0
-        for residual in residuals:
-            total += to_grid(residual.sum(0, keepdim=True), (total.shape[-2], total.shape[-1]))[0]
-            count += len(residual)
-        if count == 0:
-            raise InputError(NONE_LEFT)
-        self.usual.copy_(gaussian_blur(total[None] / count, SMOOTHED)[0])
 
     def forward(self, residual: Tensor) -> Tensor:
         """Mean squares over the channels, (B,C,h,w) to (l,B,1,h,w)."""

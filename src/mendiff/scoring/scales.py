@@ -44,14 +44,8 @@ class MapScales(nn.Module):
 
     def fit_places(self, batches: Iterable[Tensor]) -> None:
         """Learn what maps usually are at every place, from those of good images, (M,B,1,H,W) each."""
-        total, count = torch.zeros_like(self.usual), 0
-        for maps in batches:
-            total += to_grid(maps.sum(1), (self.places, self.places))
-            count += maps.shape[1]
-        if count == 0:
-            raise InputError(NONE_LEFT)
-        # A few dozen images leave noise; neighbouring places are much alike.
-        self.usual.copy_(gaussian_blur(total / count, 1.0))
+        by_image = (maps[:, :, 0].transpose(0, 1) for maps in batches)
+        self.usual.copy_(usual_by_place(by_image, self.places, sigma=1.0)[:, None])
 
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Learn from the maps of good images, (M,B,1,H,W) each."""
@@ -80,6 +74,20 @@ class MapScales(nn.Module):
             return maps - usual[:, None]
         least = SMALLEST_SHARE * usual.mean((2, 3), keepdim=True)
         return maps / torch.maximum(usual, least).clamp(min=1e-12)[:, None]
+
+
+def usual_by_place(batches: Iterable[Tensor], side: int, sigma: float) -> Tensor:
+    """Mean of good images' maps (B,C,h,w) on a square grid, (C,side,side).
+
+    A few dozen images leave noise, and neighbouring places are much alike: it is smoothed by `sigma` places.
+    """
+    total, count = torch.zeros(()), 0
+    for maps in batches:
+        total = total + to_grid(maps.sum(0, keepdim=True), (side, side))
+        count += len(maps)
+    if count == 0:
+        raise InputError(NONE_LEFT)
+    return gaussian_blur(total / count, sigma)[0]
 
 
 def logarithm(maps: Tensor) -> Tensor:
