@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from mendiff.diffusion.posterior import Gaussian, Posterior, grey_level_nll, kl_divergence
+from mendiff.diffusion.posterior import Gaussian, Pixels, Posterior, grey_level_nll, kl_divergence
 from mendiff.diffusion.schedule import NoiseSchedule, make_schedule, scaled_linear_schedule
 from mendiff.types import Estimate
 
@@ -110,3 +110,20 @@ def test_the_best_constant_variance_is_the_mean_squared_error(x0, eps):
         for spread in (0.0, 0.3, 0.7**2, 0.7, 1.5)
     ]
     assert min(costs) == costs[2]
+
+
+def test_the_likelihood_of_grey_levels_does_not_depend_on_the_contrast_of_the_latents(x0, eps):
+    """At t = 0 the same pixels get the same bits, whether latents are the pixels or (pixels + 0.2) / 0.1."""
+    x0 = (x0 * 127.5).round() / 127.5
+    pixels, posterior = (
+        Pixels(-0.2, torch.tensor(0.1, dtype=torch.float64)),
+        Posterior(make_schedule("linear")),
+    )
+    t = torch.zeros(4, dtype=torch.int64)
+    wide = torch.full_like(x0, math.log(0.01))
+    plain = posterior.variational_bits(x0, eps, Estimate(x0 + 0.01, eps, wide), t)
+    scaled = [(one + 0.2) / 0.1 for one in (x0, x0 + 0.01)]
+    estimate = Estimate(scaled[1], eps, wide - 2 * math.log(0.1))
+    got = posterior.variational_bits(scaled[0], eps, estimate, t, pixels)
+    torch.testing.assert_close(got, plain)
+    assert bool((plain > 0).all())

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from mendiff.diffusion.posterior import kl_divergence
 from mendiff.errors import InputError
 from mendiff.methods.ran_config import RanConfig
+from mendiff.methods.ran_features import seen_strides
 from mendiff.types import Estimate
 
 SEEDS = torch.tensor([11, 5, 2**62, 0])
@@ -14,6 +15,7 @@ CHANGES = {
     "cached_features": 0.0,
     "by_layer": False,
     "coarse_share": 0.0,
+    "enlarge": 0,
 }
 
 
@@ -82,10 +84,50 @@ def test_the_target_is_every_feature_layer_on_the_finest_ones_grid(make, picture
 
 @torch.no_grad()
 def test_small_images_are_enlarged_for_the_features_alone(make, pictures, monkeypatch):
-    ran = make({"enlarge": True})
+    ran = make({"enlarge": 1})
     monkeypatch.setattr(ran.features, "least_side", 64, raising=False)
     assert ran.target(pictures).shape[-2:] == (16, 16)
     assert ran.predict(pictures, SEEDS).anomaly_map.shape[-2:] == (32, 32)
+
+
+@torch.no_grad()
+def test_features_of_an_image_of_twice_the_size_lie_on_the_images_own_grid(make, pictures):
+    ran = make({"enlarge": 2})
+    double = F.interpolate(pictures, scale_factor=2, mode="bilinear", align_corners=True)
+    first, second, _ = ran.features(double)
+    target = ran.target(pictures)
+    assert target.shape == (4, 45, 8, 8)
+    torch.testing.assert_close(target[:, :15], F.avg_pool2d(first, 2), rtol=1e-4, atol=1e-5)
+    assert torch.equal(target[:, 15:30], second)
+
+
+def test_strides_of_the_features_are_told_on_the_images_own_grid(make):
+    features = make().features
+    assert tuple(features.strides) == (4, 8, 16)
+    assert seen_strides(features, 32, 0) == seen_strides(features, 32, 1) == [4, 8, 16]
+    assert seen_strides(features, 32, 2) == [4, 4, 8]
+
+
+@torch.no_grad()
+def test_noise_is_added_at_unit_contrast_and_reconstructions_have_the_images_own(make, pictures, monkeypatch):
+    faint = 0.4 + pictures / 20
+    ran = make({"unit_contrast": True})
+    ran.prepare(batches(faint))
+    x0 = ran.latents(faint)
+    torch.testing.assert_close(
+        torch.stack(torch.std_mean(x0, correction=0)), torch.tensor([1.0, 0.0]), atol=1e-3, rtol=0
+    )
+    clean = Estimate(x0.repeat_interleave(6, 0), x0.repeat_interleave(6, 0), torch.zeros(()))
+    features = torch.zeros(24, 45, 8, 8)
+    monkeypatch.setattr(ran.denoiser, "forward", lambda *_: (clean, features, x0))
+    torch.testing.assert_close(ran.look(faint, SEEDS).rebuilt, faint, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_contrast_stays_as_it_is_unless_told(make, pictures):
+    ran = make({"unit_contrast": False})
+    ran.prepare(batches(pictures))
+    assert torch.equal(ran.latents(pictures), ran.codec.encode(pictures))
 
 
 def test_a_window_holds_the_features_that_its_pixels_have_in_the_whole_image(make, streams):

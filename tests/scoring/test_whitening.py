@@ -134,3 +134,13 @@ def test_unfitted_whitening_leaves_features_as_they_are(vectors):
 def test_whitening_of_nothing_is_refused():
     with pytest.raises(InputError, match="at least one good image"):
         ChannelWhitening(5).finish()
+
+
+def test_differences_of_whitened_vectors_lead_back_to_those_of_the_vectors(vectors):
+    whitening = ChannelWhitening(5)
+    whitening.update(vectors)
+    whitening.finish()
+    one, other = vectors[:3], vectors[3:]
+    torch.testing.assert_close(
+        whitening.undo(whitening(one) - whitening(other)), one - other, rtol=1e-3, atol=1e-4
+    )

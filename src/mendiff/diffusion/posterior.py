@@ -31,6 +31,30 @@ class Gaussian:
     log_var: Tensor
 
 
+@dataclass(frozen=True)
+class Pixels:
+    """What latents are as pixels in [-1,1]: mean + std * latents.
+
+    Attributes:
+        mean, std: numbers, or tensors without dimensions.
+    """
+
+    mean: float | Tensor
+    std: Tensor
+
+    def of(self, latents: Tensor) -> Tensor:
+        """Pixels in [-1,1], (B,c,h,w) to the same."""
+        return self.mean + self.std * latents
+
+    def of_gaussian(self, latents: Gaussian) -> Gaussian:
+        """The pixels' distribution."""
+        return Gaussian(self.of(latents.mean), latents.log_var + 2 * self.std.log())
+
+
+RAW = Pixels(0.0, torch.ones(()))
+"""Latents that are pixels already."""
+
+
 class Posterior:
     """The step from t to t - 1: q(x_{t-1} | x_t, x0) and what a denoiser with learned variance makes of it.
 
@@ -69,14 +93,16 @@ class Posterior:
         truth = self.truth(estimate.x0, x_t, t)
         return Gaussian(truth.mean, truth.log_var if estimate.log_var is None else estimate.log_var)
 
-    def variational_bits(self, x0: Tensor, x_t: Tensor, estimate: Estimate, t: Tensor) -> Tensor:
+    def variational_bits(
+        self, x0: Tensor, x_t: Tensor, estimate: Estimate, t: Tensor, pixels: Pixels = RAW
+    ) -> Tensor:
         """The term of the variational bound at t in bits per pixel and channel, (B,).
 
         The divergence between truth and prediction; at t = 0 the likelihood of the grey levels themselves.
         """
         predicted = self.predicted(x_t, estimate, t)
         divergence = kl_divergence(self.truth(x0, x_t, t), predicted).mean((1, 2, 3))
-        decoded = grey_level_nll(x0, predicted).mean((1, 2, 3))
+        decoded = grey_level_nll(pixels.of(x0), pixels.of_gaussian(predicted)).mean((1, 2, 3))
         return torch.where(t == 0, decoded, divergence) / math.log(2)
 
     def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:

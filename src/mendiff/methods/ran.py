@@ -17,19 +17,21 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from mendiff.diffusion.gradient import gradient_denoise
-from mendiff.diffusion.posterior import Posterior, kl_divergence
+from mendiff.diffusion.posterior import RAW, Pixels, Posterior, kl_divergence
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
 from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
 from mendiff.methods.ran_config import PRESETS, RanConfig
+from mendiff.methods.ran_features import joined_features, seen_strides
 from mendiff.methods.ran_windows import cut_alike
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
+from mendiff.nets.contrast import Contrast
 from mendiff.nets.features import make_features
 from mendiff.nets.joint import JointDenoiser
 from mendiff.scoring.gaussians import PositionGaussians
-from mendiff.scoring.maps import enlarged, gaussian_blur, to_grid
+from mendiff.scoring.maps import gaussian_blur
 from mendiff.scoring.residuals import ResidualDistances
 from mendiff.scoring.scales import MapScales
 from mendiff.scoring.score import top_share_mean
@@ -62,6 +64,7 @@ def hybrid_loss(
     t: Tensor,
     error: Tensor,
     vb_weight: float = 1.0,
+    pixels: Pixels = RAW,
 ) -> Tensor:
     """Squared error plus a variational term that trains the variance alone, (B,) (Nichol & Dhariwal, eq. 16).
 
@@ -73,9 +76,10 @@ def hybrid_loss(
         t: (B,).
         error: of what the network predicts, (B,).
         vb_weight: of the variational term, which is in bits per pixel and channel.
+        pixels: what the latents are.
     """
     frozen = Estimate(estimate.x0.detach(), estimate.eps.detach(), estimate.log_var)
-    return error + vb_weight * posterior.variational_bits(x0, x_t, frozen, t)
+    return error + vb_weight * posterior.variational_bits(x0, x_t, frozen, t, pixels)
 
 
 class Ran(Method):
@@ -109,14 +113,16 @@ class Ran(Method):
                 f"window: expected a multiple of {unit} pixels, got {config.window}; choose {more}."
             )
         self.target_whitening = ChannelWhitening(width)
+        self.contrast = Contrast()
         room = config.cached_features * 1e9
         self._cache = LatentCache(room, torch.float16) if room else None
         size = config.image_size or self.size_multiple
         places = size // min(self.features.strides) if config.by_place else 0
+        strides = seen_strides(self.features, size, config.enlarge)
         self.residuals = nn.ModuleList(
             ResidualDistances(
                 self.features.channels,
-                self.features.strides,
+                strides,
                 by_layer=config.by_layer,
                 coarse=config.coarse_share > 0,
                 places=places,
@@ -149,7 +155,7 @@ class Ran(Method):
         t = rng.integers(*self.config.train_t).to(image.device)
         # In float32: whitening lifts small differences of features, and with them what half precision rounds.
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            x0, truth = self.windows(self.codec.encode(image), self._truth(image), rng.generators)
+            x0, truth = self.windows(self.latents(image), self._truth(image), rng.generators)
         return self.joint_loss(x0, truth, t, rng.like(x0))
 
     def joint_loss(self, x0: Tensor, truth: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -159,16 +165,23 @@ class Ran(Method):
         estimate, features, prediction = self.denoiser(x_t, t, _grid(truth))
         weight = self.schedule.min_snr_weight(t, config.min_snr_gamma, config.denoiser.prediction).to(x0)
         error = weight * (prediction - self.denoiser.unet.target(x0, eps, t)).square().mean((1, 2, 3))
-        hybrid = hybrid_loss(self.posterior, x0, x_t, estimate, t, error, config.vb_weight)
+        hybrid = hybrid_loss(
+            self.posterior, x0, x_t, estimate, t, error, config.vb_weight, self.contrast.pixels
+        )
         loss: Tensor = hybrid.mean() + config.feature_weight * (features - truth).square().mean()
         return loss
 
     def rehearse_training(self, image: Tensor) -> Tensor:
         """RAN's loss on the first window, since where one lies is a value; see Method.rehearse_training."""
         with torch.no_grad():
-            x0, truth = self.windows(self.codec.encode(image), self.target(image), None)
+            x0, truth = self.windows(self.latents(image), self.target(image), None)
         t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
         return self.joint_loss(x0, truth, t, torch.zeros_like(x0))
+
+    def latents(self, image: Tensor) -> Tensor:
+        """x0: the image at the contrast that noise is added at, (B,3,H,W) in [0,1] to (B,c,h,w)."""
+        scaled: Tensor = self.contrast(self.codec.encode(image))
+        return scaled
 
     def _truth(self, image: Tensor) -> Tensor:
         """The features to be predicted; good images come again and again, so theirs are kept."""
@@ -188,15 +201,12 @@ class Ran(Method):
         return cut_alike(x0, truth, (rows, columns), self.config.window // unit, generators)
 
     def target(self, image: Tensor) -> Tensor:
-        """f(x0): all feature layers on the finest one's grid, whitened, (B,3,H,W) in [0,1] to (B,C,h,w)."""
+        """f(x0): all feature layers on one grid, whitened, (B,3,H,W) in [0,1] to (B,C,h,w)."""
         whitened: Tensor = self.target_whitening(self._joined(image))
         return whitened
 
     def _joined(self, image: Tensor) -> Tensor:
-        """Every layer on the finest one's grid."""
-        layers = self.features(enlarged(image, self.features) if self.config.enlarge else image)
-        grid = _grid(layers[0])
-        return torch.cat([to_grid(one, grid) for one in layers], dim=1)
+        return joined_features(image, self.features, self.config.enlarge)
 
     # Scores.
 
@@ -215,7 +225,7 @@ class Ran(Method):
     def look(self, image: Tensor, seeds: Tensor) -> Look:
         """Show the network all noisy versions of every image in one batch; (B,3,H,W) in [0,1], seeds (B,)."""
         check_size(self.codec, image, self.denoiser.multiple)
-        x0, truth = self.codec.encode(image), self.target(image)
+        x0, truth = self.latents(image), self.target(image)
         steps, draws = torch.tensor(self.config.noise_steps, device=image.device), self.config.draws
         random = PerImageRandom(seeds)
         eps = torch.stack([random.like(x0) for _ in range(len(steps) * draws)], dim=1).flatten(0, 1)
@@ -228,7 +238,7 @@ class Ran(Method):
             truth=truth,
             predicted=self._by_step(features),
             pixel=self._by_step(self.codec.decode_raw(pixel).mean(1, keepdim=True)),
-            rebuilt=self._by_step(self.codec.decode(estimate.x0)).mean((0, 1)),
+            rebuilt=self._by_step(self.codec.decode(self.contrast.undo(estimate.x0))).mean((0, 1)),
         )
 
     def maps(self, look: Look) -> Tensor:
@@ -239,7 +249,8 @@ class Ran(Method):
         size = look.pixel.shape[-2:]
         maps = list(look.pixel.mean(1))
         for distances, predicted in zip(self._distances, look.predicted, strict=True):
-            found = torch.stack([distances(look.truth - one) for one in predicted]).mean(0)
+            lacks = (self._lack(look.truth, one) for one in predicted)
+            found = torch.stack([distances(lack) for lack in lacks]).mean(0)
             maps += [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in found]
         return torch.stack(maps)
 
@@ -293,9 +304,11 @@ class Ran(Method):
             return distance.sum((1, 2, 3))
 
         def reverse(x: Tensor) -> Tensor:
-            estimate: Estimate = self.denoiser(x, t, grid)[0]
-            step = self.posterior.predicted(x, estimate, t)
-            return step.mean + (step.log_var / 2).exp() * random.like(x)
+            x_t = self.contrast(x)
+            estimate: Estimate = self.denoiser(x_t, t, grid)[0]
+            step = self.posterior.predicted(x_t, estimate, t)
+            before: Tensor = self.contrast.undo(step.mean + (step.log_var / 2).exp() * random.like(x))
+            return before
 
         return gradient_denoise(self.codec.encode(image), energy, reverse, config)
 
@@ -306,6 +319,9 @@ class Ran(Method):
         """Learn the scale of the features that are to be predicted; see Method.prepare."""
         for image, _ in seen():
             self.target_whitening.update(self._joined(image))
+            self.contrast.update(self.codec.encode(image))
+        if self.config.unit_contrast:
+            self.contrast.finish()
         self.target_whitening.finish()
         if self._cache is not None:
             self._cache.clear()
@@ -316,18 +332,24 @@ class Ran(Method):
         known = seen or held_back
         looks = [self.look(image, seeds) for image, seeds in known()]
         for step, distances in enumerate(self._distances):
-            distances.fit(partial(_residuals_at, step, looks))
+            distances.fit(partial(self._lacks, step, looks))
         if self.config.by_place:
             self.scales.fit_places(self.maps(look) for look in looks)
         self.scales.fit(self.maps(self.look(image, seeds)) for image, seeds in held_back())
         self.gaussians.fit(self.features(image) for image, _ in known())
 
+    def _lacks(self, step: int, looks: Sequence[Look]) -> Iterator[Tensor]:
+        """What predicted features lack at a timestep, a noise draw at a time, (B,C,h,w)."""
+        for look in looks:
+            yield from (self._lack(look.truth, predicted) for predicted in look.predicted[step])
 
-def _residuals_at(step: int, looks: Sequence[Look]) -> Iterator[Tensor]:
-    """What the network's features lack at a timestep, a noise draw at a time, (B,C,h,w)."""
-    for look in looks:
-        for predicted in look.predicted[step]:
-            yield look.truth - predicted
+    def _lack(self, truth: Tensor, predicted: Tensor) -> Tensor:
+        """Truth minus prediction, (B,C,h,w): of whitened features, for Mahalanobis distances of plain ones.
+
+        Whitening mixes layers, and each shall have a distance of its own.
+        """
+        lack = truth - predicted
+        return self.target_whitening.undo(lack) if self.config.distance == "mahalanobis" else lack
 
 
 def _grid(features: Tensor) -> tuple[int, int]:

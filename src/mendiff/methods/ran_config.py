@@ -23,6 +23,8 @@ class RanConfig(MethodConfig):
         schedule: "linear", "scaled_linear" or "cosine".
         codec: "pixels", or "space_to_depth", which moves blocks of pixels into channels; both lose nothing.
         denoiser, features: see their configs.
+        unit_contrast: whether pixels are first brought to zero mean and unit deviation over the good images,
+            like Stable Diffusion's latents: noise that hardly touches a circuit board drowns faint textures.
         train_t: lowest and highest timestep (exclusive) that is trained.
         min_snr_gamma: of the weights of the noise loss; 0 weighs all timesteps equally.
         feature_weight: of the feature loss (eq. 10) beside the hybrid loss.
@@ -31,7 +33,9 @@ class RanConfig(MethodConfig):
             of the whole image were extracted; 0 trains on whole images.
         cached_features: gigabytes for the features of good images, which are then extracted once and kept in
             half precision; of images beyond that, and with 0 of all, at every step.
-        enlarge: whether images smaller than the features' `least_side` are enlarged to it for them.
+        enlarge: how many times as large as it is, and never smaller than their `least_side`, the features see
+            an image; what they find is averaged to the positions that they have for the image itself, or for
+            one of `least_side`. 0 shows it as it is.
         noise_steps: T = {t_1..t_n} of eq. 11; all, and all draws, run as one batch.
         draws: of noise per timestep; their maps are averaged.
         pixel_score: s_t of eq. 11: "kl", or "rgb", the squared error of the clean estimate, to compare with.
@@ -53,13 +57,14 @@ class RanConfig(MethodConfig):
     codec: CodecConfig = field(default_factory=lambda: CodecConfig("pixels"))
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    unit_contrast: bool = False
     train_t: tuple[int, ...] = (0, 1000)
     min_snr_gamma: float = 0.0
     feature_weight: float = 1.0
     vb_weight: float = 1.0
     window: int = 0
     cached_features: float = 0.0
-    enlarge: bool = False
+    enlarge: int = 0
     noise_steps: tuple[int, ...] = (20, 60, 150, 250)
     draws: int = 2
     pixel_score: str = "kl"
@@ -94,7 +99,7 @@ class RanConfig(MethodConfig):
         check_range("draws", self.draws, 1)
         for name in ("kl_weight", "coarse_share", "sigma_share", "top_share"):
             check_range(name, getattr(self, name), 0, 1)
-        for name in ("min_snr_gamma", "feature_weight", "vb_weight", "window", "cached_features"):
+        for name in ("min_snr_gamma", "feature_weight", "vb_weight", "window", "cached_features", "enlarge"):
             check_range(name, getattr(self, name), 0)
         if self.pixel_score not in PIXEL_SCORES:
             raise InputError(
@@ -108,7 +113,8 @@ _TINY = RanConfig(
     image_size=0,
     window=128,
     cached_features=1.0,
-    enlarge=True,
+    unit_contrast=True,
+    enlarge=1,
     training=TrainingConfig(
         steps=1000,
         minutes=4,

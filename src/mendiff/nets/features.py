@@ -175,7 +175,11 @@ def hub_id(name: str) -> str:
     return str(stated.hf_hub_id or "") if stated else ""
 
 
-def make_features(config: FeaturesConfig) -> FeatureExtractor | StudentFeatures | PixelPyramid:
+Features = FeatureExtractor | StudentFeatures | PixelPyramid
+"""What make_features makes."""
+
+
+def make_features(config: FeaturesConfig) -> Features:
     """The extractor a config names, with fresh weights; the weight-free one for an empty name."""
     if config.name in (AUTO, BUNDLED):
         return StudentFeatures(config.network, config.layers)

@@ -73,12 +73,23 @@ def gaussian_kernel(sigma: float, taps: int) -> Tensor:
     return weights / weights.sum()
 
 
-def enlarged(images: Tensor, features: object) -> Tensor:
-    """Images (B,3,H,W) with their longer side at least the features' `least_side`, where they state one."""
-    factor = getattr(features, "least_side", 0) / max(images.shape[-2:])
-    if factor <= 1:
+def enlarged_size(size: tuple[int, int], features: object, times: float = 1) -> tuple[int, int]:
+    """Height and width that images are enlarged to for features.
+
+    Args:
+        size: of the images.
+        features: which may state a `least_side` that the longer side shall have at least.
+        times: how many times as large the images shall be at least; 0 leaves them as they are.
+    """
+    factor = max(times, getattr(features, "least_side", 0) / max(size)) if times else 1
+    return size if factor <= 1 else (round(size[0] * factor), round(size[1] * factor))
+
+
+def enlarged(images: Tensor, features: object, times: float = 1) -> Tensor:
+    """Images (B,3,H,W) at the size that `enlarged_size` says."""
+    size = enlarged_size((images.shape[-2], images.shape[-1]), features, times)
+    if size == images.shape[-2:]:
         return images
-    size = [round(length * factor) for length in images.shape[-2:]]
     return F.interpolate(images, size=size, mode="bilinear", align_corners=True)
 
 

@@ -43,7 +43,7 @@ class ResidualDistances(nn.Module):
     def __init__(
         self,
         channels: Sequence[int],
-        strides: Sequence[int],
+        strides: Sequence[float],
         *,
         by_layer: bool,
         coarse: bool,
@@ -52,7 +52,7 @@ class ResidualDistances(nn.Module):
     ) -> None:
         super().__init__()
         self._layers = list(channels)
-        self._windows = [COARSE * stride // min(strides) // 2 * 2 + 1 for stride in strides]
+        self._windows = [int(COARSE * stride / min(strides)) // 2 * 2 + 1 for stride in strides]
         self._parts = self._layers if by_layer else [sum(channels)]
         self._coarse = coarse
         widths = [*self._parts, *([sum(channels)] if coarse else [])]

@@ -81,6 +81,10 @@ class ChannelWhitening(nn.Module):
         """(B,C,h,w) to the same, whitened."""
         return torch.einsum("dc,bchw->bdhw", self.root, features - self.mean[:, None, None])
 
+    def undo(self, difference: Tensor) -> Tensor:
+        """Of the features themselves, from a difference of whitened ones, (B,C,h,w) to the same."""
+        return torch.einsum("dc,bchw->bdhw", torch.linalg.inv(self.root), difference)
+
 
 class ConditionalWhitening(nn.Module):
     """Features of good images as a Gaussian whose mean is linear in the features of their reconstruction.
