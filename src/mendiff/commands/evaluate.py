@@ -59,6 +59,25 @@ class TestSet:
     masks: Tensor | None
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What was found on a category's test images.
+
+    Attributes:
+        metrics: of the model.
+        cut: counts at its threshold.
+        ranked: what metrics over several categories are made of.
+        controls: the controls' metrics by name; none unless asked for.
+        page: its part of the report, if one is asked for.
+    """
+
+    metrics: Metrics
+    cut: dict[str, Any]
+    ranked: Ranked
+    controls: dict[str, Metrics]
+    page: CategoryReport | None
+
+
 def run(
     model: Path,
     data: Path,
@@ -79,51 +98,72 @@ def run(
     _check_places(out, report, overwrite)
     device = choose_device(device)
     read_config(model)  # a folder that is none should show before the data is read
-    chosen = [one for one in choose_categories(open_data(data, layout), categories) if one.test]
-    if not chosen:
-        raise InputError(
-            f"{data}: expected test images (test/good and test/DEFECT folders), found none; "
-            "see 'mendiff check --help' for layouts."
-        )
-    chosen = checked(chosen, terminal)
-    results: dict[str, Metrics] = {}
-    pages: list[CategoryReport] = []
-    tables: dict[str, dict[str, Metrics]] = {}
-    everything: list[Ranked] = []
-    cuts: dict[str, dict[str, Any]] = {}
+    chosen = checked(_with_tests(data, layout, categories), terminal)
     own, shared = categories_of(model), None
     side = thumbnail_side(sum(len(category.test) for category in chosen))
+    outcomes: dict[str, Outcome] = {}
     for category in chosen:
         if category.name in own:
             fitted = load(model, device, category.name)
         else:
             fitted = shared = shared or load(model, device)
-        tests = read_tests(category, fitted.image_size, terminal)
-        if tests.masks is None:
-            terminal.say(f"note: {category.name} has no masks, so its pixel metrics are n/a.")
-        found = find(fitted, tests, batch_size, terminal, category.name)
-        results[category.name] = measure(tests, found.score, found.anomaly_map)
-        labels = [sample.label for sample in tests.samples]
-        cuts[category.name] = at_threshold(found.score.tolist(), labels, fitted.threshold)
-        everything.append((found.score, tests.labels, found.anomaly_map, tests.masks))
-        if controls:
-            for name, metrics in measure_controls(fitted, category, tests).items():
-                tables.setdefault(name, {})[category.name] = metrics
-        if out is not None or report is not None:
-            pages.append(page(fitted, category.name, tests, found, results[category.name], side))
-    result: dict[str, Any] = summary(results, pooled(everything) if len(everything) > 1 else None)
+        pictures = side if out is not None or report is not None else None
+        outcomes[category.name] = _evaluated(fitted, category, batch_size, controls, pictures, terminal)
+    everything = [one.ranked for one in outcomes.values()]
+    metrics = {name: one.metrics for name, one in outcomes.items()}
+    result: dict[str, Any] = summary(metrics, pooled(everything) if len(everything) > 1 else None)
+    cuts = {name: one.cut for name, one in outcomes.items()}
     terminal.table(metrics_table(result, str(model)))
     terminal.table(threshold_table(cuts))
     binned = any(not is_exact(maps) for _, _, maps, _ in everything)
     if binned:
         terminal.say("note: so many pixels that their metrics are of values binned to one part in 4,096.")
     if controls:
-        result["controls"] = {name: summary(rows) for name, rows in tables.items()}
+        result["controls"] = _by_control(outcomes)
         for name, rows in result["controls"].items():
             terminal.table(metrics_table(rows, f"control: {name}"))
     title = f"{model.resolve().name} on {data.resolve().name}"
+    pages = [one.page for one in outcomes.values() if one.page is not None]
     _write(Report(title, _subtitle(fitted), pages, result, about(fitted)), out, report, terminal)
     return {**result, "at_threshold": cuts, "binned": binned}
+
+
+def _with_tests(data: Path, layout: str, names: Sequence[str] | None) -> list[Category]:
+    """The chosen categories that have test images."""
+    chosen = [one for one in choose_categories(open_data(data, layout), names) if one.test]
+    if not chosen:
+        raise InputError(
+            f"{data}: expected test images (test/good and test/DEFECT folders), found none; "
+            "see 'mendiff check --help' for layouts."
+        )
+    return chosen
+
+
+def _evaluated(
+    model: Model, category: Category, batch_size: int, controls: bool, side: int | None, terminal: Terminal
+) -> Outcome:
+    """Evaluate a model on one category; with a side of pictures its part of the report, too."""
+    tests = read_tests(category, model.image_size, terminal)
+    if tests.masks is None:
+        terminal.say(f"note: {category.name} has no masks, so its pixel metrics are n/a.")
+    found = find(model, tests, batch_size, terminal, category.name)
+    metrics = measure(tests, found.score, found.anomaly_map)
+    return Outcome(
+        metrics=metrics,
+        cut=at_threshold(found.score.tolist(), [sample.label for sample in tests.samples], model.threshold),
+        ranked=(found.score, tests.labels, found.anomaly_map, tests.masks),
+        controls=measure_controls(model, category, tests) if controls else {},
+        page=None if side is None else page(model, category.name, tests, found, metrics, side),
+    )
+
+
+def _by_control(outcomes: dict[str, Outcome]) -> dict[str, Any]:
+    """What was measured of every control, its mean over the categories beside it."""
+    tables: dict[str, dict[str, Metrics]] = {}
+    for category, one in outcomes.items():
+        for name, metrics in one.controls.items():
+            tables.setdefault(name, {})[category] = metrics
+    return {name: summary(rows) for name, rows in tables.items()}
 
 
 def _check_places(out: Path | None, report: Path | None, overwrite: bool) -> None:
