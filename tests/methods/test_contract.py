@@ -8,10 +8,12 @@ import torch
 
 from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
+from mendiff.commands.variants import variant_of
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError
 from mendiff.methods.base import METHODS, describe_parameters, find_method, find_preset
 from mendiff.methods.config import config_from_dict, config_to_dict
+from mendiff.model import calibrated
 from mendiff.types import Detection
 
 pytestmark = pytest.mark.parametrize("name", METHODS)
@@ -65,6 +67,15 @@ def test_an_image_is_judged_alike_alone_and_in_a_batch(method, pictures):
     alone = [method.predict(pictures[i : i + 1], SEEDS[i : i + 1]) for i in range(4)]
     joined = Detection(**{key: torch.cat([columns(one)[key] for one in alone]) for key in columns(together)})
     same(together, joined, rtol=1e-5, atol=1e-5)
+
+
+def test_other_settings_of_a_fitted_model_start_from_all_that_its_training_made(method, name, pictures):
+    faint = 0.4 + pictures / 10  # far from the contrast and scale that a new network takes for granted
+    method.prepare(held_back(faint))
+    seen, apart = [*faint, *faint.flip(-1)], [*faint.flip(-2)]
+    model = calibrated(name, method, {}, apart, seen, 4)
+    changed = variant_of(model, {"training.steps": 7}, apart, seen)
+    same(changed.predict(list(faint)), model.predict(list(faint)), rtol=1e-3, atol=1e-3)
 
 
 def test_equal_seeds_give_equal_detections_and_others_do_not(method, pictures):

@@ -4,9 +4,8 @@ distance; tolerances are those of the file."""
 import pytest
 import torch
 
-from mendiff.diffusion.posterior import Posterior, kl_divergence
+from mendiff.diffusion.posterior import Posterior, hybrid_loss, kl_divergence
 from mendiff.diffusion.schedule import NoiseSchedule, make_schedule
-from mendiff.methods.ran import hybrid_loss
 from mendiff.scoring.gaussians import squared_mahalanobis
 from mendiff.types import Estimate
 

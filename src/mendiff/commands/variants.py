@@ -17,7 +17,16 @@ from mendiff.methods.config import override
 from mendiff.model import Model
 from mendiff.nets.student import BUNDLED
 
-NETWORKS = ("codec.", "denoiser.", "guide.", "guided.", "features.", "target_whitening.", "schedule.")
+NETWORKS = (
+    "codec.",
+    "denoiser.",
+    "guide.",
+    "guided.",
+    "features.",
+    "target_whitening.",
+    "contrast.",
+    "schedule.",
+)
 """Parts of a method that training makes, or that come with it; all else is learned anew."""
 
 

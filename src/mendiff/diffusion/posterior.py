@@ -113,6 +113,32 @@ class Posterior:
         return table[self._rows[name]][t][:, None, None, None].to(like.dtype)
 
 
+def hybrid_loss(
+    posterior: Posterior,
+    x0: Tensor,
+    x_t: Tensor,
+    estimate: Estimate,
+    t: Tensor,
+    error: Tensor,
+    vb_weight: float = 1.0,
+    pixels: Pixels = RAW,
+) -> Tensor:
+    """Squared error plus a variational term that trains the variance alone, (B,) (Nichol & Dhariwal, eq. 16).
+
+    Args:
+        posterior: of the schedule.
+        x0: clean latents, (B,c,h,w).
+        x_t: noisy ones.
+        estimate: what the network made of x_t, with log_var.
+        t: (B,).
+        error: of what the network predicts, (B,).
+        vb_weight: of the variational term, which is in bits per pixel and channel.
+        pixels: what the latents are.
+    """
+    frozen = Estimate(estimate.x0.detach(), estimate.eps.detach(), estimate.log_var)
+    return error + vb_weight * posterior.variational_bits(x0, x_t, frozen, t, pixels)
+
+
 def kl_divergence(truth: Gaussian, predicted: Gaussian) -> Tensor:
     """KL(truth || predicted) per pixel and channel in nats, (B,c,h,w), closed form, never negative."""
     ratio = truth.log_var - predicted.log_var

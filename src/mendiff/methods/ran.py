@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from mendiff.diffusion.gradient import gradient_denoise
-from mendiff.diffusion.posterior import RAW, Pixels, Posterior, kl_divergence
+from mendiff.diffusion.posterior import Posterior, hybrid_loss, kl_divergence
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
@@ -56,32 +56,6 @@ class Look:
     rebuilt: Tensor
 
 
-def hybrid_loss(
-    posterior: Posterior,
-    x0: Tensor,
-    x_t: Tensor,
-    estimate: Estimate,
-    t: Tensor,
-    error: Tensor,
-    vb_weight: float = 1.0,
-    pixels: Pixels = RAW,
-) -> Tensor:
-    """Squared error plus a variational term that trains the variance alone, (B,) (Nichol & Dhariwal, eq. 16).
-
-    Args:
-        posterior: of the schedule.
-        x0: clean latents, (B,c,h,w).
-        x_t: noisy ones.
-        estimate: what the network made of x_t, with log_var.
-        t: (B,).
-        error: of what the network predicts, (B,).
-        vb_weight: of the variational term, which is in bits per pixel and channel.
-        pixels: what the latents are.
-    """
-    frozen = Estimate(estimate.x0.detach(), estimate.eps.detach(), estimate.log_var)
-    return error + vb_weight * posterior.variational_bits(x0, x_t, frozen, t, pixels)
-
-
 class Ran(Method):
     """Surprise of a joint model of pixels and deep features at several noise scales.
 
@@ -100,18 +74,7 @@ class Ran(Method):
         self.features = make_features(config.features)
         width = sum(self.features.channels)
         self.denoiser = JointDenoiser(config.denoiser, self.schedule, self.codec.channels, width)
-        deepest, coarsest = self.codec.factor * self.denoiser.multiple, max(self.features.strides)
-        if coarsest > deepest:
-            raise InputError(
-                f"layers: expected feature maps no coarser than the denoiser's deepest level, a position per "
-                f"{deepest} pixels, got one per {coarsest}; leave that layer out or add a level."
-            )
-        unit = self.size_multiple
-        if config.window % unit:
-            more = (config.window // unit + 1) * unit
-            raise InputError(
-                f"window: expected a multiple of {unit} pixels, got {config.window}; choose {more}."
-            )
+        self._check()
         self.target_whitening = ChannelWhitening(width)
         self.contrast = Contrast()
         room = config.cached_features * 1e9
@@ -135,6 +98,21 @@ class Ran(Method):
         chosen = torch.randperm(width, generator=Generator().manual_seed(0))[: config.gradient.dims]
         side = size // config.gradient.stride
         self.gaussians = PositionGaussians(chosen.sort().values, (side, side))
+
+    def _check(self) -> None:
+        """Refuse layers and windows that don't go with the denoiser's levels."""
+        deepest, coarsest = self.codec.factor * self.denoiser.multiple, max(self.features.strides)
+        if coarsest > deepest:
+            raise InputError(
+                f"layers: expected feature maps no coarser than the denoiser's deepest level, a position per "
+                f"{deepest} pixels, got one per {coarsest}; leave that layer out or add a level."
+            )
+        unit = self.size_multiple
+        if self.config.window % unit:
+            more = (self.config.window // unit + 1) * unit
+            raise InputError(
+                f"window: expected a multiple of {unit} pixels, got {self.config.window}; choose {more}."
+            )
 
     @property
     def posterior(self) -> Posterior:
