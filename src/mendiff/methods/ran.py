@@ -297,7 +297,8 @@ class Ran(Method):
         """Learn the scale of the features that are to be predicted; see Method.prepare."""
         for image, _ in seen():
             self.target_whitening.update(self._joined(image))
-            self.contrast.update(self.codec.encode(image))
+            if self.config.unit_contrast:
+                self.contrast.update(self.codec.encode(image))
         if self.config.unit_contrast:
             self.contrast.finish()
         self.target_whitening.finish()

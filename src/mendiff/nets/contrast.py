@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mendiff.diffusion.posterior import Pixels
+from mendiff.scoring.whitening import Moments
 
 LEAST = 1e-3
 """Smallest deviation that is divided by: images of a single colour have none."""
@@ -24,7 +25,7 @@ class Contrast(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
-        self._sums = torch.zeros(3, dtype=torch.float64)
+        self._moments = Moments(1)
 
     @property
     def pixels(self) -> Pixels:
@@ -33,16 +34,13 @@ class Contrast(nn.Module):
 
     def update(self, latents: Tensor) -> None:
         """Take in latents of good images, (B,c,h,w)."""
-        flat = latents.detach().double().cpu()
-        self._sums += torch.stack([torch.ones_like(flat).sum(), flat.sum(), flat.square().sum()])
+        self._moments.update(latents.flatten(1)[:, None, None])
 
     def finish(self) -> None:
         """Set mean and deviation from all that was taken in; starts anew."""
-        count, total, squares = self._sums
-        mean = total / count
-        self.mean.copy_(mean)
-        self.std.copy_((squares / count - mean**2).clamp(min=LEAST**2).sqrt())
-        self._sums.zero_()
+        mean, covariance = self._moments.finish()
+        self.mean.copy_(mean[0])
+        self.std.copy_(covariance[0, 0].clamp(min=LEAST**2).sqrt())
 
     def forward(self, latents: Tensor) -> Tensor:
         """(B,c,h,w) to the same, at unit contrast."""
@@ -50,4 +48,4 @@ class Contrast(nn.Module):
 
     def undo(self, latents: Tensor) -> Tensor:
         """(B,c,h,w) at unit contrast to what they were."""
-        return self.mean + self.std * latents
+        return self.pixels.of(latents)
