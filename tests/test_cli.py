@@ -1348,6 +1348,9 @@ def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch, method):
     assert str(out / "report.html") in err.replace("\n", "")
     assert ".demo." not in err  # the hidden folder is nobody's business
     result = json.loads((out / "demo.json").read_text())
+    controls = result["controls"]
+    assert set(controls) == {"median colour", "memory bank"}
+    assert all(set(rows["categories"]) == {"tile", "fabric"} for rows in controls.values())
     assert set(result["categories"]) == {"fabric", "tile"}
     assert "tile" in (out / "report.html").read_text()
     assert sorted(path.name for path in out.iterdir()) == ["data", "demo.json", "models", "report.html"]

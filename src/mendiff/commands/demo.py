@@ -12,14 +12,14 @@ from typing import Any
 
 from mendiff.checkpoints.store import save
 from mendiff.commands.common import Terminal, choose_device, metrics_table
-from mendiff.commands.evaluate import about, find, measure, page, read_tests
+from mendiff.commands.evaluate import about, by_control, find, measure, measure_controls, page, read_tests
 from mendiff.commands.fit import prepared, train
 from mendiff.commands.places import check_output, new_folder
 from mendiff.commands.plan import Plan, asked_config, make_config, readable_paths
 from mendiff.demo.data import CATEGORIES, DemoConfig, make_data
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
-from mendiff.evaluation.metrics import summary
+from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.images import write_bytes
 from mendiff.model import calibrated
 from mendiff.nets.denoiser import conditional_unet, plain_unet
@@ -117,6 +117,7 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
     info = {"preset": plan.preset, "images": len(paths), "categories": [one.name for one in categories]}
     info |= {"seed": plan.seed, "seconds": seconds}
     method, results, pages = module.method.to(plan.device), {}, []
+    controls: dict[str, dict[str, Metrics]] = {}
     side = thumbnail_side(sum(len(category.test) for category in categories))
     for category in categories:
         kept, seen = category.train[-CALIBRATION:], category.train[:SEEN]
@@ -124,10 +125,14 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
         tests = read_tests(category, model.image_size, terminal)
         found = find(model, tests, 8, terminal, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)
+        controls[category.name] = measure_controls(model, category, tests)
         pages.append(page(model, category.name, tests, found, results[category.name], side))
         save(folder / "models" / category.name, model.name, model.method, model.calibration, model.info)
     result = summary(results)
     terminal.table(metrics_table(result, "defects in parts the models have never seen"))
+    result["controls"] = by_control(controls)
+    for name, rows in result["controls"].items():
+        terminal.table(metrics_table(rows, f"control: {name}"))
     title, subtitle = "mendiff demo", _subtitle(plan)
     write_report(folder / "report.html", Report(title, subtitle, pages, result, about(model)))
     return result

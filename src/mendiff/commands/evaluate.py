@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
@@ -119,7 +119,7 @@ def run(
     if binned:
         terminal.say("note: so many pixels that their metrics are of values binned to one part in 4,096.")
     if controls:
-        result["controls"] = _by_control(outcomes)
+        result["controls"] = by_control({name: one.controls for name, one in outcomes.items()})
         for name, rows in result["controls"].items():
             terminal.table(metrics_table(rows, f"control: {name}"))
     title = f"{model.resolve().name} on {data.resolve().name}"
@@ -157,11 +157,11 @@ def _evaluated(
     )
 
 
-def _by_control(outcomes: dict[str, Outcome]) -> dict[str, Any]:
-    """What was measured of every control, its mean over the categories beside it."""
+def by_control(measured: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
+    """From the controls' metrics by category to a table for each control, with the mean over the categories."""
     tables: dict[str, dict[str, Metrics]] = {}
-    for category, one in outcomes.items():
-        for name, metrics in one.controls.items():
+    for category, controls in measured.items():
+        for name, metrics in controls.items():
             tables.setdefault(name, {})[category] = metrics
     return {name: summary(rows) for name, rows in tables.items()}
 
