@@ -22,6 +22,30 @@ SMALL_UNET = {
     "add_attention": False,
 }
 
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, default=0, help="mutated images to try; a few unless given")
+    parser.addoption("--fuzz-from", type=int, default=0, help="number of the first case")
+
+
+class Fuzz:
+    """How many cases of a fuzz test to run, and from which on."""
+
+    def __init__(self, asked, first):
+        self._asked, self._first = asked, first
+
+    def cases(self, few, share=1.0):
+        """Numbers of the cases: a few, or that share of what was asked for."""
+        count = round(self._asked * share) or few
+        return range(self._first, self._first + count)
+
+
+@pytest.fixture(scope="session")
+def fuzz(pytestconfig):
+    return Fuzz(pytestconfig.getoption("--fuzz"), pytestconfig.getoption("--fuzz-from"))
+
+
 # What makes a method's "tiny" preset small enough for tests; one that is small already needs no line.
 TINY = {
     "glad": {"image_size": 32, "crop": 0, "codec.factor": 4, "denoiser.network": SMALL_UNET},

@@ -1,0 +1,123 @@
+"""Mutated images and model folders: only InputError, or what the undamaged file gives; no traceback, no hang.
+
+`pytest tests/test_fuzz.py --fuzz 20000` runs so many mutated images and a quarter as many model folders; the suite runs a few.
+Every case is named by its number alone, which seeds it: `--fuzz-from N` starts there.
+"""
+
+import io
+import random
+import signal
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from mendiff.errors import InputError
+from mendiff.images import image_size, read_image, read_mask
+
+SECONDS = 60
+"""A case that takes longer hangs."""
+
+
+@contextmanager
+def no_hang():
+    """Fail where the block does not end."""
+
+    def stop(*_):
+        raise TimeoutError(f"still running after {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def mutated(data, rng):
+    """Bytes with one to four damages: bits, bytes, cuts, holes, repeats, insertions, and lengths that lie."""
+    data = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        if not data:
+            break
+        at, length = rng.randrange(len(data)), rng.choice((1, 2, 4, 16, 64))
+        # Headers are short and decide most: half of the damage goes there.
+        at = at % 128 if rng.random() < 0.5 and len(data) > 128 else at
+        kind = rng.choice(("bit", "byte", "cut", "hole", "repeat", "insert", "drop", "number"))
+        if kind == "bit":
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == "byte":
+            data[at] = rng.randrange(256)
+        elif kind == "cut":
+            del data[at:]
+        elif kind == "hole":
+            data[at : at + length] = bytes(len(data[at : at + length]))
+        elif kind == "repeat":
+            data[at:at] = data[at : at + length]
+        elif kind == "insert":
+            data[at:at] = rng.randbytes(length)
+        elif kind == "drop":
+            del data[at : at + length]
+        else:
+            number = rng.choice((0, 1, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**32 - 1))
+            data[at : at + 4] = number.to_bytes(4, rng.choice(("little", "big")))
+    return bytes(data)
+
+
+def undamaged_images():
+    """(name, bytes) of small pictures in every kind of file that cameras and programs write."""
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    grey, deep = colour[..., 0], (rng.integers(0, 65536, (24, 32))).astype(np.uint16)
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    kinds = [
+        ("png", colour, {}),
+        ("png", grey, {"interlace": True}),
+        ("png", deep, {}),
+        ("png", grey > 127, {"bits": 1}),
+        ("jpeg", colour, {"exif": rotated}),
+        ("jpeg", grey, {"progressive": True}),
+        ("bmp", colour, {}),
+        ("tiff", colour, {"compression": "tiff_lzw", "exif": rotated}),
+        ("tiff", deep, {}),
+        ("tiff", colour, {"compression": "tiff_adobe_deflate"}),
+        ("tiff", grey > 127, {"compression": "group4"}),
+        ("gif", grey, {}),
+        ("webp", colour, {"lossless": True}),
+        ("webp", colour, {}),
+        ("ppm", colour, {}),
+        *([("avif", colour, {})] if features.check("avif") else []),
+    ]
+    for number, (kind, values, options) in enumerate(kinds):
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, kind, **options)
+        yield f"{number}.{kind}", buffer.getvalue()
+
+
+def test_mutated_images_are_read_or_refused_in_one_sentence(tmp_path, fuzz):
+    sources = list(undamaged_images())
+    refused = 0
+    for case in fuzz.cases(400):
+        rng = random.Random(f"image {case}")
+        name, data = rng.choice(sources)
+        kept = rng.choice((name, name, f"x.{rng.choice(('png', 'jpg', 'tif', 'webp'))}"))
+        path = tmp_path / f"{case}-{kept}"
+        path.write_bytes(mutated(data, rng))
+        for read in (read_image, read_mask, image_size):
+            try:
+                with no_hang():
+                    found = read(path)
+            except InputError as error:
+                refused += 1
+                assert str(path) in str(error), f"case {case}: {error}"
+                assert "\n" not in str(error), f"case {case}: {error}"
+                continue
+            except Exception as error:
+                pytest.fail(f"case {case}, {read.__name__} of {kept}: {type(error).__name__}: {error}")
+            if read is read_image:
+                assert (found.dtype, found.ndim, found.shape[2]) == (np.uint8, 3, 3), f"case {case}"
+        path.unlink()
+    assert refused  # otherwise nothing was damaged
