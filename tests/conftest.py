@@ -23,7 +23,6 @@ SMALL_UNET = {
 }
 
 
-
 def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, default=0, help="mutated images to try; a few unless given")
     parser.addoption("--fuzz-from", type=int, default=0, help="number of the first case")

@@ -5,16 +5,23 @@ Every case is named by its number alone, which seeds it: `--fuzz-from N` starts 
 """
 
 import io
+import json
 import random
+import shutil
 import signal
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, features
 
+from mendiff.checkpoints.files import sealed, sha256_of
+from mendiff.checkpoints.store import load, save
 from mendiff.errors import InputError
 from mendiff.images import image_size, read_image, read_mask
+from mendiff.methods.base import METHODS
+from mendiff.model import calibrated
 
 SECONDS = 60
 """A case that takes longer hangs."""
@@ -121,3 +128,126 @@ def test_mutated_images_are_read_or_refused_in_one_sentence(tmp_path, fuzz):
                 assert (found.dtype, found.ndim, found.shape[2]) == (np.uint8, 3, 3), f"case {case}"
         path.unlink()
     assert refused  # otherwise nothing was damaged
+
+
+@pytest.fixture(scope="module")
+def models(tiny_method, tmp_path_factory):
+    """Two small model folders of every method, and the scores of one image by each."""
+    root, found = tmp_path_factory.mktemp("models"), {}
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(6)]
+    for name in sorted(METHODS):
+        for number in range(2):
+            model = calibrated(name, tiny_method(name), {"seed": number, "images": 6}, images[number:])
+            folder = root / f"{name}-{number}"
+            save(folder, name, model.method, model.calibration, model.info)
+            found[folder] = load(folder).predict(images[0]).score
+    return images[0], found
+
+
+ODD = (
+    None,
+    True,
+    0,
+    -1,
+    1,
+    3,
+    10**9,
+    10**18,
+    10**400,
+    0.5,
+    1e308,
+    -1e-300,
+    "",
+    "12",
+    "nan",
+    [],
+    [1, "a"],
+    {},
+    {"a": 1},
+)
+
+
+def places(value, path=()):
+    """Where a JSON value has entries, all levels."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inside:
+        yield (*path, key)
+        yield from places(one, (*path, key))
+
+
+def with_an_odd_value(text, rng):
+    """JSON with one entry replaced, taken out or called otherwise."""
+    data = json.loads(text)
+    *parents, last = rng.choice(list(places(data)))
+    inside = data
+    for key in parents:
+        inside = inside[key]
+    kind = rng.choice(("replace", "replace", "remove", "rename"))
+    if kind == "replace":
+        inside[last] = rng.choice(ODD)
+    elif kind == "remove" or isinstance(inside, list):
+        del inside[last]
+    else:
+        inside[f"{last}_"] = inside.pop(last)
+    return data
+
+
+def seal(folder):
+    """Write the hashes of a changed folder anew, as somebody who means to can."""
+    config = folder / "config.json"
+    data = json.loads(config.read_text())
+    data.pop("sha256", None)
+    if isinstance(data.get("files"), dict):
+        data["files"] = {
+            name: sha256_of(folder / name) if (folder / name).is_file() else "" for name in data["files"]
+        }
+    config.write_text(json.dumps(sealed(data, "config")))
+
+
+def damage(folder, other, rng):
+    """Damage a model folder; returns whether somebody sealed it anew, so that other settings may be whole."""
+    name = rng.choice(("config.json", "config.json", "calibration.json", "model.safetensors"))
+    file, kind = folder / name, rng.choice(("bytes", "bytes", "swap", "missing", "value", "value"))
+    if kind == "bytes":
+        file.write_bytes(mutated(file.read_bytes(), rng))
+    elif kind == "swap":
+        shutil.copy(other / name, file)
+    elif kind == "missing":
+        file.unlink()
+    elif name.endswith(".json"):
+        file.write_text(json.dumps(with_an_odd_value(file.read_text(), rng)))
+        if rng.random() < 0.5:
+            try:
+                seal(folder)
+            except (InputError, ValueError):
+                return False  # a value that JSON can't hold stays unsealed
+            return True
+    return False
+
+
+def test_damaged_model_folders_are_refused_or_score_as_before(tmp_path, fuzz, models):
+    image, scores = models
+    folders = list(scores)
+    refused = 0
+    for case in fuzz.cases(120, share=0.25):
+        rng = random.Random(f"model {case}")
+        original = rng.choice(folders)
+        other = rng.choice([one for one in folders if one != original])
+        folder = shutil.copytree(original, tmp_path / str(case))
+        meant = damage(folder, other, rng)
+        try:
+            with no_hang():
+                score = load(folder).predict(image).score
+        except InputError as error:
+            refused += 1
+            assert "\n" not in str(error), f"case {case}: {error}"
+        except Exception as error:
+            pytest.fail(f"case {case}, {original.name}: {type(error).__name__}: {error}")
+        else:
+            same = torch.equal(score, scores[original])
+            assert same or (meant and bool(score.isfinite().all())), (
+                f"case {case}: {score} of {original.name}"
+            )
+        shutil.rmtree(folder)
+    assert refused
