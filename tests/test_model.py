@@ -188,7 +188,7 @@ def test_an_unknown_device_is_refused(model):
 
 
 def test_a_sparing_model_finds_the_same(tiny_method, pictures, tmp_path):
-    store.save(tmp_path / "model", "glad", tiny_method(), Calibration((1.0, 2.0)), {})
+    store.save(tmp_path / "model", "glad", tiny_method(), Calibration((1.0, 2.0), (3.0, 4.0)), {})
     plain, offloaded, halved = (
         store.load(tmp_path / "model", **options) for options in ({}, {"offload": True}, {"half": True})
     )

@@ -133,7 +133,7 @@ def test_backbone_comes_from_timms_own_repository_in_the_cache(make, networks, c
     assert equals(method, networks)
     assert lines[-2:] == [
         f"features, test_vit.r160_in1k: {place}",
-        f"features of the stop rule, test_vit.r160_in1k: {place}",
+        f"stop features, test_vit.r160_in1k: {place}",
     ]
     stop, own = method.stop_features.state_dict(), method.features.state_dict()
     assert all(torch.equal(stop[key], own[key]) for key in own)

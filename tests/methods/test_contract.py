@@ -149,7 +149,7 @@ def test_training_lowers_the_loss(method, pictures, streams):
 
 def test_saving_and_loading_gives_bit_equal_detections(name, method, pictures, tmp_path):
     method.fit_statistics(held_back(pictures))
-    store.save(tmp_path / "model", name, method, Calibration((1.0, 2.0)), {})
+    store.save(tmp_path / "model", name, method, Calibration((1.0, 2.0), (3.0, 4.0)), {})
     loaded = store.load(tmp_path / "model")
     assert loaded.method.config == method.config
     same(method.predict(pictures, SEEDS), loaded.method.predict(pictures, SEEDS))

@@ -31,8 +31,8 @@ from mendiff.anomalib_models.sharding import unshard, whole_weights
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.bundled import fill, resolved
 from mendiff.checkpoints.pretrained import Sources, load_pretrained
-from mendiff.checkpoints.store import read_weights
 from mendiff.checkpoints.store import save as save_model
+from mendiff.checkpoints.weights import read_weights
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError
 from mendiff.methods.base import Method, MethodConfig, TrainingConfig, find_method, find_preset, random_crops

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mendiff.checkpoints.files import read_json
 from mendiff.checkpoints.hub import hub_file, is_hub_id
 from mendiff.checkpoints.import_diad import CODEC, TEXT, UNET, convert_codec, text_weights
 from mendiff.checkpoints.import_files import read_checkpoint
 from mendiff.checkpoints.names import check_places, load_exactly, under
-from mendiff.checkpoints.store import read_json, read_weights
 from mendiff.checkpoints.text import embed, read_prompts, words_of
+from mendiff.checkpoints.weights import read_weights
 from mendiff.errors import InputError
 from mendiff.methods.base import Method
 from mendiff.nets.codec import CodecConfig, KLCodec
@@ -148,25 +149,24 @@ def load_features(method: Method, given: tuple[Mapping[str, Tensor], str] | None
 
     Args:
         method: changed in place.
-        given: (weights by timm's names, where they come from); None takes timm's own from the hub, which an
-            extractor that only GLAD's stop rule uses always gets.
+        given: (weights by timm's names, where they come from), for `features`; None takes timm's own from the
+            hub, which further extractors, such as that of GLAD's stop rule, always get.
     """
     if given is not None and not isinstance(getattr(method, "features", None), FeatureExtractor):
         raise InputError(
             f"{given[1]}: expected a config whose features.name says which backbone these are of."
         )
     lines = []
-    for attribute, part in (("features", "features"), ("stop_features", "features of the stop rule")):
-        extractor = getattr(method, attribute, None)
+    for name, extractor in method.parts.items():
         if not isinstance(extractor, FeatureExtractor):
             continue
-        if given is not None and attribute == "features":
+        if given is not None and name == "features":
             weights, where = given
         else:
             file = timm_file(extractor.config.name)
             weights, where = read_weights(file), str(file)
         extractor.load_backbone(weights, where)
-        lines.append(f"{part}, {extractor.config.name}: {where}")
+        lines.append(f"{name.replace('_', ' ')}, {extractor.config.name}: {where}")
     return lines
 
 

@@ -22,8 +22,9 @@ from mendiff.checkpoints.import_diad import (
 from mendiff.checkpoints.import_files import read_checkpoint
 from mendiff.checkpoints.import_glad import find_unet, import_codec, import_unet
 from mendiff.checkpoints.pretrained import STABLE_DIFFUSION, Sources, load_diffusion, load_features
-from mendiff.checkpoints.store import read_weights, save
+from mendiff.checkpoints.store import save
 from mendiff.checkpoints.text import read_prompts
+from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_device
 from mendiff.commands.places import check_output, new_folder, set_aside
 from mendiff.commands.plan import readable_paths

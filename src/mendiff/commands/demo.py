@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mendiff.checkpoints.files import write_json
 from mendiff.checkpoints.store import save
 from mendiff.commands.common import Terminal, choose_device, metrics_table
 from mendiff.commands.evaluate import about, find, measure, page, read_tests
@@ -20,7 +20,6 @@ from mendiff.demo.data import CATEGORIES, DemoConfig, make_data
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import summary
-from mendiff.images import write_bytes
 from mendiff.model import calibrated
 from mendiff.nets.denoiser import conditional_unet, plain_unet
 from mendiff.report.contents import Report
@@ -89,7 +88,7 @@ def run(
         draw(draft / "data", config, terminal)
         result = _fit_and_report(draft, plan, terminal)
         result["seconds"] = round(time.monotonic() - began, 1)
-        write_bytes(draft / "demo.json", (json.dumps(result, indent=2) + "\n").encode())
+        write_json(draft / "demo.json", result)
     terminal.say(f"done in {result['seconds']:.0f} s; open {out / 'report.html'} in a browser")
     terminal.say("next: mendiff fit YOUR-GOOD-PHOTOS -o model, then mendiff predict model PHOTOS -o findings")
     return result

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from mendiff.checkpoints.bundled import codec_folder, fill, resolved
 from mendiff.checkpoints.codecs import CODEC, read_codec, save_codec
 from mendiff.checkpoints.names import load_exactly
-from mendiff.checkpoints.store import read_weights
+from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.fit import workdir_of
 from mendiff.commands.loop import CHECKPOINT, Loop, train_network

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from mendiff.checkpoints.files import write_json
 from mendiff.checkpoints.pretrained import timm_file
-from mendiff.checkpoints.store import load, read_weights, write_weights
+from mendiff.checkpoints.store import load
+from mendiff.checkpoints.weights import read_weights, write_weights
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.fit import workdir_of
 from mendiff.commands.loop import CHECKPOINT, Loop, train_network
@@ -23,7 +24,6 @@ from mendiff.commands.plan import backbone_input, check_side, readable_paths
 from mendiff.commands.variants import split_images
 from mendiff.errors import InputError, check_range
 from mendiff.evaluation.data import open_data
-from mendiff.images import write_bytes
 from mendiff.methods.base import TrainingConfig, random_crops
 from mendiff.methods.config import config_to_dict, override
 from mendiff.methods.glad_config import PRESETS as GLAD_PRESETS
@@ -113,7 +113,7 @@ def run(
             # With all that the layers did not need, so that the file serves for other layers, too.
             write_weights(weights | tuning.tuned.backbone.state_dict(), draft / WEIGHTS)
             content = {"format": FORMAT, "version": 1, "config": config_to_dict(plan), "info": info}
-            write_bytes(draft / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
+            write_json(draft / CONFIG, content)
     terminal.say(
         f"features: {out / WEIGHTS} (fitted in {info['seconds']:.0f} s); on {info['held_back']} held-back "
         f"good images, image and reconstruction were {info['before']['distance']:.4f} apart and now are "

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mendiff.checkpoints.store import FullDiskError, read_json, writing
+from mendiff.checkpoints.files import FullDiskError, read_json, writing
 from mendiff.errors import InputError
 from mendiff.images import check_writable
 

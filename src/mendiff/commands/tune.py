@@ -7,7 +7,6 @@ in two: one half calibrates every candidate, the other half is scored with and w
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from mendiff.checkpoints.files import as_json, write_json
 from mendiff.checkpoints.store import load, save
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.places import check_output, new_folder
@@ -125,7 +125,7 @@ def run(
     report = {"changes": best, "trials": [asdict(trial) for trial in trials], "images": len(paths)}
     with new_folder(out, overwrite, "a tuned model") as draft:
         save(draft / "model", tuned.name, tuned.method, tuned.calibration, tuned.info | {"tuned": best})
-        write_bytes(draft / TUNING, (json.dumps(report, indent=2) + "\n").encode())
+        write_json(draft / TUNING, report)
         write_bytes(draft / "tuning.svg", curves(trials, best))
     terminal.table(trial_table(trials, best))
     terminal.say(f"model: {out / 'model'}; curves: {out / 'tuning.svg'}")
@@ -214,7 +214,7 @@ def trial_table(trials: Sequence[Trial], best: Mapping[str, Any]) -> Table:
     for trial in trials:
         mark = "chosen" if trial.field in best and best[trial.field] == trial.value else ""
         cells = [f"{trial.metrics[key]:.3f}" for key in KEPT]
-        table.add_row(f"{trial.field}={json.dumps(trial.value)}", mark, *cells)
+        table.add_row(f"{trial.field}={as_json(trial.value, trial.field)}", mark, *cells)
     return table
 
 
@@ -235,7 +235,7 @@ def curves(trials: Sequence[Trial], best: Mapping[str, Any]) -> bytes:
         errors = [stdev(trial.merits) / math.sqrt(len(trial.merits)) for trial in some]
         axes.errorbar(places, [trial.merit for trial in some], errors, fmt="k.--", capsize=3, label="mean")
         axes.axvline([trial.value for trial in some].index(kept), color="0.7", zorder=0)
-        axes.set_xticks(places, [json.dumps(trial.value) for trial in some], rotation=45)
+        axes.set_xticks(places, [as_json(trial.value, name) for trial in some], rotation=45)
         axes.set_title(name)
         axes.set_ylim(0, 1.02)
     axes.legend()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mendiff.checkpoints.store import read_weights
+from mendiff.checkpoints.weights import read_weights
 from mendiff.errors import InputError
 from mendiff.methods.base import find_method
 from mendiff.methods.config import override
