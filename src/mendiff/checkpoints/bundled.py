@@ -67,7 +67,7 @@ def verified(name: str, instead: str) -> Path:
 
 def bundled_features() -> dict[str, Tensor]:
     """The weights of the bundled feature network, float32."""
-    return read_weights(verified(FEATURES, "name a backbone with --features and --features-weights"))
+    return read_weights(bundled_file("features"))
 
 
 def codec_folder(name: str | Path) -> Path:
@@ -77,6 +77,13 @@ def codec_folder(name: str | Path) -> Path:
     for part in (CONFIG, WEIGHTS):
         verified(f"{CODEC}/{part}", "name a codec with --codec")
     return FOLDER / CODEC
+
+
+def bundled_file(part: str) -> Path:
+    """The file with the bundled weights of a method's part, whole."""
+    if part == CODEC:
+        return codec_folder(AUTO) / WEIGHTS
+    return verified(FEATURES, "name a backbone with --features and --features-weights")
 
 
 def resolved(config: Any) -> Any:

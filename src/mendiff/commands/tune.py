@@ -19,13 +19,15 @@ from rich.table import Table
 from torch import Tensor
 
 from mendiff.checkpoints.files import as_json, write_json
-from mendiff.checkpoints.store import load, save
+from mendiff.checkpoints.provenance import fitted_of
+from mendiff.checkpoints.store import categories_of, load, save
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.places import check_output, new_folder
 from mendiff.commands.plan import readable_paths
-from mendiff.commands.variants import held_back_and_seen, variant_of
+from mendiff.commands.variants import held_back_and_seen, split_as_fitted, variant_of
+from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
-from mendiff.evaluation.data import open_data
+from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import image_and_pixel_metrics
 from mendiff.images import write_bytes
 from mendiff.model import Model
@@ -119,12 +121,20 @@ def run(
         raise InputError(f"{model}: expected a model of {', '.join(SEARCHED)}, got one of {loaded.name}.")
     chosen = choose_categories(open_data(data, layout), categories)
     paths = readable_paths(chosen, terminal)
-    bed = make_bed(loaded, paths, repetitions, seed)
+    apart = _apart(model, loaded, chosen, paths)
+    bed = make_bed(loaded, paths, repetitions, seed, apart)
     trials, best = search(loaded, bed, terminal)
     tuned = variant_of(loaded, best, [*bed.calibrating, *bed.testing], bed.seen) if best else loaded
+
+    def learned(name: str) -> Model:
+        return tuned.calibrated(*apart[name], category=name) if best else load(model, category=name)
+
+    # One by one while the folder is written: every one is a copy of the networks.
+    own = ((name, learned(name)) for name in apart)
     report = {"changes": best, "trials": [asdict(trial) for trial in trials], "images": len(paths)}
     with new_folder(out, overwrite, "a tuned model") as draft:
-        save(draft / "model", tuned.name, tuned.method, tuned.calibration, tuned.info | {"tuned": best})
+        info = tuned.info | {"tuned": best}
+        save(draft / "model", tuned.name, tuned.method, tuned.calibration, info, own)
         write_json(draft / TUNING, report)
         write_bytes(draft / "tuning.svg", curves(trials, best))
     terminal.table(trial_table(trials, best))
@@ -132,9 +142,54 @@ def run(
     return {"model": str(out / "model"), **report}
 
 
-def make_bed(model: Model, paths: Sequence[Path], repetitions: int, seed: int) -> Bed:
-    """Part the images as the fit did, and put synthetic anomalies into one half of the held-back ones."""
-    held_back, seen = held_back_and_seen([model.prepare(path) for path in paths])
+def _apart(
+    folder: Path, model: Model, chosen: Sequence[Category], paths: Sequence[Path]
+) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+    """Held-back and seen images of every category that the model has statistics of its own for, as in its fit.
+
+    Args:
+        folder: of the model.
+        model: the same.
+        chosen: categories of the data.
+        paths: of their images that can be read.
+    """
+    names, readable, fitted = categories_of(folder), set(paths), fitted_of(model.info)
+    given = [one.name for one in chosen]
+    if names and sorted(given) != names:
+        raise InputError(
+            f"data: expected the categories that {folder} has statistics for ({', '.join(names)}), got "
+            f"{', '.join(given)}; give the data, and the --categories, of its fit."
+        )
+    kept = None if fitted is None else fitted.held_back
+    return {
+        one.name: held_back_and_seen([model.prepare(path) for path in one.train if path in readable], kept)
+        for one in chosen
+        if names
+    }
+
+
+def make_bed(
+    model: Model,
+    paths: Sequence[Path],
+    repetitions: int,
+    seed: int,
+    apart: Mapping[str, tuple[list[Tensor], list[Tensor]]],
+) -> Bed:
+    """Part the images as the fit did, and put synthetic anomalies into one half of the held-back ones.
+
+    Args:
+        model: fitted.
+        paths: of its good images.
+        repetitions: how often anomalies are drawn.
+        seed: of these.
+        apart: see _apart; a fit for categories held back images of every one.
+    """
+    images = [model.prepare(path) for path in paths]
+    if apart and fitted_of(model.info) is None:
+        chosen = content_seeds(torch.stack([one for held_back, _ in apart.values() for one in held_back]))
+        held_back, seen = held_back_and_seen(images, chosen.tolist())
+    else:
+        held_back, seen = split_as_fitted(model, images)
     if len(held_back) < FEWEST:
         raise InputError(
             f"{paths[0].parent}: expected at least {FEWEST} held-back good images, got {len(held_back)} "
