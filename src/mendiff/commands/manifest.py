@@ -7,9 +7,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mendiff.checkpoints.files import as_json, fingerprint, from_json, read_json, sha256_of, write_json
+import torch
+
+from mendiff.checkpoints.bundled import bundled_file, codec_folder, resolved
+from mendiff.checkpoints.codecs import WEIGHTS
+from mendiff.checkpoints.files import (
+    as_json,
+    fingerprint,
+    fingerprint_of_files,
+    from_json,
+    read_json,
+    sha256_of,
+    write_json,
+)
+from mendiff.checkpoints.pretrained import Sources, extractors_of, find_pretrained
+from mendiff.commands.plan import Plan
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category
+from mendiff.images import find_images
+from mendiff.methods.base import MethodConfig, find_method
+from mendiff.methods.config import config_to_dict
+from mendiff.nets import AUTO
 
 MANIFEST = "manifest.json"
 HASH = re.compile("[0-9a-f]{64}")
@@ -23,12 +41,53 @@ def data_hashes(categories: Sequence[Category], paths: Sequence[Path]) -> dict[s
         paths: of the images that can be read.
     """
     readable = set(paths)
+    read = {one.name: [path for path in one.train if path in readable] for one in categories}
     return {
-        one.name: fingerprint(
-            f"{at} {sha256_of(path)}"
-            for at, path in enumerate(path for path in one.train if path in readable)
-        )
-        for one in categories
+        name: fingerprint(f"{at} {sha256_of(path)}" for at, path in enumerate(some))
+        for name, some in read.items()
+    }
+
+
+def sources_of(plan: Plan) -> Sources:
+    """Where a plan's pretrained parts come from."""
+    return Sources(plan.pretrained, plan.prompt, plan.features_weights, codec=plan.codec is None)
+
+
+def hashes_of(plan: Plan, config: MethodConfig) -> dict[str, str]:
+    """SHA-256 of every file that weights will be read from, and of the textures, by what they hold."""
+    with torch.device("meta"):
+        method = find_method(plan.method)(resolved(config))
+    files = find_pretrained(sources_of(plan), extractors_of(method))
+    for part, asked in (("features", "name"), ("codec", "kind")):
+        if getattr(getattr(config, part, None), asked, "") == AUTO:
+            files[part] = bundled_file(part)
+    if plan.codec is not None:
+        files["codec"] = codec_folder(plan.codec) / WEIGHTS
+    hashes = {part: sha256_of(file) for part, file in files.items()}
+    if plan.textures is not None:
+        hashes["textures"] = fingerprint_of_files(find_images(plan.textures))
+    return hashes
+
+
+def facts_of(
+    plan: Plan, config: MethodConfig, data: Mapping[str, str], files: Mapping[str, str]
+) -> dict[str, Any]:
+    """Everything that determines the training of a method.
+
+    Args:
+        plan: seed, statistics and the like.
+        config: the method's, with its number of steps.
+        data: see data_hashes.
+        files: see hashes_of.
+    """
+    return {
+        "method": plan.method,
+        "data": dict(data),
+        "seed": plan.seed,
+        "files": dict(files),
+        "statistics": plan.statistics,
+        "balance": plan.balance,
+        "config": config_to_dict(config),
     }
 
 

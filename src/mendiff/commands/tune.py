@@ -145,7 +145,7 @@ def run(
 def _apart(
     folder: Path, model: Model, chosen: Sequence[Category], paths: Sequence[Path]
 ) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
-    """Held-back and seen images of every category that the model has statistics of its own for, as in its fit.
+    """Held-back and seen images of every category that has statistics of its own, as in the fit.
 
     Args:
         folder: of the model.
