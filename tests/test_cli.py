@@ -681,20 +681,20 @@ def test_offloaded_prediction_is_the_same_and_halved_one_is_close(run, model, da
 
 
 def test_a_full_disk_at_the_end_of_a_fit_loses_nothing(run, data, tmp_path, monkeypatch):
-    from mendiff.checkpoints import store
+    from mendiff.checkpoints import weights
 
     def full(*_):
         raise SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
 
-    out, write = tmp_path / "model", store.save_file
-    monkeypatch.setattr(store, "save_file", full)
+    out, write = tmp_path / "model", weights.save_file
+    monkeypatch.setattr(weights, "save_file", full)
     code, _, err = run("fit", data, "-o", out, "--json", *settings())
     assert code == 2
     assert "expected room on the disk, but it is full" in err
     assert "What was learned is kept: the same command with --resume goes on." in err
     assert len(err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".model.fit", "cwd"]
-    monkeypatch.setattr(store, "save_file", write)
+    monkeypatch.setattr(weights, "save_file", write)
     assert run("fit", data, "-o", out, "--json", "--resume", *settings())[0] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "model"]
 
@@ -743,14 +743,13 @@ def test_a_slip_and_an_interrupt_before_training_leave_what_can_be_resumed(
     run, refused, data, tmp_path, monkeypatch
 ):
     def interrupted(*args, **options):
+        (tmp_path / ".model.fit/last.ckpt").write_text("weights")
         raise KeyboardInterrupt
 
-    (tmp_path / ".model.fit").mkdir()
-    (tmp_path / ".model.fit/last.ckpt").write_text("weights")
-    (tmp_path / ".model.fit/parts").write_text("")
     fit = ("fit", data, "-o", tmp_path / "model", *settings())
-    refused(*fit, "--set", "training.stps=3")
     monkeypatch.setattr("mendiff.anomalib_models.train", interrupted)
+    assert run(*fit)[0] == 130
+    refused(*fit, "--set", "training.stps=3")
     code, _, err = run(*fit, "--resume")
     assert code == 130
     assert "interrupted; the same command with --resume goes on from here" in err
@@ -1102,7 +1101,8 @@ def test_an_interrupted_codec_says_how_to_go_on_or_leaves_nothing(run, refused, 
     assert (tmp_path / ".codec.fit/last.safetensors").is_file()
     refused(*words, "--set", "training.steps=0")
     sentence = refused(*words, "--resume", "--set", "codec.network.latent_channels=3")
-    assert "--resume: the interrupted training: expected the weights of the same network, but" in sentence
+    assert "--resume: expected what the interrupted training was started with, but" in sentence
+    assert "config.codec.network.latent_channels was 8 and is 3" in sentence
 
 
 @pytest.mark.parametrize(

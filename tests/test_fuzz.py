@@ -14,9 +14,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from mendiff.checkpoints.files import sealed, sha256_of
 from PIL import Image, features
 
+from mendiff.checkpoints.files import sealed, sha256_of
 from mendiff.checkpoints.store import load, save
 from mendiff.errors import InputError
 from mendiff.images import image_size, read_image, read_mask

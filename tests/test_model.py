@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import numpy as np
@@ -8,9 +9,9 @@ from PIL import Image
 from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
 from mendiff.diffusion.random import content_seeds
-from mendiff.errors import InputError
+from mendiff.errors import InputError, NotFiniteError
 from mendiff.images import resize
-from mendiff.model import Model, as_list
+from mendiff.model import Model, as_list, calibrate
 from mendiff.types import Detection
 
 
@@ -188,7 +189,7 @@ def test_an_unknown_device_is_refused(model):
 
 
 def test_a_sparing_model_finds_the_same(tiny_method, pictures, tmp_path):
-    store.save(tmp_path / "model", "glad", tiny_method(), Calibration((1.0, 2.0)), {})
+    store.save(tmp_path / "model", "glad", tiny_method(), Calibration((1.0, 2.0), (3.0, 4.0)), {})
     plain, offloaded, halved = (
         store.load(tmp_path / "model", **options) for options in ({}, {"offload": True}, {"half": True})
     )
@@ -233,3 +234,55 @@ def test_calibrated_learns_anew_from_the_given_pictures_and_leaves_the_model_alo
 def test_calibrated_on_too_few_pictures_is_refused(model, pictures):
     with pytest.raises(InputError, match="good images"):
         model.calibrated(pictures[:1])
+
+
+# Numbers that are none.
+
+
+@pytest.fixture
+def lost(model, monkeypatch):
+    """A model whose method gives a number that is none: call it with the field, and the grey level of images
+    that it happens to.
+    """
+
+    def make(name, level, value=float("nan")):
+        predict = model.method.predict
+
+        def poisoned(image, seeds):
+            found = predict(image, seeds)
+            column = getattr(found, name).clone()
+            column[(image.mean((1, 2, 3)) - level).abs() < 0.02] = value
+            return dataclasses.replace(found, **{name: column})
+
+        monkeypatch.setattr(model.method, "predict", poisoned)
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["score", "anomaly_map", "reconstruction"])
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_images_whose_scores_are_no_numbers_are_named(lost, name, batch_size):
+    grey = [torch.full((3, 32, 32), level) for level in (0.1, 0.9, 0.2, 0.3, 0.9)]
+    model = lost(name, 0.9, float("inf"))
+    with pytest.raises(NotFiniteError, match="expected finite scores and maps, got NaN or infinity") as error:
+        model.predict(grey, batch_size)
+    assert error.value.rows == ([1] if batch_size < 8 else [1, 4])
+    assert str(error.value).startswith("image 1")
+    with pytest.raises(NotFiniteError):
+        list(model.stream(grey, batch_size))
+    assert bool(model.predict(grey[2:4], batch_size).score.isfinite().all())
+
+
+def test_a_damaged_weight_is_no_verdict(model, pictures):
+    damaged = copy.deepcopy(model)
+    with torch.no_grad():
+        damaged.method.denoiser.network.conv_in.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(NotFiniteError, match="image 0, image 1, image 2 and 1 more: expected finite scores"):
+        damaged.predict(list(pictures))
+
+
+def test_thresholds_from_scores_that_are_no_numbers_are_refused(lost, pictures):
+    model = lost("score", float(pictures[2].mean()))
+    with pytest.raises(InputError, match="expected finite scores"):
+        calibrate(model.method, lambda: iter([(pictures, torch.arange(4))]))

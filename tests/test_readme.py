@@ -37,7 +37,7 @@ def photos(tmp_path, monkeypatch):
 def test_inference_example(photos, tiny_method):
     from mendiff.checkpoints import store
 
-    store.save(photos / "model", "glad", tiny_method(), Calibration((1.0, 1.1, 1.2)), {})
+    store.save(photos / "model", "glad", tiny_method(), Calibration((1.0, 1.1, 1.2), (1.0, 1.1, 1.2)), {})
     names = {}
     exec(example("inference"), names)
     assert names["found"].reconstruction.shape == (2, 3, 32, 32)

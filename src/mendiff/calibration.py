@@ -70,15 +70,23 @@ class Calibration:
     def from_dict(data: dict[str, object], source: str = "calibration") -> Calibration:
         """The inverse of to_dict; source is for messages: where the data come from."""
         try:
-            scores = tuple(float(score) for score in data["scores"])  # type: ignore[attr-defined]
-            pixel_scores = tuple(float(score) for score in data["pixel_scores"])  # type: ignore[attr-defined]
-            rate = float(data["false_alarm_rate"])  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError) as error:
+            scores, pixel_scores = _numbers(data["scores"]), _numbers(data["pixel_scores"])
+            (rate,) = _numbers([data["false_alarm_rate"]])
+        except (KeyError, TypeError, OverflowError) as error:
             raise InputError(
                 f"{source}: expected numbers as scores, pixel_scores and false_alarm_rate, "
                 f"got {sorted(map(str, data))}; fit the model again."
             ) from error
         return Calibration(scores, pixel_scores, rate)
+
+
+def _numbers(values: object) -> tuple[float, ...]:
+    """A list of numbers, no texts that read like some."""
+    if not isinstance(values, list | tuple):
+        raise TypeError(values)
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
+        raise TypeError(values)
+    return tuple(float(one) for one in values)
 
 
 def upper_bound(scores: Sequence[float], false_alarm_rate: float) -> float:

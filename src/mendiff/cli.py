@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next(one for one in COMMANDS if one.name == name)
     try:
         result = run(command, arguments[name])
+        # Of several processes only the first has a result.
+        printed = _as_json(result) if arguments[name].json and result else ""
     except InputError as error:
         return _answer(name, error, EXIT_BAD_INPUT)
     except OSError as error:
@@ -75,9 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _answer(
             name, f"interrupted{'; ' if interrupt.args else ''}{''.join(interrupt.args)}.", EXIT_INTERRUPTED
         )
-    if arguments[name].json and result:  # of several processes only the first has one
-        print(json.dumps(result))
+    if printed:
+        print(printed)
     return EXIT_BAD_INPUT if result.get("faults") else EXIT_OK  # `check` tells of all faults in its result
+
+
+def _as_json(result: Mapping[str, Any]) -> str:
+    from mendiff.checkpoints.files import as_json  # brings torch
+
+    return as_json(result, "--json")
 
 
 def _answer(name: str, sentence: object, code: int) -> int:

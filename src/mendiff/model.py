@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mendiff.calibration import Calibration
 from mendiff.diffusion.random import content_seeds
-from mendiff.errors import InputError
+from mendiff.errors import InputError, NotFiniteError
 from mendiff.images import read_image, resize, to_rgb
 from mendiff.methods.base import Batches, Method
 from mendiff.nets.placement import Offload, halve, multiplies_bf16
@@ -123,17 +123,30 @@ class Model:
         """Like predict, batch by batch, so that memory stays small."""
         for first in range(0, len(images), batch_size):
             batch = torch.stack([self.prepare(one) for one in images[first : first + batch_size]])
-            yield self.predict_batch(batch, explain=explain)
+            try:
+                yield self.predict_batch(batch, explain=explain)
+            except NotFiniteError as error:
+                raise NotFiniteError([first + row for row in error.rows]) from error
 
     @torch.no_grad()
     def predict_batch(self, batch: Tensor, *, explain: bool = False) -> Detection:
-        """Find anomalies in prepared images, (B,3,S,S) float32 in [0,1], back on the CPU."""
+        """Find anomalies in prepared images, (B,3,S,S) float32 in [0,1], back on the CPU.
+
+        Raises NotFiniteError for scores and maps that are no numbers: none of them would exceed a threshold.
+        """
         device = self.device or next(self.method.parameters()).device
         image, seeds = batch.to(device), content_seeds(batch)
         found = self.method.predict(image, seeds)
         if explain:
             found = replace(found, reconstruction=self.method.explain(image, seeds))
-        return Detection(**{f.name: getattr(found, f.name).cpu() for f in fields(Detection)})
+        columns = {f.name: getattr(found, f.name).cpu() for f in fields(Detection)}
+        whole = [
+            one.reshape(len(one), -1).isfinite().all(1) for one in columns.values() if one.is_floating_point()
+        ]
+        lost = (~torch.stack(whole).all(0)).nonzero().flatten().tolist()
+        if lost:
+            raise NotFiniteError(lost)
+        return Detection(**columns)
 
     def prepare(self, image: Any) -> Tensor:
         """One picture of any kind as the (3,S,S) float32 tensor in [0,1] that the method sees."""

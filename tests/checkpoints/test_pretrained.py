@@ -133,7 +133,7 @@ def test_backbone_comes_from_timms_own_repository_in_the_cache(make, networks, c
     assert equals(method, networks)
     assert lines[-2:] == [
         f"features, test_vit.r160_in1k: {place}",
-        f"features of the stop rule, test_vit.r160_in1k: {place}",
+        f"stop features, test_vit.r160_in1k: {place}",
     ]
     stop, own = method.stop_features.state_dict(), method.features.state_dict()
     assert all(torch.equal(stop[key], own[key]) for key in own)
@@ -233,16 +233,29 @@ def test_missing_files_are_found_before_anything_is_built(diffusion, cache, chan
     if "prompt" in changes:
         (diffusion / "vae" / WEIGHTS).unlink()
     if missing is None:
-        find_pretrained(wanted, "test_vit.r160_in1k")
+        found = find_pretrained(wanted, {"features": "test_vit.r160_in1k"})
+        assert found == {
+            "unet": diffusion / "unet" / WEIGHTS,
+            "prompt": wanted.prompt,
+            "features": wanted.features,
+        }
         return
     with pytest.raises(InputError, match=f"{missing}: expected this file of Stable Diffusion"):
-        find_pretrained(wanted, "test_vit.r160_in1k")
+        find_pretrained(wanted, {"features": "test_vit.r160_in1k"})
 
 
 def test_a_missing_backbone_is_found_before_anything_is_built(diffusion, cache):
     with pytest.raises(InputError, match="hf download timm/test_vit"):
-        find_pretrained(Sources(), "test_vit.r160_in1k")
-    find_pretrained(Sources(), "")
+        find_pretrained(Sources(), {"features": "test_vit.r160_in1k"})
+    assert find_pretrained(Sources(), {}) == {}
+
+
+def test_the_stop_rules_backbone_is_found_before_anything_is_built_too(diffusion, cache):
+    own = sources(diffusion).features
+    with pytest.raises(InputError, match="hf download timm/test_vit"):
+        find_pretrained(
+            Sources(features=own), {"features": "test_vit.r160_in1k", "stop_features": "test_vit.r160_in1k"}
+        )
 
 
 def test_truncated_and_pickled_weights_are_refused(make, diffusion):

@@ -2,6 +2,7 @@ import errno
 import json
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from mendiff import __version__
 from mendiff.calibration import Calibration
-from mendiff.checkpoints import store
+from mendiff.checkpoints import store, weights
+from mendiff.checkpoints.files import sealed, sha256_of
 from mendiff.errors import InputError
 
 CALIBRATION = Calibration((1.0, 2.0, 4.0), (5.0, 6.0, 7.0), 0.05)
@@ -35,9 +37,26 @@ def folder(written, tmp_path):
     return shutil.copytree(written, tmp_path / "bolts")
 
 
+@pytest.fixture
+def old(folder):
+    """The same as version 1 wrote it, without any hash: what a file holds is all there is to check."""
+    edit(folder / "config.json", version=1, files=..., sha256=...)
+    edit(folder / "calibration.json", weights=...)
+    return folder
+
+
 def edit(path, **changes):
     data = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in data.items() if value is not ...}))
+
+
+def reseal(folder):
+    """Write the hashes of a changed folder anew, as only somebody who means to can."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content.pop("sha256")
+    content["files"] = {name: sha256_of(folder / name) for name in content["files"]}
+    path.write_text(json.dumps(sealed(content, "config")))
 
 
 # Writing.
@@ -49,8 +68,12 @@ def test_a_model_is_three_files(written):
     )
     assert [other.name for other in written.parent.iterdir()] == ["bolts"]
     config = json.loads((written / "config.json").read_text())
-    assert (config["format"], config["version"], config["mendiff"]) == ("mendiff", 1, __version__)
+    assert (config["format"], config["version"], config["mendiff"]) == ("mendiff", 2, __version__)
     assert config["info"] == INFO
+    names = ("model.safetensors", "calibration.json")
+    assert config["files"] == {name: sha256_of(written / name) for name in names}
+    calibration = json.loads((written / "calibration.json").read_text())
+    assert calibration["weights"] == config["files"]["model.safetensors"]
 
 
 def test_what_was_saved_is_what_is_loaded(written, method):
@@ -108,7 +131,7 @@ def test_nothing_half_written_is_left_where_writing_fails(
         path.write_bytes(b"half")
         raise failure
 
-    monkeypatch.setattr(store, "save_file", full)
+    monkeypatch.setattr(weights, "save_file", full)
     with pytest.raises(kind, match=sentence):
         store.save(tmp_path / "model", "glad", method, CALIBRATION, {})
     assert list(tmp_path.iterdir()) == []
@@ -162,18 +185,18 @@ def test_a_config_of_somebody_else_is_refused(folder, value):
         store.load(folder)
 
 
-@pytest.mark.parametrize("version", [2, 99, "1", None, ...])
+@pytest.mark.parametrize("version", [3, 99, 0, -1, 1.0, True, "1", None, ...])
 def test_a_newer_version_is_refused_with_what_to_do(folder, version):
     edit(folder / "config.json", version=version, mendiff="9.0")
-    with pytest.raises(InputError, match=r"version 1 or older, got version .* mendiff 9.0; update mendiff"):
+    with pytest.raises(InputError, match=r"version 2 or older, got version .* mendiff 9.0; update mendiff"):
         store.load(folder)
 
 
 @pytest.mark.parametrize("key", ["method", "config", "info"])
-def test_a_missing_field_is_named(folder, key):
-    edit(folder / "config.json", **{key: ...})
+def test_a_missing_field_is_named(old, key):
+    edit(old / "config.json", **{key: ...})
     with pytest.raises(InputError, match=f"lacks the field '{key}'"):
-        store.load(folder)
+        store.load(old)
 
 
 @pytest.mark.parametrize(
@@ -182,14 +205,65 @@ def test_a_missing_field_is_named(folder, key):
         ({"method": "gan"}, "expected one of .*glad.*, got 'gan'"),
         ({"method": ["glad"]}, "expected one of .*glad"),
         ({"config": 5}, "config: expected a group of fields, got 5"),
-        ({"config": {"step": 1}}, r"config.json: config: expected some of .*, got 'step'"),
-        ({"config": {"steps": "many"}}, r"config.json: config.steps: expected int, got 'many'"),
+        ({"config": {}}, "config lacks the field 'image_size'"),
+        ({"files": {}}, "expected the fields format, .*, got 'files'"),
+        ({"info": None}, "info: expected a group of fields, got None"),
+        ({"info": [1]}, r"info: expected a group of fields, got \[1\]"),
+        ({"info": {"seconds": "many"}}, "info.seconds: expected float, got 'many'"),
+        ({"info": {"seconds": 10**400}}, "damaged .*a whole number of 401 digits, which is too large"),
+        ({"info": {"categories": "bolts"}}, r"info.categories: expected a list such as"),
+        (
+            {"info": {"fitted": {"held_back": [1]}}},
+            "info.fitted: expected the field 'data'",
+        ),
     ],
 )
-def test_a_config_that_fits_no_method_is_refused(folder, changes, message):
-    edit(folder / "config.json", **changes)
+def test_a_config_that_fits_no_method_is_refused(old, changes, message):
+    edit(old / "config.json", **changes)
     with pytest.raises(InputError, match=message):
-        store.load(folder)
+        store.load(old)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("step", 1, "config: expected some of .*, got 'step'"),
+        ("steps", "many", "config.steps: expected int, got 'many'"),
+        ("steps", 10**400, "damaged .*a whole number of 401 digits, which is too large"),
+        ("image_size", ..., "config lacks the field 'image_size'"),
+        ("image_size", None, "config.image_size: expected int, got None"),
+        ("image_size", 10**9, "image_size: expected 0 to 16384, got 1000000000"),
+        ("image_size", -32, "image_size: expected 0 to 16384, got -32"),
+        ("image_size", 32.0, "image_size: expected int, got 32.0"),
+        ("steps", 10**9, "steps: expected 1 to 1000, got 1000000000"),
+        ("stop_rate", float("nan"), "damaged .*got NaN as a number"),
+        ("stop_rate", float("inf"), "damaged .*got Infinity as a number"),
+        ("codec.factor", 10**9, "codec.factor: expected 1 to 256"),
+        ("codec.factor", 3, "model.safetensors: .* has another shape of"),
+        ("readout.places", 10**9, "places: expected 0 to 1024"),
+        ("denoiser.network.layers_per_block", 10**9, "layers_per_block: expected numbers up to 65536"),
+        ("denoiser.network.layers_per_block", -3, "model.safetensors: .*(lacks|unknown)"),
+        ("denoiser.network.block_out_channels", [-16, 32], "expected settings that make"),
+        ("denoiser.network.block_out_channels", [16384, 32], "has another shape of"),
+        ("denoiser.network.block_out_channels", [[16], 32], "expected settings that make"),
+        ("denoiser.network.norm_num_groups", 0, "expected settings that make"),
+        ("features.name", "bundled", "model.safetensors: .* lacks 'features"),
+        ("features.name", "resnet18", "model.safetensors: .* lacks 'features"),
+        ("features", {"name": "bundled", "network": {"widths": 3}}, "expected settings that make a model"),
+    ],
+)
+def test_a_damaged_field_is_one_sentence(old, field, value, message):
+    content = json.loads((old / "config.json").read_text())
+    *parents, last = field.split(".")
+    place = content["config"]
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    if value is ...:
+        del place[last]
+    (old / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        store.load(old)
 
 
 # Damage.
@@ -203,10 +277,10 @@ def test_damaged_json_is_refused_by_the_files_name(folder, name, content):
         store.load(folder)
 
 
-def test_a_method_that_is_not_known_is_refused_by_the_files_name(folder):
-    edit(folder / "config.json", method="zebra")
+def test_a_method_that_is_not_known_is_refused_by_the_files_name(old):
+    edit(old / "config.json", method="zebra")
     with pytest.raises(InputError, match=r"config\.json: method: expected one of .*, got 'zebra'"):
-        store.load(folder)
+        store.load(old)
 
 
 def test_weights_get_the_permissions_of_other_new_files(tmp_path):
@@ -215,24 +289,43 @@ def test_weights_get_the_permissions_of_other_new_files(tmp_path):
     assert len({stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}) == 1
 
 
-def test_damaged_calibration_is_refused(folder):
-    edit(folder / "calibration.json", scores=["high", "low"])
-    with pytest.raises(InputError, match=r"calibration\.json: expected numbers"):
-        store.load(folder)
-    edit(folder / "calibration.json", scores=[1.0])
-    with pytest.raises(InputError, match="at least 2 good images"):
-        store.load(folder)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scores": ["high", "low"]}, r"calibration\.json: expected numbers"),
+        ({"scores": "12"}, r"calibration\.json: expected numbers"),
+        ({"scores": [1.0, "2"]}, r"calibration\.json: expected numbers"),
+        ({"scores": [1.0, True]}, r"calibration\.json: expected numbers"),
+        ({"scores": {"1": 2}}, r"calibration\.json: expected numbers"),
+        ({"scores": ...}, r"calibration\.json: expected numbers"),
+        ({"scores": [1.0]}, "at least 2 good images"),
+        ({"scores": [1.0, 10**400]}, "damaged .*a whole number of 401 digits"),
+        ({"scores": [1e-300, 1.0, 1e300]}, "finite threshold"),
+        ({"scores": [1.0, float("nan")]}, "damaged .*NaN as a number"),
+        ({"pixel_scores": []}, "as many pixel_scores as scores, 3, got 0"),
+        ({"pixel_scores": ...}, r"calibration\.json: expected numbers"),
+        ({"pixel_scores": None}, r"calibration\.json: expected numbers"),
+        ({"pixel_scores": [1.0, 2.0]}, "as many pixel_scores as scores, 3, got 2"),
+        ({"false_alarm_rate": "often"}, r"calibration\.json: expected numbers"),
+        ({"false_alarm_rate": True}, r"calibration\.json: expected numbers"),
+        ({"false_alarm_rate": 0}, "a share between 0 and 1"),
+    ],
+)
+def test_a_damaged_calibration_is_refused(old, changes, message):
+    edit(old / "calibration.json", **changes)
+    with pytest.raises(InputError, match=message):
+        store.load(old)
 
 
-def test_truncated_weights_are_refused_at_every_length(folder):
-    path = folder / "model.safetensors"
+def test_truncated_weights_are_refused_at_every_length(old):
+    path = old / "model.safetensors"
     whole = path.read_bytes()
     for length in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(
             InputError, match=r"model.safetensors: expected a safetensors file, but it is damaged"
         ):
-            store.load(folder)
+            store.load(old)
 
 
 @pytest.mark.parametrize(
@@ -246,11 +339,11 @@ def test_truncated_weights_are_refused_at_every_length(folder):
     ],
     ids=["pickle", "torch.save", "half", "five bytes", "empty"],
 )
-def test_weights_that_are_no_safetensors_are_refused(folder, damage, sentence):
-    path = folder / "model.safetensors"
+def test_weights_that_are_no_safetensors_are_refused(old, damage, sentence):
+    path = old / "model.safetensors"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match=sentence):
-        store.load(folder)
+        store.load(old)
 
 
 def test_safetensors_that_begin_like_a_pickle_are_read(tmp_path):
@@ -287,15 +380,15 @@ KEY = "denoiser.network.conv_in.bias"
         (lambda weights: weights.update({KEY: torch.zeros(3)}), f"it has another shape of '{KEY}'"),
     ],
 )
-def test_weights_of_another_model_are_refused_by_name(folder, change, message):
-    tampered(folder, change)
+def test_weights_of_another_model_are_refused_by_name(old, change, message):
+    tampered(old, change)
     with pytest.raises(InputError, match=f"model.safetensors: .* {message}"):
-        store.load(folder)
+        store.load(old)
 
 
-def test_half_precision_weights_load_as_full_precision(folder):
-    tampered(folder, lambda weights: weights.update({KEY: torch.full_like(weights[KEY], 0.1).half()}))
-    bias = store.load(folder).method.denoiser.network.conv_in.bias
+def test_half_precision_weights_load_as_full_precision(old):
+    tampered(old, lambda weights: weights.update({KEY: torch.full_like(weights[KEY], 0.1).half()}))
+    bias = store.load(old).method.denoiser.network.conv_in.bias
     assert bias.dtype == torch.float32
     assert torch.equal(bias, torch.full_like(bias, 0.1).half().float())
 
@@ -309,3 +402,241 @@ def test_a_device_that_is_not_there_is_refused(written):
     for device in ("abacus", "cuda:99"):
         with pytest.raises(InputError, match=f"expected one that this machine has, got '{device}'"):
             store.load(written, device)
+
+
+# Hashes.
+
+
+@pytest.fixture
+def apart(method, tmp_path):
+    """A model folder with statistics of its own for two categories."""
+    model = store.Model("glad", method, CALIBRATION, {})
+    categories = [(name, model) for name in ("nuts", "screws")]
+    store.save(tmp_path / "apart", "glad", method, CALIBRATION, INFO, categories)
+    return tmp_path / "apart"
+
+
+def refused(folder, category=None):
+    with pytest.raises(InputError) as error:
+        store.load(folder, category=category)
+    return str(error.value)
+
+
+def test_a_changed_bit_of_any_file_is_refused_or_changes_nothing(folder, method):
+    """Bits spread over every file; blanks of a JSON file may change, its content may not."""
+    loaded = 0
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        for place in range(0, len(whole), max(1, len(whole) // 60)):
+            for bit in (0, 6):
+                damaged = bytearray(whole)
+                damaged[place] ^= 1 << bit
+                path.write_bytes(damaged)
+                try:
+                    model = store.load(folder)
+                except InputError:
+                    continue
+                loaded += 1
+                assert path.name == "config.json"
+                assert (model.calibration, model.info, model.method.config) == (
+                    CALIBRATION,
+                    INFO,
+                    method.config,
+                )
+        path.write_bytes(whole)
+    assert loaded < 60
+    assert store.load(folder).calibration == CALIBRATION
+
+
+def test_blanks_of_the_config_do_not_count(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=7, sort_keys=True) + "\n\n")
+    assert store.load(folder).info == INFO
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "ran"},
+        {"info": {**INFO, "seconds": 13}},
+        {"info": ...},
+        {"more": 1},
+        {"files": {}},
+        {"sha256": ...},
+        {"version": 1},
+        {"mendiff": "0.1"},
+    ],
+)
+def test_a_changed_config_is_refused(folder, change):
+    edit(folder / "config.json", **change)
+    assert "it was changed" in refused(folder)
+
+
+def test_files_of_another_model_are_refused(folder, method, tmp_path):
+    store.save(tmp_path / "other", "glad", method, store.Calibration((7.0, 8.0), (9.0, 9.5)), INFO)
+    shutil.copy(tmp_path / "other/calibration.json", folder)
+    told = refused(folder)
+    assert f"{folder / 'calibration.json'}: expected the file that was written with this model" in told
+    assert "copy the model folder again" in told
+
+
+def test_scores_belong_to_their_weights(folder):
+    edit(folder / "calibration.json", weights="0" * 64)
+    reseal(folder)
+    assert "they are those of another model" in refused(folder)
+
+
+def test_categories_cannot_be_exchanged_or_added(apart):
+    assert store.categories_of(apart) == ["nuts", "screws"]
+    assert store.load(apart, category="nuts").calibration == CALIBRATION
+    shutil.copytree(apart / "categories/nuts", apart / "categories/bolts")
+    assert store.categories_of(apart) == ["nuts", "screws"]
+    assert "expected one that" in refused(apart, "bolts")
+    (apart / "categories/screws/calibration.json").write_text("{}")
+    assert "screws/calibration.json: expected the file" in refused(apart, "screws")
+    assert store.load(apart).calibration == CALIBRATION
+    shutil.rmtree(apart / "categories/screws")
+    assert "categories/screws/model.safetensors is missing" in refused(apart)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        None,
+        [],
+        "model.safetensors",
+        {"model.safetensors": "0"},
+        {"../model.safetensors": "0", "calibration.json": "0"},
+        {"model.safetensors": "0", "calibration.json": "0", "/etc/hostname": "0"},
+        {"model.safetensors": "0", "calibration.json": "0", "categories/../model.safetensors": "0"},
+    ],
+)
+def test_a_list_of_other_files_is_refused(folder, files):
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content.pop("sha256")
+    path.write_text(json.dumps(sealed({**content, "files": files}, "config")))
+    assert "files: expected those of a model" in refused(folder)
+
+
+# Numbers that are none.
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(old, value):
+    def damage(weights):
+        weights[KEY][3] = value
+
+    tampered(old, damage)
+    assert f"model.safetensors: expected finite numbers, but {KEY!r} holds NaN or infinity" in refused(old)
+
+
+def test_weights_too_large_for_float32_are_refused(old):
+    tampered(
+        old, lambda weights: weights.update({KEY: torch.full_like(weights[KEY], 1e300, dtype=torch.float64)})
+    )
+    assert "expected finite numbers" in refused(old)
+
+
+def test_thresholds_that_never_stop_an_image_are_infinite_and_no_damage(old):
+    assert bool(store.load(old).method.stop_thresholds.isinf().all())
+    tampered(old, lambda weights: weights["stop_thresholds"].fill_(float("nan")))
+    assert "'stop_thresholds' holds NaN" in refused(old)
+    tampered(old, lambda weights: weights["stop_thresholds"].fill_(-float("inf")))
+    assert "'stop_thresholds' holds NaN" in refused(old)
+
+
+@pytest.mark.parametrize("label", ["I32", "U32"])
+def test_numbers_under_another_label_are_refused(old, label):
+    path = old / "model.safetensors"
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    header[KEY]["dtype"] = label
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    assert f"another kind of number in {KEY!r}" in refused(old)
+
+
+def test_numbers_of_4_bits_are_refused(tmp_path):
+    header = json.dumps({"a": {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"ab")
+    with pytest.raises(InputError, match="damaged or of another kind"):
+        store.read_weights(tmp_path / "x.safetensors")
+
+
+def test_a_model_that_diverged_is_not_written(tiny_method, tmp_path):
+    method = tiny_method()
+    with torch.no_grad():
+        method.denoiser.network.conv_in.bias[0] = float("nan")
+    with pytest.raises(InputError, match=f"the model: expected finite numbers, but {KEY!r}"):
+        store.save(tmp_path / "model", "glad", method, CALIBRATION, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("info", "sentence"),
+    [
+        ({"loss": float("nan")}, "config.json: expected finite numbers to write, got nan as info.loss"),
+        ({"curve": [1.0, float("inf")]}, "got inf as info.curve.1"),
+        ({"seconds": float("nan")}, "info.seconds: expected a finite number"),
+        ({"count": 10**30}, "what JSON can hold"),
+        ({"images": "many"}, "info.images: expected int, got 'many'"),
+    ],
+)
+def test_an_info_that_json_cannot_hold_is_refused(method, tmp_path, info, sentence):
+    with pytest.raises(InputError, match=sentence):
+        store.save(tmp_path / "model", "glad", method, CALIBRATION, info)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_pixel_scores_is_not_written(method, tmp_path):
+    with pytest.raises(InputError, match="as many pixel_scores as scores, 2, got 0"):
+        store.save(tmp_path / "model", "glad", method, store.Calibration((1.0, 2.0)), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+# Earlier versions.
+
+VERSION_1 = Path(__file__).parent / "version-1"
+"""A model folder as version 1 of the format wrote it."""
+
+
+def test_a_folder_of_version_1_opens():
+    model = store.load(VERSION_1)
+    assert model.info == {
+        "preset": "tiny",
+        "images": 12,
+        "categories": ["bolts"],
+        "pretrained": [],
+        "seed": 0,
+        "seconds": 1.5,
+    }
+    stored = load_file(VERSION_1 / "model.safetensors")
+    state = model.method.state_dict()
+    assert state.keys() == stored.keys()
+    assert all(torch.equal(state[name], stored[name]) for name in stored)
+    scores = json.loads((VERSION_1 / "calibration.json").read_text())
+    assert model.calibration.to_dict() == scores
+    found = model.predict(torch.full((2, 3, 32, 32), 0.5))
+    assert bool(found.score.isfinite().all())
+
+
+def test_the_categories_of_a_folder_of_version_1_open():
+    assert store.categories_of(VERSION_1) == ["nuts", "screws"]
+    for name in ("nuts", "screws"):
+        model = store.load(VERSION_1, category=name)
+        scores = json.loads((VERSION_1 / f"categories/{name}/calibration.json").read_text())
+        assert model.calibration.to_dict() == scores
+
+
+def test_a_folder_of_version_1_is_written_anew_as_one_of_today(tmp_path):
+    model = store.load(VERSION_1)
+    store.save(tmp_path / "model", model.name, model.method, model.calibration, model.info)
+    assert json.loads((tmp_path / "model/config.json").read_text())["version"] == 2
+    again = store.load(tmp_path / "model")
+    assert (again.calibration, again.info, again.method.config) == (
+        model.calibration,
+        model.info,
+        model.method.config,
+    )

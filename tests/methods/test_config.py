@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mendiff.errors import InputError
-from mendiff.methods.config import config_from_dict, config_to_dict, override
+from mendiff.methods.config import LARGEST, config_from_dict, config_to_dict, override
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ json_values = st.recursive(
 finite = st.floats(allow_nan=False, allow_infinity=False)
 configs = st.builds(
     Outer,
-    count=st.integers(),
+    count=st.integers(-LARGEST, LARGEST),
     word=st.text(),
     on=st.booleans(),
     limit=st.none() | finite,
-    sizes=st.lists(st.integers(), max_size=3).map(tuple),
+    sizes=st.lists(st.integers(-LARGEST, LARGEST), max_size=3).map(tuple),
     extra=st.dictionaries(st.text(max_size=3), json_values, max_size=3),
     inner=st.builds(Inner, rate=finite, names=st.lists(st.text(), max_size=3).map(tuple)),
 )

@@ -8,6 +8,7 @@ import torch
 
 from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
+from mendiff.checkpoints.bundled import resolved
 from mendiff.commands.variants import variant_of
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError
@@ -18,6 +19,19 @@ from mendiff.types import Detection
 
 pytestmark = pytest.mark.parametrize("name", METHODS)
 SEEDS = torch.tensor([11, 5, 2**62, 0])
+
+
+FULL = {
+    "glad": {
+        "own_stop_features": True,
+        "adaptive": True,
+        "readout.local_share": 0.4,
+        "features.name": "test_resnet",
+    },
+    "diad": {"readout.local_share": 0.4, "hint_anomalies": 0.5, "features.name": "test_resnet"},
+    "ran": {"distance": "mahalanobis", "features.name": "test_resnet"},
+}
+"""What gives a method of the preset "tiny" every part that some preset has."""
 
 
 def columns(found):
@@ -37,6 +51,18 @@ def held_back(pictures):
 @pytest.fixture
 def method(name, tiny_method):
     return tiny_method(name)
+
+
+@pytest.fixture
+def full(name, tiny_method):
+    """A method with every part that it can have, with random weights in all of them."""
+    made = tiny_method(name, FULL[name])
+    rng = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for part in made.parts.values():
+            for one in part.parameters():
+                one.add_(0.02 * torch.randn(one.shape, generator=rng))
+    return made
 
 
 def test_detections_have_their_shapes_types_and_ranges(method, pictures):
@@ -76,6 +102,44 @@ def test_other_settings_of_a_fitted_model_start_from_all_that_its_training_made(
     model = calibrated(name, method, {}, apart, seen, 4)
     changed = variant_of(model, {"training.steps": 7}, apart, seen)
     same(changed.predict(list(faint)), model.predict(list(faint)), rtol=1e-3, atol=1e-3)
+
+
+def test_other_settings_keep_every_part_but_what_is_learned_of_good_images(full, name, pictures):
+    seen, apart = [*pictures, *pictures.flip(-1)], [*pictures.flip(-2)]
+    full.prepare(held_back(torch.stack(seen[:4])))
+    model = calibrated(name, full, {}, apart, seen, 4)
+    before = {key: one.clone() for key, one in model.method.state_dict().items()}
+    changed = variant_of(model, {"training.steps": 7}, apart[:3], seen[:5])
+    after = changed.method.state_dict()
+    assert after.keys() == before.keys()
+    kept = [key for key in before if not full.is_learned(key)]
+    assert all(torch.equal(before[key], after[key]) for key in kept)
+    assert {key.partition(".")[0] for key in kept} >= {*full.parts} - {"codec"}  # which has no weights here
+    assert not all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_what_good_images_teach_is_what_the_method_declares(full, pictures):
+    assert all(hasattr(full, attribute) for attribute in (*full.NETWORKS, *full.STATISTICS))
+    assert not set(full.NETWORKS) & set(full.STATISTICS)
+    before = {key: one.clone() for key, one in full.state_dict().items()}
+    full.prepare(held_back(pictures))
+    prepared = {key: one.clone() for key, one in full.state_dict().items()}
+    assert not any(full.is_learned(key) for key in before if not torch.equal(before[key], prepared[key]))
+    full.fit_statistics(held_back(pictures))
+    taught = {key for key, one in full.state_dict().items() if not torch.equal(one, prepared[key])}
+    assert taught
+    assert all(full.is_learned(key) for key in taught)
+    assert {key.partition(".")[0] for key in taught} == set(full.STATISTICS)
+
+
+@pytest.mark.slow
+def test_presets_have_no_part_that_these_tests_leave_out(full, name):
+    parts = set()
+    for config in find_method(name).PRESETS.values():
+        with torch.device("meta"):
+            made = find_method(name)(resolved(config))
+        parts |= {key.partition(".")[0] for key in made.state_dict()}
+    assert parts <= {key.partition(".")[0] for key in full.state_dict()} | {"codec"}
 
 
 def test_equal_seeds_give_equal_detections_and_others_do_not(method, pictures):
@@ -149,10 +213,25 @@ def test_training_lowers_the_loss(method, pictures, streams):
 
 def test_saving_and_loading_gives_bit_equal_detections(name, method, pictures, tmp_path):
     method.fit_statistics(held_back(pictures))
-    store.save(tmp_path / "model", name, method, Calibration((1.0, 2.0)), {})
+    store.save(tmp_path / "model", name, method, Calibration((1.0, 2.0), (3.0, 4.0)), {})
     loaded = store.load(tmp_path / "model")
     assert loaded.method.config == method.config
     same(method.predict(pictures, SEEDS), loaded.method.predict(pictures, SEEDS))
+
+
+def test_a_model_with_every_part_is_saved_and_loaded_whole(name, full, pictures, tmp_path):
+    full.fit_statistics(held_back(pictures))
+    store.save(tmp_path / "model", name, full, Calibration((1.0, 2.0), (3.0, 4.0)), {})
+    loaded = store.load(tmp_path / "model").method
+    own = loaded.state_dict()
+    assert all(torch.equal(own[key], one) for key, one in full.state_dict().items())
+    same(full.predict(pictures, SEEDS), loaded.predict(pictures, SEEDS))
+
+
+def test_infinite_state_is_declared(full):
+    infinite = {key for key, one in full.state_dict().items() if not bool(one.isfinite().all())}
+    assert infinite <= set(full.INFINITE)
+    assert all(key in full.state_dict() for key in full.INFINITE)
 
 
 def test_statistics_change_no_trained_weight(method, pictures):

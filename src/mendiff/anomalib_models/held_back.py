@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
 from mendiff.anomalib_models.images import GoodImages
+from mendiff.checkpoints.files import fingerprint
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.methods.base import MethodConfig
@@ -42,6 +43,7 @@ class HeldBack(Host):
     _held_back_at: list[int]  # where in the data set
     _seen_at: list[int]
     _held_back_names: dict[str, bool]
+    _data: tuple[str, int]  # fingerprint and number of all good images
 
     def hold_back(self, identities: Sequence[tuple[int, str | None]]) -> None:
         """Choose the held-back images; those of an earlier fit stay held back.
@@ -50,6 +52,7 @@ class HeldBack(Host):
             identities: (content seed, name) of every training image, in the data set's order.
         """
         seeds = [seed for seed, _ in identities]
+        self._data = (fingerprint(seeds), len(seeds))
         kept = sorted(set(seeds) & set(self.held_back))
         self.held_back = kept if len(kept) >= FEWEST_IMAGES // 2 else choose(seeds)
         self._held_back_at = [seeds.index(seed) for seed in self.held_back]

@@ -30,11 +30,13 @@ from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, 
 from mendiff.anomalib_models.sharding import unshard, whole_weights
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.bundled import fill, resolved
-from mendiff.checkpoints.pretrained import Sources, load_pretrained
-from mendiff.checkpoints.store import read_weights
+from mendiff.checkpoints.files import sha256_of
+from mendiff.checkpoints.pretrained import Sources, extractors_of, find_pretrained, load_pretrained
+from mendiff.checkpoints.provenance import Fitted, this_machine, with_fitted
 from mendiff.checkpoints.store import save as save_model
+from mendiff.checkpoints.weights import read_weights
 from mendiff.diffusion.random import PerImageRandom
-from mendiff.errors import InputError
+from mendiff.errors import DivergedError, InputError
 from mendiff.methods.base import Method, MethodConfig, TrainingConfig, find_method, find_preset, random_crops
 from mendiff.methods.config import config_from_dict, config_to_dict
 from mendiff.model import Model, calibrate
@@ -63,6 +65,8 @@ class MethodModule(HeldBack):
         seed: of the initial weights and of training.
         calibration: scores of the held-back images; None until training has ended.
         held_back: content seeds of the held-back images.
+        files: SHA-256 of the files that weights were read from, by part; what is fitted says so.
+        fitted: what it was fitted on and with; None until training has ended.
         calibrates: whether training ends with calibration; a caller may see to it instead.
     """
 
@@ -99,6 +103,8 @@ class MethodModule(HeldBack):
         return config if config.image_size else replace(config, image_size=DEFAULT_SIZE)
 
     def _build(self, config: MethodConfig, features_weights: str | None, seed: int) -> None:
+        self.files: dict[str, str] = {}
+        self.fitted: Fitted | None = None
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             method = find_method(self._method_name)(resolved(config))
@@ -110,6 +116,7 @@ class MethodModule(HeldBack):
                     "features_weights: expected a config whose features.name says which backbone they are of."
                 )
             features.load_backbone(read_weights(features_weights), str(features_weights))
+            self.files["features"] = sha256_of(features_weights)
         networks: Iterable[Any] = method.modules() if config.training.checkpointing else ()
         for network in networks:
             if getattr(network, "_supports_gradient_checkpointing", False):
@@ -121,6 +128,7 @@ class MethodModule(HeldBack):
         self._held_back_at: list[int] = []  # where in the data set
         self._seen_at: list[int] = []
         self._held_back_names: dict[str, bool] = {}
+        self._data = ("", 0)
         self._average: dict[str, Tensor] = {}
         self._finished = self._adapted = False
         # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
@@ -137,7 +145,11 @@ class MethodModule(HeldBack):
             prompt: safetensors file of prompt embeddings; None takes Stable Diffusion's text encoder.
         """
         said, features = (None if name is None else Path(name) for name in (prompt, features_weights))
-        return load_pretrained(self.method, Sources(source, said, features))
+        sources = Sources(source, said, features)
+        lines = load_pretrained(self.method, sources)
+        found = find_pretrained(sources, extractors_of(self.method))
+        self.files |= {part: sha256_of(file) for part, file in found.items()}
+        return lines
 
     def use_textures(self, folder: str | Path) -> None:
         """Cut half of training's synthetic anomalies from the pictures in a folder, such as DTD's.
@@ -289,7 +301,7 @@ class MethodModule(HeldBack):
             return -1
         if self._finished:  # go on from the weights before averaging, as if training had not stopped
             self._swap()
-            self._finished, self.calibration = False, None
+            self._finished, self.calibration, self.fitted = False, None, None
         return None
 
     def on_train_batch_end(self, *args: Any) -> None:
@@ -317,8 +329,28 @@ class MethodModule(HeldBack):
         with torch.no_grad(), self._whole():
             self._swap()
             self._finished = True
+            self.check_weights()
+            self.fitted = self._describe_fit()
             if self.calibrates:
                 self._calibrate()
+
+    def check_weights(self) -> None:
+        """End a training whose weights are no numbers any more."""
+        if not all(bool(one.isfinite().all()) for one in self._trained().values()):
+            raise DivergedError("training")
+
+    def _describe_fit(self) -> Fitted:
+        data, images = self._data
+        return Fitted(
+            held_back=tuple(sorted(self.held_back)),
+            data=data,
+            images=images,
+            seed=self.seed,
+            steps=self.global_step,
+            image_size=self.config.image_size,
+            files=dict(self.files),
+            machine=this_machine(str(self.trainer.strategy.root_device)),
+        )
 
     def _calibrate(self) -> None:
         was_training = self.method.training
@@ -352,6 +384,8 @@ class MethodModule(HeldBack):
             "average": self._average,
             "finished": self._finished,
             "calibration": self.calibration and self.calibration.to_dict(),
+            "fitted": self.fitted and config_to_dict(self.fitted),
+            "files": self.files,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -359,6 +393,9 @@ class MethodModule(HeldBack):
         ours = checkpoint["mendiff"]
         self.held_back, self._average, self._finished = ours["held_back"], ours["average"], ours["finished"]
         self.calibration = Calibration.from_dict(ours["calibration"]) if ours["calibration"] else None
+        fitted = ours.get("fitted")  # checkpoints of earlier versions have neither
+        self.fitted = None if fitted is None else config_from_dict(Fitted, fitted, "checkpoint: fitted")
+        self.files = dict(ours.get("files", {}))
         with whole_weights(self._sharded):
             own, stored = self.state_dict(), checkpoint["state_dict"]
         for name in stored:
@@ -379,7 +416,10 @@ class MethodModule(HeldBack):
         if self._adapted:
             method = copy.deepcopy(method)
             merge_lora(method)
-        return Model(self._method_name, method, self.calibration, info or {})
+        known = info or {}
+        if self.fitted is not None:
+            known = with_fitted(known, self.fitted)
+        return Model(self._method_name, method, self.calibration, known)
 
     def save(self, folder: str | Path, info: dict[str, Any] | None = None) -> None:
         """Write the model folder that `mendiff.load` opens.

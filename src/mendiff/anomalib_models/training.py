@@ -68,12 +68,14 @@ class _Watcher(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: object) -> None:
         if (trainer.fit_loop.batch_idx + 1) % pl_module.config.training.accumulate:
             return  # a part of a step: a checkpoint would lose its gradients
+        loss = math.nan if outputs is None else float(outputs["loss"])
+        if outputs is not None and not math.isfinite(loss) and trainer.world_size == 1:
+            pl_module.check_weights()  # a step that half precision skips does no harm
         due = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
         if trainer.strategy.reduce_boolean_decision(due, all=False):  # all processes take part in it, or none
             trainer.save_checkpoint(self._path)
             self._saved = time.monotonic()
         if self._progress is not None:
-            loss = math.nan if outputs is None else float(outputs["loss"])
             self._progress(trainer.global_step, trainer.max_steps, loss)
 
 

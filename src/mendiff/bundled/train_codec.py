@@ -40,7 +40,7 @@ from mendiff.bundled.workshop import (
 )
 from mendiff.checkpoints.bundled import CODEC, fill, resolved
 from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, save_codec
-from mendiff.checkpoints.store import read_weights
+from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_device
 from mendiff.commands.fit_codec import quality
 from mendiff.commands.places import new_folder

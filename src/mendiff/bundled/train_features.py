@@ -42,7 +42,7 @@ from mendiff.bundled.workshop import (
     steps_of,
 )
 from mendiff.checkpoints.bundled import FEATURES
-from mendiff.checkpoints.store import read_weights
+from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_device
 from mendiff.commands.plan import backbone_input
 from mendiff.images import write_bytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from mendiff.checkpoints.files import as_json, parse_json
 from mendiff.commands.loop import moments_of, take_moments
 from mendiff.errors import InputError
 from mendiff.images import write_bytes
@@ -169,7 +169,7 @@ class Run:
         }
         content = save(
             {name: one.detach().cpu().contiguous() for name, one in tensors.items()},
-            metadata={"about": json.dumps(about)},
+            metadata={"about": as_json(about, "about")},
         )
         write_bytes(self.folder / CHECKPOINT, content)
         self._saved = time.monotonic()
@@ -198,13 +198,13 @@ class Run:
         take_moments(self._optimizer, tensors)
         log = self.folder / LOG
         kept = [line for line in read_log(log) if line.get("step", 0) <= self.step]
-        write_bytes(log, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_bytes(log, "".join(as_json(line, LOG) + "\n" for line in kept).encode())
 
     def log(self, figures: Mapping[str, Any]) -> None:
         """Add a line to the log: the step, the seconds so far, and the figures."""
         seconds = round(self.seconds + time.monotonic() - self._resumed, 1)
         with (self.folder / LOG).open("a") as file:
-            file.write(json.dumps({"step": self.step, "seconds": seconds, **figures}) + "\n")
+            file.write(as_json({"step": self.step, "seconds": seconds, **figures}, LOG) + "\n")
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder}: expected an interrupted training to go on with, found no {CHECKPOINT}.")
     with safe_open(path, "pt") as file:
-        about: dict[str, Any] = json.loads(file.metadata()["about"])
+        about: dict[str, Any] = parse_json(file.metadata()["about"], str(path))
     return about
 
 
@@ -222,7 +222,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     lines = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
-            lines.append(json.loads(line))
+            lines.append(parse_json(line, LOG))
         except ValueError:  # cut off while it was written
             break
     return lines

@@ -16,7 +16,7 @@ from torch import Tensor
 from mendiff.checkpoints.codecs import CODEC as ITS_CODEC
 from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, read_codec, read_codec_config
 from mendiff.checkpoints.names import load_exactly
-from mendiff.checkpoints.store import read_weights
+from mendiff.checkpoints.weights import read_weights
 from mendiff.errors import InputError
 from mendiff.images import write_bytes
 from mendiff.nets import AUTO
@@ -67,7 +67,7 @@ def verified(name: str, instead: str) -> Path:
 
 def bundled_features() -> dict[str, Tensor]:
     """The weights of the bundled feature network, float32."""
-    return read_weights(verified(FEATURES, "name a backbone with --features and --features-weights"))
+    return read_weights(bundled_file("features"))
 
 
 def codec_folder(name: str | Path) -> Path:
@@ -77,6 +77,13 @@ def codec_folder(name: str | Path) -> Path:
     for part in (CONFIG, WEIGHTS):
         verified(f"{CODEC}/{part}", "name a codec with --codec")
     return FOLDER / CODEC
+
+
+def bundled_file(part: str) -> Path:
+    """The file with the bundled weights of a method's part, whole."""
+    if part == CODEC:
+        return codec_folder(AUTO) / WEIGHTS
+    return verified(FEATURES, "name a backbone with --features and --features-weights")
 
 
 def resolved(config: Any) -> Any:
@@ -97,7 +104,9 @@ def fill(parts: Any, config: Any) -> None:
     """Load the bundled weights into what was made from `resolved(config)`, wherever `config` says "auto"."""
     features, codec = getattr(config, "features", None), getattr(config, "codec", None)
     if isinstance(features, FeaturesConfig) and features.name == AUTO:
-        parts.features.load_backbone(bundled_features(), FEATURES)
+        for one in parts.modules():  # all of them: a method may have a second one of the same config
+            if isinstance(one, StudentFeatures):
+                one.load_backbone(bundled_features(), FEATURES)
     if isinstance(codec, CodecConfig) and codec.kind == AUTO:
         folder = codec_folder(AUTO)
         load_exactly(parts.codec, read_codec(folder)[1], str(folder), ITS_CODEC)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from mendiff.checkpoints.names import load_exactly
-from mendiff.checkpoints.store import read_json, read_weights, write_weights
+from mendiff.checkpoints.files import SEAL, is_whole, read_json, sealed, sha256_of, write_json
+from mendiff.checkpoints.names import check_finite, load_exactly
+from mendiff.checkpoints.weights import read_weights, write_weights
 from mendiff.errors import InputError
 from mendiff.methods.config import config_from_dict, config_to_dict
 from mendiff.nets.codec import Codec, CodecConfig, make_codec
 
-FORMAT, VERSION = "mendiff codec", 1
+FORMAT, VERSION = "mendiff codec", 2
 CONFIG, WEIGHTS = "config.json", "codec.safetensors"
 CODEC = "its config's codec"
 """For the messages of load_exactly."""
@@ -29,14 +29,23 @@ def save_codec(folder: Path, config: CodecConfig, weights: dict[str, Tensor], in
         weights: its state dict.
         info: what a person wants to know later; JSON-able.
     """
-    content = {"format": FORMAT, "version": VERSION, "config": config_to_dict(config), "info": info}
+    check_finite(weights, "the codec")
     write_weights(weights, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+    content = {"format": FORMAT, "version": VERSION, "config": config_to_dict(config), "info": info}
+    content["files"] = {WEIGHTS: sha256_of(folder / WEIGHTS)}
+    write_json(folder / CONFIG, sealed(content, CONFIG))
 
 
 def read_codec(folder: str | Path) -> tuple[CodecConfig, dict[str, Tensor]]:
-    """Config and weights of a codec folder; strangers and incomplete ones are an error."""
-    return read_codec_config(folder), read_weights(Path(folder) / WEIGHTS)
+    """Config and weights of a codec folder; strangers, incomplete and damaged ones are an error."""
+    config, file = read_codec_config(folder), Path(folder) / WEIGHTS
+    files = _content(Path(folder)).get("files", {})
+    if files and sha256_of(file) != files.get(WEIGHTS):
+        raise InputError(
+            f"{file}: expected the file that was written with this codec, but it is damaged or belongs to "
+            "another; copy the codec folder again, or fit it again."
+        )
+    return config, read_weights(file)
 
 
 def read_codec_config(folder: str | Path) -> CodecConfig:
@@ -47,13 +56,26 @@ def read_codec_config(folder: str | Path) -> CodecConfig:
             f"{folder}: expected a codec folder with {CONFIG} and {WEIGHTS}, as 'mendiff fit-codec -o' "
             "writes it."
         )
-    content = read_json(folder / CONFIG)
-    if content.get("format") != FORMAT or content.get("version") != VERSION:
-        raise InputError(
-            f"{folder}: expected a codec folder of version {VERSION}, got format {content.get('format')!r} "
-            f"of version {content.get('version')!r}."
-        )
+    content = _content(folder)
     return config_from_dict(CodecConfig, content.get("config"), f"{folder / CONFIG}: config")
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """A codec folder's config.json, checked for format, version and damage."""
+    content = read_json(folder / CONFIG)
+    version = content.get("version")
+    if content.get("format") != FORMAT or type(version) is not int or not 1 <= version <= VERSION:
+        raise InputError(
+            f"{folder}: expected a codec folder of version {VERSION} or older, got format "
+            f"{content.get('format')!r} of version {version!r}."
+        )
+    known = isinstance(content.get("files"), dict) and is_whole(content)
+    if known != (version == VERSION) or (version == 1 and SEAL in content):  # version 1 has no hashes
+        raise InputError(
+            f"{folder / CONFIG}: expected it as it was written, but it was changed or is damaged; copy the "
+            "codec folder again, or fit it again."
+        )
+    return content
 
 
 def open_codec(folder: str | Path) -> Codec:

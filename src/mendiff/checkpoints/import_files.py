@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mendiff.checkpoints.store import ZIPPED, read_weights
+from mendiff.checkpoints.weights import ZIPPED, read_weights
 from mendiff.errors import InputError
 
 

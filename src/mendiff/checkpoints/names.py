@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from mendiff.errors import InputError
@@ -51,7 +52,29 @@ def load_exactly(module: nn.Module, weights: Mapping[str, Tensor], source: str, 
     refuse("lacks", sorted(own.keys() - weights.keys()), source, what)
     refuse("has the unknown", sorted(weights.keys() - own.keys()), source, what)
     refuse("has another shape of", _misshapen(weights, own), source, what)
+    # Bytes read as numbers of another kind would be cast without a word.
+    strange = sorted(key for key in own if _kind(weights[key]) != _kind(own[key]))
+    refuse("has another kind of number in", strange, source, what)
     module.load_state_dict(weights)
+
+
+def check_finite(weights: Mapping[str, Tensor], source: str, infinite: Collection[str] = ()) -> None:
+    """Refuse NaN and infinity among weights: everything that is computed with them would be NaN, too.
+
+    Args:
+        weights: by name.
+        source: for messages.
+        infinite: names that may hold infinity, but neither NaN nor minus infinity.
+    """
+    for name, one in weights.items():
+        if not one.is_floating_point() or one.is_meta or not one.numel():
+            continue
+        low, high = (float(bound) for bound in torch.aminmax(one.detach()))
+        if not (-torch.inf < low and (high < torch.inf or name in infinite)):  # so that NaN fails too
+            raise InputError(
+                f"{source}: expected finite numbers, but {name!r} holds NaN or infinity: it is damaged, or "
+                "its training diverged; use another."
+            )
 
 
 def refuse(complaint: str, keys: Iterable[str], source: str, what: str = CONFIGURED) -> None:
@@ -64,6 +87,13 @@ def refuse(complaint: str, keys: Iterable[str], source: str, what: str = CONFIGU
 
 def _misshapen(weights: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> list[str]:
     return sorted(key for key in weights.keys() & places.keys() if weights[key].shape != places[key].shape)
+
+
+def _kind(tensor: Tensor) -> str:
+    """What numbers a tensor holds, whatever their precision."""
+    if tensor.is_floating_point():
+        return "floating"
+    return str(tensor.dtype) if tensor.is_complex() or tensor.dtype == torch.bool else "whole"
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mendiff.checkpoints.files import read_json
 from mendiff.checkpoints.hub import hub_file, is_hub_id
 from mendiff.checkpoints.import_diad import CODEC, TEXT, UNET, convert_codec, text_weights
 from mendiff.checkpoints.import_files import read_checkpoint
-from mendiff.checkpoints.names import check_places, load_exactly, under
-from mendiff.checkpoints.store import read_json, read_weights
+from mendiff.checkpoints.names import check_finite, check_places, load_exactly, under
 from mendiff.checkpoints.text import embed, read_prompts, words_of
+from mendiff.checkpoints.weights import read_weights
 from mendiff.errors import InputError
 from mendiff.methods.base import Method
 from mendiff.nets.codec import CodecConfig, KLCodec
@@ -66,8 +67,8 @@ class Sources:
 class Diffusion(Protocol):
     """Stable Diffusion on disk, whatever the layout."""
 
-    def find(self, sources: Sources) -> None:
-        """See that all files are there, and fetch what only the hub has."""
+    def find(self, sources: Sources) -> dict[str, Path]:
+        """All files by what they hold; what only the hub has is fetched, and what lacks is an error."""
 
     def load_unet(self, denoiser: Denoiser) -> str:
         """Fill the denoiser's network; returns the file."""
@@ -79,17 +80,25 @@ class Diffusion(Protocol):
         """(weights of the text encoder by transformers' names, token ids of every prompt, the file)."""
 
 
-def find_pretrained(sources: Sources, features: str) -> None:
-    """See that all files are there, before networks are built that take gigabytes.
+def find_pretrained(sources: Sources, extractors: Mapping[str, str]) -> dict[str, Path]:
+    """The files of all parts, by part, found before networks are built that take gigabytes.
 
     Args:
         sources: see Sources.
-        features: timm's name of the backbone; empty for none.
+        extractors: timm's names of the backbones, by the method's parts; `features` may be a given file.
     """
-    if sources.diffusion is not None:
-        open_diffusion(sources.diffusion).find(sources)
-    if features and sources.features is None:
-        timm_file(features)
+    files = {} if sources.diffusion is None else open_diffusion(sources.diffusion).find(sources)
+    if sources.prompt is not None:
+        files["prompt"] = sources.prompt
+    for part, name in extractors.items():
+        given = sources.features if part == "features" else None
+        files[part] = timm_file(name) if given is None else given
+    return files
+
+
+def extractors_of(method: Method) -> dict[str, str]:
+    """Timm's names of a method's backbones, by its parts."""
+    return {part: one.config.name for part, one in method.parts.items() if isinstance(one, FeatureExtractor)}
 
 
 def load_pretrained(method: Method, sources: Sources) -> list[str]:
@@ -104,7 +113,11 @@ def load_pretrained(method: Method, sources: Sources) -> list[str]:
     """
     lines = load_diffusion(method, sources) if sources.diffusion or sources.prompt else []
     file = sources.features
-    return lines + load_features(method, None if file is None else (read_weights(file), str(file)))
+    lines += load_features(method, None if file is None else (read_weights(file), str(file)))
+    check_finite(
+        method.state_dict(), "the pretrained weights", method.INFINITE
+    )  # pickles were not checked yet
+    return lines
 
 
 def load_diffusion(method: Method, sources: Sources) -> list[str]:
@@ -148,25 +161,24 @@ def load_features(method: Method, given: tuple[Mapping[str, Tensor], str] | None
 
     Args:
         method: changed in place.
-        given: (weights by timm's names, where they come from); None takes timm's own from the hub, which an
-            extractor that only GLAD's stop rule uses always gets.
+        given: (weights by timm's names, where they come from), for `features`; None takes timm's own from the
+            hub, which further extractors, such as that of GLAD's stop rule, always get.
     """
     if given is not None and not isinstance(getattr(method, "features", None), FeatureExtractor):
         raise InputError(
             f"{given[1]}: expected a config whose features.name says which backbone these are of."
         )
     lines = []
-    for attribute, part in (("features", "features"), ("stop_features", "features of the stop rule")):
-        extractor = getattr(method, attribute, None)
+    for name, extractor in method.parts.items():
         if not isinstance(extractor, FeatureExtractor):
             continue
-        if given is not None and attribute == "features":
+        if given is not None and name == "features":
             weights, where = given
         else:
             file = timm_file(extractor.config.name)
             weights, where = read_weights(file), str(file)
         extractor.load_backbone(weights, where)
-        lines.append(f"{part}, {extractor.config.name}: {where}")
+        lines.append(f"{name.replace('_', ' ')}, {extractor.config.name}: {where}")
     return lines
 
 
@@ -213,14 +225,13 @@ class _Folder:
     def __init__(self, find: Callable[..., Path]) -> None:
         self._find = find
 
-    def find(self, sources: Sources) -> None:
-        for part, name, wanted in (
+    def find(self, sources: Sources) -> dict[str, Path]:
+        parts = (
             ("unet", WEIGHTS, sources.unet),
             ("vae", WEIGHTS, sources.codec),
             ("text_encoder", "model", sources.prompt is None),
-        ):
-            if wanted:
-                self._weights(part, name)
+        )
+        return {part: self._weights(part, name) for part, name, wanted in parts if wanted}
 
     def load_unet(self, denoiser: Denoiser) -> str:
         self._check_settings("unet", denoiser.network)
@@ -266,8 +277,9 @@ class _SingleFile:
         self._path = path
         self._weights: dict[str, Tensor] = {}
 
-    def find(self, sources: Sources) -> None:
+    def find(self, sources: Sources) -> dict[str, Path]:
         """The file is there, whatever it holds."""
+        return {"diffusion": self._path}
 
     def load_unet(self, denoiser: Denoiser) -> str:
         network: Any = denoiser.network

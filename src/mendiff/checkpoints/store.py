@@ -3,49 +3,42 @@
 Where statistics were learned for every category, categories/NAME holds what differs from these: the same two
 files with the tensors and scores of that category alone.
 
-config.json holds {"format": "mendiff", "version": 1, "method", "config", "info"}; the config is checked
-against the method's dataclasses when it is read. Nothing here can run code from a file.
+config.json holds {"format": "mendiff", "version": 2, "mendiff", "method", "config", "info", "files",
+"sha256"}: files are the hashes of all others by their names, sha256 is that of its own other fields, so that
+no changed byte goes unnoticed. calibration.json holds the hash of the weights beside it, to which it belongs.
+The config is checked against the method's dataclasses when it is read. Nothing here can run code from a file.
 """
 
 from __future__ import annotations
 
-import errno
-import json
+import math
 import os
-import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mendiff import __version__
 from mendiff.calibration import Calibration
-from mendiff.checkpoints.names import load_exactly
+from mendiff.checkpoints.files import is_whole, read_json, sealed, sha256_of, write_json, writing
+from mendiff.checkpoints.migrate import OLDEST, migrated
+from mendiff.checkpoints.names import check_finite, load_exactly, refuse
+from mendiff.checkpoints.provenance import check_info
+from mendiff.checkpoints.weights import read_shapes, read_weights, write_weights
 from mendiff.errors import InputError
 from mendiff.methods.base import Method, find_method
 from mendiff.methods.config import config_from_dict, config_to_dict
 from mendiff.model import Model
 
 FORMAT = "mendiff"
-VERSION = 1
+VERSION = 2
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
 CATEGORIES = "categories"
-ZIPPED = b"PK\x03\x04"
-"""How files begin that today's torch.save wrote."""
-PICKLED = (ZIPPED, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-"""How files begin that torch.save or pickle wrote."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class FullDiskError(InputError):
-    """No room for what is being written."""
+THIS_CONFIG = "this model's config"
 
 
 def save(
@@ -63,15 +56,19 @@ def save(
         name: the method's name in METHODS.
         method: trained, statistics learned.
         calibration: scores of held-back good images.
-        info: what a person wants to know later (data, seed, training time); JSON-able.
+        info: what a person wants to know later (data, seed, training time); JSON-able; see provenance.Info.
         categories: the same networks with statistics of their own, by category.
+
+    Raises:
+        InputError: also for weights and numbers that are not finite; nothing is left behind then.
     """
     folder = Path(folder)
     if folder.exists():
         raise InputError(
             f"{folder}: expected a new folder for the model, but it exists; remove it or choose another name."
         )
-    config = {
+    check_info(info, "info")
+    config: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "mendiff": __version__,
@@ -84,30 +81,31 @@ def save(
     draft.mkdir()
     try:
         with writing(folder):
-            (draft / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
             shared = method.state_dict()
-            _write_learned(draft, shared, calibration)
+            check_finite(shared, f"{folder}: the model", method.INFINITE)
+            files = _write_learned(draft, "", shared, calibration)
             for category, model in categories:
                 state = model.method.state_dict()
+                check_finite(state, f"{folder}: the model of {category}", method.INFINITE)
                 own = {key: value for key, value in state.items() if not torch.equal(value, shared[key])}
-                (draft / CATEGORIES / category).mkdir(parents=True)
-                _write_learned(draft / CATEGORIES / category, own, model.calibration)
+                files |= _write_learned(draft, f"{CATEGORIES}/{category}/", own, model.calibration)
+            write_json(draft / CONFIG, sealed({**config, "files": files}, str(folder / CONFIG)))
             os.rename(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _write_learned(folder: Path, state: Mapping[str, Tensor], calibration: Calibration) -> None:
-    (folder / CALIBRATION).write_text(json.dumps(calibration.to_dict(), indent=2) + "\n")
-    write_weights(state, folder / WEIGHTS)
-
-
-def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, readable for whom new files are meant to be: safetensors asks nobody."""
-    path.touch()
-    mode = path.stat().st_mode
-    save_file({key: value.contiguous() for key, value in state.items()}, path)
-    path.chmod(mode)
+def _write_learned(
+    folder: Path, place: str, state: Mapping[str, Tensor], calibration: Calibration
+) -> dict[str, str]:
+    """Write weights and calibration into a place within a model folder; gives their hashes by their names."""
+    _check_scores(calibration, "calibration")
+    weights, scores = f"{place}{WEIGHTS}", f"{place}{CALIBRATION}"
+    (folder / weights).parent.mkdir(parents=True, exist_ok=True)
+    write_weights(state, folder / weights)
+    hashes = {weights: sha256_of(folder / weights)}
+    write_json(folder / scores, {**calibration.to_dict(), "weights": hashes[weights]})
+    return {**hashes, scores: sha256_of(folder / scores)}
 
 
 def load(
@@ -126,114 +124,156 @@ def load(
         category: whose statistics and threshold to use, where the model has them for every category.
         offload: keep each network on the device only while it is used; see Model.sparing.
         half: keep weights in bfloat16; see Model.sparing.
+
+    Raises:
+        InputError: for a folder that is none, or whose files are damaged, of another model, or hold numbers
+            that are not finite.
     """
     folder = Path(folder)
     config = read_config(folder)
-    kind = find_method(config["method"], f"{folder / CONFIG}: method")
-    method = kind(config_from_dict(kind.Config, config["config"], f"{folder / CONFIG}: config"))
-    weights, source = read_weights(folder / WEIGHTS), folder
+    files: dict[str, str] = config["files"]
+    if category is not None and category not in (known := categories_of(folder)):
+        listed = ", ".join(known) or "none: it has one threshold for all"
+        raise InputError(f"category: expected one that {folder} knows ({listed}), got {category!r}.")
+    place = "" if category is None else f"{CATEGORIES}/{category}/"
+    for name in dict.fromkeys((WEIGHTS, f"{place}{WEIGHTS}", f"{place}{CALIBRATION}")):
+        _check_hash(folder, name, files)
+    method = _built(folder, config)
+    weights, source = read_weights(folder / WEIGHTS, infinite=method.INFINITE), folder / WEIGHTS
     if category is not None:
-        known = categories_of(folder)
-        if category not in known:
-            listed = ", ".join(known) or "none: it has one threshold for all"
-            raise InputError(f"category: expected one that {folder} knows ({listed}), got {category!r}.")
         method.choose_category(category)
-        source = folder / CATEGORIES / category
-        weights |= read_weights(source / WEIGHTS)
-    load_exactly(method, weights, str(source / WEIGHTS), "this model's config")
-    calibration = Calibration.from_dict(read_json(source / CALIBRATION), str(source / CALIBRATION))
+        source = folder / place / WEIGHTS
+        weights |= read_weights(source, infinite=method.INFINITE)
+    load_exactly(method, weights, str(source), THIS_CONFIG)
+    calibration = _read_calibration(folder / place / CALIBRATION, files.get(f"{place}{WEIGHTS}"))
     model = Model(config["method"], method.eval(), calibration, config["info"])
     return model.sparing(device, offload=offload, half=half) if offload or half else model.to(device)
 
 
+def _built(folder: Path, config: Mapping[str, Any]) -> Method:
+    """The method of a config, with fresh weights; only if the file has weights of just these shapes."""
+    kind = find_method(config["method"], f"{folder / CONFIG}: method")
+    where = f"{folder / CONFIG}: config"
+    settings = config_from_dict(kind.Config, config["config"], where)
+    try:
+        with torch.device("meta"):  # takes no memory, whatever sizes a config asks for
+            places = {name: tuple(one.shape) for name, one in kind(settings).state_dict().items()}
+    except InputError:
+        raise
+    except Exception as error:  # of whatever kind settings bring up that don't go together
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{where}: expected settings that make a model, got some that do not ({reason})."
+        ) from error
+    stored, source = read_shapes(folder / WEIGHTS), str(folder / WEIGHTS)
+    refuse("lacks", sorted(places.keys() - stored.keys()), source, THIS_CONFIG)
+    refuse("has the unknown", sorted(stored.keys() - places.keys()), source, THIS_CONFIG)
+    others = sorted(name for name, shape in places.items() if stored[name] != shape)
+    refuse("has another shape of", others, source, THIS_CONFIG)
+    return kind(settings)
+
+
+def _read_calibration(path: Path, weights: str | None) -> Calibration:
+    """The scores of good images, which belong to weights of a hash; None where none was kept."""
+    data = read_json(path)
+    if weights is not None and data.get("weights") != weights:
+        raise InputError(
+            f"{path}: expected the scores of the weights beside it, but they are those of another model; fit "
+            "the model again."
+        )
+    calibration = Calibration.from_dict(data, str(path))
+    _check_scores(calibration, str(path))
+    return calibration
+
+
+def _check_scores(calibration: Calibration, where: str) -> None:
+    """Refuse scores that make no thresholds."""
+    if len(calibration.pixel_scores) != len(calibration.scores):
+        raise InputError(
+            f"{where}: expected as many pixel_scores as scores, {len(calibration.scores)}, got "
+            f"{len(calibration.pixel_scores)}; fit the model again."
+        )
+    try:
+        limits = (calibration.threshold, calibration.pixel_threshold)
+    except OverflowError:
+        limits = (math.inf, math.inf)
+    if not all(math.isfinite(one) for one in limits):
+        raise InputError(
+            f"{where}: expected scores that give a finite threshold, got others; fit the model again."
+        )
+
+
+def _check_hash(folder: Path, name: str, files: Mapping[str, str]) -> None:
+    """Refuse a file of a model folder that is not the one that was written; version 1 has no hashes."""
+    if files and sha256_of(folder / name) != files[name]:
+        raise InputError(
+            f"{folder / name}: expected the file that was written with this model, but it is damaged or "
+            "belongs to another model; copy the model folder again, or fit it again."
+        )
+
+
 def categories_of(folder: str | Path) -> list[str]:
     """The categories that a model folder has statistics of their own for, sorted."""
+    files = read_config(Path(folder))["files"]
+    if files:
+        return sorted({name.split("/")[1] for name in files if "/" in name})
     inside = Path(folder) / CATEGORIES
     return sorted(one.name for one in inside.iterdir() if one.is_dir()) if inside.is_dir() else []
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A model folder's config.json, checked for format and version."""
+    """A model folder's config.json, checked for format, version and damage, as today's version has it.
+
+    Raises InputError also where another file of the folder is missing.
+    """
     if not folder.is_dir():
         raise InputError(
             f"{folder}: expected a model folder written by 'mendiff fit -o', but there is no such folder."
         )
-    missing = [name for name in (CONFIG, WEIGHTS, CALIBRATION) if not (folder / name).is_file()]
-    if missing:
-        raise InputError(
-            f"{folder}: expected a model folder with {CONFIG}, {WEIGHTS} and {CALIBRATION}, but {missing[0]} "
-            "is missing; fit the model again."
-        )
+    _check_there(folder, (CONFIG, WEIGHTS, CALIBRATION))
     config = read_json(folder / CONFIG)
     if config.get("format") != FORMAT:
         raise InputError(
             f"{folder}: {CONFIG} is not mendiff's; expected a folder written by 'mendiff fit -o'."
         )
     version = config.get("version")
-    if not isinstance(version, int) or version > VERSION:
+    if type(version) is not int or not OLDEST <= version <= VERSION:
         raise InputError(
             f"{folder}: expected a model of version {VERSION} or older, got version {version}, written by "
             f"mendiff {config.get('mendiff')}; update mendiff."
         )
-    lacking = [key for key in ("method", "config", "info") if key not in config]
+    if version == VERSION and not is_whole(config):
+        raise InputError(
+            f"{folder / CONFIG}: expected it as it was written, but it was changed or is damaged; copy the "
+            "model folder again, or fit it again."
+        )
+    config = migrated(config, str(folder))
+    lacking = [key for key in ("method", "config", "info", "files") if key not in config]
     if lacking:
         raise InputError(f"{folder}: {CONFIG} lacks the field {lacking[0]!r}; fit the model again.")
+    check_info(config["info"], f"{folder / CONFIG}: info")
+    if version == VERSION:
+        _check_files(folder, config["files"])
     return config
 
 
-def read_weights(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
-    """Tensors of a safetensors file by name, in float32 where they are half precision.
-
-    Args:
-        path: of the file.
-        prefixes: only names that begin with one of these are read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        found = "it is a folder; name the file in it" if path.is_dir() else "there is no such file"
-        raise InputError(f"{path}: expected a safetensors file, but {found}.")
-    try:
-        with safe_open(path, "pt") as file:
-            names = [name for name in file.keys() if name.startswith(prefixes)]  # noqa: SIM118 - no dictionary
-            tensors = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        with path.open("rb") as raw:
-            pickled = raw.read(4).startswith(PICKLED)
-        if pickled:
-            raise InputError(
-                f"{path}: expected a safetensors file, but it is a pickle, which can run code; save its "
-                "tensors with safetensors.torch.save_file, or let 'mendiff convert' read a published one."
-            ) from error
+def _check_files(folder: Path, files: Any) -> None:
+    """Refuse a list of files that is not a model's, and a folder that lacks some of them."""
+    names = list(files) if isinstance(files, dict) else []
+    apart = [name.split("/") for name in names if "/" in name]
+    known = {parts[1] for parts in apart if len(parts) == 3 and parts[1] not in ("", ".", "..")}
+    places = ["", *(f"{CATEGORIES}/{one}/" for one in known)]
+    if set(names) != {f"{place}{one}" for place in places for one in (WEIGHTS, CALIBRATION)}:
         raise InputError(
-            f"{path}: expected a safetensors file, but it is damaged or of another kind ({error}); fetch it "
-            "again."
-        ) from error
-    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+            f"{folder / CONFIG}: files: expected those of a model, got others; fit the model again."
+        )
+    _check_there(folder, names)
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn a full disk in the block into a sentence that says what to do."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        # safetensors hides the number in its message.
-        number = getattr(error, "errno", None) or re.search(r"os error (\d+)", str(error))
-        if (int(number[1]) if isinstance(number, re.Match) else number) not in FULL:
-            raise
-        free = shutil.disk_usage(folder.parent).free / 1e9
-        raise FullDiskError(
-            f"{folder}: expected room on the disk, but it is full ({free:.1f} GB left); make room or choose "
-            "another place."
-        ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object."""
-    try:
-        data = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, but it is damaged ({error}).") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a JSON object, got a {type(data).__name__}.")
-    return data
+def _check_there(folder: Path, names: Iterable[str]) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder}: expected a model folder with {CONFIG}, {WEIGHTS} and {CALIBRATION}, but {missing[0]} "
+            "is missing; fit the model again."
+        )

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mendiff.checkpoints.files import read_json
 from mendiff.checkpoints.names import refuse
-from mendiff.checkpoints.store import read_json, read_weights
+from mendiff.checkpoints.weights import read_weights
 from mendiff.errors import InputError
 
 END = "</w>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from mendiff.checkpoints.files import as_json, sha256_of_json
 from mendiff.commands.common import Terminal, checked, choose_categories, choose_device
 from mendiff.commands.job import CONTROLS, Job, slug
 from mendiff.commands.queue import collected, others_of, prepared, run_all
@@ -188,7 +188,7 @@ def planned(bench: Bench, device: str) -> dict[str, Job]:
         for group in groups:
             for row in bench.rows:
                 settings = plain(row.settings)
-                fit = json.dumps([row.method, settings, group, seed], sort_keys=True)
+                fit = sha256_of_json([row.method, settings, group, seed], row.label)
                 place = "all" if bench.multi_class else group[0]
                 name = shared.setdefault(fit, f"{slug(row.label)}-{place}-{seed}")
                 rows = jobs[name].rows if name in jobs else {}
@@ -219,8 +219,7 @@ def preset_of(bench: Bench, method: str, group: Sequence[str]) -> str:
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON gives them back."""
-    as_json: dict[str, Any] = json.loads(json.dumps(dict(settings), default=config_to_dict))
-    return as_json
+    return config_to_dict(settings)
 
 
 def printed(bench: Bench) -> Published:
@@ -249,7 +248,7 @@ def printed(bench: Bench) -> Published:
 def write_tables(out: Path, results: Sequence[Mapping[str, Any]], found: Sequence[Figure]) -> list[Path]:
     """The results as JSON, CSV, Markdown and LaTeX."""
     texts = {
-        RESULTS: json.dumps({"results": list(results), "figures": [asdict(one) for one in found]}, indent=2)
+        RESULTS: as_json({"results": list(results), "figures": [asdict(one) for one in found]}, RESULTS, 2)
         + "\n",
         "results.csv": as_csv(found),
         "results.md": as_markdown(found) + "\n" + costs_as_markdown(results) if results else "",

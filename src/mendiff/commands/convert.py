@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.codecs import read_codec_config, save_codec
+from mendiff.checkpoints.files import fingerprint, fingerprint_of_files, sha256_of
 from mendiff.checkpoints.import_diad import (
     assemble,
     convert_codec,
@@ -21,9 +22,12 @@ from mendiff.checkpoints.import_diad import (
 )
 from mendiff.checkpoints.import_files import read_checkpoint
 from mendiff.checkpoints.import_glad import find_unet, import_codec, import_unet
+from mendiff.checkpoints.names import check_finite
 from mendiff.checkpoints.pretrained import STABLE_DIFFUSION, Sources, load_diffusion, load_features
-from mendiff.checkpoints.store import read_weights, save
+from mendiff.checkpoints.provenance import Fitted, this_machine, with_fitted
+from mendiff.checkpoints.store import save
 from mendiff.checkpoints.text import read_prompts
+from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_device
 from mendiff.commands.places import check_output, new_folder, set_aside
 from mendiff.commands.plan import readable_paths
@@ -97,8 +101,12 @@ def run(
     paths = readable_paths(open_data(good), terminal)[:MOST_GOOD]
     info = {"preset": preset, "converted": checkpoint.name, "pretrained": lines, "images": len(paths)}
     terminal.say(f"{checkpoint.name}: {name}; the threshold comes from {len(paths)} good images")
-    calibration = _calibrate(method.to(device), paths, terminal)
+    check_finite(method.state_dict(), checkpoint.name, method.INFINITE)
+    images = torch.stack([resize(read_image(path), method.config.image_size) for path in paths])
+    calibration = _calibrate(method.to(device), images, terminal)
     method.to("cpu")
+    files = {"checkpoint": checkpoint, "features": features_weights, "codec": codec, "prompt": prompt}
+    info = with_fitted(info, _fitted(images, {part: one for part, one in files.items() if one}, device))
     check_output(out, overwrite, "a model")
     with set_aside(out):
         save(out, name, method, calibration, info)
@@ -159,9 +167,26 @@ def _glad(
     return method.eval(), lines
 
 
-def _calibrate(method: Method, paths: Sequence[Path], terminal: Terminal) -> Calibration:
-    """Scores of good images, under a progress bar."""
-    prepared = torch.stack([resize(read_image(path), method.config.image_size) for path in paths])
+def _fitted(images: Tensor, files: Mapping[str, Path], device: str) -> Fitted:
+    """What is known of a published model: its files, and that it was trained on none of the good images."""
+    seeds = content_seeds(images).tolist()
+    return Fitted(
+        held_back=tuple(sorted(set(seeds))),
+        data=fingerprint(seeds),
+        images=len(seeds),
+        image_size=images.shape[-1],
+        files={part: _hash_of(place) for part, place in files.items()},
+        machine=this_machine(device),
+    )
+
+
+def _hash_of(place: Path) -> str:
+    inside = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else []
+    return fingerprint_of_files(inside) if place.is_dir() else sha256_of(place)
+
+
+def _calibrate(method: Method, prepared: Tensor, terminal: Terminal) -> Calibration:
+    """Scores of good images (N,3,S,S), under a progress bar."""
     device = next(method.parameters()).device
     batches = list(prepared.split(BATCH))
 

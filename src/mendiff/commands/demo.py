@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mendiff.checkpoints.files import fingerprint, write_json
+from mendiff.checkpoints.provenance import Fitted, with_fitted
 from mendiff.checkpoints.store import save
 from mendiff.commands.common import Terminal, choose_device, metrics_table
 from mendiff.commands.evaluate import about, by_control, find, measure, measure_controls, page, read_tests
 from mendiff.commands.fit import prepared, train
+from mendiff.commands.manifest import hashes_of
 from mendiff.commands.places import check_output, new_folder
 from mendiff.commands.plan import Plan, asked_config, make_config, readable_paths
 from mendiff.demo.data import CATEGORIES, DemoConfig, make_data
+from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import Metrics, summary
-from mendiff.images import write_bytes
-from mendiff.model import calibrated
+from mendiff.model import Model, calibrated
 from mendiff.nets.denoiser import conditional_unet, plain_unet
 from mendiff.report.contents import Report
 from mendiff.report.html import write_report
@@ -89,7 +91,7 @@ def run(
         draw(draft / "data", config, terminal)
         result = _fit_and_report(draft, plan, terminal)
         result["seconds"] = round(time.monotonic() - began, 1)
-        write_bytes(draft / "demo.json", (json.dumps(result, indent=2) + "\n").encode())
+        write_json(draft / "demo.json", result)
     terminal.say(f"done in {result['seconds']:.0f} s; open {out / 'report.html'} in a browser")
     terminal.say("next: mendiff fit YOUR-GOOD-PHOTOS -o model, then mendiff predict model PHOTOS -o findings")
     return result
@@ -110,6 +112,7 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
     config = make_config(plan, paths)
     module = prepared(plan, config)[0]
     module.calibrates = False  # every kind of part is calibrated on its own
+    module.files = hashes_of(plan, config)
     with terminal.bar("learning") as update, TemporaryDirectory(dir=folder) as workdir:
         images = GoodImages(paths, config.image_size)
         seconds = train(plan, module, images, Path(workdir), update)
@@ -122,6 +125,7 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
     for category in categories:
         kept, seen = category.train[-CALIBRATION:], category.train[:SEEN]
         model = calibrated(plan.method, method, info, kept, seen)
+        model.info = with_fitted(info, _fitted(module.fitted, model, kept, category.train))
         tests = read_tests(category, model.image_size, terminal)
         found = find(model, tests, 8, terminal, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)
@@ -136,6 +140,13 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
     title, subtitle = "mendiff demo", _subtitle(plan)
     write_report(folder / "report.html", Report(title, subtitle, pages, result, about(model)))
     return result
+
+
+def _fitted(made: Fitted, model: Model, kept: Sequence[Path], good: Sequence[Path]) -> Fitted:
+    """What the network was fitted with, and which images of one kind of part its thresholds come from."""
+    seeds = {path: int(content_seeds(model.prepare(path)[None])) for path in good}
+    held_back = tuple(sorted(seeds[path] for path in kept))
+    return dataclasses.replace(made, held_back=held_back, data=fingerprint(seeds.values()), images=len(good))
 
 
 def _subtitle(plan: Plan) -> str:

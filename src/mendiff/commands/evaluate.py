@@ -24,7 +24,7 @@ from mendiff.commands.common import (
 from mendiff.commands.info import describe
 from mendiff.commands.places import check_output, set_aside
 from mendiff.commands.predict import heat_range
-from mendiff.errors import InputError
+from mendiff.errors import InputError, NotFiniteError
 from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.curves import curves
 from mendiff.evaluation.data import Category, Sample, open_data
@@ -158,7 +158,7 @@ def _evaluated(
 
 
 def by_control(measured: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
-    """From the controls' metrics by category to a table for each control, with the mean over the categories."""
+    """The controls' metrics by category as a table for each control, with the mean over categories."""
     tables: dict[str, dict[str, Metrics]] = {}
     for category, controls in measured.items():
         for name, metrics in controls.items():
@@ -213,7 +213,13 @@ def read_tests(category: Category, size: int, terminal: Terminal) -> TestSet:
 def find(model: Model, tests: TestSet, batch_size: int, terminal: Terminal, title: str) -> Detection:
     """Run a model over a test set under a progress bar; one row per image."""
     batches = list(tests.images.split(batch_size))
-    parts = [model.predict_batch(batch) for batch in terminal.track(batches, f"testing {title}")]
+    parts: list[Detection] = []
+    for number, batch in enumerate(terminal.track(batches, f"testing {title}")):
+        try:
+            parts.append(model.predict_batch(batch))
+        except NotFiniteError as error:
+            names = [str(tests.samples[number * batch_size + row].path) for row in error.rows]
+            raise NotFiniteError(error.rows, names) from error
     columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}
     return Detection(**columns)
 

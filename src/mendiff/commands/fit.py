@@ -13,10 +13,12 @@ from typing import Any
 from mendiff.checkpoints.bundled import BUNDLED_FEATURES, codec_folder
 from mendiff.checkpoints.codecs import CODEC, read_codec
 from mendiff.checkpoints.names import load_exactly
-from mendiff.checkpoints.pretrained import Sources, find_pretrained, load_pretrained
+from mendiff.checkpoints.pretrained import load_pretrained
+from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import save
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.length import STEPS_FILE, lengthened
+from mendiff.commands.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
 from mendiff.commands.places import check_output, resumable, set_aside
 from mendiff.commands.plan import FEWEST_IMAGES, Plan, make_config, readable_paths
 from mendiff.commands.processes import check_processes, rank_of, wording_of
@@ -130,15 +132,19 @@ def fit(
         )
         if not getattr(getattr(config, "features", None), "name", "-"):
             terminal.say(f"note: {NO_FEATURES}")
+        files = hashes_of(plan, config) if first else {}
+        if first:
+            started = facts_of(plan, config, data_hashes(categories, paths), files)
+            check_manifest(workdir, workdir / CHECKPOINT, started, resume=resume)
         module, loaded = prepared(plan, config, workdir if resume else None)
         for line in loaded:
             terminal.say(line)
         if plan.textures is not None:
             module.use_textures(plan.textures)
             terminal.say(f"textures: {len(module.method.textures)} pictures of {plan.textures}")
+        module.files = files
         facts = {"images": len(paths), "categories": [one.name for one in categories], "pretrained": loaded}
         if first:
-            workdir.mkdir(parents=True, exist_ok=True)
             (workdir / PARTS_FILE).write_text("\n".join(loaded))
             (workdir / STEPS_FILE).write_text(str(config.training.steps))
         _hold_back(module, apart)
@@ -204,9 +210,7 @@ def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> t
     build = partial(anomalib_models.module_class(plan.method), config, seed=plan.seed)
     if workdir is not None and (workdir / anomalib_models.CHECKPOINT).is_file():
         return build(), _parts(workdir)
-    sources = Sources(plan.pretrained, plan.prompt, plan.features_weights, codec=plan.codec is None)
-    features = getattr(getattr(config, "features", None), "name", "")
-    find_pretrained(sources, "" if features == AUTO else features)
+    sources, features = sources_of(plan), getattr(getattr(config, "features", None), "name", "")
     module = build()
     lines = [f"features: {BUNDLED_FEATURES}"] if features == AUTO else []
     lines += load_pretrained(module.method, sources)
@@ -284,11 +288,15 @@ def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
 
 def _save(model: Model, out: Path, apart: Mapping[str, Sequence[Path]], overwrite: bool) -> float:
     """Calibrate for the categories that get statistics of their own, write the model; gives its threshold."""
+    fitted = fitted_of(model.info)
+    kept = None if fitted is None else fitted.held_back
+
+    def learned(name: str, some: Sequence[Path]) -> Model:
+        images = [model.prepare(path) for path in some]
+        return model.calibrated(*held_back_and_seen(images, kept), category=name)
+
     # One by one while the folder is written: every one is a copy of the networks.
-    categories = (
-        (name, model.calibrated(*held_back_and_seen([model.prepare(path) for path in some]), category=name))
-        for name, some in apart.items()
-    )
+    categories = ((name, learned(name, some)) for name, some in apart.items())
     check_output(out, overwrite, "a model")  # it may have come up meanwhile
     try:
         with set_aside(out):

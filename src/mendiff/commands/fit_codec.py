@@ -13,12 +13,14 @@ import torch
 from torch import Generator, Tensor
 
 from mendiff.checkpoints.bundled import codec_folder, fill, resolved
-from mendiff.checkpoints.codecs import CODEC, read_codec, save_codec
+from mendiff.checkpoints.codecs import CODEC, WEIGHTS, read_codec, save_codec
+from mendiff.checkpoints.files import sha256_of
 from mendiff.checkpoints.names import load_exactly
-from mendiff.checkpoints.store import read_weights
+from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.fit import workdir_of
 from mendiff.commands.loop import CHECKPOINT, Loop, train_network
+from mendiff.commands.manifest import check_manifest, data_hashes
 from mendiff.commands.places import check_output, new_folder, resumable
 from mendiff.commands.plan import backbone_changes, check_side, own_size, readable_paths
 from mendiff.commands.variants import split_images
@@ -106,7 +108,8 @@ def run(
     if preset not in PRESETS:
         raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
     device = choose_device(device)
-    paths = readable_paths(choose_categories(open_data(data, layout), categories), terminal)
+    chosen = choose_categories(open_data(data, layout), categories)
+    paths = readable_paths(chosen, terminal)
     plan, model = _prepared(preset, start, features, features_weights, settings, seed)
     unit = model.codec.factor
     size = plan.image_size or own_size(paths, unit)
@@ -119,11 +122,19 @@ def run(
         f"codec ({plan.codec.kind}, factor {unit}, {model.codec.channels} channels): {len(paths)} good "
         f"images, {size} pixels, {plan.training.steps} steps on {device}"
     )
+    checkpoint = workdir_of(out, resume) / CHECKPOINT
+    given = {"start": start and codec_folder(start) / WEIGHTS, "features": features_weights}
+    started = {
+        "data": data_hashes(chosen, paths),
+        "seed": seed,
+        "files": {part: sha256_of(file) for part, file in given.items() if file is not None},
+        "image_size": size,
+        "config": config_to_dict(plan),
+    }
     model.to(device)
     before = quality(model.codec, kept)
-    checkpoint = workdir_of(out, resume) / CHECKPOINT
     with resumable(checkpoint, out):
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        check_manifest(checkpoint.parent, checkpoint, started, resume=resume)
         began = time.monotonic()
         model.train()
         loop = Loop(plan.training, seed, checkpoint, resume)
@@ -137,7 +148,7 @@ def run(
         info: dict[str, Any] = {"images": len(paths), "held_back": len(kept), "seconds": seconds}
         info |= {"before": before, "after": after}
         with new_folder(out, overwrite, "a codec") as draft:
-            save_codec(draft, config, model.codec.state_dict(), {**info, "seed": seed})
+            save_codec(draft, config, model.codec.state_dict(), {**info, "seed": seed, "started": started})
     terminal.say(
         f"codec: {out} (fitted in {seconds:.0f} s); on {len(kept)} held-back good images "
         f"PSNR {before['psnr']:.1f} to {after['psnr']:.1f} dB, "

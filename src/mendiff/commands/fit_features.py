@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,17 +12,21 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from mendiff.checkpoints.files import sha256_of, write_json
+from mendiff.checkpoints.names import check_finite
 from mendiff.checkpoints.pretrained import timm_file
-from mendiff.checkpoints.store import load, read_weights, write_weights
+from mendiff.checkpoints.store import CONFIG as MODEL
+from mendiff.checkpoints.store import load
+from mendiff.checkpoints.weights import read_weights, write_weights
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.fit import workdir_of
 from mendiff.commands.loop import CHECKPOINT, Loop, train_network
+from mendiff.commands.manifest import check_manifest, data_hashes
 from mendiff.commands.places import check_output, new_folder, resumable
 from mendiff.commands.plan import backbone_input, check_side, readable_paths
 from mendiff.commands.variants import split_images
 from mendiff.errors import InputError, check_range
 from mendiff.evaluation.data import open_data
-from mendiff.images import write_bytes
 from mendiff.methods.base import TrainingConfig, random_crops
 from mendiff.methods.config import config_to_dict, override
 from mendiff.methods.glad_config import PRESETS as GLAD_PRESETS
@@ -95,7 +98,8 @@ def run(
     tuning = FeaturesTuning(plan.features, plan.keep_weight)
     for extractor in (tuning.tuned, tuning.original):
         extractor.load_backbone(weights, source)
-    paths = readable_paths(choose_categories(open_data(data, layout), categories), terminal)
+    chosen = choose_categories(open_data(data, layout), categories)
+    paths = readable_paths(chosen, terminal)
     mender = load(model, choose_device(device))
     if plan.crop < mender.image_size:  # otherwise images stay whole
         check_side("--set crop", plan.crop, max(tuning.tuned.strides))
@@ -104,16 +108,24 @@ def run(
         f"{mender.image_size} pixels, mended by {model}, {plan.training.steps} steps"
     )
     checkpoint = workdir_of(out, resume) / CHECKPOINT
+    started = {
+        "data": data_hashes(chosen, paths),
+        "seed": seed,
+        "files": {"model": sha256_of(model / MODEL), "features": sha256_of(source)},
+        "config": config_to_dict(plan),
+    }
     with resumable(checkpoint, out):
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        check_manifest(checkpoint.parent, checkpoint, started, resume=resume)
         loop = Loop(plan.training, seed, checkpoint, resume)
         info = {"images": len(paths), **_tune(tuning, plan, loop, mender, paths, terminal)}
-        info |= {"seed": seed, "model": str(model)}
+        info |= {"seed": seed, "model": str(model), "started": started}
         with new_folder(out, overwrite, "tuned features") as draft:
             # With all that the layers did not need, so that the file serves for other layers, too.
-            write_weights(weights | tuning.tuned.backbone.state_dict(), draft / WEIGHTS)
+            tuned = weights | tuning.tuned.backbone.state_dict()
+            check_finite(tuned, "the tuned features")
+            write_weights(tuned, draft / WEIGHTS)
             content = {"format": FORMAT, "version": 1, "config": config_to_dict(plan), "info": info}
-            write_bytes(draft / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
+            write_json(draft / CONFIG, content)
     terminal.say(
         f"features: {out / WEIGHTS} (fitted in {info['seconds']:.0f} s); on {info['held_back']} held-back "
         f"good images, image and reconstruction were {info['before']['distance']:.4f} apart and now are "

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mendiff.checkpoints.provenance import Fitted, fitted_of
 from mendiff.checkpoints.store import categories_of, load
 from mendiff.methods.base import describe_parameters
 from mendiff.methods.config import config_to_dict
@@ -39,6 +40,7 @@ def run(model: Path, quiet: bool) -> dict[str, Any]:
 def describe(model: Model) -> dict[str, str]:
     """What a person wants to know of a model, under short names: all but its threshold."""
     parameters, info = describe_parameters(model.method), model.info
+    fitted = fitted_of(info)
     features = config_to_dict(model.method.config).get("features", {})
     return {
         "method": f"{model.name} (preset {info.get('preset', '?')})",
@@ -47,6 +49,19 @@ def describe(model: Model) -> dict[str, str]:
         "features": features.get("name") or "none pretrained",
         "trained on": f"{info.get('images', '?')} good images of {', '.join(info.get('categories', []))}",
         "fitted in": f"{info.get('seconds', float('nan')):.0f} s with seed {info.get('seed', '?')}",
+        **({} if fitted is None else _origin(fitted)),
+    }
+
+
+def _origin(fitted: Fitted) -> dict[str, str]:
+    """What a model was fitted on and with; hashes by their first digits, which tell as much to people."""
+    files = ", ".join(f"{part} {digits[:12]}" for part, digits in fitted.files.items())
+    machine = fitted.machine
+    return {
+        "data": f"{fitted.images} images, fingerprint {fitted.data[:12]}; {len(fitted.held_back)} held back",
+        "files": f"SHA-256 of {files}" if files else "no weights came from files",
+        "machine": f"{machine.processor} ({machine.capability}), {machine.threads} threads, on "
+        f"{machine.device}, torch {machine.torch}",
     }
 
 

@@ -8,7 +8,6 @@ on where it was; the fit itself goes on from its last checkpoint.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import resource
@@ -25,7 +24,9 @@ import torch
 from torch import Tensor
 
 from mendiff.checkpoints.bundled import open_features
-from mendiff.checkpoints.store import load, read_weights
+from mendiff.checkpoints.files import read_json, write_json
+from mendiff.checkpoints.store import load
+from mendiff.checkpoints.weights import read_weights
 from mendiff.commands import evaluate
 from mendiff.commands.common import Terminal, choose_categories
 from mendiff.commands.fit import fit
@@ -37,7 +38,7 @@ from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.evaluation.operating import at_threshold
-from mendiff.images import read_image, resize, write_bytes
+from mendiff.images import read_image, resize
 from mendiff.methods.base import METHODS
 from mendiff.methods.config import config_from_dict
 from mendiff.nets import AUTO
@@ -127,7 +128,7 @@ def main(folder: Path) -> int:
     terminal = Terminal()
     (folder / FAILED).unlink(missing_ok=True)
     try:
-        job = Job(**json.loads((folder / SPEC).read_text()))
+        job = config_from_dict(Job, read_json(folder / SPEC), str(folder / SPEC))
         run(job, folder, terminal)
     except (InputError, MemoryError) as error:
         (folder / FAILED).write_text(str(error) or type(error).__name__)
@@ -154,7 +155,7 @@ def run(job: Job, folder: Path, terminal: Terminal) -> None:
     for label in todo:
         result = {"label": label, "method": job.method, "seed": job.seed, "device": job.device, **facts}
         result |= measured(subject_of(label), categories, terminal)
-        write_bytes(result_file(folder, label), (json.dumps(result, indent=2) + "\n").encode())
+        write_json(result_file(folder, label), result)
 
 
 def measured(subject: Subject, categories: Sequence[Category], terminal: Terminal) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
 from mendiff.checkpoints.names import load_exactly
+from mendiff.errors import DivergedError
 from mendiff.methods.base import TrainingConfig
 
 CHECKPOINT, CHECKPOINT_SECONDS = "last.safetensors", 30.0
@@ -62,6 +63,8 @@ def train_network(
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * learning_rate(training, step)
         loss = loss_of(generator(loop.seed, step))
+        if not bool(loss.isfinite()):
+            raise DivergedError("training")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, training.clip or float("inf"))

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mendiff.checkpoints.store import FullDiskError, read_json, writing
-from mendiff.errors import InputError
+from mendiff.checkpoints.files import FullDiskError, read_json, writing
+from mendiff.errors import DivergedError, InputError
 from mendiff.images import check_writable
 
 # What mendiff writes, by a file at its top and some of the names in it; --overwrite deletes nothing else.
@@ -113,7 +113,7 @@ def resumable(checkpoint: Path, out: Path) -> Iterator[None]:
         with writing(out):
             yield
     except BaseException as error:
-        if not checkpoint.is_file():
+        if not checkpoint.is_file() or isinstance(error, DivergedError):  # the same steps would diverge again
             shutil.rmtree(checkpoint.parent, ignore_errors=True)
         elif isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt("the same command with --resume goes on from here") from error

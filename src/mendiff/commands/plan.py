@@ -15,7 +15,7 @@ from torch import Tensor
 from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import read_codec_config
 from mendiff.checkpoints.pretrained import NOT_FOR_IT, STABLE_DIFFUSION
-from mendiff.checkpoints.store import read_weights
+from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, checked
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category

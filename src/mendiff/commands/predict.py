@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from mendiff.checkpoints.files import write_json
 from mendiff.checkpoints.store import load
 from mendiff.commands.common import Terminal, choose_device
 from mendiff.commands.places import check_output, new_folder
-from mendiff.errors import InputError
+from mendiff.errors import InputError, NotFiniteError
 from mendiff.images import find_images, normalise_heat, overlay, read_image, save_png, to_picture, write_bytes
 from mendiff.model import Model
 from mendiff.types import Detection
@@ -61,7 +61,7 @@ def run(
             "images": rows,
             "unreadable": unreadable,
         }
-        write_bytes(draft / "predictions.json", (json.dumps(result, indent=2) + "\n").encode())
+        write_json(draft / "predictions.json", result)
         write_bytes(draft / "predictions.csv", _as_csv(rows).encode())
     flagged = sum(row["defective"] for row in rows)
     terminal.say(
@@ -107,7 +107,10 @@ def _findings(
     if not kept:
         return
     prepared = torch.stack([model.prepare(picture) for picture in pictures])
-    found = model.predict_batch(prepared, explain=explain)
+    try:
+        found = model.predict_batch(prepared, explain=explain)
+    except NotFiniteError as error:
+        raise NotFiniteError(error.rows, [str(kept[row][0]) for row in error.rows]) from error
     for index, (one, picture) in enumerate(zip(kept, pictures, strict=True)):
         row = slice(index, index + 1)
         yield (

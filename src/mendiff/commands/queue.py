@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,10 +13,11 @@ from typing import Any
 
 import torch
 
+from mendiff.checkpoints.files import read_json, write_json
 from mendiff.commands.common import Terminal
 from mendiff.commands.job import FAILED, SPEC, Job, result_file
 from mendiff.errors import InputError
-from mendiff.images import write_bytes
+from mendiff.methods.config import config_from_dict
 
 
 def prepared(out: Path, name: str, job: Job) -> Path:
@@ -26,7 +26,7 @@ def prepared(out: Path, name: str, job: Job) -> Path:
     spec = folder / SPEC
     if spec.is_file():
         try:
-            before = Job(**json.loads(spec.read_text()))
+            before = config_from_dict(Job, read_json(spec), str(spec))
         except (ValueError, TypeError) as error:
             raise InputError(
                 f"{spec}: expected a job of this version, found another file; choose another -o."
@@ -37,7 +37,7 @@ def prepared(out: Path, name: str, job: Job) -> Path:
                 f"({difference(before, job)}); choose another -o."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(spec, (json.dumps(asdict(job), indent=2) + "\n").encode())
+    write_json(spec, asdict(job))
     return folder
 
 
@@ -68,7 +68,7 @@ def run_all(folders: Sequence[Path], jobs: int, ray: str | None, terminal: Termi
 
 def is_done(folder: Path) -> bool:
     """Whether every row of a job has its results."""
-    job = Job(**json.loads((folder / SPEC).read_text()))
+    job = config_from_dict(Job, read_json(folder / SPEC), str(folder / SPEC))
     return all(result_file(folder, label).is_file() for label in job.rows)
 
 
@@ -131,7 +131,7 @@ def others_of(out: Path, folders: Sequence[Path]) -> list[Path]:
 def collected(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Every row's results that are there."""
     for folder in folders:
-        for label in json.loads((folder / SPEC).read_text())["rows"]:
+        for label in config_from_dict(Job, read_json(folder / SPEC), str(folder / SPEC)).rows:
             place = result_file(folder, label)
             if place.is_file():
-                yield json.loads(place.read_text())
+                yield read_json(place)

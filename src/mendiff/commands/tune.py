@@ -7,7 +7,6 @@ in two: one half calibrates every candidate, the other half is scored with and w
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,13 +18,16 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from mendiff.checkpoints.store import load, save
+from mendiff.checkpoints.files import as_json, write_json
+from mendiff.checkpoints.provenance import fitted_of
+from mendiff.checkpoints.store import categories_of, load, save
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.places import check_output, new_folder
 from mendiff.commands.plan import readable_paths
-from mendiff.commands.variants import held_back_and_seen, variant_of
+from mendiff.commands.variants import held_back_and_seen, split_as_fitted, variant_of
+from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
-from mendiff.evaluation.data import open_data
+from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import image_and_pixel_metrics
 from mendiff.images import write_bytes
 from mendiff.model import Model
@@ -119,22 +121,75 @@ def run(
         raise InputError(f"{model}: expected a model of {', '.join(SEARCHED)}, got one of {loaded.name}.")
     chosen = choose_categories(open_data(data, layout), categories)
     paths = readable_paths(chosen, terminal)
-    bed = make_bed(loaded, paths, repetitions, seed)
+    apart = _apart(model, loaded, chosen, paths)
+    bed = make_bed(loaded, paths, repetitions, seed, apart)
     trials, best = search(loaded, bed, terminal)
     tuned = variant_of(loaded, best, [*bed.calibrating, *bed.testing], bed.seen) if best else loaded
+
+    def learned(name: str) -> Model:
+        return tuned.calibrated(*apart[name], category=name) if best else load(model, category=name)
+
+    # One by one while the folder is written: every one is a copy of the networks.
+    own = ((name, learned(name)) for name in apart)
     report = {"changes": best, "trials": [asdict(trial) for trial in trials], "images": len(paths)}
     with new_folder(out, overwrite, "a tuned model") as draft:
-        save(draft / "model", tuned.name, tuned.method, tuned.calibration, tuned.info | {"tuned": best})
-        write_bytes(draft / TUNING, (json.dumps(report, indent=2) + "\n").encode())
+        info = tuned.info | {"tuned": best}
+        save(draft / "model", tuned.name, tuned.method, tuned.calibration, info, own)
+        write_json(draft / TUNING, report)
         write_bytes(draft / "tuning.svg", curves(trials, best))
     terminal.table(trial_table(trials, best))
     terminal.say(f"model: {out / 'model'}; curves: {out / 'tuning.svg'}")
     return {"model": str(out / "model"), **report}
 
 
-def make_bed(model: Model, paths: Sequence[Path], repetitions: int, seed: int) -> Bed:
-    """Part the images as the fit did, and put synthetic anomalies into one half of the held-back ones."""
-    held_back, seen = held_back_and_seen([model.prepare(path) for path in paths])
+def _apart(
+    folder: Path, model: Model, chosen: Sequence[Category], paths: Sequence[Path]
+) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+    """Held-back and seen images of every category that has statistics of its own, as in the fit.
+
+    Args:
+        folder: of the model.
+        model: the same.
+        chosen: categories of the data.
+        paths: of their images that can be read.
+    """
+    names, readable, fitted = categories_of(folder), set(paths), fitted_of(model.info)
+    given = [one.name for one in chosen]
+    if names and sorted(given) != names:
+        raise InputError(
+            f"data: expected the categories that {folder} has statistics for ({', '.join(names)}), got "
+            f"{', '.join(given)}; give the data, and the --categories, of its fit."
+        )
+    kept = None if fitted is None else fitted.held_back
+    return {
+        one.name: held_back_and_seen([model.prepare(path) for path in one.train if path in readable], kept)
+        for one in chosen
+        if names
+    }
+
+
+def make_bed(
+    model: Model,
+    paths: Sequence[Path],
+    repetitions: int,
+    seed: int,
+    apart: Mapping[str, tuple[list[Tensor], list[Tensor]]],
+) -> Bed:
+    """Part the images as the fit did, and put synthetic anomalies into one half of the held-back ones.
+
+    Args:
+        model: fitted.
+        paths: of its good images.
+        repetitions: how often anomalies are drawn.
+        seed: of these.
+        apart: see _apart; a fit for categories held back images of every one.
+    """
+    images = [model.prepare(path) for path in paths]
+    if apart and fitted_of(model.info) is None:
+        chosen = content_seeds(torch.stack([one for held_back, _ in apart.values() for one in held_back]))
+        held_back, seen = held_back_and_seen(images, chosen.tolist())
+    else:
+        held_back, seen = split_as_fitted(model, images)
     if len(held_back) < FEWEST:
         raise InputError(
             f"{paths[0].parent}: expected at least {FEWEST} held-back good images, got {len(held_back)} "
@@ -214,7 +269,7 @@ def trial_table(trials: Sequence[Trial], best: Mapping[str, Any]) -> Table:
     for trial in trials:
         mark = "chosen" if trial.field in best and best[trial.field] == trial.value else ""
         cells = [f"{trial.metrics[key]:.3f}" for key in KEPT]
-        table.add_row(f"{trial.field}={json.dumps(trial.value)}", mark, *cells)
+        table.add_row(f"{trial.field}={as_json(trial.value, trial.field)}", mark, *cells)
     return table
 
 
@@ -235,7 +290,7 @@ def curves(trials: Sequence[Trial], best: Mapping[str, Any]) -> bytes:
         errors = [stdev(trial.merits) / math.sqrt(len(trial.merits)) for trial in some]
         axes.errorbar(places, [trial.merit for trial in some], errors, fmt="k.--", capsize=3, label="mean")
         axes.axvline([trial.value for trial in some].index(kept), color="0.7", zorder=0)
-        axes.set_xticks(places, [json.dumps(trial.value) for trial in some], rotation=45)
+        axes.set_xticks(places, [as_json(trial.value, name) for trial in some], rotation=45)
         axes.set_title(name)
         axes.set_ylim(0, 1.02)
     axes.legend()

@@ -10,24 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mendiff.checkpoints.store import read_weights
+from mendiff.checkpoints.files import fingerprint, sha256_of
+from mendiff.checkpoints.provenance import Fitted, fitted_of
+from mendiff.checkpoints.weights import read_weights
+from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
-from mendiff.methods.base import find_method
+from mendiff.methods.base import Method, find_method
 from mendiff.methods.config import override
 from mendiff.model import Model
 from mendiff.nets.student import BUNDLED
 
-NETWORKS = (
-    "codec.",
-    "denoiser.",
-    "guide.",
-    "guided.",
-    "features.",
-    "target_whitening.",
-    "contrast.",
-    "schedule.",
-)
-"""Parts of a method that training makes, or that come with it; all else is learned anew."""
+FEATURES = "features"
+"""The part, and the group of settings, whose layers may change: its weights are then read anew."""
 
 
 def variant(
@@ -43,7 +37,7 @@ def variant(
     """
     if not changes:
         return model
-    held_back, seen = held_back_and_seen([model.prepare(path) for path in images])
+    held_back, seen = split_as_fitted(model, [model.prepare(path) for path in images])
     return variant_of(model, changes, held_back, seen, features_weights)
 
 
@@ -60,39 +54,84 @@ def variant_of(
         model: fitted.
         changes: dotted config fields to their values; of what is done with the networks, not of their shapes.
         held_back: good images (3,S,S) that the networks were not trained on.
-        seen: some that they were trained on.
-        features_weights: of the backbone, where the changes take other layers of it.
+        seen: some that they were trained on; without any, the others serve for everything.
+        features_weights: of the backbone, where the changes take other layers of it; the file of the fit.
 
-    Raises InputError for changes that need other networks.
+    Raises InputError for changes that need other networks, and for a backbone file that is not the fit's.
     """
     config: Any = override(model.method.config, changes)
     method = find_method(model.name)(config)
-    fitted, own = model.method.state_dict(), method.state_dict()
-    backbone = ("features.",) if any(name.startswith("features.") for name in changes) else ()
-    if backbone and config.features.name == BUNDLED:
-        backbone = ()  # the bundled network always has all its layers
-    for name in own:
-        if name.startswith(NETWORKS) and not name.startswith(backbone):
-            if name not in fitted or fitted[name].shape != own[name].shape:
-                raise InputError(f"changes: {', '.join(changes)} need a fit of their own ({name} differs).")
-            own[name] = fitted[name]
-    method.load_state_dict(own)
-    if backbone:
-        if features_weights is None:
-            raise InputError("changes of the feature layers: expected --features-weights, got none.")
-        features: Any = method.features
-        features.load_backbone(read_weights(features_weights), str(features_weights))
+    other_layers = any(name.startswith(f"{FEATURES}.") for name in changes)
+    # The bundled network always has all its layers.
+    read_anew = other_layers and config.features.name != BUNDLED
+    _take_over(model.method, method, changes, f"{FEATURES}." if read_anew else "")
+    if read_anew:
+        _read_features(method, features_weights, fitted_of(model.info))
     device = next(model.method.parameters()).device
-    return replace(model, method=method.to(device).eval()).calibrated(list(held_back), list(seen))
+    return replace(model, method=method.to(device).eval()).calibrated(list(held_back), list(seen) or None)
 
 
-def held_back_and_seen(images: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Good images (3,H,W) as a fit splits them: those it held back, and some of those it trained on."""
+def _take_over(fitted: Method, method: Method, changes: Mapping[str, Any], but: str) -> None:
+    """Give a new method all that another's training made or was given, but names with a prefix (if any)."""
+    theirs, own = fitted.state_dict(), method.state_dict()
+    for name in own:
+        if method.is_learned(name) or (but and name.startswith(but)):
+            continue
+        if name not in theirs or theirs[name].shape != own[name].shape:
+            raise InputError(f"changes: {', '.join(changes)} need a fit of their own ({name} differs).")
+        own[name] = theirs[name]
+    method.load_state_dict(own)
+
+
+def _read_features(method: Any, file: Path | None, fitted: Fitted | None) -> None:
+    """Read the backbone's weights for other layers of it, from the file that the model was fitted with."""
+    if file is None:
+        raise InputError("changes of the feature layers: expected --features-weights, got none.")
+    stated = {} if fitted is None else fitted.files
+    if FEATURES in stated and sha256_of(file) != stated[FEATURES]:
+        raise InputError(
+            f"{file}: expected the backbone file that the model was fitted with (SHA-256 "
+            f"{stated[FEATURES][:12]}...), but its content differs; give that one."
+        )
+    method.features.load_backbone(read_weights(file), str(file))
+
+
+def split_as_fitted(model: Model, images: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """A fit's good images (3,S,S) as it split them: those it held back, and some of those it trained on.
+
+    Args:
+        model: fitted; one that does not say which it held back is taken to have chosen them as `fit` does.
+        images: all good ones of the fit, and no others.
+    """
+    fitted = fitted_of(model.info)
+    if fitted is None:
+        return held_back_and_seen(images)
+    seeds = content_seeds(torch.stack(list(images))).tolist()
+    found = fingerprint(seeds)
+    if found != fitted.data:
+        known = len(set(seeds) & set(fitted.held_back))
+        raise InputError(
+            f"data: expected the {fitted.images} good images that the model was fitted on (fingerprint "
+            f"{fitted.data[:12]}), got {len(seeds)} of which only {known} are among the "
+            f"{len(fitted.held_back)} that it held back (fingerprint {found[:12]}); give the data, and the "
+            "--categories, of its fit."
+        )
+    return held_back_and_seen(images, fitted.held_back)
+
+
+def held_back_and_seen(
+    images: Sequence[Tensor], chosen: Sequence[int] | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Good images (3,H,W) as a fit splits them: those it held back, and some of those it trained on.
+
+    Args:
+        images: all of them.
+        chosen: content seeds of the held-back ones; unless given they are chosen as a fit does.
+    """
     from mendiff.anomalib_models import MOST_SEEN, choose
-    from mendiff.diffusion.random import content_seeds
 
     by_seed = dict(zip(content_seeds(torch.stack(list(images))).tolist(), images, strict=True))
-    held_back = choose(list(by_seed))
+    held_back = choose(list(by_seed)) if chosen is None else sorted(set(chosen) & by_seed.keys())
     seen = sorted(set(by_seed) - set(held_back))[:MOST_SEEN]
     return [by_seed[seed] for seed in held_back], [by_seed[seed] for seed in seen]
 
@@ -100,7 +139,6 @@ def held_back_and_seen(images: Sequence[Tensor]) -> tuple[list[Tensor], list[Ten
 def split_images(images: Tensor) -> tuple[Tensor, Tensor]:
     """Good images (N,3,H,W) as those that a fit holds back, chosen by content, and all others."""
     from mendiff.anomalib_models import choose
-    from mendiff.diffusion.random import content_seeds
 
     seeds = content_seeds(images)
     apart = torch.isin(seeds, torch.tensor(choose(seeds.tolist())))

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from mendiff.diffusion.random import PerImageRandom
-from mendiff.errors import InputError, check_range
+from mendiff.errors import LARGEST_SIDE, InputError, check_range
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.types import Detection
 
@@ -111,7 +111,7 @@ class MethodConfig:
 
     def __post_init__(self) -> None:
         for name in ("image_size", "crop"):
-            check_range(name, getattr(self, name), 0)
+            check_range(name, getattr(self, name), 0, LARGEST_SIDE)
 
 
 class Method(nn.Module, ABC):
@@ -122,10 +122,18 @@ class Method(nn.Module, ABC):
     Attributes:
         Config: the method's config class.
         PRESETS: named configs.
+        NETWORKS: attributes with its large networks, of which prediction uses one at a time; None where a
+            config leaves one out.
+        STATISTICS: attributes with what `fit_statistics` learns of good images. All other state is trained,
+            or was given before training, and stays what it is for as long as the networks do.
+        INFINITE: names of the state that may hold infinity; anywhere else it is a damage.
     """
 
     Config: ClassVar[type[MethodConfig]]
     PRESETS: ClassVar[Mapping[str, MethodConfig]]
+    NETWORKS: ClassVar[tuple[str, ...]]
+    STATISTICS: ClassVar[tuple[str, ...]]
+    INFINITE: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: MethodConfig) -> None:
         super().__init__()
@@ -162,10 +170,12 @@ class Method(nn.Module, ABC):
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """The large networks by name, of which prediction uses one at a time."""
-        return {
-            name: part for name in ("codec", "denoiser", "features") if (part := getattr(self, name, None))
-        }
+        """Its NETWORKS by name, those that it has."""
+        return {name: part for name in self.NETWORKS if (part := getattr(self, name)) is not None}
+
+    def is_learned(self, name: str) -> bool:
+        """Whether a name of its state belongs to its STATISTICS."""
+        return name.partition(".")[0] in self.STATISTICS
 
     @abstractmethod
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import copy
+import math
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mendiff.errors import InputError
 
 Config = TypeVar("Config")
+LARGEST = 2**63 - 1
+"""Whole number that a field may hold, either sign: torch takes no other."""
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass as nested dictionaries; tuples become lists, so that JSON gives the same back."""
-    plain: dict[str, Any] = _plain(asdict(config))
+    """A config dataclass, or a mapping, as nested dictionaries; tuples become lists, as JSON has them."""
+    plain: dict[str, Any] = _plain(config)
     return plain
 
 
 def config_from_dict(kind: type[Config], data: Any, where: str = "config") -> Config:
-    """The config dataclass `kind` from nested dictionaries; missing fields keep their defaults.
+    """The config dataclass `kind` from nested dictionaries; missing fields keep their defaults, if they have.
 
     Args:
         kind: a frozen dataclass of numbers, strings, booleans, tuples, dictionaries and further dataclasses.
@@ -28,7 +31,8 @@ def config_from_dict(kind: type[Config], data: Any, where: str = "config") -> Co
         where: for messages: the path of names that led here.
 
     Raises:
-        InputError: for an unknown field or a value of another type; it names the field and what is allowed.
+        InputError: for an unknown or missing field, a value of another type, and a number that is not finite
+            or has more than 64 bits; it names the field and what is allowed.
     """
     if not isinstance(data, Mapping):
         raise InputError(f"{where}: expected a group of fields, got {data!r}.")
@@ -37,8 +41,15 @@ def config_from_dict(kind: type[Config], data: Any, where: str = "config") -> Co
     unknown = sorted(set(data) - set(names))
     if unknown:
         raise InputError(f"{where}: expected some of {', '.join(names)}, got {unknown[0]!r}.")
+    missing = [one.name for one in fields(kind) if one.name not in data and _is_required(one)]  # type: ignore[arg-type]
+    if missing:
+        raise InputError(f"{where}: expected the field {missing[0]!r}, but it is missing.")
     values = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}
     return kind(**values)
+
+
+def _is_required(field: Any) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -56,6 +67,8 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -66,7 +79,7 @@ def _plain(value: Any) -> Any:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
-        return value
+        return _checked(value, where)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -74,16 +87,39 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert(inner, value, where)
     if is_dataclass(hint):
         return config_from_dict(hint, value, where)  # type: ignore[arg-type]
-    if origin is tuple:
+    if origin in (tuple, list):
         if not isinstance(value, list | tuple):
             raise InputError(f"{where}: expected a list such as [1, 2], got {value!r}.")
-        return tuple(_convert(arguments[0], item, where) for item in value)
+        return origin(_convert(arguments[0], item, where) for item in value)
     if origin is dict:
         if not isinstance(value, Mapping):
             raise InputError(f"{where}: expected a mapping, got {value!r}.")
-        return dict(value)
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        _check_number(value, where)
         return float(value)
     if type(value) is not hint:
         raise InputError(f"{where}: expected {hint.__name__}, got {value!r}.")
+    _check_number(value, where)
     return value
+
+
+def _checked(value: Any, where: str) -> Any:
+    """Plain data of any kind, which must be what JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _checked(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_checked(item, where) for item in value]
+    if value is not None and not isinstance(value, str | bool | int | float):
+        raise InputError(f"{where}: expected a text, a number, true, false or a list, got {value!r}.")
+    _check_number(value, where)
+    return value
+
+
+def _check_number(value: Any, where: str) -> None:
+    """Refuse numbers that nothing can be computed with."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        digits = value.bit_length() * 0.30103
+        raise InputError(f"{where}: expected a number of at most 18 digits, got one of {math.ceil(digits)}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where}: expected a finite number, got {value}.")

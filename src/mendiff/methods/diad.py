@@ -46,6 +46,8 @@ class Diad(Method):
 
     Config: ClassVar[type[MethodConfig]] = DiadConfig
     PRESETS: ClassVar = PRESETS
+    NETWORKS: ClassVar = ("codec", "denoiser", "features")
+    STATISTICS: ClassVar = ("readout",)
     config: DiadConfig
     mean: Tensor
     std: Tensor

@@ -77,7 +77,7 @@ class DiadConfig(MethodConfig):
         check_train_t(self.train_t)
         check_range("start", self.start, 1, TIMESTEPS)
         check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
-        check_range("steps", self.steps, 1)
+        check_range("steps", self.steps, 1, TIMESTEPS)
         check_range("min_snr_gamma", self.min_snr_gamma, 0)
         if self.spacing not in SPACINGS:
             raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {self.spacing!r}.")

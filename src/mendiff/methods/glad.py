@@ -51,6 +51,9 @@ class Glad(Method):
 
     Config: ClassVar[type[MethodConfig]] = GladConfig
     PRESETS: ClassVar = PRESETS
+    NETWORKS: ClassVar = ("codec", "denoiser", "features", "stop_features")
+    STATISTICS: ClassVar = ("readout", "stop_thresholds")
+    INFINITE: ClassVar = ("stop_thresholds",)  # where images never stop
     config: GladConfig
     stop_thresholds: Tensor
     textures: Textures | None = None
@@ -234,12 +237,6 @@ class Glad(Method):
     def adapted(self) -> list[nn.Module]:
         """See Method.adapted: Stable Diffusion's UNet."""
         return [self.denoiser.network]
-
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        """See Method.parts."""
-        own = {} if self.stop_features is None else {"stop_features": self.stop_features}
-        return {**super().parts, **own}
 
     # What good images look like.
 

@@ -65,6 +65,8 @@ class Ran(Method):
 
     Config: ClassVar[type[MethodConfig]] = RanConfig
     PRESETS: ClassVar = PRESETS
+    NETWORKS: ClassVar = ("codec", "denoiser", "features")
+    STATISTICS: ClassVar = ("residuals", "scales", "gaussians")
     config: RanConfig
 
     def __init__(self, config: RanConfig) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 
 from mendiff.errors import InputError
 
+LARGEST = 2**16
+"""Number of channels, layers or tokens that a network may have."""
+
 
 def build(kind: type, settings: Mapping[str, Any], where: str) -> Any:
     """A network of diffusers, with fresh weights.
@@ -18,9 +21,12 @@ def build(kind: type, settings: Mapping[str, Any], where: str) -> Any:
         settings: of its constructor; names that begin with "_", as its config files have them, are left out.
         where: for messages: the config field that holds them.
 
-    Raises InputError for a name that the class doesn't know, which diffusers itself would leave out, and for
-    settings that don't go together.
+    Raises InputError for a name that the class doesn't know, which diffusers itself would leave out, for
+    settings that don't go together, and for sizes beyond LARGEST, which would fill any memory.
     """
+    large = next((name for name, value in settings.items() if _largest(value) > LARGEST), None)
+    if large is not None:
+        raise InputError(f"{where}.{large}: expected numbers up to {LARGEST}, got {settings[large]}.")
     given = {name: value for name, value in settings.items() if not name.startswith("_")}
     known = list(signature(kind.__init__).parameters)[1:]  # type: ignore[misc]  # its own, not another's
     unknown = sorted(given.keys() - known)
@@ -37,3 +43,10 @@ def build(kind: type, settings: Mapping[str, Any], where: str) -> Any:
         raise InputError(
             f"{where}: expected settings that make a {kind.__name__}, got some that do not ({reason})."
         ) from error
+
+
+def _largest(value: Any) -> int:
+    """The largest whole number among a setting's values."""
+    if isinstance(value, list | tuple):
+        return max(map(_largest, value), default=0)
+    return value if isinstance(value, int) else 0

@@ -54,7 +54,7 @@ class CodecConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"codec: expected one of {', '.join(KINDS)}, got {self.kind!r}.")
-        check_range("codec.factor", self.factor, 1)
+        check_range("codec.factor", self.factor, 1, 256)
         check_range("codec.tiling", self.tiling, 0)
         if self.slicing and self.kind in PIXEL_KINDS:
             raise InputError(f"codec.slicing: expected false with {self.kind!r}, which only moves pixels.")

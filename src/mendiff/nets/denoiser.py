@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mendiff.diffusion.schedule import NoiseSchedule
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_range
 from mendiff.nets.build import build
 from mendiff.types import Estimate
 
@@ -44,6 +44,9 @@ class DenoiserConfig:
     prompt: str = ""
     prompt_length: int = 77
     categories: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_range("denoiser.prompt_length", self.prompt_length, 1, 10_000)
 
     @property
     def prompts(self) -> tuple[str, ...]:

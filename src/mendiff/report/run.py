@@ -7,7 +7,6 @@ named by the image's place in run.json.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mendiff import __version__
+from mendiff.checkpoints.files import as_json, from_json
 from mendiff.errors import InputError
 from mendiff.report.contents import CategoryReport, Curve, ImageRow, Pictures, Report, TypeRow
 
@@ -44,11 +44,7 @@ def write_run(folder: Path, report: Report) -> None:
         head = {"format": FORMAT, "version": VERSION, "mendiff": __version__}
         shown = {"title": report.title, "subtitle": report.subtitle, "metrics": report.metrics}
         content = {**head, **shown, "model_info": report.model_info, "categories": categories}
-        try:
-            text = json.dumps(content, allow_nan=False)
-        except ValueError as error:
-            raise InputError(f"{folder}: expected finite numbers to write, got NaN or infinity.") from error
-        (draft / RUN).write_text(text + "\n", encoding="utf-8")
+        (draft / RUN).write_text(as_json(content, str(folder)) + "\n", encoding="utf-8")
         if folder.exists():
             folder.rmdir()
         os.rename(draft, folder)
@@ -120,7 +116,7 @@ def _read_content(folder: Path) -> dict[str, Any]:
     if not (folder / RUN).is_file():
         raise InputError(f"{expected}, but it holds no {RUN}.")
     try:
-        content = json.loads((folder / RUN).read_text(encoding="utf-8"), parse_constant=_refuse)
+        content = from_json((folder / RUN).read_bytes())
     except (ValueError, RecursionError) as error:
         raise _damaged(folder, str(error)) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -136,10 +132,6 @@ def _read_content(folder: Path) -> dict[str, Any]:
 
 def _damaged(folder: Path, why: str) -> InputError:
     return InputError(f"{folder}: {RUN} is damaged ({' '.join(why.split())}); evaluate again.")
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"got {constant} as a number")
 
 
 def _read_category(folder: Path, data: dict[str, Any], numbers: count[int]) -> CategoryReport:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mendiff.errors import InputError, check_range
+from mendiff.errors import LARGEST_SIDE, InputError, check_range
 from mendiff.scoring.maps import (
     cosine_map,
     enlarged,
@@ -103,8 +103,11 @@ class ReadoutConfig:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
         for name in ("pixel_share", "local_share", "sigma_share", "top_share"):
             check_range(f"readout.{name}", getattr(self, name), 0, 1)
-        for name in ("pixel_weight", "sigma", "taps", "top_k", "pool_side", "pool_rounds", "resolution"):
+        for name in ("pixel_weight", "sigma", "top_k"):
             check_range(f"readout.{name}", getattr(self, name), 0)
+        for name in ("taps", "pool_side", "pool_rounds", "resolution"):
+            check_range(f"readout.{name}", getattr(self, name), 0, LARGEST_SIDE)
+        check_range("readout.places", self.places, 0, 1024)
         for name in ("pixel_share", "local_share"):
             if getattr(self, name) and not self.standardise:
                 raise InputError(
