@@ -111,7 +111,7 @@ def run(
 ) -> dict[str, Any]:
     """Write the model with the settings that found synthetic anomalies best."""
     terminal = Terminal(quiet)
-    check_output(out, overwrite, "a tuned model")
+    place = check_output(out, overwrite, "a tuned model")
     if repetitions < 2:
         raise InputError(f"--repetitions: expected at least 2, to tell gain from chance, got {repetitions}.")
     loaded = load(model, choose_device(device))
@@ -123,7 +123,7 @@ def run(
     trials, best = search(loaded, bed, terminal)
     tuned = variant_of(loaded, best, [*bed.calibrating, *bed.testing], bed.seen) if best else loaded
     report = {"changes": best, "trials": [asdict(trial) for trial in trials], "images": len(paths)}
-    with new_folder(out, overwrite, "a tuned model") as draft:
+    with new_folder(place) as draft:
         save(draft / "model", tuned.name, tuned.method, tuned.calibration, tuned.info | {"tuned": best})
         write_bytes(draft / TUNING, (json.dumps(report, indent=2) + "\n").encode())
         write_bytes(draft / "tuning.svg", curves(trials, best))
