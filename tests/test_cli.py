@@ -49,7 +49,7 @@ METRICS = [
     *("image_auroc", "image_ap", "image_f1max"),
     *("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_005", "dice"),
 ]
-TOLD = ["mean", "categories", "at_threshold", "binned"]
+TOLD = ["mean", "categories", "at_threshold", "binned", "unreadable", "complete"]
 
 
 def settings(**changes):
@@ -775,7 +775,7 @@ def test_predict_writes_tables_and_pictures(run, model, data, tmp_path):
     assert (code, err) == (0, "")
     result = json.loads(out)
     assert result == json.loads((tmp_path / "found/predictions.json").read_text())
-    assert set(result) == {"model", "threshold", "images", "unreadable"}
+    assert set(result) == {"model", "threshold", "images", "unreadable", "left_out", "complete"}
     rows = list(csv.DictReader((tmp_path / "found/predictions.csv").read_text().splitlines()))
     assert [row["image"] for row in rows] == [row["image"] for row in result["images"]]
     assert [float(row["score"]) for row in rows] == [row["score"] for row in result["images"]]
@@ -784,7 +784,7 @@ def test_predict_writes_tables_and_pictures(run, model, data, tmp_path):
         assert row["defective"] == (row["score"] > result["threshold"])
         assert 0 < row["p_value"] <= 1
         assert size(tmp_path / "found" / row["heat_map"]) == (40, 40)
-        assert size(tmp_path / "found" / row["reconstruction"]) == (32, 32)
+        assert size(tmp_path / "found" / row["reconstruction"]) == (40, 40)
 
 
 def test_predict_takes_images_of_all_kinds(run, model, tmp_path):
@@ -822,7 +822,7 @@ def test_predict_names_damaged_images_and_goes_on(run, refused, model, data, tmp
     photos = shutil.copytree(data / "test/scratch", tmp_path / "photos")
     (photos / "cut.png").write_bytes((photos / "0.png").read_bytes()[:200])
     code, out, err = run("predict", model, photos, "-o", tmp_path / "found", "--json")
-    assert code == 0
+    assert code == 3
     assert err.startswith(f"warning: {photos / 'cut.png'}: ")
     assert len(err.splitlines()) == 1
     assert len(json.loads(out)["images"]) == 2
@@ -1016,7 +1016,7 @@ def test_diad_learns_several_categories_and_evaluate_prints_their_mean_and_pool(
     code, text, _ = run("evaluate", out, plates, "--json")
     assert code == 0
     result = json.loads(text)
-    assert list(result) == ["mean", "categories", "pooled", "at_threshold", "binned"]
+    assert list(result) == ["mean", "categories", "pooled", *TOLD[2:]]
     assert list(result["pooled"]) == METRICS
     code, text, _ = run("evaluate", out, plates)
     metrics, _, at_threshold = text.partition("at the threshold")

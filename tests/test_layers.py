@@ -24,6 +24,8 @@ FLOORS = {
     "nets": 2,
     "methods": 3,
     "checkpoints": 4,
+    "bands": 4,
+    "disk": 4,
     "images": 4,
     "model": 4,
     "anomalib_models": 5,
@@ -37,6 +39,7 @@ FLOORS = {
 # What a room may import from its own floor, besides itself.
 SIDEWAYS = {
     **{room: {"types", "errors"} for room in ("types", "diffusion", "synthesis", "scoring", "calibration")},
+    "images": {"bands", "disk"},
     "model": {"images"},
     "checkpoints": {"images", "model"},
     "commands": {room for room, floor in FLOORS.items() if floor == 5} - {"cli", "bundled"},

@@ -18,10 +18,22 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mendiff import __version__
 from mendiff.commands.catalogue import COMMANDS, Command
+from mendiff.commands.ending import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_INCOMPLETE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_PIPE_CLOSED,
+    SIGNALLED,
+    flushed,
+    interruptible,
+    one_line,
+    told_of,
+)
 from mendiff.commands.heap import keep_freed_memory
 from mendiff.errors import InputError
 
-EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 LARGEST = 2**63 - 1
 """Whole number that torch takes as a seed."""
 OUT_OF_MEMORY = re.compile(r"MemoryError|out of memory|can't allocate memory", re.IGNORECASE)
@@ -46,10 +58,26 @@ class Parser(ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit code: 0 well, 1 failed, 2 bad input, 130 interrupted."""
+    """Run one command line; returns the exit code.
+
+    0 well; 1 failed; 2 bad input; 3 done, but not for all images; 130, 143 or 129 ended by Ctrl-C, SIGTERM or
+    SIGHUP; 141 the reader of standard output went away.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files may hold what the terminal can't show
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with interruptible() as signals:
+            code = _main(list(sys.argv[1:] if argv is None else argv), signals)
+    except BrokenPipeError:
+        code = EXIT_PIPE_CLOSED
+    return code if flushed() else EXIT_PIPE_CLOSED
+
+
+def _main(argv: list[str], signals: Sequence[int]) -> int:
     parser = build_parser()
     try:
-        arguments = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
+        arguments = parser.parse_args(argv)
     except SystemExit as end:
         return int(end.code or EXIT_OK)
     except UnicodeDecodeError:
@@ -65,20 +93,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Of several processes only the first has a result.
         printed = _as_json(result) if arguments[name].json and result else ""
     except InputError as error:
-        return _answer(name, error, EXIT_BAD_INPUT)
+        return _answer(name, error, error, EXIT_BAD_INPUT)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        return _answer(name, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), EXIT_FAILED)
+        return _answer(name, told_of(error, getattr(arguments[name], "out", None)), error, EXIT_FAILED)
     except (MemoryError, RuntimeError) as error:
         if not OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
             raise
-        return _answer(name, LESS_MEMORY, EXIT_FAILED)
+        return _answer(name, LESS_MEMORY, error, EXIT_FAILED)
     except KeyboardInterrupt as interrupt:
-        return _answer(
-            name, f"interrupted{'; ' if interrupt.args else ''}{''.join(interrupt.args)}.", EXIT_INTERRUPTED
-        )
+        told = f"interrupted{'; ' if interrupt.args else ''}{''.join(interrupt.args)}."
+        return _answer(name, told, interrupt, SIGNALLED + signals[0] if signals else EXIT_INTERRUPTED)
     if printed:
         print(printed)
-    return EXIT_BAD_INPUT if result.get("faults") else EXIT_OK  # `check` tells of all faults in its result
+    if result.get("faults"):  # `check` tells of all faults in its result
+        return EXIT_BAD_INPUT
+    return EXIT_INCOMPLETE if result.get("complete") is False else EXIT_OK
 
 
 def _as_json(result: Mapping[str, Any]) -> str:
@@ -87,8 +118,9 @@ def _as_json(result: Mapping[str, Any]) -> str:
     return as_json(result, "--json")
 
 
-def _answer(name: str, sentence: object, code: int) -> int:
-    print(f"mendiff {name}: {sentence}", file=sys.stderr)
+def _answer(name: str, sentence: object, error: BaseException, code: int) -> int:
+    told = " ".join([str(sentence), *getattr(error, "__notes__", [])])
+    print(one_line(f"mendiff {name}: {told}"), file=sys.stderr)
     return code
 
 

@@ -9,8 +9,10 @@ import os
 import struct
 import uuid
 import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from mendiff.bands import bands, write_png
+from mendiff.disk import short_name
 from mendiff.errors import InputError
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
@@ -213,11 +217,22 @@ def resize(image: Picture | Tensor, size: int) -> Tensor:
     Bilinear with antialiasing; the aspect ratio is not kept. An image that already has the size passes
     unchanged.
     """
-    x = to_tensor(image) if isinstance(image, np.ndarray) else image.float().contiguous()
-    if x.shape[-2:] == (size, size):
-        return x
-    y = F.interpolate(x[None], size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    return y[0].clamp(0, 1)
+    if isinstance(image, Tensor):
+        x = image.float().contiguous()
+        return x if x.shape[-2:] == (size, size) else _resized(x, size, size).clamp(0, 1)
+    if image.shape[:2] == (size, size):
+        return to_tensor(image)
+    # PyTorch resizes along rows first, then along columns: to do the first band by band gives the same
+    # numbers without a float copy of a large picture.
+    parts = (to_tensor(image[rows]) for rows in bands(*image.shape[:2]))
+    narrow = torch.cat([_resized(part, part.shape[1], size) for part in parts], dim=1)
+    return _resized(narrow, size, size).clamp(0, 1)
+
+
+def _resized(x: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(x[None], size=(height, width), mode="bilinear", antialias=True, align_corners=False)[
+        0
+    ]
 
 
 def resize_mask(mask: Mask, size: int) -> Tensor:
@@ -245,11 +260,30 @@ def check_writable(path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: under a temporary name in the same folder, then renamed."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    """Write a file whole or not at all; see whole_file."""
+    with whole_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: Path, put: Callable[[Path, Path], None] | None = None) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name in the same folder, which is renamed when the block ends well.
+
+    An OSError of the block names the file, also where the system does not say which it was.
+
+    Args:
+        path: of the file.
+        put: renames the first path to the second; unless given, whatever is there is replaced.
+    """
+    temporary = path.with_name(f".{short_name(path.name)}.{uuid.uuid4().hex}.part")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with temporary.open("wb") as file:
+            yield file
+        (put or os.replace)(temporary, path)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -267,6 +301,12 @@ def encode(picture: Picture | Mask, kind: str, **options: int) -> bytes:
 def save_png(picture: Picture | Mask, path: Path) -> None:
     """Save a (H,W,3) or (H,W) uint8 picture, or a bool mask as 0 and 255; never leaves half a file behind."""
     write_bytes(path, encode(picture, "PNG"))
+
+
+def save_bands(path: Path, height: int, width: int, pixels: Iterable[Picture]) -> None:
+    """Save a picture of which there are only bands of rows, as PNG; never leaves half a file behind."""
+    with whole_file(path) as file:
+        write_png(file, height, width, pixels)
 
 
 # ---- drawing -----------------------------------------------------------------------------------------
@@ -328,6 +368,13 @@ def overlay(picture: Picture, heat: Heat) -> Picture:
         raise InputError(
             f"A heat map must have its image's size {picture.shape[:2]}, got {heat.shape}; resize it."
         )
+    blend = np.empty(picture.shape, np.uint8)
+    for rows in bands(*heat.shape):
+        blend[rows] = _overlay(picture[rows], heat[rows])
+    return blend
+
+
+def _overlay(picture: Picture, heat: Heat) -> Picture:
     values = np.clip(np.nan_to_num(heat), 0.0, 1.0)[:, :, None]
     # Full colour is reached at the threshold (0.5), so that all that counts as defective is equally easy to
     # see.

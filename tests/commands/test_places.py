@@ -77,10 +77,11 @@ def test_a_place_that_may_not_be_written_is_refused_before_any_work(tmp_path, mo
 
 
 def test_a_new_folder_is_whole_or_not_there(tmp_path):
-    with new_folder(tmp_path / "out", False, "findings") as draft:
+    with new_folder(check_output(tmp_path / "out", False, "findings")) as draft:
         (draft / "a").write_text("a")
         assert not (tmp_path / "out").exists()
-    with pytest.raises(FileNotFoundError), new_folder(tmp_path / "other", False, "findings") as draft:
+    other = check_output(tmp_path / "other", False, "findings")
+    with pytest.raises(FileNotFoundError), new_folder(other) as draft:
         (draft / "a").rename(draft / "b")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "a"]
 

@@ -43,7 +43,7 @@ from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, save_codec
 from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_device
 from mendiff.commands.fit_codec import quality
-from mendiff.commands.places import new_folder
+from mendiff.commands.places import check_output, new_folder
 from mendiff.commands.plan import backbone_changes
 from mendiff.methods.base import random_crops
 from mendiff.methods.config import override
@@ -149,7 +149,7 @@ def write(
     run.log({"judged": {**figures, **banks}})
     network = {**BUNDLED_NETWORK, "scaling_factor": latent_scale(codec, kept)}
     info = {"images": "generated", "seed": options.seed, "steps": run.step, "held_back": figures}
-    with new_folder(options.out / CODEC, True, "a codec") as draft:
+    with new_folder(check_output(options.out / CODEC, True, "a codec")) as draft:
         weights = {name: one.half() for name, one in codec.state_dict().items()}
         save_codec(draft, CodecConfig("tiny", network=network), weights, info)
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +29,17 @@ PIECE = 2**20
 
 
 class FullDiskError(InputError):
-    """No room for what is being written."""
+    """No room for what is being written.
+
+    Args:
+        sentence: for the user.
+        number: the system's, of the error.
+        filename: of the file that found no room, where it is known.
+    """
+
+    def __init__(self, sentence: str, number: int = errno.ENOSPC, filename: str | None = None) -> None:
+        super().__init__(sentence)
+        self.number, self.filename = number, filename
 
 
 # ---- JSON --------------------------------------------------------------------------------------------
@@ -186,16 +197,33 @@ def fingerprint_of_files(paths: Iterable[str | Path]) -> str:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn a full disk in the block into a sentence that says what to do."""
+    """Turn a full disk or a limit on the size of files into a sentence that says what to do."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        # safetensors hides the number in its message.
-        number = getattr(error, "errno", None) or re.search(r"os error (\d+)", str(error))
-        if (int(number[1]) if isinstance(number, re.Match) else number) not in FULL:
+    except (OSError, SafetensorError, FullDiskError) as error:
+        # Of blocks in each other, the outermost knows what the user calls the folder.
+        number = error.number if isinstance(error, FullDiskError) else _number_of(error)
+        named = getattr(error, "filename", None)
+        at = f" at {Path(os.fsdecode(named)).name}" if named else ""
+        if number in FULL:
+            home = next(one for one in folder.absolute().parents if one.exists())
+            free = shutil.disk_usage(home).free / 1e9
+            sentence = (
+                f"{folder}: expected room on the disk, but it is full ({free:.1f} GB left){at}; make room or "
+                "choose another place."
+            )
+        elif number == errno.EFBIG:
+            sentence = (
+                f"{folder}: expected that files may be as large as needed, but their size is limited here"
+                f"{at} (see 'ulimit -f', and what the file system allows); raise the limit or choose another "
+                "place."
+            )
+        else:
             raise
-        free = shutil.disk_usage(folder.parent).free / 1e9
-        raise FullDiskError(
-            f"{folder}: expected room on the disk, but it is full ({free:.1f} GB left); make room or choose "
-            "another place."
-        ) from error
+        raise FullDiskError(sentence, number or 0, named) from error
+
+
+def _number_of(error: BaseException) -> int | None:
+    """The system's number of an error; safetensors hides it in its message."""
+    hidden = re.search(r"os error (\d+)", str(error))
+    return int(hidden[1]) if hidden else getattr(error, "errno", None)

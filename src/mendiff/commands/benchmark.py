@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
-from mendiff.checkpoints.files import as_json, sha256_of_json
+from mendiff.checkpoints.files import as_json, read_json, sha256_of_json
 from mendiff.commands.common import Terminal, checked, choose_categories, choose_device
 from mendiff.commands.job import CONTROLS, Job, slug
+from mendiff.commands.locks import alone
 from mendiff.commands.queue import collected, others_of, prepared, run_all
 from mendiff.errors import InputError
 from mendiff.evaluation import papers
@@ -30,12 +31,13 @@ from mendiff.evaluation.tables import (
     figures,
     unique,
 )
-from mendiff.images import write_bytes
+from mendiff.images import check_writable, write_bytes
 from mendiff.methods.base import METHODS, find_method
 from mendiff.methods.config import config_to_dict
 
 DEFAULT_METHODS = ("glad", "ran", "diad", *CONTROLS)
 RESULTS = "results.json"
+TABLES = (RESULTS, "results.csv", "results.md", "results.tex")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Bench:
     suite: Suite | None
 
 
+@alone("benchmark")
 def run(
     data: Path,
     out: Path,
@@ -89,6 +92,7 @@ def run(
     terminal = Terminal(quiet)
     if jobs < 1:
         raise InputError(f"--jobs: expected at least 1, got {jobs}.")
+    check_tables(out)
     known = [one for one in choose_categories(open_data(data, layout), categories) if one.test]
     if not known:
         raise InputError(
@@ -131,6 +135,28 @@ def run(
         "figures": [asdict(one) for one in found],
         "tables": [str(p) for p in written],
     }
+
+
+def check_tables(out: Path) -> None:
+    """Refuse a place where tables would replace files of others; what killed commands left there goes."""
+    check_writable(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: expected a folder to write to, but it is a file; choose another name.")
+    theirs = [name for name in TABLES if (out / name).exists()]
+    if theirs and not {"results", "figures"} <= _content(out / RESULTS).keys():
+        raise InputError(
+            f"{out}: expected a new folder or that of a benchmark, but it holds another {theirs[0]}; choose "
+            "another place."
+        )
+    for left in (*out.glob(".*.part"), *out.glob("jobs/*/.*.part")):
+        left.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except (InputError, OSError):
+        return {}
 
 
 def chosen_rows(
@@ -255,7 +281,7 @@ def write_tables(out: Path, results: Sequence[Mapping[str, Any]], found: Sequenc
         "results.tex": as_latex(found) if found else "",
     }
     for name, text in texts.items():
-        write_bytes(out / name, text.encode())
+        write_bytes(out / name, text.encode("utf-8", "backslashreplace"))
     return [out / name for name in texts]
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from mendiff.commands.common import Terminal
+from mendiff.commands.common import Output, Terminal
+from mendiff.commands.ending import one_line
 from mendiff.evaluation.checks import check_data
 from mendiff.evaluation.data import Category, read_data
 from mendiff.evaluation.samples import Finding
@@ -55,7 +55,7 @@ def _count(category: Category) -> dict[str, Any]:
 
 
 def _show(data: Path, rows: Sequence[dict[str, Any]], findings: Sequence[Finding]) -> None:
-    console = Console(highlight=False)
+    console = Output(highlight=False)
     table = Table(title=str(data), title_justify="left")
     for title in ("category", "layout", "train", "test good", "test defective", "masks"):
         table.add_column(
@@ -67,6 +67,6 @@ def _show(data: Path, rows: Sequence[dict[str, Any]], findings: Sequence[Finding
         console.print(table)
     for finding in findings:
         word, style = ("fault", "red") if finding.hard else ("warning", "yellow")
-        console.print(f"{word}: {finding.sentence}", style=style, soft_wrap=True, markup=False)
+        console.print(f"{word}: {one_line(finding.sentence)}", style=style, soft_wrap=True, markup=False)
     faults = sum(finding.hard for finding in findings)
     console.print(f"faults: {faults}, warnings: {len(findings) - faults}", markup=False)

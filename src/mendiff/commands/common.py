@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mendiff.commands.ending import one_line
 from mendiff.errors import InputError
 from mendiff.evaluation.checks import UNREADABLE, check_data
 from mendiff.evaluation.data import GOOD, Category
@@ -97,6 +97,14 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
+class Output(Console):
+    """A console whose reader may go, such as `head`: the work goes on, and the command's end tells."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more."""
+        self.quiet = True
+
+
 class Terminal:
     """Progress and notes for people on standard error, tables of results on standard output.
 
@@ -108,21 +116,22 @@ class Terminal:
 
     def __init__(self, quiet: bool = False, fleeting: bool = False, mute: bool = False) -> None:
         self.quiet, self.fleeting, self.mute = quiet or mute, fleeting, mute
-        self.console = Console(file=sys.stderr, highlight=False, quiet=mute)
+        self.console = Output(stderr=True, highlight=False, quiet=mute)
 
     def say(self, text: str) -> None:
         """One line of news."""
         if not self.quiet:
-            self.console.print(text, soft_wrap=True, markup=False)
+            self.console.print(one_line(text), soft_wrap=True, markup=False)
 
     def warn(self, text: str) -> None:
         """One line that matters even with --json."""
-        self.console.print(f"warning: {text}", style="yellow", soft_wrap=True, markup=False)
+        told = one_line(f"warning: {text}")
+        self.console.print(told, style="yellow", soft_wrap=True, markup=False)
 
     def table(self, table: Table) -> None:
         """A table of results."""
         if not self.quiet:
-            Console(highlight=False).print(table)
+            Output(highlight=False).print(table)
 
     @contextmanager
     def bar(self, title: str) -> Iterator[Callable[[int, int, str], None]]:

@@ -29,7 +29,7 @@ from mendiff.checkpoints.store import save
 from mendiff.checkpoints.text import read_prompts
 from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_device
-from mendiff.commands.places import check_output, new_folder, set_aside
+from mendiff.commands.places import Place, check_output, new_folder
 from mendiff.commands.plan import readable_paths
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
@@ -85,9 +85,9 @@ def run(
     if name not in KINDS:
         raise InputError(f"KIND: expected one of {', '.join(KINDS)}, got '{kind}'.")
     terminal = Terminal(quiet)
-    check_output(out, overwrite, "a codec" if name == "codec" else "a model")
+    place = check_output(out, overwrite, "a codec" if name == "codec" else "a model")
     if name == "codec":
-        return _codec(checkpoint, out, settings, overwrite, terminal)
+        return _codec(checkpoint, out, place, settings, terminal)
     if good is None:
         raise InputError(
             "--good: expected a folder of good images, since a published checkpoint has no threshold; some "
@@ -107,9 +107,9 @@ def run(
     method.to("cpu")
     files = {"checkpoint": checkpoint, "features": features_weights, "codec": codec, "prompt": prompt}
     info = with_fitted(info, _fitted(images, {part: one for part, one in files.items() if one}, device))
-    check_output(out, overwrite, "a model")
-    with set_aside(out):
-        save(out, name, method, calibration, info)
+    with new_folder(place) as draft:
+        draft.rmdir()
+        save(draft, name, method, calibration, info)
     terminal.say(f"model: {out} (threshold {calibration.threshold:.4g} from good images alone)")
     return {
         "model": str(out),
@@ -198,14 +198,14 @@ def _calibrate(method: Method, prepared: Tensor, terminal: Terminal) -> Calibrat
 
 
 def _codec(
-    checkpoint: Path, out: Path, settings: dict[str, Any], overwrite: bool, terminal: Terminal
+    checkpoint: Path, out: Path, place: Place, settings: dict[str, Any], terminal: Terminal
 ) -> dict[str, Any]:
     config = override(PUBLISHED.codec, settings)
     weights = read_checkpoint(checkpoint)
     inside = {key.removeprefix("first_stage_model."): one for key, one in weights.items()}
     named = convert_codec(inside, config, str(checkpoint))
     info = {"converted": checkpoint.name}
-    with new_folder(out, overwrite, "a codec") as draft:
+    with new_folder(place) as draft:
         save_codec(draft, config, named, info)
     terminal.say(f"codec: {out}")
     return {"codec": str(out), **info, "config": config_to_dict(config)}

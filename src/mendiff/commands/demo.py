@@ -15,6 +15,7 @@ from mendiff.checkpoints.store import save
 from mendiff.commands.common import Terminal, choose_device, metrics_table
 from mendiff.commands.evaluate import about, by_control, find, measure, measure_controls, page, read_tests
 from mendiff.commands.fit import prepared, train
+from mendiff.commands.locks import only_one
 from mendiff.commands.manifest import hashes_of
 from mendiff.commands.places import check_output, new_folder
 from mendiff.commands.plan import Plan, asked_config, make_config, readable_paths
@@ -80,14 +81,14 @@ def run(
         draw(make_data, config, terminal)
         terminal.say(f"data: {make_data}")
         return {"data": str(make_data), "categories": list(config.categories)}
-    check_output(out, overwrite, "a demo")
+    place = check_output(out, overwrite, "a demo")
     changes = {**WHOLE_PICTURES, **SETTINGS.get(method, {}), **settings}
     plan = Plan(method, settings=changes, seed=seed, device=choose_device(device))
     asked_config(plan)  # a slip should show before anything is drawn
     began = time.monotonic()
     kinds = len(config.categories)
     terminal.say(f"{kinds} kind{'s' * (kinds > 1)} of parts, learned from good ones alone, on {plan.device}")
-    with new_folder(out, overwrite, "a demo") as draft:
+    with only_one(out, "demo"), new_folder(place) as draft:
         draw(draft / "data", config, terminal)
         result = _fit_and_report(draft, plan, terminal)
         result["seconds"] = round(time.monotonic() - began, 1)

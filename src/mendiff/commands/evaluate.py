@@ -22,7 +22,7 @@ from mendiff.commands.common import (
     threshold_table,
 )
 from mendiff.commands.info import describe
-from mendiff.commands.places import check_output, set_aside
+from mendiff.commands.places import Place, check_output, new_folder
 from mendiff.commands.predict import heat_range
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
@@ -69,6 +69,7 @@ class Outcome:
         ranked: what metrics over several categories are made of.
         controls: the controls' metrics by name; none unless asked for.
         page: its part of the report, if one is asked for.
+        measured: the images.
     """
 
     metrics: Metrics
@@ -76,6 +77,7 @@ class Outcome:
     ranked: Ranked
     controls: dict[str, Metrics]
     page: CategoryReport | None
+    measured: list[Path]
 
 
 def run(
@@ -95,10 +97,11 @@ def run(
     terminal = Terminal(quiet)
     if batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
-    _check_places(out, report, overwrite)
+    place = _check_places(out, report, overwrite)
     device = choose_device(device)
     read_config(model)  # a folder that is none should show before the data is read
-    chosen = checked(_with_tests(data, layout, categories), terminal)
+    asked = _with_tests(data, layout, categories)
+    chosen = checked(asked, terminal)
     own, shared = categories_of(model), None
     side = thumbnail_side(sum(len(category.test) for category in chosen))
     outcomes: dict[str, Outcome] = {}
@@ -109,6 +112,7 @@ def run(
             fitted = shared = shared or load(model, device)
         pictures = side if out is not None or report is not None else None
         outcomes[category.name] = _evaluated(fitted, category, batch_size, controls, pictures, terminal)
+    unread = _unread(asked, outcomes)
     everything = [one.ranked for one in outcomes.values()]
     metrics = {name: one.metrics for name, one in outcomes.items()}
     result: dict[str, Any] = summary(metrics, pooled(everything) if len(everything) > 1 else None)
@@ -122,10 +126,31 @@ def run(
         result["controls"] = by_control({name: one.controls for name, one in outcomes.items()})
         for name, rows in result["controls"].items():
             terminal.table(metrics_table(rows, f"control: {name}"))
+    if unread:
+        images = sum(len(one.test) for one in asked)
+        terminal.say(f"note: {len(unread)} of {images} test images could not be read and are in no figure.")
     title = f"{model.resolve().name} on {data.resolve().name}"
     pages = [one.page for one in outcomes.values() if one.page is not None]
-    _write(Report(title, _subtitle(fitted), pages, result, about(fitted)), out, report, terminal)
-    return {**result, "at_threshold": cuts, "binned": binned}
+    shown = Report(title, _subtitle(fitted), pages, result, {**about(fitted), **_missing(unread)})
+    _write(shown, place, out, report, terminal)
+    return {
+        **result,
+        "at_threshold": cuts,
+        "binned": binned,
+        "unreadable": unread,
+        "complete": not unread,
+    }
+
+
+def _unread(asked: Sequence[Category], outcomes: Mapping[str, Outcome]) -> list[str]:
+    """The test images that were asked for and not measured, since they can't be read."""
+    measured = {path for one in outcomes.values() for path in one.measured}
+    return [str(sample.path) for one in asked for sample in one.test if sample.path not in measured]
+
+
+def _missing(unread: Sequence[str]) -> dict[str, Any]:
+    """What a reader of the run should know of them."""
+    return {"unreadable test images": list(unread)} if unread else {}
 
 
 def _with_tests(data: Path, layout: str, names: Sequence[str] | None) -> list[Category]:
@@ -154,6 +179,7 @@ def _evaluated(
         ranked=(found.score, tests.labels, found.anomaly_map, tests.masks),
         controls=measure_controls(model, category, tests) if controls else {},
         page=None if side is None else page(model, category.name, tests, found, metrics, side),
+        measured=[sample.path for sample in tests.samples],
     )
 
 
@@ -166,20 +192,22 @@ def by_control(measured: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
     return {name: summary(rows) for name, rows in tables.items()}
 
 
-def _check_places(out: Path | None, report: Path | None, overwrite: bool) -> None:
+def _check_places(out: Path | None, report: Path | None, overwrite: bool) -> Place | None:
     """Refuse places that can't be written to, before any work is done."""
-    if out is not None:
-        check_output(out, overwrite, "a run")
+    place = None if out is None else check_output(out, overwrite, "a run")
     inside = out is not None and report is not None and report.resolve().parent == out.resolve()
     if report is not None and not inside:
         check_place(report)
+    return place
 
 
-def _write(made: Report, out: Path | None, report: Path | None, terminal: Terminal) -> None:
+def _write(
+    made: Report, place: Place | None, out: Path | None, report: Path | None, terminal: Terminal
+) -> None:
     """Write the run folder and the report, those that were asked for."""
-    if out is not None:
-        with set_aside(out):
-            write_run(out, made)
+    if place is not None:
+        with new_folder(place) as draft:
+            write_run(draft, made)
         terminal.say(f"run: {out}; a page of it: mendiff report {out}")
     if report is not None:
         write_report(report, made)

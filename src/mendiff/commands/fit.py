@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,8 +17,9 @@ from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import save
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.length import STEPS_FILE, lengthened
+from mendiff.commands.locks import beside, check_free
 from mendiff.commands.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
-from mendiff.commands.places import check_output, resumable, set_aside
+from mendiff.commands.places import Place, TakenError, check_output, new_folder, resumable
 from mendiff.commands.plan import FEWEST_IMAGES, Plan, make_config, readable_paths
 from mendiff.commands.processes import check_processes, rank_of, wording_of
 from mendiff.commands.variants import held_back_and_seen
@@ -70,7 +70,7 @@ def run(
     check_processes(processes)
     terminal = Terminal(quiet, mute=rank_of(processes) > 0)
     check_output(out, overwrite, "a model")
-    if resume:
+    if rank_of(processes) == 0:
         workdir_of(out, resume)
     if textures is not None:
         find_images(textures)
@@ -115,13 +115,14 @@ def fit(
     Of several processes only the first writes, and has something to return.
     """
     first = rank_of(plan.processes) == 0
+    place = check_output(out, overwrite, "a model")
     paths = readable_paths(categories, terminal)
     config = make_config(plan, paths)
     _check_prompts(plan, config, categories)
     apart = _apart(categories, paths) if plan.statistics == "category" else {}
     groups = _groups(categories, paths) if plan.balance == "category" else None
     workdir = workdir_of(out, resume) if first else _workdir(out)
-    with resumable(workdir / CHECKPOINT, out) if first else nullcontext():
+    with resumable(workdir / CHECKPOINT, out, resume) if first else nullcontext():
         if "training.steps" not in plan.settings:  # a number that was asked for stays
             measure = plan.processes.count == 1
             config = lengthened(plan.method, config, plan.device, workdir, resume=resume, measure=measure)
@@ -154,7 +155,7 @@ def fit(
         if not first:
             return {}
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "seconds": seconds}
-        threshold = _save(module.as_model(info).to(plan.device), out, apart, overwrite)
+        threshold = _save(module.as_model(info).to(plan.device), place, apart)
     terminal.say(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {threshold:.4g} from good images alone)"
     )
@@ -286,7 +287,7 @@ def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
         module.held_back += anomalib_models.choose([seed for seed, _ in identities])
 
 
-def _save(model: Model, out: Path, apart: Mapping[str, Sequence[Path]], overwrite: bool) -> float:
+def _save(model: Model, place: Place, apart: Mapping[str, Sequence[Path]]) -> float:
     """Calibrate for the categories that get statistics of their own, write the model; gives its threshold."""
     fitted = fitted_of(model.info)
     kept = None if fitted is None else fitted.held_back
@@ -297,10 +298,12 @@ def _save(model: Model, out: Path, apart: Mapping[str, Sequence[Path]], overwrit
 
     # One by one while the folder is written: every one is a copy of the networks.
     categories = ((name, learned(name, some)) for name, some in apart.items())
-    check_output(out, overwrite, "a model")  # it may have come up meanwhile
     try:
-        with set_aside(out):
-            save(out, model.name, model.method, model.calibration, model.info, categories)
+        with new_folder(place) as draft:
+            draft.rmdir()
+            save(draft, model.name, model.method, model.calibration, model.info, categories)
+    except TakenError:
+        raise
     except InputError as error:
         raise InputError(
             f"{error} What was learned is kept: the same command with --resume goes on."
@@ -309,11 +312,10 @@ def _save(model: Model, out: Path, apart: Mapping[str, Sequence[Path]], overwrit
 
 
 def workdir_of(out: Path, resume: bool) -> Path:
-    """Where checkpoints lie until the model is written; an earlier fit's go unless it is resumed."""
+    """Where checkpoints lie until the model is written, which to resume there must be."""
     workdir = _workdir(out)
-    if not resume:
-        shutil.rmtree(workdir, ignore_errors=True)
-    elif not workdir.is_dir():
+    check_free(out, "training")
+    if resume and not workdir.is_dir():
         raise InputError(
             f"--resume: expected an interrupted fit of {out} to go on with, found none; fit without it."
         )
@@ -321,5 +323,4 @@ def workdir_of(out: Path, resume: bool) -> Path:
 
 
 def _workdir(out: Path) -> Path:
-    out = out.resolve()
-    return out.with_name(f".{out.name}.fit")
+    return beside(out, "fit")

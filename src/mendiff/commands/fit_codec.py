@@ -102,9 +102,8 @@ def run(
 ) -> dict[str, Any]:
     """Train a codec on the good images of `data` and write the codec folder `out`."""
     terminal = Terminal(quiet)
-    check_output(out, overwrite, "a codec")
-    if resume:
-        workdir_of(out, resume)
+    place = check_output(out, overwrite, "a codec")
+    checkpoint = workdir_of(out, resume) / CHECKPOINT
     if preset not in PRESETS:
         raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
     device = choose_device(device)
@@ -133,7 +132,7 @@ def run(
     }
     model.to(device)
     before = quality(model.codec, kept)
-    with resumable(checkpoint, out):
+    with resumable(checkpoint, out, resume):
         check_manifest(checkpoint.parent, checkpoint, started, resume=resume)
         began = time.monotonic()
         model.train()
@@ -147,7 +146,7 @@ def run(
         config = plan.codec if start is not None else _scaled(plan.codec, model.codec, seen)
         info: dict[str, Any] = {"images": len(paths), "held_back": len(kept), "seconds": seconds}
         info |= {"before": before, "after": after}
-        with new_folder(out, overwrite, "a codec") as draft:
+        with new_folder(place) as draft:
             save_codec(draft, config, model.codec.state_dict(), {**info, "seed": seed, "started": started})
     terminal.say(
         f"codec: {out} (fitted in {seconds:.0f} s); on {len(kept)} held-back good images "

@@ -89,11 +89,10 @@ def run(
 ) -> dict[str, Any]:
     """Tune a backbone on the good images of `data` and write the folder `out` with its weights."""
     terminal = Terminal(quiet)
-    check_output(out, overwrite, "tuned features")
+    place = check_output(out, overwrite, "tuned features")
     if model is None:
         raise InputError("--model: expected a fitted model whose reconstructions to learn from, got none.")
-    if resume:
-        workdir_of(out, resume)
+    checkpoint = workdir_of(out, resume) / CHECKPOINT
     plan, weights, source = _plan(preset, features, features_weights, settings)
     tuning = FeaturesTuning(plan.features, plan.keep_weight)
     for extractor in (tuning.tuned, tuning.original):
@@ -107,19 +106,18 @@ def run(
         f"features ({plan.features.name}, {', '.join(plan.features.layers)}): {len(paths)} good images, "
         f"{mender.image_size} pixels, mended by {model}, {plan.training.steps} steps"
     )
-    checkpoint = workdir_of(out, resume) / CHECKPOINT
     started = {
         "data": data_hashes(chosen, paths),
         "seed": seed,
         "files": {"model": sha256_of(model / MODEL), "features": sha256_of(source)},
         "config": config_to_dict(plan),
     }
-    with resumable(checkpoint, out):
+    with resumable(checkpoint, out, resume):
         check_manifest(checkpoint.parent, checkpoint, started, resume=resume)
         loop = Loop(plan.training, seed, checkpoint, resume)
         info = {"images": len(paths), **_tune(tuning, plan, loop, mender, paths, terminal)}
         info |= {"seed": seed, "model": str(model), "started": started}
-        with new_folder(out, overwrite, "tuned features") as draft:
+        with new_folder(place) as draft:
             # With all that the layers did not need, so that the file serves for other layers, too.
             tuned = weights | tuning.tuned.backbone.state_dict()
             check_finite(tuned, "the tuned features")

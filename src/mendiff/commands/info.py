@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from mendiff.checkpoints.provenance import Fitted, fitted_of
 from mendiff.checkpoints.store import categories_of, load
+from mendiff.commands.common import Output
 from mendiff.methods.base import describe_parameters
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
@@ -78,4 +78,4 @@ def _show(title: str, rows: Mapping[str, str]) -> None:
     table = Table(title=title, title_justify="left", show_header=False)
     for name, text in rows.items():
         table.add_row(name, text)
-    Console(highlight=False).print(table)
+    Output(highlight=False).print(table)

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ from mendiff.checkpoints.store import load
 from mendiff.checkpoints.weights import read_weights
 from mendiff.commands import evaluate
 from mendiff.commands.common import Terminal, choose_categories
+from mendiff.commands.ending import EXIT_INTERRUPTED, PATIENCE, SIGNALLED, interruptible, told_of
 from mendiff.commands.fit import fit
 from mendiff.commands.heap import keep_freed_memory
+from mendiff.commands.locks import only_one
 from mendiff.commands.plan import Plan, backbone_input, own_size, readable_paths
 from mendiff.commands.variants import variant
 from mendiff.errors import InputError
@@ -128,11 +131,16 @@ def main(folder: Path) -> int:
     terminal = Terminal()
     (folder / FAILED).unlink(missing_ok=True)
     try:
-        job = config_from_dict(Job, read_json(folder / SPEC), str(folder / SPEC))
-        run(job, folder, terminal)
-    except (InputError, MemoryError) as error:
-        (folder / FAILED).write_text(str(error) or type(error).__name__)
-        terminal.warn(str(error))
+        with interruptible() as signals, only_one(folder, "job", wait=PATIENCE):
+            job = config_from_dict(Job, read_json(folder / SPEC), str(folder / SPEC))
+            run(job, folder, terminal)
+    except KeyboardInterrupt:
+        return SIGNALLED + signals[0] if signals else EXIT_INTERRUPTED
+    except (InputError, MemoryError, OSError) as error:
+        told = told_of(error, folder) if isinstance(error, OSError) else str(error) or type(error).__name__
+        terminal.warn(told)
+        with suppress(OSError):  # a full disk may be why
+            (folder / FAILED).write_text(told, errors="backslashreplace")
         return 2
     return 0
 

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import errno
 from collections.abc import Iterator, Sequence
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
-from mendiff.checkpoints.files import write_json
+from mendiff.bands import Enlarged, bands
+from mendiff.checkpoints.files import FULL
 from mendiff.checkpoints.store import load
 from mendiff.commands.common import Terminal, choose_device
+from mendiff.commands.findings import COLUMNS, TABLE, Findings, counted, left_out, name_images
 from mendiff.commands.places import check_output, new_folder
 from mendiff.errors import InputError, NotFiniteError
-from mendiff.images import find_images, normalise_heat, overlay, read_image, save_png, to_picture, write_bytes
+from mendiff.images import Picture, normalise_heat, overlay, read_image, save_bands, to_picture
 from mendiff.model import Model
 from mendiff.types import Detection
 
-COLUMNS = ("image", "score", "threshold", "defective", "p_value", "stop_step", "heat_map", "reconstruction")
+KEPT_BYTES = 2**26
+"""So much of a batch's pictures at most stays in memory until they are drawn on; others are read again."""
+
+
+@dataclass
+class Subject:
+    """An image on its way through a batch.
+
+    Attributes:
+        path: of the image.
+        name: of what is written of it.
+        prepared: (3,S,S) in [0,1]; None where it can't be read.
+        picture: as it was read, where it is small enough to be kept.
+        error: why it can't be read; empty otherwise.
+    """
+
+    path: Path
+    name: str
+    prepared: Tensor | None = None
+    picture: Picture | None = None
+    error: str = ""
 
 
 def run(
@@ -39,114 +60,129 @@ def run(
 ) -> dict[str, Any]:
     """Score every readable image below `images`, and write CSV, JSON and pictures into `out`."""
     terminal = Terminal(quiet)
-    check_output(out, overwrite, "findings")
+    place = check_output(out, overwrite, "findings")
+    for folder in place.kept:
+        terminal.warn(f"an earlier run into {out} did not come to its end; what it had found is in {folder}.")
     if batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
     loaded = load(model, choose_device(device), category, offload=offload, half=half)
-    named = name_images(images)
-    rows: list[dict[str, Any]] = []
-    unreadable: list[str] = []
-    with new_folder(out, overwrite, "findings") as draft:
-        batches = [named[first : first + batch_size] for first in range(0, len(named), batch_size)]
+    named, passed = name_images(images), left_out(images)
+    if passed:
+        terminal.warn(f"{len(passed)} files are not inspected: {counted(passed)}.")
+    batches = [named[first : first + batch_size] for first in range(0, len(named), batch_size)]
+    with (
+        new_folder(place, worth=TABLE) as draft,
+        Findings(draft, model, loaded.threshold, passed) as findings,
+    ):
         for batch in terminal.track(batches, "predicting"):
-            for (path, name), picture, found in _findings(loaded, batch, explain, unreadable, terminal):
-                rows.append(_write_pictures(draft, path, name, picture, found, loaded))
-        if not rows:
-            raise InputError(
-                f"{unreadable[0]} No readable image is left." if unreadable else "images: got none."
-            )
-        result = {
-            "model": str(model),
-            "threshold": loaded.threshold,
-            "images": rows,
-            "unreadable": unreadable,
-        }
-        write_json(draft / "predictions.json", result)
-        write_bytes(draft / "predictions.csv", _as_csv(rows).encode())
-    flagged = sum(row["defective"] for row in rows)
-    terminal.say(
-        f"{flagged} of {len(rows)} images look defective (score above {loaded.threshold:.4g}); see {out}"
-    )
+            for row in _inspected(loaded, batch, explain, draft, terminal):
+                findings.add(row)
+        if not findings.rows:
+            raise InputError(f"{findings.unreadable[0]} No readable image is left.")
+        result = findings.write(complete=True)
+    terminal.say(f"{_summary(findings, loaded.threshold)}; see {out}")
     return result
 
 
-def name_images(images: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Every image below the given files and folders, with a name of its own for what is written of it."""
-    named = []
-    for given in images:
-        for path in find_images(given):
-            relative = path.relative_to(given) if given.is_dir() else Path(path.name)
-            named.append((path, relative.as_posix()))
-    taken: set[str] = set()
-    unique = []
-    for path, name in named:
-        stem = Path(name).with_suffix("").as_posix()
-        names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-        free = next(one for one in names if one not in taken)
-        taken.add(free)
-        unique.append((path, free))
-    return unique
+def _summary(findings: Findings, threshold: float) -> str:
+    rows, missed = findings.rows, len(findings.unreadable)
+    flagged, undrawn = (sum(bool(row[key]) for row in rows) for key in ("defective", "error"))
+    told = f"{flagged} of {len(rows)} images look defective (score above {threshold:.4g})"
+    told += f"; {missed} of {len(rows) + missed} could not be read" if missed else ""
+    return told + (f"; the pictures of {undrawn} could not be written" if undrawn else "")
 
 
-def _findings(
-    model: Model,
-    batch: Sequence[tuple[Path, str]],
-    explain: bool,
-    unreadable: list[str],
-    terminal: Terminal,
-) -> Iterator[tuple[tuple[Path, str], Any, Detection]]:
-    """(path and name, picture, finding) of the readable images of a batch; the others are left out."""
-    kept, pictures = [], []
-    for path, name in batch:
+def _inspected(
+    model: Model, batch: Sequence[tuple[Path, str]], explain: bool, folder: Path, terminal: Terminal
+) -> Iterator[dict[str, Any]]:
+    """A row for every image of a batch, and its pictures; what is wrong with one is that one's own."""
+    subjects = list(_prepared(model, batch, terminal))
+    found = _found(model, subjects, explain)
+    index = -1
+    for one in subjects:
+        row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"image": str(one.path), "error": one.error or None}
+        if found is None or one.prepared is None:
+            yield row
+            continue
+        index += 1
+        score = float(found.score[index])
+        row |= {
+            "score": score,
+            "threshold": model.threshold,
+            "defective": score > model.threshold,
+            "p_value": model.calibration.p_value(score),
+            "stop_step": int(found.stop_step[index]),
+        }
         try:
-            pictures.append(read_image(path))
-            kept.append((path, name))
-        except InputError as error:
-            unreadable.append(str(error))
-            terminal.warn(str(error))
-    if not kept:
-        return
-    prepared = torch.stack([model.prepare(picture) for picture in pictures])
+            for kind, place in _write_pictures(
+                model, one, found.anomaly_map[index], found.reconstruction[index], folder
+            ):
+                row[kind] = place
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG):
+                raise  # the next image's pictures would not find room either
+            row["error"] = _told(one.path, "its pictures can't be written", error)
+            terminal.warn(row["error"])
+        one.picture = None
+        yield row
+
+
+def _found(model: Model, subjects: Sequence[Subject], explain: bool) -> Detection | None:
+    """What the model finds in the images that could be read; None where there are none."""
+    known = [(one.path, one.prepared) for one in subjects if one.prepared is not None]
+    if not known:
+        return None
     try:
-        found = model.predict_batch(prepared, explain=explain)
+        return model.predict_batch(torch.stack([prepared for _, prepared in known]), explain=explain)
     except NotFiniteError as error:
-        raise NotFiniteError(error.rows, [str(kept[row][0]) for row in error.rows]) from error
-    for index, (one, picture) in enumerate(zip(kept, pictures, strict=True)):
-        row = slice(index, index + 1)
-        yield (
-            one,
-            picture,
-            Detection(
-                found.score[row], found.anomaly_map[row], found.reconstruction[row], found.stop_step[row]
-            ),
-        )
+        raise NotFiniteError(error.rows, [str(known[row][0]) for row in error.rows]) from error
+
+
+def _prepared(model: Model, batch: Sequence[tuple[Path, str]], terminal: Terminal) -> Iterator[Subject]:
+    """Read the images of a batch; of those that are large only what the model sees stays in memory."""
+    room = KEPT_BYTES
+    for path, name in batch:
+        one = Subject(path, name)
+        try:
+            picture = read_image(path)
+            one.prepared = model.prepare(picture)
+            if picture.nbytes <= room:
+                one.picture, room = picture, room - picture.nbytes
+            del picture
+        except Exception as error:  # decoders raise nearly anything, and the other images wait
+            one.error = _told(path, "the image can't be read", error)
+            terminal.warn(one.error)
+        yield one
+
+
+def _told(path: Path, what: str, error: Exception) -> str:
+    """One sentence of what went wrong with an image."""
+    if isinstance(error, InputError):
+        return str(error)
+    detail = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
+    return f"{path}: {what} ({type(error).__name__}{': ' * bool(detail)}{detail.rstrip('.')})."
 
 
 def _write_pictures(
-    folder: Path, path: Path, name: str, picture: Any, found: Detection, model: Model
-) -> dict[str, Any]:
-    """Heat-map overlay at the picture's own size and the reconstruction, and the row that names them."""
-    heat = F.interpolate(found.anomaly_map, picture.shape[:2], mode="bilinear", align_corners=False)[
-        0, 0
-    ].numpy()
-    scaled = normalise_heat(heat, *heat_range(model))
-    places = {"heat_map": f"heat_maps/{name}.png", "reconstruction": f"reconstructions/{name}.png"}
-    for place, drawn in (
-        (places["heat_map"], overlay(picture, scaled)),
-        (places["reconstruction"], to_picture(found.reconstruction[0])),
-    ):
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        save_png(drawn, folder / place)
-    score = float(found.score)
-    return {
-        "image": str(path),
-        "score": score,
-        "threshold": model.threshold,
-        "defective": score > model.threshold,
-        "p_value": model.calibration.p_value(score),
-        "stop_step": int(found.stop_step),
-        **places,
+    model: Model, one: Subject, anomaly_map: Tensor, reconstruction: Tensor, folder: Path
+) -> Iterator[tuple[str, str]]:
+    """Heat map on the picture and reconstruction, both of the picture's size; gives the place of each."""
+    picture = read_image(one.path) if one.picture is None else one.picture
+    height, width = picture.shape[:2]
+    heat, mended = Enlarged(anomaly_map, height, width), Enlarged(reconstruction, height, width)
+    limits = heat_range(model)
+    drawn = {
+        "heat_map": (
+            overlay(picture[rows], normalise_heat(heat[rows][0].numpy(), *limits))
+            for rows in bands(height, width)
+        ),
+        "reconstruction": (to_picture(mended[rows]) for rows in bands(height, width)),
     }
+    for kind, pixels in drawn.items():
+        place = f"{kind}s/{one.name}"
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        save_bands(folder / place, height, width, pixels)
+        yield kind, place
 
 
 def heat_range(model: Model) -> tuple[float, float]:
@@ -155,11 +191,3 @@ def heat_range(model: Model) -> tuple[float, float]:
     return model.calibration.pixel_threshold, min(
         0.5 * peaks[len(peaks) // 2], 0.9 * model.calibration.pixel_threshold
     )
-
-
-def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

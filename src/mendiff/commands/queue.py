@@ -19,6 +19,9 @@ from mendiff.commands.job import FAILED, SPEC, Job, result_file
 from mendiff.errors import InputError
 from mendiff.methods.config import config_from_dict
 
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+"""Jobs of this process."""
+
 
 def prepared(out: Path, name: str, job: Job) -> Path:
     """The job's folder with its job.json; one that was made for other work is refused."""
@@ -88,6 +91,8 @@ def outcomes(folders: Sequence[Path], jobs: int, ray: str | None) -> Iterator[tu
                 yield waiting[one], one.result()
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(_RUNNING):  # SIGTERM, unlike Ctrl-C, came to this process alone
+                process.terminate()
             raise KeyboardInterrupt("the same command goes on from here") from None
 
 
@@ -116,7 +121,12 @@ def run_job(folder: Path, gpu: int | None) -> str:
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": str(gpu)} if gpu is not None else {})
     with (folder / "log.txt").open("w") as log:
         command = [sys.executable, "-m", "mendiff.commands.job", str(folder)]
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        _RUNNING.add(process)
+        try:
+            code = process.wait()
+        finally:
+            _RUNNING.discard(process)
     if code == 0:
         return ""
     told = folder / FAILED

@@ -113,7 +113,7 @@ def run(
 ) -> dict[str, Any]:
     """Write the model with the settings that found synthetic anomalies best."""
     terminal = Terminal(quiet)
-    check_output(out, overwrite, "a tuned model")
+    place = check_output(out, overwrite, "a tuned model")
     if repetitions < 2:
         raise InputError(f"--repetitions: expected at least 2, to tell gain from chance, got {repetitions}.")
     loaded = load(model, choose_device(device))
@@ -132,7 +132,7 @@ def run(
     # One by one while the folder is written: every one is a copy of the networks.
     own = ((name, learned(name)) for name in apart)
     report = {"changes": best, "trials": [asdict(trial) for trial in trials], "images": len(paths)}
-    with new_folder(out, overwrite, "a tuned model") as draft:
+    with new_folder(place) as draft:
         info = tuned.info | {"tuned": best}
         save(draft / "model", tuned.name, tuned.method, tuned.calibration, info, own)
         write_json(draft / TUNING, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean, stdev
@@ -13,6 +14,9 @@ from mendiff.evaluation.metrics import METRICS
 
 SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
 MEAN, POOLED = "mean", "pooled"
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""How cells begin that a spreadsheet computes."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,15 @@ def as_csv(found: Sequence[Figure]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Figure.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(one) for one in found)
+    writer.writerows({name: cell(value) for name, value in asdict(one).items()} for one in found)
     return text.getvalue()
+
+
+def cell(value: Any) -> Any:
+    """A value for a CSV file: text that a spreadsheet would compute gets an apostrophe; numbers stay."""
+    if isinstance(value, str) and value.startswith(FORMULAS) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
 
 
 def as_markdown(found: Sequence[Figure], metrics: Sequence[str] = SHOWN) -> str:

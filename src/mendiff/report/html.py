@@ -2,16 +2,21 @@
 dark.
 """
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mendiff import __version__
+from mendiff.disk import exchange, rename_new
 from mendiff.errors import InputError
-from mendiff.images import check_writable, write_bytes
+from mendiff.images import check_writable, whole_file
 from mendiff.report.contents import CategoryReport, Report
 from mendiff.report.gallery import SHOWN, VERDICTS, Entry, entries, types_of
 from mendiff.report.plots import Figure, number, percent, plots
@@ -65,7 +70,35 @@ def write_report(path: Path, report: Report) -> None:
     """Write the report as one self-contained HTML file, whole or not at all; see check_place."""
     check_place(path)
     # A file's name may hold bytes that are no text; they become question marks.
-    write_bytes(path, render(report).encode("utf-8", "replace"))
+    page = render(report).encode("utf-8", "replace")
+    for at in count(1):
+        place = path if at == 1 else path.with_stem(f"{path.stem}-{at}")
+        with suppress(FileExistsError):
+            with whole_file(place, _put) as file:
+                file.write(page)
+            break
+    if place != path:
+        raise InputError(
+            f"{path}: expected a free name or an earlier report, but something came up there meanwhile, "
+            f"which stays as it is; the report is {place}."
+        )
+
+
+def _put(page: Path, place: Path) -> None:
+    """Rename a page to a name that is free or an earlier report's, whatever comes up there meanwhile."""
+    if not os.path.lexists(place):
+        rename_new(page, place)
+        return
+    spare = page.with_suffix(".before")
+    exchange(page, place, spare)  # the caller removes what has the page's name
+    if page.is_dir() or not _is_report(page):
+        exchange(page, place, spare)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        return MARK in file.read(1000)
 
 
 def check_place(path: Path) -> None:
@@ -77,12 +110,11 @@ def check_place(path: Path) -> None:
         return
     if path.is_dir():
         raise InputError(f"{path}: expected a file name for the report, got a folder; add /report.html.")
-    with path.open("rb") as file:
-        if MARK not in file.read(1000):
-            raise InputError(
-                f"{path}: expected a new file or an earlier report of mendiff, but this file is something "
-                "else; choose another name."
-            )
+    if not _is_report(path):
+        raise InputError(
+            f"{path}: expected a new file or an earlier report of mendiff, but this file is something else; "
+            "choose another name."
+        )
 
 
 def render(report: Report) -> str:
