@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.diffusion.ddim import ddim
-from mendiff.diffusion.ladder import ladder
+from mendiff.diffusion.ladder import ladder, noised_at
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
@@ -159,8 +159,7 @@ class Diad(Method):
         start = torch.full((len(z0),), config.start, device=z0.device)
         rungs = ladder(start, config.steps, config.spacing)
         # The published code noises to the last timestep although its ladder starts 98 below.
-        first = torch.full_like(start, config.noise_step) if config.noise_step else rungs[:, 0]
-        z_t = self.schedule.add_noise(z0, noise, first)
+        z_t = self.schedule.add_noise(z0, noise, noised_at(rungs[:, 0], start - 1, config.noise_step))
         embedding = self.denoiser.embed(hint)  # once: it is the same at every step
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:

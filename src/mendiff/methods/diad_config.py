@@ -35,7 +35,8 @@ class DiadConfig(MethodConfig):
         train_t: lowest and highest timestep (exclusive) that is trained.
         min_snr_gamma: of the loss weights; 0 weighs all timesteps equally (published).
         start: the ladder covers the `start` lowest timesteps.
-        noise_step: timestep whose noise the start latents carry; 0 for the ladder's first rung.
+        noise_step: timestep whose noise the start latents carry, where the ladder begins at or below it (999
+            as published, with `start` at 1000); otherwise, and for 0, they carry that of its first rung.
         steps: DDIM steps.
         spacing: of the ladder: "leading" (published), "trailing" or "linspace".
         reference: follow the published code number for number: latents are drawn from the codec's posterior,

@@ -37,12 +37,17 @@ class GladConfig(MethodConfig):
         denoise_steps: T', where the search starts; several are run one by one and their maps added.
         steps: N, DDIM steps from T' down.
         spacing: of the ladder: "leading" (published), "trailing" or "linspace".
-        noise_step: timestep whose noise the start latents carry; 0 for the ladder's first rung (for T' in
-            `reference`; the code's VisA and PCB-Bank path uses T' - 1).
+        noise_step: timestep whose noise the start latents carry, if it is from the ladder's first rung to T'
+            (T' - 1 in the published settings of VisA and PCB-Bank); otherwise, and for 0, it is that of the
+            first rung (of T' in `reference`).
         adaptive: whether images stop on their own (ADS); otherwise all walk from T' to the end.
         threshold: stop score of ADS; None learns one per rung from good images (see stop_rate).
         stop_rate: share of good images that should exceed a learned threshold.
         min_step: an image that reaches a timestep below this stops there.
+        rewind: n, rungs of the ladder that an image whose stop score was exceeded at t goes back to continue
+            from t + n, not beyond the ladder's first (the paper: at t some of the anomaly is preserved, from
+            t + n it can be reconstructed while normal regions are kept best); 0 goes on at t, as the code
+            does. Images that `min_step` stops go on at t.
         fusion: of normal regions at the stop (SAFF): "x0" as in the code, "latent" as in the paper (the noise
             is predicted anew from the fused latent), "none" goes on from the true noisy input.
         object_mask: weigh the final map by the part: "none", "dark", "bright" or "auto".
@@ -69,6 +74,7 @@ class GladConfig(MethodConfig):
     threshold: float | None = None
     stop_rate: float = 0.01
     min_step: int = 350
+    rewind: int = 0
     fusion: str = "x0"
     object_mask: str = "none"
     both_ways: tuple[str, ...] = ()
@@ -91,6 +97,16 @@ class GladConfig(MethodConfig):
             )
         check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
         check_range("steps", self.steps, 1)
+        check_range("rewind", self.rewind, 0)
+        if self.reference and self.rewind:
+            raise InputError(
+                f"rewind: expected 0 with reference, whose published code never goes back, got {self.rewind}."
+            )
+        if self.reference and self.noise_step != TIMESTEPS - 1 and max(self.denoise_steps) == TIMESTEPS:
+            raise InputError(
+                f"denoise_steps: expected at most {TIMESTEPS - 1} with reference, which noises to T' itself, "
+                f"got {TIMESTEPS}; set noise_step={TIMESTEPS - 1}."
+            )
         check_range("min_snr_gamma", self.min_snr_gamma, 0)
         # Both are needed after training only: told now, a slip does not cost the training.
         if self.spacing not in SPACINGS:
@@ -145,6 +161,7 @@ def _published(setting: Setting) -> GladConfig:
         own_stop_features=setting.tuned_features,
         denoise_steps=(setting.start,),
         steps=setting.steps,
+        noise_step=setting.noise_step,
         threshold=setting.threshold,
         min_step=setting.min_step,
         object_mask=setting.part,
