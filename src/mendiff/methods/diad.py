@@ -21,7 +21,7 @@ from mendiff.diffusion.schedule import make_schedule
 from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
 from mendiff.methods.diad_config import PRESETS, DiadConfig
 from mendiff.nets.cached import LatentCache
-from mendiff.nets.codec import check_size, make_codec
+from mendiff.nets.codec import MEAN, STD, check_size, make_codec
 from mendiff.nets.features import make_features
 from mendiff.nets.semantic_guided import GuidedDenoiser
 from mendiff.scoring.readout import Readout, fit_to_mended
@@ -30,8 +30,6 @@ from mendiff.types import Detection, Estimate
 
 GUIDANCE = 9.0
 """Of the published code, between the empty prompt and itself: it changes nothing and doubles the work."""
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, in RGB."""
 
 
 class Diad(Method):

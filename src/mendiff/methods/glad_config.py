@@ -11,7 +11,7 @@ from mendiff.diffusion.ladder import SPACINGS
 from mendiff.errors import InputError, check_range
 from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
 from mendiff.methods.glad_settings import SETS, SETTINGS, Setting
-from mendiff.nets.codec import TINY_CODEC, CodecConfig
+from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
 from mendiff.nets.denoiser import DenoiserConfig, plain_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
 from mendiff.nets.stable_diffusion import CODEC, UNET
@@ -85,6 +85,7 @@ class GladConfig(MethodConfig):
         if self.fusion not in FUSIONS:
             raise InputError(f"fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}.")
         check_cached_latents(self, self.codec, drawn=self.reference)
+        check_pixels(self.codec, "symmetric")
         if self.training.lora_rank and self.denoiser.kind != "conditional_unet":
             raise InputError(
                 "training.lora_rank: expected 0 for a network that starts from random weights, got "
