@@ -151,7 +151,7 @@ ABLATIONS: dict[str, Ablation] = {
         multi_class=True,
     ),
     "diad-layers": Ablation(
-        # Which layers the rows of the table tick is lost in the text that we read, but for the best one, f2 to f4:
+        # Which layers the rows of the table tick is lost in the text that we read, but for the best row:
         # these are each alone, and all that follow each other.
         "DiAD, Table 9; f2 to f4 are stage1 to stage3",
         (_layers(1), _layers(2), _layers(3), _layers(1, 2), _layers(2, 3), _layers(1, 2, 3)),
