@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 import mendiff
 import mendiff.model as mendiff_model
 from mendiff.checkpoints import store
-from mendiff.checkpoints.codecs import open_codec
+from mendiff.checkpoints.codecs import open_codec, read_codec
 from mendiff.checkpoints.store import read_weights
 from mendiff.cli import main, parse_settings
 from mendiff.commands import demo, fit_codec, loop
@@ -1055,6 +1055,33 @@ def test_codec_is_fitted_and_taken_by_fit(run, refused, data, tmp_path):
     assert "expected a codec folder with config.json and codec.safetensors" in sentence
 
 
+def test_a_codec_says_what_it_was_tuned_on_and_is_refused_for_other_pixels(run, refused, data, tmp_path):
+    small = ("--set", "training.steps=2", "--set", "crop=0", "--set", "image_size=32", "--json")
+    for pixels in ("symmetric", "imagenet"):
+        words = (*small, "--set", f"codec.pixels={pixels}")
+        code, text, _ = run("fit-codec", data, "-o", tmp_path / pixels, *words)
+        assert code == 0
+        assert json.loads(text)["config"]["pixels"] == read_codec(tmp_path / pixels)[0].pixels == pixels
+    fit = ("fit", data, "-o", tmp_path / "no", *DIAD)
+    sentence = refused(*fit, "--codec", tmp_path / "symmetric", "--set", "normalised=true")
+    assert (
+        "expected an autoencoder that was tuned on 'imagenet' pixels, got one tuned on 'symmetric'"
+        in sentence
+    )
+    assert "or fit with --set normalised=false." in sentence
+    sentence = refused(*fit, "--codec", tmp_path / "imagenet")
+    assert (
+        "expected an autoencoder that was tuned on 'symmetric' pixels, got one tuned on 'imagenet'"
+        in sentence
+    )
+    sentence = refused("fit", data, "-o", tmp_path / "no", "--codec", tmp_path / "imagenet")
+    assert sentence.endswith("tune it with mendiff fit-codec --set codec.pixels=symmetric.")
+    out = tmp_path / "model"
+    words = ("--codec", tmp_path / "imagenet", "--set", "normalised=true", "--json")
+    assert run("fit", data, "-o", out, *DIAD, *words)[0] == 0
+    assert mendiff.load(out).method.config.codec.pixels == "imagenet"
+
+
 def interrupted_after_three(monkeypatch):
     """Have a training keep a checkpoint after every step and stop after the third; gives the steps kept."""
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
@@ -1070,8 +1097,9 @@ def interrupted_after_three(monkeypatch):
     return kept
 
 
-def test_interrupted_codec_goes_on_to_the_same_weights(run, data, tmp_path, monkeypatch):
-    words = ("--set", "training.steps=6", "--set", "crop=0", "--set", "image_size=32", "--json")
+@pytest.mark.parametrize("rivals", [(), ("--set", "loss.adversarial_weight=0.5")], ids=["alone", "rivals"])
+def test_interrupted_codec_goes_on_to_the_same_weights(run, data, tmp_path, monkeypatch, rivals):
+    words = ("--set", "training.steps=6", "--set", "crop=0", "--set", "image_size=32", "--json", *rivals)
     assert run("fit-codec", data, "-o", tmp_path / "whole", *words)[0] == 0
     kept = interrupted_after_three(monkeypatch)
     assert run("fit-codec", data, "-o", tmp_path / "broken", *words)[0] == 130

@@ -51,6 +51,22 @@ def test_what_is_saved_is_what_is_opened(folder, small_codec, pictures):
     assert not any(one.requires_grad for one in codec.parameters())
 
 
+@pytest.mark.parametrize(
+    ("info", "pixels"),
+    [
+        ({"before": {}, "after": {}}, "symmetric"),
+        ({"held_back": {}}, "symmetric"),
+        ({"converted": "a.ckpt"}, ""),
+    ],
+)
+def test_folders_that_do_not_say_were_tuned_here_on_plain_pixels(tmp_path, small_codec, info, pixels):
+    save_codec(tmp_path, small_codec, make_codec(small_codec).state_dict(), info)
+    content = json.loads((tmp_path / CONFIG).read_text())
+    del content["config"]["pixels"]
+    (tmp_path / CONFIG).write_text(json.dumps(content))
+    assert read_codec(tmp_path)[0].pixels == pixels
+
+
 def test_strangers_and_damaged_folders_are_refused(folder, small_codec, tmp_path_factory):
     with pytest.raises(InputError, match="expected a codec folder with"):
         open_codec(tmp_path_factory.mktemp("empty"))

@@ -4,7 +4,7 @@ from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendiff.diffusion.ladder import SPACINGS, ladder
+from mendiff.diffusion.ladder import SPACINGS, ladder, noised_at, remaining
 from mendiff.errors import InputError
 
 starts = st.lists(st.integers(1, 1000), min_size=1, max_size=4)
@@ -65,3 +65,21 @@ def test_bad_input_is_refused():
         ladder(torch.tensor([[10]]), 5)
     with pytest.raises(InputError, match="leading, trailing, linspace, got 'karras'"):
         ladder(torch.tensor([10]), 5, "karras")
+
+
+def test_noise_is_asked_for_within_the_ladder_alone():
+    first, last = torch.tensor([361, 901, 361, 0]), torch.tensor([399, 999, 400, 0])
+    for asked, expected in ((999, [361, 999, 361, 0]), (399, [399, 901, 399, 0]), (0, [361, 901, 361, 0])):
+        assert noised_at(first, last, asked).tolist() == expected
+
+
+@given(starts=starts, steps=counts, data=st.data())
+def test_what_remains_of_a_ladder_ends_as_it_does(starts, steps, data):
+    rungs = ladder(torch.tensor(starts), steps)
+    number = st.integers(0, steps - 1)
+    first = data.draw(st.lists(number, min_size=len(starts), max_size=len(starts)))
+    left = remaining(rungs, torch.tensor(first))
+    assert left.shape == (len(starts), steps - min(first))
+    for row, one, at in zip(left.tolist(), rungs.tolist(), first, strict=True):
+        missing = at - min(first)
+        assert row == [one[at]] * missing + one[at:]

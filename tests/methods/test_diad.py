@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mendiff.commands.tune import SEARCHED
 from mendiff.diffusion.ladder import ladder
 from mendiff.errors import InputError
 from mendiff.methods.diad import GUIDANCE
@@ -55,6 +56,44 @@ def test_published_start_carries_the_noise_of_the_last_timestep(make, pictures):
     )
     start = method.schedule.add_noise(z0, noise, torch.full((4,), 999))
     torch.testing.assert_close(seen[0][0], start)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize(
+    ("start", "spacing", "noise_step", "expected"),
+    [
+        (1000, "leading", 999, 999),
+        (400, "leading", 999, 361),
+        (400, "leading", 399, 399),
+        (400, "leading", 0, 361),
+        (1000, "leading", 500, 901),
+        (750, "trailing", 999, 749),
+        (999, "leading", 999, 892),
+    ],
+)
+def test_noise_follows_the_start(make, pictures, reference, start, spacing, noise_step, expected):
+    changes = {"start": start, "steps": 10, "spacing": spacing, "noise_step": noise_step}
+    method, seen = make(changes | {"reference": reference}), []
+    method.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
+    with torch.no_grad():
+        z0 = method.encode(pictures)
+        method.reconstruct(z0, torch.ones_like(z0), method.scaled(pictures))
+    noised = method.schedule.add_noise(z0, torch.ones_like(z0), torch.full((4,), expected))
+    torch.testing.assert_close(seen[0][0], noised)
+
+
+@pytest.mark.parametrize("start", SEARCHED["diad"]["start"])
+def test_no_start_of_the_search_walks_from_far_below_its_noise(start, tiny_method, pictures):
+    # As `mendiff tune` and the ablation over timesteps change a published model.
+    method = tiny_method("diad", {"start": start, "steps": 10, "spacing": "leading", "noise_step": 999})
+    seen = []
+    method.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
+    with torch.no_grad():
+        noise = torch.ones_like(method.encode(pictures))
+        method.reconstruct(torch.zeros_like(noise), noise, method.scaled(pictures))
+    level, t = float(seen[0][0].mean()), int(seen[0][1][0])
+    carried = (1 - method.schedule.alpha_bar).sqrt().sub(level).abs().argmin()
+    assert t <= int(carried) < max(start, 1)
 
 
 def test_reference_guides_between_equal_prompts_and_draws_latents(make, pictures):

@@ -15,7 +15,7 @@ from mendiff.methods.glad_config import GladConfig
 from mendiff.nets.denoiser import PREDICTIONS
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.synthesis.foreground import foreground
-from mendiff.types import Step
+from mendiff.types import Estimate, Step
 
 SEEDS = torch.tensor([7, 1, 99, 3])
 # A plain read-out, so that what the sampler does shows in the map.
@@ -361,6 +361,155 @@ def test_too_few_good_images_to_learn_thresholds_from_are_refused(make, pictures
     batches = [(pictures[:1], SEEDS[:1])] * count
     with pytest.raises(InputError, match=f"at least 2 good images .* got {count}"):
         make(ADAPTIVE).fit_statistics(lambda: iter(batches))
+
+
+class Shrinking(torch.nn.Module):
+    """The exact denoiser of latents that are spread normally around zero."""
+
+    multiple = 1
+
+    def __init__(self, schedule, spread=0.7):
+        super().__init__()
+        self.schedule, self.spread = schedule, spread
+
+    def forward(self, x_t, t):
+        a_t, s_t = self.schedule.scales(t, x_t.dtype)
+        x0 = a_t * self.spread**2 * x_t / (a_t**2 * self.spread**2 + s_t**2)
+        return Estimate(x0, self.schedule.eps_from_x0(x_t, x0, t))
+
+
+def walk_by_hand(glad, z0, noise, thresholds, rewind):
+    """(mended latent, stop step) of one image by the formulas, without batches or ladders of rows."""
+    config, schedule, denoise = glad.config, glad.schedule, glad.denoiser
+    at = [torch.tensor([rung]) for rung in [*RUNGS, -1]]
+    z, passed, stopped = schedule.add_noise(z0, noise, at[0]), [], 0
+    number = 0
+    while number < len(RUNGS):
+        estimate = denoise(z, at[number])
+        passed.append((z, estimate))
+        used = estimate
+        if not stopped:
+            true_z = schedule.add_noise(z0, noise, at[number])
+            truth = schedule.x0_from_eps(true_z, estimate.eps, at[number])
+            distance = glad.stop_map(estimate.x0, truth)
+            over = float(distance.flatten().sort(descending=True).values[:10].mean()) > thresholds[number]
+            if over or RUNGS[number] < config.min_step:
+                stopped = RUNGS[number]
+                mask = F.interpolate(distance, z0.shape[-2:], mode="bilinear", align_corners=False)
+                m = torch.sigmoid(mask) if over else torch.zeros_like(mask)
+                if over:
+                    number = max(number - rewind, 0)
+                z, estimate = passed[number]
+                true_z = schedule.add_noise(z0, noise, at[number])
+                truth = schedule.x0_from_eps(true_z, estimate.eps, at[number])
+                if config.fusion == "latent":
+                    used = denoise(m * z + (1 - m) * true_z, at[number])
+                else:
+                    m = m if config.fusion == "x0" else 0.0
+                    used = Estimate(m * estimate.x0 + (1 - m) * truth, estimate.eps)
+        z = schedule.add_noise(used.x0, used.eps, at[number + 1])
+        number += 1
+    return z, stopped
+
+
+@pytest.fixture
+def exact(make, pictures):
+    """(changes) to (GLAD with the exact denoiser, latents, noise, thresholds that part the images)."""
+
+    def build(**changes):
+        glad = make(ADAPTIVE, threshold=1e9, **changes)
+        glad.denoiser = Shrinking(glad.schedule)
+        z0, noise = start(glad, torch.cat([pictures[:2], 1 - pictures[:1], pictures[2:3].flip(1)]))
+        scores = torch.stack(glad.reconstruct(z0, noise)[1].scores)
+        thresholds = scores.max(1).values + 1
+        # One image stops at the third rung, another at the fourth, two never by their score.
+        thresholds[2], thresholds[3] = (
+            float(scores[n].sort().values[k:][:2].mean()) for n, k in ((2, 2), (3, 1))
+        )
+        return glad, z0, noise, thresholds
+
+    return build
+
+
+@pytest.mark.parametrize("fusion", ["x0", "latent", "none"])
+@pytest.mark.parametrize("rewind", [0, 1, 2, 3, 9])
+@torch.no_grad()
+def test_an_image_goes_on_from_as_many_rungs_before_its_stop_as_asked(exact, fusion, rewind):
+    glad, z0, noise, thresholds = exact(fusion=fusion, rewind=rewind)
+    z, stop = glad.reconstruct(z0, noise, thresholds=thresholds)
+    assert len(set(stop.stopped_at.tolist())) >= 2
+    for row in range(4):
+        expected, stopped = walk_by_hand(
+            glad, z0[row : row + 1], noise[row : row + 1], thresholds.tolist(), rewind
+        )
+        assert int(stop.stopped_at[row]) == stopped
+        torch.testing.assert_close(z[row : row + 1], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_going_back_changes_stopped_images_alone(exact):
+    results = {}
+    for rewind in (0, 1):
+        glad, z0, noise, thresholds = exact(rewind=rewind)
+        results[rewind], stop = glad.reconstruct(z0, noise, thresholds=thresholds)
+    moved = (results[0] != results[1]).flatten(1).any(1)
+    assert moved.tolist() == (stop.stopped_at > 0).tolist()
+    assert 0 < int(moved.sum()) < 4
+
+
+@pytest.mark.parametrize(
+    "changes", [{"threshold": -1.0}, {"threshold": 1e9}, {"threshold": 1e9, "min_step": 250}]
+)
+@torch.no_grad()
+def test_who_stops_at_the_first_rung_or_by_min_step_or_never_has_nowhere_to_go_back_to(
+    make, pictures, changes
+):
+    plain, back = (make(ADAPTIVE, **changes, rewind=rewind) for rewind in (0, 2))
+    z0, noise = start(plain, pictures)
+    ours, theirs = (glad.reconstruct(z0, noise) for glad in (plain, back))
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1].stopped_at, theirs[1].stopped_at)
+
+
+@pytest.mark.parametrize("fusion", ["x0", "latent", "none"])
+@torch.no_grad()
+def test_images_that_go_back_do_so_alone_as_in_a_batch(exact, fusion):
+    glad, z0, noise, thresholds = exact(fusion=fusion, rewind=1)
+    together, _ = glad.reconstruct(z0, noise, thresholds=thresholds)
+    rows = zip(z0.split(1), noise.split(1), strict=True)
+    alone = torch.cat([glad.reconstruct(*row, thresholds=thresholds)[0] for row in rows])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_the_published_code_never_goes_back():
+    with pytest.raises(InputError, match=r"rewind: expected 0 with reference, .* got 1"):
+        GladConfig(reference=True, rewind=1)
+    with pytest.raises(InputError, match="rewind: expected at least 0, got -1"):
+        GladConfig(rewind=-1)
+    with pytest.raises(InputError, match="denoise_steps: expected at most 999 with reference"):
+        GladConfig(reference=True, denoise_steps=(1000,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 301),
+        ({"noise_step": 399}, 399),
+        ({"noise_step": 400}, 400),
+        ({"noise_step": 401}, 301),
+        ({"noise_step": 200}, 301),
+        ({"reference": True}, 400),
+        ({"reference": True, "noise_step": 399}, 399),
+        ({"reference": True, "noise_step": 449}, 400),
+    ],
+)
+@torch.no_grad()
+def test_start_latents_never_carry_noise_that_the_walk_does_not_take_away(make, pictures, changes, expected):
+    glad, seen = make(ADAPTIVE, adaptive=False, **changes), []
+    glad.denoiser.register_forward_hook(lambda _, given, __: seen.append(given))
+    z0, noise = start(glad, pictures)
+    glad.reconstruct(z0, noise)
+    torch.testing.assert_close(seen[0][0], glad.schedule.add_noise(z0, noise, torch.full((4,), expected)))
 
 
 @torch.no_grad()

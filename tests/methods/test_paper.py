@@ -64,8 +64,36 @@ def test_categories_differ_from_the_common_preset_in_their_settings_alone():
         assert not config.reference
         kept = {name: getattr(common, name) for name in ("threshold", "denoise_steps", "steps", "min_step")}
         kept |= {name: getattr(common, name) for name in ("readout", "synthesis", "own_stop_features")}
+        kept["noise_step"] = common.noise_step
         training = replace(config.training, steps=common.training.steps)
         assert replace(config, training=training, object_mask="none", **kept) == common
+
+
+@pytest.mark.parametrize("name", [name for name in GLAD if name.startswith("paper")])
+@torch.no_grad()
+def test_reference_noises_every_preset_to_the_published_timestep(name, tiny_method, pictures):
+    config = GLAD[name]
+    # T' for MVTec-AD and MPDD; for VisA and PCB-Bank the published code draws it from T' - 1 to T' - 1.
+    below = int(name.split("/")[1:2] in (["visa"], ["pcbbank"]))
+    (start,) = config.denoise_steps
+    glad = tiny_method(
+        "glad",
+        {
+            "denoise_steps": [start],
+            "steps": config.steps,
+            "spacing": config.spacing,
+            "noise_step": config.noise_step,
+            "reference": True,
+            "adaptive": False,
+        },
+    )
+    seen = []
+    glad.denoiser.register_forward_hook(lambda _, given, __: seen.append(given))
+    z0 = glad.codec.encode(pictures)
+    glad.reconstruct(z0, torch.ones_like(z0))
+    expected = glad.schedule.add_noise(z0, torch.ones_like(z0), torch.full((len(z0),), start - below))
+    assert torch.equal(seen[0][0], expected)
+    assert len(seen) == config.steps
 
 
 def test_one_model_for_a_whole_set_has_a_prompt_per_category_and_what_most_of_them_have():

@@ -4,8 +4,9 @@ import torch.nn.functional as F
 
 from mendiff.diffusion.posterior import kl_divergence
 from mendiff.errors import InputError
+from mendiff.methods.base import find_preset
 from mendiff.methods.ran_config import RanConfig
-from mendiff.methods.ran_features import seen_strides
+from mendiff.methods.ran_features import joined_features, seen_strides
 from mendiff.types import Estimate
 
 SEEDS = torch.tensor([11, 5, 2**62, 0])
@@ -128,6 +129,24 @@ def test_contrast_stays_as_it_is_unless_told(make, pictures):
     ran = make({"unit_contrast": False})
     ran.prepare(batches(pictures))
     assert torch.equal(ran.latents(pictures), ran.codec.encode(pictures))
+
+
+@torch.no_grad()
+def test_the_paper_predicts_features_as_they_are(make, pictures, streams):
+    assert not find_preset("ran", "paper").whiten_targets
+    assert find_preset("ran", "tiny").whiten_targets
+    plain, whitened = make({"whiten_targets": False}), make()
+    for ran in (plain, whitened):
+        ran.prepare(batches(pictures))
+    joined = joined_features(pictures, plain.features, 0)
+    assert torch.equal(plain.target(pictures), joined)
+    flat = whitened.target(pictures).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(flat.mean(1), torch.zeros(45), rtol=0, atol=1e-3)
+    # Eq. 10 of plain features: what the network says before training, against f(x0) itself.
+    look = plain.look(pictures, SEEDS)
+    assert torch.equal(look.truth, joined)
+    lack = plain._lack(look.truth, look.predicted[0, 0])
+    torch.testing.assert_close(lack, joined - look.predicted[0, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_window_holds_the_features_that_its_pixels_have_in_the_whole_image(make, streams):

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mendiff.errors import InputError
-from mendiff.nets.codec import CodecConfig
+from mendiff.nets.codec import MEAN, STD, CodecConfig, as_seen, as_tuned
 from mendiff.nets.codec_loss import CodecLossConfig, CodecParts, CodecTraining, latent_scale
+from mendiff.nets.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 
 KL = CodecConfig(
     "kl",
@@ -91,3 +92,102 @@ def test_lossless_codecs_have_nothing_to_train():
         InputError, match="codec: expected one of kl, tiny, which can be trained, got 'pixels'"
     ):
         training(CodecConfig("pixels"))
+
+
+# Pixels in ImageNet's normalisation.
+
+
+@pytest.mark.parametrize("codec", [None, KL], ids=["tiny", "kl"])
+@torch.no_grad()
+def test_a_codec_for_imagenets_pixels_is_shown_those(codec, small_codec, pictures, rng):
+    model = training(dataclasses.replace(codec or small_codec, pixels="imagenet"), perceptual_weight=0.0)
+    seen = []
+    model.codec.network.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(pictures, rng)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    torch.testing.assert_close(seen[0], (pictures - mean) / std, rtol=0, atol=1e-5)
+    latents = model.codec.encode(as_tuned(pictures, "imagenet"))
+    torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=1e-5)
+    scale = latent_scale(model.codec, pictures, "imagenet")
+    assert scale == pytest.approx(model.codec.network.config["scaling_factor"] / float(latents.std()))
+
+
+@pytest.mark.parametrize("pixels", ["", "symmetric", "imagenet"])
+def test_pixels_come_back_as_they_were(pictures, pixels):
+    decoded = as_tuned(pictures, pixels) * 2 - 1
+    torch.testing.assert_close(as_seen(decoded, pixels), pictures, rtol=0, atol=1e-6)
+
+
+# The discriminator.
+
+
+def adversarial(codec, start=0, **loss):
+    model = training(codec, adversarial_weight=0.5, adversarial_start=start, **loss)
+    return model.train()
+
+
+@pytest.mark.parametrize("codec", [None, KL], ids=["tiny", "kl"])
+def test_the_adversarial_term_moves_the_decoder_as_far_as_its_weight_says(codec, small_codec, pictures, rng):
+    # Only the weight differs, so that what is left of the gradients is the adversarial term's.
+    gradients = []
+    for model in (training(codec or small_codec).train(), adversarial(codec or small_codec)):
+        model(pictures, torch.Generator().manual_seed(2)).backward()
+        last = [one for one in model.codec.network.decoder.modules() if isinstance(one, torch.nn.Conv2d)][-1]
+        gradients.append(last.weight.grad)
+    plain, both = gradients
+    # The divergence of "kl" does not reach the decoder: all of `plain` is what the weight adapts to.
+    assert float((both - plain).norm()) == pytest.approx(0.5 * float(plain.norm()), rel=2e-2)
+
+
+def test_the_adversarial_term_rests_before_its_start(small_codec, pictures):
+    plain, model = training(small_codec), adversarial(small_codec, start=3)
+    for step, rests in ((0, True), (2, True), (3, False), (4, False)):
+        model.step = step
+        ours, theirs = (one(pictures, torch.Generator().manual_seed(2)) for one in (plain, model))
+        assert torch.equal(ours, theirs) == rests
+        assert (model.rival_loss() is None) == rests
+
+
+def test_the_discriminator_learns_and_lets_the_codec_be(small_codec, pictures, rng):
+    model, losses = adversarial(small_codec), []
+    optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=2e-4)
+    for _ in range(12):
+        model(pictures, rng)
+        loss = model.rival_loss()
+        optimizer.zero_grad()
+        model.codec.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert all(one.grad is None or not bool(one.grad.any()) for one in model.codec.parameters())
+    assert losses[-1] < 0.7 * losses[0]
+    assert model.rival_loss() is None  # a batch counts once
+
+
+def test_hinge_loss_and_adaptive_weight_are_those_of_the_formulas(rng):
+    real, made = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
+    assert float(hinge_loss(real, made)) == pytest.approx(0.5 * (0.25 + 0.5))
+    last = torch.randn(5, generator=rng, requires_grad=True)
+    other, adversarial = 3 * last.sum(), (last * torch.arange(5.0)).sum()
+    expected = 3 * 5**0.5 / (30**0.5 + 1e-4)
+    assert float(adaptive_weight(other, adversarial, last)) == pytest.approx(expected, rel=1e-5)
+    assert float(adaptive_weight(1e9 * last.sum(), 0 * last.sum(), last)) == 1e4
+
+
+def test_patches_of_70_pixels_are_judged(rng):
+    discriminator = PatchDiscriminator(8).eval()
+    image = torch.rand(1, 3, 128, 128, generator=rng, requires_grad=True)
+    judged = discriminator(image)
+    assert judged.shape == (1, 1, 14, 14)
+    judged[0, 0, 7, 7].backward()
+    rows, columns = (image.grad.abs().sum((0, 1, axis)).nonzero() for axis in (3, 2))
+    assert (len(rows), len(columns)) == (70, 70)
+    with pytest.raises(InputError, match="at least 24 pixels for its discriminator, got 16x32"):
+        discriminator(torch.zeros(1, 3, 16, 32))
+    assert discriminator(torch.zeros(1, 3, 24, 24)).shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("field", ["adversarial_weight", "adversarial_start"])
+def test_negative_weights_and_starts_are_refused(field):
+    with pytest.raises(InputError, match=rf"loss\.{field}: expected at least 0, got -1"):
+        CodecLossConfig(**{field: -1})

@@ -11,6 +11,7 @@ from mendiff.methods.diad import Diad
 from mendiff.methods.diad_config import DiadConfig
 from mendiff.nets.codec import CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig
+from mendiff.nets.semantic_guided import GuideConfig
 
 PARTS = {
     "unet": ("model.diffusion_model", "unet"),
@@ -74,9 +75,11 @@ def test_single_file_fills_unet_and_autoencoder_as_the_importer_does(reference_g
 
     group = reference_group("diad/weights")
     configs, length = group.notes["configs"], group.notes["tokens"]["context_length"]
+    widths = "conditioning_embedding_out_channels"
     config = DiadConfig(
         codec=CodecConfig("kl", network=configs["diffusers_vae"]),
         denoiser=DenoiserConfig("conditional_unet", "eps", configs["diffusers_unet"], prompt_length=length),
+        guide=GuideConfig(network={widths: configs["diffusers_controlnet"][widths]}),
     )
     expected = convert_diad(group.tensors, config, "reference values")
     width = configs["diffusers_unet"]["cross_attention_dim"]

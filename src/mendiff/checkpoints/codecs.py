@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ FORMAT, VERSION = "mendiff codec", 2
 CONFIG, WEIGHTS = "config.json", "codec.safetensors"
 CODEC = "its config's codec"
 """For the messages of load_exactly."""
+TUNED = {"before", "held_back"}
+"""What only the info of codecs that were trained with mendiff has, and not that of converted ones."""
 
 
 def save_codec(folder: Path, config: CodecConfig, weights: dict[str, Tensor], info: dict[str, Any]) -> None:
@@ -57,7 +60,12 @@ def read_codec_config(folder: str | Path) -> CodecConfig:
             "writes it."
         )
     content = _content(folder)
-    return config_from_dict(CodecConfig, content.get("config"), f"{folder / CONFIG}: config")
+    config = config_from_dict(CodecConfig, content.get("config"), f"{folder / CONFIG}: config")
+    info = content.get("info")
+    if isinstance(info, dict) and not config.pixels and TUNED & info.keys():
+        # Folders of a time when what was tuned here was tuned on [-1,1], and nobody said so.
+        config = dataclasses.replace(config, pixels="symmetric")
+    return config
 
 
 def _content(folder: Path) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mendiff.errors import check_range
+from mendiff.errors import InputError, check_range
+
+SCHEDULES = ("constant", "linear")
 
 
 @dataclass(frozen=True)
@@ -18,9 +21,13 @@ class GradientConfig:
     Attributes:
         steps: N, gradient steps.
         every: N_d, gradient steps between two reverse-diffusion steps.
-        step_size: s of eq. 13; moves of more than `largest_move` are cut.
+        schedule: "constant", x <- omega x - s g (eq. 13), or "linear", x <- sqrt(1 - b_t) x - sqrt(b_t) g
+            (Alg. 1) with b_t from `first_beta` at t = 1 to `last_beta` at t = N.
+        step_size: s of eq. 13; moves of more than `largest_move` are cut, whatever the schedule.
         largest_move: of a pixel in [-1,1] in one step.
         weight_decay: omega of eq. 13.
+        first_beta, last_beta: of Alg. 1, whose b_t the excerpt leaves open. Ours fall: large steps take the
+            anomaly away, small ones let the image settle.
         reverse_t: timestep of the reverse-diffusion step, which takes the noise for that of x_t.
         dims: features of the Gaussians, drawn at random from all channels as in PaDiM.
         stride: pixels per position of the Gaussians.
@@ -28,9 +35,12 @@ class GradientConfig:
 
     steps: int = 40
     every: int = 8
+    schedule: str = "constant"
     step_size: float = 0.05
     largest_move: float = 0.02
     weight_decay: float = 0.9999
+    first_beta: float = 0.005
+    last_beta: float = 0.0001
     reverse_t: int = 10
     dims: int = 48
     stride: int = 8
@@ -40,6 +50,20 @@ class GradientConfig:
             check_range(f"gradient.{name}", getattr(self, name), 1, 10_000)
         for name in ("step_size", "largest_move", "weight_decay"):
             check_range(f"gradient.{name}", getattr(self, name), 0)
+        for name in ("first_beta", "last_beta"):
+            check_range(f"gradient.{name}", getattr(self, name), 0, 1)
+        if self.schedule not in SCHEDULES:
+            raise InputError(
+                f"gradient.schedule: expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}."
+            )
+
+    def factors(self, step: int) -> tuple[float, float]:
+        """What the image and the gradient are multiplied by in a step from 1 to N: (omega, s) of its own."""
+        if self.schedule == "constant":
+            return self.weight_decay, self.step_size
+        share = (step - 1) / max(self.steps - 1, 1)
+        beta = (1 - share) * self.first_beta + share * self.last_beta
+        return math.sqrt(1 - beta), math.sqrt(beta)
 
 
 def gradient_denoise(
@@ -65,8 +89,8 @@ def gradient_denoise(
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(energy(leaf).sum(), leaf)
-        move = (config.step_size * gradient).clamp(-config.largest_move, config.largest_move)
-        x = config.weight_decay * x - move
+        decay, size = config.factors(step)
+        x = decay * x - (size * gradient).clamp(-config.largest_move, config.largest_move)
         if step % config.every == 0:
             x = reverse(x)
             walked.append(x)

@@ -41,3 +41,28 @@ def ladder(t_start: Tensor, steps: int, spacing: str = "leading", offset: int = 
     else:
         raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {spacing!r}.")
     return rungs.clamp(min=0).to(torch.int64)
+
+
+def remaining(rungs: Tensor, first: Tensor) -> Tensor:
+    """What is left of every ladder from its rung number `first` on, (B,N) and (B,) to (B,M).
+
+    M is that of the longest row; shorter ones repeat their first rung, where DDIM leaves an image as it is.
+    """
+    count = rungs.shape[1]
+    numbers = torch.arange(int(first.min()), count, device=rungs.device)
+    return rungs.gather(1, torch.maximum(numbers[None], first[:, None]))
+
+
+def noised_at(first: Tensor, last: Tensor, noise_step: int) -> Tensor:
+    """The timestep whose noise each image carries at the top of its ladder, (B,) int64.
+
+    Published code noises further than its ladder begins, but never beyond what the ladder was laid out for: a
+    walk from 361 after noise at 999 would leave most of that noise in the image.
+
+    Args:
+        first: the ladder's first rung, (B,).
+        last: highest timestep that the ladder was laid out for, (B,).
+        noise_step: what is asked for; it counts from `first` to `last`, otherwise it is `first`.
+    """
+    within = (first <= noise_step) & (noise_step <= last)
+    return torch.where(within, torch.full_like(first, noise_step), first)

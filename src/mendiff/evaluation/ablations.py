@@ -83,8 +83,20 @@ def _layers(*numbers: int) -> Row:
 
 
 def _backbone(name: str) -> Row:
-    return Row(f"DiAD, {name}", "diad", {"features.name": name})
+    """Compared at strides 4, 8 and 16: timm counts VGG's stages from stride 1, all others' from 2."""
+    first = 2 if name.startswith("vgg") else 1
+    return Row(
+        f"DiAD, {name}", "diad", {"features.name": name, "features.layers": list(_STAGES[first : first + 3])}
+    )
 
+
+def _pooling(rounds: int, side: int) -> Row:
+    changes = {"readout.pool_rounds": rounds, "readout.pool_side": side}
+    return Row(f"DiAD, {rounds} x {side}", "diad", changes=changes)
+
+
+STEPS = (1, 5, 10, 20, 50, 100, 200)
+TIMESTEPS = (100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
 
 ABLATIONS: dict[str, Ablation] = {
     "glad-pieces": Ablation(
@@ -106,6 +118,14 @@ ABLATIONS: dict[str, Ablation] = {
             Row("adaptive", "glad", _SEARCH),
         ),
     ),
+    "glad-rewind": Ablation(
+        "GLAD, Section 3.3: rungs that an image goes back once its stop score was exceeded",
+        tuple(
+            Row(f"n = {rewind}, {label}", "glad", _SEARCH, {"rewind": rewind, "fusion": fusion})
+            for fusion, label in (("none", "without SAFF"), ("x0", "with SAFF"))
+            for rewind in (0, 1, 2, 4)
+        ),
+    ),
     "diad-sff": Ablation(
         "DiAD, Table 7; SGEB4 is the SG network's last level, SGEB3 the last but one",
         (
@@ -122,18 +142,47 @@ ABLATIONS: dict[str, Ablation] = {
         "DiAD, Table 8",
         tuple(
             _backbone(name)
-            for name in ("vgg16", "vgg19", "resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
+            for name in (
+                *("vgg16", "vgg19", "resnet18", "resnet34", "resnet50", "resnet101"),
+                *("wide_resnet50_2", "wide_resnet101_2"),
+                *("efficientnet_b0", "efficientnet_b2", "efficientnet_b4"),
+            )
         ),
         multi_class=True,
     ),
     "diad-layers": Ablation(
-        "DiAD, Table 9",
+        # Which layers the rows of the table tick is lost in the text that we read, but for the best row:
+        # these are each alone, and all that follow each other.
+        "DiAD, Table 9; f2 to f4 are stage1 to stage3",
         (_layers(1), _layers(2), _layers(3), _layers(1, 2), _layers(2, 3), _layers(1, 2, 3)),
+        multi_class=True,
+    ),
+    "diad-outer-layers": Ablation(
+        "DiAD, Table 9, with f1 and f5, stage0 and stage4; for a backbone of five stages (--features)",
+        tuple(
+            _layers(*range(first, last))
+            for last in range(1, 6)
+            for first in range(last)
+            if first == 0 or last == 5
+        ),
         multi_class=True,
     ),
     "diad-steps": Ablation(
         "DiAD, Table 10",
-        tuple(Row(f"DiAD, {steps} steps", "diad", changes={"steps": steps}) for steps in (1, 5, 10, 20)),
+        tuple(Row(f"DiAD, {steps} steps", "diad", changes={"steps": steps}) for steps in STEPS),
+        multi_class=True,
+    ),
+    "diad-timesteps": Ablation(
+        "DiAD, Figure 6, a curve that is said to fall below 600",
+        tuple(Row(f"DiAD, {start} timesteps", "diad", changes={"start": start}) for start in TIMESTEPS),
+        multi_class=True,
+    ),
+    "diad-pooling": Ablation(
+        "DiAD, appendix: rounds and side of the average pooling before the image score",
+        tuple(
+            _pooling(rounds, side)
+            for rounds, side in ((1, 16), (4, 16), (5, 12), (6, 10), (8, 8), (10, 7), (15, 5), (20, 4))
+        ),
         multi_class=True,
     ),
     "diad-baselines": Ablation(
@@ -167,6 +216,30 @@ ABLATIONS: dict[str, Ablation] = {
             Row("t = 20 alone", "ran", changes={"noise_steps": [20]}),
             Row("t = 60 alone", "ran", changes={"noise_steps": [60]}),
             Row("t = 150 alone", "ran", changes={"noise_steps": [150]}),
+        ),
+    ),
+    "ran-alpha": Ablation(
+        "RAN: alpha of eq. 11, the weight of the KL divergence",
+        tuple(
+            Row(f"alpha = {alpha}", "ran", changes={"kl_weight": alpha})
+            for alpha in (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+        ),
+    ),
+    "ran-timesteps": Ablation(
+        "RAN: T of eq. 11, the timesteps that are looked at",
+        tuple(
+            Row(f"T = {', '.join(map(str, steps))}", "ran", changes={"noise_steps": list(steps)})
+            for steps in (
+                *((10,), (20,), (60,), (100,), (150,), (250,)),
+                *((20, 60), (20, 60, 150), (20, 60, 150, 250)),
+            )
+        ),
+    ),
+    "ran-targets": Ablation(
+        "RAN: features predicted whitened, and as they are (eq. 10)",
+        (
+            Row("whitened", "ran", {"whiten_targets": True}),
+            Row("as they are", "ran", {"whiten_targets": False}),
         ),
     ),
 }

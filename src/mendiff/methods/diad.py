@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.diffusion.ddim import ddim
-from mendiff.diffusion.ladder import ladder
+from mendiff.diffusion.ladder import ladder, noised_at
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
 from mendiff.methods.diad_config import PRESETS, DiadConfig
 from mendiff.nets.cached import LatentCache
-from mendiff.nets.codec import check_size, make_codec
+from mendiff.nets.codec import MEAN, STD, check_size, make_codec
 from mendiff.nets.features import make_features
 from mendiff.nets.semantic_guided import GuidedDenoiser
 from mendiff.scoring.readout import Readout, fit_to_mended
@@ -30,8 +30,6 @@ from mendiff.types import Detection, Estimate
 
 GUIDANCE = 9.0
 """Of the published code, between the empty prompt and itself: it changes nothing and doubles the work."""
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, in RGB."""
 
 
 class Diad(Method):
@@ -161,8 +159,7 @@ class Diad(Method):
         start = torch.full((len(z0),), config.start, device=z0.device)
         rungs = ladder(start, config.steps, config.spacing)
         # The published code noises to the last timestep although its ladder starts 98 below.
-        first = torch.full_like(start, config.noise_step) if config.noise_step else rungs[:, 0]
-        z_t = self.schedule.add_noise(z0, noise, first)
+        z_t = self.schedule.add_noise(z0, noise, noised_at(rungs[:, 0], start - 1, config.noise_step))
         embedding = self.denoiser.embed(hint)  # once: it is the same at every step
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:

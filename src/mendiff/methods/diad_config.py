@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from mendiff.diffusion.ladder import SPACINGS
 from mendiff.errors import InputError, check_range
 from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
-from mendiff.nets.codec import TINY_CODEC, CodecConfig
+from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
 from mendiff.nets.denoiser import DenoiserConfig, conditional_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
 from mendiff.nets.semantic_guided import GuideConfig
@@ -35,7 +35,8 @@ class DiadConfig(MethodConfig):
         train_t: lowest and highest timestep (exclusive) that is trained.
         min_snr_gamma: of the loss weights; 0 weighs all timesteps equally (published).
         start: the ladder covers the `start` lowest timesteps.
-        noise_step: timestep whose noise the start latents carry; 0 for the ladder's first rung.
+        noise_step: timestep whose noise the start latents carry, where the ladder begins at or below it (999
+            as published, with `start` at 1000); otherwise, and for 0, they carry that of its first rung.
         steps: DDIM steps.
         spacing: of the ladder: "leading" (published), "trailing" or "linspace".
         reference: follow the published code number for number: latents are drawn from the codec's posterior,
@@ -67,6 +68,11 @@ class DiadConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_cached_latents(self, self.codec, drawn=self.reference)
+        check_pixels(
+            self.codec,
+            "imagenet" if self.normalised else "symmetric",
+            f", or fit with --set normalised={str(not self.normalised).lower()}",
+        )
         if self.training.lora_rank and self.train_encoder:
             raise InputError(
                 "training.lora_rank: expected 0 with train_encoder, which is for networks that start from "

@@ -7,6 +7,7 @@ Where they part is said at the line.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar
@@ -16,8 +17,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from mendiff.calibration import upper_bound
-from mendiff.diffusion.ddim import ddim
-from mendiff.diffusion.ladder import ladder
+from mendiff.diffusion.ddim import ddim, ddim_step
+from mendiff.diffusion.ladder import ladder, noised_at, remaining
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
@@ -184,12 +185,19 @@ class Glad(Method):
         config = self.config
         start = torch.full((len(z0),), config.denoise_steps[run], device=z0.device)
         rungs = ladder(start, config.steps, config.spacing)
-        # The published code noises to T' although its ladder starts one rung lower.
-        first = start if config.reference else rungs[:, 0]
-        noised_at = torch.full_like(start, config.noise_step) if config.noise_step else first
-        z_t = self.schedule.add_noise(z0, noise, noised_at)
+        t = noised_at(rungs[:, 0], start, config.noise_step)
+        if (
+            config.reference
+        ):  # the published code noises to T' or T' - 1 although its ladder starts a rung lower
+            t = torch.where(t == config.noise_step, t, start)
+        z_t = self.schedule.add_noise(z0, noise, t)
         stop = AdaptiveStop(self, z0, noise, self.stop_thresholds[run] if thresholds is None else thresholds)
-        return ddim(self.denoiser, z_t, rungs, self.schedule, edit=stop if config.adaptive else None), stop
+        z = ddim(self.denoiser, z_t, rungs, self.schedule, edit=stop if config.adaptive else None)
+        rows = stop.resumed_at.nonzero().flatten()
+        if len(rows):  # a second walk of those images that went back, each from its own rung
+            below = remaining(rungs[rows], stop.resumed_at[rows])
+            z = z.index_put((rows,), ddim(self.denoiser, stop.resumed[rows], below, self.schedule))
+        return z, stop
 
     def stop_map(self, generated: Tensor, truth: Tensor) -> Tensor:
         """Distance of every token of the generated estimate to the true input's, two latents to (B,1,h,w)."""
@@ -271,6 +279,8 @@ class AdaptiveStop:
 
     Attributes:
         stopped_at: the timestep at which each image stopped, (B,); 0 where it has not.
+        resumed: where images that went back go on, (B,c,h,w), zeros for all others; see GladConfig.rewind.
+        resumed_at: the rung, counted from the top, whose noise these latents carry, (B,); 0 for all others.
         scores: stop scores of the rungs walked so far, each (B,); 0 for images that had stopped before.
     """
 
@@ -278,16 +288,18 @@ class AdaptiveStop:
         self._glad, self._z0, self._noise, self._thresholds = glad, z0, noise, thresholds
         self._min_step = glad.config.min_step if bool(thresholds.isfinite().all()) else 0
         self.stopped_at = torch.zeros(len(z0), dtype=torch.int64, device=z0.device)
+        self.resumed, self.resumed_at = torch.zeros_like(z0), torch.zeros_like(self.stopped_at)
         self.scores: list[Tensor] = []
+        self._passed: deque[Step] = deque(maxlen=glad.config.rewind + 1)
 
     def __call__(self, step: Step) -> Estimate:
         """The estimate to follow at this step; see mendiff.diffusion.ddim."""
         rows = (self.stopped_at == 0).nonzero().flatten()
         if len(rows) == 0:
             return step.estimate
-        glad, t, eps = self._glad, step.t[rows], step.estimate.eps[rows]
-        true_z_t = glad.schedule.add_noise(self._z0[rows], self._noise[rows], t)
-        truth = glad.schedule.x0_from_eps(true_z_t, eps, t)
+        self._passed.append(step)
+        glad, t = self._glad, step.t[rows]
+        true_z_t, truth = self._true_input(step, rows)
         distance = glad.stop_map(step.estimate.x0[rows], truth)
         score = top_k_mean(distance, STOP_TOP_K)
         over = score > self._thresholds[len(self.scores)]
@@ -295,7 +307,25 @@ class AdaptiveStop:
         stops = over | (t < self._min_step)
         rows, distance, over, truth = rows[stops], distance[stops], over[stops], truth[stops]
         self.stopped_at[rows] = step.t[rows]
-        return self._fuse(step, rows, _fusion_weight(distance, over, truth), truth, true_z_t[stops])
+        weight = _fusion_weight(distance, over, truth)
+        self._go_back(rows[over], weight[over])
+        return self._fuse(step, rows, weight, truth, true_z_t[stops])
+
+    def _true_input(self, step: Step, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The true input at this step: its noisy latents, and its clean estimate by the step's noise."""
+        schedule, t = self._glad.schedule, step.t[rows]
+        true_z_t = schedule.add_noise(self._z0[rows], self._noise[rows], t)
+        return true_z_t, schedule.x0_from_eps(true_z_t, step.estimate.eps[rows], t)
+
+    def _go_back(self, rows: Tensor, weight: Tensor) -> None:
+        """Let rows go on from the earlier rung, fused there by the mask of the step that stopped them."""
+        earlier, back = self._passed[0], len(self._passed) - 1
+        if len(rows) == 0 or back == 0:
+            return
+        true_z_t, truth = self._true_input(earlier, rows)
+        fused = self._fuse(earlier, rows, weight, truth, true_z_t)
+        self.resumed[rows] = ddim_step(fused, earlier.s, self._glad.schedule)[rows]
+        self.resumed_at[rows] = len(self.scores) - back  # one below the earlier rung
 
     def _fuse(self, step: Step, rows: Tensor, weight: Tensor, truth: Tensor, true_z_t: Tensor) -> Estimate:
         """Replace the rows that stop by weight * generated + (1 - weight) * true input."""

@@ -11,7 +11,7 @@ from mendiff.diffusion.ladder import SPACINGS
 from mendiff.errors import InputError, check_range
 from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
 from mendiff.methods.glad_settings import SETS, SETTINGS, Setting
-from mendiff.nets.codec import TINY_CODEC, CodecConfig
+from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
 from mendiff.nets.denoiser import DenoiserConfig, plain_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
 from mendiff.nets.stable_diffusion import CODEC, UNET
@@ -37,12 +37,17 @@ class GladConfig(MethodConfig):
         denoise_steps: T', where the search starts; several are run one by one and their maps added.
         steps: N, DDIM steps from T' down.
         spacing: of the ladder: "leading" (published), "trailing" or "linspace".
-        noise_step: timestep whose noise the start latents carry; 0 for the ladder's first rung (for T' in
-            `reference`; the code's VisA and PCB-Bank path uses T' - 1).
+        noise_step: timestep whose noise the start latents carry, if it is from the ladder's first rung to T'
+            (T' - 1 in the published settings of VisA and PCB-Bank); otherwise, and for 0, it is that of the
+            first rung (of T' in `reference`).
         adaptive: whether images stop on their own (ADS); otherwise all walk from T' to the end.
         threshold: stop score of ADS; None learns one per rung from good images (see stop_rate).
         stop_rate: share of good images that should exceed a learned threshold.
         min_step: an image that reaches a timestep below this stops there.
+        rewind: n, rungs of the ladder that an image whose stop score was exceeded at t goes back to continue
+            from t + n, not beyond the ladder's first (the paper: at t some of the anomaly is preserved, from
+            t + n it can be reconstructed while normal regions are kept best); 0 goes on at t, as the code
+            does. Images that `min_step` stops go on at t.
         fusion: of normal regions at the stop (SAFF): "x0" as in the code, "latent" as in the paper (the noise
             is predicted anew from the fused latent), "none" goes on from the true noisy input.
         object_mask: weigh the final map by the part: "none", "dark", "bright" or "auto".
@@ -69,6 +74,7 @@ class GladConfig(MethodConfig):
     threshold: float | None = None
     stop_rate: float = 0.01
     min_step: int = 350
+    rewind: int = 0
     fusion: str = "x0"
     object_mask: str = "none"
     both_ways: tuple[str, ...] = ()
@@ -79,6 +85,7 @@ class GladConfig(MethodConfig):
         if self.fusion not in FUSIONS:
             raise InputError(f"fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}.")
         check_cached_latents(self, self.codec, drawn=self.reference)
+        check_pixels(self.codec, "symmetric")
         if self.training.lora_rank and self.denoiser.kind != "conditional_unet":
             raise InputError(
                 "training.lora_rank: expected 0 for a network that starts from random weights, got "
@@ -91,6 +98,16 @@ class GladConfig(MethodConfig):
             )
         check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
         check_range("steps", self.steps, 1, TIMESTEPS)
+        check_range("rewind", self.rewind, 0)
+        if self.reference and self.rewind:
+            raise InputError(
+                f"rewind: expected 0 with reference, whose published code never goes back, got {self.rewind}."
+            )
+        if self.reference and self.noise_step != TIMESTEPS - 1 and max(self.denoise_steps) == TIMESTEPS:
+            raise InputError(
+                f"denoise_steps: expected at most {TIMESTEPS - 1} with reference, which noises to T' itself, "
+                f"got {TIMESTEPS}; set noise_step={TIMESTEPS - 1}."
+            )
         check_range("min_snr_gamma", self.min_snr_gamma, 0)
         # Both are needed after training only: told now, a slip does not cost the training.
         if self.spacing not in SPACINGS:
@@ -145,6 +162,7 @@ def _published(setting: Setting) -> GladConfig:
         own_stop_features=setting.tuned_features,
         denoise_steps=(setting.start,),
         steps=setting.steps,
+        noise_step=setting.noise_step,
         threshold=setting.threshold,
         min_step=setting.min_step,
         object_mask=setting.part,

@@ -20,6 +20,8 @@ class Setting:
         pixels: v, `readout.pixel_weight`.
         min_step: see GladConfig.
         steps: DDIM steps.
+        noise_step: see GladConfig; 0 noises to T' in `reference`. The published code noises VisA and PCB-Bank
+            to T' - 1.
         resolution: side at which images are compared, `readout.resolution`; 0 for the images' own, 512.
         both_ways: match reconstruction to image, too, `readout.backward`.
         tuned_features: whether the read-out's extractor was fine-tuned and the stop rule's was not.
@@ -33,6 +35,7 @@ class Setting:
     pixels: float = 0.0
     min_step: int = 350
     steps: int = 25
+    noise_step: int = 0
     resolution: int = 0
     both_ways: bool = False
     tuned_features: bool = False
@@ -49,6 +52,7 @@ def _fine(threshold: float, pixels: float, anomalies: str = "none", *, both_ways
         pixels=pixels,
         min_step=200,
         steps=15,
+        noise_step=449,
         resolution=256,
         both_ways=both_ways,
         tuned_features=True,

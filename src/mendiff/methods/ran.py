@@ -44,7 +44,7 @@ class Look:
     """What the network makes of an image at every timestep and noise draw; n timesteps, d draws.
 
     Attributes:
-        truth: f(x0), whitened, (B,C,h,w).
+        truth: f(x0), whitened where the config says so, (B,C,h,w).
         predicted: the same by the network, (n,d,B,C,h,w).
         pixel: KL divergence in nats, or squared error, averaged over channels, (n,d,B,1,H,W).
         rebuilt: mean clean estimate, (B,3,H,W) in [0,1].
@@ -181,7 +181,7 @@ class Ran(Method):
         return cut_alike(x0, truth, (rows, columns), self.config.window // unit, generators)
 
     def target(self, image: Tensor) -> Tensor:
-        """f(x0): all feature layers on one grid, whitened, (B,3,H,W) in [0,1] to (B,C,h,w)."""
+        """f(x0): all feature layers on one grid, as they are predicted, (B,3,H,W) in [0,1] to (B,C,h,w)."""
         whitened: Tensor = self.target_whitening(self._joined(image))
         return whitened
 
@@ -297,13 +297,16 @@ class Ran(Method):
     @torch.no_grad()
     def prepare(self, seen: Batches) -> None:
         """Learn the scale of the features that are to be predicted; see Method.prepare."""
-        for image, _ in seen():
-            self.target_whitening.update(self._joined(image))
-            if self.config.unit_contrast:
+        whiten, contrast = self.config.whiten_targets, self.config.unit_contrast
+        for image, _ in seen() if whiten or contrast else ():
+            if whiten:
+                self.target_whitening.update(self._joined(image))
+            if contrast:
                 self.contrast.update(self.codec.encode(image))
-        if self.config.unit_contrast:
+        if contrast:
             self.contrast.finish()
-        self.target_whitening.finish()
+        if whiten:  # otherwise it stays the identity
+            self.target_whitening.finish()
         if self._cache is not None:
             self._cache.clear()
 

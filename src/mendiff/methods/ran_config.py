@@ -25,6 +25,9 @@ class RanConfig(MethodConfig):
         denoiser, features: see their configs.
         unit_contrast: whether pixels are first brought to zero mean and unit deviation over the good images,
             like Stable Diffusion's latents: noise that hardly touches a circuit board drowns faint textures.
+        whiten_targets: whether the features that are to be predicted are first brought to zero mean and unit
+            covariance over the good images, so that no channel or layer outweighs another in the loss; the
+            paper predicts them as they are.
         train_t: lowest and highest timestep (exclusive) that is trained.
         min_snr_gamma: of the weights of the noise loss; 0 weighs all timesteps equally.
         feature_weight: of the feature loss (eq. 10) beside the hybrid loss.
@@ -58,6 +61,7 @@ class RanConfig(MethodConfig):
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     unit_contrast: bool = False
+    whiten_targets: bool = True  # as model folders have it that do not say
     train_t: tuple[int, ...] = (0, 1000)
     min_snr_gamma: float = 0.0
     feature_weight: float = 1.0
@@ -164,6 +168,7 @@ _PAPER = RanConfig(
     ),
     # PaDiM's extractor and layers (Defard et al. 2021).
     features=FeaturesConfig("wide_resnet50_2.tv_in1k", ("stage1", "stage2", "stage3")),
+    whiten_targets=False,
     gradient=GradientConfig(dims=100),
 )
 

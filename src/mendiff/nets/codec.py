@@ -15,6 +15,9 @@ from mendiff.nets.build import build
 
 KINDS = ("pixels", "space_to_depth", "kl", "tiny", AUTO)
 PIXEL_KINDS = ("pixels", "space_to_depth")
+PIXELS = ("", "symmetric", "imagenet")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, in RGB."""
 TINY_CODEC = "space_to_depth"
 """Kind of the codec in `tiny`: AUTO for the one that comes with the package."""
 BUNDLED_NETWORK: dict[str, Any] = {
@@ -37,6 +40,9 @@ class CodecConfig:
             for the "tiny" one that comes with the package.
         factor: downscaling of "space_to_depth"; the autoencoders' follows from their own config.
         network: diffusers' config of the autoencoder; empty takes diffusers' defaults.
+        pixels: what an autoencoder was tuned on: "symmetric", pixels in [-1,1], or "imagenet", in ImageNet's
+            normalisation, as DiAD's published ones; empty where nobody says, as of Stable Diffusion's own.
+            Methods refuse one that was tuned on other pixels than they show it.
         train: whether the method trains it (published methods keep it frozen).
         slicing: let an autoencoder see the images of a batch one after another: less memory, same latents.
         tiling: side in pixels of overlapping tiles that an autoencoder sees one after another; 0 for whole
@@ -47,6 +53,7 @@ class CodecConfig:
     kind: str = "space_to_depth"
     factor: int = 4
     network: dict[str, Any] = field(default_factory=dict)
+    pixels: str = ""
     train: bool = False
     slicing: bool = False
     tiling: int = 0
@@ -54,6 +61,9 @@ class CodecConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"codec: expected one of {', '.join(KINDS)}, got {self.kind!r}.")
+        if self.pixels not in PIXELS:
+            known = ", ".join(one or "''" for one in PIXELS)
+            raise InputError(f"codec.pixels: expected one of {known}, got {self.pixels!r}.")
         check_range("codec.factor", self.factor, 1, 256)
         check_range("codec.tiling", self.tiling, 0)
         if self.slicing and self.kind in PIXEL_KINDS:
@@ -63,6 +73,40 @@ class CodecConfig:
                 f"codec.tiling: expected 0 for a codec of kind {self.kind!r}, which takes little memory, got "
                 f"{self.tiling}; tiles are for kind 'kl'."
             )
+
+
+def check_pixels(config: CodecConfig, shown: str, instead: str = "") -> None:
+    """Refuse an autoencoder that says it was tuned on other pixels than it will be shown.
+
+    Args:
+        config: of the codec.
+        shown: "symmetric" or "imagenet".
+        instead: for the message: what else the user can do.
+    """
+    if config.kind not in PIXEL_KINDS and config.pixels not in ("", shown):
+        raise InputError(
+            f"codec.pixels: expected an autoencoder that was tuned on {shown!r} pixels, got one tuned on "
+            f"{config.pixels!r} ones; tune it with mendiff fit-codec --set codec.pixels={shown}{instead}."
+        )
+
+
+def as_tuned(image: Tensor, pixels: str) -> Tensor:
+    """What `encode` must be given for its network to see an image as it was tuned, (B,3,H,W) in [0,1].
+
+    Codecs scale their input from [0,1] to [-1,1] by themselves; for "imagenet" this undoes that.
+    """
+    if pixels != "imagenet":
+        return image
+    mean, std = (image.new_tensor(values)[:, None, None] for values in (MEAN, STD))
+    return (image - mean) / std / 2 + 0.5
+
+
+def as_seen(decoded: Tensor, pixels: str) -> Tensor:
+    """Pixels in about [0,1] from what the decoder puts out, not clamped, (B,3,H,W) to the same."""
+    if pixels != "imagenet":
+        return decoded / 2 + 0.5
+    mean, std = (decoded.new_tensor(values)[:, None, None] for values in (MEAN, STD))
+    return decoded * std + mean
 
 
 class Codec(nn.Module, ABC):

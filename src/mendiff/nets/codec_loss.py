@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from mendiff.errors import InputError
-from mendiff.nets.codec import Codec, CodecConfig, KLCodec, TinyCodec, make_codec
+from mendiff.errors import InputError, check_range
+from mendiff.nets.codec import Codec, CodecConfig, KLCodec, TinyCodec, as_seen, as_tuned, make_codec
+from mendiff.nets.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from mendiff.nets.features import FeaturesConfig, make_features
 
 PIXEL_TERMS = ("l1", "rms")
@@ -25,13 +26,20 @@ class CodecLossConfig:
             of their mean squared error, which PSNR measures.
         perceptual_weight: of the squared distance between unit-length features, summed over layers.
         kl_weight: of the posterior's divergence from a unit normal, per latent number ("kl" only).
+        adversarial_weight: of a discriminator of patches that is trained beside the codec, relative to what
+            the pixel and perceptual terms do to the decoder's last layer; 0 for none.
+        adversarial_start: steps before it comes in.
     """
 
     pixel: str = "l1"
     perceptual_weight: float = 1.0
     kl_weight: float = 1e-6
+    adversarial_weight: float = 0.0
+    adversarial_start: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("adversarial_weight", "adversarial_start"):
+            check_range(f"loss.{name}", getattr(self, name), 0)
         if self.pixel not in PIXEL_TERMS:
             raise InputError(f"loss.pixel: expected one of {', '.join(PIXEL_TERMS)}, got {self.pixel!r}.")
 
@@ -52,10 +60,14 @@ class CodecParts:
 
 
 class CodecTraining(nn.Module):
-    """A codec with the loss of latent diffusion's first stage, without its discriminator.
+    """A codec with the loss of latent diffusion's first stage.
 
     Args:
         config: see CodecParts.
+
+    Attributes:
+        discriminator: trained beside the codec, by `rival_loss`; None without an adversarial term.
+        step: number of the training step, which says whether that term has come in.
 
     Source: Rombach et al. 2022, appendix G; perceptual distance as in Zhang et al. 2018, unweighted.
     """
@@ -68,15 +80,32 @@ class CodecTraining(nn.Module):
             )
         self.config = config.loss
         self.codec: Codec = make_codec(config.codec).requires_grad_(True)
+        self.pixels = config.codec.pixels
         self.features = make_features(config.features)
+        self.discriminator = PatchDiscriminator() if config.loss.adversarial_weight else None
+        self.step = 0
+        self._shown: tuple[Tensor, Tensor] | None = None
 
     def forward(self, image: Tensor, rng: Generator) -> Tensor:
         """The loss of a batch, (B,3,H,W) in [0,1] to a scalar; rng (CPU) draws from the posterior."""
         rebuilt, divergence = self._through(image, rng)
-        loss = self.pixel(rebuilt.float() - image) + self.config.kl_weight * divergence
+        loss = self.pixel(rebuilt.float() - image)
         if self.config.perceptual_weight:
             loss = loss + self.config.perceptual_weight * self.perceptual(image, rebuilt)
-        return loss
+        if self.discriminator is not None and self.step >= self.config.adversarial_start:
+            self._shown = image, rebuilt.detach()
+            adversarial = -self.discriminator(rebuilt * 2 - 1).mean()
+            weight = adaptive_weight(loss, adversarial, _last_weights(self.codec))
+            loss = loss + self.config.adversarial_weight * weight * adversarial
+        return loss + self.config.kl_weight * divergence
+
+    def rival_loss(self) -> Tensor | None:
+        """The discriminator's loss on the batch that `forward` saw last, once; None before its start."""
+        shown, self._shown = self._shown, None
+        if shown is None or self.discriminator is None:
+            return None
+        real, made = (self.discriminator(pixels * 2 - 1) for pixels in shown)
+        return hinge_loss(real, made)
 
     def pixel(self, error: Tensor) -> Tensor:
         """The mean absolute error, or the mean over images of the root of their squared error."""
@@ -98,18 +127,32 @@ class CodecTraining(nn.Module):
     def _through(self, image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
         """Decoded images in about [0,1], and the divergence in nats per latent number."""
         codec, none = self.codec, image.new_zeros(())
+        scaled = as_tuned(image, self.pixels) * 2 - 1
         if isinstance(codec, KLCodec):
-            posterior = codec.network.encode(image * 2 - 1).latent_dist
+            posterior = codec.network.encode(scaled).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=rng).to(image)
             latents = posterior.mean + posterior.std * noise
-            return codec.network.decode(latents).sample / 2 + 0.5, posterior.kl().mean() / latents[0].numel()
+            decoded = as_seen(codec.network.decode(latents).sample, self.pixels)
+            return decoded, posterior.kl().mean() / latents[0].numel()
         assert isinstance(codec, TinyCodec)
-        return codec.network.decode(codec.network.encode(image * 2 - 1).latents).sample / 2 + 0.5, none
+        return as_seen(codec.network.decode(codec.network.encode(scaled).latents).sample, self.pixels), none
 
 
-def latent_scale(codec: Codec, images: Tensor) -> float:
-    """The factor that brings a codec's latents to unit deviation over good images, (N,3,H,W) in [0,1]."""
+def _last_weights(codec: Codec) -> Tensor:
+    """The weights of the decoder's last layer."""
+    network: Any = codec.network
+    return [one for one in network.decoder.modules() if isinstance(one, nn.Conv2d)][-1].weight
+
+
+def latent_scale(codec: Codec, images: Tensor, pixels: str = "") -> float:
+    """The factor that brings a codec's latents to unit deviation over good images, (N,3,H,W) in [0,1].
+
+    Args:
+        codec: trained.
+        images: good ones.
+        pixels: what it was tuned on; see CodecConfig.
+    """
     with torch.no_grad():
-        latents = torch.cat([codec.encode(batch) for batch in images.split(8)])
+        latents = torch.cat([codec.encode(as_tuned(batch, pixels)) for batch in images.split(8)])
     network: Any = codec.network
     return float(network.config["scaling_factor"]) / float(latents.std().clamp(min=1e-6))
