@@ -24,6 +24,7 @@ FLOORS = {
     "nets": 2,
     "methods": 3,
     "checkpoints": 4,
+    "data": 4,
     "images": 4,
     "model": 4,
     "anomalib_models": 5,
@@ -37,8 +38,9 @@ FLOORS = {
 # What a room may import from its own floor, besides itself.
 SIDEWAYS = {
     **{room: {"types", "errors"} for room in ("types", "diffusion", "synthesis", "scoring", "calibration")},
-    "model": {"images"},
-    "checkpoints": {"images", "model"},
+    "images": {"data"},
+    "model": {"data", "images"},
+    "checkpoints": {"data", "images", "model"},
     "commands": {room for room, floor in FLOORS.items() if floor == 5} - {"cli", "bundled"},
     "bundled": {"commands", "demo", "evaluation"},
     "cli": {room for room, floor in FLOORS.items() if floor == 5},

@@ -9,20 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mendiff.checkpoints.store import FullDiskError, read_json, writing
+from mendiff.checkpoints.store import FullDiskError, writing
+from mendiff.data.made import MADE as MADE
+from mendiff.data.made import made as made
 from mendiff.errors import InputError
 from mendiff.images import check_writable
-
-# What mendiff writes, by a file at its top and some of the names in it; --overwrite deletes nothing else.
-MADE = (
-    ("a model", "config.json", {"format": "mendiff"}),
-    ("a codec", "config.json", {"format": "mendiff codec"}),
-    ("tuned features", "config.json", {"format": "mendiff features"}),
-    ("findings", "predictions.json", {"threshold": ..., "unreadable": ...}),
-    ("a demo", "demo.json", {"mean": ..., "seconds": ...}),
-    ("a run", "run.json", {"format": ...}),
-    ("a tuned model", "tuning.json", {"changes": ..., "trials": ...}),
-)
 
 
 def check_output(out: Path, overwrite: bool, what: str) -> None:
@@ -52,18 +43,6 @@ def check_output(out: Path, overwrite: bool, what: str) -> None:
         raise InputError(
             f"{out}: --overwrite would replace {what} here, but this folder holds {held}; choose another."
         )
-
-
-def made(folder: Path) -> str | None:
-    """What mendiff wrote into a folder, by its name in MADE; None for a folder of others."""
-    for what, name, fields in MADE:
-        try:
-            content = read_json(folder / name) if (folder / name).is_file() else {}
-        except InputError:
-            continue
-        if all(key in content and value in (..., content[key]) for key, value in fields.items()):
-            return what
-    return None
 
 
 @contextmanager
