@@ -14,6 +14,8 @@ from mendiff.data.reading import as_upright, opened, orientation_of
 Mask: TypeAlias = npt.NDArray[np.bool_]
 MOST_CLASSES = 32
 """Values up to this are numbers of classes, never levels of grey."""
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
+FEW_LEVELS = 2
 NEAR = 2
 MOST_LOOKED_AT = 100_000
 
@@ -32,8 +34,8 @@ def read_mask(path: str | Path) -> Mask:
     with opened(path) as image:
         orientation = 1 if image.format == "TIFF" else orientation_of(image, path)  # Pillow turns a TIFF
         image.load()
-        levels = _levels(image)
-    return np.ascontiguousarray(as_upright(_marked(levels), orientation))
+        levels, lossy = _levels(image), image.format in LOSSY
+    return np.ascontiguousarray(as_upright(_marked(levels, lossy), orientation))
 
 
 def _levels(image: Image.Image) -> npt.NDArray[Any]:
@@ -65,8 +67,13 @@ def _is_grey_scale(image: Image.Image, palette: npt.NDArray[Any]) -> bool:
     return bool((used == used[:, :1]).all()) and len(np.unique(used[:, 0])) == len(used) > 2
 
 
-def _marked(levels: npt.NDArray[Any]) -> Mask:
-    """Above 0, or above half of the highest level where most lower ones lie on slopes between others."""
+def _marked(levels: npt.NDArray[Any], lossy: bool) -> Mask:
+    """Above 0, or above half of the highest level where most lower ones lie on slopes between others.
+
+    Args:
+        levels: (H,W), 0 for not anomalous.
+        lossy: whether the file may have changed levels; flat ones too, then.
+    """
     marked = np.asarray(levels > 0)
     high = float(levels.max(initial=0))
     whole = np.issubdtype(levels.dtype, np.integer)
@@ -74,9 +81,10 @@ def _marked(levels: npt.NDArray[Any]) -> Mask:
         return marked
     upper = np.asarray(levels > high / 2)
     low = marked & ~upper
-    if low.any() and _on_slopes(levels, low):
-        return upper
-    return marked
+    if not low.any():
+        return marked
+    changed = lossy and len(np.unique(levels[low])) > FEW_LEVELS
+    return upper if changed or _on_slopes(levels, low) else marked
 
 
 def _on_slopes(levels: npt.NDArray[Any], low: Mask) -> bool:

@@ -368,10 +368,20 @@ def _is_deep_colour(image: Image.Image) -> bool:
 
 
 def _sixteen_bits(path: Path) -> npt.NDArray[np.uint16]:
-    """A colour image as (H,W,3) or (H,W,4) uint16, BGR, with its rows as they are stored."""
-    import cv2  # half a second, for few files
+    """A colour image as (H,W,3) or (H,W,4) uint16, RGB, with its rows as they are stored."""
+    if path.read_bytes()[:2] in (b"II", b"MM"):
+        import tifffile  # OpenCV would turn it upright
 
-    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        with tifffile.TiffFile(path) as file:
+            values = file.pages.first.asarray()
+            apart = file.pages.first.axes.startswith("S")
+        values = values.transpose(1, 2, 0) if apart else values
+    else:
+        import cv2  # half a second, for few files
+
+        values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        if values is not None and values.ndim == 3:
+            values = values[..., [2, 1, 0, 3][: values.shape[2]]]
     if values is None or values.ndim != 3 or values.dtype != np.uint16:
         raise ValueError("its 16-bit values can't be decoded")
     return np.asarray(values)
@@ -379,7 +389,7 @@ def _sixteen_bits(path: Path) -> npt.NDArray[np.uint16]:
 
 def _deep_colour(path: Path, orientation: int, top: int) -> Picture:
     values = _sixteen_bits(path)
-    colours = _to_8_bits(values[..., 2::-1], top, False, path)
+    colours = _to_8_bits(values[..., :3], top, False, path)
     if values.shape[2] == 4:
         visible = values[..., 3:].astype(np.float64) / 65535
         colours = np.rint(255 + (colours - 255.0) * visible).astype(np.uint8)
