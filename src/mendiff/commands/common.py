@@ -24,9 +24,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mendiff.data.names import same_name
 from mendiff.errors import InputError
 from mendiff.evaluation.checks import UNREADABLE, check_data
 from mendiff.evaluation.data import GOOD, Category
+from mendiff.evaluation.samples import Use
 
 Item = TypeVar("Item")
 
@@ -163,17 +165,24 @@ def choose_categories(categories: list[Category], wanted: Sequence[str] | None) 
     """The categories that were asked for; all if none were, or with the word all."""
     if not wanted or list(wanted) == ["all"]:
         return categories
-    by_name = {category.name: category for category in categories}
+    by_name = {same_name(category.name): category for category in categories}
+    wanted = [same_name(name) for name in wanted]
     unknown = [name for name in wanted if name not in by_name]
     if unknown:
         raise InputError(f"--categories: expected some of {', '.join(by_name)}, got {unknown[0]!r}.")
     return [by_name[name] for name in wanted]
 
 
-def checked(categories: Sequence[Category], terminal: Terminal) -> list[Category]:
-    """The categories without the images that can't be read; other faults are an error or a warning each."""
+def checked(categories: Sequence[Category], terminal: Terminal, use: Use | None = None) -> list[Category]:
+    """The categories without the images that can't be read; other faults are an error or a warning each.
+
+    Args:
+        categories: as `open_data` gives them.
+        terminal: for warnings.
+        use: how a model will take the images, where that is known.
+    """
     with Terminal(terminal.quiet, fleeting=True).bar("checking") as update:
-        findings = check_data(categories, update)
+        findings = check_data(categories, update, use)
     hard = [finding for finding in findings if finding.hard]
     if hard:
         more = f" {len(hard) - 1} more: see 'mendiff check'." if len(hard) > 1 else ""

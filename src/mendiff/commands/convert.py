@@ -30,6 +30,7 @@ from mendiff.commands.plan import readable_paths
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
+from mendiff.evaluation.samples import Use
 from mendiff.images import read_image, resize
 from mendiff.methods.base import Method, find_preset
 from mendiff.methods.config import config_to_dict, override
@@ -94,7 +95,8 @@ def run(
     method, lines = read(checkpoint, preset, settings, Pieces(pretrained, codec, features_weights, prompt))
     for line in lines:
         terminal.say(line)
-    paths = readable_paths(open_data(good), terminal)[:MOST_GOOD]
+    use = Use(bit_depth=method.config.bit_depth)
+    paths = readable_paths(open_data(good), terminal, use)[:MOST_GOOD]
     info = {"preset": preset, "converted": checkpoint.name, "pretrained": lines, "images": len(paths)}
     terminal.say(f"{checkpoint.name}: {name}; the threshold comes from {len(paths)} good images")
     calibration = _calibrate(method.to(device), paths, terminal)
@@ -161,7 +163,8 @@ def _glad(
 
 def _calibrate(method: Method, paths: Sequence[Path], terminal: Terminal) -> Calibration:
     """Scores of good images, under a progress bar."""
-    prepared = torch.stack([resize(read_image(path), method.config.image_size) for path in paths])
+    depth = method.config.bit_depth
+    prepared = torch.stack([resize(read_image(path, depth), method.config.image_size) for path in paths])
     device = next(method.parameters()).device
     batches = list(prepared.split(BATCH))
 

@@ -99,7 +99,7 @@ def _findings(
     kept, pictures = [], []
     for path, name in batch:
         try:
-            pictures.append(read_image(path))
+            pictures.append(read_image(path, model.method.config.bit_depth))
             kept.append((path, name))
         except InputError as error:
             unreadable.append(str(error))

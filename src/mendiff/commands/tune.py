@@ -27,6 +27,7 @@ from mendiff.commands.variants import held_back_and_seen, variant_of
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
 from mendiff.evaluation.metrics import image_and_pixel_metrics
+from mendiff.evaluation.samples import Use
 from mendiff.images import write_bytes
 from mendiff.model import Model
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
@@ -118,7 +119,7 @@ def run(
     if loaded.name not in SEARCHED:
         raise InputError(f"{model}: expected a model of {', '.join(SEARCHED)}, got one of {loaded.name}.")
     chosen = choose_categories(open_data(data, layout), categories)
-    paths = readable_paths(chosen, terminal)
+    paths = readable_paths(chosen, terminal, Use(bit_depth=loaded.method.config.bit_depth))
     bed = make_bed(loaded, paths, repetitions, seed)
     trials, best = search(loaded, bed, terminal)
     tuned = variant_of(loaded, best, [*bed.calibrating, *bed.testing], bed.seen) if best else loaded

@@ -28,6 +28,10 @@ PICTURED = ("findings", "a run")
 """What mendiff writes with pictures of parts in it."""
 
 
+class NoImagesError(InputError):
+    """A folder without any image."""
+
+
 @dataclass(frozen=True)
 class _Place:
     """A folder on the walk, and why its images are passed over; empty for no reason."""
@@ -55,7 +59,7 @@ def find_images(path: Path) -> list[Path]:
     found = sorted(one for one, reason in _walk(path) if not reason)
     if not found:
         allowed = ", ".join(sorted(e.lstrip(".") for e in EXTENSIONS))
-        raise InputError(f"{path}: no images found; expected files of type {allowed}{_instead(path)}.")
+        raise NoImagesError(f"{path}: no images found; expected files of type {allowed}{instead(path)}.")
     return found
 
 
@@ -141,13 +145,13 @@ def _reason(path: Path, folder: str) -> str:
     return "image without an extension" if is_image(path) else NO_IMAGE
 
 
-def _instead(path: Path) -> str:
-    """What a folder without images holds, for a message."""
+def instead(path: Path) -> str:
+    """What a folder without images holds, for the end of a message; empty where that is nothing to tell."""
     reasons = Counter(reason for _, reason in left_out(path) if reason != NO_IMAGE)
-    return f", found {counted(reasons)}" if reasons else ""
+    return f", found {_counted(reasons)}" if reasons else ""
 
 
-def counted(reasons: Counter[str]) -> str:
+def _counted(reasons: Counter[str]) -> str:
     """Reasons with their numbers, the most frequent first: "30 of type .heic, 2 hidden"."""
     parts = []
     for reason, count in reasons.most_common():
