@@ -131,10 +131,10 @@ def run(
 
 
 def _use(config: Any) -> Use:
-    """How a model takes images, by its config as it was read; what is wrong with it shows when it is loaded."""
-    kinds = {"image_size": None, "bit_depth": 0}
+    """How a model takes images, by its config as read; what is wrong with that shows when it is loaded."""
     given = config if isinstance(config, dict) else {}
-    return Use(*(given[key] if type(given.get(key)) is int else other for key, other in kinds.items()))
+    size, depth = given.get("image_size"), given.get("bit_depth")
+    return Use(size if isinstance(size, int) else None, depth if isinstance(depth, int) else 0)
 
 
 def _with_tests(data: Path, layout: str, names: Sequence[str] | None) -> list[Category]:

@@ -63,7 +63,7 @@ def _levels(image: Image.Image) -> npt.NDArray[Any]:
 
 def _is_grey_scale(image: Image.Image, palette: npt.NDArray[Any]) -> bool:
     """Whether the colours that a palette image uses are greys, each another: levels, and no class ids."""
-    used = palette[[index for _, index in image.getcolors() or () if index < len(palette)]]
+    used = palette[[index for index in np.unique(np.asarray(image)) if index < len(palette)]]
     return bool((used == used[:, :1]).all()) and len(np.unique(used[:, 0])) == len(used) > 2
 
 

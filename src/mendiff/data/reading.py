@@ -352,16 +352,18 @@ def _declared_top(image: Image.Image) -> int:
     if tags:
         bits = max(tags.get(BITS_TAG, (16,)))
         return int(2**bits - 1) if 8 < bits < 16 else 0
-    arguments = image.tile[0][3] if getattr(image, "tile", None) else ()
+    tiles: Any = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ()
     scaled = image.format == "PPM" and isinstance(arguments, tuple) and arguments[-1] not in (255, 65535)
     return 65535 if scaled else 0  # Pillow has scaled it already
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
     """Whether a colour image, not decoded yet, has 16 bits per channel, of which Pillow keeps the upper 8."""
-    if image.mode not in ("RGB", "RGBA", "LA", "RGBX") or not getattr(image, "tile", None):
+    tiles: Any = getattr(image, "tile", None)
+    if image.mode not in ("RGB", "RGBA", "LA", "RGBX") or not tiles:
         return False
-    arguments = image.tile[0][3]  # type: ignore[attr-defined]
+    arguments = tiles[0][3]
     arguments = arguments if isinstance(arguments, tuple) else (arguments,)
     deep_ppm = image.format == "PPM" and arguments[-1] == 65535
     return deep_ppm or any(isinstance(one, str) and ";16" in one for one in arguments)
@@ -379,12 +381,12 @@ def _sixteen_bits(path: Path) -> npt.NDArray[np.uint16]:
     else:
         import cv2  # half a second, for few files
 
-        values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-        if values is not None and values.ndim == 3:
-            values = values[..., [2, 1, 0, 3][: values.shape[2]]]
-    if values is None or values.ndim != 3 or values.dtype != np.uint16:
+        decoded: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        values = np.asarray(decoded if decoded is not None else ())
+        values = values[..., [2, 1, 0, 3][: values.shape[2]]] if values.ndim == 3 else values
+    if values.ndim != 3 or values.dtype != np.uint16:
         raise ValueError("its 16-bit values can't be decoded")
-    return np.asarray(values)
+    return values
 
 
 def _deep_colour(path: Path, orientation: int, top: int) -> Picture:

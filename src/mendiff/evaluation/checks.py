@@ -136,7 +136,9 @@ def _look_at_all(categories: Sequence[Category], progress: Progress | None, use:
     looks: Looks = {}
     # Pillow's decoders let go of Python's lock, so threads help.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for pair, look in zip(pairs, pool.map(lambda pair: _look_at(*pair, use), pairs), strict=True):
+        for pair, look in zip(
+            pairs, pool.map(lambda pair: _look_at(pair[0], pair[1], use), pairs), strict=True
+        ):
             looks[pair] = look
             if progress is not None:
                 progress(len(looks), len(pairs), "")

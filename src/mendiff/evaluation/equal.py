@@ -44,7 +44,7 @@ def equal_pictures(categories: Sequence[Category], looks: Looks) -> Iterator[Fin
             test[looks[sample.path, sample.mask_path].key].append((sample.path, category.name))
     for split, pictures in (("training", train), ("test", test)):
         repeated = {key: owners for key, owners in pictures.items() if key and len(owners) > 1}
-        for found in _by_folders(repeated.values(), labels if split == "test" else {}):
+        for found in _by_folders(list(repeated.values()), labels if split == "test" else {}):
             yield _duplicate(found, split)
     both = [owners + train[key] for key, owners in test.items() if key and key in train]
     for found in _by_folders(both, {}):

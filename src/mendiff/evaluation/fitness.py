@@ -52,7 +52,7 @@ def _shrunk(size: tuple[int, int], side: int) -> str:
     height, width = size
     return (
         f"{width / side:.1f} times smaller across and {height / side:.1f} times down, so that what is below "
-        f"about {vanishing(size, side)} pixels vanishes; choose a larger --image-size, or cut them into tiles."
+        f"about {vanishing(size, side)} pixels vanishes; choose a larger --image-size or cut them into tiles."
     )
 
 

@@ -81,8 +81,8 @@ def labelled(images: Path, label: str, masks: Path | None) -> list[Sample]:
     known = {place: _by_name(place) for place in set(places)}
     samples = []
     for path, place in zip(paths, places, strict=True):
-        names = (f"{path.stem}_mask", path.stem)
-        names += tuple(same_name(name) for name in names)
+        names = [f"{path.stem}_mask", path.stem]
+        names += [same_name(name) for name in names]
         found = next((known[place][name] for name in names if name in known[place]), None)
         samples.append(Sample(path, label, found or place / f"{path.stem}_mask.png"))
     return samples
