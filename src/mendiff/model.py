@@ -16,7 +16,7 @@ from torch import Tensor
 from mendiff.calibration import Calibration
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
-from mendiff.images import read_image, resize, to_rgb
+from mendiff.images import Picture, read_image, resize, to_rgb
 from mendiff.methods.base import Batches, Method
 from mendiff.nets.placement import Offload, halve, multiplies_bf16
 from mendiff.types import Detection
@@ -134,6 +134,10 @@ class Model:
         if explain:
             found = replace(found, reconstruction=self.method.explain(image, seeds))
         return Detection(**{f.name: getattr(found, f.name).cpu() for f in fields(Detection)})
+
+    def read(self, path: str | Path) -> Picture:
+        """An image file as the (H,W,3) uint8 picture that `prepare` would make of it."""
+        return read_image(path, self.method.config.bit_depth)
 
     def prepare(self, image: Any) -> Tensor:
         """One picture of any kind as the (3,S,S) float32 tensor in [0,1] that the method sees."""

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -25,9 +26,11 @@ from rich.progress import (
 from rich.table import Table
 
 from mendiff.data.names import same_name
+from mendiff.data.reading import brightest, read_header
 from mendiff.errors import InputError
 from mendiff.evaluation.checks import UNREADABLE, check_data
 from mendiff.evaluation.data import GOOD, Category
+from mendiff.evaluation.fitness import dark_sentence
 from mendiff.evaluation.samples import Use
 
 Item = TypeVar("Item")
@@ -43,6 +46,8 @@ METRIC_TITLES = {
 }
 MOST_TOLD = 5
 """Warnings of one kind that a command prints; `mendiff check` prints all."""
+FIRST_DEEP = 8
+"""16-bit images whose values `predict` looks at before it starts."""
 LINE_SECONDS = 30.0
 """Between two lines of progress where there is no terminal to draw a bar on."""
 
@@ -204,6 +209,29 @@ def checked(categories: Sequence[Category], terminal: Terminal, use: Use | None 
         )
         for category in categories
     ]
+
+
+def tell_depth(paths: Sequence[Path], bit_depth: int, terminal: Terminal) -> None:
+    """Warn of 16-bit images that are nearly black to a model, by the first of them; `check` looks at all."""
+    deep: list[Path] = []
+    for path in paths if not bit_depth else ():
+        try:
+            deep += [path] if read_header(path).deep else []
+        except InputError:
+            continue  # it is named when its turn comes
+        if len(deep) == FIRST_DEEP:
+            break
+    highest = [value for path in deep if (value := _brightest(path)) is not None]
+    sentence = dark_sentence(max(highest, default=-1))
+    if sentence:
+        terminal.warn(f"{paths[0].parent}: images {sentence}")
+
+
+def _brightest(path: Path) -> int | None:
+    try:
+        return brightest(path)
+    except InputError:
+        return None
 
 
 def metrics_table(summary: dict[str, Any], title: str) -> Table:

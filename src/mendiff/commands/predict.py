@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from mendiff.checkpoints.store import load
-from mendiff.commands.common import Terminal, choose_device
+from mendiff.commands.common import Terminal, choose_device, tell_depth
 from mendiff.commands.places import check_output, new_folder
 from mendiff.errors import InputError
-from mendiff.images import find_images, normalise_heat, overlay, read_image, save_png, to_picture, write_bytes
+from mendiff.images import find_images, normalise_heat, overlay, save_png, to_picture, write_bytes
 from mendiff.model import Model
 from mendiff.types import Detection
 
@@ -44,6 +44,7 @@ def run(
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
     loaded = load(model, choose_device(device), category, offload=offload, half=half)
     named = name_images(images)
+    tell_depth([path for path, _ in named], loaded.method.config.bit_depth, terminal)
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []
     with new_folder(out, overwrite, "findings") as draft:
@@ -99,7 +100,7 @@ def _findings(
     kept, pictures = [], []
     for path, name in batch:
         try:
-            pictures.append(read_image(path, model.method.config.bit_depth))
+            pictures.append(model.read(path))
             kept.append((path, name))
         except InputError as error:
             unreadable.append(str(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -53,7 +53,7 @@ SWAPS_SIDES = frozenset({5, 6, 7, 8})
 """EXIF orientations that lay an upright picture on its side."""
 MOST_MEGAPIXELS = 500.0
 MEGAPIXELS = "MENDIFF_MAX_MEGAPIXELS"
-BAND_PIXELS = 2**20
+BAND_PIXELS = 2**18
 DARK_BITS = 14
 """16-bit images whose brightest value needs no more bits were most likely taken with so many."""
 
@@ -90,10 +90,10 @@ def read_image(path: str | Path, bit_depth: int = 0) -> Picture:
     check_depth(bit_depth)
     path = Path(path)
     with opened(path) as image:
-        orientation, top = orientation_of(image, path), _declared_top(image)
-        if bit_depth and not top and _is_deep_colour(image):
-            return _deep_colour(path, orientation, 2**bit_depth - 1)
+        orientation, top, deep = orientation_of(image, path), _declared_top(image), _is_deep_colour(image)
         image.load()
+        if bit_depth and deep and not top:
+            return _deep_colour(path, orientation, 2**bit_depth - 1)
         # Pillow turns a TIFF while it loads it, and no other format.
         turned = 1 if image.format == "TIFF" else orientation
         return _picture(image, turned, top or 2 ** (bit_depth or 16) - 1, path)
@@ -128,9 +128,9 @@ def brightest(path: str | Path) -> int:
     """The highest value in an image of more than 8 bits, as stored."""
     path = Path(path)
     with opened(path) as image:
-        if _is_deep_colour(image):
-            return int(_sixteen_bits(path)[..., :3].max())
-        return int(np.asarray(image).max())
+        deep = _is_deep_colour(image)
+        image.load()  # whatever is damaged shows here
+        return int((_sixteen_bits(path)[..., :3] if deep else np.asarray(image)).max())
 
 
 def further_frames(path: Path) -> int:
@@ -194,7 +194,11 @@ def opened(path: Path, source: Any = None) -> Iterator[Image.Image]:
         source: its bytes as an open file, where they are not to be read from the path.
     """
     try:
-        with _OWN_LIMIT, Image.open(path if source is None else source, formats=_formats()) as image:
+        # By an open file: from a name Pillow maps some TIFFs into memory, at a wrong width if they are turned.
+        with ExitStack() as stack:
+            stack.enter_context(_OWN_LIMIT)
+            file = stack.enter_context(path.open("rb")) if source is None else source
+            image = stack.enter_context(Image.open(file, formats=_formats()))
             _check_pixels(path, image.size)
             yield image
     except (InputError, MemoryError):

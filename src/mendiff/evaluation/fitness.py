@@ -127,9 +127,10 @@ def orientation_notes(category: Category, looks: Looks) -> Iterator[Finding]:
             unsure.append((sample.path, orientation))
     if unsure:
         path, orientation = unsure[0]
+        many = f"{len(unsure)} photos with masks are" if len(unsure) > 1 else "1 photo with a mask is"
         sentence = (
-            f"{category.root}: {len(unsure)} photos with masks are stored turned (EXIF), such as {path} "
-            f"(EXIF orientation {orientation}); make sure that their masks were drawn on the upright photos."
+            f"{category.root}: {many} stored turned, such as {path} (EXIF orientation {orientation}); make "
+            "sure that masks were drawn on the upright photos, as nothing tells."
         )
         yield Finding("orientation", False, sentence, tuple(path for path, _ in unsure))
 

@@ -13,6 +13,8 @@ from mendiff.errors import InputError
 from mendiff.evaluation.samples import Finding, Sample
 
 MOST_NAMED = 4
+A_FOLDER = "a folder of good images"
+"""Words of how to go on, in whose place the folder stands where it is known."""
 LOOKED_AT = 3
 """Pairs of one name with two extensions whose pictures are looked at, whether one of them is a mask."""
 
@@ -113,7 +115,7 @@ def _folders(base: Path, images: Sequence[Path], hard: bool, end: str) -> Iterat
         return
     outer = [folder for folder in wrong if not any(other in folder.parents for other in wrong)]
     if len(good) == 1 and hard:
-        end = f"; give {good[0]} alone, or {end[2:]}"
+        end = end.replace(A_FOLDER, f"{good[0]} alone")
     yield _misplaced(base, outer, hard, end)
 
 
