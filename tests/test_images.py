@@ -264,22 +264,27 @@ def test_what_is_no_image_is_named_with_the_reason(
 
 
 def mask_files() -> dict[str, Image.Image]:
-    grey = np.array([[0, 1, 255]], dtype=np.uint8)
-    ids = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8))
-    black_palette, white_first = ids.copy(), ids.copy()
+    """Three regions of eight pixels each: not anomalous, and anomalous with a low and with a high value."""
+
+    def regions(values: list) -> np.ndarray:
+        return np.repeat(np.repeat(np.array([values], dtype=np.uint8), 8, axis=0), 8, axis=1)
+
+    grey = regions([0, 1, 255])
+    ids = Image.fromarray(regions([0, 1, 2]))
+    black_palette = ids.copy()
     black_palette.putpalette([0, 0, 0] * 3)
-    white_first = Image.fromarray(np.array([[1, 0, 2]], dtype=np.uint8))
+    white_first = Image.fromarray(regions([1, 0, 2]))
     white_first.putpalette([255, 255, 255, 0, 0, 0, 9, 9, 9])
-    rgba = np.zeros((1, 3, 4), dtype=np.uint8)
-    rgba[0] = [(255, 255, 255, 0), (255, 0, 0, 255), (0, 0, 7, 1)]
     return {
         "grey": Image.fromarray(grey),
         "bilevel": Image.fromarray(grey > 0),
+        "class ids": ids,
+        "class ids up to 40": Image.fromarray(regions([0, 2, 40])),
         "sixteen bit": Image.fromarray(grey.astype(np.uint16)),
         "colour": Image.fromarray(np.stack([grey * 0, grey * 0, grey], axis=2)),
         "class ids without colours": black_palette,
-        "palette that starts with white": white_first,
-        "alpha": Image.fromarray(rgba),
+        "palette that starts with white": white_first.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        "alpha": Image.fromarray(regions([(255, 255, 255, 0), (255, 0, 0, 255), (0, 0, 7, 1)])),
     }
 
 
@@ -290,7 +295,8 @@ def test_anything_above_zero_in_a_mask_is_anomalous(tmp_path: Path, name: str) -
     mask = images.read_mask(tmp_path / "mask.png")
 
     assert mask.dtype == np.bool_
-    assert mask.tolist() == [[False, True, True]]
+    assert mask[:, ::8].tolist() == [[False, True, True]] * 8
+    assert (mask == np.repeat([[False, True, True]], 8, axis=1)).all()
 
 
 # ---- tensors -----------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ FLOORS = {
     "methods": 3,
     "checkpoints": 4,
     "bands": 4,
+    "data": 4,
     "disk": 4,
     "images": 4,
     "model": 4,
@@ -39,9 +40,9 @@ FLOORS = {
 # What a room may import from its own floor, besides itself.
 SIDEWAYS = {
     **{room: {"types", "errors"} for room in ("types", "diffusion", "synthesis", "scoring", "calibration")},
-    "images": {"bands", "disk"},
-    "model": {"images"},
-    "checkpoints": {"images", "model"},
+    "images": {"bands", "data", "disk"},
+    "model": {"data", "images"},
+    "checkpoints": {"data", "images", "model"},
     "commands": {room for room, floor in FLOORS.items() if floor == 5} - {"cli", "bundled"},
     "bundled": {"commands", "demo", "evaluation"},
     "cli": {room for room, floor in FLOORS.items() if floor == 5},

@@ -10,6 +10,7 @@ import argparse
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
@@ -132,6 +133,8 @@ def run(command: Command, options: Namespace) -> dict[str, Any]:
         if options[dest] is None:
             raise InputError(f"expected {written}, {text}; usage: {command.usage}")
     keep_freed_memory()
+    # What Pillow says of odd files to programmers; what a person should know of a file is our own warning.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     room = import_module(f"mendiff.commands.{command.room or command.function.__name__}")
     given = {key: value for key, value in vars(options).items() if key not in ("config", "json", "set")}
     _check_values(command, given)

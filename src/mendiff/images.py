@@ -1,4 +1,4 @@
-"""Images on disk and images as tensors: reading, resizing, writing and drawing.
+"""Images as tensors: resizing, writing and drawing; reading is in `mendiff.data`, and known here as well.
 
 Pictures are (H,W,3) uint8 RGB arrays, masks (H,W) bool arrays; `resize` turns a picture into the (3,S,S)
 float32 tensor in [0,1] that every network sees, for training and for inference alike.
@@ -6,9 +6,7 @@ float32 tensor in [0,1] that every network sees, for training and for inference 
 
 import io
 import os
-import struct
 import uuid
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,184 +16,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from mendiff.bands import bands, write_png
+from mendiff.data.found import find_images as find_images
+from mendiff.data.found import left_out as left_out
+from mendiff.data.masks import Mask as Mask
+from mendiff.data.masks import read_mask as read_mask
+from mendiff.data.reading import EXTENSIONS as EXTENSIONS
+from mendiff.data.reading import Picture as Picture
+from mendiff.data.reading import image_size as image_size
+from mendiff.data.reading import read_image as read_image
+from mendiff.data.reading import to_rgb as to_rgb
 from mendiff.disk import short_name
 from mendiff.errors import InputError
 
-Picture: TypeAlias = npt.NDArray[np.uint8]
-Mask: TypeAlias = npt.NDArray[np.bool_]
 Heat: TypeAlias = npt.NDArray[np.floating]
-
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-
-# What Pillow's decoders raise on damaged files; SyntaxError is its word for a broken header.
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, struct.error, zlib.error)
-ORIENTATION_TAG = 0x0112
-_BITS_PER_SAMPLE_TAG = 258
-_SWAPS_SIDES = frozenset({5, 6, 7, 8})
-
-
-# ---- reading -----------------------------------------------------------------------------------------
-
-
-def find_images(path: Path) -> list[Path]:
-    """List the image files under a folder, sorted, sub-folders included; a file gives itself.
-
-    Hidden files and folders are skipped; the extensions are `EXTENSIONS`, in either case. Raises InputError
-    where there is nothing.
-    """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder; give an image or a folder of images.")
-    found = sorted(
-        p
-        for p in path.rglob("*")
-        if p.suffix.lower() in EXTENSIONS
-        and not any(part.startswith(".") for part in p.relative_to(path).parts)
-        and p.is_file()
-    )
-    if not found:
-        allowed = ", ".join(sorted(e.lstrip(".") for e in EXTENSIONS))
-        raise InputError(f"{path}: no images found; expected files of type {allowed}.")
-    return found
-
-
-def read_image(path: str | Path) -> Picture:
-    """Read any picture as (H,W,3) uint8 RGB, upright by its EXIF orientation.
-
-    Transparency is composited on white, as viewers show it. Sixteen bits are scaled by their full range
-    (65535 -> 255; a TIFF that declares 9 to 15 bits by that depth), never stretched to the content. Float
-    TIFFs must lie in [0,1]. Of several frames the first is read. Raises InputError, naming the file, when it
-    is missing, truncated, damaged or of a value range whose meaning can't be known.
-    """
-    return to_rgb(_open(Path(path)), path)
-
-
-def to_rgb(image: Image.Image, source: str | Path) -> Picture:
-    """Turn an open Pillow image into (H,W,3) uint8 RGB, as `read_image` does; `source` names it in errors."""
-    if image.getexif().get(ORIENTATION_TAG, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = _to_8_bits(image, source)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("La", "RGBa"):  # premultiplied alpha; Pillow undoes it only between these pairs
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        image = Image.alpha_composite(white, rgba)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def read_mask(path: str | Path) -> Mask:
-    """Read a ground-truth mask as (H,W) bool: anything above 0 is anomalous, class ids and palettes included.
-
-    In a palette image whose entry 0 is black, every other index is anomalous whatever its colour (class ids
-    often come with a meaningless palette); otherwise every colour but black is. Transparent pixels are not
-    anomalous. Raises InputError, naming the file, when it can't be read.
-    """
-    image = _open(Path(path))
-    if image.mode == "P" and not image.has_transparency_data:
-        if not any((image.getpalette("RGB") or [0, 0, 0])[:3]):
-            return np.asarray(np.array(image) > 0)
-        image = image.convert("RGB")
-    elif image.mode not in ("1", "L", "I", "F", "RGB") and not image.mode.startswith("I;16"):
-        image = image.convert("RGBA")
-    values = np.array(image)
-    if values.ndim == 2:
-        return np.asarray(values > 0)
-    visible = values[..., 3] > 0 if values.shape[2] == 4 else True
-    return np.asarray((values[..., :3] > 0).any(axis=2) & visible)
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Read (H, W) of an upright image from its header alone.
-
-    Raises InputError, naming the file, when the header can't be read.
-    """
-    path = Path(path)
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = _header_exif(image, path).get(ORIENTATION_TAG) in _SWAPS_SIDES
-    except (*DAMAGED, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
-    return (width, height) if turned else (height, width)
-
-
-def _header_exif(image: Image.Image, path: Path) -> Image.Exif:
-    """EXIF without decoding; Pillow decodes every PNG for it, since PNG may keep it behind the pixels."""
-    if image.format != "PNG" or image.info.get("exif") or _text_behind_pixels(path):
-        return image.getexif()
-    return Image.Image.getexif(image)
-
-
-def _text_behind_pixels(path: Path) -> bool:
-    """Whether a PNG has EXIF or text, which may hold EXIF, behind pixels; only chunk heads are read."""
-    pixels = False
-    with path.open("rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            if pixels and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
-                return True
-            pixels = pixels or head[4:] == b"IDAT"
-            file.seek(int.from_bytes(head[:4], "big") + 4, 1)
-    return False
-
-
-def _open(path: Path) -> Image.Image:
-    """Decode a file completely and turn it upright; opening alone would not notice that it is truncated."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            ImageOps.exif_transpose(
-                image, in_place=True
-            )  # a copy would forget the tags that tell the bit depth
-            return image
-    except (*DAMAGED, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: BaseException) -> InputError:
-    if not path.exists():
-        return InputError(f"{path}: no such file; check the path.")
-    if path.is_dir():
-        return InputError(f"{path}: expected an image file, got a folder.")
-    if path.stat().st_size == 0:
-        return InputError(f"{path}: the file is empty, expected an image; replace or remove it.")
-    if isinstance(error, PermissionError):
-        return InputError(f"{path}: the image may not be read (permission denied); change its permissions.")
-    if isinstance(error, UnidentifiedImageError):
-        return InputError(f"{path}: not an image that can be read; replace or remove it.")
-    detail = " ".join(str(error).split()).rstrip(".")
-    return InputError(f"{path}: the image is truncated or damaged ({detail}); replace or remove it.")
-
-
-def _to_8_bits(image: Image.Image, path: str | Path) -> Picture:
-    values = np.array(image).astype(np.float64)
-    low, high = float(values.min()), float(values.max())
-    if image.mode == "F":
-        if not (low >= 0.0 and high <= 1.0):  # written so that NaN fails too
-            raise InputError(
-                f"{path}: a float image must lie in [0, 1], got {low:g} to {high:g}; "
-                "scale it or save it as 8 or 16 bit."
-            )
-        top = 1.0
-    else:
-        tags = getattr(image, "tag_v2", {})
-        bits = max(tags.get(_BITS_PER_SAMPLE_TAG, (16,))) if tags else 16
-        top = float(2 ** min(bits, 16) - 1)
-        if not (low >= 0.0 and high <= top):
-            raise InputError(
-                f"{path}: an integer image must lie in 0 to {top:.0f}, got {low:.0f} to {high:.0f}; "
-                "save it as 8 or 16 bit."
-            )
-    return np.rint(values * (255.0 / top)).astype(np.uint8)
-
 
 # ---- tensors -----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mendiff.calibration import Calibration
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
-from mendiff.images import read_image, resize, to_rgb
+from mendiff.images import Picture, read_image, resize, to_rgb
 from mendiff.methods.base import Batches, Method
 from mendiff.nets.placement import Offload, halve, multiplies_bf16
 from mendiff.types import Detection
@@ -148,9 +148,13 @@ class Model:
             raise NotFiniteError(lost)
         return Detection(**columns)
 
+    def read(self, path: str | Path) -> Picture:
+        """An image file as the (H,W,3) uint8 picture that `prepare` would make of it."""
+        return read_image(path, self.method.config.bit_depth)
+
     def prepare(self, image: Any) -> Tensor:
         """One picture of any kind as the (3,S,S) float32 tensor in [0,1] that the method sees."""
-        return prepare(image, self.image_size)
+        return prepare(image, self.image_size, self.method.config.bit_depth)
 
 
 def _no_device(device: str, error: Exception) -> InputError:
@@ -187,18 +191,26 @@ def calibrated(
 
 
 def _batches(method: Method, images: Pictures, batch_size: int) -> Batches:
-    prepared = torch.stack([prepare(one, method.config.image_size) for one in as_list(images)])
+    prepared = torch.stack(
+        [prepare(one, method.config.image_size, method.config.bit_depth) for one in as_list(images)]
+    )
     device = next(method.parameters()).device
     return lambda: ((batch.to(device), content_seeds(batch)) for batch in prepared.split(batch_size))
 
 
-def prepare(image: Any, size: int) -> Tensor:
-    """One picture of any kind (see Pictures) as a (3,size,size) float32 tensor in [0,1]."""
+def prepare(image: Any, size: int, bit_depth: int = 0) -> Tensor:
+    """One picture of any kind (see Pictures) as a (3,size,size) float32 tensor in [0,1].
+
+    Args:
+        image: of any size.
+        size: side in pixels.
+        bit_depth: see read_image.
+    """
     if isinstance(image, str | Path):
-        return resize(read_image(image), size)
+        return resize(read_image(image, bit_depth), size)
     if isinstance(image, Tensor):
         return resize(_checked(image), size)
-    array = to_rgb(image, "image") if isinstance(image, Image.Image) else np.asarray(image)
+    array = to_rgb(image, "image", bit_depth) if isinstance(image, Image.Image) else np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise InputError(f"image: expected an (H,W,3) uint8 RGB array, got {array.dtype} {array.shape}.")
     return resize(array, size)

@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin
 from mendiff.evaluation import checks
 from mendiff.evaluation.checks import check_data
 from mendiff.evaluation.data import open_data, read_data
+from mendiff.evaluation.samples import Look
 
 
 @pytest.fixture
@@ -98,6 +99,7 @@ def test_equal_pictures_are_found_within_and_across_splits_and_categories(plate,
             False,
             ["nut/train/good/copy1.bmp", "nut/train/good/copy2.bmp", "plate/train/good/001.png"],
         ),
+        ("duplicate", False, ["plate/test/good/001.png", "plate/test/good/copy.png"]),
         (
             "overlap",
             False,
@@ -108,7 +110,6 @@ def test_equal_pictures_are_found_within_and_across_splits_and_categories(plate,
                 "plate/train/good/001.png",
             ],
         ),
-        ("duplicate", False, ["plate/test/good/001.png", "plate/test/good/copy.png"]),
     ]
 
 
@@ -183,12 +184,12 @@ def test_an_interrupt_does_not_wait_for_all_images(tmp_path, put, monkeypatch):
         put(tmp_path / f"{index:02}.png")
     looked = []
 
-    def interrupt(image, mask):
+    def interrupt(image, mask, use):
         looked.append(image)
         if image.name == "03.png":
             raise KeyboardInterrupt
         time.sleep(0.01)
-        return checks._Look("")
+        return Look("")
 
     monkeypatch.setattr(checks, "_look_at", interrupt)
     monkeypatch.setattr(checks.os, "cpu_count", lambda: 1)

@@ -27,6 +27,7 @@ class GoodImages(Dataset[ImageItem]):
         size: side in pixels.
         room: bytes to keep images in; the others are read each time.
         categories: of every picture, where batches should know them.
+        bit_depth: of 16-bit files, see read_image.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class GoodImages(Dataset[ImageItem]):
         size: int,
         room: int = CACHE_BYTES,
         categories: Sequence[str] = (),
+        bit_depth: int = 0,
     ) -> None:
+        self._bit_depth = bit_depth
         self._pictures, self._size, self._room, self._categories = pictures, size, room, categories
         self._kept: dict[int, Tensor] = {}
 
@@ -59,7 +62,7 @@ class GoodImages(Dataset[ImageItem]):
         if kept is not None:
             return kept.float() / 255 if kept.dtype == torch.uint8 else kept
         source = self._pictures[index]
-        image = resize(read_image(source) if isinstance(source, str | Path) else source, self._size)
+        image = resize(self._read(source), self._size)
         levels = (image * 255).round().to(torch.uint8)
         # In 8 bits only if they hold it exactly: calibration must see the pixels that prediction will see.
         kept = levels if torch.equal(levels.float() / 255, image) else image
@@ -67,6 +70,9 @@ class GoodImages(Dataset[ImageItem]):
             self._room -= kept.nbytes
             self._kept[index] = kept
         return image
+
+    def _read(self, source: str | Path | Picture) -> Picture:
+        return read_image(source, self._bit_depth) if isinstance(source, str | Path) else source
 
     @cached_property
     def identities(self) -> Sequence[tuple[int, str | None]]:

@@ -10,17 +10,19 @@ from rich.table import Table
 
 from mendiff.commands.common import Output, Terminal
 from mendiff.commands.ending import one_line
+from mendiff.data.reading import check_depth
 from mendiff.evaluation.checks import check_data
 from mendiff.evaluation.data import Category, read_data
-from mendiff.evaluation.samples import Finding
+from mendiff.evaluation.samples import Finding, Use
 
 
-def run(data: Path, layout: str, quiet: bool) -> dict[str, Any]:
+def run(data: Path, layout: str, image_size: int, bit_depth: int, quiet: bool) -> dict[str, Any]:
     """Read and check a data set; `faults` in the result counts those that keep it from being used."""
+    check_depth(bit_depth)
     terminal = Terminal(quiet, fleeting=True)
     categories, findings = read_data(data, layout)
     with terminal.bar("checking") as update:
-        findings += check_data(categories, update)
+        findings += check_data(categories, update, Use(image_size, bit_depth))
     faults = sum(finding.hard for finding in findings)
     rows = [_count(category) for category in categories]
     if not quiet:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -24,9 +25,13 @@ from rich.progress import (
 from rich.table import Table
 
 from mendiff.commands.ending import one_line
+from mendiff.data.names import same_name
+from mendiff.data.reading import brightest, read_header
 from mendiff.errors import InputError
 from mendiff.evaluation.checks import UNREADABLE, check_data
 from mendiff.evaluation.data import GOOD, Category
+from mendiff.evaluation.fitness import dark_sentence
+from mendiff.evaluation.samples import Use
 
 Item = TypeVar("Item")
 
@@ -41,6 +46,8 @@ METRIC_TITLES = {
 }
 MOST_TOLD = 5
 """Warnings of one kind that a command prints; `mendiff check` prints all."""
+FIRST_DEEP = 8
+"""16-bit images whose values `predict` looks at before it starts."""
 LINE_SECONDS = 30.0
 """Between two lines of progress where there is no terminal to draw a bar on."""
 
@@ -172,17 +179,24 @@ def choose_categories(categories: list[Category], wanted: Sequence[str] | None) 
     """The categories that were asked for; all if none were, or with the word all."""
     if not wanted or list(wanted) == ["all"]:
         return categories
-    by_name = {category.name: category for category in categories}
+    by_name = {same_name(category.name): category for category in categories}
+    wanted = [same_name(name) for name in wanted]
     unknown = [name for name in wanted if name not in by_name]
     if unknown:
         raise InputError(f"--categories: expected some of {', '.join(by_name)}, got {unknown[0]!r}.")
     return [by_name[name] for name in wanted]
 
 
-def checked(categories: Sequence[Category], terminal: Terminal) -> list[Category]:
-    """The categories without the images that can't be read; other faults are an error or a warning each."""
+def checked(categories: Sequence[Category], terminal: Terminal, use: Use | None = None) -> list[Category]:
+    """The categories without the images that can't be read; other faults are an error or a warning each.
+
+    Args:
+        categories: as `open_data` gives them.
+        terminal: for warnings.
+        use: how a model will take the images, where that is known.
+    """
     with Terminal(terminal.quiet, fleeting=True).bar("checking") as update:
-        findings = check_data(categories, update)
+        findings = check_data(categories, update, use)
     hard = [finding for finding in findings if finding.hard]
     if hard:
         more = f" {len(hard) - 1} more: see 'mendiff check'." if len(hard) > 1 else ""
@@ -204,6 +218,29 @@ def checked(categories: Sequence[Category], terminal: Terminal) -> list[Category
         )
         for category in categories
     ]
+
+
+def tell_depth(paths: Sequence[Path], bit_depth: int, terminal: Terminal) -> None:
+    """Warn of 16-bit images that are nearly black to a model, by the first of them; `check` looks at all."""
+    deep: list[Path] = []
+    for path in paths if not bit_depth else ():
+        try:
+            deep += [path] if read_header(path).deep else []
+        except InputError:
+            continue  # it is named when its turn comes
+        if len(deep) == FIRST_DEEP:
+            break
+    highest = [value for path in deep if (value := _brightest(path)) is not None]
+    sentence = dark_sentence(max(highest, default=-1))
+    if sentence:
+        terminal.warn(f"{paths[0].parent}: images {sentence}")
+
+
+def _brightest(path: Path) -> int | None:
+    try:
+        return brightest(path)
+    except InputError:
+        return None
 
 
 def metrics_table(summary: dict[str, Any], title: str) -> Table:

@@ -34,6 +34,7 @@ from mendiff.commands.plan import readable_paths
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
+from mendiff.evaluation.samples import Use
 from mendiff.images import read_image, resize
 from mendiff.methods.base import Method, find_preset
 from mendiff.methods.config import config_to_dict, override
@@ -98,11 +99,13 @@ def run(
     method, lines = read(checkpoint, preset, settings, Pieces(pretrained, codec, features_weights, prompt))
     for line in lines:
         terminal.say(line)
-    paths = readable_paths(open_data(good), terminal)[:MOST_GOOD]
+    use = Use(bit_depth=method.config.bit_depth)
+    paths = readable_paths(open_data(good), terminal, use)[:MOST_GOOD]
     info = {"preset": preset, "converted": checkpoint.name, "pretrained": lines, "images": len(paths)}
     terminal.say(f"{checkpoint.name}: {name}; the threshold comes from {len(paths)} good images")
     check_finite(method.state_dict(), checkpoint.name, method.INFINITE)
-    images = torch.stack([resize(read_image(path), method.config.image_size) for path in paths])
+    depth = method.config.bit_depth
+    images = torch.stack([resize(read_image(path, depth), method.config.image_size) for path in paths])
     calibration = _calibrate(method.to(device), images, terminal)
     method.to("cpu")
     files = {"checkpoint": checkpoint, "features": features_weights, "codec": codec, "prompt": prompt}

@@ -30,6 +30,7 @@ from mendiff.evaluation.curves import curves
 from mendiff.evaluation.data import Category, Sample, open_data
 from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics, is_exact, summary
 from mendiff.evaluation.operating import at_threshold
+from mendiff.evaluation.samples import Use
 from mendiff.images import image_size, normalise_heat, read_image, read_mask, resize, resize_mask, to_picture
 from mendiff.model import Model
 from mendiff.report.contents import CategoryReport, ImageRow, Report, TypeRow
@@ -99,9 +100,10 @@ def run(
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
     place = _check_places(out, report, overwrite)
     device = choose_device(device)
-    read_config(model)  # a folder that is none should show before the data is read
+    # A folder that is none should show before the data is read.
+    use = _use(read_config(model)["config"])
     asked = _with_tests(data, layout, categories)
-    chosen = checked(asked, terminal)
+    chosen = checked(asked, terminal, use)
     own, shared = categories_of(model), None
     side = thumbnail_side(sum(len(category.test) for category in chosen))
     outcomes: dict[str, Outcome] = {}
@@ -153,6 +155,13 @@ def _missing(unread: Sequence[str]) -> dict[str, Any]:
     return {"unreadable test images": list(unread)} if unread else {}
 
 
+def _use(config: Any) -> Use:
+    """How a model takes images, by its config as read; what is wrong with that shows when it is loaded."""
+    given = config if isinstance(config, dict) else {}
+    size, depth = given.get("image_size"), given.get("bit_depth")
+    return Use(size if isinstance(size, int) else None, depth if isinstance(depth, int) else 0)
+
+
 def _with_tests(data: Path, layout: str, names: Sequence[str] | None) -> list[Category]:
     """The chosen categories that have test images."""
     chosen = [one for one in choose_categories(open_data(data, layout), names) if one.test]
@@ -168,7 +177,7 @@ def _evaluated(
     model: Model, category: Category, batch_size: int, controls: bool, side: int | None, terminal: Terminal
 ) -> Outcome:
     """Evaluate a model on one category; with a side of pictures its part of the report, too."""
-    tests = read_tests(category, model.image_size, terminal)
+    tests = read_tests(category, model.image_size, terminal, model.method.config.bit_depth)
     if tests.masks is None:
         terminal.say(f"note: {category.name} has no masks, so its pixel metrics are n/a.")
     found = find(model, tests, batch_size, terminal, category.name)
@@ -214,12 +223,12 @@ def _write(
         terminal.say(f"report: {report}")
 
 
-def read_tests(category: Category, size: int, terminal: Terminal) -> TestSet:
+def read_tests(category: Category, size: int, terminal: Terminal, bit_depth: int = 0) -> TestSet:
     """Read a category's test images and masks at one size; unreadable images are named and left out."""
     samples, images, masks = [], [], []
     for sample in category.test:
         try:
-            image = resize(read_image(sample.path), size)
+            image = resize(read_image(sample.path, bit_depth), size)
             mask = _mask(sample, size) if category.has_masks else None
         except InputError as error:
             terminal.warn(str(error))
@@ -273,7 +282,8 @@ def pooled(categories: Sequence[Ranked]) -> Metrics:
 def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[str, Metrics]:
     """The same metrics for the controls: median colour, and a memory bank on the model's own features."""
     images = tests.images
-    train = torch.stack([resize(read_image(path), model.image_size) for path in category.train])
+    depth = model.method.config.bit_depth
+    train = torch.stack([resize(read_image(path, depth), model.image_size) for path in category.train])
     results = {"median colour": measure(tests, *fit_median_colour(train).predict(images))}
     features = getattr(model.method, "features", None)
     if features is not None:

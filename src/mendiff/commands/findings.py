@@ -6,18 +6,18 @@ import csv
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, TextIO
 
-from mendiff import images as pictures
 from mendiff.checkpoints.files import write_json
 from mendiff.disk import short_name
 from mendiff.evaluation.tables import cell
 from mendiff.images import find_images
+from mendiff.images import left_out as images_left_out
 
 COLUMNS = (
     *("image", "score", "threshold", "defective", "p_value", "stop_step"),
@@ -105,14 +105,11 @@ class Findings:
 
 def left_out(given: Sequence[Path]) -> list[dict[str, str]]:
     """The files below the given folders that are not inspected, and why."""
-    list_left_out: Callable[[Path], Sequence[tuple[Path, str]]] = getattr(
-        pictures, "left_out", lambda folder: ()
-    )
     return [
         {"path": str(path), "reason": reason}
         for one in given
         if one.is_dir()
-        for path, reason in list_left_out(one)
+        for path, reason in images_left_out(one)
     ]
 
 

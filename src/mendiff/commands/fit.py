@@ -20,12 +20,14 @@ from mendiff.commands.length import STEPS_FILE, lengthened
 from mendiff.commands.locks import beside, check_free
 from mendiff.commands.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
 from mendiff.commands.places import Place, TakenError, check_output, new_folder, resumable
-from mendiff.commands.plan import FEWEST_IMAGES, Plan, make_config, readable_paths
+from mendiff.commands.plan import FEWEST_IMAGES, Plan, changed_config, make_config, readable_paths
 from mendiff.commands.processes import check_processes, rank_of, wording_of
 from mendiff.commands.variants import held_back_and_seen
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
+from mendiff.evaluation.samples import Use
 from mendiff.images import find_images
+from mendiff.images import image_size as read_size
 from mendiff.methods.base import MethodConfig
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
@@ -55,6 +57,7 @@ def run(
     prompt: Path | None,
     codec: Path | None,
     textures: Path | None,
+    bit_depth: int,
     seed: int,
     device: str,
     devices: int,
@@ -81,7 +84,7 @@ def run(
     plan = Plan(
         method=method,
         preset=preset,
-        settings=settings,
+        settings=({"bit_depth": bit_depth} if bit_depth else {}) | settings,
         features=features,
         features_weights=features_weights,
         image_size=image_size,
@@ -116,7 +119,8 @@ def fit(
     """
     first = rank_of(plan.processes) == 0
     place = check_output(out, overwrite, "a model")
-    paths = readable_paths(categories, terminal)
+    asked = changed_config(plan)[0]
+    paths = readable_paths(categories, terminal, Use(asked.image_size, asked.bit_depth))
     config = make_config(plan, paths)
     _check_prompts(plan, config, categories)
     apart = _apart(categories, paths) if plan.statistics == "category" else {}
@@ -145,6 +149,7 @@ def fit(
             terminal.say(f"textures: {len(module.method.textures)} pictures of {plan.textures}")
         module.files = files
         facts = {"images": len(paths), "categories": [one.name for one in categories], "pretrained": loaded}
+        facts["usual_size"] = usual_size(paths)
         if first:
             (workdir / PARTS_FILE).write_text("\n".join(loaded))
             (workdir / STEPS_FILE).write_text(str(config.training.steps))
@@ -160,6 +165,12 @@ def fit(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {threshold:.4g} from good images alone)"
     )
     return {"model": str(out), "threshold": threshold, **info, "config": config_to_dict(module.config)}
+
+
+def usual_size(paths: Sequence[Path]) -> list[int]:
+    """[H, W] of the image that is in the middle of some by its longer side."""
+    sizes = sorted((read_size(path) for path in paths[:200]), key=max)
+    return list(sizes[len(sizes) // 2])
 
 
 def _check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> None:
@@ -275,7 +286,9 @@ def _images(module: Any, categories: Sequence[Category], paths: Sequence[Path]) 
 
     names = {path: one.name for one in categories for path in one.train} if module.method.categories else {}
     labels = [names[path] for path in paths] if names else ()
-    return anomalib_models.GoodImages(paths, module.config.image_size, categories=labels)
+    return anomalib_models.GoodImages(
+        paths, module.config.image_size, categories=labels, bit_depth=module.config.bit_depth
+    )
 
 
 def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
@@ -283,7 +296,8 @@ def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
     from mendiff import anomalib_models
 
     for some in apart.values():
-        identities = anomalib_models.GoodImages(some, module.config.image_size).identities
+        images = anomalib_models.GoodImages(some, module.config.image_size, bit_depth=module.config.bit_depth)
+        identities = images.identities
         module.held_back += anomalib_models.choose([seed for seed, _ in identities])
 
 

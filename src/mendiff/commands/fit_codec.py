@@ -24,8 +24,10 @@ from mendiff.commands.manifest import check_manifest, data_hashes
 from mendiff.commands.places import check_output, new_folder, resumable
 from mendiff.commands.plan import backbone_changes, check_side, own_size, readable_paths
 from mendiff.commands.variants import split_images
+from mendiff.data.reading import check_depth
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
+from mendiff.evaluation.samples import Use
 from mendiff.images import read_image, resize
 from mendiff.methods.base import TrainingConfig, random_crops
 from mendiff.methods.config import config_to_dict, override
@@ -48,13 +50,16 @@ class CodecPlan(CodecParts):
         image_size: side of the square images; 0 takes the images' own.
         crop: side of the random crops that are trained on; 0 for whole images.
         training: see TrainingConfig.
+        bit_depth: how many bits the values of 16-bit files really have; 0 for what the files say.
     """
 
     image_size: int = 0
     crop: int = 0
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    bit_depth: int = 0
 
     def __post_init__(self) -> None:
+        check_depth(self.bit_depth)
         for name in NOT_FOR_CODECS:
             plain, got = getattr(TrainingConfig(), name), getattr(self.training, name)
             if got != plain:
@@ -112,15 +117,16 @@ def run(
     if preset not in PRESETS:
         raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
     device = choose_device(device)
-    chosen = choose_categories(open_data(data, layout), categories)
-    paths = readable_paths(chosen, terminal)
     plan, model = _prepared(preset, start, features, features_weights, settings, seed)
+    use = Use(bit_depth=plan.bit_depth)
+    chosen = choose_categories(open_data(data, layout), categories)
+    paths = readable_paths(chosen, terminal, use)
     unit = model.codec.factor
     size = plan.image_size or own_size(paths, unit)
     check_side("--set image_size", size, unit)
     if plan.crop < size:  # otherwise images stay whole
         check_side("--set crop", plan.crop, unit)
-    images = torch.stack([resize(read_image(path), size) for path in paths])
+    images = torch.stack([resize(read_image(path, plan.bit_depth), size) for path in paths])
     kept, seen = split_images(images)
     terminal.say(
         f"codec ({plan.codec.kind}, factor {unit}, {model.codec.channels} channels): {len(paths)} good "

@@ -27,6 +27,7 @@ from mendiff.commands.plan import backbone_input, check_side, readable_paths
 from mendiff.commands.variants import split_images
 from mendiff.errors import InputError, check_range
 from mendiff.evaluation.data import open_data
+from mendiff.evaluation.samples import Use
 from mendiff.methods.base import TrainingConfig, random_crops
 from mendiff.methods.config import config_to_dict, override
 from mendiff.methods.glad_config import PRESETS as GLAD_PRESETS
@@ -97,9 +98,10 @@ def run(
     tuning = FeaturesTuning(plan.features, plan.keep_weight)
     for extractor in (tuning.tuned, tuning.original):
         extractor.load_backbone(weights, source)
-    chosen = choose_categories(open_data(data, layout), categories)
-    paths = readable_paths(chosen, terminal)
     mender = load(model, choose_device(device))
+    use = Use(bit_depth=mender.method.config.bit_depth)
+    chosen = choose_categories(open_data(data, layout), categories)
+    paths = readable_paths(chosen, terminal, use)
     if plan.crop < mender.image_size:  # otherwise images stay whole
         check_side("--set crop", plan.crop, max(tuning.tuned.strides))
     terminal.say(

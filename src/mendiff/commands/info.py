@@ -11,6 +11,7 @@ from rich.table import Table
 from mendiff.checkpoints.provenance import Fitted, fitted_of
 from mendiff.checkpoints.store import categories_of, load
 from mendiff.commands.common import Output
+from mendiff.evaluation.fitness import vanishing
 from mendiff.methods.base import describe_parameters
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
@@ -44,7 +45,7 @@ def describe(model: Model) -> dict[str, str]:
     features = config_to_dict(model.method.config).get("features", {})
     return {
         "method": f"{model.name} (preset {info.get('preset', '?')})",
-        "images": f"resized to {model.image_size} x {model.image_size} pixels",
+        "images": _images(model),
         "parameters": f"{parameters['trained']:,} trained, {parameters['frozen']:,} frozen",
         "features": features.get("name") or "none pretrained",
         "trained on": f"{info.get('images', '?')} good images of {', '.join(info.get('categories', []))}",
@@ -63,6 +64,19 @@ def _origin(fitted: Fitted) -> dict[str, str]:
         "machine": f"{machine.processor} ({machine.capability}), {machine.threads} threads, on "
         f"{machine.device}, torch {machine.torch}",
     }
+
+
+def _images(model: Model) -> str:
+    """What becomes of an image's pixels."""
+    side, size = model.image_size, model.info.get("usual_size")
+    told = f"resized to {side} x {side} pixels"
+    if isinstance(size, list) and len(size) == 2:
+        height, width = size
+        told += f" from {width} x {height} usually"
+        lost = vanishing((height, width), side)
+        told += f", where what is below about {lost} of their pixels vanishes" if lost else ""
+    depth = model.method.config.bit_depth
+    return told + (f"; 16-bit files hold {depth} bits" if depth else "")
 
 
 def _thresholds(model: Model, own: Mapping[str, float]) -> dict[str, str]:

@@ -106,12 +106,14 @@ class Subject:
         size: of its images.
         threshold: above which an image counts as defective; None where it has none from good images.
         stops: stop steps of the images that were predicted so far.
+        bit_depth: see MethodConfig.
     """
 
     predict: Predict
     size: int
     threshold: float | None = None
     stops: list[Tensor] = field(default_factory=list)
+    bit_depth: int = 0
 
 
 def result_file(folder: Path, label: str) -> Path:
@@ -173,7 +175,7 @@ def measured(subject: Subject, categories: Sequence[Category], terminal: Termina
     everything: list[evaluate.Ranked] = []
     seconds = 0.0
     for category in categories:
-        tests = evaluate.read_tests(category, subject.size, terminal)
+        tests = evaluate.read_tests(category, subject.size, terminal, subject.bit_depth)
         began = time.monotonic()
         parts = [subject.predict(batch) for batch in tests.images.split(BATCH)]
         seconds += time.monotonic() - began
@@ -240,7 +242,8 @@ def our_rows(
             stops.append(found.stop_step)
             return found.score, found.anomaly_map
 
-        return Subject(predict, changed.image_size, changed.threshold, stops)
+        depth = changed.method.config.bit_depth
+        return Subject(predict, changed.image_size, changed.threshold, stops, depth)
 
     return subject, {"fit_seconds": model.info["seconds"], "steps": config.training.steps}
 

@@ -27,6 +27,8 @@ def demo(
 
 def check(
     layout: str = "auto",
+    image_size: int = 0,
+    bit_depth: int = 0,
 ) -> None:
     """Look for faults in a data set: masks, damaged images, equal pictures, test images in training.
 
@@ -34,6 +36,8 @@ def check(
 
     Args:
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
+        image_size: side that a model will see, to say what vanishes; 0 for the one that fit takes by itself.
+        bit_depth: how many bits the values of 16-bit files really have, such as 12; 0 for what files say.
     """
 
 
@@ -51,6 +55,7 @@ def fit(
     prompt: Path | None = None,
     codec: Path | None = None,
     textures: Path | None = None,
+    bit_depth: int = 0,
     seed: int = 0,
     device: str = "auto",
     devices: int = 1,
@@ -79,6 +84,8 @@ def fit(
         codec: a codec folder that mendiff fit-codec wrote, or auto for the codec that comes with mendiff.
         textures: a folder of pictures, such as DTD, that half of the synthetic anomalies are cut from; unless
             given, all come from the image itself.
+        bit_depth: how many bits the values of 16-bit files really have, such as 12; 0 for what files say. The
+            model keeps it.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
         devices: how many of this machine, a process each, share out every step's batch; the result is that of

@@ -13,22 +13,14 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from mendiff.checkpoints.files import FullDiskError, read_json, writing
+from mendiff.checkpoints.files import FullDiskError, writing
 from mendiff.commands.locks import beside, only_one, parents_of, take
+from mendiff.data.made import MADE as MADE
+from mendiff.data.made import made as made
 from mendiff.disk import exchange, rename_new, short_name
 from mendiff.errors import DivergedError, InputError
 from mendiff.images import check_writable
 
-# What mendiff writes, by a file at its top and some of the names in it; --overwrite deletes nothing else.
-MADE = (
-    ("a model", "config.json", {"format": "mendiff"}),
-    ("a codec", "config.json", {"format": "mendiff codec"}),
-    ("tuned features", "config.json", {"format": "mendiff features"}),
-    ("findings", "predictions.json", {"threshold": ..., "unreadable": ...}),
-    ("a demo", "demo.json", {"mean": ..., "seconds": ...}),
-    ("a run", "run.json", {"format": ...}),
-    ("a tuned model", "tuning.json", {"changes": ..., "trials": ...}),
-)
 # What is in the hidden folder in which a command prepares its output.
 LOCK, DRAFT, ASIDE, SPARE = "mendiff.lock", "draft", "aside", "spare"
 
@@ -89,18 +81,6 @@ def check_output(out: Path, overwrite: bool, what: str) -> Place:
             f"{out}: --overwrite would replace {what} here, but this folder holds {held}; choose another."
         )
     return Place(whole, what, look(whole), kept)
-
-
-def made(folder: Path) -> str | None:
-    """What mendiff wrote into a folder, by its name in MADE; None for a folder of others."""
-    for what, name, fields in MADE:
-        try:
-            content = read_json(folder / name) if (folder / name).is_file() else {}
-        except InputError:
-            continue
-        if all(key in content and value in (..., content[key]) for key, value in fields.items()):
-            return what
-    return None
 
 
 def look(folder: Path) -> Look | None:

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -19,13 +18,14 @@ from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, checked
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category
+from mendiff.evaluation.fitness import own_side
+from mendiff.evaluation.samples import Use
 from mendiff.images import image_size as read_size
 from mendiff.methods.base import MethodConfig, TrainingConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
 from mendiff.types import Processes
 
-LARGEST, SMALLEST = 320, 64
 NONE = "none"
 """For --features: pixels alone are compared, whatever the preset has."""
 FEWEST_IMAGES = 8  # as in anomalib_models, which takes seconds to import
@@ -199,13 +199,13 @@ def backbone_input(weights: dict[str, Tensor]) -> dict[str, Any]:
 def own_size(paths: Sequence[Path], multiple: int) -> int:
     """The images' usual longer side, between 64 and 320 pixels, rounded to what the networks can take."""
     sides = [max(read_size(path)) for path in paths[:200]]
-    side = min(max(median(sides), SMALLEST), LARGEST)
+    side = own_side(sides)
     return max(multiple, math.floor(side / multiple + 0.5) * multiple)
 
 
-def readable_paths(categories: Sequence[Category], terminal: Terminal) -> list[Path]:
-    """The good training images that can be read; the others are named and left out."""
-    paths = [path for category in checked(categories, terminal) for path in category.train]
+def readable_paths(categories: Sequence[Category], terminal: Terminal, use: Use | None = None) -> list[Path]:
+    """The good training images that can be read; the others are named and left out. See `checked`."""
+    paths = [path for category in checked(categories, terminal, use) for path in category.train]
     if len(paths) < FEWEST_IMAGES:
         raise InputError(
             f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, got {len(paths)}; "

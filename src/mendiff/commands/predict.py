@@ -14,11 +14,11 @@ from torch import Tensor
 from mendiff.bands import Enlarged, bands
 from mendiff.checkpoints.files import FULL
 from mendiff.checkpoints.store import load
-from mendiff.commands.common import Terminal, choose_device
+from mendiff.commands.common import Terminal, choose_device, tell_depth
 from mendiff.commands.findings import COLUMNS, TABLE, Findings, counted, left_out, name_images
 from mendiff.commands.places import check_output, new_folder
 from mendiff.errors import InputError, NotFiniteError
-from mendiff.images import Picture, normalise_heat, overlay, read_image, save_bands, to_picture
+from mendiff.images import Picture, normalise_heat, overlay, save_bands, to_picture
 from mendiff.model import Model
 from mendiff.types import Detection
 
@@ -67,6 +67,7 @@ def run(
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
     loaded = load(model, choose_device(device), category, offload=offload, half=half)
     named, passed = name_images(images), left_out(images)
+    tell_depth([path for path, _ in named], loaded.method.config.bit_depth, terminal)
     if passed:
         terminal.warn(f"{len(passed)} files are not inspected: {counted(passed)}.")
     batches = [named[first : first + batch_size] for first in range(0, len(named), batch_size)]
@@ -144,7 +145,7 @@ def _prepared(model: Model, batch: Sequence[tuple[Path, str]], terminal: Termina
     for path, name in batch:
         one = Subject(path, name)
         try:
-            picture = read_image(path)
+            picture = model.read(path)
             one.prepared = model.prepare(picture)
             if picture.nbytes <= room:
                 one.picture, room = picture, room - picture.nbytes
@@ -167,7 +168,7 @@ def _write_pictures(
     model: Model, one: Subject, anomaly_map: Tensor, reconstruction: Tensor, folder: Path
 ) -> Iterator[tuple[str, str]]:
     """Heat map on the picture and reconstruction, both of the picture's size; gives the place of each."""
-    picture = read_image(one.path) if one.picture is None else one.picture
+    picture = model.read(one.path) if one.picture is None else one.picture
     height, width = picture.shape[:2]
     heat, mended = Enlarged(anomaly_map, height, width), Enlarged(reconstruction, height, width)
     limits = heat_range(model)

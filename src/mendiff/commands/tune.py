@@ -29,6 +29,7 @@ from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import image_and_pixel_metrics
+from mendiff.evaluation.samples import Use
 from mendiff.images import write_bytes
 from mendiff.model import Model
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
@@ -120,7 +121,7 @@ def run(
     if loaded.name not in SEARCHED:
         raise InputError(f"{model}: expected a model of {', '.join(SEARCHED)}, got one of {loaded.name}.")
     chosen = choose_categories(open_data(data, layout), categories)
-    paths = readable_paths(chosen, terminal)
+    paths = readable_paths(chosen, terminal, Use(bit_depth=loaded.method.config.bit_depth))
     apart = _apart(model, loaded, chosen, paths)
     bed = make_bed(loaded, paths, repetitions, seed, apart)
     trials, best = search(loaded, bed, terminal)

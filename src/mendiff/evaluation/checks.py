@@ -5,30 +5,44 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from mendiff.data.masks import read_mask
+from mendiff.data.reading import Header, brightest, image_size, read_header
 from mendiff.errors import InputError
 from mendiff.evaluation.contents import top_key, whole_key
-from mendiff.evaluation.samples import Category, Finding, Sample
-from mendiff.images import image_size, read_mask
+from mendiff.evaluation.equal import equal_pictures
+from mendiff.evaluation.fitness import depth_notes, mask_notes, orientation_notes, size_notes
+from mendiff.evaluation.samples import Category, Finding, Look, Looks, Sample, Use
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, note)."""
 UNREADABLE = "unreadable"
 
 
-def check_data(categories: Sequence[Category], progress: Progress | None = None) -> list[Finding]:
+def check_data(
+    categories: Sequence[Category], progress: Progress | None = None, use: Use | None = None
+) -> list[Finding]:
     """Everything that is wrong with some categories that are used together, hard faults first.
 
-    Hard are two categories of one name, a category without good images (that can be read), and for defective
-    images a missing, shared or unreadable mask or one of another size. Warnings are images that can't be
-    read, empty masks, equal pictures within training or test images, or in both, and tests with good or
-    defective images alone. Pictures are equal when all their pixels are, whatever the file format.
+    Hard are two categories of one name, a category without good images (that can be read), images that are
+    labels or defects by their names, and for defective images a missing, shared or unreadable mask or one of
+    another size, or masks that are all inverted. Warnings are images that can't be read, files that are left
+    out, masks that are empty or mark nearly everything or may be drawn on a photo's unturned pixels, equal
+    pictures within training or test images, or in both, 16-bit images that are dark, images that a model
+    shrinks or enlarges much, and tests with good or defective images alone. Pictures are equal when all
+    their pixels are, whatever the file format.
+
+    Args:
+        categories: as `read_data` gives them.
+        progress: called for every image.
+        use: how a model will take the images.
     """
-    looks = _look_at_all(categories, progress)
+    use = use or Use()
+    looks = _look_at_all(categories, progress, use)
     findings = check_files(categories)
     # A mask that is at fault already says enough; its content is not looked at.
     faulty = {path for finding in findings for path in finding.paths}
@@ -36,9 +50,13 @@ def check_data(categories: Sequence[Category], progress: Progress | None = None)
         findings += _unreadable(category, looks)
         for sample in category.test:
             if not sample.is_good and sample.mask_path not in faulty:
-                findings += looks[sample.path, sample.mask_path].mask
+                findings += looks[sample.path, sample.mask_path].faults
+        findings += mask_notes(category, looks)
+        findings += orientation_notes(category, looks)
+        findings += depth_notes(category, looks, use)
+        findings += size_notes(category, looks, use)
         findings += _one_sided(category)
-    findings += _equal_pictures(categories, looks)
+    findings += equal_pictures(categories, looks)
     return sorted(findings, key=lambda finding: not finding.hard)
 
 
@@ -52,6 +70,7 @@ def check_files(categories: Sequence[Category]) -> list[Finding]:
             sentence = f"{name}: {count} categories have this name ({listed}); rename or leave out one."
             findings.append(Finding("name", True, sentence, roots))
     for category in categories:
+        findings += category.notes
         if not category.train:
             sentence = f"{category.root}: {category.name} has no good images to learn from; add some."
             findings.append(Finding("empty", True, sentence, (category.root,)))
@@ -88,7 +107,7 @@ def _missing(sample: Sample, mask: Path) -> str:
 
 def _mask_size(image: Path, mask: Path) -> Iterator[Finding]:
     try:
-        expected = image_size(image)
+        photo = read_header(image)
     except InputError:
         return  # an image that can't be read is left out, and its mask with it
     try:
@@ -96,33 +115,20 @@ def _mask_size(image: Path, mask: Path) -> Iterator[Finding]:
     except InputError as error:
         yield Finding("unreadable mask", True, str(error), (image, mask))
         return
-    if (height, width) != expected:
+    if (height, width) == photo.size:
+        return
+    how = f"a mask must have its image's size, {photo.size[1]}x{photo.size[0]}, got {width}x{height}"
+    if photo.orientation != 1 and (width, height) == photo.size:
         sentence = (
-            f"{mask}: a mask must have its image's size, {expected[1]}x{expected[0]}, got {width}x{height}; "
-            f"replace the mask of {image.name}."
+            f"{mask}: {how}: it seems drawn on the unturned pixels of {image.name}, which stand upright by "
+            f"their EXIF orientation {photo.orientation} only; turn the mask alike."
         )
-        yield Finding("mask size", True, sentence, (image, mask))
+    else:
+        sentence = f"{mask}: {how}; replace the mask of {image.name}."
+    yield Finding("mask size", True, sentence, (image, mask))
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What reading an image and its mask has shown.
-
-    Attributes:
-        key: equal for equal pictures and for no others; empty where the image can't be read.
-        problem: why it can't be read, otherwise empty.
-        mask: what is wrong with the mask.
-    """
-
-    key: str
-    problem: str = ""
-    mask: tuple[Finding, ...] = ()
-
-
-Looks = dict[tuple[Path, Path | None], _Look]
-
-
-def _look_at_all(categories: Sequence[Category], progress: Progress | None) -> Looks:
+def _look_at_all(categories: Sequence[Category], progress: Progress | None, use: Use) -> Looks:
     """Read every image and mask; whole pictures are compared only where size and top rows are equal."""
     train = [(path, None) for category in categories for path in category.train]
     test = [(sample.path, sample.mask_path) for category in categories for sample in category.test]
@@ -130,7 +136,9 @@ def _look_at_all(categories: Sequence[Category], progress: Progress | None) -> L
     looks: Looks = {}
     # Pillow's decoders let go of Python's lock, so threads help.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for pair, look in zip(pairs, pool.map(lambda pair: _look_at(*pair), pairs), strict=True):
+        for pair, look in zip(
+            pairs, pool.map(lambda pair: _look_at(pair[0], pair[1], use), pairs), strict=True
+        ):
             looks[pair] = look
             if progress is not None:
                 progress(len(looks), len(pairs), "")
@@ -141,29 +149,45 @@ def _look_at_all(categories: Sequence[Category], progress: Progress | None) -> L
     return looks
 
 
-def _look_at(image: Path, mask: Path | None) -> _Look:
+def _look_at(image: Path, mask: Path | None, use: Use) -> Look:
     try:
-        key = top_key(image)
+        key, header = top_key(image), read_header(image)
+        highest = brightest(image) if header.deep else 0
+        _check_depth(image, header, highest, use)
     except InputError as error:
-        return _Look("", str(error))
-    return _Look(key, "", () if mask is None else tuple(_mask_content(image, mask)))
+        return Look("", str(error))
+    look = Look(key, header=header, highest=highest)
+    return look if mask is None else _look_at_mask(look, image, mask)
 
 
-def _compare(image: Path, look: _Look) -> _Look:
+def _check_depth(image: Path, header: Header, highest: int, use: Use) -> None:
+    """Refuse an image that the model's depth does not hold."""
+    top = 2**use.bit_depth - 1
+    if header.deep and use.bit_depth and highest > top:
+        raise InputError(
+            f"{image}: expected values of {use.bit_depth} bits, 0 to {top}, got {highest}; give a higher "
+            "--bit-depth."
+        )
+
+
+def _compare(image: Path, look: Look) -> Look:
     """The look at an image with a key of all its pixels in place of that of its top rows."""
     try:
         return replace(look, key=whole_key(image))
     except InputError as error:
-        return _Look("", str(error))
+        return Look("", str(error))
 
 
-def _mask_content(image: Path, mask: Path) -> Iterator[Finding]:
+def _look_at_mask(look: Look, image: Path, mask: Path) -> Look:
+    """The look with the mask's content: a share of it that is marked, or what is wrong."""
     try:
-        if not read_mask(mask).any():
-            sentence = f"{mask}: this mask is empty although {image} counts as defective; redraw it."
-            yield Finding("empty mask", False, sentence, (image, mask))
+        marked, size = read_mask(mask), read_header(mask)
     except InputError as error:
-        yield Finding("unreadable mask", True, str(error), (image, mask))
+        return replace(look, faults=(Finding("unreadable mask", True, str(error), (image, mask)),))
+    if not marked.any():
+        sentence = f"{mask}: this mask is empty although {image} counts as defective; redraw it."
+        return replace(look, faults=(Finding("empty mask", False, sentence, (image, mask)),))
+    return replace(look, marked=float(marked.mean()), mask_turned=size.orientation != 1)
 
 
 def _unreadable(category: Category, looks: Looks) -> Iterator[Finding]:
@@ -185,35 +209,3 @@ def _one_sided(category: Category) -> Iterator[Finding]:
             f"{category.root}: {category.name} has {there} test images only; add {absent} ones for metrics."
         )
         yield Finding("one-sided", False, sentence, (category.root,))
-
-
-def _equal_pictures(categories: Sequence[Category], looks: Looks) -> Iterator[Finding]:
-    """Pictures that are there more than once among all training images, all test images, or in both."""
-    train: dict[str, list[Path]] = {}
-    test: dict[str, list[Path]] = {}
-    labels = {sample.path: sample.label for category in categories for sample in category.test}
-    for category in categories:
-        for path in category.train:
-            train.setdefault(looks[path, None].key, []).append(path)
-        for sample in category.test:
-            test.setdefault(looks[sample.path, sample.mask_path].key, []).append(sample.path)
-    for key, paths in train.items():
-        if key and len(paths) > 1:
-            yield _duplicate(paths, "training", ())
-    for key, paths in test.items():
-        if key and len(paths) > 1:
-            yield _duplicate(paths, "test", sorted({labels[path] for path in paths}))
-        if key and key in train:
-            sentence = (
-                f"{paths[0]}: this test image is the training image {train[key][0]} as well; remove it "
-                "from one of them, or results look better than they are."
-            )
-            yield Finding("overlap", False, sentence, (*paths, *train[key]))
-
-
-def _duplicate(paths: Sequence[Path], split: str, labels: Iterable[str]) -> Finding:
-    labels = list(labels)
-    others = f"{paths[1]}" if len(paths) == 2 else f"{paths[1]} and {len(paths) - 2} more"
-    apart = f", with different labels ({', '.join(labels)})" if len(labels) > 1 else ""
-    sentence = f"{paths[0]}: the same picture as {others} among the {split} images{apart}; keep one."
-    return Finding("duplicate", False, sentence, tuple(paths))

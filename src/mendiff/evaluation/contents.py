@@ -5,9 +5,8 @@ import io
 import zlib
 from pathlib import Path
 
-from PIL import Image
-
-from mendiff.images import DAMAGED, ORIENTATION_TAG, Picture, read_image, to_rgb
+from mendiff.data.reading import ORIENTATION_TAG, Picture, opened, read_image, to_rgb
+from mendiff.errors import InputError
 
 ROWS = 16
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -41,19 +40,19 @@ def _top(path: Path) -> tuple[tuple[int, int], Picture] | None:
     """Size and top rows as `read_image` gives them; None for images that are damaged or need all its care."""
     try:
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(path, io.BytesIO(data)) as image:
             width, height = image.size
             usual = image.mode in ("L", "RGB")
             # Inflating whole PNG files takes nearly all of the time; their checksums tell damage as well.
             if data.startswith(PNG) and data[28] == 0:  # not interlaced: rows come in their order
                 image.verify()
                 data, usual = _cut(data, min(height, ROWS)), True
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(path, io.BytesIO(data)) as image:
             image.load()
             if not usual or image.getexif().get(ORIENTATION_TAG, 1) != 1:
                 return None
             return (height, width), to_rgb(image.crop((0, 0, width, min(height, ROWS))), path)
-    except (*DAMAGED, Image.DecompressionBombError):
+    except (InputError, OSError):
         return None  # read_image tells what is wrong
 
 

@@ -1,19 +1,25 @@
 """From a folder or a YAML file to categories of good and defective images, whatever their layout."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from mendiff.data.found import NoImagesError, find_images, instead
 from mendiff.errors import InputError
 from mendiff.evaluation.checks import check_files
+from mendiff.evaluation.labels import folder_notes, form_notes, kind_notes, label_notes
 from mendiff.evaluation.layouts import LAYOUTS, Layout, own_name, subfolders
 from mendiff.evaluation.listed import SUFFIXES, read_listed
 from mendiff.evaluation.samples import GOOD, Category, Finding, Sample
-from mendiff.images import find_images
 
 __all__ = ["GOOD", "Category", "Sample", "open_data", "read_data"]
 
 AUTO, FOLDER = "auto", "folder"
 NAMES = (AUTO, *sorted(layout.name for layout in LAYOUTS), FOLDER)
 PLAIN = "a folder of good images"
+GO_ON = (
+    "give a folder of good images, or a YAML file that lists folders (see 'mendiff check --help'), or add "
+    f"--layout {FOLDER} to take every image as a good one"
+)
 
 
 def open_data(root: Path, layout: str = AUTO) -> list[Category]:
@@ -50,11 +56,11 @@ def read_data(root: Path, layout: str = AUTO) -> tuple[list[Category], list[Find
         problem = "expected a folder or a YAML file, got another file" if root.is_file() else "no such folder"
         raise InputError(f"{root}: {problem}; give {PLAIN}, a data set or one of its categories.")
     if layout == FOLDER:
-        return [Category(own_name(root), root, tuple(find_images(root)), ())], []
+        return [_noted(Category(own_name(root), root, tuple(find_images(root)), ()), asked=True)], []
     known = tuple(one for one in LAYOUTS if layout in (AUTO, one.name))
     places = _find_categories(root, known)
     if not places and layout == AUTO:
-        return [_plain(root)], []
+        return [_noted(_plain(root))], []
     if not places:
         raise InputError(
             f"{root}: expected categories in the layout {layout} ({known[0].shape}) here or one or two "
@@ -64,7 +70,7 @@ def read_data(root: Path, layout: str = AUTO) -> tuple[list[Category], list[Find
     findings: list[Finding] = []
     for folder, one in places:
         try:
-            categories.append(one.read(folder))
+            categories.append(_noted(one.read(folder)))
         except InputError as error:
             findings.append(Finding("layout", True, str(error), (folder,)))
     if places[0][0] != root:
@@ -98,15 +104,27 @@ def _empty_siblings(folders: list[Path]) -> list[Finding]:
     return findings
 
 
+def _noted(category: Category, asked: bool = False) -> Category:
+    """A category with what names and left-out files say; `asked` to take every image as a good one."""
+    root, train = category.root, category.train
+    notes = form_notes(root, [*train, *(sample.path for sample in category.test)])
+    if category.layout == FOLDER:
+        notes += label_notes(root, train, GO_ON, hard=not asked)
+    elif category.layout != "visa":  # whose list says what an image is
+        notes += label_notes(root / "train" / GOOD, train, f"move them out of {root / 'train' / GOOD}")
+        notes += kind_notes(root / "test", category.test)
+    return replace(category, notes=(*notes, *folder_notes(root)))
+
+
 def _plain(root: Path) -> Category:
     """A folder of good images; refused where a data set lies deeper inside: its defects would be learned."""
     try:
         paths = find_images(root)
-    except InputError as error:
+    except NoImagesError as error:
         shapes = "; ".join(f"{one.name} ({one.shape})" for one in LAYOUTS)
         raise InputError(
             f"{root}: no images found; expected {PLAIN}, a YAML file that lists folders, or categories in "
-            f"one of these layouts: {shapes}."
+            f"one of these layouts: {shapes}{instead(root)}."
         ) from error
     parents = {parent for path in paths for parent in path.parents if root in parent.parents}
     for folder in sorted(parents, key=lambda parent: (len(parent.parts), parent)):

@@ -10,12 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mendiff.data.found import find_images, passed_over
+from mendiff.data.names import is_good_alone, same_name
+from mendiff.data.reading import EXTENSIONS
 from mendiff.errors import InputError
 from mendiff.evaluation.samples import GOOD, Category, Sample
-from mendiff.images import EXTENSIONS, find_images
 
 VISA_SPLITS = ("split_csv/1cls.csv", "1cls_clear.csv")
 """Lists of training and test images beside the categories of VisA, and of PCB-Bank as released."""
+EXAMPLE = "NAME: {train: FOLDER, good: FOLDER, defective: [FOLDER, ...], masks: FOLDER}"
+"""Of a YAML file, see `mendiff.evaluation.listed`."""
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 
 
@@ -37,10 +41,26 @@ class Layout:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The visible folders in a folder, sorted; none where there is no such folder."""
+    """The folders in a folder that may hold images of parts, sorted; none where there is no such folder."""
     if not folder.is_dir():
         return []
-    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not passed_over(p)]
+
+
+def inside(folder: Path, *parts: str) -> Path:
+    """A file or folder by its names in a folder, in either Unicode form; as named where there is none."""
+    for part in parts:
+        if not (folder / part).exists() and folder.is_dir():
+            alike = [one for one in sorted(folder.iterdir()) if same_name(one.name) == same_name(part)]
+            folder = alike[0] if alike else folder / part
+        else:
+            folder = folder / part
+    return folder
+
+
+def label_of(kind: Path) -> str:
+    """The label that the images of a folder of `test` have: its name, or good where that says so."""
+    return GOOD if is_good_alone(kind.name) else kind.name
 
 
 def own_name(folder: Path) -> str:
@@ -57,26 +77,38 @@ def labelled(images: Path, label: str, masks: Path | None) -> list[Sample]:
     paths = find_images(images)
     if label == GOOD or masks is None:
         return [Sample(path, label, None) for path in paths]
-    places = [masks / path.relative_to(images).parent for path in paths]
+    places = [inside(masks, *path.relative_to(images).parent.parts) for path in paths]
     known = {place: _by_name(place) for place in set(places)}
     samples = []
     for path, place in zip(paths, places, strict=True):
-        names = (f"{path.stem}_mask", path.stem)
+        names = [f"{path.stem}_mask", path.stem]
+        names += [same_name(name) for name in names]
         found = next((known[place][name] for name in names if name in known[place]), None)
         samples.append(Sample(path, label, found or place / f"{path.stem}_mask.png"))
     return samples
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """The image files of a folder by name without extension; of several the PNG, as masks are."""
+    """The image files of a folder by name without extension; of several the PNG, as masks are.
+
+    Names are there as they are, and in one Unicode form.
+    """
     files = (p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS) if folder.is_dir() else ()
-    return {p.stem: p for p in sorted(files, key=lambda p: (p.suffix.lower() == ".png", p))}
+    ordered = sorted(files, key=lambda p: (p.suffix.lower() == ".png", p))
+    return {same_name(p.stem): p for p in ordered} | {p.stem: p for p in ordered}
 
 
 def _training(folder: Path, *parts: str) -> tuple[Path, ...]:
     place = folder.joinpath(*parts)
     if not place.is_dir():
-        raise InputError(f"{folder}: expected good images in {'/'.join(parts)}, found no such folder.")
+        there = [f"{parts[0]}/{one.name}" for one in subfolders(folder / parts[0])]
+        if not there and (folder / parts[0]).is_dir():
+            there = [f"{parts[0]} without folders"]
+        listed = " and ".join(there) or "no such folder"
+        raise InputError(
+            f"{folder}: expected good images in {'/'.join(parts)}, found {listed}; rename folders, or say in "
+            f"a YAML file where which images are: {EXAMPLE}."
+        )
     return tuple(find_images(place))
 
 
@@ -93,7 +125,7 @@ def _kinds(folder: Path) -> list[Path]:
 
 def _with_masks(kinds: list[Path], name: str) -> bool:
     """Whether any kind of defect has masks in a folder of this name; then all must."""
-    return any((kind / name).is_dir() for kind in kinds if kind.name != GOOD)
+    return any((kind / name).is_dir() for kind in kinds if label_of(kind) != GOOD)
 
 
 def _read_mvtec(folder: Path) -> Category:
@@ -101,7 +133,7 @@ def _read_mvtec(folder: Path) -> Category:
     samples = [
         sample
         for kind in _kinds(folder)
-        for sample in labelled(kind, kind.name, masks / kind.name if masks.is_dir() else None)
+        for sample in labelled(kind, label_of(kind), inside(masks, kind.name) if masks.is_dir() else None)
     ]
     return Category(own_name(folder), folder, _training(folder, "train", GOOD), tuple(samples), "mvtec")
 
@@ -112,7 +144,7 @@ def _read_mvtec3d(folder: Path) -> Category:
     samples = [
         sample
         for kind in kinds
-        for sample in labelled(kind / "rgb", kind.name, kind / "gt" if masked else None)
+        for sample in labelled(kind / "rgb", label_of(kind), kind / "gt" if masked else None)
     ]
     train = _training(folder, "train", GOOD, "rgb")
     return Category(own_name(folder), folder, train, tuple(samples), "mvtec3d")
@@ -124,8 +156,8 @@ def _read_bmad(folder: Path) -> Category:
     masked = _with_masks(kinds, "label")
     samples = []
     for kind in kinds:
-        inside = kind / "img" if masked or (kind / "img").is_dir() else kind
-        samples += labelled(inside, kind.name, kind / "label" if masked else None)
+        place = kind / "img" if masked or (kind / "img").is_dir() else kind
+        samples += labelled(place, label_of(kind), kind / "label" if masked else None)
     return Category(own_name(folder), folder, _training(folder, "train", GOOD), tuple(samples), "bmad")
 
 
@@ -181,8 +213,9 @@ def _rows(split: Path, name: str) -> list[dict[str, str]]:
 
 def _listed(top: Path, place: str | None, split: Path) -> Path:
     """A file that a list names, which must be there and inside the data set."""
-    path = top / (place or "")
-    if not place or ".." in Path(place).parts or Path(place).is_absolute() or not path.is_file():
+    named = Path(place or "")
+    path = inside(top, *named.parts) if not named.is_absolute() else top
+    if not place or ".." in named.parts or not path.is_file():
         raise InputError(
             f"{split}: lists {place!r}, but {top} holds no such file; unpack the data set again."
         )

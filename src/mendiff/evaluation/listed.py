@@ -12,15 +12,16 @@ Each entry is a folder or a list of folders, relative to the file.
 from pathlib import Path
 from typing import Any
 
+from mendiff.data.found import find_images
 from mendiff.errors import InputError
-from mendiff.evaluation.layouts import labelled, own_name
+from mendiff.evaluation.labels import folder_notes, label_notes
+from mendiff.evaluation.layouts import EXAMPLE, inside, labelled, own_name
 from mendiff.evaluation.samples import GOOD, Category, Sample
-from mendiff.images import find_images
 
 SUFFIXES = (".yaml", ".yml")
 KEYS = ("train", "good", "defective", "masks")
+GO_ON = "list the folders below it that hold good images, one by one"
 MERGE = "tag:yaml.org,2002:merge"
-EXAMPLE = "NAME: {train: FOLDER, good: FOLDER, defective: [FOLDER, ...], masks: FOLDER}"
 
 
 def read_listed(file: Path) -> list[Category]:
@@ -67,16 +68,19 @@ def _category(file: Path, name: Any, entry: Any) -> Category:
     samples = [sample for folder in good for sample in labelled(folder, GOOD, None)]
     for folder in defective:
         samples += _defective(folder, masks[0] if masks else None)
-    images = tuple(path for folder in train for path in find_images(folder))
-    return Category(name, file, images, tuple(samples), "yaml")
+    images = {folder: find_images(folder) for folder in train}
+    notes = [note for folder, some in images.items() for note in label_notes(folder, some, GO_ON)]
+    notes += [note for folder in dict.fromkeys([*train, *good, *defective]) for note in folder_notes(folder)]
+    listed = tuple(path for some in images.values() for path in some)
+    return Category(name, file, listed, tuple(samples), "yaml", tuple(notes))
 
 
 def _defective(folder: Path, masks: Path | None) -> list[Sample]:
     label = own_name(folder)
     if label == GOOD:
         raise InputError(f"{folder}: a folder of defective images can't be called {GOOD}; rename it.")
-    if masks is not None and (masks / label).is_dir():
-        masks = masks / label
+    if masks is not None and inside(masks, label).is_dir():
+        masks = inside(masks, label)
     return labelled(folder, label, masks)
 
 
@@ -85,7 +89,7 @@ def _folders(file: Path, place: str, entry: Any) -> list[Path]:
     entries = entry if isinstance(entry, list) else [] if entry is None else [entry]
     folders = []
     for one in entries:
-        if not isinstance(one, str) or not (file.parent / one).is_dir():
+        if not isinstance(one, str) or not inside(file.parent, *Path(one).parts).is_dir():
             raise InputError(f"{file}: {place}: expected a folder, relative to this file, got {one!r}.")
-        folders.append(file.parent / one)
+        folders.append(inside(file.parent, *Path(one).parts))
     return folders

@@ -103,15 +103,20 @@ class MethodConfig:
             fitting.
         crop: side of the random crops it is trained on; 0 trains on whole images.
         training: see TrainingConfig.
+        bit_depth: how many bits the values of 16-bit image files really have, 9 to 31; 0 for what the files
+            say. Images of 8 bits stay as they are.
     """
 
     image_size: int = 256
     crop: int = 0
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    bit_depth: int = 0
 
     def __post_init__(self) -> None:
         for name in ("image_size", "crop"):
             check_range(name, getattr(self, name), 0, LARGEST_SIDE)
+        if self.bit_depth:
+            check_range("bit_depth", self.bit_depth, 9, 31)
 
 
 class Method(nn.Module, ABC):

@@ -1,0 +1,1 @@
+"""From files to pictures: which files are images, what their names say, and how they are read."""

@@ -1,0 +1,124 @@
+"""What the names of folders and files say about the images in them: good, defective, or labels."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+GOOD, DEFECTIVE, LABELS = "good", "defective", "labels"
+
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Words are compared without case, accents and digits; a further language is a further line.
+GOOD_WORDS = _set(
+    "good goods ok okay io normal normals nominal pass passed golden conform intact flawless healthy "
+    "gut gute guter bon bons bonne bonnes conforme conformes bueno buenos buena buenas buono buoni bom bons "
+    "良品 正常 合格 合格品 良好 정상 양품"
+)
+DEFECTIVE_WORDS = _set(
+    "bad ng nok ko nio nonconform ungood notgood notok abnormal abnormals anomaly anomalies anomalous "
+    "defect defects defective defectives defected fault faults faulty fail fails failed failure failures "
+    "reject rejects rejected scrap damage damages damaged broken flaw flaws flawed "
+    "fehler fehlerhaft fehlerhafte defekt defekte schlecht schlechte ausschuss anomalie anomalien "
+    "mauvais mauvaise defaut defauts defectueux defectueuse rebut rebuts anormal anormaux anormale "
+    "malo malos mala malas defecto defectos defectuoso defectuosos anomalia anomalias rechazo rechazos "
+    "difetto difetti difettoso difettosi scarto scarti defeito defeitos ruim "
+    "不良 不良品 缺陷 异常 異常 次品 不合格 不合格品 欠陥 불량 결함 불량품"
+)
+LABEL_WORDS = _set(
+    "mask masks gt gts groundtruth label labels labelled annotation annotations annotated segmentation "
+    "segmentations segmentationclass segmentationobject heatmap heatmaps overlay overlays prediction "
+    "predictions maske masken masque masques mascara mascaras etiqueta etiquetas "
+    "掩膜 掩码 标注 标签 마스크 라벨"
+)
+WIDE = frozenset(
+    word for word in GOOD_WORDS | DEFECTIVE_WORDS | LABEL_WORDS if not word.isascii() and len(word) > 1
+)
+SPLIT_NAMES = frozenset(("test", "tests", "testing"))
+"""Folders of a data set in which defects are usual; whole names only."""
+NOT = _set("no not non nicht kein keine n un pas without ohne sans sin sem senza")
+FREE = frozenset(("free", "frei", "less"))
+TWIN_MARKS = _set("label labels mask masks gt seg segmentation annotation anno groundtruth lbl msk truth")
+"""What a label picture has in its name beside that of its image: part_mask.png of part.jpg."""
+
+SYSTEM_FOLDERS = _set(
+    "@eadir __macosx lost+found #recycle #snapshot @recycle @recently-snapshot @tmp $recycle.bin recycler "
+    "thumbs thumbnail thumbnails"
+) | {"system volume information"}
+"""Folders of file servers, archives and desktops, in small letters; hidden ones begin with a dot."""
+
+
+def words(name: str) -> list[str]:
+    """The words of a name: no_defect2 and NoDefect are no and defect."""
+    # ｱ, é and É become plain letters; what has no Latin letters stays as it is.
+    plain = unicodedata.normalize("NFKD", name)
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    plain = re.sub(r"([a-z])([A-Z])", r"\1 \2", plain)
+    return [unicodedata.normalize("NFC", word).casefold() for word in re.findall(r"[^\W\d_]+", plain)]
+
+
+def meaning(name: str) -> str:
+    """GOOD, DEFECTIVE or LABELS where a name says so, otherwise empty."""
+    found = words(name)
+    joined = "".join(found)
+    if joined in GOOD_WORDS:
+        return GOOD
+    if joined in DEFECTIVE_WORDS:
+        return DEFECTIVE
+    pairs = [first + second for first, second in pairwise(found)]
+    if _holds([*found, *pairs], LABEL_WORDS):
+        return LABELS
+    if _holds([*found, *pairs], DEFECTIVE_WORDS):
+        return GOOD if _denied(found, DEFECTIVE_WORDS) else DEFECTIVE
+    if _holds(found, GOOD_WORDS):
+        return DEFECTIVE if _denied(found, GOOD_WORDS) else GOOD
+    return ""
+
+
+def _holds(found: Iterable[str], known: frozenset[str]) -> bool:
+    """Whether a known word is there; Chinese, Japanese and Korean put no spaces between words."""
+    return any(one in known or (not one.isascii() and any(k in one for k in WIDE & known)) for one in found)
+
+
+def _denied(found: Sequence[str], known: frozenset[str]) -> bool:
+    """Whether a known word stands behind a "no" or before a "free"; a "no" elsewhere may be a number's."""
+    return any(
+        (first in NOT and second in known) or (first in known and second in FREE)
+        for first, second in pairwise(found)
+    )
+
+
+def is_good_alone(name: str) -> bool:
+    """Whether a name says good and nothing else, as OK, Good2 and defect-free do."""
+    if meaning(name) != GOOD:
+        return False
+    found = words(name)
+    rest = set(found) - GOOD_WORDS - DEFECTIVE_WORDS - NOT - FREE - {"images", "image", "img", "test"}
+    return not rest or "".join(found) in GOOD_WORDS
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder holds what an operating system or a file server keeps for itself."""
+    return name.casefold() in SYSTEM_FOLDERS or name.casefold().startswith(".trash")
+
+
+def twin_of(stem: str) -> str:
+    """The stem of the image that a label picture is of, by its name alone; otherwise empty."""
+    parts = re.split(r"([ _.\-]+)", stem)
+    if len(parts) >= 3 and parts[-1].casefold() in TWIN_MARKS:
+        return "".join(parts[:-2])
+    if len(parts) >= 3 and parts[0].casefold() in TWIN_MARKS:
+        return "".join(parts[2:])
+    # Without a mark between: Part3Label.
+    glued = re.fullmatch(r"(.*[a-z0-9])(Label|Mask|Gt|GT|Seg)", stem)
+    return glued[1] if glued else ""
+
+
+def same_name(name: str) -> str:
+    """A name in one Unicode form; a letter with its accent may be one sign or two, by its writer's system."""
+    return unicodedata.normalize("NFC", name)
