@@ -6,11 +6,17 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+PIECE = 2**20
+"""Bytes that are read at once."""
+
 
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file's bytes in hexadecimal digits, read piece by piece."""
+    digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def fingerprint(items: Iterable[object]) -> str:
