@@ -66,8 +66,8 @@ class Sources:
 class Diffusion(Protocol):
     """Stable Diffusion on disk, whatever the layout."""
 
-    def find(self, sources: Sources) -> None:
-        """See that all files are there, and fetch what only the hub has."""
+    def find(self, sources: Sources) -> list[Path]:
+        """The files of weights, all of which are there; what only the hub has is fetched."""
 
     def load_unet(self, denoiser: Denoiser) -> str:
         """Fill the denoiser's network; returns the file."""
@@ -213,14 +213,13 @@ class _Folder:
     def __init__(self, find: Callable[..., Path]) -> None:
         self._find = find
 
-    def find(self, sources: Sources) -> None:
-        for part, name, wanted in (
+    def find(self, sources: Sources) -> list[Path]:
+        parts = (
             ("unet", WEIGHTS, sources.unet),
             ("vae", WEIGHTS, sources.codec),
             ("text_encoder", "model", sources.prompt is None),
-        ):
-            if wanted:
-                self._weights(part, name)
+        )
+        return [self._weights(part, name) for part, name, wanted in parts if wanted]
 
     def load_unet(self, denoiser: Denoiser) -> str:
         self._check_settings("unet", denoiser.network)
@@ -266,8 +265,9 @@ class _SingleFile:
         self._path = path
         self._weights: dict[str, Tensor] = {}
 
-    def find(self, sources: Sources) -> None:
-        """The file is there, whatever it holds."""
+    def find(self, sources: Sources) -> list[Path]:
+        """The file, whatever it holds."""
+        return [self._path]
 
     def load_unet(self, denoiser: Denoiser) -> str:
         network: Any = denoiser.network

@@ -115,7 +115,7 @@ def fit(
     first = rank_of(plan.processes) == 0
     paths = readable_paths(categories, terminal)
     config = make_config(plan, paths)
-    _check_prompts(plan, config, categories)
+    check_prompts(plan, config, categories)
     apart = _apart(categories, paths) if plan.statistics == "category" else {}
     groups = _groups(categories, paths) if plan.balance == "category" else None
     workdir = workdir_of(out, resume) if first else _workdir(out)
@@ -155,7 +155,7 @@ def fit(
     return {"model": str(out), "threshold": threshold, **info, "config": config_to_dict(module.config)}
 
 
-def _check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> None:
+def check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> None:
     """Refuse categories that a model with prompts per category has none for, or could not use later."""
     prompted = getattr(getattr(config, "denoiser", None), "categories", ())
     unknown = [one.name for one in categories if one.name not in prompted]
