@@ -45,7 +45,7 @@ class Given:
     statistics: str = "global"
 
     @property
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Any]:
         """Job's fields of what was given; places as they are from everywhere."""
         source, codec = self.pretrained, self.codec
         places = {
@@ -191,7 +191,7 @@ def handed_out(jobs: Mapping[str, Job], given: Given) -> dict[str, Job]:
     return handed
 
 
-def _takes(job: Job, given: Given) -> dict[str, str]:
+def _takes(job: Job, given: Given) -> dict[str, Any]:
     """What a job's fit can take of what was given."""
     if job.method not in METHODS or not given.fields:
         return {}

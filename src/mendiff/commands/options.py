@@ -56,6 +56,7 @@ def fit(
     devices: int = 1,
     nodes: int = 1,
     strategy: str = "auto",
+    steps: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -87,6 +88,8 @@ def fit(
             MASTER_ADDR, MASTER_PORT and NODE_RANK, and with DATA and -o on a disk that all of them see.
         strategy: auto, ddp, or fsdp, which shares out gradients and the optimizer's memory, too; the latter
             for adamw without averaged weights (training.ema=0).
+        steps: of training, the same as --set training.steps; unless given, tiny trains longer where the
+            machine is fast. Data, settings, --seed and --steps together fix the model.
         resume: go on with a fit that was interrupted, on as many devices as there are now.
         overwrite: replace the model folder if it exists.
     """
