@@ -30,7 +30,7 @@ def hub_file(repository: str, *names: str) -> Path:
         InputError: where none is to be had; it names the command that fetches the first.
     """
     for name in names:
-        kept = _cached(repository, name)
+        kept = cached_file(repository, name)
         if kept is not None:
             return kept
     from huggingface_hub import hf_hub_download
@@ -63,8 +63,8 @@ def _silent() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _cached(repository: str, name: str) -> Path | None:
-    """The file in the cache on this machine."""
+def cached_file(repository: str, name: str) -> Path | None:
+    """A file of a repository in the cache on this machine, or None where it has not been fetched."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

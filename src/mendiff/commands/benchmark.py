@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from mendiff.checkpoints.files import as_json, read_json, sha256_of_json
+from mendiff.checkpoints.files import as_json, read_json
+from mendiff.commands.bench import Bench, Given, chosen_rows, handed_out, identified, names_of, planned
 from mendiff.commands.common import Terminal, checked, choose_categories, choose_device
-from mendiff.commands.job import CONTROLS, Job, slug
+from mendiff.commands.fit import STATISTICS
 from mendiff.commands.locks import alone
-from mendiff.commands.queue import collected, others_of, prepared, run_all
+from mendiff.commands.queue import check_folder, collected, others_of, prepared, run_all
+from mendiff.commands.spec import MOVED, slug
 from mendiff.errors import InputError
 from mendiff.evaluation import papers
-from mendiff.evaluation.ablations import Row, ablation
-from mendiff.evaluation.data import Category, open_data
-from mendiff.evaluation.suites import SUITES, Suite
+from mendiff.evaluation.data import open_data
+from mendiff.evaluation.suites import SUITES
 from mendiff.evaluation.tables import (
     MEAN,
     SHOWN,
@@ -32,40 +33,17 @@ from mendiff.evaluation.tables import (
     unique,
 )
 from mendiff.images import check_writable, write_bytes
-from mendiff.methods.base import METHODS, find_method
-from mendiff.methods.config import config_to_dict
 
-DEFAULT_METHODS = ("glad", "ran", "diad", *CONTROLS)
 RESULTS = "results.json"
 TABLES = (RESULTS, "results.csv", "results.md", "results.tex")
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What to compare on what.
-
-    Attributes:
-        rows: of the table.
-        categories: of the data.
-        multi_class: whether one model learns all of them.
-        data: their root.
-        layout: of the data.
-        seeds: every one is a repetition.
-        preset: of our methods.
-        features, features_weights: backbone and its file, or a folder of files named by backbone.
-        suite: the paper's experiment, or None.
-    """
-
-    rows: tuple[Row, ...]
-    categories: list[str]
-    multi_class: bool
-    data: Path
-    layout: str
-    seeds: Sequence[int]
-    preset: str
-    features: str | None
-    features_weights: Path | None
-    suite: Suite | None
+SAME_RESULTS = (
+    "training.accumulate",
+    "training.checkpointing",
+    "training.cache_latents",
+    "codec.slicing",
+    "codec.tiling",
+)
+"""Settings that save memory or time: a method under its published settings stays that."""
 
 
 @alone("benchmark")
@@ -82,6 +60,11 @@ def run(
     preset: str,
     features: str | None,
     features_weights: Path | None,
+    pretrained: str | None,
+    prompt: Path | None,
+    codec: Path | None,
+    textures: Path | None,
+    statistics: str,
     jobs: int,
     ray: str | None,
     device: str,
@@ -102,7 +85,9 @@ def run(
     named = SUITES.get(suite) if suite else None
     if suite and named is None:
         raise InputError(f"--suite: expected one of {', '.join(SUITES)}, got {suite!r}.")
-    rows, together = chosen_rows(named, ablation, methods, settings)
+    if statistics not in STATISTICS:
+        raise InputError(f"--statistics: expected one of {', '.join(STATISTICS)}, got {statistics!r}.")
+    rows, together = chosen_rows(named, ablation, methods, settings, preset)
     bench = Bench(
         rows=rows,
         categories=names_of(named, known),
@@ -114,9 +99,13 @@ def run(
         features=features,
         features_weights=None if features_weights is None else features_weights.resolve(),
         suite=named,
+        given=Given(pretrained, prompt, codec, textures, statistics),
     )
-    every = planned(bench, choose_device(device))
+    every = identified(handed_out(planned(bench, choose_device(device)), bench.given), known, terminal)
+    check_folder(out, every)
     folders = [prepared(out, name, job) for name, job in every.items()]
+    for line in notes(bench, folders):
+        terminal.say(f"note: {line}")
     failed = run_all(folders, jobs, ray, terminal)
     results = list(collected([*folders, *others_of(out, folders)]))
     found = figures(results, printed(bench))
@@ -159,116 +148,48 @@ def _content(path: Path) -> dict[str, Any]:
         return {}
 
 
-def chosen_rows(
-    suite: Suite | None,
-    name: str | None,
-    methods: Sequence[str] | None,
-    settings: Mapping[str, Any],
-) -> tuple[tuple[Row, ...], bool]:
-    """The rows, with --set METHOD.FIELD=VALUE worked in, and whether one model learns all categories."""
-    if name is not None and methods:
-        raise InputError("--ablation and --methods: expected one of them, got both.")
-    rows: tuple[Row, ...]
-    if name is not None:
-        chosen = ablation(name)
-        rows, together = chosen.rows, chosen.multi_class
-    else:
-        default = (suite.method, *CONTROLS) if suite else DEFAULT_METHODS
-        rows = tuple(Row(one, one) for one in unique(methods or default))
-        together = bool(suite and suite.multi_class)
-    for_method: dict[str, dict[str, Any]] = {}
-    for dotted, value in settings.items():
-        method, dot, field = dotted.partition(".")
-        if not dot or method not in {row.method for row in rows}:
-            raise InputError(
-                f"--set: expected METHOD.FIELD=VALUE with a method of this benchmark "
-                f"({', '.join(unique(row.method for row in rows))}), got {dotted!r}."
-            )
-        for_method.setdefault(method, {})[field] = value
-    merged = (
-        Row(row.label, row.method, row.settings | for_method.get(row.method, {}), row.changes) for row in rows
-    )
-    return tuple(merged), together
-
-
-def names_of(suite: Suite | None, known: Sequence[Category]) -> list[str]:
-    """The categories to run: all that were chosen, or those of the suite, which must be there."""
-    names = [one.name for one in known]
-    if suite is None:
-        return names
-    missing = [name for name in suite.categories if name not in names]
-    if len(missing) == len(suite.categories):
-        raise InputError(
-            f"{suite.name}: expected categories {', '.join(suite.categories)}, found {', '.join(names)}; "
-            "give the root of that data set."
-        )
-    return [name for name in suite.categories if name in names]
-
-
-def planned(bench: Bench, device: str) -> dict[str, Job]:
-    """Every job by its name: one for each fit, with all rows that share it."""
-    groups = [bench.categories] if bench.multi_class else [[name] for name in bench.categories]
-    jobs: dict[str, Job] = {}
-    shared: dict[str, str] = {}
-    for seed in bench.seeds:
-        for group in groups:
-            for row in bench.rows:
-                settings = plain(row.settings)
-                fit = sha256_of_json([row.method, settings, group, seed], row.label)
-                place = "all" if bench.multi_class else group[0]
-                name = shared.setdefault(fit, f"{slug(row.label)}-{place}-{seed}")
-                rows = jobs[name].rows if name in jobs else {}
-                jobs[name] = Job(
-                    method=row.method,
-                    rows={**rows, row.label: plain(row.changes)},
-                    data=str(bench.data),
-                    layout=bench.layout,
-                    categories=list(group),
-                    settings=settings,
-                    preset=preset_of(bench, row.method, group),
-                    features=bench.features,
-                    features_weights=str(bench.features_weights) if bench.features_weights else None,
-                    seed=seed,
-                    device=device,
-                )
-    return jobs
-
-
-def preset_of(bench: Bench, method: str, group: Sequence[str]) -> str:
-    """The preset of a fit: a suite's own, of the category or the data set, where the method has such."""
-    if bench.suite is None or method not in METHODS:
-        return bench.preset
-    dataset = f"{bench.preset}/{bench.suite.dataset}"
-    known = find_method(method).PRESETS
-    return next((one for one in (f"{dataset}/{group[0]}", dataset) if one in known), bench.preset)
-
-
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back."""
-    return config_to_dict(settings)
+def notes(bench: Bench, folders: Sequence[Path]) -> Iterator[str]:
+    """What a person should know of the run and its tables beforehand."""
+    moved = sum((folder / MOVED).is_file() for folder in folders)
+    if moved:
+        yield f"data or weights of {moved} jobs lie elsewhere than before, with the same content."
+    if bench.suite is not None and bench.multi_class != bench.suite.multi_class:
+        models = "one model for all categories" if bench.suite.multi_class else "a model for every category"
+        yield f"the paper's figures are left out: they are of {models}."
+    elif bench.suite is not None and bench.preset.partition("/")[0] == "tiny":
+        yield "the paper's figures are of networks of its size (--preset paper), these rows of small ones."
 
 
 def printed(bench: Bench) -> Published:
-    """What the suite's papers print for the rows: ours and those of others that stand in the same tables."""
-    if bench.suite is None:
+    """What the suite's papers print, beside the rows that are of the same method and nothing else.
+
+    That is a row without changes, of ours or of another method that stands in the same tables, fitted to as
+    many categories at once as in the paper. Its mean is not that of a part of the suite's categories.
+    """
+    if bench.suite is None or bench.multi_class != bench.suite.multi_class:
         return {}
+    whole = not set(bench.categories) < set(bench.suite.categories)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row in bench.rows:
+        if row.changes or row.settings.keys() - set(SAME_RESULTS):
+            continue
         places = found.setdefault(row.label, {})
-        for key in bench.suite.tables:
-            table = papers.find_table(key)
-            column = table.methods.get(row.method) or next(
-                (
-                    one
-                    for one in table.columns
-                    if slug(one).replace("-", "") == slug(row.method).replace("-", "")
-                ),
-                None,
-            )
-            rows = {**table.categories, MEAN: table.mean}
+        for table in map(papers.find_table, bench.suite.tables):
+            column = _column(table, row.method)
+            rows = {**table.categories, **({MEAN: table.mean} if whole else {})}
             for place, columns in rows.items():
-                places.setdefault(place, {}).update(columns.get(column, {}) if column else {})
+                places.setdefault(place, {}).update(columns.get(column, {}))
     return found
+
+
+def _column(table: papers.Table, method: str) -> str:
+    """The column of a method in a paper's table; empty where it has none."""
+    alike = (one for one in table.columns if _letters(one) == _letters(method))
+    return table.methods.get(method) or next(alike, "")
+
+
+def _letters(name: str) -> str:
+    return slug(name).replace("-", "")
 
 
 def write_tables(out: Path, results: Sequence[Mapping[str, Any]], found: Sequence[Figure]) -> list[Path]:

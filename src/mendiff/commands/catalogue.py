@@ -101,7 +101,7 @@ COMMANDS = (
         (
             "mendiff fit photos/good -o model",
             "mendiff fit mvtec/bottle -o bottle --features resnet18 --features-weights resnet18.safetensors",
-            "mendiff fit photos/good -o model --set training.steps=2000 --set synthesis.foreground=auto",
+            "mendiff fit photos/good -o model --steps 2000 --seed 1 --set synthesis.foreground=auto",
             "mendiff fit parts -o model --method ran --statistics category",
             "mendiff fit photos/good -o model --textures dtd/images",
             "mendiff fit parts -o model --method diad --codec codec --resume",
@@ -176,7 +176,8 @@ COMMANDS = (
         (("data", DATA),),
         (
             "mendiff benchmark parts -o runs/parts --methods glad ran median-colour",
-            "mendiff benchmark mvtec -o runs/mvtec --suite glad-mvtec --preset paper",
+            "mendiff benchmark mvtec -o runs/mvtec --suite glad-mvtec --preset paper "
+            "--pretrained CompVis/stable-diffusion-v1-4 --device cuda",
             "mendiff benchmark parts -o runs/sff --ablation diad-sff --set diad.training.steps=400",
             "mendiff benchmark parts -o runs/peers --methods glad patchcore padim memory-bank --seeds 0 1 "
             "--features resnet18 --features-weights resnet18.safetensors",

@@ -37,6 +37,7 @@ from mendiff.types import Processes
 STATISTICS = ("global", "category")
 BALANCES = ("image", "category")
 PARTS_FILE = "parts"
+STEPS = "training.steps"
 CHECKPOINT = "last.ckpt"  # as in anomalib_models, which takes seconds to import
 NO_FEATURES = "it looks at pixels alone; with --features auto it would find much more."
 
@@ -63,6 +64,7 @@ def run(
     devices: int,
     nodes: int,
     strategy: str,
+    steps: int | None,
     resume: bool,
     overwrite: bool,
     settings: dict[str, Any],
@@ -84,7 +86,7 @@ def run(
     plan = Plan(
         method=method,
         preset=preset,
-        settings=({"bit_depth": bit_depth} if bit_depth else {}) | settings,
+        settings=with_steps(({"bit_depth": bit_depth} if bit_depth else {}) | settings, steps),
         features=features,
         features_weights=features_weights,
         image_size=image_size,
@@ -122,18 +124,20 @@ def fit(
     asked = changed_config(plan)[0]
     paths = readable_paths(categories, terminal, Use(asked.image_size, asked.bit_depth))
     config = make_config(plan, paths)
-    _check_prompts(plan, config, categories)
+    check_prompts(plan, config, categories)
     apart = _apart(categories, paths) if plan.statistics == "category" else {}
     groups = _groups(categories, paths) if plan.balance == "category" else None
     workdir = workdir_of(out, resume) if first else _workdir(out)
     with resumable(workdir / CHECKPOINT, out, resume) if first else nullcontext():
-        if "training.steps" not in plan.settings:  # a number that was asked for stays
+        if STEPS not in plan.settings:  # a number that was asked for stays
             measure = plan.processes.count == 1
-            config = lengthened(plan.method, config, plan.device, workdir, resume=resume, measure=measure)
+            config = lengthened(
+                plan.method, config, plan.device, workdir, resume=resume, measure=measure, say=terminal.say
+            )
         terminal.say(
             f"{plan.method} ({plan.preset}): {len(paths)} good images of "
             f"{', '.join(one.name for one in categories)}, {config.image_size} pixels, "
-            f"{config.training.steps} steps on {wording_of(plan.processes)}"
+            f"{config.training.steps} steps on {wording_of(plan.processes)}{_repeat(plan, config)}"
         )
         if not getattr(getattr(config, "features", None), "name", "-"):
             terminal.say(f"note: {NO_FEATURES}")
@@ -159,7 +163,8 @@ def fit(
             seconds = train(plan, module, images, workdir, update, groups, resume=resume)
         if not first:
             return {}
-        info = {"preset": plan.preset, **facts, "seed": plan.seed, "seconds": seconds}
+        steps = config.training.steps
+        info = {"preset": plan.preset, **facts, "seed": plan.seed, "steps": steps, "seconds": seconds}
         threshold = _save(module.as_model(info).to(plan.device), place, apart)
     terminal.say(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {threshold:.4g} from good images alone)"
@@ -173,7 +178,25 @@ def usual_size(paths: Sequence[Path]) -> list[int]:
     return list(sizes[len(sizes) // 2])
 
 
-def _check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> None:
+def with_steps(settings: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
+    """Settings with the number of steps that --steps gives, which --set must not give otherwise."""
+    if steps is None:
+        return dict(settings)
+    if steps < 1:
+        raise InputError(f"--steps: expected at least 1, got {steps}.")
+    said = settings.get(STEPS, steps)
+    if said != steps:
+        raise InputError(f"--steps and --set {STEPS}: expected one number, got {steps} and {said!r}.")
+    return {**settings, STEPS: steps}
+
+
+def _repeat(plan: Plan, config: MethodConfig) -> str:
+    """How to train as long again, where the length was chosen by speed."""
+    chosen = config.training.minutes > 0 and STEPS not in plan.settings and plan.processes.count == 1
+    return f" (--steps {config.training.steps} repeats this length)" if chosen else ""
+
+
+def check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> None:
     """Refuse categories that a model with prompts per category has none for, or could not use later."""
     prompted = getattr(getattr(config, "denoiser", None), "categories", ())
     unknown = [one.name for one in categories if one.name not in prompted]

@@ -41,7 +41,7 @@ def run(model: Path, quiet: bool) -> dict[str, Any]:
 def describe(model: Model) -> dict[str, str]:
     """What a person wants to know of a model, under short names: all but its threshold."""
     parameters, info = describe_parameters(model.method), model.info
-    fitted = fitted_of(info)
+    fitted, training = fitted_of(info), model.method.config.training
     features = config_to_dict(model.method.config).get("features", {})
     return {
         "method": f"{model.name} (preset {info.get('preset', '?')})",
@@ -49,7 +49,8 @@ def describe(model: Model) -> dict[str, str]:
         "parameters": f"{parameters['trained']:,} trained, {parameters['frozen']:,} frozen",
         "features": features.get("name") or "none pretrained",
         "trained on": f"{info.get('images', '?')} good images of {', '.join(info.get('categories', []))}",
-        "fitted in": f"{info.get('seconds', float('nan')):.0f} s with seed {info.get('seed', '?')}",
+        "fitted in": f"{info.get('seconds', float('nan')):.0f} s, {training.steps} steps with seed "
+        f"{info.get('seed', '?')}",
         **({} if fitted is None else _origin(fitted)),
     }
 

@@ -9,7 +9,6 @@ on where it was; the fit itself goes on from its last checkpoint.
 from __future__ import annotations
 
 import os
-import re
 import resource
 import shutil
 import sys
@@ -17,7 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,18 @@ import torch
 from torch import Tensor
 
 from mendiff.checkpoints.bundled import open_features
-from mendiff.checkpoints.files import read_json, write_json
-from mendiff.checkpoints.store import load
+from mendiff.checkpoints.files import write_json
+from mendiff.checkpoints.store import categories_of, load
 from mendiff.checkpoints.weights import read_weights
 from mendiff.commands import evaluate
 from mendiff.commands.common import Terminal, choose_categories
 from mendiff.commands.ending import EXIT_INTERRUPTED, PATIENCE, SIGNALLED, interruptible, told_of
 from mendiff.commands.fit import fit
 from mendiff.commands.heap import keep_freed_memory
+from mendiff.commands.identity import difference, identity
 from mendiff.commands.locks import only_one
-from mendiff.commands.plan import Plan, backbone_input, own_size, readable_paths
+from mendiff.commands.plan import backbone_input, own_size, readable_paths
+from mendiff.commands.spec import CONTROLS, FAILED, MODEL, Job, read_moved, result_file
 from mendiff.commands.variants import variant
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
@@ -44,57 +46,16 @@ from mendiff.evaluation.operating import at_threshold
 from mendiff.images import read_image, resize
 from mendiff.methods.base import METHODS
 from mendiff.methods.config import config_from_dict
+from mendiff.model import Model
 from mendiff.nets import AUTO
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig, make_features
 
-SPEC, MODEL, FAILED = "job.json", "model", "failed.txt"
-CONTROLS = ("median-colour", "memory-bank")
 MULTIPLE = 32
 """Image sizes of models that are not ours divide by this, as those of ours do in `tiny`."""
 BATCH = 8
 
 Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images (B,3,S,S) in [0,1] to scores (B,) and maps (B,1,S,S)."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one fit serves.
-
-    Attributes:
-        method, preset, settings: of the fit.
-        rows: label to the changes that are made to the fitted model.
-        data, layout: root of the categories, and how it is laid out.
-        categories: that the model learns, together.
-        features, features_weights: backbone and its file.
-        seed: of training.
-        device: torch's name.
-    """
-
-    method: str
-    rows: dict[str, dict[str, Any]]
-    data: str
-    categories: list[str]
-    layout: str = "auto"
-    settings: dict[str, Any] = field(default_factory=dict)
-    preset: str = "tiny"
-    features: str | None = None
-    features_weights: str | None = None
-    seed: int = 0
-    device: str = "cpu"
-
-    @property
-    def weights(self) -> Path | None:
-        """The backbone's file; in a folder of several, that of the backbone's name."""
-        place = None if self.features_weights is None else Path(self.features_weights)
-        name = self.settings.get("features.name", self.features)
-        return place / f"{name}.safetensors" if place is not None and place.is_dir() else place
-
-    def same_work(self, other: Job) -> bool:
-        """Whether another job would come to the same results."""
-        places = ("data", "device", "features_weights", "rows")
-        mine, theirs = ({k: v for k, v in asdict(one).items() if k not in places} for one in (self, other))
-        return mine == theirs and all(self.rows.get(name) == row for name, row in other.rows.items())
 
 
 @dataclass(frozen=True)
@@ -116,16 +77,6 @@ class Subject:
     bit_depth: int = 0
 
 
-def result_file(folder: Path, label: str) -> Path:
-    """Where a row's results lie."""
-    return folder / f"{slug(label)}.result.json"
-
-
-def slug(text: str) -> str:
-    """A file name that tells the same."""
-    return re.sub(r"[^A-Za-z0-9.=]+", "-", text).strip("-").lower()
-
-
 def main(folder: Path) -> int:
     """Run what a folder's job.json says and is not done yet; 2 for bad input, with the reason in a file."""
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
@@ -134,8 +85,7 @@ def main(folder: Path) -> int:
     (folder / FAILED).unlink(missing_ok=True)
     try:
         with interruptible() as signals, only_one(folder, "job", wait=PATIENCE):
-            job = config_from_dict(Job, read_json(folder / SPEC), str(folder / SPEC))
-            run(job, folder, terminal)
+            run(read_moved(folder), folder, terminal)
     except KeyboardInterrupt:
         return SIGNALLED + signals[0] if signals else EXIT_INTERRUPTED
     except (InputError, MemoryError, OSError) as error:
@@ -160,21 +110,36 @@ def run(job: Job, folder: Path, terminal: Terminal) -> None:
     if not todo:
         return
     categories = choose_categories(open_data(Path(job.data), job.layout), job.categories)
+    check_identity(job, categories)
     torch.manual_seed(job.seed)  # for whoever uses the global generator; ours do not
     subject_of, facts = fitted(job, categories, folder, terminal)
     for label in todo:
         result = {"label": label, "method": job.method, "seed": job.seed, "device": job.device, **facts}
-        result |= measured(subject_of(label), categories, terminal)
+        result |= measured(partial(subject_of, label), categories, terminal)
         write_json(result_file(folder, label), result)
 
 
-def measured(subject: Subject, categories: Sequence[Category], terminal: Terminal) -> dict[str, Any]:
-    """Metrics by category, mean and pooled, time and memory."""
+def check_identity(job: Job, categories: Sequence[Category]) -> None:
+    """Refuse data, weights or code that were exchanged while the job waited for its turn."""
+    changed = difference(job.identity, identity(job, categories)) if job.identity else ""
+    if changed:
+        raise InputError(
+            f"{job.data}: expected what was there when the benchmark began, got other ({changed}); start it "
+            "anew with another -o."
+        )
+
+
+def measured(
+    subject_of: Callable[[str], Subject], categories: Sequence[Category], terminal: Terminal
+) -> dict[str, Any]:
+    """Metrics by category, whose subject is asked for by its name, mean and pooled; time and memory."""
     metrics: dict[str, Metrics] = {}
     cuts: dict[str, dict[str, Any]] = {}
     everything: list[evaluate.Ranked] = []
+    stops: list[Tensor] = []
     seconds = 0.0
     for category in categories:
+        subject = subject_of(category.name)
         tests = evaluate.read_tests(category, subject.size, terminal, subject.bit_depth)
         began = time.monotonic()
         parts = [subject.predict(batch) for batch in tests.images.split(BATCH)]
@@ -184,14 +149,14 @@ def measured(subject: Subject, categories: Sequence[Category], terminal: Termina
         if subject.threshold is not None:
             labels = [sample.label for sample in tests.samples]
             cuts[category.name] = at_threshold(scores.tolist(), labels, subject.threshold)
+        stops += subject.stops
         everything.append((scores, tests.labels, maps, tests.masks))
-    stops = torch.cat(subject.stops).float() if subject.stops else torch.zeros(1)
     count = sum(len(one[0]) for one in everything)
     return {
         **summary(metrics, evaluate.pooled(everything) if len(everything) > 1 else None),
         "size": subject.size,
         "at_threshold": cuts,
-        "mean_stop_step": float(stops.mean()) or None,
+        "mean_stop_step": (float(torch.cat(stops).float().mean()) or None) if stops else None,
         "images": count,
         "images_per_second": round(count / seconds, 3),
         "peak_gb": round(peak_gb(), 2),
@@ -200,8 +165,8 @@ def measured(subject: Subject, categories: Sequence[Category], terminal: Termina
 
 def fitted(
     job: Job, categories: Sequence[Category], folder: Path, terminal: Terminal
-) -> tuple[Callable[[str], Subject], dict[str, Any]]:
-    """How to get every row's subject, by its label, and the facts of the fit that they share."""
+) -> tuple[Callable[[str, str], Subject], dict[str, Any]]:
+    """How to get a row's subject, by its label and a category's name, and the facts of the fit."""
     if job.method in METHODS:
         return our_rows(job, categories, folder, terminal)
     paths = readable_paths(categories, terminal)
@@ -209,32 +174,29 @@ def fitted(
     began = time.monotonic()
     predict, facts = control(job, paths, size) if job.method in CONTROLS else peer(job, paths, size, folder)
     facts["fit_seconds"] = round(time.monotonic() - began, 1)
-    return lambda _: Subject(predict, size), facts
+    return lambda _label, _category: Subject(predict, size), facts
 
 
 def our_rows(
     job: Job, categories: Sequence[Category], folder: Path, terminal: Terminal
-) -> tuple[Callable[[str], Subject], dict[str, Any]]:
+) -> tuple[Callable[[str, str], Subject], dict[str, Any]]:
     """The same for a method of ours; the fitted model stays in the folder."""
     place = folder / MODEL
     if not place.is_dir():
-        plan = Plan(
-            job.method,
-            job.preset,
-            job.settings,
-            features=job.features,
-            features_weights=job.weights,
-            seed=job.seed,
-            device=job.device,
-            balance="category" if len(categories) > 1 else "image",
-        )
-        fit(plan, categories, place, terminal, resume=(folder / f".{MODEL}.fit").is_dir())
+        fit(job.plan, categories, place, terminal, resume=(folder / f".{MODEL}.fit").is_dir())
     model = load(place, job.device)
+    own, by_name = categories_of(place), {one.name: one for one in categories}
     config: Any = model.method.config
 
-    def subject(label: str) -> Subject:
-        paths = readable_paths(categories, terminal) if job.rows[label] else []
-        changed = variant(model, job.rows[label], paths, job.weights)
+    @lru_cache(maxsize=1)  # one after another: networks may be large
+    def changed_model(label: str, category: str | None) -> Model:
+        fitted = model if category is None else load(place, job.device, category)
+        some = categories if category is None else [by_name[category]]
+        paths = readable_paths(some, terminal) if job.rows[label] else []
+        return variant(fitted, job.rows[label], paths, job.weights)
+
+    def subject(label: str, category: str) -> Subject:
+        changed = changed_model(label, category if category in own else None)
         stops: list[Tensor] = []
 
         def predict(batch: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,7 @@ def fit(
     devices: int = 1,
     nodes: int = 1,
     strategy: str = "auto",
+    steps: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -94,6 +95,8 @@ def fit(
             MASTER_ADDR, MASTER_PORT and NODE_RANK, and with DATA and -o on a disk that all of them see.
         strategy: auto, ddp, or fsdp, which shares out gradients and the optimizer's memory, too; the latter
             for adamw without averaged weights (training.ema=0).
+        steps: of training, the same as --set training.steps; unless given, tiny trains longer where the
+            machine is fast. Data, settings, --seed and --steps together fix the model.
         resume: go on with a fit that was interrupted, on as many devices as there are now.
         overwrite: replace the model folder if it exists.
     """
@@ -245,6 +248,11 @@ def benchmark(
     preset: str = "tiny",
     features: str | None = None,
     features_weights: Path | None = None,
+    pretrained: str | None = None,
+    prompt: Path | None = None,
+    codec: Path | None = None,
+    textures: Path | None = None,
+    statistics: str = "global",
     jobs: int = 1,
     ray: str | None = None,
     device: str = "auto",
@@ -263,6 +271,13 @@ def benchmark(
         features: timm's name of a backbone, for every method that takes one; unless given, ours and the
             memory bank take the network that comes with mendiff.
         features_weights: its safetensors file, or a folder of files that are named like their backbones.
+        pretrained: as of mendiff fit, for the rows that take it, as the next four: Stable Diffusion v1, which
+            glad and diad need at preset paper.
+        prompt: prompt embeddings, a safetensors file, where there is no text encoder.
+        codec: a codec folder, or auto, for glad and diad.
+        textures: a folder of pictures that synthetic anomalies are cut from.
+        statistics: global, or category for scales and a threshold of its own for every category of one model;
+            presets with a prompt for every category (glad's paper/mvtec) need it.
         jobs: how many run at once, each in a process of its own; several GPUs are shared out.
         ray: address of a Ray cluster that runs the jobs, or local.
         device: auto, cpu, cuda, cuda:1, mps.

@@ -94,8 +94,13 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
 def asked_config(plan: Plan) -> tuple[MethodConfig, int]:
     """The preset with the plan's changes, and what image sizes must divide by; weights are there."""
     config = _changed(plan)
-    _check_sources(plan, config)
+    check_sources(plan, config)
     return _checked(plan, config)
+
+
+def stated_config(plan: Plan) -> MethodConfig:
+    """The preset with the plan's changes, as far as they are said without looking into files."""
+    return _changed(dataclasses.replace(plan, features_weights=None, codec=None))
 
 
 def changed_config(plan: Plan) -> tuple[MethodConfig, int]:
@@ -151,7 +156,7 @@ def check_side(name: str, side: int, multiple: int) -> None:
         raise InputError(f"{name}: expected a multiple of {multiple}, got {side}; try {nearest}.")
 
 
-def _check_sources(plan: Plan, config: MethodConfig) -> None:
+def check_sources(plan: Plan, config: MethodConfig) -> None:
     """Refuse what could not be filled with weights, before anything is built."""
     features = getattr(getattr(config, "features", None), "name", "")
     if plan.features_weights is not None and features in ("", AUTO):

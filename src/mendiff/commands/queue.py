@@ -5,52 +5,69 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mendiff.checkpoints.files import read_json, write_json
+from mendiff.checkpoints.files import read_json
 from mendiff.commands.common import Terminal
-from mendiff.commands.job import FAILED, SPEC, Job, result_file
+from mendiff.commands.spec import (
+    FAILED,
+    SPEC,
+    Job,
+    difference,
+    difference_of_rows,
+    is_begun,
+    read_job,
+    result_file,
+    write_job,
+)
 from mendiff.errors import InputError
-from mendiff.methods.config import config_from_dict
 
 _RUNNING: set[subprocess.Popen[bytes]] = set()
 """Jobs of this process."""
 
 
+def check_folder(out: Path, jobs: Mapping[str, Job]) -> None:
+    """Refuse to go on where jobs are of other settings, data, weights, code or kind of device."""
+    for name, job in jobs.items():
+        _earlier(out / "jobs" / name, job)
+    for folder in others_of(out, [out / "jobs" / name for name in jobs]):
+        other = read_job(folder)
+        for job in jobs.values() if is_begun(folder) else ():
+            _refuse(folder, difference_of_rows(other, job))
+
+
 def prepared(out: Path, name: str, job: Job) -> Path:
     """The job's folder with its job.json; one that was made for other work is refused."""
     folder = out / "jobs" / name
-    spec = folder / SPEC
-    if spec.is_file():
-        try:
-            before = config_from_dict(Job, read_json(spec), str(spec))
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"{spec}: expected a job of this version, found another file; choose another -o."
-            ) from error
-        if not job.same_work(before):
-            raise InputError(
-                f"{folder}: expected the same settings as in the run that this folder holds, got others "
-                f"({difference(before, job)}); choose another -o."
-            )
+    before = _earlier(folder, job)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(spec, asdict(job))
+    write_job(folder, job, before)
     return folder
 
 
-def difference(before: Job, now: Job) -> str:
-    """The first field that differs, for messages."""
-    old, new = asdict(before), asdict(now)
-    names = [
-        name for name in old if old[name] != new[name] and name not in ("data", "device", "features_weights")
-    ]
-    return f"{names[0]}: {old[names[0]]} before, {new[names[0]]} now" if names else "its rows"
+def _earlier(folder: Path, job: Job) -> Job | None:
+    """The job that a folder holds already, if it is the same work; None where nothing came of it yet."""
+    if not (folder / SPEC).is_file():
+        return None
+    before = read_job(folder)
+    told = difference(before, job)
+    if told and (folder / FAILED).is_file() and not is_begun(folder):
+        return None  # it failed at once, and nothing of it would be lost
+    _refuse(folder, told)
+    return before
+
+
+def _refuse(folder: Path, told: str) -> None:
+    if told:
+        raise InputError(
+            f"{folder}: expected the settings, data, weights, device and code of the run that this folder "
+            f"holds, got others ({told}); choose another -o."
+        )
 
 
 def run_all(folders: Sequence[Path], jobs: int, ray: str | None, terminal: Terminal) -> dict[Path, str]:
@@ -71,8 +88,7 @@ def run_all(folders: Sequence[Path], jobs: int, ray: str | None, terminal: Termi
 
 def is_done(folder: Path) -> bool:
     """Whether every row of a job has its results."""
-    job = config_from_dict(Job, read_json(folder / SPEC), str(folder / SPEC))
-    return all(result_file(folder, label).is_file() for label in job.rows)
+    return all(result_file(folder, label).is_file() for label in read_job(folder).rows)
 
 
 def outcomes(folders: Sequence[Path], jobs: int, ray: str | None) -> Iterator[tuple[Path, str]]:
@@ -141,7 +157,7 @@ def others_of(out: Path, folders: Sequence[Path]) -> list[Path]:
 def collected(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Every row's results that are there."""
     for folder in folders:
-        for label in config_from_dict(Job, read_json(folder / SPEC), str(folder / SPEC)).rows:
+        for label in read_job(folder).rows:
             place = result_file(folder, label)
             if place.is_file():
                 yield read_json(place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mendiff.errors import InputError
@@ -18,17 +18,24 @@ class Row:
         settings: of the fit, by dotted field.
         changes: made to the fitted model, which is then calibrated anew; rows with the same method and
             settings share one fit.
+        sized: further settings of the fit for presets of one size, by the first word of their names: what an
+            ablation needs to be run by a small network ("tiny"), or by the published one ("paper").
     """
 
     label: str
     method: str
     settings: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
+    sized: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def at(self, preset: str) -> Row:
+        """The row with all settings that it has at the size of a preset."""
+        return replace(self, settings=self.settings | self.sized.get(preset.partition("/")[0], {}), sized={})
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A paper's ablation, at the size of a preset.
+    """A paper's ablation, relative to the preset that it is run at.
 
     Attributes:
         source: paper and table.
@@ -60,7 +67,8 @@ def _unet(*widths: int, **more: Any) -> dict[str, Any]:
     }
 
 
-# The search of GLAD needs a model of all timesteps; blocks of 4x4 pixels make its many steps affordable.
+# The search of GLAD needs a model of all timesteps, which `tiny` is not; blocks of 4x4 pixels make its many
+# steps affordable. The presets `paper` search as they are.
 _SEARCH: dict[str, Any] = {
     "codec.factor": 4,
     "denoiser.network": _unet(64, 96, 128, add_attention=False),
@@ -72,9 +80,20 @@ _SEARCH: dict[str, Any] = {
     "min_step": 350,
     "readout": {"distance": "cosine", "sigma": 2.0, "taps": 0, "top_k": 0, "top_share": 0.002},
 }
-_PLAIN = _SEARCH | {"synthesis.share": 0.0}
+_PLAIN = {"synthesis.share": 0.0}
 _FIXED = {"adaptive": False}
+# The network of DDPM's 256-pixel models (Ho et al. 2020, appendix B), for DiAD on pixels at the papers' size.
+_DDPM: dict[str, Any] = {
+    "block_out_channels": [128, 128, 256, 256, 512, 512],
+    "layers_per_block": 2,
+    "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
+}
 _STAGES = ("stage0", "stage1", "stage2", "stage3", "stage4")
+
+
+def _glad(label: str, settings: dict[str, Any] | None = None, changes: dict[str, Any] | None = None) -> Row:
+    return Row(label, "glad", settings or {}, changes or {}, {"tiny": _SEARCH})
 
 
 def _layers(*numbers: int) -> Row:
@@ -102,20 +121,18 @@ ABLATIONS: dict[str, Ablation] = {
     "glad-pieces": Ablation(
         "GLAD, Table 6",
         (
-            Row("baseline", "glad", _PLAIN, _FIXED),
-            Row("baseline + ADS", "glad", _PLAIN, {"fusion": "none"}),
-            Row("baseline + ATP", "glad", _SEARCH, _FIXED),
-            Row("baseline + ADS + ATP, without SAFF", "glad", _SEARCH, {"fusion": "none"}),
-            Row("baseline + ADS + ATP, with SAFF", "glad", _SEARCH),
+            _glad("baseline", _PLAIN, _FIXED),
+            _glad("baseline + ADS", _PLAIN, {"fusion": "none"}),
+            _glad("baseline + ATP", {}, _FIXED),
+            _glad("baseline + ADS + ATP, without SAFF", {}, {"fusion": "none"}),
+            _glad("baseline + ADS + ATP, with SAFF"),
         ),
     ),
     "glad-steps": Ablation(
         "GLAD, Table 7",
         (
-            Row("fixed 350", "glad", _SEARCH, _FIXED | {"denoise_steps": [350]}),
-            Row("fixed 550", "glad", _SEARCH, _FIXED | {"denoise_steps": [550]}),
-            Row("fixed 750", "glad", _SEARCH, _FIXED),
-            Row("adaptive", "glad", _SEARCH),
+            *(_glad(f"fixed {step}", {}, _FIXED | {"denoise_steps": [step]}) for step in (350, 550, 750)),
+            _glad("adaptive"),
         ),
     ),
     "glad-rewind": Ablation(
@@ -193,12 +210,21 @@ ABLATIONS: dict[str, Ablation] = {
             Row(
                 "DDPM: the same on single pixels",
                 "diad",
-                {
-                    "guide": None,
-                    "codec.kind": "pixels",
-                    "denoiser.network": _unet(
-                        16, 32, 64, 96, 128, mid_block_type="UNetMidBlock2D", cross_attention_dim=8
-                    ),
+                {"guide": None, "codec.kind": "pixels"},
+                sized={
+                    "tiny": {
+                        "denoiser.network": _unet(
+                            16, 32, 64, 96, 128, mid_block_type="UNetMidBlock2D", cross_attention_dim=8
+                        )
+                    },
+                    # A network of its own, from random weights: Stable Diffusion's knows no pixels.
+                    "paper": {
+                        "codec.network": {},
+                        "denoiser.kind": "unet",
+                        "denoiser.network": _DDPM,
+                        "train_encoder": True,
+                        "training.learning_rate": 2e-5,
+                    },
                 },
             ),
             Row("RAN", "ran"),
