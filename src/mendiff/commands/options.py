@@ -87,7 +87,8 @@ def fit(
             MASTER_ADDR, MASTER_PORT and NODE_RANK, and with DATA and -o on a disk that all of them see.
         strategy: auto, ddp, or fsdp, which shares out gradients and the optimizer's memory, too; the latter
             for adamw without averaged weights (training.ema=0).
-        resume: go on with a fit that was interrupted, on as many devices as there are now.
+        resume: go on with a fit that was interrupted, on as many devices as there are now; all else must be
+            what it was.
         overwrite: replace the model folder if it exists.
     """
 
@@ -115,7 +116,7 @@ def fit_codec(
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
-        resume: go on with a training that was interrupted.
+        resume: go on with a training that was interrupted, with the same data and options.
         overwrite: replace the codec folder if it exists.
     """
 
@@ -143,7 +144,7 @@ def fit_features(
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
-        resume: go on with a training that was interrupted.
+        resume: go on with a training that was interrupted, with the same data and options.
         overwrite: replace the folder if it exists.
     """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mendiff.errors import check_range
+from mendiff.errors import check_count, check_range
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class GradientConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "every", "reverse_t", "dims", "stride"):
-            check_range(f"gradient.{name}", getattr(self, name), 1, 10_000)
+            check_count(f"gradient.{name}", getattr(self, name), 1, 10_000)
         for name in ("step_size", "largest_move", "weight_decay"):
             check_range(f"gradient.{name}", getattr(self, name), 0)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mendiff.errors import InputError, check_range
+from mendiff.errors import InputError, check_count, check_range
 from mendiff.nets import AUTO
 from mendiff.nets.build import build
 
@@ -54,7 +54,7 @@ class CodecConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"codec: expected one of {', '.join(KINDS)}, got {self.kind!r}.")
-        check_range("codec.factor", self.factor, 1, 256)
+        check_count("codec.factor", self.factor, 1, 256)
         check_range("codec.tiling", self.tiling, 0)
         if self.slicing and self.kind in PIXEL_KINDS:
             raise InputError(f"codec.slicing: expected false with {self.kind!r}, which only moves pixels.")
