@@ -46,6 +46,13 @@ LARGEST_SIDE = 2**14
 """Side of an image in pixels, beyond which no network here could work on it: a slip, or a damaged file."""
 
 
+def check_count(name: str, value: int, low: int, most: int) -> None:
+    """Refuse a number below `low`, and one beyond `most` that nobody can mean: a slip, or a damaged file."""
+    check_range(name, value, low)
+    if value > most:
+        raise InputError(f"{name}: expected at most {most}, got {value}.")
+
+
 def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
     """Refuse a number outside low..high, both included, and NaN."""
     if not low <= value <= high:

@@ -97,7 +97,8 @@ def fit(
             for adamw without averaged weights (training.ema=0).
         steps: of training, the same as --set training.steps; unless given, tiny trains longer where the
             machine is fast. Data, settings, --seed and --steps together fix the model.
-        resume: go on with a fit that was interrupted, on as many devices as there are now.
+        resume: go on with a fit that was interrupted, on as many devices as there are now; all else must be
+            what it was.
         overwrite: replace the model folder if it exists.
     """
 
@@ -125,7 +126,7 @@ def fit_codec(
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
-        resume: go on with a training that was interrupted.
+        resume: go on with a training that was interrupted, with the same data and options.
         overwrite: replace the codec folder if it exists.
     """
 
@@ -153,7 +154,7 @@ def fit_features(
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         seed: of training.
         device: auto, cpu, cuda, cuda:1, mps.
-        resume: go on with a training that was interrupted.
+        resume: go on with a training that was interrupted, with the same data and options.
         overwrite: replace the folder if it exists.
     """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mendiff.errors import InputError, check_range
+from mendiff.errors import InputError, check_count, check_range
 
 SCHEDULES = ("constant", "linear")
 
@@ -47,7 +47,7 @@ class GradientConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "every", "reverse_t", "dims", "stride"):
-            check_range(f"gradient.{name}", getattr(self, name), 1, 10_000)
+            check_count(f"gradient.{name}", getattr(self, name), 1, 10_000)
         for name in ("step_size", "largest_move", "weight_decay"):
             check_range(f"gradient.{name}", getattr(self, name), 0)
         for name in ("first_beta", "last_beta"):

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from mendiff.diffusion.random import PerImageRandom
-from mendiff.errors import LARGEST_SIDE, InputError, check_range
+from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.types import Detection
 
@@ -114,7 +114,7 @@ class MethodConfig:
 
     def __post_init__(self) -> None:
         for name in ("image_size", "crop"):
-            check_range(name, getattr(self, name), 0, LARGEST_SIDE)
+            check_count(name, getattr(self, name), 0, LARGEST_SIDE)
         if self.bit_depth:
             check_range("bit_depth", self.bit_depth, 9, 31)
 
@@ -136,8 +136,8 @@ class Method(nn.Module, ABC):
 
     Config: ClassVar[type[MethodConfig]]
     PRESETS: ClassVar[Mapping[str, MethodConfig]]
-    NETWORKS: ClassVar[tuple[str, ...]]
-    STATISTICS: ClassVar[tuple[str, ...]]
+    NETWORKS: ClassVar[tuple[str, ...]] = ()
+    STATISTICS: ClassVar[tuple[str, ...]] = ()
     INFINITE: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: MethodConfig) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from mendiff.diffusion.ladder import SPACINGS
-from mendiff.errors import InputError, check_range
+from mendiff.errors import InputError, check_count, check_range
 from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
 from mendiff.nets.denoiser import DenoiserConfig, conditional_unet
@@ -83,7 +83,7 @@ class DiadConfig(MethodConfig):
         check_train_t(self.train_t)
         check_range("start", self.start, 1, TIMESTEPS)
         check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
-        check_range("steps", self.steps, 1, TIMESTEPS)
+        check_count("steps", self.steps, 1, TIMESTEPS)
         check_range("min_snr_gamma", self.min_snr_gamma, 0)
         if self.spacing not in SPACINGS:
             raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {self.spacing!r}.")

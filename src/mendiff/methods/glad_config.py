@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mendiff.diffusion.ladder import SPACINGS
-from mendiff.errors import InputError, check_range
+from mendiff.errors import InputError, check_count, check_range
 from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
 from mendiff.methods.glad_settings import SETS, SETTINGS, Setting
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
@@ -97,7 +97,7 @@ class GladConfig(MethodConfig):
                 f"denoise_steps: expected timesteps from 1 to {TIMESTEPS}, got {list(self.denoise_steps)}."
             )
         check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
-        check_range("steps", self.steps, 1, TIMESTEPS)
+        check_count("steps", self.steps, 1, TIMESTEPS)
         check_range("rewind", self.rewind, 0)
         if self.reference and self.rewind:
             raise InputError(

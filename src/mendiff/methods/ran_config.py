@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mendiff.diffusion.gradient import GradientConfig
-from mendiff.errors import LARGEST_SIDE, InputError, check_range
+from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
 from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig, plain_unet
@@ -100,13 +100,13 @@ class RanConfig(MethodConfig):
             raise InputError(
                 f"noise_steps: expected timesteps of the schedule, 1 to {last}, got {list(self.noise_steps)}."
             )
-        check_range("draws", self.draws, 1, 1000)
+        check_count("draws", self.draws, 1, 1000)
         for name in ("kl_weight", "coarse_share", "sigma_share", "top_share"):
             check_range(name, getattr(self, name), 0, 1)
         for name in ("min_snr_gamma", "feature_weight", "vb_weight", "cached_features"):
             check_range(name, getattr(self, name), 0)
         for name, high in (("window", LARGEST_SIDE), ("enlarge", 64)):
-            check_range(name, getattr(self, name), 0, high)
+            check_count(name, getattr(self, name), 0, high)
         if self.pixel_score not in PIXEL_SCORES:
             raise InputError(
                 f"pixel_score: expected one of {', '.join(PIXEL_SCORES)}, got {self.pixel_score!r}."

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mendiff.errors import InputError, check_range
+from mendiff.errors import InputError, check_count, check_range
 from mendiff.nets import AUTO
 from mendiff.nets.build import build
 
@@ -64,7 +64,7 @@ class CodecConfig:
         if self.pixels not in PIXELS:
             known = ", ".join(one or "''" for one in PIXELS)
             raise InputError(f"codec.pixels: expected one of {known}, got {self.pixels!r}.")
-        check_range("codec.factor", self.factor, 1, 256)
+        check_count("codec.factor", self.factor, 1, 256)
         check_range("codec.tiling", self.tiling, 0)
         if self.slicing and self.kind in PIXEL_KINDS:
             raise InputError(f"codec.slicing: expected false with {self.kind!r}, which only moves pixels.")

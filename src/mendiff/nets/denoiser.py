@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mendiff.diffusion.schedule import NoiseSchedule
-from mendiff.errors import InputError, check_range
+from mendiff.errors import InputError, check_count
 from mendiff.nets.build import build
 from mendiff.types import Estimate
 
@@ -46,7 +46,7 @@ class DenoiserConfig:
     categories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_range("denoiser.prompt_length", self.prompt_length, 1, 10_000)
+        check_count("denoiser.prompt_length", self.prompt_length, 1, 10_000)
 
     @property
     def prompts(self) -> tuple[str, ...]:

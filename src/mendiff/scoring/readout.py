@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mendiff.errors import LARGEST_SIDE, InputError, check_range
+from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
 from mendiff.scoring.maps import (
     cosine_map,
     enlarged,
@@ -106,8 +106,7 @@ class ReadoutConfig:
         for name in ("pixel_weight", "sigma", "top_k"):
             check_range(f"readout.{name}", getattr(self, name), 0)
         for name in ("taps", "pool_side", "pool_rounds", "resolution"):
-            check_range(f"readout.{name}", getattr(self, name), 0, LARGEST_SIDE)
-        check_range("readout.places", self.places, 0, 1024)
+            check_count(f"readout.{name}", getattr(self, name), 0, LARGEST_SIDE)
         for name in ("pixel_share", "local_share"):
             if getattr(self, name) and not self.standardise:
                 raise InputError(
@@ -125,6 +124,7 @@ class ReadoutConfig:
                 f"places: expected 0, or more with standardise=true, got {self.places} with "
                 f"standardise={str(self.standardise).lower()}."
             )
+        check_count("readout.places", self.places, 0, 1024)
         if self.standardise and self.combine == "product":
             raise InputError("combine: expected 'sum' with standardise=true, whose maps change sign.")
 
