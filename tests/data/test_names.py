@@ -6,13 +6,12 @@ import pytest
 
 from mendiff.data.names import DEFECTIVE, GOOD, LABELS, is_good_alone, is_system_folder, meaning, twin_of
 
-
 SAID = {
-    GOOD: "OK ok Good good normal Normal_dir i.O. NoDefect defect-free defect_free good_no_3 OK2 gut 良品 正常品",
+    GOOD: "OK ok good Good normal Normal_dir i.O. NoDefect defect-free defect_free good_no_3 OK2 gut 良品",
     DEFECTIVE: "NG ng NG-2024 NOK n.i.O. KO bad Bad_1 abnormal abnormal_dir anomaly Anomalies defect Defects "
     "defective defauts défauts Défectueux not_ok notGood not-good Ungood schlecht Fehler defecto difetti "
     "不良品 不合格 缺陷图 불량",
-    LABELS: "mask masks Mask_dir gt GT ground_truth Ground-Truth label labels annotations SegmentationClass 标注",
+    LABELS: "mask masks Mask_dir gt GT ground_truth Ground-Truth label labels annotations Segmentation 标注",
     "": "monday line1 ngoc okra scratch train images JPEGImages goodyear badger camera2 2024-05-01 maskros",
 }
 
@@ -25,8 +24,8 @@ def test_a_name_says_what_its_whole_words_say(said):
 
 
 def test_only_a_name_without_other_words_makes_test_images_good():
-    good = "OK ok good Good normal NoDefect defect_free OK2 test_ok good_images".split()
-    others = "n.i.O good_scratch normal_light bent".split()
+    good = ["OK", "ok", "good", "Good", "normal", "NoDefect", "defect_free", "OK2", "test_ok", "good_images"]
+    others = ["n.i.O", "good_scratch", "normal_light", "bent"]
 
     assert [name for name in good + others if is_good_alone(name)] == good
 
