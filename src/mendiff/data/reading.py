@@ -194,7 +194,7 @@ def opened(path: Path, source: Any = None) -> Iterator[Image.Image]:
         source: its bytes as an open file, where they are not to be read from the path.
     """
     try:
-        # By an open file: from a name Pillow maps some TIFFs into memory, with a wrong width if turned.
+        # As an open file: by its name, Pillow maps a TIFF into memory, at a wrong width if it is turned.
         with ExitStack() as stack:
             stack.enter_context(_OWN_LIMIT)
             file = stack.enter_context(path.open("rb")) if source is None else source

@@ -68,11 +68,11 @@ def folder_notes(folder: Path) -> list[Finding]:
     notes = []
     for reason, paths in reasons.items():
         many = f"{len(paths)} files are" if len(paths) > 1 else "1 file is"
-        example = "such as " if len(paths) > 1 else ""
-        sentence = f"{folder}: {many} left out ({reason}): {example}{paths[0]}."
+        example = f", such as {paths[0]}" if len(paths) > 1 else f": {paths[0]}"
+        sentence = f"{folder}: {many} left out ({reason}){example}."
         if "frame" in reason:
             word = "images have" if len(paths) > 1 else "image has"
-            sentence = f"{folder}: {len(paths)} {word} {reason}, left out: {example}{paths[0]}."
+            sentence = f"{folder}: {len(paths)} {word} {reason}, left out{example}."
         notes.append(Finding("left out", False, sentence, tuple(paths)))
     return notes
 
