@@ -143,6 +143,7 @@ def load(
     load_exactly(method, weights, str(source / WEIGHTS), "this model's config")
     calibration = Calibration.from_dict(read_json(source / CALIBRATION), str(source / CALIBRATION))
     model = Model(config["method"], method.eval(), calibration, config["info"])
+    model.source, model.category = str(folder.resolve()), category or ""
     return model.sparing(device, offload=offload, half=half) if offload or half else model.to(device)
 
 

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mendiff.checkpoints.bundled import BUNDLED_FEATURES, codec_folder
 from mendiff.checkpoints.codecs import CODEC, read_codec
 from mendiff.checkpoints.names import load_exactly
@@ -21,6 +23,8 @@ from mendiff.commands.places import check_output, resumable, set_aside
 from mendiff.commands.plan import FEWEST_IMAGES, Plan, make_config, readable_paths
 from mendiff.commands.processes import check_processes, rank_of, wording_of
 from mendiff.commands.variants import held_back_and_seen
+from mendiff.commands.worth import check_rate, say_worth, warn_of_odd
+from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
 from mendiff.images import find_images
@@ -58,6 +62,7 @@ def run(
     devices: int,
     nodes: int,
     strategy: str,
+    false_alarm_rate: float,
     resume: bool,
     overwrite: bool,
     settings: dict[str, Any],
@@ -94,6 +99,7 @@ def run(
         pretrained=pretrained,
         prompt=prompt,
         textures=textures,
+        false_alarm_rate=check_rate(false_alarm_rate),
     )
     chosen = choose_categories(open_data(data, layout), categories)
     return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
@@ -148,11 +154,15 @@ def fit(
         if not first:
             return {}
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "seconds": seconds}
-        threshold = _save(module.as_model(info).to(plan.device), out, apart, overwrite)
+        model = module.as_model(info).to(plan.device).with_false_alarm_rate(plan.false_alarm_rate)
+        odd = warn_of_odd(model.calibration, [paths[at] for at in module.scored_at], terminal)
+        _save(model, out, apart, overwrite, terminal)
     terminal.say(
-        f"model: {out} (fitted in {seconds:.0f} s; threshold {threshold:.4g} from good images alone)"
+        f"model: {out} (fitted in {seconds:.0f} s; threshold {model.threshold:.4g} from good images alone)"
     )
-    return {"model": str(out), "threshold": threshold, **info, "config": config_to_dict(module.config)}
+    say_worth(model.calibration, terminal)
+    told = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": odd}
+    return {"model": str(out), **told, **info, "config": config_to_dict(module.config)}
 
 
 def _check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> None:
@@ -282,13 +292,12 @@ def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
         module.held_back += anomalib_models.choose([seed for seed, _ in identities])
 
 
-def _save(model: Model, out: Path, apart: Mapping[str, Sequence[Path]], overwrite: bool) -> float:
-    """Calibrate for the categories that get statistics of their own, write the model; gives its threshold."""
+def _save(
+    model: Model, out: Path, apart: Mapping[str, Sequence[Path]], overwrite: bool, terminal: Terminal
+) -> None:
+    """Calibrate for the categories that get statistics of their own, and write the model."""
     # One by one while the folder is written: every one is a copy of the networks.
-    categories = (
-        (name, model.calibrated(*held_back_and_seen([model.prepare(path) for path in some]), category=name))
-        for name, some in apart.items()
-    )
+    categories = ((name, _of_category(model, name, some, terminal)) for name, some in apart.items())
     check_output(out, overwrite, "a model")  # it may have come up meanwhile
     try:
         with set_aside(out):
@@ -297,7 +306,18 @@ def _save(model: Model, out: Path, apart: Mapping[str, Sequence[Path]], overwrit
         raise InputError(
             f"{error} What was learned is kept: the same command with --resume goes on."
         ) from error
-    return model.threshold
+
+
+def _of_category(model: Model, name: str, paths: Sequence[Path], terminal: Terminal) -> Model:
+    """The model with statistics and a threshold from one category's images."""
+    images = [model.prepare(path) for path in paths]
+    held_back, seen = held_back_and_seen(images)
+    made = model.calibrated(held_back, seen, category=name)
+    by_seed = dict(zip(content_seeds(torch.stack(images)).tolist(), paths, strict=True))
+    scored = content_seeds(torch.stack([*held_back, *seen])).tolist()
+    warn_of_odd(made.calibration, [by_seed[seed] for seed in scored], terminal)
+    say_worth(made.calibration, terminal, f"threshold of {name}", few_alone=True)
+    return made
 
 
 def workdir_of(out: Path, resume: bool) -> Path:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from mendiff.checkpoints.store import load
 from mendiff.commands.common import Terminal, choose_device
 from mendiff.commands.places import check_output, new_folder
+from mendiff.commands.worth import check_rate
 from mendiff.errors import InputError
 from mendiff.images import find_images, normalise_heat, overlay, read_image, save_png, to_picture, write_bytes
 from mendiff.model import Model
@@ -34,6 +35,7 @@ def run(
     device: str,
     offload: bool,
     half: bool,
+    false_alarm_rate: float | None,
     overwrite: bool,
     quiet: bool,
 ) -> dict[str, Any]:
@@ -42,7 +44,9 @@ def run(
     check_output(out, overwrite, "findings")
     if batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
+    rate = None if false_alarm_rate is None else check_rate(false_alarm_rate)
     loaded = load(model, choose_device(device), category, offload=offload, half=half)
+    loaded = loaded if rate is None else loaded.with_false_alarm_rate(rate)
     named = name_images(images)
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []
