@@ -1,12 +1,15 @@
+import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy import stats
 
-from mendiff.calibration import Calibration, upper_bound
+from mendiff.calibration import Calibration, standing_out, upper_bound
 from mendiff.errors import InputError
 
 positive = st.floats(1e-3, 1e3)
@@ -48,38 +51,116 @@ def test_threshold_rises_as_the_false_alarm_rate_falls(scores, one, other):
     assert strict >= lax - 1e-9 * abs(lax)
 
 
-@given(st.lists(positive, min_size=2, max_size=20), rates, st.floats(0.01, 100))
-def test_threshold_of_positive_scores_scales_with_them(scores, rate, factor):
-    assume(max(scores) < 1e6 * min(scores))
-    scaled = upper_bound([factor * score for score in scores], rate)
-    assert scaled == pytest.approx(factor * upper_bound(scores, rate), rel=1e-6)
+def rounding(*numbers):
+    """What float64 may lose of limits of such scores, whose factors reach thousands."""
+    return 1e-9 * max(map(abs, numbers))
 
 
-@given(st.lists(any_sign, min_size=2, max_size=20), rates, any_sign)
-def test_threshold_of_other_scores_shifts_with_them(scores, rate, shift):
-    assume(min(scores) <= 0 and min(scores) + shift <= 0)
-    shifted = upper_bound([score + shift for score in scores], rate)
-    assert shifted == pytest.approx(upper_bound(scores, rate) + shift, abs=1e-6)
+@given(st.lists(any_sign, min_size=2, max_size=20), st.floats(0.001, 0.5), any_sign, st.floats(0.01, 100))
+def test_threshold_moves_and_scales_with_the_scores(scores, rate, shift, factor):
+    assume(max(scores) - min(scores) > 1e-6 or max(scores) == min(scores))
+    limit = upper_bound(scores, rate)
+    moved = upper_bound([factor * score + shift for score in scores], rate)
+    # Scores close together lose digits when they are moved; a limit is at most thousands of deviations away.
+    lost = 1e-12 * (abs(shift) + factor * max(map(abs, scores))) * 1e4
+    assert moved == pytest.approx(factor * limit + shift, abs=max(lost, rounding(factor * limit, shift)))
 
 
-@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
-@pytest.mark.parametrize("logarithmic", [True, False])
-def test_new_good_images_exceed_the_threshold_about_as_often_as_asked(rng, rate, logarithmic):
-    alarms = []
-    for _ in range(300):
-        values = torch.randn(120, generator=rng, dtype=torch.float64)
-        values = values.exp() if logarithmic else values
-        limit = upper_bound(values[:20].tolist(), rate)
-        alarms.append(float((values[20:] > limit).double().mean()))
-    # Normal quantiles of twenty images are a little short of a prediction bound's, which are Student's.
-    assert 0.7 * rate < sum(alarms) / len(alarms) < 1.3 * rate + 0.01
+# By how much at most a limit moves for every unit that one of so many scores moves.
+SLOPE = {2: 60, 3: 200, 5: 60, 6: 60, 15: 60, 40: 60}
 
 
-def test_limit_is_a_prediction_bound_of_the_normal_fit():
-    assert upper_bound([-1.0, 1.0], 0.5) == pytest.approx(0)
-    z = 1.6448536269514722
-    assert upper_bound([-1.0, 1.0], 0.05) == pytest.approx(z * math.sqrt(2) * math.sqrt(1.5))
-    assert upper_bound([math.exp(-1), math.e], 0.05) == pytest.approx(math.exp(z * math.sqrt(3)))
+@pytest.mark.parametrize("count", list(SLOPE))
+def test_threshold_is_continuous_in_every_score(count, rng):
+    scores = torch.randn(count, generator=rng, dtype=torch.float64).exp().tolist()
+    # From far below zero, where logarithms would end, to where the score stands out and beyond.
+    walk = [-40 + 0.05 * step for step in range(2400)]
+    limits = [upper_bound([*scores[1:], score], 0.01) for score in walk]
+    steps = [abs(after - before) for before, after in itertools.pairwise(limits)]
+    assert max(steps) < 0.05 * SLOPE[count]
+
+
+def alarms_of(draw, survival, count, fits=500, rate=0.01):
+    """Mean share of fresh good scores above the threshold, over fits to `count` good scores."""
+    rng = np.random.default_rng(count)
+    limits = [upper_bound(draw(rng, count).tolist(), rate) for _ in range(fits)]
+    return float(np.mean(survival(np.array(limits))))
+
+
+@pytest.mark.parametrize("count", [4, 6, 8, 12, 15, 40, 64])
+def test_one_of_a_hundred_fresh_good_parts_is_flagged_however_few_the_scores(count):
+    share = alarms_of(lambda rng, n: rng.normal(5, 2, n), stats.norm(5, 2).sf, count)
+    assert 0.007 < share < 0.013
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.05, 0.2])
+def test_other_rates_are_kept_as_well(rate):
+    share = alarms_of(lambda rng, n: rng.normal(0, 1, n), stats.norm.sf, 12, rate=rate)
+    assert 0.6 * rate < share < 1.4 * rate
+
+
+@pytest.mark.parametrize(
+    ("one", "most"),
+    [
+        (stats.lognorm(0.25), 0.025),
+        (stats.lognorm(0.5), 0.04),
+        (stats.gamma(2), 0.04),
+        (stats.gumbel_r(), 0.035),
+        (stats.t(5), 0.025),
+    ],
+    ids=["log-normal 0.25", "log-normal 0.5", "gamma 2", "Gumbel", "Student's t"],
+)
+@pytest.mark.parametrize("count", [6, 15, 64])
+def test_longer_tails_cost_some_false_alarms_and_fewer_the_more_scores_there_are(one, most, count):
+    share = alarms_of(lambda rng, n: one.rvs(n, random_state=rng), one.sf, count, fits=300)
+    assert 0.004 < share < (0.025 if count == 64 else most)
+
+
+@pytest.mark.parametrize("count", [6, 8, 15, 40])
+@pytest.mark.parametrize("odd", [30, 300, 1e6])
+def test_one_defect_among_good_scores_does_not_lift_the_threshold_above_itself(count, odd):
+    rng = np.random.default_rng(count)
+    good = rng.lognormal(0, 0.3, count - 1).tolist()
+    assert upper_bound([*good, odd], 0.01) == pytest.approx(upper_bound(good, 0.01))
+    assert standing_out([odd, *good]) == [0]
+
+
+def test_one_part_that_looks_all_too_good_does_not_lift_the_threshold():
+    good = np.random.default_rng(0).normal(10, 1, 14).tolist()
+    assert upper_bound([*good, -1000.0], 0.01) == pytest.approx(upper_bound(good, 0.01))
+    assert standing_out([*good, -1000.0]) == []
+
+
+def test_several_defects_among_many_scores_stand_out_the_highest_first():
+    good = np.random.default_rng(1).normal(0, 1, 60).tolist()
+    assert standing_out([*good, 30.0, 40.0, 35.0]) == [61, 62, 60]
+
+
+def test_sound_scores_seldom_stand_out():
+    rng = np.random.default_rng(2)
+    for count in (6, 15, 40):
+        told = [bool(standing_out(rng.normal(0, 1, count).tolist())) for _ in range(300)]
+        assert sum(told) <= 6
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_of_two_or_three_scores_none_stands_out(count):
+    assert standing_out([0.0] * (count - 1) + [1e6]) == []
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.01, 0.3])
+@pytest.mark.parametrize("scores", [(-1.0, 1.0), (1.0, 2.0, 3.0), (0.0, 1.0, 5.0, 6.0)])
+def test_limit_of_scores_without_skew_is_students_prediction_limit(scores, rate):
+    n = len(scores)
+    factor = stats.t.isf(rate, n - 1) * math.sqrt(1 + 1 / n)
+    expected = np.mean(scores) + factor * np.std(scores, ddof=1)
+    assert upper_bound(scores, rate) == pytest.approx(expected)
+
+
+def test_limit_of_scores_that_are_surely_skewed_is_pearsons():
+    one = stats.gamma(4)  # skewness 1
+    scores = one.ppf((np.arange(2000) + 0.5) / 2000).tolist()
+    assert upper_bound(scores, 0.01) == pytest.approx(one.isf(0.01), rel=0.01)
 
 
 def test_equal_scores_are_their_own_limit():
@@ -101,6 +182,34 @@ def test_json_gives_the_same_back(scores, pixel_scores, rate):
     assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))) == calibration
 
 
+def test_scores_of_images_that_were_trained_on_stay_marked():
+    calibration = Calibration((1.0, 2.0), (3.0, 4.0), seen=1)
+    assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))).seen == 1
+    former = {key: value for key, value in calibration.to_dict().items() if key != "seen"}
+    assert Calibration.from_dict(former).seen == 0
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        (
+            Calibration((1.0, 2.0), seen=1),
+            "from 2 good images, 1 of which it was trained on: the rate of 1 %",
+        ),
+        (Calibration((1.0, 2.0, 3.0)), "from 3 held-back images: the rate of 1 % is a guess"),
+        (Calibration((1.0,) * 6), "from 6 held-back images: the rate of 1 % is extrapolated; about 100 "),
+        (
+            Calibration((1.0,) * 64, (), 0.001),
+            "the rate of 0.1 % is extrapolated; about 1000 would measure it.",
+        ),
+        (Calibration((1.0,) * 64, (), 0.05), "from 64 held-back images: enough to measure a rate of 5 %."),
+        (Calibration((1.0, 1.1, 1.2, 1.0, 9.0)), "5 held-back images, 1 of which it passes over as too far"),
+    ],
+)
+def test_a_threshold_says_what_it_is_worth(calibration, words):
+    assert words in calibration.worth
+
+
 def test_pixel_threshold_comes_from_pixel_scores():
     calibration = Calibration((1.0, 2.0), (10.0, 11.0, 12.0), 0.05)
     assert calibration.pixel_threshold == upper_bound((10.0, 11.0, 12.0), 0.05)
@@ -113,6 +222,12 @@ def test_too_few_scores_are_refused(scores):
         Calibration(scores)
     with pytest.raises(InputError, match=f"at least 2 good images that were held back, got {len(scores)}"):
         upper_bound(scores, 0.01)
+
+
+@pytest.mark.parametrize("seen", [-1, 3])
+def test_more_scores_of_seen_images_than_scores_are_refused(seen):
+    with pytest.raises(InputError, match="seen: expected a number of the 2 scores"):
+        Calibration((1.0, 2.0), seen=seen)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

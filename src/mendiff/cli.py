@@ -228,9 +228,8 @@ def _command_parser(command: Command) -> ArgumentParser:
         print_config=None,
     )
     for name, text in command.arguments:
-        parser.add_argument(
-            name, type=Path, help=text, metavar=name.upper(), nargs="+" if name == "images" else None
-        )
+        nargs = "+" if name == "images" else "?" if name in command.optional else None
+        parser.add_argument(name, type=Path, help=text, metavar=name.upper(), nargs=nargs)
     if command.output:
         default = Path(command.place) if command.place else None
         text = f"{command.output} (default: {default})" if default else command.output

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mendiff.calibration import Calibration
+from mendiff.calibration import MINIMUM, Calibration
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.images import Picture, read_image, resize, to_rgb
@@ -35,6 +35,8 @@ class Model:
         calibration: scores of good images; has the threshold.
         info: how the model came about.
         device: where images go, where this is not where the networks lie; see `sparing`.
+        source: the folder that it was loaded from, if any.
+        category: whose statistics it has, where that folder holds them for every category.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Model:
     calibration: Calibration
     info: dict[str, Any]
     device: str = ""
+    source: str = ""
+    category: str = ""
 
     @property
     def image_size(self) -> int:
@@ -52,6 +56,40 @@ class Model:
     def threshold(self) -> float:
         """Image score above which a part is called defective, from good images alone."""
         return self.calibration.threshold
+
+    def with_false_alarm_rate(self, rate: float) -> Model:
+        """The same model with thresholds that are meant to flag this share of good parts, in (0,1)."""
+        return replace(self, calibration=replace(self.calibration, false_alarm_rate=rate))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model folder that `mendiff.load` opens.
+
+        Categories with statistics of their own are taken over from the folder that the model was loaded from;
+        all thresholds then are for this model's false-alarm rate.
+
+        Args:
+            folder: where to; must not exist.
+        """
+        # Imported here, as checkpoints looks down on models.
+        from mendiff.checkpoints.store import categories_of, load, save
+
+        names = categories_of(self.source) if self.source else []
+        rate = self.calibration.false_alarm_rate
+
+        def own(name: str | None) -> Model:
+            same = name == (self.category or None)
+            return self if same else load(self.source, category=name).with_false_alarm_rate(rate)
+
+        shared = own(None) if names else self
+        # One by one while the folder is written: every one is a copy of the networks.
+        save(
+            folder,
+            self.name,
+            shared.method,
+            shared.calibration,
+            self.info,
+            ((one, own(one)) for one in names),
+        )
 
     def to(self, device: str) -> Model:
         """Move the networks to a device."""
@@ -115,7 +153,8 @@ class Model:
             batch_size: images that pass through the networks together.
             category: of the part, where the method tells several apart.
         """
-        return calibrated(self.name, self.method, self.info, images, seen, batch_size, category)
+        made = calibrated(self.name, self.method, self.info, images, seen, batch_size, category)
+        return made.with_false_alarm_rate(self.calibration.false_alarm_rate)
 
     def stream(
         self, images: Sequence[Any], batch_size: int = 8, *, explain: bool = False
@@ -220,6 +259,8 @@ def prepare(image: Any, size: int, bit_depth: int = 0) -> Tensor:
 def calibrate(method: Method, held_back: Batches, seen: Batches | None = None) -> Calibration:
     """Teach a trained method what good images look like to it, and collect the scores of held-back ones.
 
+    Where a single one was held back, the scores of seen images join it: one score makes no threshold.
+
     Args:
         method: changed in place.
         held_back: see Method.fit_statistics.
@@ -227,13 +268,25 @@ def calibrate(method: Method, held_back: Batches, seen: Batches | None = None) -
     """
     method.eval()
     method.fit_statistics(held_back, seen)
-    scores: list[float] = []
-    peaks: list[float] = []
-    for image, seeds in held_back():
-        found = method.predict(image, seeds)
-        scores += found.score.tolist()
-        peaks += found.anomaly_map.flatten(1).amax(1).tolist()
-    return Calibration(tuple(scores), tuple(peaks))
+    found = _scores(method, held_back)
+    if len(found) >= MINIMUM or seen is None:
+        return Calibration(*_columns(found))
+    more = _scores(method, seen)
+    return Calibration(*_columns([*found, *more]), seen=len(more))
+
+
+def _scores(method: Method, batches: Batches) -> list[tuple[float, float]]:
+    """The score and the highest map value of every image."""
+    found = (method.predict(image, seeds) for image, seeds in batches())
+    return [
+        pair
+        for one in found
+        for pair in zip(one.score.tolist(), one.anomaly_map.flatten(1).amax(1).tolist(), strict=True)
+    ]
+
+
+def _columns(found: Sequence[tuple[float, float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(score for score, _ in found), tuple(peak for _, peak in found)
 
 
 def _checked(image: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
 from mendiff.anomalib_models.images import GoodImages
+from mendiff.calibration import MINIMUM
 from mendiff.checkpoints.files import fingerprint
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 else:
     Host = object
 
-FEWEST_IMAGES = 8
+FEWEST_IMAGES = 2
+"""One to train on, one to hold back."""
+KEPT_AGAIN = 4
+"""Held-back images of an earlier fit that are enough to go on with; the usual number where it is smaller."""
 MOST_SEEN = 40
 """Training images that statistics are fitted to, at most: each has to be mended for it."""
 
@@ -53,12 +57,18 @@ class HeldBack(Host):
         """
         seeds = [seed for seed, _ in identities]
         self._data = (fingerprint(seeds), len(seeds))
-        kept = sorted(set(seeds) & set(self.held_back))
-        self.held_back = kept if len(kept) >= FEWEST_IMAGES // 2 else choose(seeds)
+        fresh, kept = choose(seeds), sorted(set(seeds) & set(self.held_back))
+        enough = min(KEPT_AGAIN, len(fresh)) <= len(kept) < len(set(seeds))  # some must be left to train on
+        self.held_back = kept if enough else fresh
         self._held_back_at = [seeds.index(seed) for seed in self.held_back]
         others = sorted(set(seeds) - set(self.held_back))[:MOST_SEEN]
         self._seen_at = [seeds.index(seed) for seed in others]
         self._held_back_names = {name: seed in self.held_back for seed, name in identities if name}
+
+    @property
+    def scored_at(self) -> list[int]:
+        """Where in the data set the images lie that the calibration's scores are of, in their order."""
+        return [*self._held_back_at, *(self._seen_at if len(self._held_back_at) < MINIMUM else [])]
 
     def _identities(self, loader: DataLoader) -> Sequence[tuple[int, str | None]]:
         if isinstance(loader.dataset, GoodImages):
@@ -108,11 +118,15 @@ class HeldBack(Host):
 
 
 def choose(seeds: Sequence[int]) -> list[int]:
-    """The images to hold back: those with the smallest content seeds, which is as good as drawing lots."""
+    """The images to hold back: those with the smallest content seeds, which is as good as drawing lots.
+
+    15 % of them, at least 4, at most 64, and never more than half.
+    """
     distinct = sorted(set(seeds))
     if len(distinct) < FEWEST_IMAGES:
         raise InputError(
-            f"images: expected at least {FEWEST_IMAGES} different good ones, got {len(distinct)}; add some."
+            f"images: expected at least {FEWEST_IMAGES} different good ones, one to learn from and one to "
+            f"set the threshold by, got {len(distinct)}; add some."
         )
     return distinct[: min(max(4, round(0.15 * len(distinct))), 64, len(distinct) // 2)]
 

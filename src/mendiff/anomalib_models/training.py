@@ -110,6 +110,7 @@ def train(
         [at for at in group if images.identities[at][0] not in module.held_back]
         for group in groups or [range(len(images))]
     ]
+    others = [group for group in others if group]  # all images of a small one may be held back
     loader = DataLoader(
         images,
         batch_sampler=_StepOrder(module, others),

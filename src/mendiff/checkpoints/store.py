@@ -147,6 +147,7 @@ def load(
     load_exactly(method, weights, str(source), THIS_CONFIG)
     calibration = _read_calibration(folder / place / CALIBRATION, files.get(f"{place}{WEIGHTS}"))
     model = Model(config["method"], method.eval(), calibration, config["info"])
+    model.source, model.category = str(folder.resolve()), category or ""
     return model.sparing(device, offload=offload, half=half) if offload or half else model.to(device)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mendiff.commands.options import (
     benchmark,
+    calibrate,
     check,
     convert,
     demo,
@@ -35,6 +36,7 @@ class Command:
         place: where -o points if it is not given; empty where it must be.
         settings: what --set changes; empty for no --set.
         room: its module in mendiff.commands, where that is not named after the function.
+        optional: those of the arguments that may be left out, the last ones.
     """
 
     function: Callable[..., None]
@@ -44,6 +46,7 @@ class Command:
     place: str = ""
     settings: str = ""
     room: str = ""
+    optional: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -59,13 +62,16 @@ class Command:
     def required(self) -> tuple[tuple[str, str, str], ...]:
         """(dest, as written in usage, what it is) of all that must be given."""
         out = (("out", "-o/--out DIR", self.output),) if self.output and not self.place else ()
-        return (*((name, name.upper(), text) for name, text in self.arguments), *out)
+        needed = ((name, text) for name, text in self.arguments if name not in self.optional)
+        return (*((name, name.upper(), text) for name, text in needed), *out)
 
     @property
     def usage(self) -> str:
         """How to call it, in one line."""
         written = {"images": "IMAGES...", "out": "-o DIR"}
         needed = [written.get(dest, dest.upper()) for dest, _, _ in self.required]
+        at = len(self.arguments) - len(self.optional)
+        needed[at:at] = [f"[{name.upper()}]" for name in self.optional]
         return " ".join(["mendiff", self.name, *needed, "[options]"])
 
 
@@ -156,6 +162,17 @@ COMMANDS = (
             "mendiff evaluate bottle mvtec/bottle --json --report report.html",
             "mendiff evaluate model parts.yaml  # see mendiff check --help",
         ),
+    ),
+    Command(
+        calibrate,
+        (("model", "a model folder"), ("data", f"good images that it has not seen: {DATA}")),
+        (
+            "mendiff calibrate model photos/good-of-this-week -o model-2",
+            "mendiff calibrate model photos/good-of-this-week -o model-2 --false-alarm-rate 0.001",
+            "mendiff calibrate model -o fewer-alarms --false-alarm-rate 0.001  # the rate alone",
+        ),
+        output="where to write the model with its new thresholds",
+        optional=("data",),
     ),
     Command(
         report,

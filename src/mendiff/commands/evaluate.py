@@ -24,6 +24,7 @@ from mendiff.commands.common import (
 from mendiff.commands.info import describe
 from mendiff.commands.places import Place, check_output, new_folder
 from mendiff.commands.predict import heat_range
+from mendiff.commands.worth import check_rate
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.curves import curves
@@ -91,6 +92,7 @@ def run(
     controls: bool,
     batch_size: int,
     device: str,
+    false_alarm_rate: float | None,
     overwrite: bool,
     quiet: bool,
 ) -> dict[str, Any]:
@@ -98,6 +100,8 @@ def run(
     terminal = Terminal(quiet)
     if batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
+    if false_alarm_rate is not None:
+        check_rate(false_alarm_rate)
     place = _check_places(out, report, overwrite)
     device = choose_device(device)
     # A folder that is none should show before the data is read.
@@ -107,11 +111,16 @@ def run(
     own, shared = categories_of(model), None
     side = thumbnail_side(sum(len(category.test) for category in chosen))
     outcomes: dict[str, Outcome] = {}
+
+    def opened(name: str | None = None) -> Model:
+        one = load(model, device, name)
+        return one if false_alarm_rate is None else one.with_false_alarm_rate(false_alarm_rate)
+
     for category in chosen:
         if category.name in own:
-            fitted = load(model, device, category.name)
+            fitted = opened(category.name)
         else:
-            fitted = shared = shared or load(model, device)
+            fitted = shared = shared or opened()
         pictures = side if out is not None or report is not None else None
         outcomes[category.name] = _evaluated(fitted, category, batch_size, controls, pictures, terminal)
     unread = _unread(asked, outcomes)
@@ -346,7 +355,7 @@ def about(model: Model) -> dict[str, str]:
     rate = model.calibration.false_alarm_rate
     return {
         **describe(model),
-        "threshold": f"meant to flag {rate:.0%} of good parts; from held-back good images alone",
+        "threshold": f"meant to flag {100 * rate:.3g}% of good parts; from held-back good images alone",
         "evaluated": f"{date.today().isoformat()} with mendiff {__version__}",
     }
 

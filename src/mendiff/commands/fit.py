@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mendiff.checkpoints.bundled import BUNDLED_FEATURES, codec_folder
 from mendiff.checkpoints.codecs import CODEC, read_codec
 from mendiff.checkpoints.names import load_exactly
@@ -23,6 +25,8 @@ from mendiff.commands.places import Place, TakenError, check_output, new_folder,
 from mendiff.commands.plan import FEWEST_IMAGES, Plan, changed_config, make_config, readable_paths
 from mendiff.commands.processes import check_processes, rank_of, wording_of
 from mendiff.commands.variants import held_back_and_seen
+from mendiff.commands.worth import check_rate, say_worth, warn_of_odd
+from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.samples import Use
@@ -65,6 +69,7 @@ def run(
     nodes: int,
     strategy: str,
     steps: int | None,
+    false_alarm_rate: float,
     resume: bool,
     overwrite: bool,
     settings: dict[str, Any],
@@ -101,6 +106,7 @@ def run(
         pretrained=pretrained,
         prompt=prompt,
         textures=textures,
+        false_alarm_rate=check_rate(false_alarm_rate),
     )
     chosen = choose_categories(open_data(data, layout), categories)
     return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
@@ -165,11 +171,15 @@ def fit(
             return {}
         steps = config.training.steps
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "steps": steps, "seconds": seconds}
-        threshold = _save(module.as_model(info).to(plan.device), place, apart)
+        model = module.as_model(info).to(plan.device).with_false_alarm_rate(plan.false_alarm_rate)
+        odd = warn_of_odd(model.calibration, [paths[at] for at in module.scored_at], terminal)
+        _save(model, place, apart, terminal)
     terminal.say(
-        f"model: {out} (fitted in {seconds:.0f} s; threshold {threshold:.4g} from good images alone)"
+        f"model: {out} (fitted in {seconds:.0f} s; threshold {model.threshold:.4g} from good images alone)"
     )
-    return {"model": str(out), "threshold": threshold, **info, "config": config_to_dict(module.config)}
+    say_worth(model.calibration, terminal)
+    told = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": odd}
+    return {"model": str(out), **told, **info, "config": config_to_dict(module.config)}
 
 
 def usual_size(paths: Sequence[Path]) -> list[int]:
@@ -324,17 +334,10 @@ def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
         module.held_back += anomalib_models.choose([seed for seed, _ in identities])
 
 
-def _save(model: Model, place: Place, apart: Mapping[str, Sequence[Path]]) -> float:
-    """Calibrate for the categories that get statistics of their own, write the model; gives its threshold."""
-    fitted = fitted_of(model.info)
-    kept = None if fitted is None else fitted.held_back
-
-    def learned(name: str, some: Sequence[Path]) -> Model:
-        images = [model.prepare(path) for path in some]
-        return model.calibrated(*held_back_and_seen(images, kept), category=name)
-
+def _save(model: Model, place: Place, apart: Mapping[str, Sequence[Path]], terminal: Terminal) -> None:
+    """Calibrate for the categories that get statistics of their own, and write the model."""
     # One by one while the folder is written: every one is a copy of the networks.
-    categories = ((name, learned(name, some)) for name, some in apart.items())
+    categories = ((name, _of_category(model, name, some, terminal)) for name, some in apart.items())
     try:
         with new_folder(place) as draft:
             draft.rmdir()
@@ -345,7 +348,19 @@ def _save(model: Model, place: Place, apart: Mapping[str, Sequence[Path]]) -> fl
         raise InputError(
             f"{error} What was learned is kept: the same command with --resume goes on."
         ) from error
-    return model.threshold
+
+
+def _of_category(model: Model, name: str, paths: Sequence[Path], terminal: Terminal) -> Model:
+    """The model with statistics and a threshold from one category's images."""
+    images = [model.prepare(path) for path in paths]
+    fitted = fitted_of(model.info)
+    held_back, seen = held_back_and_seen(images, None if fitted is None else fitted.held_back)
+    made = model.calibrated(held_back, seen, category=name)
+    by_seed = dict(zip(content_seeds(torch.stack(images)).tolist(), paths, strict=True))
+    scored = content_seeds(torch.stack([*held_back, *seen])).tolist()
+    warn_of_odd(made.calibration, [by_seed[seed] for seed in scored], terminal)
+    say_worth(made.calibration, terminal, f"threshold of {name}", few_alone=True)
+    return made
 
 
 def workdir_of(out: Path, resume: bool) -> Path:

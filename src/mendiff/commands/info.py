@@ -30,6 +30,7 @@ def run(model: Path, quiet: bool) -> dict[str, Any]:
         "thresholds": own,
         "calibration_images": len(calibration.scores),
         "false_alarm_rate": calibration.false_alarm_rate,
+        "worth": calibration.worth,
         "info": loaded.info,
         "config": config_to_dict(loaded.method.config),
     }
@@ -81,11 +82,8 @@ def _images(model: Model) -> str:
 
 
 def _thresholds(model: Model, own: Mapping[str, float]) -> dict[str, str]:
-    calibration = model.calibration
-    told = (
-        f"{calibration.threshold:.4g}, meant to flag {calibration.false_alarm_rate:.0%} of good parts; "
-        f"from {len(calibration.scores)} held-back images"
-    )
+    calibration, rate = model.calibration, f"{100 * model.calibration.false_alarm_rate:.3g}%"
+    told = f"{calibration.threshold:.4g}, meant to flag {rate} of good parts; {calibration.worth}"
     return {"threshold": told, **{f"threshold of {name}": f"{value:.4g}" for name, value in own.items()}}
 
 

@@ -62,6 +62,7 @@ def fit(
     nodes: int = 1,
     strategy: str = "auto",
     steps: int | None = None,
+    false_alarm_rate: float = 0.01,
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -97,6 +98,7 @@ def fit(
             for adamw without averaged weights (training.ema=0).
         steps: of training, the same as --set training.steps; unless given, tiny trains longer where the
             machine is fast. Data, settings, --seed and --steps together fix the model.
+        false_alarm_rate: share of good parts that the threshold is meant to flag.
         resume: go on with a fit that was interrupted, on as many devices as there are now; all else must be
             what it was.
         overwrite: replace the model folder if it exists.
@@ -166,6 +168,7 @@ def predict(
     device: str = "auto",
     offload: bool = False,
     half: bool = False,
+    false_alarm_rate: float | None = None,
     overwrite: bool = False,
 ) -> None:
     """Find defects in images: scores as CSV and JSON, heat maps and reconstructions as pictures.
@@ -178,6 +181,8 @@ def predict(
         device: auto, cpu, cuda, cuda:1, mps.
         offload: keep each network on the device only while it is used; less memory, more time, same results.
         half: keep weights in bfloat16; half their memory, and scores differ a little.
+        false_alarm_rate: share of good parts that the threshold is meant to flag, for this run; the model's
+            own unless given.
         overwrite: replace what is in the output folder.
     """
 
@@ -190,6 +195,7 @@ def evaluate(
     controls: bool = False,
     batch_size: int = 8,
     device: str = "auto",
+    false_alarm_rate: float | None = None,
     overwrite: bool = False,
 ) -> None:
     """Measure a model on labelled test images.
@@ -202,7 +208,32 @@ def evaluate(
         controls: also measure two controls that need no diffusion model.
         batch_size: images that pass through the networks together; does not change the results.
         device: auto, cpu, cuda, cuda:1, mps.
+        false_alarm_rate: share of good parts that thresholds are meant to flag, for this run; the model's
+            own unless given.
         overwrite: replace what is in the run folder.
+    """
+
+
+def calibrate(
+    false_alarm_rate: float | None = None,
+    categories: list[str] | None = None,
+    layout: str = "auto",
+    batch_size: int = 8,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Set a model's thresholds anew, from good images that it has not seen, or for another rate; no training.
+
+    Images of a category that the model has a threshold of its own for set that one, and all images together
+    the model's common one. Without images the scores of the fit stay, and the rate alone changes.
+
+    Args:
+        false_alarm_rate: share of good parts that thresholds are meant to flag; the model's own unless given.
+        categories: which of DATA; all unless given.
+        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
+        batch_size: images that pass through the networks together; does not change the results.
+        device: auto, cpu, cuda, cuda:1, mps.
+        overwrite: replace the model folder if it exists.
     """
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mendiff.calibration import FALSE_ALARM_RATE
 from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import read_codec_config
 from mendiff.checkpoints.pretrained import NOT_FOR_IT, STABLE_DIFFUSION
@@ -28,7 +29,7 @@ from mendiff.types import Processes
 
 NONE = "none"
 """For --features: pixels alone are compared, whatever the preset has."""
-FEWEST_IMAGES = 8  # as in anomalib_models, which takes seconds to import
+FEWEST_IMAGES = 2  # as in anomalib_models, which takes seconds to import
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Plan:
         pretrained: Stable Diffusion as a folder, a single file or a hub id, or None.
         prompt: safetensors file of prompt embeddings, or None.
         textures: folder of pictures that synthetic anomalies are cut from, or None.
+        false_alarm_rate: share of good parts that thresholds are meant to flag.
     """
 
     method: str = "glad"
@@ -70,6 +72,7 @@ class Plan:
     pretrained: str | None = None
     prompt: Path | None = None
     textures: Path | None = None
+    false_alarm_rate: float = FALSE_ALARM_RATE
 
     @property
     def processes(self) -> Processes:
@@ -213,7 +216,7 @@ def readable_paths(categories: Sequence[Category], terminal: Terminal, use: Use 
     paths = [path for category in checked(categories, terminal, use) for path in category.train]
     if len(paths) < FEWEST_IMAGES:
         raise InputError(
-            f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, got {len(paths)}; "
-            "add some."
+            f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, one to learn from and one "
+            f"to set the threshold by, got {len(paths)}; add some."
         )
     return paths

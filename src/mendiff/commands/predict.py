@@ -17,6 +17,7 @@ from mendiff.checkpoints.store import load
 from mendiff.commands.common import Terminal, choose_device, tell_depth
 from mendiff.commands.findings import COLUMNS, TABLE, Findings, counted, left_out, name_images
 from mendiff.commands.places import check_output, new_folder
+from mendiff.commands.worth import check_rate
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.images import Picture, normalise_heat, overlay, save_bands, to_picture
 from mendiff.model import Model
@@ -55,6 +56,7 @@ def run(
     device: str,
     offload: bool,
     half: bool,
+    false_alarm_rate: float | None,
     overwrite: bool,
     quiet: bool,
 ) -> dict[str, Any]:
@@ -65,7 +67,9 @@ def run(
         terminal.warn(f"an earlier run into {out} did not come to its end; what it had found is in {folder}.")
     if batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
+    rate = None if false_alarm_rate is None else check_rate(false_alarm_rate)
     loaded = load(model, choose_device(device), category, offload=offload, half=half)
+    loaded = loaded if rate is None else loaded.with_false_alarm_rate(rate)
     named, passed = name_images(images), left_out(images)
     tell_depth([path for path, _ in named], loaded.method.config.bit_depth, terminal)
     if passed:

@@ -11,7 +11,7 @@ from mendiff.errors import InputError
 from mendiff.scoring.maps import to_grid
 
 FEWEST = 4
-"""Good images that the Gaussians need: with fewer, shrinkage leaves little but the mean variance."""
+"""Good images that a covariance of every position needs; with fewer there is one for all positions."""
 
 
 def squared_mahalanobis(features: Tensor, mean: Tensor, inverse_covariance: Tensor) -> Tensor:
@@ -48,19 +48,24 @@ class PositionGaussians(nn.Module):
         self.register_buffer("inverse_covariance", torch.eye(len(dims)).repeat(grid[0] * grid[1], 1, 1))
 
     def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
-        """Learn from the feature layers of good images, with Ledoit-Wolf shrinkage at every position."""
+        """Learn from the feature layers of good images, with Ledoit-Wolf shrinkage at every position.
+
+        One image says nothing of how a position varies, and two or three say little: the covariance is then
+        that of all positions around their common mean, which is wider.
+        """
         # Imported here: scikit-learn takes a second, and only fitting needs it.
         from sklearn.covariance import ledoit_wolf
 
         found = [self._describe(layers).detach().cpu().double() for layers in batches]
-        count = sum(len(one) for one in found)
-        if count < FEWEST:
-            raise InputError(
-                f"images: expected at least {FEWEST} good ones for PaDiM's Gaussians, got {count}; add some."
-            )
+        if not found:
+            raise InputError("images: expected good ones for PaDiM's Gaussians, got none; add some.")
         features = torch.cat(found)
         mean = features.mean(0)
-        positions = (features - mean).flatten(2).permute(2, 0, 1)
+        few = len(features) < FEWEST
+        centre = mean.mean((1, 2), keepdim=True) if few else mean
+        positions = (features - centre).flatten(2).permute(2, 0, 1)
+        if few:
+            positions = positions.flatten(0, 1)[None]
         # A position that never changes, such as a black border, would divide by nothing.
         floor = 0.01 * positions.square().mean().clamp(min=1e-12) * torch.eye(len(self.dims)).double()
         inverses = []
@@ -68,7 +73,7 @@ class PositionGaussians(nn.Module):
             covariance, _ = ledoit_wolf(samples.numpy(), assume_centered=True)
             inverses.append(torch.linalg.inv(torch.from_numpy(covariance) + floor))
         self.mean.copy_(mean)
-        self.inverse_covariance.copy_(torch.stack(inverses))
+        self.inverse_covariance.copy_(torch.stack(inverses))  # one serves for all positions
 
     def forward(self, layers: Sequence[Tensor]) -> Tensor:
         """Squared Mahalanobis distance per feature, one (B,C,H,W) per layer to (B,1,h,w); about 1 if good."""

@@ -1,0 +1,110 @@
+"""How often the threshold from n good scores flags a fresh good part, and how high it sits.
+
+    python benchmarks/thresholds.py [--fits 2000] [--rate 0.01]
+
+Every cell is the mean share of fresh good scores above the threshold, in percent, over many sets of n
+scores (exact for each set, from the distribution's own tail), and after the slash the median height of the
+threshold: 0 is the median of good scores, 1 the value that a share of `rate` of them exceeds. A rule that
+knows the distribution has the rate before the slash, and a height a little above 1 after it. "log-normal" is
+the rule of version 0.1.0: a normal fit to logarithms, or to scores that are not all positive, with a normal
+quantile.
+
+The last table puts one odd score among n good ones, at a height of 3, 10 or 30: before the slash the height
+of the threshold (median), after it the percentage of sets whose threshold lies below the odd score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist, fmean, median, stdev
+
+import numpy as np
+from scipy import stats
+
+from mendiff.calibration import upper_bound
+
+SIZES = (2, 4, 6, 8, 12, 15, 40, 64)
+DISTRIBUTIONS = {
+    "normal": stats.norm(),
+    "log-normal 0.25": stats.lognorm(0.25),
+    "log-normal 0.5": stats.lognorm(0.5),
+    "log-normal 1": stats.lognorm(1.0),
+    "gamma 9": stats.gamma(9),
+    "gamma 2": stats.gamma(2),
+    "Gumbel": stats.gumbel_r(),
+    "Student's t, 5": stats.t(5),
+}
+Rule = Callable[[Sequence[float], float], float]
+
+
+def log_normal(scores: Sequence[float], rate: float) -> float:
+    """The rule of version 0.1.0."""
+    positive = min(scores) > 0
+    values = [math.log(score) for score in scores] if positive else list(scores)
+    z = -NormalDist().inv_cdf(rate)
+    limit = fmean(values) + z * stdev(values) * math.sqrt(1 + 1 / len(values))
+    return math.exp(limit) if positive else limit
+
+
+def student(scores: Sequence[float], rate: float) -> float:
+    """Student's prediction limit of normal scores."""
+    n = len(scores)
+    return fmean(scores) + stats.t.isf(rate, n - 1) * stdev(scores) * math.sqrt(1 + 1 / n)
+
+
+RULES: dict[str, Rule] = {"log-normal": log_normal, "Student's t": student, "mendiff": upper_bound}
+
+
+def heights(rule: Rule, samples: np.ndarray, rate: float, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds of samples (fits, n) of a distribution: exact shares above them, and heights."""
+    one = DISTRIBUTIONS[name]
+    limits = np.array([rule(sample, rate) for sample in samples.tolist()])
+    return one.sf(limits), (limits - one.median()) / (one.isf(rate) - one.median())
+
+
+def sound(fits: int, rate: float) -> None:
+    """Print the table of good scores alone."""
+    print(f"| scores, rule | {' | '.join(f'n = {n}' for n in SIZES)} |\n|---{'|---' * len(SIZES)}|")
+    for name, one in DISTRIBUTIONS.items():
+        for title, rule in RULES.items():
+            cells = []
+            for n in SIZES:
+                samples = one.rvs((fits, n), random_state=n)
+                shares, high = heights(rule, samples, rate, name)
+                cells.append(f"{100 * shares.mean():.2f} / {median(high):.2f}")
+            print(f"| {name}, {title} | {' | '.join(cells)} |", flush=True)
+
+
+def contaminated(fits: int, rate: float) -> None:
+    """Print the table of sets with one odd score."""
+    print(f"| scores, odd at, rule | {' | '.join(f'n = {n}' for n in SIZES)} |\n|---{'|---' * len(SIZES)}|")
+    for name in ("normal", "log-normal 0.5"):
+        one = DISTRIBUTIONS[name]
+        for odd in (3, 10, 30):
+            for title, rule in RULES.items():
+                cells = []
+                for n in SIZES:
+                    samples = one.rvs((fits, n), random_state=n)
+                    samples[:, 0] = one.median() + odd * (one.isf(rate) - one.median())
+                    _, high = heights(rule, samples, rate, name)
+                    cells.append(f"{median(high):.2f} / {100 * (high < odd).mean():.0f}")
+                print(f"| {name}, {odd}, {title} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    """Simulate and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--fits", type=int, default=2000, help="sets of scores per cell")
+    parser.add_argument("--rate", type=float, default=0.01, help="false-alarm rate")
+    options = parser.parse_args()
+    sound(options.fits, options.rate)
+    print()
+    contaminated(options.fits, options.rate)
+
+
+if __name__ == "__main__":
+    main()
