@@ -100,7 +100,7 @@ class CodecTraining(nn.Module):
         codec, none = self.codec, image.new_zeros(())
         if isinstance(codec, KLCodec):
             posterior = codec.network.encode(image * 2 - 1).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=rng).to(image)
+            noise = torch.randn(posterior.mean.shape, generator=rng, dtype=torch.float32).to(image)
             latents = posterior.mean + posterior.std * noise
             return codec.network.decode(latents).sample / 2 + 0.5, posterior.kl().mean() / latents[0].numel()
         assert isinstance(codec, TinyCodec)

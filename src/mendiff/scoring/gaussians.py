@@ -62,7 +62,8 @@ class PositionGaussians(nn.Module):
         mean = features.mean(0)
         positions = (features - mean).flatten(2).permute(2, 0, 1)
         # A position that never changes, such as a black border, would divide by nothing.
-        floor = 0.01 * positions.square().mean().clamp(min=1e-12) * torch.eye(len(self.dims)).double()
+        unit = torch.eye(len(self.dims), dtype=torch.float64, device="cpu")
+        floor = 0.01 * positions.square().mean().clamp(min=1e-12) * unit
         inverses = []
         for samples in positions:
             covariance, _ = ledoit_wolf(samples.numpy(), assume_centered=True)
