@@ -100,7 +100,7 @@ class Model:
         return self
 
     def sparing(self, device: str, *, offload: bool = False, half: bool = False) -> Model:
-        """Like `to`, in less memory; for prediction only, in one thread at a time.
+        """Like `to`, in less memory; for prediction only.
 
         Args:
             device: where the networks work.
@@ -135,7 +135,8 @@ class Model:
         Args:
             images: a path, picture, tensor, batch, or list of these (see Pictures).
             batch_size: images that pass through the networks together.
-            explain: take more time for the reconstruction, where the method can (RAN: gradient denoising).
+            explain: take more time for the reconstruction, where the method can (RAN: gradient denoising, in
+                float64, so that rounding can't grow to grey levels).
         """
         parts = list(self.stream(as_list(images), batch_size, explain=explain))
         columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}

@@ -1,3 +1,7 @@
+import copy
+import io
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -57,10 +61,42 @@ def test_the_head_sees_every_level_of_the_decoder(x_t):
 
 
 @torch.no_grad()
-def test_listening_to_the_decoder_leaves_no_hook_behind(x_t):
+def test_listening_to_the_decoder_adds_nothing_to_the_network(x_t):
     joint = build()
+
+    def hooks():
+        return [dict(one._forward_hooks) for one in joint.modules()]
+
+    before = hooks()
     joint(x_t, T, GRID)
-    assert all(not block._forward_hooks for block in joint.unet.network.up_blocks)
+    assert hooks() == before
+
+
+@torch.no_grad()
+def test_a_copy_listens_to_its_own_decoder(x_t):
+    joint = build()
+    expected = joint(x_t, T, GRID)[1]
+    written = io.BytesIO()
+    torch.save(joint, written)
+    written.seek(0)
+    copies = [copy.deepcopy(joint), torch.load(written, weights_only=False)]
+    joint.unet.network.up_blocks.requires_grad_(False).apply(
+        lambda one: [w.zero_() for w in one.parameters()]
+    )
+    assert not torch.equal(joint(x_t, T, GRID)[1], expected)
+    for one in copies:
+        assert torch.equal(one(x_t, T, GRID)[1], expected)
+
+
+@torch.no_grad()
+def test_threads_hear_their_own_images(x_t):
+    joint = build()
+    images = [x_t * scale for scale in (0.5, 1.0, 1.5, 2.0)]
+    expected = [joint(one, T, GRID)[1] for one in images]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            found = threads.map(lambda one: joint(one, T, GRID)[1], images)
+            assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @torch.no_grad()

@@ -1,4 +1,6 @@
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import torch
@@ -31,6 +33,34 @@ def test_offloaded_methods_find_the_same(name, tiny_method, pictures):
     assert torch.equal(found.score, expected.score)
     assert torch.equal(method.explain(pictures, SEEDS), explained)
     assert offload.resident in method.parts
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_threads_that_share_an_offloaded_method_find_the_same(name, tiny_method, pictures):
+    method = tiny_method(name)
+    expected = [method.predict(pictures[i : i + 1], SEEDS[i : i + 1]).anomaly_map for i in range(4)]
+    Offload(method.parts, CPU)
+    with ThreadPoolExecutor(4) as threads:
+        rows = [slice(i % 4, i % 4 + 1) for i in range(8)]
+        found = list(threads.map(lambda row: method.predict(pictures[row], SEEDS[row]).anomaly_map, rows))
+    for i, one in enumerate(found):
+        assert torch.equal(one, expected[i % 4])
+
+
+def test_a_network_stays_on_the_device_while_a_thread_uses_it():
+    """The meta device stands for another one; the first network lingers in its forward pass."""
+    first, second, inside, go = Part(), Part(), threading.Event(), threading.Event()
+    first.layer.register_forward_pre_hook(lambda *_: (inside.set(), go.wait(10), None)[-1])
+    Offload({"first": first, "second": second}, torch.device("meta"))
+    x = torch.empty(2, 3, device="meta")
+    with ThreadPoolExecutor(2) as threads:
+        lingering = threads.submit(first, x)
+        assert inside.wait(10)
+        waiting = threads.submit(second, x)
+        assert not wait([waiting], timeout=0.2).done
+        assert first.layer.weight.device.type == "meta"
+        go.set()
+        assert lingering.result().device.type == waiting.result().device.type == "meta"
 
 
 @pytest.mark.parametrize("name", METHODS)

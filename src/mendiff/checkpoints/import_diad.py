@@ -20,6 +20,7 @@ from mendiff.methods.diad_config import DiadConfig
 from mendiff.nets.codec import CodecConfig, make_codec
 from mendiff.nets.features import FeatureExtractor, make_features
 from mendiff.nets.published import codec_names, guide_names, renewed_codec_names, unet_names
+from mendiff.nets.settled import built
 from mendiff.scoring.readout import Readout
 
 UNET, GUIDE, CODEC = "model.diffusion_model.", "control_model.", "first_stage_model."
@@ -100,6 +101,7 @@ def convert_codec(weights: Mapping[str, Tensor], config: CodecConfig, source: st
     return named
 
 
+@built
 def assemble(
     config: DiadConfig,
     named: Mapping[str, Tensor],

@@ -51,7 +51,7 @@ class Pixels:
         return Gaussian(self.of(latents.mean), latents.log_var + 2 * self.std.log())
 
 
-RAW = Pixels(0.0, torch.ones(()))
+RAW = Pixels(0.0, torch.ones((), dtype=torch.float32, device="cpu"))
 """Latents that are pixels already."""
 
 

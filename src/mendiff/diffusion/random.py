@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
+
+_DRAWN: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
 
 
 def content_seeds(image: Tensor) -> Tensor:
@@ -15,7 +18,8 @@ def content_seeds(image: Tensor) -> Tensor:
     """
     pixels = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu().contiguous()
     digests = [hashlib.blake2b(one.numpy().tobytes(), digest_size=8).digest() for one in pixels]
-    return torch.tensor([int.from_bytes(digest, "big") >> 1 for digest in digests], dtype=torch.int64)
+    seeds = [int.from_bytes(digest, "big") >> 1 for digest in digests]
+    return torch.tensor(seeds, dtype=torch.int64, device="cpu")
 
 
 class PerImageRandom:
@@ -31,17 +35,19 @@ class PerImageRandom:
     """
 
     def __init__(self, seeds: Tensor) -> None:
-        self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        self.generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
 
     def like(self, x: Tensor) -> Tensor:
         """Standard normal noise of x's shape, dtype and device, (B,...); row i depends on seed i alone."""
-        rows = [torch.randn(x.shape[1:], generator=generator) for generator in self.generators]
+        rows = [torch.randn(x.shape[1:], generator=one, **_DRAWN) for one in self.generators]
         return torch.stack(rows).to(x)
 
     def integers(self, low: int, high: int) -> Tensor:
         """A whole number per image, low <= n < high, (B,) int64 on the CPU."""
-        return torch.cat([torch.randint(low, high, (1,), generator=one) for one in self.generators])
+        return torch.cat(
+            [torch.randint(low, high, (1,), generator=one, device="cpu") for one in self.generators]
+        )
 
     def uniform(self) -> Tensor:
         """A number in [0,1) per image, (B,) on the CPU."""
-        return torch.cat([torch.rand(1, generator=one) for one in self.generators])
+        return torch.cat([torch.rand(1, generator=one, **_DRAWN) for one in self.generators])

@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
+from mendiff.nets.settled import settled
 from mendiff.types import Detection
 
 METHODS: dict[str, str] = {
@@ -186,6 +187,7 @@ class Method(nn.Module, ABC):
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Find anomalies, (B,3,H,W) in [0,1]; seeds (B,) int64 fix each image's noise."""
 
+    @settled
     def explain(self, image: Tensor, seeds: Tensor) -> Tensor:
         """What a good part would have looked like, (B,3,H,W) in [0,1], at any cost; arguments as for predict.
 

@@ -24,6 +24,7 @@ from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import MEAN, STD, check_size, make_codec
 from mendiff.nets.features import make_features
 from mendiff.nets.semantic_guided import GuidedDenoiser
+from mendiff.nets.settled import built, settled
 from mendiff.scoring.readout import Readout, fit_to_mended
 from mendiff.synthesis.blend import Textures, synthesize_each
 from mendiff.types import Detection, Estimate
@@ -51,6 +52,7 @@ class Diad(Method):
     std: Tensor
     textures: Textures | None = None
 
+    @built
     def __init__(self, config: DiadConfig) -> None:
         super().__init__(config)
         self.schedule = make_schedule(config.schedule, TIMESTEPS)
@@ -132,7 +134,7 @@ class Diad(Method):
 
     # Inference.
 
-    @torch.no_grad()
+    @settled
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Draw every image anew from noise and compare features; see Method.predict."""
         check_size(self.codec, image, self.denoiser.multiple)
@@ -176,7 +178,7 @@ class Diad(Method):
             z0 = self.encode(image, random.like(z0))
         return self.decode(self.reconstruct(z0, random.like(z0), self.scaled(image)))
 
-    @torch.no_grad()
+    @settled
     def rehearse_prediction(self, image: Tensor) -> None:
         """One step down the ladder and the read-out: the other steps repeat it."""
         z0, embedding = self.encode(image), self.denoiser.embed(self.scaled(image))
@@ -193,7 +195,7 @@ class Diad(Method):
 
     # What good images look like.
 
-    @torch.no_grad()
+    @settled
     def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
         """Learn the read-out; see Method.fit_statistics."""
 

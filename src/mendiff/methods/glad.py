@@ -27,6 +27,7 @@ from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.denoiser import Denoiser
 from mendiff.nets.features import make_features
+from mendiff.nets.settled import built, settled
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import Readout, fit_to_mended
 from mendiff.scoring.score import top_k_mean
@@ -59,6 +60,7 @@ class Glad(Method):
     stop_thresholds: Tensor
     textures: Textures | None = None
 
+    @built
     def __init__(self, config: GladConfig) -> None:
         super().__init__(config)
         self.schedule = make_schedule(config.schedule, TIMESTEPS)
@@ -152,11 +154,11 @@ class Glad(Method):
         height, width = (side // self.codec.factor for side in image.shape[-2:])
         shape = (len(image), self.codec.channels, height, width)
         # A generator nobody seeded: the published code hands its seed over as the generator's device.
-        return torch.randn(shape, generator=Generator()).to(image)
+        return torch.randn(shape, generator=Generator("cpu"), dtype=torch.float32, device="cpu").to(image)
 
     # Inference (ADS, SAFF).
 
-    @torch.no_grad()
+    @settled
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Mend every image from its own noise and score what had to be mended; see Method.predict."""
         check_size(self.codec, image, self.denoiser.multiple)
@@ -231,7 +233,7 @@ class Glad(Method):
             return None
         return object_mask(foreground(image, self.config.object_mask)).to(image)
 
-    @torch.no_grad()
+    @settled
     def rehearse_prediction(self, image: Tensor) -> None:
         """One step down the ladder, one look of the stop rule and the read-out: all others repeat these."""
         z0 = self.codec.encode(image)
@@ -248,7 +250,7 @@ class Glad(Method):
 
     # What good images look like.
 
-    @torch.no_grad()
+    @settled
     def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
         """Learn open stop thresholds and the read-out; see Method.fit_statistics."""
         if self.config.adaptive and self.config.threshold is None:
@@ -268,7 +270,7 @@ class Glad(Method):
             _, stop = self.reconstruct(*self._start(image, seeds), run, never)
             seen.append(torch.stack(stop.scores))
         good = torch.cat(seen, dim=1).tolist() if seen else [[]]
-        limits = torch.tensor([upper_bound(rung, self.config.stop_rate) for rung in good])
+        limits = never.new_tensor([upper_bound(rung, self.config.stop_rate) for rung in good])
         return limits.clamp(min=STOP_FLOOR).to(never)
 
 

@@ -30,6 +30,8 @@ from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.contrast import Contrast
 from mendiff.nets.features import make_features
 from mendiff.nets.joint import JointDenoiser
+from mendiff.nets.placement import in_double
+from mendiff.nets.settled import built, settled
 from mendiff.scoring.gaussians import PositionGaussians
 from mendiff.scoring.maps import gaussian_blur
 from mendiff.scoring.residuals import ResidualDistances
@@ -69,6 +71,7 @@ class Ran(Method):
     STATISTICS: ClassVar = ("residuals", "scales", "gaussians")
     config: RanConfig
 
+    @built
     def __init__(self, config: RanConfig) -> None:
         super().__init__(config)
         self.schedule = make_schedule(config.schedule, TIMESTEPS)
@@ -97,7 +100,8 @@ class Ran(Method):
         )
         maps = sum(1 + one.count for one in self._distances)
         self.scales = MapScales(maps, places, divide=True)
-        chosen = torch.randperm(width, generator=Generator().manual_seed(0))[: config.gradient.dims]
+        drawn = torch.randperm(width, generator=Generator("cpu").manual_seed(0), device="cpu")
+        chosen = drawn[: config.gradient.dims]
         side = size // config.gradient.stride
         self.gaussians = PositionGaussians(chosen.sort().values, (side, side))
 
@@ -190,7 +194,7 @@ class Ran(Method):
 
     # Scores.
 
-    @torch.no_grad()
+    @settled
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Score images by KL divergence and feature error at several noise scales; see Method.predict."""
         look = self.look(image, seeds)
@@ -264,14 +268,26 @@ class Ran(Method):
 
     # Gradient denoising (Alg. 1).
 
-    @torch.no_grad()
+    @settled
     def explain(self, image: Tensor, seeds: Tensor) -> Tensor:
         """What a good part would have looked like, by gradient denoising; see Method.explain."""
         return self.codec.decode(self.gradient_walk(image, seeds)[-1])
 
-    @torch.no_grad()
+    @settled
     def gradient_walk(self, image: Tensor, seeds: Tensor) -> list[Tensor]:
-        """The clean latents after every reverse-diffusion step, the image's own first, each (B,c,h,w)."""
+        """The clean latents after every reverse-diffusion step, the image's own first, each (B,c,h,w).
+
+        The walk multiplies rounding errors by 1e6 to 1e10: in float32 grey levels would hang on the other
+        images of a batch and on the number of threads. So every image walks alone, and in float64.
+        """
+        exact = in_double(self, image.device, shared=[self._cache])
+        place = exact.contrast.mean.device
+        pairs = zip(image.to(place, torch.float64).split(1), seeds.split(1), strict=True)
+        walks = [exact._walk(one, own) for one, own in pairs]
+        return [torch.cat(steps).to(image) for steps in zip(*walks, strict=True)]
+
+    def _walk(self, image: Tensor, seeds: Tensor) -> list[Tensor]:
+        """See gradient_walk; in the precision of the networks and of the image."""
         config = self.config.gradient
         check_size(self.codec, image, self.denoiser.multiple)
         random = PerImageRandom(seeds)
@@ -294,7 +310,7 @@ class Ran(Method):
 
     # What good images look like.
 
-    @torch.no_grad()
+    @settled
     def prepare(self, seen: Batches) -> None:
         """Learn the scale of the features that are to be predicted; see Method.prepare."""
         whiten, contrast = self.config.whiten_targets, self.config.unit_contrast
@@ -310,7 +326,7 @@ class Ran(Method):
         if self._cache is not None:
             self._cache.clear()
 
-    @torch.no_grad()
+    @settled
     def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
         """Learn the residual's covariance and the scale of every map; see Method.fit_statistics."""
         known = seen or held_back

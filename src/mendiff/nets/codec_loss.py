@@ -130,7 +130,7 @@ class CodecTraining(nn.Module):
         scaled = as_tuned(image, self.pixels) * 2 - 1
         if isinstance(codec, KLCodec):
             posterior = codec.network.encode(scaled).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=rng).to(image)
+            noise = torch.randn(posterior.mean.shape, generator=rng, dtype=torch.float32).to(image)
             latents = posterior.mean + posterior.std * noise
             decoded = as_seen(codec.network.decode(latents).sample, self.pixels)
             return decoded, posterior.kl().mean() / latents[0].numel()

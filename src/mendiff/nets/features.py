@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mendiff.errors import InputError
 from mendiff.nets import AUTO, LEAST_SIDE
+from mendiff.nets.settled import built
 from mendiff.nets.student import BUNDLED, StudentFeatures
 from mendiff.scoring.pyramid import PixelPyramid
 
@@ -179,6 +180,7 @@ Features = FeatureExtractor | StudentFeatures | PixelPyramid
 """What make_features makes."""
 
 
+@built
 def make_features(config: FeaturesConfig) -> Features:
     """The extractor a config names, with fresh weights; the weight-free one for an empty name."""
     if config.name in (AUTO, BUNDLED):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import replace
 
 import torch
@@ -14,6 +15,15 @@ from mendiff.errors import InputError
 from mendiff.nets.denoiser import Denoiser, DenoiserConfig
 from mendiff.scoring.maps import to_grid
 from mendiff.types import Estimate
+
+_heard: ContextVar[list[Tensor] | None] = ContextVar("heard", default=None)
+"""What the decoder's blocks put out in the forward pass that this thread is in."""
+
+
+def _keep(_block: nn.Module, _inputs: object, output: Tensor) -> None:
+    heard = _heard.get()
+    if heard is not None:
+        heard.append(output)
 
 
 class JointDenoiser(nn.Module):
@@ -43,6 +53,10 @@ class JointDenoiser(nn.Module):
         self.unet = Denoiser(replace(config, network=network), schedule, channels)
         self.posterior = Posterior(schedule)
         self.multiple = self.unet.multiple
+        # diffusers' UNet returns its last layer only; listening spares a second copy of its forward pass. The
+        # network is shared by all threads, so that what is heard belongs to the call and not to the network.
+        for block in self.unet.network.up_blocks:
+            block.register_forward_hook(_keep)
         levels = list(self.unet.network.config["block_out_channels"])
         groups, hidden = self.unet.network.config["norm_num_groups"], max(levels)
         self.norms = nn.ModuleList(nn.GroupNorm(groups, one) for one in reversed(levels))
@@ -67,14 +81,8 @@ class JointDenoiser(nn.Module):
     def _raw_and_decoder(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What the UNet puts out, and the output of every block of its decoder on the way, deepest first."""
         decoded: list[Tensor] = []
-
-        def keep(_block: nn.Module, _inputs: object, output: Tensor) -> None:
-            decoded.append(output)
-
-        # diffusers' UNet returns its last layer only; listening spares a second copy of its forward pass.
-        hooks = [block.register_forward_hook(keep) for block in self.unet.network.up_blocks]
+        token = _heard.set(decoded)
         try:
             return self.unet.raw(x_t, t), decoded
         finally:
-            for hook in hooks:
-                hook.remove()
+            _heard.reset(token)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial, wraps
+from functools import partial
 from itertools import chain
-from typing import Any
+from threading import RLock
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
 
 ENTRIES = ("forward", "raw", "embed", "encode", "decode_raw", "unnormalised")
 """The methods of codecs, denoisers and extractors that use their weights."""
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -33,6 +36,7 @@ class Offload:
 
     A network stays until another is called, so that one which is called again and again moves once. The
     weights on the CPU are kept, so that moving out copies nothing. Results are those without offloading.
+    Threads wait for each other, since there is one device.
 
     Args:
         parts: networks by name, on the CPU.
@@ -44,6 +48,7 @@ class Offload:
 
     def __init__(self, parts: Mapping[str, nn.Module], device: torch.device) -> None:
         self.resident: str | None = None
+        self._using = RLock()
         self._device = device
         self._home = {
             name: [
@@ -59,13 +64,14 @@ class Offload:
 
     @contextmanager
     def _present(self, name: str) -> Iterator[None]:
-        if self.resident != name:
-            for module, key, home in self._home.get(self.resident or "", ()):
-                setattr(module, key, home)
-            for module, key, home in self._home[name]:
-                setattr(module, key, _moved(home, self._device))
-            self.resident = name
-        yield
+        with self._using:
+            if self.resident != name:
+                for module, key, home in self._home.get(self.resident or "", ()):
+                    setattr(module, key, home)
+                for module, key, home in self._home[name]:
+                    setattr(module, key, _moved(home, self._device))
+                self.resident = name
+            yield
 
 
 def _moved(home: Tensor, device: torch.device) -> Tensor:
@@ -102,18 +108,46 @@ class _ToFloat(nn.Module):
 
 def surround(part: nn.Module, context: Callable[[], AbstractContextManager[Any]]) -> None:
     """Run every entry of a network inside a context; what comes out in bfloat16 becomes float32."""
-
-    def surrounded(entry: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(entry)
-        def call(*args: Any, **options: Any) -> Any:
-            with context():
-                return _in_float(entry(*args, **options))
-
-        return call
-
     for name in ENTRIES:
         if hasattr(type(part), name):
-            setattr(part, name, surrounded(getattr(part, name)))
+            setattr(part, name, Surrounded(getattr(part, name), context))
+
+
+class Surrounded:
+    """An entry of a network that runs inside a context; a copy of the network runs the same entry.
+
+    Args:
+        entry: a bound method.
+        context: makes one for every call.
+    """
+
+    def __init__(self, entry: Callable[..., Any], context: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._entry, self._context = entry, context
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        with self._context():
+            return _in_float(self._entry(*args, **options))
+
+    def __deepcopy__(self, known: dict[int, Any]) -> Surrounded:
+        return self
+
+
+def in_double(network: Network, device: torch.device, shared: Sequence[object] = ()) -> Network:
+    """A copy in float64, without what `Offload`, `halve` and `surround` added, for work that rounding spoils.
+
+    Args:
+        network: which other threads may be using.
+        device: where the copy works; one without float64 (MPS) leaves it on the CPU.
+        shared: what the copy may share with it.
+    """
+    copied = copy.deepcopy(network, {id(one): one for one in shared})
+    for part in copied.modules():
+        for name in ENTRIES:
+            if isinstance(vars(part).get(name), Surrounded):
+                delattr(part, name)
+        if is_parametrized(part, "weight"):
+            remove_parametrizations(part, "weight", leave_parametrized=False)
+    return copied.to("cpu" if device.type == "mps" else device, torch.float64)
 
 
 def _in_float(result: Any) -> Any:

@@ -67,7 +67,8 @@ class PositionGaussians(nn.Module):
         if few:
             positions = positions.flatten(0, 1)[None]
         # A position that never changes, such as a black border, would divide by nothing.
-        floor = 0.01 * positions.square().mean().clamp(min=1e-12) * torch.eye(len(self.dims)).double()
+        unit = torch.eye(len(self.dims), dtype=torch.float64, device="cpu")
+        floor = 0.01 * positions.square().mean().clamp(min=1e-12) * unit
         inverses = []
         for samples in positions:
             covariance, _ = ledoit_wolf(samples.numpy(), assume_centered=True)

@@ -68,7 +68,7 @@ def to_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def gaussian_kernel(sigma: float, taps: int) -> Tensor:
     """Normalised Gaussian weights, (taps,) float64."""
-    at = torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2
+    at = torch.arange(taps, dtype=torch.float64, device="cpu") - (taps - 1) / 2
     weights = torch.exp(-(at**2) / (2 * sigma**2))
     return weights / weights.sum()
 

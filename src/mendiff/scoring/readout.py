@@ -196,7 +196,7 @@ class Readout(nn.Module):
         image, *rebuilt = self._resized(features, image, *rebuilt)
         maps = self._maps(image, rebuilt, features)
         if config.standardise:
-            total = torch.tensordot(torch.tensor(self._shares).to(maps), self.scales(maps), dims=1)
+            total = torch.tensordot(maps.new_tensor(self._shares), self.scales(maps), dims=1)
         elif config.combine == "product":
             total = maps.prod(0)
         else:
@@ -292,7 +292,7 @@ class Readout(nn.Module):
     ) -> Tensor:
         """(max of the feature map / max of the pixel map) * pixel map, (B,1,H,W), as in DDAD and GLAD."""
         # The published code measures pixels in the units of the extractor's normalisation.
-        unit = getattr(features, "std", torch.ones(3, 1, 1, device=image.device))
+        unit = getattr(features, "std", image.new_ones(3, 1, 1))
         pixels = torch.stack([pixel_map(image / unit, one / unit) for one in rebuilt]).mean(0)
         dims = (0, 1, 2, 3) if self.batch_maxima else (1, 2, 3)
         return total.amax(dims, keepdim=True) / pixels.amax(dims, keepdim=True).clamp(min=1e-12) * pixels

@@ -49,7 +49,7 @@ class MapScales(nn.Module):
 
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Learn from the maps of good images, (M,B,1,H,W) each."""
-        sums = torch.zeros(2, len(self.mean), dtype=torch.float64)
+        sums = torch.zeros(2, len(self.mean), dtype=torch.float64, device="cpu")
         count = 0
         for maps in batches:
             flat = self._by_place(maps).flatten(1).double().cpu()
@@ -81,11 +81,13 @@ def usual_by_place(batches: Iterable[Tensor], side: int, sigma: float) -> Tensor
 
     A few dozen images leave noise, and neighbouring places are much alike: it is smoothed by `sigma` places.
     """
-    total, count = torch.zeros(()), 0
+    total: Tensor | None = None
+    count = 0
     for maps in batches:
-        total = total + to_grid(maps.sum(0, keepdim=True), (side, side))
+        more = to_grid(maps.sum(0, keepdim=True), (side, side))
+        total = more if total is None else total + more
         count += len(maps)
-    if count == 0:
+    if total is None:
         raise InputError(NONE_LEFT)
     return gaussian_blur(total / count, sigma)[0]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from mendiff.errors import InputError
 
 CONTEXT = (3, 7)
 """Sides of the windows over which the reconstruction's features are averaged as context."""
+_KEPT: Any = {"dtype": torch.float64, "device": "cpu"}
 
 
 class Moments:
@@ -25,8 +28,8 @@ class Moments:
 
     def _reset(self) -> None:
         self.count = 0
-        self._sum = torch.zeros(self._channels, dtype=torch.float64)
-        self._products = torch.zeros(self._channels, self._channels, dtype=torch.float64)
+        self._sum = torch.zeros(self._channels, **_KEPT)
+        self._products = torch.zeros(self._channels, self._channels, **_KEPT)
 
     def update(self, features: Tensor) -> None:
         """Take in every position of (B,C,h,w)."""
@@ -135,7 +138,7 @@ class ConditionalWhitening(nn.Module):
         residual = own - weight.T @ cross - cross.T @ weight + weight.T @ predictors @ weight
         inverse = torch.linalg.inv(_lifted(residual, self._shrinkage + len(own) / count))
         self.mean.copy_(mean)
-        self.weight.copy_(weight.T - torch.eye(*self.weight.shape, dtype=torch.float64))
+        self.weight.copy_(weight.T - torch.eye(*self.weight.shape, **_KEPT))
         self.root.copy_(torch.linalg.cholesky(inverse))
 
     def forward(self, features: Tensor, rebuilt: Tensor) -> Tensor:
@@ -155,4 +158,4 @@ def _with_context(features: Tensor) -> Tensor:
 
 def _lifted(covariance: Tensor, share: float) -> Tensor:
     lift = share * covariance.diagonal().mean().clamp(min=1e-12)
-    return covariance + lift * torch.eye(len(covariance), dtype=covariance.dtype)
+    return covariance + lift * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from mendiff.synthesis import DRAWN
+
 
 def _between(rng: torch.Generator, low: float, high: float) -> float:
-    return low + (high - low) * float(torch.rand((), generator=rng))
+    return low + (high - low) * float(torch.rand((), generator=rng, **DRAWN))
 
 
 def _equalize(image: Tensor, _: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mendiff.errors import InputError, check_range
+from mendiff.synthesis import DRAWN
 from mendiff.synthesis.augment import augment
 from mendiff.synthesis.foreground import MODES, foreground
 from mendiff.synthesis.perlin import perlin_masks, thin_masks
@@ -70,12 +71,12 @@ def synthesize(
     """
     batch, _, height, width = image.shape
     mask = perlin_masks(batch, (height, width), rng, config.threshold, config.max_exponent)
-    thin = torch.rand(batch, 1, 1, generator=rng) < config.thin_share
+    thin = torch.rand(batch, 1, 1, generator=rng, **DRAWN) < config.thin_share
     if config.thin_share > 0:
         mask = torch.where(thin, thin_masks(batch, (height, width), rng), mask)
-    chosen = torch.rand(batch, 1, 1, generator=rng) < config.share
+    chosen = torch.rand(batch, 1, 1, generator=rng, **DRAWN) < config.share
     mask = (mask & chosen).to(image.device) & foreground(image, config.foreground)
-    beta = (torch.rand(batch, 1, 1, 1, generator=rng) * config.max_blend).to(image)
+    beta = (torch.rand(batch, 1, 1, 1, generator=rng, **DRAWN) * config.max_blend).to(image)
     picked = chosen.flatten().nonzero().flatten()
     source = image.clone()
     if len(picked):
@@ -99,7 +100,7 @@ def anomaly_source(
     """What anomalies are cut from, (B,3,H,W) in [0,1]: augmented textures or shuffled augmented images."""
     sources = []
     for one in image:
-        if textures is not None and float(torch.rand((), generator=rng)) < 0.5:
+        if textures is not None and float(torch.rand((), generator=rng, **DRAWN)) < 0.5:
             index = int(torch.randint(len(textures), (), generator=rng))
             sources.append(augment(_piece(textures[index], one, rng), rng))
         else:

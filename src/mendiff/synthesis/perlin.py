@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mendiff.synthesis import DRAWN
+
 
 def perlin_noise(cells: Tensor, size: tuple[int, int], rng: torch.Generator) -> Tensor:
     """Gradient noise in about [-1,1], (B,H,W) float32.
@@ -19,9 +21,9 @@ def perlin_noise(cells: Tensor, size: tuple[int, int], rng: torch.Generator) -> 
     """
     batch, (height, width) = cells.shape[0], size
     nodes = int(cells.max()) + 1
-    angles = 2 * math.pi * torch.rand(batch, nodes * nodes, generator=rng)
-    y = (torch.arange(height)[None] + 0.5) / height * cells[:, :1]
-    x = (torch.arange(width)[None] + 0.5) / width * cells[:, 1:]
+    angles = 2 * math.pi * torch.rand(batch, nodes * nodes, generator=rng, **DRAWN)
+    y = (torch.arange(height, **DRAWN)[None] + 0.5) / height * cells[:, :1]
+    x = (torch.arange(width, **DRAWN)[None] + 0.5) / width * cells[:, 1:]
     row, column = y.floor().long(), x.floor().long()
     dy, dx = (y - row)[:, :, None], (x - column)[:, None, :]
 
@@ -46,7 +48,7 @@ def perlin_masks(
     """
     cells = 2 ** torch.randint(0, max_exponent + 1, (batch, 2), generator=rng)
     noise = perlin_noise(cells, size, rng)
-    angle = (torch.rand(batch, generator=rng) * 2 - 1) * (math.pi / 2)
+    angle = (torch.rand(batch, generator=rng, **DRAWN) * 2 - 1) * (math.pi / 2)
     return rotate(noise, angle) > threshold
 
 
@@ -56,11 +58,11 @@ def thin_masks(batch: int, size: tuple[int, int], rng: torch.Generator, max_expo
     Blobs alone never look like a crack or a scratch; these do. Width is 1 to 3 pixels.
     """
     cells = 2 ** torch.randint(1, max_exponent + 1, (batch, 2), generator=rng)
-    noise = rotate(perlin_noise(cells, size, rng), torch.rand(batch, generator=rng) * math.pi)
-    level = torch.rand(batch, 1, 1, generator=rng) * 0.4 - 0.2
+    noise = rotate(perlin_noise(cells, size, rng), torch.rand(batch, generator=rng, **DRAWN) * math.pi)
+    level = torch.rand(batch, 1, 1, generator=rng, **DRAWN) * 0.4 - 0.2
     slope_y, slope_x = torch.gradient(noise, dim=(1, 2))
     distance = (noise - level).abs() / (slope_y**2 + slope_x**2).sqrt().clamp(min=1e-3)
-    half_width = 0.5 + torch.rand(batch, 1, 1, generator=rng)
+    half_width = 0.5 + torch.rand(batch, 1, 1, generator=rng, **DRAWN)
     cut = perlin_noise(torch.full((batch, 2), 2), size, rng) > 0.15
     return (distance < half_width) & cut
 
