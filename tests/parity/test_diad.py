@@ -278,6 +278,7 @@ def test_map_smoothing_and_pooled_score(anomaly, combine, name):
     tensors, side = anomaly.tensors, anomaly.tensors["map.a"].shape[-1]
     layers = range(len(anomaly.under("in.fs.")))
     ours, theirs = ([tensors[f"in.{name}.{number}"] for number in layers] for name in ("fs", "ft"))
+    plain = tensors[f"map.{name}"]
     values, close = anomaly.notes["values"][f"score.{name}"], anomaly.tolerance("maps")
     (sigma,) = stated_in(tensors, rf"map\.{name}\.gauss(\d+)")
     rounds, window = stated_in(values, r"max_after_(\d+)x_avgpool(\d+)")
@@ -287,7 +288,7 @@ def test_map_smoothing_and_pooled_score(anomaly, combine, name):
     image, rebuilt = torch.zeros(1, 3, side, side), torch.ones(1, 3, side, side)
     readout = Readout(dataclasses.replace(published, sigma=0.0), [one.shape[1] for one in ours])
     found = readout.anomaly_map(image, [rebuilt], lambda pixels: theirs if bool(pixels.all()) else ours)
-    torch.testing.assert_close(found[0, 0].double(), tensors[f"map.{name}"], **close)
+    torch.testing.assert_close(found[0, 0].double(), plain, **close)
     smooth = Readout(published, [one.shape[1] for one in ours])
     found = smooth.anomaly_map(image, [rebuilt], lambda pixels: theirs if bool(pixels.all()) else ours)
     exact = tensors[f"map.{name}.gauss{sigma}"]
@@ -391,15 +392,18 @@ def test_one_step_of_the_optimizer(path, weights, training, rewired, published_n
     optimizer = make_optimizer(TrainingConfig(learning_rate=rate, weight_decay=decay), trained.values())
     published_step(model, training)
     optimizer.step()
-    close = training.tolerance("after_step")
     ours = {published_name[name]: one for name, one in trained.items()}
     for name, stated in training.under("after_step.").items():
         before, gradient = weights.tensors[name], training.tensors[f"only_mid_true.grad.{name}"]
         expected = before * (1 - rate * decay) - rate * gradient / (gradient.abs() + settings["eps"])
-        torch.testing.assert_close(ours[name].detach(), expected, **close)
+        # The first step of Adam is nearly the gradient's sign, which a small one's tolerance turns around.
+        apart = relative_of(training) * gradient.abs().max()
+        turned = rate * settings["eps"] * apart / (gradient.abs() + settings["eps"]).square()
+        limit = training.tolerance("after_step")["atol"] + turned.clamp(max=2 * rate)
+        assert bool(((ours[name].detach() - expected).abs() <= limit).all()), name
         # Some files state the weights as they were before the step; such values say nothing of it.
         if not torch.equal(stated, before):
-            torch.testing.assert_close(ours[name].detach(), stated, **close)
+            assert bool(((ours[name].detach() - stated).abs() <= limit).all()), name
 
 
 # Pictures into the published code.
