@@ -66,8 +66,8 @@ class Sources:
 class Diffusion(Protocol):
     """Stable Diffusion on disk, whatever the layout."""
 
-    def find(self, sources: Sources) -> list[Path]:
-        """The files of weights, all of which are there; what only the hub has is fetched."""
+    def find(self, sources: Sources) -> dict[str, Path]:
+        """All files by what they hold; what only the hub has is fetched, and what lacks is an error."""
 
     def load_unet(self, denoiser: Denoiser) -> str:
         """Fill the denoiser's network; returns the file."""
@@ -213,13 +213,13 @@ class _Folder:
     def __init__(self, find: Callable[..., Path]) -> None:
         self._find = find
 
-    def find(self, sources: Sources) -> list[Path]:
+    def find(self, sources: Sources) -> dict[str, Path]:
         parts = (
             ("unet", WEIGHTS, sources.unet),
             ("vae", WEIGHTS, sources.codec),
             ("text_encoder", "model", sources.prompt is None),
         )
-        return [self._weights(part, name) for part, name, wanted in parts if wanted]
+        return {part: self._weights(part, name) for part, name, wanted in parts if wanted}
 
     def load_unet(self, denoiser: Denoiser) -> str:
         self._check_settings("unet", denoiser.network)
@@ -265,9 +265,9 @@ class _SingleFile:
         self._path = path
         self._weights: dict[str, Tensor] = {}
 
-    def find(self, sources: Sources) -> list[Path]:
-        """The file, whatever it holds."""
-        return [self._path]
+    def find(self, sources: Sources) -> dict[str, Path]:
+        """The file is there, whatever it holds."""
+        return {"diffusion": self._path}
 
     def load_unet(self, denoiser: Denoiser) -> str:
         network: Any = denoiser.network

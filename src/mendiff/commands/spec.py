@@ -131,8 +131,8 @@ def read_job(folder: Path) -> Job:
         job = Job(**read_json(spec))
     except (TypeError, InputError) as error:
         raise InputError(refusal) from error
-    groups: tuple[Any, ...] = (job.rows, job.settings, job.identity, *job.rows.values())
-    if not isinstance(job.categories, list) or not all(isinstance(one, dict) for one in groups):
+    named: list[Any] = [job.rows, job.settings, job.identity]
+    if not all(isinstance(one, dict) for one in (*named, *dict(job.rows).values())):
         raise InputError(refusal)
     return job
 
