@@ -1,15 +1,35 @@
-"""The README's Python examples run as they stand, on small data and a small network."""
+"""The README's Python examples run as they stand, on small data; its command lines are valid ones."""
 
+import contextlib
+import importlib
+import inspect
+import io
 import re
+import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mendiff.calibration import Calibration
+from mendiff.cli import main
+from mendiff.commands.bench import Bench, Given, chosen_rows, handed_out, planned
+from mendiff.commands.catalogue import COMMANDS
+from mendiff.commands.fit import BALANCES, STATISTICS, check_prompts
+from mendiff.commands.fit_codec import PRESETS as CODECS
+from mendiff.commands.fit_features import PRESETS as FEATURES
+from mendiff.commands.plan import Plan, check_sources, stated_config
+from mendiff.commands.spec import CONTROLS
+from mendiff.errors import InputError
+from mendiff.evaluation.data import NAMES
+from mendiff.evaluation.samples import Category
+from mendiff.evaluation.suites import SUITES
 from mendiff.images import save_png
+from mendiff.methods.base import METHODS, find_preset
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+OTHERS = ("pip", "git", "pytest", "hf")
 
 
 def example(name):
@@ -54,3 +74,148 @@ def test_anomalib_example(photos, tiny_config, monkeypatch):
     model = mendiff.load(photos / "model")
     assert len(model.calibration.scores) == 4
     assert model.predict("a.png").score.isfinite().all()
+
+
+# Command lines: those of the README and of --help are parsed, and checked as far as that needs no files.
+
+
+def commands_of(text):
+    """The command lines of mendiff in some lines of shell, as words."""
+    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+        words = shlex.split(line, comments=True)
+        for part in " ".join(map(shlex.quote, words)).split(" '&&' "):
+            words = shlex.split(part)
+            while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                words = words[1:]
+            if words and words[0] == "mendiff":
+                yield words[1:]
+            elif words:
+                assert words[0] in OTHERS, f"not a command of mendiff, nor of {OTHERS}: {part}"
+
+
+def readme_commands():
+    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    return [command for block in blocks for command in commands_of(block)]
+
+
+HELP = [words for one in COMMANDS for example in one.examples for words in commands_of(example)]
+
+
+def refusal(words):
+    """Why a command line would be refused before it reads a file, or nothing."""
+    given = {}
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as told:
+        room = SimpleNamespace(run=lambda **options: given.update(options) or {})
+        patch.setattr(importlib, "import_module", lambda name: room)
+        code = main(words)
+    if code:
+        return told.getvalue() or "no command"
+    try:
+        check_words(words[0], given)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def check_words(command, given):
+    """Refuse names that no code knows, and settings that do not go together."""
+    for option, known in (("layout", NAMES), ("statistics", STATISTICS), ("balance", BALANCES)):
+        if given.get(option) is not None and given[option] not in known:
+            raise InputError(f"--{option}: expected one of {known}, got {given[option]!r}.")
+    if command in ("fit", "plan", "demo"):
+        plan = Plan(
+            given["method"],
+            given.get("preset", "tiny"),
+            given["settings"],
+            given.get("features"),
+            statistics=given.get("statistics", "global"),
+            pretrained=given.get("pretrained"),
+        )
+        config = stated_config(plan)
+        if command == "fit":
+            check_sources(plan, config)
+            names = getattr(config.denoiser, "categories", ()) or ("part",)
+            check_prompts(plan, config, [Category(name, None, (), ()) for name in names])
+    elif command == "fit-codec":
+        assert given["preset"] in CODECS
+    elif command == "fit-features":
+        assert given["preset"] in FEATURES
+    elif command == "convert" and given["kind"] in METHODS:
+        find_preset(given["kind"], given["preset"])
+    elif command == "benchmark":
+        check_benchmark(given)
+
+
+def check_benchmark(given):
+    """The same of a benchmark, as it checks itself before anything is run."""
+    from mendiff.anomalib_models.peers import peer_class  # takes seconds
+
+    if given["suite"] is not None and given["suite"] not in SUITES:
+        raise InputError(f"--suite: expected one of {', '.join(SUITES)}, got {given['suite']!r}.")
+    suite, preset = SUITES.get(given["suite"]), given["preset"]
+    rows, together = chosen_rows(suite, given["ablation"], given["methods"], given["settings"], preset)
+    for row in rows:
+        assert row.method in (*METHODS, *CONTROLS) or peer_class(row.method)
+    names = list(suite.categories) if suite else ["part"]
+    bench = Bench(
+        rows, names, together or given["multi_class"], Path("."), "auto", (0,), preset, None, None, suite
+    )
+    extras = Given(*(given[name] for name in ("pretrained", "prompt", "codec", "textures", "statistics")))
+    for job in handed_out(planned(bench, "cpu"), extras).values():
+        if job.method in METHODS:
+            config = stated_config(job.plan)
+            check_sources(job.plan, config)
+            check_prompts(job.plan, config, [Category(name, None, (), ()) for name in job.categories])
+
+
+@pytest.mark.parametrize("words", [*readme_commands(), *HELP], ids=" ".join)
+def test_every_command_line_that_is_shown_is_one(words):
+    assert refusal(words) == ""
+
+
+def test_command_lines_are_found_in_all_their_forms():
+    text = (
+        "pip install . && mendiff demo\nA=1 mendiff fit x -o y \\\n    --steps 3   # so many\ngit clone x\n"
+    )
+    assert list(commands_of(text)) == [["demo"], ["fit", "x", "-o", "y", "--steps", "3"]]
+    assert len(readme_commands()) >= 15
+    with pytest.raises(AssertionError, match="not a command"):
+        list(commands_of("mendif fit x"))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("fit photos", "expected -o/--out DIR"),
+        ("fit photos -o model --colour red", "--colour"),
+        ("fit photos -o model --preset papre", "preset: expected one of"),
+        ("fit photos -o model --method glat", "method: expected one of"),
+        ("fit photos -o model --preset paper/mvtec/cable", "--pretrained: expected"),
+        ("fit mvtec -o model --preset paper/mvtec --pretrained a/b", "--statistics: expected category"),
+        ("fit photos -o model --set training.step=3", "training: expected some of"),
+        ("fit photos -o model --statistics each", "--statistics: expected one of"),
+        ("predict model -o findings", "expected IMAGES"),
+        ("benchmark mvtec -o runs --suite glad-mvtek", "--suite: expected one of"),
+        ("benchmark mvtec -o runs --ablation diad-sf", "--ablation: expected one of"),
+        ("benchmark mvtec -o runs --suite glad-mvtec --preset paper", "--pretrained: expected"),
+        ("benchmark mvtec -o runs --methods patchkore", "methods: expected one of"),
+        ("benchmark mvtec -o runs --methods ran --pretrained a/b", "--pretrained: expected rows that take"),
+        ("bench mvtec -o runs", "bench"),
+    ],
+)
+def test_a_command_line_with_a_slip_would_not_pass(line, reason):
+    assert reason in refusal(line.split())
+
+
+def test_every_option_that_the_readme_names_is_there():
+    known = set()
+    for one in COMMANDS:
+        parameters = inspect.signature(one.function).parameters
+        known |= {"--" + name.replace("_", "-") for name in parameters} | {
+            "--set",
+            "--json",
+            "--config",
+            "--help",
+        }
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README.read_text(encoding="utf-8")))
+    assert named - known == set()

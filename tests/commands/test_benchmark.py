@@ -2,23 +2,33 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mendiff.cli import main
-from mendiff.commands.benchmark import Bench, chosen_rows, planned, printed
-from mendiff.commands.job import MODEL, Job, end_with, result_file
-from mendiff.commands.queue import outcomes, outcomes_of_ray, prepared
+from mendiff.commands import identity as identities
+from mendiff.commands import queue
+from mendiff.commands.bench import Bench, Given, chosen_rows, handed_out, planned
+from mendiff.commands.benchmark import printed
+from mendiff.commands.common import Terminal
+from mendiff.commands.identity import of_category
+from mendiff.commands.job import check_identity, end_with
+from mendiff.commands.job import run as run_job
+from mendiff.commands.queue import check_folder, outcomes, outcomes_of_ray, prepared
+from mendiff.commands.spec import FAILED, MODEL, Job, read_moved, result_file
 from mendiff.errors import InputError
 from mendiff.evaluation.ablations import ABLATIONS, Row
+from mendiff.evaluation.data import open_data
 from mendiff.evaluation.suites import SUITES
-from mendiff.methods.base import METHODS, find_method, find_preset
-from mendiff.methods.config import override
+from mendiff.methods.base import METHODS
 
 
 def bench(
@@ -206,14 +216,319 @@ def test_a_suite_takes_the_published_settings_of_its_categories(tmp_path, suite,
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_the_settings_of_every_ablation_fit_their_method(name):
+def test_rows_of_an_ablation_have_names_of_their_own(name):
     labels = [row.label for row in ABLATIONS[name].rows]
     assert len(set(labels)) == len(labels)
-    for row in ABLATIONS[name].rows:
-        assert row.method in METHODS
-        config = override(find_preset(row.method, "tiny"), {**row.settings, **row.changes})
-        if "features.name" not in row.settings and "features.layers" not in row.changes:
-            find_method(row.method)(override(config, {"image_size": 64}))
+    assert {row.method for row in ABLATIONS[name].rows} <= set(METHODS)
+
+
+def test_one_model_for_all_takes_the_preset_of_the_whole_set(tmp_path):
+    rows, suite = (Row("glad", "glad"),), SUITES["glad-mvtec"]
+    asked = bench(rows, suite.categories, True, suite=suite, preset="paper", tmp_path=tmp_path)
+
+    assert planned(asked, "cpu")["glad-all-0"].preset == "paper/mvtec"
+
+
+# What the papers print belongs to the method that they print it of.
+
+
+def test_the_papers_figures_stand_beside_the_method_itself_alone(tmp_path):
+    suite = SUITES["diad-mvtec"]
+    rows, together = chosen_rows(suite, "diad-baselines", None, {}, "paper")
+
+    known = printed(bench(rows, suite.categories, together, suite=suite, preset="paper", tmp_path=tmp_path))
+
+    assert known["DiAD"]["bottle"]["image_auroc"] == 0.997
+    assert [label for label, places in known.items() if any(places.values())] == ["DiAD"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"), [({"glad.training.accumulate": 8}, True), ({"glad.training.steps": 5}, False)]
+)
+def test_other_settings_are_not_those_of_the_paper_unless_they_change_no_result(tmp_path, settings, kept):
+    suite = SUITES["glad-mvtec"]
+    rows, _ = chosen_rows(suite, None, ["glad"], settings)
+
+    known = printed(bench(rows, suite.categories, suite=suite, tmp_path=tmp_path))
+
+    assert bool(known.get("glad")) == kept
+
+
+def test_a_mean_of_some_categories_does_not_stand_beside_the_mean_of_all(tmp_path):
+    suite, rows = SUITES["glad-mvtec"], (Row("glad", "glad"),)
+
+    whole = printed(bench(rows, suite.categories, suite=suite, tmp_path=tmp_path))
+    some = printed(bench(rows, suite.categories[:3], suite=suite, tmp_path=tmp_path))
+
+    assert whole["glad"]["mean"]["image_auroc"] == 0.993
+    assert "mean" not in some["glad"]
+
+
+def test_one_model_for_all_does_not_stand_beside_models_for_each(tmp_path):
+    suite, rows = SUITES["glad-mvtec"], (Row("glad", "glad"),)
+
+    assert printed(bench(rows, suite.categories, True, suite=suite, tmp_path=tmp_path)) == {}
+
+
+# What is given to the fits.
+
+
+def test_what_is_given_reaches_the_fits_that_can_take_it(tmp_path):
+    rows = (Row("glad", "glad"), Row("ran", "ran"), Row("median-colour", "median-colour"))
+    asked = bench(rows, ("nut",), preset="paper", tmp_path=tmp_path)
+    given = Given(pretrained="somebody/diffusion", textures=tmp_path / "dtd", statistics="category")
+
+    jobs = handed_out(planned(asked, "cpu"), given)
+
+    glad, ran, control = (jobs[f"{name}-nut-0"] for name in ("glad", "ran", "median-colour"))
+    assert (glad.pretrained, glad.statistics) == ("somebody/diffusion", "category")
+    assert glad.textures == str((tmp_path / "dtd").resolve())
+    assert (ran.pretrained, ran.textures, ran.statistics) == (None, None, "category")
+    assert (control.pretrained, control.textures, control.statistics) == (None, None, "global")
+
+
+def test_a_codec_reaches_the_rows_that_are_not_about_another_one(tmp_path, bundled):
+    rows = (Row("a", "diad"), Row("b", "diad", {"codec.kind": "pixels"}), Row("c", "ran"))
+
+    jobs = handed_out(planned(bench(rows, ("nut",), tmp_path=tmp_path), "cpu"), Given(codec=Path("auto")))
+
+    assert [jobs[f"{label}-nut-0"].codec for label in "abc"] == ["auto", None, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["--pretrained", "a/b"],
+            "--pretrained: expected rows that take it (glad and diad at a",
+        ),
+        (["--statistics", "category"], "--statistics: expected rows that take it"),
+        (["--statistics", "each"], "--statistics: expected one of global, category"),
+        (["glad", "--preset", "paper"], "--pretrained: expected Stable Diffusion v1 for --preset paper"),
+        (["glad", "--set", "glad.training.step=3"], "training: expected some of"),
+        (["glad", "--textures", "nowhere"], "nowhere: no such file or folder"),
+    ],
+)
+def test_what_no_row_can_take_is_refused_before_anything_runs(parts, tmp_path, capsys, options, sentence):
+    assert run(parts, tmp_path / "run", *options) == 2
+
+    told = capsys.readouterr().err.strip()
+    assert sentence in told
+    assert len(told.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+# A folder of jobs belongs to its data, weights, device and code.
+
+
+@pytest.fixture
+def own(parts, tmp_path):
+    """One category of one's own to change."""
+    shutil.copytree(parts / "nut", tmp_path / "data/nut")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def done(own, tmp_path, monkeypatch):
+    """(data, options) to the exit code of a control's run in this process; it writes to tmp_path/run."""
+
+    def in_process(folder, gpu):
+        run_job(read_moved(folder), folder, Terminal(quiet=True))
+        return ""
+
+    monkeypatch.setattr(queue, "run_job", in_process)
+
+    def again(data=own, *options):
+        return run(data, tmp_path / "run", *options)
+
+    assert again() == 0
+    return again
+
+
+def specs(tmp_path):
+    return {path: path.read_bytes() for path in (tmp_path / "run/jobs").rglob("job.json")}
+
+
+def brighten(path):
+    Image.fromarray(np.array(Image.open(path)) // 2).save(path)
+
+
+def test_a_run_on_the_same_data_is_not_done_again_even_at_another_place(done, own, tmp_path, capsys):
+    before = specs(tmp_path)
+    assert done() == 0
+    moved = shutil.copytree(own, tmp_path / "moved")
+    shutil.rmtree(own)
+    capsys.readouterr()
+
+    assert done(moved) == 0
+
+    assert "1 of 1 jobs are done already" in (told := capsys.readouterr().err)
+    assert "lie elsewhere than before, with the same content" in told
+    assert specs(tmp_path) == before
+
+
+def test_what_is_missing_is_done_from_where_the_data_lie_now(done, own, tmp_path):
+    moved = shutil.copytree(own, tmp_path / "moved")
+    shutil.rmtree(own)
+    result = tmp_path / "run/jobs/median-colour-nut-0/median-colour.result.json"
+    result.unlink()
+
+    assert done(moved) == 0
+
+    assert result.is_file()
+
+
+@pytest.mark.parametrize("name", ["train/good/3.png", "test/dot/1.png", "ground_truth/dot/1_mask.png"])
+def test_another_picture_or_mask_is_other_data(done, own, tmp_path, capsys, name):
+    before, results = specs(tmp_path), (tmp_path / "run/results.json").read_bytes()
+    other = shutil.copytree(own, tmp_path / "other")
+    brighten(other / "nut" / name)
+
+    assert done(other) == 2
+
+    assert "data: the images or masks of nut are not those of before" in capsys.readouterr().err
+    assert specs(tmp_path) == before
+    assert (tmp_path / "run/results.json").read_bytes() == results
+
+
+def test_data_that_are_changed_in_place_are_other_data(done, own, capsys):
+    (own / "nut/test/good/0.png").unlink()
+
+    assert done() == 2
+
+    assert "the images or masks of nut" in capsys.readouterr().err
+
+
+def test_a_fingerprint_is_of_contents_labels_and_names_and_not_of_places(own, tmp_path):
+    def known(root):
+        (category,) = open_data(root)
+        return of_category(category)
+
+    first, copy = known(own), shutil.copytree(own, tmp_path / "copy")
+    assert known(copy) == first
+    (copy / "nut/test/dot").rename(copy / "nut/test/scratch")
+    (copy / "nut/ground_truth/dot").rename(copy / "nut/ground_truth/scratch")
+    assert known(copy) != first
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ({"sources": "other"}, "code: mendiff's own files have changed since"),
+        ({"torch": "1.0"}, "code: torch: "),
+        ({"mendiff": "9.0"}, "code: mendiff: "),
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--seeds", "7")])
+def test_another_code_is_refused_for_the_whole_folder(
+    done, own, tmp_path, monkeypatch, capsys, code, told, options
+):
+    before, real = specs(tmp_path), identities.code()
+    monkeypatch.setattr(identities, "code", lambda: real | code)
+
+    assert done(own, *options) == 2
+
+    assert told in capsys.readouterr().err
+    assert specs(tmp_path) == before
+
+
+def stated(name, folder, **changes):
+    contents = {
+        "data": {"nut": "1"},
+        "files": {"features_weights": "2"},
+        "device": {"device": "cpu"},
+        "code": {},
+    }
+    contents |= changes.pop("identity", {})
+    job = Job("memory-bank", {"bank": {}}, "parts", ["nut"], identity=contents)
+    (folder / "jobs" / name).mkdir(parents=True, exist_ok=True)
+    return replace(job, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"files": {"features_weights": "3"}}, "features_weights: other contents than before"),
+        ({"files": {}}, "features_weights: one before, none now"),
+        ({"files": {"features_weights": "2", "codec": "4"}}, "codec: none before, one now"),
+        ({"device": {"device": "cuda"}}, "device: cpu before, cuda now"),
+    ],
+)
+@pytest.mark.parametrize("name", ["bank-nut-0", "bank-bolt-0"])
+def test_other_weights_and_another_device_are_refused_for_all_jobs_of_a_row(tmp_path, changes, told, name):
+    folder = prepared(tmp_path, "bank-nut-0", stated("bank-nut-0", tmp_path))
+    result_file(folder, "bank").write_text("{}")
+
+    with pytest.raises(InputError, match=told):
+        check_folder(tmp_path, {name: stated(name, tmp_path, identity=changes)})
+
+
+def test_another_cuda_device_is_the_same_kind(tmp_path):
+    job = stated("a", tmp_path, device="cuda:0", identity={"device": {"device": "cuda"}})
+    before = prepared(tmp_path, "a", job) / "job.json"
+    kept = before.read_bytes()
+
+    prepared(tmp_path, "a", replace(job, device="cuda:1"))
+
+    assert before.read_bytes() == kept
+    assert read_moved(before.parent).device == "cuda:1"
+
+
+def test_rows_that_come_to_a_fit_later_are_added_and_those_that_are_there_stay(tmp_path):
+    job = stated("a", tmp_path)
+    folder = prepared(tmp_path, "a", job)
+    prepared(tmp_path, "a", replace(job, rows={"other": {"x": 1}}, data="elsewhere"))
+
+    kept = json.loads((folder / "job.json").read_text())
+    assert (kept["rows"], kept["data"]) == ({"bank": {}, "other": {"x": 1}}, "parts")
+    with pytest.raises(InputError, match="changes of 'other'"):
+        prepared(tmp_path, "a", replace(job, rows={"other": {"x": 2}}))
+
+
+def test_a_job_that_failed_at_once_may_be_put_right(tmp_path):
+    folder = prepared(tmp_path, "a", stated("a", tmp_path))
+    other = stated("a", tmp_path, identity={"files": {"features_weights": "3"}})
+    with pytest.raises(InputError):
+        prepared(tmp_path, "a", other)  # it may be about to run
+    (folder / FAILED).write_text("no such file")
+
+    prepared(tmp_path, "a", other)
+
+    assert read_moved(folder) == other
+
+
+def test_a_job_of_an_earlier_version_is_not_taken_for_this_ones(tmp_path):
+    prepared(tmp_path, "a", stated("a", tmp_path, identity={"files": {}}))
+    place = tmp_path / "jobs/a/job.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"identity": {}}))
+
+    with pytest.raises(InputError, match="as an earlier version left them"):
+        prepared(tmp_path, "a", stated("a", tmp_path))
+
+
+def test_data_that_change_while_a_job_waits_are_not_measured(own):
+    (category,) = open_data(own)
+    job = Job("median-colour", {"a": {}}, str(own), ["nut"])
+    job = replace(job, identity=identities.identity(job, [category]))
+    check_identity(job, [category])
+    brighten(category.train[0])
+
+    with pytest.raises(InputError, match="expected what was there when the benchmark began"):
+        check_identity(job, [category])
+
+
+def test_files_of_weights_are_known_by_their_contents(parts, tmp_path):
+    (category,) = open_data(parts / "nut")
+    for name, content in (("one", b"1"), ("same", b"1"), ("other", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "resnet18.safetensors").write_bytes(content)
+
+    def known(name, **more):
+        job = Job("memory-bank", {}, "", ["nut"], features="resnet18", features_weights=str(tmp_path / name))
+        return identities.identity(replace(job, **more), [category])["files"]
+
+    assert known("one") == known("same") != known("other")
+    assert known("one/resnet18.safetensors") == known("one")
 
 
 def test_another_file_where_the_job_should_be_is_refused(tmp_path):

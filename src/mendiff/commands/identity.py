@@ -24,7 +24,7 @@ from mendiff.images import find_images
 from mendiff.nets.features import hub_id
 
 if TYPE_CHECKING:
-    from mendiff.commands.job import Job
+    from mendiff.commands.spec import Job
 
 PARTS = ("data", "files", "device", "code")
 CODE = (".py", ".yaml", ".json", ".safetensors")
@@ -99,7 +99,7 @@ def of_files(job: Job) -> Iterator[tuple[str, str]]:
         prompt = None if job.prompt is None else Path(job.prompt)
         sources = Sources(job.pretrained, prompt, codec=job.codec is None)
         found = open_diffusion(job.pretrained).find(sources)
-        yield "pretrained", fingerprint(content(one) for one in found.values())
+        yield "pretrained", fingerprint(f"{part} {content(one)}" for part, one in found.items())
     if job.prompt is not None:
         yield "prompt", _existing("--prompt", Path(job.prompt))
     if job.codec is not None:

@@ -94,7 +94,7 @@ def seconds_per_step(
     elif taken > BUSY * computed:
         say(
             f"note: this machine is busy with other work: a step takes {taken:.2f} s now, {computed:.2f} s "
-            "by itself, which the number of steps is chosen by; training may last longer than meant."
+            "alone, which the number of steps is chosen by; training may last longer than meant."
         )
     return config.training.accumulate * computed
 
