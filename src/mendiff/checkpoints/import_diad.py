@@ -15,9 +15,9 @@ from torch import Tensor
 from mendiff.checkpoints.names import check_places, under
 from mendiff.checkpoints.text import embed
 from mendiff.errors import InputError
-from mendiff.methods.diad import MEAN, STD, Diad
+from mendiff.methods.diad import Diad
 from mendiff.methods.diad_config import DiadConfig
-from mendiff.nets.codec import CodecConfig, make_codec
+from mendiff.nets.codec import MEAN, STD, CodecConfig, make_codec
 from mendiff.nets.features import FeatureExtractor, make_features
 from mendiff.nets.published import codec_names, guide_names, renewed_codec_names, unet_names
 from mendiff.nets.settled import built

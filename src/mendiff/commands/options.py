@@ -120,7 +120,8 @@ def fit_codec(
     """Train or tune an autoencoder on good images; `mendiff fit --codec` takes it.
 
     Args:
-        preset: tiny, or kl for Stable Diffusion's kind.
+        preset: tiny, or kl for Stable Diffusion's kind, tuned as for DiAD's preset paper: on
+            ImageNet-normalised pixels, against a discriminator.
         start: a codec folder to go on from, such as mendiff convert codec writes, or auto for the bundled.
         features: timm's name of a backbone for the perceptual term, or auto for the bundled one.
         features_weights: the backbone's weights, a local safetensors file; auto needs none.

@@ -67,4 +67,5 @@ def adaptive_weight(other: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
     """
     (theirs,) = torch.autograd.grad(other, last, retain_graph=True)
     (own,) = torch.autograd.grad(adversarial, last, retain_graph=True)
-    return (theirs.norm() / (own.norm() + 1e-4)).clamp(max=LARGEST_WEIGHT).detach()
+    weight: Tensor = (theirs.norm() / (own.norm() + 1e-4)).clamp(max=LARGEST_WEIGHT)
+    return weight.detach()
