@@ -12,6 +12,7 @@ from rich.table import Table
 from mendiff.commands.common import Terminal
 from mendiff.evaluation.checks import check_data
 from mendiff.evaluation.data import Category, read_data
+from mendiff.evaluation.outliers import unlike_images
 from mendiff.evaluation.samples import Finding
 
 
@@ -21,6 +22,7 @@ def run(data: Path, layout: str, quiet: bool) -> dict[str, Any]:
     categories, findings = read_data(data, layout)
     with terminal.bar("checking") as update:
         findings += check_data(categories, update)
+    findings += [finding for category in categories for finding in unlike_images(category)]
     faults = sum(finding.hard for finding in findings)
     rows = [_count(category) for category in categories]
     if not quiet:
