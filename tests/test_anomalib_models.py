@@ -417,14 +417,24 @@ def test_held_back_images_do_not_depend_on_order_or_seed():
     assert len(first.held_back) == 6
 
 
-@pytest.mark.parametrize(("count", "kept"), [(8, 4), (27, 4), (100, 15), (1000, 64)])
+@pytest.mark.parametrize(
+    ("count", "kept"), [(2, 1), (3, 1), (4, 2), (5, 2), (7, 3), (8, 4), (27, 4), (100, 15), (1000, 64)]
+)
 def test_number_of_held_back_images(count, kept):
     assert len(choose(range(count))) == kept
 
 
 def test_too_few_different_images_are_an_input_error(tmp_path):
-    with pytest.raises(InputError, match="expected at least 8 different good ones, got 7"):
-        train(Glad(CONFIG), GoodImages(pictures(7) + pictures(7), 32), workdir=tmp_path)
+    with pytest.raises(InputError, match=r"expected at least 2 different good ones, .* got 1"):
+        train(Glad(CONFIG), GoodImages(pictures(1) + pictures(1), 32), workdir=tmp_path)
+
+
+def test_a_fit_to_images_that_were_all_held_back_before_leaves_some_to_train_on():
+    model, images = Glad(CONFIG), GoodImages(pictures(8), 32)
+    model.hold_back(images.identities)
+    kept = [pair for pair in images.identities if pair[0] in model.held_back]
+    model.hold_back(kept)
+    assert len(model.held_back) == 2
 
 
 def test_batch_of_held_back_images_alone_is_a_step_that_changes_nothing(tmp_path):

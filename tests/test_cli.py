@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 import mendiff
 import mendiff.model as mendiff_model
+from mendiff.anomalib_models import GoodImages, choose
 from mendiff.checkpoints import store
 from mendiff.checkpoints.codecs import open_codec, read_codec
 from mendiff.checkpoints.store import read_weights
@@ -389,13 +390,73 @@ def test_fit_writes_a_model_and_says_so(run, data, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "model"]
 
 
-def test_fit_needs_images(refused, tmp_path):
+def test_fit_needs_images(run, refused, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no images found" in refused("fit", tmp_path / "empty", "-o", tmp_path / "m", *settings())
     assert "no such folder" in refused("fit", tmp_path / "none", "-o", tmp_path / "m", *settings())
-    few = draw(tmp_path / "few", 7)
-    sentence = refused("fit", few, "-o", tmp_path / "m", *settings())
-    assert "expected at least 8 good images, got 7" in sentence
+    one = draw(tmp_path / "one", 1)
+    sentence = refused("fit", one, "-o", tmp_path / "m", *settings())
+    assert (
+        "expected at least 2 good images, one to learn from and one to set the threshold by, got 1"
+        in sentence
+    )
+    shutil.copy(one / "0.png", one / "same.png")
+    code, _, err = run("fit", one, "-o", tmp_path / "m", *settings())
+    assert code == 2
+    assert "expected at least 2 different good ones" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "empty", "one"]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (2, "from 2 good images, 1 of which it was trained on: the rate of 1 % is a guess"),
+        (3, "from 3 good images, 2 of which it was trained on: the rate of 1 % is a guess"),
+        (5, "from 2 held-back images: the rate of 1 % is a guess"),
+        (7, "from 3 held-back images: the rate of 1 % is a guess"),
+    ],
+)
+@pytest.mark.parametrize("method", ["glad", "ran"])
+def test_few_images_are_fitted_with_one_warning_of_what_the_threshold_is_worth(
+    run, tmp_path, method, count, words
+):
+    few = draw(tmp_path / "few", count)
+    chosen = RAN if method == "ran" else settings()
+    code, out, err = run("fit", few, "-o", tmp_path / "model", "--json", *chosen)
+    assert code == 0, err
+    assert words in json.loads(out)["worth"]
+    assert err.count("warning:") == 1
+    assert words in err
+    assert words in " ".join(run("info", tmp_path / "model")[1].replace("│", " ").split())
+    assert mendiff.load(tmp_path / "model").predict(sorted(few.iterdir())).score.isfinite().all()
+
+
+def test_fit_says_that_a_rate_is_extrapolated_and_keeps_the_one_that_was_asked_for(run, data, tmp_path):
+    words = ("--false-alarm-rate", "0.05", *settings())
+    code, out, err = run("fit", data, "-o", tmp_path / "model", *words)
+    assert (code, out) == (0, "")
+    assert "note: threshold from 4 held-back images" in err
+    assert "the rate of 5 % is extrapolated; about 20 would measure it" in err
+    model = mendiff.load(tmp_path / "model")
+    assert model.calibration.false_alarm_rate == 0.05
+    assert model.threshold < model.with_false_alarm_rate(0.01).threshold
+    assert "meant to flag 5% of good parts" in " ".join(run("info", tmp_path / "model")[1].split())
+
+
+def test_fit_names_a_defect_among_the_good_images_and_passes_over_it(run, tmp_path):
+    good = draw(tmp_path / "good", 30)
+    # Whether it is held back depends on its content.
+    for seed in range(100):
+        Image.fromarray(picture(np.random.default_rng(1000 + seed), defect=24)).save(good / "odd.png")
+        seeds = {Path(name).name: at for at, name in GoodImages(sorted(good.iterdir()), 32).identities}
+        if seeds["odd.png"] in choose(list(seeds.values())):
+            break
+    code, out, err = run("fit", good, "-o", tmp_path / "model", "--json", *settings(training__steps="30"))
+    assert code == 0
+    assert f"warning: {good / 'odd.png'}: stands out among the good images (score " in err
+    assert json.loads(out)["standing_out"] == [str(good / "odd.png")]
+    model = mendiff.load(tmp_path / "model")
+    assert model.threshold < model.predict(good / "odd.png").score
 
 
 def test_what_is_written_twice_to_spare_an_import_is_the_same():
@@ -1328,10 +1389,10 @@ def test_a_category_that_the_model_does_not_know_is_refused(refused, model, data
 
 def test_statistics_of_a_category_with_too_few_images_are_refused(refused, plates, tmp_path):
     few = shutil.copytree(plates, tmp_path / "few")
-    for path in sorted((few / "dark/train/good").iterdir())[5:]:
+    for path in sorted((few / "dark/train/good").iterdir())[1:]:
         path.unlink()
     words = ("fit", few, "-o", tmp_path / "out", "--statistics", "category", *settings())
-    assert "expected at least 8 good images of dark, got 5" in refused(*words)
+    assert "expected at least 2 good images of dark, got 1" in refused(*words)
     assert "expected one of global, category, got 'some'" in refused(
         "fit", few, "-o", tmp_path / "out", "--statistics", "some"
     )

@@ -213,7 +213,8 @@ def _skewed(deviate: float, skewness: float) -> float:
     """
     if skewness < 1e-6:
         return deviate
-    return 2 / skewness * ((1 + skewness * deviate / 6 - skewness**2 / 36) ** 3 - 1)
+    cubic: float = (1 + skewness * deviate / 6 - skewness**2 / 36) ** 3
+    return 2 / skewness * (cubic - 1)
 
 
 def _without_odd(scores: Sequence[float]) -> list[tuple[float, list[float]]]:

@@ -68,6 +68,21 @@ def test_a_position_that_never_changes_stays_finite(layers):
     assert bool(gaussians(still).isfinite().all())
 
 
-def test_too_few_images_are_refused(layers):
-    with pytest.raises(InputError, match="at least 4 good ones for PaDiM's Gaussians, got 3"):
-        PositionGaussians(DIMS, (3, 3)).fit([[one[:3] for one in layers]])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_images_share_the_covariance_of_all_positions(layers, count):
+    gaussians = PositionGaussians(DIMS, (3, 3))
+    gaussians.fit([[one[:count] for one in layers]])
+    features = described([one[:count] for one in layers]).double()
+    apart = (features - features.mean((0, 2, 3), keepdim=True)).permute(0, 2, 3, 1).flatten(0, 2)
+    own = LedoitWolf(assume_centered=True).fit(apart.numpy()).covariance_
+    expected = np.linalg.inv(own + 0.01 * float(apart.square().mean()) * np.eye(4))
+    for inverse in gaussians.inverse_covariance.numpy():
+        np.testing.assert_allclose(inverse, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gaussians.mean.double(), features.mean(0), rtol=0, atol=1e-6)
+    # Others are near, since one image says nothing of how much a position varies.
+    assert float(gaussians([one[10:] for one in layers]).mean()) < 4
+
+
+def test_no_images_are_refused():
+    with pytest.raises(InputError, match="expected good ones for PaDiM's Gaussians, got none"):
+        PositionGaussians(DIMS, (3, 3)).fit([])

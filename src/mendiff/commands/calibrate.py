@@ -59,7 +59,7 @@ def run(
     with new_folder(place) as draft:
         draft.rmdir()
         save(draft, made.name, made.method, made.calibration, made.info, own)
-    calibration = made.calibration
+    calibration, paths = made.calibration, [path for some in images.values() for path in some]
     terminal.say(f"model: {out} (threshold {made.threshold:.4g} from good images alone)")
     say_worth(calibration, terminal)
     return {
@@ -69,6 +69,7 @@ def run(
         "false_alarm_rate": calibration.false_alarm_rate,
         "images": sum(map(len, images.values())),
         "worth": calibration.worth,
+        "standing_out": [str(paths[at]) for at in calibration.odd] if paths else [],
     }
 
 

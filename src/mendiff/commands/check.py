@@ -13,6 +13,7 @@ from mendiff.commands.ending import one_line
 from mendiff.data.reading import check_depth
 from mendiff.evaluation.checks import check_data
 from mendiff.evaluation.data import Category, read_data
+from mendiff.evaluation.outliers import unlike_images
 from mendiff.evaluation.samples import Finding, Use
 
 
@@ -23,6 +24,7 @@ def run(data: Path, layout: str, image_size: int, bit_depth: int, quiet: bool) -
     categories, findings = read_data(data, layout)
     with terminal.bar("checking") as update:
         findings += check_data(categories, update, Use(image_size, bit_depth))
+    findings += [finding for category in categories for finding in unlike_images(category)]
     faults = sum(finding.hard for finding in findings)
     rows = [_count(category) for category in categories]
     if not quiet:

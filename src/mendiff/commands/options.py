@@ -32,6 +32,7 @@ def check(
 ) -> None:
     """Look for faults in a data set: masks, damaged images, equal pictures, test images in training.
 
+    Good images that look unlike all others are named, too: a defect among them would be learned as good.
     Ends with 0, or with 2 where fit and evaluate would refuse the data.
 
     Args:
