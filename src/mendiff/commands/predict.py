@@ -17,6 +17,7 @@ from mendiff.checkpoints.store import load
 from mendiff.commands.common import Terminal, choose_device, tell_depth
 from mendiff.commands.places import check_output, new_folder
 from mendiff.errors import InputError
+from mendiff.evaluation.labels import inspected_notes
 from mendiff.images import find_images, normalise_heat, overlay, save_png, to_picture, write_bytes
 from mendiff.model import Model
 from mendiff.types import Detection
@@ -44,6 +45,8 @@ def run(
         raise InputError(f"--batch-size: expected at least 1, got {batch_size}.")
     loaded = load(model, choose_device(device), category, offload=offload, half=half)
     named = name_images(images)
+    for note in (note for given in images for note in inspected_notes(given)):
+        terminal.warn(note.sentence)
     tell_depth([path for path, _ in named], loaded.method.config.bit_depth, terminal)
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []
