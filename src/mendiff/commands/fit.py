@@ -18,12 +18,11 @@ from mendiff.checkpoints.store import save
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.length import STEPS_FILE, lengthened
 from mendiff.commands.places import check_output, resumable, set_aside
-from mendiff.commands.plan import FEWEST_IMAGES, Plan, changed_config, make_config, readable_paths
+from mendiff.commands.plan import FEWEST_IMAGES, Plan, make_config, readable_paths, use_of
 from mendiff.commands.processes import check_processes, rank_of, wording_of
 from mendiff.commands.variants import held_back_and_seen
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
-from mendiff.evaluation.samples import Use
 from mendiff.images import find_images
 from mendiff.images import image_size as read_size
 from mendiff.methods.base import MethodConfig
@@ -116,8 +115,7 @@ def fit(
     Of several processes only the first writes, and has something to return.
     """
     first = rank_of(plan.processes) == 0
-    asked = changed_config(plan)[0]
-    paths = readable_paths(categories, terminal, Use(asked.image_size, asked.bit_depth))
+    paths = readable_paths(categories, terminal, use_of(plan))
     config = make_config(plan, paths)
     _check_prompts(plan, config, categories)
     apart = _apart(categories, paths) if plan.statistics == "category" else {}
