@@ -340,10 +340,13 @@ def test_fit_and_evaluate_refuse_faults_and_tell_a_few_warnings_of_each_kind(
     wrong = shutil.copytree(data, tmp_path / "wrong")
     for index in range(7):
         shutil.copy(wrong / f"train/good/{index}.png", wrong / f"train/good/copy{index}.png")
+        (wrong / f"train/good/empty{index}.png").touch()
     code, _, err = run("evaluate", model, wrong, "--json")
     assert code == 0
-    assert err.count("the same picture as") == 5
-    assert err.splitlines()[-1] == "warning: 2 more of this kind (duplicate): see 'mendiff check'."
+    assert err.count("the same picture as") == 1
+    assert ", and 6 more pictures alike; keep one." in err
+    assert err.count("the file is empty") == 5
+    assert err.splitlines()[-1] == "warning: 2 more of this kind (unreadable): see 'mendiff check'."
     for mask in (wrong / "ground_truth/scratch").iterdir():
         mask.write_bytes(mask.read_bytes()[:60])
     fit = ("fit", wrong, "-o", tmp_path / "m", *settings())

@@ -10,6 +10,7 @@ from PIL import Image
 from mendiff.errors import InputError
 from mendiff.evaluation.checks import check_data
 from mendiff.evaluation.data import open_data, read_data
+from mendiff.evaluation.labels import inspected_notes
 
 
 def notes(root, layout="auto"):
@@ -230,6 +231,32 @@ def test_files_of_other_types_and_further_frames_are_counted_by_reason(tmp_path,
         ("left out", f"3 files are left out (type .heic), such as {tmp_path}/set/0.heic."),
         ("left out", f"1 image has 2 further frames, left out: {tmp_path}/set/b.tif."),
     ]
+
+
+def test_images_of_a_layout_that_no_folder_of_it_holds_are_counted(tmp_path, mvtec, put):
+    plate = mvtec(tmp_path / "plate")
+    for name in ("test/loose.png", "train/loose.png", "train/more/0.png"):
+        put(plate / name)
+
+    ((kind, hard, sentence),) = notes(plate)
+    assert (kind, hard) == ("left out", False)
+    assert (
+        f"3 images lie in no folder that is read (train/good, test/LABEL), such as {plate}/train/loose"
+        in sentence
+    )
+
+
+def test_labels_among_images_to_inspect_get_a_word(tmp_path, put, put_mask):
+    put(tmp_path / "clean/NG/0.png")  # defects are what is looked for
+    put(tmp_path / "folders/images/0.png")
+    put_mask(tmp_path / "folders/masks/0.png")
+    put(tmp_path / "twins/0.jpg")
+    put_mask(tmp_path / "twins/0_label.png")
+
+    assert inspected_notes(tmp_path / "clean") == []
+    assert inspected_notes(tmp_path / "twins/0_label.png") == []
+    assert "but masks in it may hold labels" in inspected_notes(tmp_path / "folders")[0].sentence
+    assert "1 of 2 are label pictures of others" in inspected_notes(tmp_path / "twins")[0].sentence
 
 
 # ---- Unicode forms -----------------------------------------------------------------------------------

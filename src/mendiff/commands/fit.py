@@ -22,14 +22,13 @@ from mendiff.commands.length import STEPS_FILE, lengthened
 from mendiff.commands.locks import beside, check_free
 from mendiff.commands.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
 from mendiff.commands.places import Place, TakenError, check_output, new_folder, resumable
-from mendiff.commands.plan import FEWEST_IMAGES, Plan, changed_config, make_config, readable_paths
+from mendiff.commands.plan import FEWEST_IMAGES, Plan, make_config, readable_paths, use_of
 from mendiff.commands.processes import check_processes, rank_of, wording_of
 from mendiff.commands.variants import held_back_and_seen
 from mendiff.commands.worth import check_rate, say_worth, warn_of_odd
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
-from mendiff.evaluation.samples import Use
 from mendiff.images import find_images
 from mendiff.images import image_size as read_size
 from mendiff.methods.base import MethodConfig
@@ -127,8 +126,7 @@ def fit(
     """
     first = rank_of(plan.processes) == 0
     place = check_output(out, overwrite, "a model")
-    asked = changed_config(plan)[0]
-    paths = readable_paths(categories, terminal, Use(asked.image_size, asked.bit_depth))
+    paths = readable_paths(categories, terminal, use_of(plan))
     config = make_config(plan, paths)
     check_prompts(plan, config, categories)
     apart = _apart(categories, paths) if plan.statistics == "category" else {}

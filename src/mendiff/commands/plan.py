@@ -111,6 +111,12 @@ def changed_config(plan: Plan) -> tuple[MethodConfig, int]:
     return _checked(plan, _changed(plan))
 
 
+def use_of(plan: Plan) -> Use:
+    """How the model will take images, before it is known whether it can be built."""
+    config = _changed(plan)
+    return Use(config.image_size, config.bit_depth)
+
+
 def _changed(plan: Plan) -> MethodConfig:
     config = find_preset(plan.method, plan.preset)
     changes: dict[str, Any] = {}

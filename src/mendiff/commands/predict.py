@@ -19,6 +19,7 @@ from mendiff.commands.findings import COLUMNS, TABLE, Findings, counted, left_ou
 from mendiff.commands.places import check_output, new_folder
 from mendiff.commands.worth import check_rate
 from mendiff.errors import InputError, NotFiniteError
+from mendiff.evaluation.labels import inspected_notes
 from mendiff.images import Picture, normalise_heat, overlay, save_bands, to_picture
 from mendiff.model import Model
 from mendiff.types import Detection
@@ -71,6 +72,8 @@ def run(
     loaded = load(model, choose_device(device), category, offload=offload, half=half)
     loaded = loaded if rate is None else loaded.with_false_alarm_rate(rate)
     named, passed = name_images(images), left_out(images)
+    for note in (note for given in images for note in inspected_notes(given)):
+        terminal.warn(note.sentence)
     tell_depth([path for path, _ in named], loaded.method.config.bit_depth, terminal)
     if passed:
         terminal.warn(f"{len(passed)} files are not inspected: {counted(passed)}.")

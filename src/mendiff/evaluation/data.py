@@ -6,7 +6,7 @@ from pathlib import Path
 from mendiff.data.found import NoImagesError, find_images, instead
 from mendiff.errors import InputError
 from mendiff.evaluation.checks import check_files
-from mendiff.evaluation.labels import folder_notes, form_notes, kind_notes, label_notes
+from mendiff.evaluation.labels import folder_notes, form_notes, kind_notes, label_notes, loose_notes
 from mendiff.evaluation.layouts import LAYOUTS, Layout, own_name, subfolders
 from mendiff.evaluation.listed import SUFFIXES, read_listed
 from mendiff.evaluation.samples import GOOD, Category, Finding, Sample
@@ -113,6 +113,8 @@ def _noted(category: Category, asked: bool = False) -> Category:
     elif category.layout != "visa":  # whose list says what an image is
         notes += label_notes(root / "train" / GOOD, train, f"move them out of {root / 'train' / GOOD}")
         notes += kind_notes(root / "test", category.test)
+    if category.layout == "mvtec":  # others keep depth and labels in there
+        notes += loose_notes(root, {*train, *(sample.path for sample in category.test)})
     return replace(category, notes=(*notes, *folder_notes(root)))
 
 

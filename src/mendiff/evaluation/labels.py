@@ -1,12 +1,13 @@
 """What is no image of a good part by its name or its neighbours, and which files are passed over."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from mendiff.data.found import NO_IMAGE, left_out
+from mendiff.data.found import NO_IMAGE, find_images, left_out
 from mendiff.data.names import DEFECTIVE, GOOD, LABELS, SPLIT_NAMES, meaning, same_name, twin_of
 from mendiff.data.reading import read_image
 from mendiff.errors import InputError
@@ -57,6 +58,31 @@ def kind_notes(base: Path, samples: Sequence[Sample]) -> list[Finding]:
             notes.append(_misplaced(kind, sorted(wrong), True, end))
         notes += _twins(images, True, end)
     return notes
+
+
+def inspected_notes(given: Path) -> list[Finding]:
+    """What among the images of a folder, all to be inspected, is a label or a mask by its name."""
+    if not given.is_dir():
+        return []
+    images, end = find_images(given), "; all are inspected as images."
+    wrong = [folder for folder in _below(given, images) if meaning(folder.name) == LABELS]
+    named = ", ".join(str(folder.relative_to(given)) for folder in wrong[:MOST_NAMED])
+    sentence = f"{given}: expected images of parts, but {named} in it may hold labels, as the name says{end}"
+    notes = [Finding("labels", False, sentence, tuple(wrong))] if wrong else []
+    return notes or _twins(images, False, end)
+
+
+def loose_notes(root: Path, used: Collection[Path]) -> list[Finding]:
+    """Images below `train` and `test` that lie in none of the folders that are read."""
+    loose: list[Path] = []
+    for part in ("train", "test"):
+        with suppress(InputError):
+            loose += [path for path in find_images(root / part) if path not in used]
+    if not loose:
+        return []
+    many = f"{len(loose)} images lie" if len(loose) > 1 else "1 image lies"
+    sentence = f"{root}: {many} in no folder that is read (train/good, test/LABEL), such as {loose[0]}."
+    return [Finding("left out", False, sentence, tuple(loose))]
 
 
 def folder_notes(folder: Path) -> list[Finding]:
