@@ -25,6 +25,7 @@ FLOORS = {
     "methods": 3,
     "checkpoints": 4,
     "images": 4,
+    "arrays": 4,
     "model": 4,
     "anomalib_models": 5,
     "bundled": 5,
@@ -37,7 +38,8 @@ FLOORS = {
 # What a room may import from its own floor, besides itself.
 SIDEWAYS = {
     **{room: {"types", "errors"} for room in ("types", "diffusion", "synthesis", "scoring", "calibration")},
-    "model": {"images"},
+    "arrays": {"images"},
+    "model": {"images", "arrays"},
     "checkpoints": {"images", "model"},
     "commands": {room for room, floor in FLOORS.items() if floor == 5} - {"cli", "bundled"},
     "bundled": {"commands", "demo", "evaluation"},

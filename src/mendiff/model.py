@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mendiff.arrays import checked_tensor, in_float32, picture_of
 from mendiff.calibration import Calibration
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
@@ -22,7 +23,9 @@ from mendiff.nets.placement import Offload, halve, multiplies_bf16
 from mendiff.types import Detection
 
 Pictures = Any
-"""A path, (H,W,3) uint8 array, PIL image, (3,H,W) tensor in [0,1], (B,3,H,W) batch, or a list of these."""
+"""A path, (H,W,3) or (H,W) array, PIL image, (3,H,W) tensor in [0,1], (B,3,H,W) batch, or a list of these.
+
+Arrays are taken as files of the same content are; see mendiff.arrays."""
 
 
 @dataclass
@@ -130,6 +133,7 @@ class Model:
     def predict_batch(self, batch: Tensor, *, explain: bool = False) -> Detection:
         """Find anomalies in prepared images, (B,3,S,S) float32 in [0,1], back on the CPU."""
         device = self.device or next(self.method.parameters()).device
+        batch = in_float32(batch)
         image, seeds = batch.to(device), content_seeds(batch)
         found = self.method.predict(image, seeds)
         if explain:
@@ -185,11 +189,8 @@ def prepare(image: Any, size: int) -> Tensor:
     if isinstance(image, str | Path):
         return resize(read_image(image), size)
     if isinstance(image, Tensor):
-        return resize(_checked(image), size)
-    array = to_rgb(image, "image") if isinstance(image, Image.Image) else np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise InputError(f"image: expected an (H,W,3) uint8 RGB array, got {array.dtype} {array.shape}.")
-    return resize(array, size)
+        return resize(checked_tensor(image), size)
+    return resize(to_rgb(image, "image") if isinstance(image, Image.Image) else picture_of(image), size)
 
 
 @torch.no_grad()
@@ -210,18 +211,6 @@ def calibrate(method: Method, held_back: Batches, seen: Batches | None = None) -
         scores += found.score.tolist()
         peaks += found.anomaly_map.flatten(1).amax(1).tolist()
     return Calibration(tuple(scores), tuple(peaks))
-
-
-def _checked(image: Tensor) -> Tensor:
-    """A picture as a (3,H,W) float32 tensor in [0,1] on the CPU; rounding beyond that is cut off."""
-    expected = "image: expected a float tensor (3,H,W) in [0,1], got"
-    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0 or not image.is_floating_point():
-        raise InputError(f"{expected} {image.dtype} {tuple(image.shape)}.")
-    image = image.detach().cpu().float()
-    low, high = float(image.min()), float(image.max())
-    if not (low >= -1e-4 and high <= 1 + 1e-4):  # written so that NaN fails too
-        raise InputError(f"{expected} values from {low:g} to {high:g}; scale them.")
-    return image.clamp(0, 1)
 
 
 def as_list(images: Pictures) -> list[Any]:

@@ -51,6 +51,7 @@ class Bench:
         seeds: every one is a repetition.
         preset: of our methods.
         features, features_weights: backbone and its file, or a folder of files named by backbone.
+        features_input: what the backbone's images look like; see Plan.
         suite: the paper's experiment, or None.
     """
 
@@ -63,6 +64,7 @@ class Bench:
     preset: str
     features: str | None
     features_weights: Path | None
+    features_input: str | None
     suite: Suite | None
 
 
@@ -79,6 +81,7 @@ def run(
     preset: str,
     features: str | None,
     features_weights: Path | None,
+    features_input: str | None,
     jobs: int,
     ray: str | None,
     device: str,
@@ -109,6 +112,7 @@ def run(
         preset=preset,
         features=features,
         features_weights=None if features_weights is None else features_weights.resolve(),
+        features_input=features_input,
         suite=named,
     )
     every = planned(bench, choose_device(device))
@@ -202,6 +206,7 @@ def planned(bench: Bench, device: str) -> dict[str, Job]:
                     preset=preset_of(bench, row.method, group),
                     features=bench.features,
                     features_weights=str(bench.features_weights) if bench.features_weights else None,
+                    features_input=bench.features_input,
                     seed=seed,
                     device=device,
                 )

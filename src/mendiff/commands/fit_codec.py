@@ -89,6 +89,7 @@ def run(
     start: Path | None,
     features: str | None,
     features_weights: Path | None,
+    features_input: str | None,
     categories: Sequence[str] | None,
     layout: str,
     seed: int,
@@ -107,7 +108,7 @@ def run(
         raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
     device = choose_device(device)
     paths = readable_paths(choose_categories(open_data(data, layout), categories), terminal)
-    plan, model = _prepared(preset, start, features, features_weights, settings, seed)
+    plan, model = _prepared(preset, start, features, features_weights, features_input, settings, seed)
     unit = model.codec.factor
     size = plan.image_size or own_size(paths, unit)
     check_side("--set image_size", size, unit)
@@ -165,6 +166,7 @@ def _prepared(
     start: Path | None,
     features: str | None,
     features_weights: Path | None,
+    features_input: str | None,
     settings: dict[str, Any],
     seed: int,
 ) -> tuple[CodecPlan, CodecTraining]:
@@ -173,7 +175,7 @@ def _prepared(
     begun = None if start is None else read_codec(codec_folder(start))
     if begun is not None:
         changes["codec"] = config_to_dict(begun[0])
-    changes |= backbone_changes(features, features_weights)
+    changes |= backbone_changes(features, features_weights, features_input, settings)
     asked = override(PRESETS[preset], changes | settings)
     plan = resolved(asked)
     with torch.random.fork_rng(devices=[]):

@@ -62,7 +62,7 @@ class Job:
         rows: label to the changes that are made to the fitted model.
         data, layout: root of the categories, and how it is laid out.
         categories: that the model learns, together.
-        features, features_weights: backbone and its file.
+        features, features_weights, features_input: backbone, its file, and what its images look like.
         seed: of training.
         device: torch's name.
     """
@@ -76,6 +76,7 @@ class Job:
     preset: str = "tiny"
     features: str | None = None
     features_weights: str | None = None
+    features_input: str | None = None
     seed: int = 0
     device: str = "cpu"
 
@@ -213,6 +214,7 @@ def our_rows(
             job.settings,
             features=job.features,
             features_weights=job.weights,
+            features_input=job.features_input,
             seed=job.seed,
             device=job.device,
             balance="category" if len(categories) > 1 else "image",
@@ -275,7 +277,7 @@ def features_config(job: Job) -> FeaturesConfig:
     """Which backbone, and how it wants its input; the one that comes with mendiff where none was named."""
     if job.features is None or job.features == AUTO:
         return FeaturesConfig(AUTO)
-    stated = backbone_input(backbone_weights(job))
+    stated = backbone_input(job.weights, job.features_input)
     given = {name.removeprefix("features."): value for name, value in stated.items()}
     return config_from_dict(FeaturesConfig, {"name": job.features, **given}, "features")
 

@@ -42,6 +42,7 @@ def fit(
     preset: str = "tiny",
     features: str | None = None,
     features_weights: Path | None = None,
+    features_input: str | None = None,
     image_size: int | None = None,
     categories: list[str] | None = None,
     layout: str = "auto",
@@ -68,6 +69,8 @@ def fit(
         features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff, which
             tiny takes anyway; none to compare pixels alone, which finds less.
         features_weights: the backbone's weights, a local safetensors file; timm's from the hub unless given.
+        features_input: how the backbone wants its images: timm for what timm states of it, which is taken
+            unless given, or tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding).
         image_size: side to which images are resized; the images' own size (up to 320) unless given.
         categories: which to learn together, where DATA holds several categories; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
@@ -97,6 +100,7 @@ def fit_codec(
     start: Path | None = None,
     features: str | None = None,
     features_weights: Path | None = None,
+    features_input: str | None = None,
     categories: list[str] | None = None,
     layout: str = "auto",
     seed: int = 0,
@@ -111,6 +115,8 @@ def fit_codec(
         start: a codec folder to go on from, such as mendiff convert codec writes, or auto for the bundled.
         features: timm's name of a backbone for the perceptual term, or auto for the bundled one.
         features_weights: the backbone's weights, a local safetensors file; auto needs none.
+        features_input: how the backbone wants its images: timm for what timm states of it, which is taken
+            unless given, or tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding).
         categories: which to learn together, where DATA holds several categories; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         seed: of training.
@@ -125,6 +131,7 @@ def fit_features(
     preset: str = "tiny",
     features: str | None = None,
     features_weights: Path | None = None,
+    features_input: str | None = None,
     categories: list[str] | None = None,
     layout: str = "auto",
     seed: int = 0,
@@ -139,6 +146,8 @@ def fit_features(
         preset: tiny, or paper for GLAD's backbone and layers.
         features: timm's name of the backbone.
         features_weights: its weights, a local safetensors file; timm's from the hub unless given.
+        features_input: how the backbone wants its images: timm for what timm states of it, which is taken
+            unless given, or tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding).
         categories: which to learn from, where DATA holds several categories; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         seed: of training.
@@ -239,6 +248,7 @@ def benchmark(
     preset: str = "tiny",
     features: str | None = None,
     features_weights: Path | None = None,
+    features_input: str | None = None,
     jobs: int = 1,
     ray: str | None = None,
     device: str = "auto",
@@ -257,6 +267,8 @@ def benchmark(
         features: timm's name of a backbone, for every method that takes one; unless given, ours and the
             memory bank take the network that comes with mendiff.
         features_weights: its safetensors file, or a folder of files that are named like their backbones.
+        features_input: how the backbone wants its images: timm for what timm states of it, which is taken
+            unless given, or tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding).
         jobs: how many run at once, each in a process of its own; several GPUs are shared out.
         ray: address of a Ray cluster that runs the jobs, or local.
         device: auto, cpu, cuda, cuda:1, mps.
