@@ -1,6 +1,7 @@
-"""GLAD's Tables 6 and 7 in small: what adaptive steps, anomaly-oriented training and fusion each bring.
+r"""GLAD's Tables 6 and 7 in small: what adaptive steps, anomaly-oriented training and fusion each bring.
 
-    python benchmarks/adaptive_ablation.py DATA --features mobilenetv2_100 --features-weights FILE -o runs
+    python benchmarks/adaptive_ablation.py DATA --features mobilenetv2_100 --features-weights FILE \
+        --features-input tflite -o runs
 
 For every category two small models are trained from scratch over all timesteps, one on good images alone
 (baseline) and one with synthetic anomalies (ATP). Each row of the tables is one of them with other
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--features", required=True)
     parser.add_argument("--features-weights", type=Path, required=True)
+    parser.add_argument("--features-input", help="tflite for weights that come from TensorFlow Lite")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=600, help="of training (default: 600)")
     parser.add_argument("--seed", type=int, default=0)
@@ -93,6 +95,7 @@ def run_rows(
                 settings=settings,
                 features=options.features,
                 features_weights=options.features_weights,
+                features_input=options.features_input,
                 image_size=options.image_size,
                 seed=options.seed,
             )

@@ -1,10 +1,10 @@
 r"""The networks that come with mendiff against the teacher and against random weights, on real images.
 
-    python benchmarks/bundled.py DATA --teacher-weights FILE -o runs/bundled
-    python benchmarks/bundled.py DATA --teacher-weights FILE \
+    python benchmarks/bundled.py DATA --teacher-weights FILE --teacher-input tflite -o runs/bundled
+    python benchmarks/bundled.py DATA --teacher-weights FILE --teacher-input tflite \
         --features runs/features/features.safetensors --codec runs/codec/codec \
         --sizes magnetic_tile=256 deeppcb=320 road_crack=128 -o runs/bundled
-    python benchmarks/bundled.py --speed --teacher-weights FILE
+    python benchmarks/bundled.py --speed --teacher-weights FILE --teacher-input tflite
 
 A memory bank (8,000 random patches, stages 2 to 4 pooled 3x3, maximum of the map) on the features of the
 teacher, of the student and of the teacher's network with random weights; the share of the teacher's gain over
@@ -58,13 +58,14 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/bundled"))
     parser.add_argument("--teacher", default="mobilenetv2_100")
     parser.add_argument("--teacher-weights", type=Path, required=True)
+    parser.add_argument("--teacher-input", help="tflite for weights that come from TensorFlow Lite")
     parser.add_argument("--features", type=Path, help="the student's file; the installed one unless given")
     parser.add_argument("--codec", default="auto", help="codec folder, auto for the installed one, or none")
     parser.add_argument("--categories", nargs="+")
     parser.add_argument("--sizes", nargs="+", default=[], metavar="NAME=PIXELS")
     parser.add_argument("--speed", action="store_true", help="time only")
     options = parser.parse_args()
-    taught, _ = open_teacher(options.teacher, options.teacher_weights)
+    taught, _ = open_teacher(options.teacher, options.teacher_weights, options.teacher_input)
     student = open_features(STAGES) if options.features is None else student_of(options.features)
     if options.speed or options.data is None:
         print(speed(taught, student))

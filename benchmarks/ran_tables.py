@@ -1,6 +1,7 @@
-"""RAN's claims on real categories: KL against RGB error, one noise scale against several, one model for all.
+r"""RAN's claims on real categories: KL against RGB error, one noise scale against several, one model for all.
 
-    python benchmarks/ran_tables.py DATA --features mobilenetv2_100 --features-weights FILE -o runs/ran
+    python benchmarks/ran_tables.py DATA --features mobilenetv2_100 --features-weights FILE \
+        --features-input tflite -o runs/ran
 
 DATA holds categories in MVTec layout. Fits RAN tiny for every category and once for all together. The rows
 are the same networks under other scores, with statistics learned anew from the same good images as in the
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--features", required=True)
     parser.add_argument("--features-weights", type=Path, required=True)
+    parser.add_argument("--features-input", help="tflite for weights that come from TensorFlow Lite")
     parser.add_argument(
         "--steps", type=int, help="of every training; as many as fit into its minutes unless given"
     )
@@ -61,6 +63,7 @@ def main() -> None:
         settings={} if options.steps is None else {"training.steps": options.steps},
         features=options.features,
         features_weights=options.features_weights,
+        features_input=options.features_input,
         seed=options.seed,
     )
     options.out.mkdir(parents=True, exist_ok=True)

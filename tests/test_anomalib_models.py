@@ -239,6 +239,17 @@ def test_engine_predicts_what_the_method_finds(fitted, folder):
     assert torch.equal(masks, found.anomaly_map[:, 0] > model.calibration.pixel_threshold)
 
 
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_an_export_that_does_not_exist_yet_is_refused_in_a_sentence(fitted, tmp_path, kind):
+    model, *_ = fitted
+    runner = Engine(default_root_dir=tmp_path / "run", accelerator="cpu", logger=False)
+    with pytest.raises(
+        InputError, match=r"got .*, which is not supported yet: .*; export with ExportType.TORCH"
+    ):
+        runner.export(model, export_type=kind, export_root=tmp_path / "export")
+    assert not list((tmp_path / "export").rglob("*.*"))
+
+
 def test_exported_model_predicts_alike(fitted, tmp_path, monkeypatch, folder):
     model, runner, _ = fitted
     path = runner.export(model, export_type="torch", export_root=tmp_path)

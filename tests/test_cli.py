@@ -543,6 +543,21 @@ def test_fit_refuses_wrong_features(refused, data, tmp_path, name, kind, sentenc
     assert sentence in refused("fit", data, "-o", tmp_path / "model", *settings(), *options)
 
 
+def test_fit_asks_how_images_must_look_where_all_running_means_are_zero(refused, data, tmp_path):
+    import timm
+
+    weights = tmp_path / "folded.safetensors"
+    save_file(timm.create_model("test_efficientnet", pretrained=False).state_dict(), weights)
+    words = ("fit", data, "-o", tmp_path / "model", *settings())
+    named = ("--features", "test_efficientnet", "--features-weights", weights)
+    sentence = refused(*words, *named)
+    assert "all running means are zero" in sentence
+    assert "--features-input tflite" in sentence
+    assert "--features-input timm" in sentence
+    assert "expected one of timm, tflite, got 'caffe'" in refused(*words, *named, "--features-input", "caffe")
+    assert "--features-input: expected --features with it" in refused(*words, "--features-input", "tflite")
+
+
 def test_fit_without_the_hub_names_the_command_that_fetches_a_backbone(refused, data, tmp_path, cache):
     words = ("fit", data, "-o", tmp_path / "model", *settings())
     for name in (("--features", "resnet18"), ("--set", "features.name=resnet18")):
@@ -1229,11 +1244,9 @@ def backbone(tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         weights = timm.create_model("test_resnet", pretrained=False).state_dict()
-    for name in weights:
-        if name.endswith("running_mean"):
-            weights[name] -= 0.1  # zeros would say that norms are folded
     save_file(weights, tmp_path / "backbone.safetensors")
-    return "--features", "test_resnet", "--features-weights", tmp_path / "backbone.safetensors"
+    file = tmp_path / "backbone.safetensors"
+    return "--features", "test_resnet", "--features-weights", file, "--features-input", "timm"
 
 
 def test_features_are_tuned_and_taken_by_fit(run, data, model, backbone, tmp_path):

@@ -28,6 +28,7 @@ FLOORS = {
     "data": 4,
     "disk": 4,
     "images": 4,
+    "arrays": 4,
     "model": 4,
     "anomalib_models": 5,
     "bundled": 5,
@@ -41,8 +42,9 @@ FLOORS = {
 SIDEWAYS = {
     **{room: {"types", "errors"} for room in ("types", "diffusion", "synthesis", "scoring", "calibration")},
     "images": {"bands", "data", "disk"},
+    "arrays": {"images"},
     # Model.save calls the store, lazily: the store knows models, and users look for `save` on a model.
-    "model": {"checkpoints", "data", "images"},
+    "model": {"arrays", "checkpoints", "data", "images"},
     "checkpoints": {"data", "images", "model"},
     "commands": {room for room, floor in FLOORS.items() if floor == 5} - {"cli", "bundled"},
     "bundled": {"commands", "demo", "evaluation"},

@@ -122,41 +122,114 @@ def test_a_picture_in_memory_is_read_as_its_file_would_be(model, photos, tmp_pat
     assert not torch.equal(model.predict(path).score, model.predict(photos[0]).score)
 
 
+def as_file(array, tmp_path):
+    Image.fromarray(array).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def test_grey_arrays_are_judged_as_their_files(model, photos, tmp_path):
+    grey = np.ascontiguousarray(photos[0][..., 0])
+    expected = model.predict(as_file(grey, tmp_path))
+    same(model.predict(grey), expected)
+    same(model.predict(grey[..., None]), expected)
+    same(model.predict(np.repeat(grey[..., None], 3, 2)), expected)
+
+
+def test_arrays_with_alpha_are_judged_as_their_files(model, photos, tmp_path):
+    alpha = np.arange(40 * 30, dtype=np.int64).reshape(40, 30, 1).astype(np.uint8)
+    for array in (np.dstack([photos[0], alpha]), np.dstack([photos[0][..., :1], alpha])):
+        same(model.predict(array), model.predict(as_file(array, tmp_path)))
+
+
+def test_arrays_of_16_bits_are_judged_as_their_files(model, photos, tmp_path):
+    deep = np.random.default_rng(1).integers(0, 65536, (24, 24), dtype=np.uint16)
+    expected = model.predict(as_file(deep, tmp_path))
+    for array in (deep, deep[..., None], np.repeat(deep[..., None], 3, 2), deep.astype(">u2")):
+        same(model.predict(array), expected)
+    same(model.predict(photos[0].astype(np.uint16) * 257), model.predict(photos[0]))
+
+
+def test_float_arrays_are_judged_as_the_pictures_they_are_of(model, photos):
+    for kind in (np.float32, np.float64):
+        same(model.predict((photos[0] / 255).astype(kind)), model.predict(photos[0]))
+        same(model.predict((photos[0][..., 0] / 255).astype(kind)), model.predict(photos[0][..., 0]))
+
+
 @pytest.mark.parametrize(
-    "image",
+    "view",
     [
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
-        np.zeros((8, 8, 3), np.float32),
-        np.zeros((3, 8, 8), np.uint8),
-        object(),
-        7,
+        lambda one: one[..., ::-1],
+        lambda one: one[::-1, ::-1],
+        lambda one: one[::2, 1::3],
+        lambda one: one.transpose(1, 0, 2),
+        lambda one: np.asfortranarray(one),
+        lambda one: np.dstack([one, one])[..., 1:4],
+        lambda one: one[..., ::-1].astype(np.uint16)[::-1] * 257,
+        lambda one: np.broadcast_to(one[:1], one.shape),
     ],
 )
-def test_arrays_of_another_kind_are_refused(model, image):
-    with pytest.raises(InputError, match=r"expected an \(H,W,3\) uint8 RGB array, got"):
+def test_arrays_of_any_strides_are_judged_by_their_content(model, photos, view):
+    array = view(photos[0])
+    plain = np.array([[list(pixel) for pixel in row] for row in array.tolist()], array.dtype)
+    same(model.predict(array), model.predict(plain))
+    read_only = plain.copy()
+    read_only.flags.writeable = False
+    same(model.predict(read_only), model.predict(plain))
+
+
+@pytest.mark.parametrize(
+    ("image", "hint"),
+    [
+        (np.zeros((8, 8), bool), "got bool; multiply it by 255"),
+        (np.zeros((8, 8, 3), np.int64), r"got int64; use .astype\(np.uint8\)"),
+        (np.zeros((8, 8, 3), np.float16), r"got float16; use .astype\(np.float32\)"),
+        (np.zeros((8, 8, 3), complex), "got complex128; give a path"),
+        (np.array(["a", "b"]), "got <U1; give a path"),
+        (np.full((8, 8, 3), 200.0), r"in \[0,1\], got 200 to 200; divide it by 255"),
+        (np.full((8, 8, 3), -1.0), r"in \[0,1\], got -1 to -1; scale them"),
+        (np.full((8, 8, 3), np.nan), r"in \[0,1\], got nan to nan"),
+        (np.zeros((3, 8, 8), np.uint8), r"got \(3, 8, 8\); move the channels to the end with np.moveaxis"),
+        (np.zeros((8, 8, 5), np.uint8), r"got \(8, 8, 5\); give a list"),
+        (np.zeros(8, np.uint8), r"got \(8,\); give a list"),
+        (np.zeros((0, 8, 3), np.uint8), r"got \(0, 8, 3\); it holds no pixels"),
+        (object(), "expected a path, an array, a PIL image or a tensor, got a object"),
+        (7, "expected a path, an array, a PIL image or a tensor, got a int"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused_with_what_to_do(model, image, hint):
+    with pytest.raises(InputError, match=hint):
         model.predict(image)
 
 
 @pytest.mark.parametrize(
-    "image",
+    ("image", "hint"),
     [
-        torch.zeros(3, 8, 8, dtype=torch.uint8),
-        torch.zeros(1, 8, 8),
-        torch.zeros(8, 8),
-        torch.zeros(8, 8, 3),
-        torch.zeros(3, 0, 8),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "got uint8; divide whole numbers by 255"),
+        (torch.zeros(3, 8, 8, dtype=torch.float16), "got float16; its rounding changes scores; take"),
+        (torch.zeros(3, 8, 8, dtype=torch.bfloat16), r"got bfloat16; .* convert it with .float\(\)"),
+        (torch.zeros(1, 8, 8), r"got torch.float32 \(1, 8, 8\); repeat a grey one"),
+        (torch.zeros(8, 8), r"got torch.float32 \(8, 8\); repeat a grey one"),
+        (torch.zeros(8, 8, 3), r"got torch.float32 \(8, 8, 3\); move the channels to the front"),
+        (torch.zeros(3, 0, 8), r"got torch.float32 \(3, 0, 8\)"),
+        (torch.full((3, 8, 8), 255.0), r"values in \[0,1\], got 255 to 255; divide it by 255"),
+        (torch.full((3, 8, 8), -0.5), r"values in \[0,1\], got -0.5 to -0.5; scale them"),
+        (torch.full((3, 8, 8), float("nan")), r"values in \[0,1\], got nan to nan"),
     ],
 )
-def test_tensors_of_another_kind_are_refused(model, image):
-    with pytest.raises(InputError, match=r"expected a float tensor \(3,H,W\) in \[0,1\], got torch"):
+def test_tensors_of_another_kind_are_refused_with_what_to_do(model, image, hint):
+    with pytest.raises(InputError, match=hint):
         model.predict(image)
 
 
-@pytest.mark.parametrize("value", [255.0, -0.5, float("nan")])
-def test_tensors_beyond_zero_and_one_are_refused(model, value):
-    with pytest.raises(InputError, match=r"expected a float tensor \(3,H,W\) in \[0,1\], got values"):
-        model.predict(torch.full((3, 8, 8), value))
+def test_tensors_of_double_precision_are_judged_as_single_ones(model, pictures):
+    same(model.predict(pictures.double()), model.predict(pictures))
+    same(model.predict_batch(pictures.double()), model.predict_batch(pictures))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.uint8])
+def test_prepared_batches_of_another_kind_are_refused(model, pictures, kind):
+    with pytest.raises(InputError, match="expected a float32 tensor"):
+        model.predict_batch(pictures.to(kind))
 
 
 def test_rounding_beyond_zero_and_one_is_cut_off(model, pictures):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mendiff.arrays import checked_tensor, in_float32, picture_of
 from mendiff.calibration import MINIMUM, Calibration
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
@@ -22,7 +23,9 @@ from mendiff.nets.placement import Offload, halve, multiplies_bf16
 from mendiff.types import Detection
 
 Pictures = Any
-"""A path, (H,W,3) uint8 array, PIL image, (3,H,W) tensor in [0,1], (B,3,H,W) batch, or a list of these."""
+"""A path, (H,W,3) or (H,W) array, PIL image, (3,H,W) tensor in [0,1], (B,3,H,W) batch, or a list of these.
+
+Arrays are taken as files of the same content are; see mendiff.arrays."""
 
 
 @dataclass
@@ -175,6 +178,7 @@ class Model:
         Raises NotFiniteError for scores and maps that are no numbers: none of them would exceed a threshold.
         """
         device = self.device or next(self.method.parameters()).device
+        batch = in_float32(batch)
         image, seeds = batch.to(device), content_seeds(batch)
         found = self.method.predict(image, seeds)
         if explain:
@@ -249,11 +253,11 @@ def prepare(image: Any, size: int, bit_depth: int = 0) -> Tensor:
     if isinstance(image, str | Path):
         return resize(read_image(image, bit_depth), size)
     if isinstance(image, Tensor):
-        return resize(_checked(image), size)
-    array = to_rgb(image, "image", bit_depth) if isinstance(image, Image.Image) else np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise InputError(f"image: expected an (H,W,3) uint8 RGB array, got {array.dtype} {array.shape}.")
-    return resize(array, size)
+        return resize(checked_tensor(image), size)
+    picture = (
+        to_rgb(image, "image", bit_depth) if isinstance(image, Image.Image) else picture_of(image, bit_depth)
+    )
+    return resize(picture, size)
 
 
 @torch.no_grad()
@@ -288,18 +292,6 @@ def _scores(method: Method, batches: Batches) -> list[tuple[float, float]]:
 
 def _columns(found: Sequence[tuple[float, float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(score for score, _ in found), tuple(peak for _, peak in found)
-
-
-def _checked(image: Tensor) -> Tensor:
-    """A picture as a (3,H,W) float32 tensor in [0,1] on the CPU; rounding beyond that is cut off."""
-    expected = "image: expected a float tensor (3,H,W) in [0,1], got"
-    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0 or not image.is_floating_point():
-        raise InputError(f"{expected} {image.dtype} {tuple(image.shape)}.")
-    image = image.detach().cpu().float()
-    low, high = float(image.min()), float(image.max())
-    if not (low >= -1e-4 and high <= 1 + 1e-4):  # written so that NaN fails too
-        raise InputError(f"{expected} values from {low:g} to {high:g}; scale them.")
-    return image.clamp(0, 1)
 
 
 def as_list(images: Pictures) -> list[Any]:

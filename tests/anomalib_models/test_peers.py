@@ -1,3 +1,4 @@
+import inspect
 from urllib.error import URLError
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from mendiff.anomalib_models import peers
 from mendiff.anomalib_models.peers import Peer, fit_peer, make_peer, peer_class
 from mendiff.errors import InputError
-from mendiff.nets.features import FeaturesConfig, local_backbone
+from mendiff.nets.features import FeatureExtractor, FeaturesConfig
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -32,34 +33,78 @@ def good(tmp_path):
     return sorted(tmp_path.iterdir())
 
 
-def test_inside_the_block_a_pretrained_backbone_has_the_local_weights(weights):
-    original = timm.create_model
-
-    with local_backbone(CONFIG, weights):
-        ours = timm.create_model(NAME, pretrained=True, features_only=True, out_indices=(1, 2))
-        untrained = timm.create_model(NAME, pretrained=False)
-
-    assert torch.equal(ours.state_dict()["layer1.0.conv1.weight"], weights["layer1.0.conv1.weight"])
-    assert not torch.equal(untrained.state_dict()["conv1.0.weight"], weights["conv1.0.weight"])
-    assert timm.create_model is original
+def backbone_of(module):
+    named = (one for name, one in module.named_modules() if name.endswith(".feature_extractor"))
+    found = [one for one in named if type(one).__module__.startswith("timm.")]
+    assert len(found) == 1
+    return found[0]
 
 
-def test_other_backbones_are_left_alone(weights):
-    with local_backbone(CONFIG, weights):
-        other = timm.create_model("resnet18", pretrained=False, features_only=True)
+@pytest.mark.parametrize("name", ["patchcore", "padim", "cflow", "dfkde"])
+def test_models_of_anomalib_have_the_local_weights(weights, tmp_path, name):
+    module = make_peer(Peer(name, {}, CONFIG, weights), {}, 64, tmp_path)
+    state = backbone_of(module).state_dict()
+    assert set(state) <= set(weights)
+    assert all(torch.equal(one, weights[key]) for key, one in state.items())
+    assert all(vars(one).get("pre_trained", True) for one in module.modules())
 
-    assert other.feature_info.channels()[-1] == 512
+
+def test_a_backbones_arguments_reach_anomalib(tmp_path):
+    config = FeaturesConfig("mobilenetv2_100", network={"pad_type": "same"})
+    weights = timm.create_model("mobilenetv2_100", pretrained=False).state_dict()
+    module = make_peer(Peer("patchcore", {}, config, weights), {}, 64, tmp_path)
+    stem = backbone_of(module).conv_stem
+    assert torch.equal(stem.weight, weights["conv_stem.weight"])
+    assert type(stem).__name__ == "Conv2dSame"
 
 
-def test_weights_that_lack_something_are_refused(weights):
+def test_timm_is_the_same_meanwhile(weights, tmp_path, monkeypatch):
+    """Other threads may be making networks: nothing of timm's may be changed, not even for a moment."""
+    original, seen = timm.create_model, []
+
+    monkeypatch.setattr(peers, "peer_class", lambda name: watched_class(peer_class(name), seen))
+    make_peer(Peer("patchcore", {}, CONFIG, weights), {}, 64, tmp_path)
+    assert seen == [original]
+
+
+def watched_class(kind, seen):
+    """The class, noting timm's function while it is made."""
+
+    class Watched(kind):
+        __signature__ = inspect.signature(kind)
+
+        def __init__(self, *args, **options):
+            seen.append(timm.create_model)
+            super().__init__(*args, **options)
+
+    return Watched
+
+
+def test_weights_draw_nothing_of_what_the_model_draws_later(weights, tmp_path):
+    torch.manual_seed(5)
+    FeatureExtractor(CONFIG)  # tells how the input is normalised
+    peer_class("patchcore")(backbone=NAME, layers=[2, 3], pre_trained=False)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    make_peer(Peer("patchcore", {}, CONFIG, weights), {}, 64, tmp_path)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_weights_that_lack_something_are_refused(weights, tmp_path):
     some = {key: value for key, value in weights.items() if not key.startswith("layer1.0.conv1")}
+    with pytest.raises(InputError, match=r"of the backbone: .*layer1\.0\.conv1\.weight is missing"):
+        make_peer(Peer("patchcore", {}, CONFIG, some), {}, 64, tmp_path)
 
-    with (
-        pytest.raises(InputError, match=r"layer1\.0\.conv1\.weight is missing"),
-        local_backbone(CONFIG, some),
-    ):
-        timm.create_model(NAME, pretrained=True)
-    assert timm.create_model.__name__ == "create_model"
+
+def test_weights_of_stages_that_nobody_looks_at_may_lack(weights, tmp_path):
+    some = {key: value for key, value in weights.items() if not key.startswith(("layer4", "fc"))}
+    make_peer(Peer("patchcore", {}, CONFIG, some), {}, 64, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["stfpm", "uflow"])
+def test_a_model_that_fetches_its_backbone_by_itself_is_refused(weights, tmp_path, name):
+    with pytest.raises(InputError, match=f"{name}: expected .*fetches them by itself; leave the model out"):
+        make_peer(Peer(name, {}, CONFIG, weights), {}, 64, tmp_path)
 
 
 def test_padim_scores_images_with_the_local_backbone(weights, good, tmp_path):
@@ -83,6 +128,7 @@ def test_padim_scores_images_with_the_local_backbone(weights, good, tmp_path):
     [
         ("patchkore", {}, "expected one of anomalib's"),
         ("patchcore", {"ratio": 1}, "expected settings among"),
+        ("glass", {}, "glass: its layers are not those of a plain backbone"),
     ],
 )
 def test_bad_input_is_one_sentence(weights, tmp_path, name, settings, sentence):

@@ -41,7 +41,14 @@ def few_held_back(monkeypatch):
 @pytest.fixture
 def features(teacher_weights):
     """The command line of the feature network's training."""
-    named = ["--teacher", "mobilenetv2_035", "--teacher-weights", str(teacher_weights)]
+    named = [
+        "--teacher",
+        "mobilenetv2_035",
+        "--teacher-weights",
+        str(teacher_weights),
+        "--teacher-input",
+        "tflite",
+    ]
     return train_features.main, [*SMALL, *named]
 
 
@@ -240,7 +247,7 @@ def test_descriptions_belong_to_their_images():
 
 @pytest.fixture
 def teacher(teacher_weights):
-    extractor, _ = train_features.open_teacher("mobilenetv2_035", teacher_weights)
+    extractor, _ = train_features.open_teacher("mobilenetv2_035", teacher_weights, "tflite")
     return extractor
 
 
@@ -255,8 +262,8 @@ def test_teacher_describes_the_cut(teacher, same, rng):
 
 
 def test_folding_the_teachers_norms_changes_nothing(teacher_weights, rng):
-    plain, _ = train_features.open_teacher("mobilenetv2_035", teacher_weights)
-    again, _ = train_features.open_teacher("mobilenetv2_035", teacher_weights)
+    plain, _ = train_features.open_teacher("mobilenetv2_035", teacher_weights, "tflite")
+    again, _ = train_features.open_teacher("mobilenetv2_035", teacher_weights, "tflite")
     with torch.no_grad():
         for network in (plain, again):
             for module in network.modules():
@@ -323,9 +330,12 @@ def test_a_short_training_brings_the_student_nearer(features, tmp_path):
     assert held_back[-1] < held_back[0]
 
 
-def test_teacher_with_unlike_padding_is_recognised(teacher_weights, tmp_path):
+def test_teachers_padding_is_what_was_told(teacher_weights, tmp_path):
     weights = load_file(teacher_weights)
     moved = {key: one + 1 if key.endswith("running_mean") else one for key, one in weights.items()}
     save_file(moved, tmp_path / "pytorch.safetensors")
-    assert train_features.open_teacher("mobilenetv2_035", teacher_weights)[1]
+    assert train_features.open_teacher("mobilenetv2_035", teacher_weights, "tflite")[1]
+    assert not train_features.open_teacher("mobilenetv2_035", teacher_weights, "timm")[1]
+    with pytest.raises(InputError, match="running means are zero"):
+        train_features.open_teacher("mobilenetv2_035", teacher_weights)
     assert not train_features.open_teacher("mobilenetv2_035", tmp_path / "pytorch.safetensors")[1]

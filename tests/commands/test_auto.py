@@ -4,14 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file, save_file
 
 from mendiff.checkpoints.bundled import FEATURES, bundled_features, codec_folder
 from mendiff.checkpoints.codecs import open_codec
 from mendiff.checkpoints.store import load
 from mendiff.commands.fit import prepared
-from mendiff.commands.job import Job, control, peer
-from mendiff.commands.plan import Plan, backbone_changes, make_config
+from mendiff.commands.job import Job, control, features_config, peer
+from mendiff.commands.plan import Plan, backbone_changes, backbone_input, make_config
 from mendiff.commands.variants import variant_of
 from mendiff.errors import InputError
 from mendiff.images import save_png, to_picture
@@ -42,6 +44,56 @@ def test_backbone_changes(features, weights, found):
 def test_backbone_changes_refuse_halves(features, weights):
     with pytest.raises(InputError, match="--features auto without a file"):
         backbone_changes(features, weights)
+
+
+HALF, SAME = [0.5, 0.5, 0.5], {"pad_type": "same"}
+TFLITE = {"features.mean": HALF, "features.std": HALF, "features.network": SAME}
+
+
+@pytest.fixture
+def folded(tmp_path):
+    """A file whose running means are all zero."""
+    weights = timm.create_model("test_efficientnet", pretrained=False).state_dict()
+    save_file(weights, tmp_path / "folded.safetensors")
+    return tmp_path / "folded.safetensors"
+
+
+def test_a_backbones_input_is_what_was_told(folded):
+    assert backbone_input(folded, "tflite") == TFLITE
+    assert backbone_input(folded, "timm") == {}
+    assert backbone_input(folded, None, {"features.mean": HALF}) == {}
+    assert backbone_input(None, None) == {}
+    with pytest.raises(
+        InputError, match=r"folded.safetensors: expected to be told .* --features-input tflite"
+    ):
+        backbone_input(folded, None, {"features.layers": ["stage1"]})
+
+
+def test_trained_running_means_need_no_telling(folded):
+    weights = load_file(folded)
+    save_file({key: one + 1 if key.endswith("running_mean") else one for key, one in weights.items()}, folded)
+    assert backbone_input(folded, None) == {}
+    assert backbone_input(folded, "tflite") == TFLITE
+
+
+def test_what_was_told_reaches_plan_and_job(paths, folded):
+    plan = Plan(features="test_efficientnet", features_weights=folded, features_input="tflite")
+    config = make_config(plan, paths)
+    assert (config.features.mean, config.features.network) == (tuple(HALF), SAME)
+    own = replace(plan, settings={"features.mean": [0.1, 0.2, 0.3]})
+    assert make_config(own, paths).features.mean == (0.1, 0.2, 0.3)
+    job = Job(
+        "padim",
+        {},
+        "",
+        [],
+        features="test_efficientnet",
+        features_weights=str(folded),
+        features_input="tflite",
+    )
+    assert features_config(job).network == SAME
+    with pytest.raises(InputError, match="running means are zero"):
+        features_config(replace(job, features_input=None))
 
 
 def test_plan_may_name_both(paths, bundled):

@@ -347,3 +347,11 @@ def test_a_feature_layer_that_does_not_exist_is_refused(make):
 def test_fewer_good_images_than_the_gaussians_need_are_refused(make, pictures):
     with pytest.raises(InputError, match="at least 4 good ones for PaDiM's Gaussians, got 3"):
         make().fit_statistics(lambda: iter([(pictures[:3], SEEDS[:3])]))
+
+
+def test_crops_are_refused_beside_what_is_kept_of_whole_images(tiny_config):
+    with pytest.raises(InputError, match=r"cached_features: expected 0 with crop=16, .* use window"):
+        tiny_config("ran", {"crop": 16, "cached_features": 0.5, "window": 0})
+    with pytest.raises(InputError, match="crop and window: expected one of them, got 16 and 128"):
+        tiny_config("ran", {"crop": 16, "cached_features": 0.0, "window": 128})
+    assert tiny_config("ran", {"crop": 16, "cached_features": 0.0, "window": 0}).crop == 16

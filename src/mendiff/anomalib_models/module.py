@@ -421,6 +421,14 @@ class MethodModule(HeldBack):
             known = with_fitted(known, self.fitted)
         return Model(self._method_name, method, self.calibration, known)
 
+    def to_onnx(self, *args: Any, **options: Any) -> Path:
+        """Refuse in one sentence what torch.export would refuse in many."""
+        raise _no_export("ONNX")
+
+    def to_openvino(self, *args: Any, **options: Any) -> Path:
+        """Refuse in one sentence what torch.export would refuse in many."""
+        raise _no_export("OPENVINO")
+
     def save(self, folder: str | Path, info: dict[str, Any] | None = None) -> None:
         """Write the model folder that `mendiff.load` opens.
 
@@ -430,6 +438,14 @@ class MethodModule(HeldBack):
         """
         model = self.as_model(info)
         save_model(folder, model.name, model.method, model.calibration, model.info)
+
+
+def _no_export(kind: str) -> InputError:
+    return InputError(
+        f"export: expected ExportType.TORCH, got {kind}, which is not supported yet: an image's noise is "
+        "drawn by its own pixels, which a traced graph can't follow; export with ExportType.TORCH, or use "
+        "mendiff.load on a folder that save() wrote."
+    )
 
 
 def learning_rate(plan: TrainingConfig, step: int) -> float:

@@ -23,11 +23,13 @@ from mendiff.anomalib_models.held_back import generator
 from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.training import quiet
 from mendiff.errors import InputError
-from mendiff.nets.features import FeatureExtractor, FeaturesConfig, local_backbone
+from mendiff.nets.features import FeatureExtractor, FeaturesConfig, network_like
 
 MINUTES = 5
 """Of fitting, for models that train, as in `tiny`; `max_steps` or `max_epochs` set it otherwise."""
 TRAINER = ("max_steps", "max_epochs", "max_time")
+BACKBONE = "feature_extractor"
+"""Where anomalib's models keep a network of timm's."""
 PADIM_DIMS = 100
 """Feature dimensions that PaDiM keeps, as anomalib's default for ResNet-18."""
 
@@ -169,21 +171,53 @@ def make_peer(peer: Peer, settings: Mapping[str, Any], size: int, textures: Path
             f"{peer.name}: expected a pretrained backbone; give --features and --features-weights, "
             "or leave the model out."
         )
+    if "pre_trained" not in takes:
+        raise InputError(
+            f"{peer.name}: expected a model that can be made without weights of its backbone, but it always "
+            "fetches them by itself; leave the model out."
+        )
     stated = FeatureExtractor(peer.features)
     stages.append(Normalize(stated.mean.flatten().tolist(), stated.std.flatten().tolist()))
     given["pre_processor"] = PreProcessor(transform=Compose(stages))
-    given |= {"backbone": peer.features.name, "pre_trained": True}
+    given |= {"backbone": peer.features.name, "pre_trained": False}
     if "layers" in takes:
         given["layers"] = _by_number(takes["layers"].default, peer.name)
     if "n_features" in takes:
         given["n_features"] = PADIM_DIMS
-    with local_backbone(peer.features, peer.weights):
-        return kind(**{**given, **settings})
+    module = kind(**{**given, **settings})
+    give_backbone(module, peer)
+    return module
+
+
+def give_backbone(module: nn.Module, peer: Peer) -> None:
+    """Put the peer's backbone with its weights where a model of anomalib's has one without.
+
+    Raises InputError where there is none, or where the weights lack something.
+    """
+    assert peer.features is not None
+    assert peer.weights is not None
+    found = False
+    for part in list(module.modules()):
+        made = part._modules.get(BACKBONE)
+        if made is not None and type(made).__module__.startswith("timm."):
+            # The random weights of a new network must not change what is drawn afterwards.
+            with torch.random.fork_rng(devices=[]):
+                network = network_like(made, peer.features, peer.weights, "of the backbone")
+            setattr(part, BACKBONE, network)
+            found = True
+        for name, value in (("pre_trained", True), ("requires_grad", False)):  # as if it had been so at first
+            if isinstance(vars(part).get(name), bool):
+                setattr(part, name, value)
+    if not found:
+        raise InputError(
+            f"{peer.name}: expected a model that takes its features from a backbone of timm's, which it does "
+            "not; leave it out."
+        )
 
 
 def _by_number(layers: Any, name: str) -> list[int]:
     """ResNet's "layer1", "layer2", ... as timm's numbers of feature maps: strides 4, 8, ... anywhere."""
-    numbers = [re.fullmatch(r"layer(\d)", str(layer)) for layer in layers]
+    numbers = [re.fullmatch(r"layer(\d)", str(layer)) for layer in layers or ()]
     if not numbers or not all(numbers):
         raise InputError(f"{name}: its layers are not those of a plain backbone; it can't take a local file.")
     return [int(number[1]) for number in numbers if number]

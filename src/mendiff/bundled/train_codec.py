@@ -44,7 +44,7 @@ from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_device
 from mendiff.commands.fit_codec import quality
 from mendiff.commands.places import check_output, new_folder
-from mendiff.commands.plan import backbone_changes
+from mendiff.commands.plan import INPUTS, backbone_changes
 from mendiff.methods.base import random_crops
 from mendiff.methods.config import override
 from mendiff.nets.codec import BUNDLED_NETWORK, Codec, CodecConfig
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--features", help="of the perceptual term: auto for the bundled network, or timm's name"
     )
     parser.add_argument("--features-weights", type=Path, help="the backbone's safetensors file")
+    parser.add_argument("--features-input", choices=INPUTS, help="how the backbone wants its images")
     parser.add_argument("--perceptual", type=float, default=0.03, help="weight of that term (%(default)s)")
     parser.add_argument("--crop", type=int, default=64, help="side of what is trained on (%(default)s)")
     add_training_options(parser, size=128, batch=16, passes=8, rate=2e-3)
@@ -160,7 +161,8 @@ def prepared(options: argparse.Namespace) -> CodecTraining:
         codec=CodecConfig("tiny", network=BUNDLED_NETWORK),
         loss=CodecLossConfig("rms", options.perceptual),
     )
-    asked = override(parts, backbone_changes(options.features, options.features_weights))
+    given = options.features, options.features_weights, options.features_input
+    asked = override(parts, backbone_changes(*given))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(options.seed)
         model = CodecTraining(resolved(asked))

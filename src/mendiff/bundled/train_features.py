@@ -1,13 +1,14 @@
 """Teaches the bundled feature network what a pretrained one says of generated images.
 
 Examples:
-    python -m mendiff.bundled.train_features --teacher-weights FILE --minutes 75 -o runs/features
-    python -m mendiff.bundled.train_features --teacher-weights FILE --resume -o runs/features
-    python -m mendiff.bundled.train_features --teacher-weights FILE --resume -o runs/features --install
+    TEACHER="--teacher-weights FILE --teacher-input tflite"
+    python -m mendiff.bundled.train_features $TEACHER --minutes 75 -o runs/features
+    python -m mendiff.bundled.train_features $TEACHER --resume -o runs/features
+    python -m mendiff.bundled.train_features $TEACHER --resume -o runs/features --install
 
-FILE holds the teacher's weights, safetensors. The folder gets checkpoint.safetensors about every minute,
-log.jsonl, and at the end features.safetensors; --install puts the latter and its SHA-256 into the package.
-docs/curves.py draws the log.
+FILE holds the teacher's weights, safetensors; tflite is for such as come from TensorFlow Lite. The folder
+gets checkpoint.safetensors about every minute, log.jsonl, and at the end features.safetensors; --install puts
+the latter and its SHA-256 into the package. docs/curves.py draws the log.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from mendiff.bundled.workshop import (
 from mendiff.checkpoints.bundled import FEATURES
 from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_device
-from mendiff.commands.plan import backbone_input
+from mendiff.commands.plan import INPUTS, backbone_input
 from mendiff.images import write_bytes
 from mendiff.methods.config import config_from_dict
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig
@@ -85,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--teacher", default="mobilenetv2_100", help="timm's name (%(default)s)")
     parser.add_argument("--teacher-weights", type=Path, required=True, help="its safetensors file")
+    parser.add_argument("--teacher-input", choices=INPUTS, help="how it wants its images (timm unless given)")
     add_training_options(parser, size=160, batch=16, passes=4, rate=2e-3)
     return answered(parser.prog, lambda: train(parser.parse_args(arguments)))
 
@@ -95,7 +97,7 @@ def train(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     check_folder(options)
     set_threads(options, device)
-    extractor, same = open_teacher(options.teacher, options.teacher_weights)
+    extractor, same = open_teacher(options.teacher, options.teacher_weights, options.teacher_input)
     rounds = rounds_of(options)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(options.seed)
@@ -128,10 +130,10 @@ def train(options: argparse.Namespace) -> None:
     finish(options, [FEATURES], terminal)
 
 
-def open_teacher(name: str, weights: Path) -> tuple[FeatureExtractor, bool]:
-    """The teacher, and whether it pads as TensorFlow does."""
+def open_teacher(name: str, weights: Path, told: str | None = None) -> tuple[FeatureExtractor, bool]:
+    """The teacher, and whether it pads as TensorFlow does; `told` is one of INPUTS, or None."""
     tensors = read_weights(weights)
-    given = {key.removeprefix("features."): value for key, value in backbone_input(tensors).items()}
+    given = {key.removeprefix("features."): value for key, value in backbone_input(weights, told).items()}
     config = config_from_dict(FeaturesConfig, {"name": name, "layers": list(STAGES), **given})
     extractor = FeatureExtractor(config)
     extractor.load_backbone(tensors, str(weights))
@@ -180,7 +182,7 @@ def judged(student: Student, options: argparse.Namespace, terminal: Terminal) ->
     surfaces = [draw_category(OTHER_SEED, number) for number in range(options.categories)]
     ours = StudentFeatures({"outputs": list(student.config.outputs)}, STAGES)
     ours.load_backbone(student.state_dict(), "student")
-    taught, _ = open_teacher(options.teacher, options.teacher_weights)
+    taught, _ = open_teacher(options.teacher, options.teacher_weights, options.teacher_input)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         fresh = FeatureExtractor(taught.config)

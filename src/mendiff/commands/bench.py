@@ -71,6 +71,7 @@ class Bench:
         seeds: every one is a repetition.
         preset: of our methods.
         features, features_weights: backbone and its file, or a folder of files named by backbone.
+        features_input: what the backbone's images look like; see Plan.
         suite: the paper's experiment, or None.
         given: to the fits of our methods.
     """
@@ -85,6 +86,7 @@ class Bench:
     features: str | None
     features_weights: Path | None
     suite: Suite | None
+    features_input: str | None = None
     given: Given = field(default_factory=Given)
 
 
@@ -156,6 +158,7 @@ def planned(bench: Bench, device: str) -> dict[str, Job]:
                     preset=preset_of(bench, row.method, group),
                     features=bench.features,
                     features_weights=str(bench.features_weights) if bench.features_weights else None,
+                    features_input=bench.features_input,
                     seed=seed,
                     device=device,
                 )

@@ -60,6 +60,7 @@ def run(
     preset: str,
     features: str | None,
     features_weights: Path | None,
+    features_input: str | None,
     pretrained: str | None,
     prompt: Path | None,
     codec: Path | None,
@@ -98,6 +99,7 @@ def run(
         preset=preset,
         features=features,
         features_weights=None if features_weights is None else features_weights.resolve(),
+        features_input=features_input,
         suite=named,
         given=Given(pretrained, prompt, codec, textures, statistics),
     )

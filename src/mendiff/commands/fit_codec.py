@@ -101,6 +101,7 @@ def run(
     start: Path | None,
     features: str | None,
     features_weights: Path | None,
+    features_input: str | None,
     categories: Sequence[str] | None,
     layout: str,
     seed: int,
@@ -117,7 +118,7 @@ def run(
     if preset not in PRESETS:
         raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
     device = choose_device(device)
-    plan, model = _prepared(preset, start, features, features_weights, settings, seed)
+    plan, model = _prepared(preset, start, features, features_weights, features_input, settings, seed)
     use = Use(bit_depth=plan.bit_depth)
     chosen = choose_categories(open_data(data, layout), categories)
     paths = readable_paths(chosen, terminal, use)
@@ -197,6 +198,7 @@ def _prepared(
     start: Path | None,
     features: str | None,
     features_weights: Path | None,
+    features_input: str | None,
     settings: dict[str, Any],
     seed: int,
 ) -> tuple[CodecPlan, CodecTraining]:
@@ -207,7 +209,7 @@ def _prepared(
         # Tuned from here on as the preset has it, where nobody says what it was tuned on before.
         pixels = begun[0].pixels or PRESETS[preset].codec.pixels
         changes["codec"] = config_to_dict(dataclasses.replace(begun[0], pixels=pixels))
-    changes |= backbone_changes(features, features_weights)
+    changes |= backbone_changes(features, features_weights, features_input, settings)
     asked = override(PRESETS[preset], changes | settings)
     plan = resolved(asked)
     with torch.random.fork_rng(devices=[]):

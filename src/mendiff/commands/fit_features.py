@@ -79,6 +79,7 @@ def run(
     preset: str,
     features: str | None,
     features_weights: Path | None,
+    features_input: str | None,
     categories: Sequence[str] | None,
     layout: str,
     seed: int,
@@ -94,7 +95,7 @@ def run(
     if model is None:
         raise InputError("--model: expected a fitted model whose reconstructions to learn from, got none.")
     checkpoint = workdir_of(out, resume) / CHECKPOINT
-    plan, weights, source = _plan(preset, features, features_weights, settings)
+    plan, weights, source = _plan(preset, features, features_weights, features_input, settings)
     tuning = FeaturesTuning(plan.features, plan.keep_weight)
     for extractor in (tuning.tuned, tuning.original):
         extractor.load_backbone(weights, source)
@@ -157,7 +158,7 @@ def _tune(
 
 
 def _plan(
-    preset: str, features: str | None, file: Path | None, settings: dict[str, Any]
+    preset: str, features: str | None, file: Path | None, told: str | None, settings: dict[str, Any]
 ) -> tuple[FeaturesPlan, dict[str, Tensor], str]:
     """The preset with all changes, the backbone's weights, and where they come from."""
     if preset not in PRESETS:
@@ -169,7 +170,7 @@ def _plan(
     FeatureExtractor(plan.features)
     place = timm_file(name) if file is None else file
     weights = read_weights(place)
-    return override(plan, backbone_input(weights) | settings), weights, str(place)
+    return override(plan, backbone_input(place, told, settings) | settings), weights, str(place)
 
 
 def with_mended(mender: Model, images: Tensor, terminal: Terminal) -> Tensor:

@@ -249,7 +249,7 @@ def features_config(job: Job) -> FeaturesConfig:
     """Which backbone, and how it wants its input; the one that comes with mendiff where none was named."""
     if job.features is None or job.features == AUTO:
         return FeaturesConfig(AUTO)
-    stated = backbone_input(backbone_weights(job))
+    stated = backbone_input(job.weights, job.features_input)
     given = {name.removeprefix("features."): value for name, value in stated.items()}
     return config_from_dict(FeaturesConfig, {"name": job.features, **given}, "features")
 

@@ -47,6 +47,7 @@ def fit(
     preset: str = "tiny",
     features: str | None = None,
     features_weights: Path | None = None,
+    features_input: str | None = None,
     image_size: int | None = None,
     categories: list[str] | None = None,
     layout: str = "auto",
@@ -76,6 +77,8 @@ def fit(
         features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff, which
             tiny takes anyway; none to compare pixels alone, which finds less.
         features_weights: the backbone's weights, a local safetensors file; timm's from the hub unless given.
+        features_input: how the backbone wants its images: timm for what timm states of it, which is taken
+            unless given, or tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding).
         image_size: side to which images are resized; the images' own size (up to 320) unless given.
         categories: which to learn together, where DATA holds several categories; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
@@ -111,6 +114,7 @@ def fit_codec(
     start: Path | None = None,
     features: str | None = None,
     features_weights: Path | None = None,
+    features_input: str | None = None,
     categories: list[str] | None = None,
     layout: str = "auto",
     seed: int = 0,
@@ -126,6 +130,8 @@ def fit_codec(
         start: a codec folder to go on from, such as mendiff convert codec writes, or auto for the bundled.
         features: timm's name of a backbone for the perceptual term, or auto for the bundled one.
         features_weights: the backbone's weights, a local safetensors file; auto needs none.
+        features_input: how the backbone wants its images: timm for what timm states of it, which is taken
+            unless given, or tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding).
         categories: which to learn together, where DATA holds several categories; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         seed: of training.
@@ -140,6 +146,7 @@ def fit_features(
     preset: str = "tiny",
     features: str | None = None,
     features_weights: Path | None = None,
+    features_input: str | None = None,
     categories: list[str] | None = None,
     layout: str = "auto",
     seed: int = 0,
@@ -154,6 +161,8 @@ def fit_features(
         preset: tiny, or paper for GLAD's backbone and layers.
         features: timm's name of the backbone.
         features_weights: its weights, a local safetensors file; timm's from the hub unless given.
+        features_input: how the backbone wants its images: timm for what timm states of it, which is taken
+            unless given, or tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding).
         categories: which to learn from, where DATA holds several categories; all unless given.
         layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         seed: of training.
@@ -283,6 +292,7 @@ def benchmark(
     preset: str = "tiny",
     features: str | None = None,
     features_weights: Path | None = None,
+    features_input: str | None = None,
     pretrained: str | None = None,
     prompt: Path | None = None,
     codec: Path | None = None,
@@ -306,6 +316,8 @@ def benchmark(
         features: timm's name of a backbone, for every method that takes one; unless given, ours and the
             memory bank take the network that comes with mendiff.
         features_weights: its safetensors file, or a folder of files that are named like their backbones.
+        features_input: how the backbone wants its images: timm for what timm states of it, which is taken
+            unless given, or tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding).
         pretrained: as of mendiff fit, for the rows that take it, as the next four: Stable Diffusion v1, which
             glad and diad need at preset paper.
         prompt: prompt embeddings, a safetensors file, where there is no text encoder.

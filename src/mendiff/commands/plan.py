@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mendiff.calibration import FALSE_ALARM_RATE
 from mendiff.checkpoints.bundled import codec_folder
@@ -27,6 +27,15 @@ from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
 from mendiff.types import Processes
 
+INPUTS: dict[str, dict[str, Any]] = {
+    "timm": {},
+    "tflite": {
+        "features.mean": [0.5, 0.5, 0.5],
+        "features.std": [0.5, 0.5, 0.5],
+        "features.network": {"pad_type": "same"},
+    },
+}
+"""For --features-input, as changes of a config: timm's statement of it, or TensorFlow Lite's custom."""
 NONE = "none"
 """For --features: pixels alone are compared, whatever the preset has."""
 FEWEST_IMAGES = 2  # as in anomalib_models, which takes seconds to import
@@ -41,6 +50,7 @@ class Plan:
         settings: dotted config fields to their values.
         features: timm's name, "auto" for the bundled network, "none" for none, or None for the preset's.
         features_weights: local safetensors file of the backbone, or None for timm's own.
+        features_input: what its images look like, one of INPUTS, or None for what timm states.
         image_size: in pixels, or None for the images' own.
         seed: of training.
         device: torch's name.
@@ -60,6 +70,7 @@ class Plan:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     features: str | None = None
     features_weights: Path | None = None
+    features_input: str | None = None
     image_size: int | None = None
     seed: int = 0
     device: str = "cpu"
@@ -122,8 +133,8 @@ def _changed(plan: Plan) -> MethodConfig:
     changes: dict[str, Any] = {}
     if plan.features is not None:
         changes["features.name"] = "" if plan.features == NONE else plan.features
-    if plan.features_weights is not None:
-        changes |= backbone_input(read_weights(plan.features_weights))
+    if plan.features_weights is not None or plan.features_input is not None:
+        changes |= backbone_input(plan.features_weights, plan.features_input, plan.settings)
     changes |= plan.settings
     if plan.codec is not None:
         changes["codec"] = config_to_dict(read_codec_config(codec_folder(plan.codec)))
@@ -172,6 +183,10 @@ def check_sources(plan: Plan, config: MethodConfig) -> None:
         raise InputError(
             "--features-weights: expected --features with it, timm's name of the backbone that they are of."
         )
+    if plan.features_input is not None and features in ("", AUTO):
+        raise InputError(
+            "--features-input: expected --features with it, timm's name of the backbone that wants these."
+        )
     denoiser = getattr(getattr(config, "denoiser", None), "kind", "")
     if denoiser != "conditional_unet":
         if plan.pretrained or plan.prompt:
@@ -183,8 +198,20 @@ def check_sources(plan: Plan, config: MethodConfig) -> None:
         )
 
 
-def backbone_changes(features: str | None, weights: Path | None) -> dict[str, Any]:
-    """What a backbone's name and local file, or the name "auto" alone, change in a config; or nothing."""
+def backbone_changes(
+    features: str | None,
+    weights: Path | None,
+    told: str | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """What a backbone's name and local file, or the name "auto" alone, change in a config; or nothing.
+
+    Args:
+        features: name.
+        weights: file.
+        told: see backbone_input.
+        settings: see there.
+    """
     if features == AUTO and weights is None:
         return {"features.name": AUTO}
     if features == AUTO or (features is None) != (weights is None):
@@ -193,21 +220,33 @@ def backbone_changes(features: str | None, weights: Path | None) -> dict[str, An
         )
     if features is None or weights is None:
         return {}
-    return {"features.name": features, **backbone_input(read_weights(weights))}
+    return {"features.name": features, **backbone_input(weights, told, settings)}
 
 
-def backbone_input(weights: dict[str, Tensor]) -> dict[str, Any]:
-    """How a backbone wants its input, where its weights give that away.
+def backbone_input(
+    weights: Path | None, told: str | None, settings: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """How a backbone wants its input, as changes of a config: what was told, otherwise timm's statement.
 
-    Weights whose batch norms are folded (all running means zero) were converted from TensorFlow Lite: RGB in
-    [-1,1] and "same" padding. Otherwise timm's statement for the name holds. `--set features.mean=...`
-    overrides either.
+    Args:
+        weights: its file.
+        told: one of INPUTS, or None.
+        settings: dotted config fields to their values, which may tell it, too.
+
+    Raises InputError for a file that looks as if timm's statement were wrong where nothing was told.
     """
-    means = [value for key, value in weights.items() if key.endswith("running_mean")]
-    if not means or any(bool(value.any()) for value in means):
-        return {}
-    half = [0.5, 0.5, 0.5]
-    return {"features.mean": half, "features.std": half, "features.network": {"pad_type": "same"}}
+    if told is not None and told not in INPUTS:
+        raise InputError(f"--features-input: expected one of {', '.join(INPUTS)}, got {told!r}.")
+    if told is not None or weights is None or any(name in settings for name in INPUTS["tflite"]):
+        return dict(INPUTS[told or "timm"])
+    means = [one for key, one in read_weights(weights).items() if key.endswith("running_mean")]
+    if means and not any(bool(one.any()) for one in means):
+        raise InputError(
+            f"{weights}: expected to be told how the images must look, since all running means are zero, as "
+            "in files that come from TensorFlow Lite; add --features-input tflite for [-1,1] and 'same' "
+            "padding, or --features-input timm for what timm states."
+        )
+    return {}
 
 
 def own_size(paths: Sequence[Path], multiple: int) -> int:

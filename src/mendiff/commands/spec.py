@@ -32,7 +32,7 @@ class Job:
         rows: label to the changes that are made to the fitted model.
         data, layout: root of the categories, and how it is laid out.
         categories: that the model learns, together.
-        features, features_weights: backbone and its file.
+        features, features_weights, features_input: backbone, its file, and what its images look like.
         seed: of training.
         device: torch's name.
         pretrained, prompt, codec, textures, statistics: of the fit, see Plan.
@@ -48,6 +48,7 @@ class Job:
     preset: str = "tiny"
     features: str | None = None
     features_weights: str | None = None
+    features_input: str | None = None
     seed: int = 0
     device: str = "cpu"
     pretrained: str | None = None
@@ -80,6 +81,7 @@ class Job:
             self.settings,
             features=self.features,
             features_weights=self.weights,
+            features_input=self.features_input,
             seed=self.seed,
             device=self.device,
             statistics=self.statistics,
@@ -171,7 +173,11 @@ def difference_of_rows(before: Job, now: Job) -> str:
     and weights.
     """
     alike = before.rows.keys() & now.rows.keys()
-    told = _first_of(before, now, ("method", "settings", "features", "statistics")) if alike else ""
+    told = (
+        _first_of(before, now, ("method", "settings", "features", "features_input", "statistics"))
+        if alike
+        else ""
+    )
     size = [one.preset.partition("/")[0] for one in (before, now)]
     if alike and not told and size[0] != size[1]:
         told = f"preset: {before.preset} before, {now.preset} now"

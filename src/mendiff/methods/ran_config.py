@@ -89,6 +89,16 @@ class RanConfig(MethodConfig):
                 f"got {self.codec.kind!r}."
             )
         check_cached_latents(self, self.codec)
+        if self.crop and self.cached_features:
+            raise InputError(
+                f"cached_features: expected 0 with crop={self.crop}, whose images are new at every step, got "
+                f"{self.cached_features:g}; use window in place of crop, which cuts what is kept."
+            )
+        if self.crop and self.window:
+            raise InputError(
+                f"crop and window: expected one of them, got {self.crop} and {self.window}; window cuts "
+                "after the features of the whole image were extracted, crop before."
+            )
         if self.training.lora_rank:
             raise InputError(
                 "training.lora_rank: expected 0 for RAN, whose network starts from random weights, got "

@@ -5,23 +5,22 @@ Our own thin extractor: the common ones change timm process-wide or drop layers 
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.errors import InputError
 from mendiff.nets import AUTO, LEAST_SIDE
+from mendiff.nets.positions import POSITION_RESAMPLING, Positions
 from mendiff.nets.settled import built
 from mendiff.nets.student import BUNDLED, StudentFeatures
 from mendiff.scoring.pyramid import PixelPyramid
 
-POSITION_RESAMPLING = ("timm", "dino")
 TINY_FEATURES = AUTO
 """Name of the features in `tiny`."""
 
@@ -83,12 +82,14 @@ class FeatureExtractor(nn.Module):
             )
         self.config = config
         self.backbone = _make_backbone(config)
-        self._is_vit = hasattr(self.backbone, "patch_embed") and hasattr(self.backbone, "blocks")
-        self.indices = _layer_indices(config, self._is_vit, len(self.backbone.feature_info))
+        self._whole = _patch_side(self.backbone)
+        is_vit = hasattr(self.backbone, "patch_embed") and hasattr(self.backbone, "blocks")
+        self.indices = _layer_indices(config, is_vit, len(self.backbone.feature_info))
         info = [self.backbone.feature_info[index] for index in self.indices]
         self.channels = tuple(int(layer["num_chs"]) for layer in info)
         self.strides = tuple(int(layer["reduction"]) for layer in info)
         self.backbone.prune_intermediate_layers(sorted(self.indices), prune_norm=True, prune_head=True)
+        _place_tokens(self.backbone, config)
         stated = self.backbone.default_cfg
         for name, values in (("mean", config.mean or stated["mean"]), ("std", config.std or stated["std"])):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None])
@@ -104,46 +105,41 @@ class FeatureExtractor(nn.Module):
         return self.unnormalised((image - self.mean) / self.std)
 
     def unnormalised(self, pixels: Tensor) -> list[Tensor]:
-        """Features of pixels as they are, (B,3,H,W): GLAD's stop rule feeds the decoder's output directly."""
-        if self._is_vit:
-            return self._tokens(pixels)
-        outputs = self.backbone.forward_intermediates(
-            pixels, indices=sorted(self.indices), intermediates_only=True
-        )
-        by_index = dict(zip(sorted(self.indices), outputs, strict=True))
+        """Features of pixels as they are, (B,3,H,W): GLAD's stop rule feeds the decoder's output directly.
+
+        Of a transformer the patch tokens after the named blocks, before the final norm; pixels that don't
+        fill a patch are left out, at the right and at the bottom.
+        """
+        height, width = (side - side % self._whole for side in pixels.shape[-2:])
+        indices = sorted(self.indices)
+        try:
+            found = self.backbone.forward_intermediates(
+                pixels[..., :height, :width], indices=indices, intermediates_only=True
+            )
+        except (AssertionError, RuntimeError, ValueError) as error:
+            self._refuse_size((pixels.shape[-2], pixels.shape[-1]), error)
+            raise
+        by_index = dict(zip(indices, found, strict=True))
         return [by_index[index] for index in self.indices]
 
-    def _tokens(self, pixels: Tensor) -> list[Tensor]:
-        """Patch tokens after the named blocks, before the final norm, as (B,C,h,w); class tokens dropped."""
-        vit = self.backbone
-        patch = vit.patch_embed.patch_size
-        grid = (pixels.shape[-2] // patch[0], pixels.shape[-1] // patch[1])
-        tokens = vit.patch_embed.proj(pixels).flatten(2).transpose(1, 2)
-        prefix = vit.num_prefix_tokens
-        if prefix:
-            tokens = torch.cat([vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        tokens = vit.norm_pre(tokens + self.position_embedding(grid))
-        kept = {}
-        for index, block in enumerate(vit.blocks):
-            tokens = block(tokens)
-            if index in self.indices:
-                kept[index] = tokens[:, prefix:].transpose(1, 2).unflatten(2, grid)
-        return [kept[index] for index in self.indices]
+    def _refuse_size(self, size: tuple[int, int], error: Exception) -> None:
+        """Raise InputError where a backbone failed that was made for images of another size (h,w)."""
+        stated = self.backbone.default_cfg
+        made_for = self.config.network.get("img_size", stated["input_size"][1:])
+        rows, columns = (made_for, made_for) if isinstance(made_for, int) else tuple(made_for)
+        fixed = stated.get("fixed_input_size", False) or "img_size" in self.config.network
+        if not fixed or size == (rows, columns) or isinstance(error, torch.cuda.OutOfMemoryError):
+            return
+        raise InputError(
+            f"features: expected images of {rows}x{columns} pixels, for which {self.config.name} was made, "
+            f"got {size[0]}x{size[1]}; choose another --image-size, or a backbone that takes every size "
+            f"({' '.join(str(error).split())})."
+        ) from error
 
     def position_embedding(self, grid: tuple[int, int]) -> Tensor:
-        """The transformer's position embedding fitted to a token grid (h,w), (1,prefix + h w,C)."""
-        table: Tensor = self.backbone.pos_embed
-        prefix = self.backbone.num_prefix_tokens
-        side = round((table.shape[1] - prefix) ** 0.5)
-        if grid == (side, side):
-            return table
-        square = table[:, prefix:].transpose(1, 2).unflatten(2, (side, side))
-        if self.config.position_resampling == "dino":
-            factors = ((grid[0] + 0.1) / side, (grid[1] + 0.1) / side)
-            fitted = F.interpolate(square, scale_factor=factors, mode="bicubic")
-        else:
-            fitted = F.interpolate(square, size=grid, mode="bicubic", antialias=True)
-        return torch.cat([table[:, :prefix], fitted.flatten(2).transpose(1, 2)], dim=1)
+        """A vision transformer's position embedding fitted to a token grid (h,w), (1,prefix + h w,C)."""
+        fitted: Tensor = self.backbone._pos_embed.fitted(grid)
+        return fitted
 
     def load_backbone(self, weights: Mapping[str, Tensor], source: str) -> None:
         """Load a timm state dict; what the named layers don't need (head, later stages) may be in it or not.
@@ -152,19 +148,8 @@ class FeatureExtractor(nn.Module):
             weights: timm's parameter names to tensors, any float dtype.
             source: for messages: where the weights come from.
         """
-        import timm
-
         own = self.backbone.state_dict()
-        with torch.device("meta"):
-            known = set(
-                timm.create_model(self.config.name, pretrained=False, **self.config.network).state_dict()
-            )
-        missing = sorted(key for key in own if key not in weights and not key.endswith("num_batches_tracked"))
-        strange = sorted(set(weights) - known - set(own))
-        wrong = sorted(key for key in own if key in weights and weights[key].shape != own[key].shape)
-        _refuse(missing, "is missing", source, self.config.name)
-        _refuse(strange, "is not part of the network", source, self.config.name)
-        _refuse(wrong, "has another shape", source, self.config.name)
+        _check_weights(own, self.config, weights, source)
         self.backbone.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)
 
 
@@ -188,53 +173,97 @@ def make_features(config: FeaturesConfig) -> Features:
     return FeatureExtractor(config) if config.name else PixelPyramid()
 
 
-@contextmanager
-def local_backbone(config: FeaturesConfig, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let other libraries that ask timm for a pretrained backbone by name get these weights instead.
-
-    Inside the block, timm makes every backbone of the config's name with the config's arguments and with
-    `weights`; nothing is downloaded. What the network lacks (later stages, the head) may be in them.
+def network_like(made: nn.Module, config: FeaturesConfig, weights: Mapping[str, Tensor], source: str) -> Any:
+    """A network of timm's as another library made it, but with a config's arguments and with weights.
 
     Args:
-        config: name and further arguments of the backbone.
-        weights: timm's parameter names to tensors.
+        made: a whole network, or one that gives maps of features alone.
+        config: of the backbone; its layers don't matter.
+        weights: timm's parameter names to tensors; what the network lacks (later stages, the head) may be in
+            them.
+        source: for messages: where the weights come from.
 
-    Raises InputError, at the making, for weights that lack something.
+    Raises InputError for weights that lack something. Nothing is downloaded.
     """
     import timm
 
-    make = timm.create_model
-
-    def make_with_weights(model_name: str, *args: Any, **options: Any) -> Any:
-        if model_name != config.name:
-            return make(model_name, *args, **options)
-        wanted = bool(options.pop("pretrained", False))
-        arguments = {**options, **config.network, "pretrained": False}
-        made = make(model_name, *args, **arguments)
-        if wanted:
-            own = made.state_dict()
-            missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
-            _refuse(missing, "is missing", "of the backbone", config.name)
-            made.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)
-        return made
-
-    timm.create_model = make_with_weights
-    try:
-        yield
-    finally:
-        timm.create_model = make
+    indices = list(getattr(getattr(made, "feature_info", None), "out_indices", ()))
+    with torch.device("meta"):
+        plain = _make_backbone(config)
+    if indices:
+        plain.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
+    _check_weights(plain.state_dict(), config, weights, source)  # timm itself would leave what lacks as it is
+    maps = {"features_only": True, "exportable": True, "out_indices": indices} if indices else {}
+    arguments = _arguments(config) | {"pretrained": True, "num_classes": 0} | maps
+    # Given to timm itself, since networks of maps rename their parts.
+    network = timm.create_model(
+        config.name, pretrained_cfg_overlay={"state_dict": dict(weights)}, **arguments
+    )
+    for one in network.modules():  # timm keeps what it was told
+        getattr(one, "pretrained_cfg", {}).pop("state_dict", None)
+    return network.requires_grad_(next(made.parameters()).requires_grad).train(made.training)
 
 
 def _make_backbone(config: FeaturesConfig) -> Any:
     import timm
 
     try:
-        return timm.create_model(config.name, pretrained=False, num_classes=0, **config.network)
+        return timm.create_model(config.name, num_classes=0, **_arguments(config))
     except (TypeError, ValueError, ArithmeticError, LookupError, AssertionError, RuntimeError) as error:
         raise InputError(
             f"features.network: expected arguments that timm's {config.name} takes, got {config.network} "
             f"({' '.join(str(error).split())}); are the weights those of another backbone?"
         ) from error
+
+
+def _arguments(config: FeaturesConfig) -> dict[str, Any]:
+    """What timm makes the backbone with; where it can be told to take images of every size, it is."""
+    import timm
+
+    with torch.device("meta"):  # the class alone is wanted
+        kind = type(timm.create_model(config.name, pretrained=False, **config.network))
+    known = {name for one in kind.__mro__ for name in inspect.signature(one).parameters}
+    every_size = {"dynamic_img_size": True} if "dynamic_img_size" in known else {}
+    return {"pretrained": False, **every_size, **config.network}
+
+
+def _patch_side(backbone: Any) -> int:
+    """Side in pixels of a transformer's patches, to which images of every size are cut; otherwise 1."""
+    from timm.layers import PatchEmbed
+
+    patches = getattr(backbone, "patch_embed", None)
+    plain = isinstance(patches, PatchEmbed) and getattr(backbone, "dynamic_img_size", False)
+    return int(patches.patch_size[0]) if plain else 1
+
+
+def _place_tokens(backbone: Any, config: FeaturesConfig) -> None:
+    """Let a vision transformer fit its positions as the config says, whatever others do to timm."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    table = isinstance(backbone, VisionTransformer) and backbone.pos_embed is not None
+    if table and backbone.dynamic_img_size:
+        backbone._pos_embed = Positions(backbone, config.position_resampling)
+    elif config.position_resampling != "timm":
+        raise InputError(
+            f"position_resampling: expected 'timm' for {config.name}, which has no table of positions that "
+            f"can be fitted in another way, got {config.position_resampling!r}."
+        )
+
+
+def _check_weights(
+    own: Mapping[str, Tensor], config: FeaturesConfig, weights: Mapping[str, Tensor], source: str
+) -> None:
+    """Refuse weights that lack something of a network's own state, or have what timm's whole one has not."""
+    import timm
+
+    with torch.device("meta"):
+        known = set(timm.create_model(config.name, **_arguments(config)).state_dict())
+    missing = sorted(key for key in own if key not in weights and not key.endswith("num_batches_tracked"))
+    strange = sorted(set(weights) - known - set(own))
+    wrong = sorted(key for key in own if key in weights and weights[key].shape != own[key].shape)
+    _refuse(missing, "is missing", source, config.name)
+    _refuse(strange, "is not part of the network", source, config.name)
+    _refuse(wrong, "has another shape", source, config.name)
 
 
 def _refuse(keys: Iterable[str], complaint: str, source: str, name: str) -> None:

@@ -1,0 +1,62 @@
+"""Where a vision transformer's tokens lie: its table of positions, fitted to other sizes of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+POSITION_RESAMPLING = ("timm", "dino")
+
+
+class Positions:
+    """Adds prefix tokens and fitted positions to patch tokens: takes the place of timm's `_pos_embed`.
+
+    timm knows one way of fitting the table, which other libraries change for the whole process. What is
+    fitted here goes to timm's own function, so that registers, distillation tokens and the like stay its
+    business.
+
+    Args:
+        transformer: timm's VisionTransformer with a table of positions.
+        resampling: see FeaturesConfig.position_resampling.
+    """
+
+    def __init__(self, transformer: Any, resampling: str) -> None:
+        self._transformer, self._resampling = transformer, resampling
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """All tokens, (B,h,w,C) to (B,prefix + h w,C)."""
+        table = self.fitted((patches.shape[1], patches.shape[2]))
+        add: Any = type(self._transformer)._pos_embed
+        tokens: Tensor = add(_WithTable(self._transformer, table), patches.flatten(1, 2))
+        return tokens
+
+    def fitted(self, grid: tuple[int, int]) -> Tensor:
+        """The table for a grid (h,w), (1,prefix + h w,C); the prefix is empty where it has no places."""
+        transformer = self._transformer
+        table: Tensor = transformer.pos_embed
+        rows, columns = transformer.patch_embed.grid_size
+        if grid == (rows, columns):
+            return table
+        prefix = 0 if transformer.no_embed_class else transformer.num_prefix_tokens
+        square = table[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+        if self._resampling == "dino":
+            factors = ((grid[0] + 0.1) / rows, (grid[1] + 0.1) / columns)
+            fitted = F.interpolate(square, scale_factor=factors, mode="bicubic")
+        else:
+            fitted = F.interpolate(square, size=grid, mode="bicubic", antialias=True)
+        return torch.cat([table[:, :prefix], fitted.flatten(2).transpose(1, 2)], dim=1)
+
+
+class _WithTable:
+    """A transformer as it would be if it had been made for this size: all else is its own."""
+
+    dynamic_img_size = False
+
+    def __init__(self, transformer: Any, table: Tensor) -> None:
+        self._transformer, self.pos_embed = transformer, table
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transformer, name)
