@@ -131,8 +131,9 @@ def read_job(folder: Path) -> Job:
         job = Job(**read_json(spec))
     except (TypeError, InputError) as error:
         raise InputError(refusal) from error
-    named: list[Any] = [job.rows, job.settings, job.identity]
-    if not all(isinstance(one, dict) for one in (*named, *dict(job.rows).values())):
+    groups: list[Any] = [job.rows, job.settings, job.identity]
+    groups += job.rows.values() if isinstance(groups[0], dict) else ()
+    if not all(isinstance(one, dict) for one in groups):
         raise InputError(refusal)
     return job
 
