@@ -531,10 +531,21 @@ def test_files_of_weights_are_known_by_their_contents(parts, tmp_path):
     assert known("one/resnet18.safetensors") == known("one")
 
 
-def test_another_file_where_the_job_should_be_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"strange": 1}',
+        "[]",
+        "{",
+        '{"method": "a", "rows": [], "data": "", "categories": []}',
+        '{"method": "a", "rows": {"a": 3}, "data": "", "categories": []}',
+        '{"method": "a", "rows": {}, "data": "", "categories": [], "identity": null}',
+    ],
+)
+def test_another_file_where_the_job_should_be_is_refused(tmp_path, content):
     place = tmp_path / "jobs/a-nut-0"
     place.mkdir(parents=True)
-    (place / "job.json").write_text('{"strange": 1}')
+    (place / "job.json").write_text(content)
 
     with pytest.raises(InputError, match="expected a job of this version"):
         prepared(tmp_path, "a-nut-0", Job("median-colour", {"a": {}}, "parts", ["nut"]))

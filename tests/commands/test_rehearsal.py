@@ -96,7 +96,7 @@ def small(tiny_config, shrunk):
 
     def changes(method, preset):
         if preset == "paper" and method != "ran":
-            few = {"glad": {"steps": 4}, "diad": {"image_size": 64}}
+            few = {"glad": {"steps": 4}, "diad": {"image_size": 64, "steps": 2}}
             return {**shrunk, **features, **few[method]}
         network = plain if method == "ran" else own[method]["denoiser"]["network"]
         sizes = {"image_size": 32, "crop": 0, "denoiser.network": network, **features}
@@ -172,6 +172,7 @@ def benchmark(mvtec, tmp_path, diffusion, backbone, shrunk, monkeypatch):
             "training.steps": 1,
             "training.batch_size": 2,
             "training.accumulate": 1,
+            "steps": 4,
             **changes,
         }
         words = [
