@@ -39,6 +39,8 @@ from mendiff.anomalib_models.held_back import choose
 from mendiff.anomalib_models.module import learning_rate
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.bundled import resolved
+from mendiff.checkpoints.files import fingerprint
+from mendiff.checkpoints.provenance import fitted_of
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.images import read_image, resize, save_png
@@ -697,7 +699,11 @@ def test_saved_model_scores_alike_after_load(fitted, folder, tmp_path):
     images = torch.stack([resize(read_image(path), 32) for path in files])
     assert torch.equal(loaded.predict(files).score, model.method.predict(images, content_seeds(images)).score)
     assert loaded.calibration == model.calibration
-    assert loaded.info == {"parts": "squares"}
+    assert loaded.info["parts"] == "squares"
+    record = fitted_of(loaded.info)
+    seeds = content_seeds(torch.stack([loaded.prepare(path) for path in sorted((folder / "good").iterdir())]))
+    assert record.data == fingerprint(seeds.tolist())
+    assert set(record.held_back) == set(model.held_back) <= set(seeds.tolist())
 
 
 def test_unfitted_model_is_not_saved(tmp_path):
