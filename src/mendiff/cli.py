@@ -26,6 +26,7 @@ from mendiff.commands.ending import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_PIPE_CLOSED,
+    READER_GONE,
     SIGNALLED,
     flushed,
     interruptible,
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 well; 1 failed; 2 bad input; 3 done, but not for all images; 130, 143 or 129 ended by Ctrl-C, SIGTERM or
     SIGHUP; 141 the reader of standard output went away.
     """
+    READER_GONE.clear()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files may hold what the terminal can't show
             stream.reconfigure(errors="backslashreplace")

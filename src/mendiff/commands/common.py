@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mendiff.commands.ending import one_line
+from mendiff.commands.ending import READER_GONE, one_line
 from mendiff.errors import InputError
 from mendiff.evaluation.checks import UNREADABLE, check_data
 from mendiff.evaluation.data import GOOD, Category
@@ -103,6 +103,8 @@ class Output(Console):
     def on_broken_pipe(self) -> None:
         """Say nothing more."""
         self.quiet = True
+        if not self.stderr:
+            READER_GONE.set()
 
 
 class Terminal:
