@@ -199,7 +199,9 @@ def build_parser() -> ArgumentParser:
     parser = Parser(
         prog="mendiff",
         description="Find defects with diffusion models that learned from good images only.",
-        epilog="Start with 'mendiff demo'. Help for a command: mendiff COMMAND --help",
+        epilog="Start with 'mendiff demo'. Help for a command: mendiff COMMAND --help. Exit codes: 0 well, "
+        "1 failed, 2 bad input, 3 done, but some images could not be read or drawn, 130, 143 or 129 ended by "
+        "Ctrl-C, SIGTERM or SIGHUP, 141 nobody reads standard output any more.",
         version=f"{__version__}\n",
     )
     subcommands = parser.add_subcommands(
@@ -214,7 +216,7 @@ def _command_parser(command: Command) -> ArgumentParser:
     parser = Parser(
         prog=f"mendiff {command.name}",
         usage=command.usage,
-        description=command.summary,
+        description=command.description,
         epilog="examples:\n" + "\n".join(f"  {example}" for example in command.examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,  # type: ignore[arg-type]  # a plain one serves
         print_config=None,
