@@ -3,8 +3,13 @@
 import csv
 import errno
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
+import unicodedata
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +27,10 @@ from mendiff.checkpoints import store
 from mendiff.checkpoints.codecs import open_codec, read_codec
 from mendiff.checkpoints.store import read_weights
 from mendiff.cli import main, parse_settings
-from mendiff.commands import demo, fit_codec, loop
+from mendiff.commands import demo, fit_codec, loop, predict
 from mendiff.commands.common import Terminal
 from mendiff.commands.evaluate import find, read_tests
+from mendiff.commands.locks import only_one
 from mendiff.commands.plan import Plan, make_config
 from mendiff.demo.data import DemoConfig
 from mendiff.evaluation.data import open_data
@@ -266,18 +272,86 @@ def test_config_file_stands_for_options(run, data, tmp_path):
     assert (tmp_path / "model/model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, PermissionError(13, "Permission denied", "x")])
-def test_interrupt_and_disk_errors_are_one_line(run, model, monkeypatch, failure):
+@pytest.mark.parametrize(
+    ("failure", "ended"),
+    [
+        (KeyboardInterrupt, (130, "interrupted.")),
+        (PermissionError(13, "Permission denied", "x"), (1, "x: Permission denied")),
+        (
+            OSError(errno.EFBIG, "File too large", "x"),
+            (
+                1,
+                "x: File too large; raise the limit on the size of files (see 'ulimit -f') or choose another "
+                "place.",
+            ),
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", b"caf\xe9\n"),
+            (1, "caf\\udce9\\n: No space left on device; make room or choose another place."),
+        ),
+    ],
+)
+def test_interrupt_and_disk_errors_are_one_line(run, model, monkeypatch, failure, ended):
     def fail(*_):
         raise failure
 
     monkeypatch.setattr("mendiff.commands.info.load", fail)
     code, out, err = run("info", model)
     assert out == ""
-    assert (code, err) in [
-        (130, "mendiff info: interrupted.\n"),
-        (1, "mendiff info: x: Permission denied\n"),
-    ]
+    assert (code, err) == (ended[0], f"mendiff info: {ended[1]}\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+def test_a_signal_ends_a_command_as_ctrl_c_does(run, model, data, tmp_path, monkeypatch, number, code):
+    before, read, calls = signal.getsignal(number), predict.read_image, []
+
+    def ended(path):
+        calls.append(path)
+        if len(calls) == 2:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        return read(path)
+
+    monkeypatch.setattr(predict, "read_image", ended)
+    words = ("predict", model, data / "test", "-o", tmp_path / "found", "--batch-size", "1")
+    got, _, err = run(*words)
+    assert got == code
+    kept = tmp_path / "found-unfinished"
+    assert err.splitlines()[-1] == f"mendiff predict: interrupted. What was found so far is in {kept}."
+    rows = list(csv.DictReader((kept / "predictions.csv").read_text().splitlines()))
+    told = json.loads((kept / "predictions.json").read_text())
+    assert [row["image"] for row in rows] == [row["image"] for row in told["images"]] == [str(calls[0])]
+    assert told["complete"] is False
+    assert (kept / rows[0]["heat_map"]).is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "found-unfinished"]
+    assert signal.getsignal(number) is before
+
+
+def closed_pipe(*words):
+    """Run a command in a process of its own whose reader has gone; gives (code, standard error)."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mendiff.cli", *map(str, words)], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    return process.communicate()[1].decode(), process.returncode
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly(model):
+    assert closed_pipe("info", model, "--json") == ("", 141)
+    assert closed_pipe("info", "--help")[0] == ""
+    assert closed_pipe("info", model) == ("", 141)
+
+
+@pytest.mark.slow
+def test_tables_without_a_reader_do_not_keep_a_run_from_being_written(model, data, tmp_path):
+    err, code = closed_pipe("evaluate", model, data, "-o", tmp_path / "run")
+    assert code == 141
+    assert err.splitlines()[-1].startswith(f"run: {tmp_path / 'run'}")
+    assert (tmp_path / "run/run.json").is_file()
 
 
 # check
@@ -383,6 +457,37 @@ def test_fit_and_evaluate_take_a_list_of_folders(run, data, tmp_path):
 
 
 # fit
+
+
+def test_a_second_fit_into_a_place_is_refused_while_the_first_runs(refused, data, tmp_path):
+    with only_one(tmp_path / "model", "training"):
+        sentence = refused("fit", data, "-o", tmp_path / "model", *settings())
+        assert "another training into this place is running; wait for its end" in sentence
+        for command in ("fit-codec", "fit-features", "benchmark", "demo"):
+            words = ("--model", tmp_path) if command == "fit-features" else ()
+            data_of = () if command == "demo" else (data,)
+            assert "into this place is running" in refused(
+                command, *data_of, "-o", tmp_path / "model", *words
+            )
+
+
+def test_a_model_folder_that_comes_up_during_a_fit_stays_and_the_model_too(run, data, tmp_path, monkeypatch):
+    from mendiff.commands import fit
+
+    out, save = tmp_path / "model", fit.save
+
+    def meanwhile(*args):
+        out.mkdir()
+        (out / "mine").write_text("mine")
+        save(*args)
+
+    monkeypatch.setattr(fit, "save", meanwhile)
+    code, _, err = run("fit", data, "-o", out, "--json", *settings())
+    assert code == 2
+    assert err.endswith(f"the outcome (a model) is in {tmp_path / 'model-2'}.\n")
+    assert (out / "mine").read_text() == "mine"
+    assert mendiff.load(tmp_path / "model-2").info["images"] == 9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "model", "model-2"]
 
 
 def test_fit_writes_a_model_and_says_so(run, data, tmp_path):
@@ -898,6 +1003,162 @@ def test_images_of_one_name_get_pictures_of_their_own(run, model, tmp_path):
     assert len(list((tmp_path / "found/heat_maps").iterdir())) == 3
 
 
+def test_predict_takes_names_of_all_kinds_and_keeps_what_is_written_apart(run, model, data, tmp_path):
+    photos, picture = tmp_path / "photos", (data / "test/good/0.png").read_bytes()
+    names = [
+        *("a.jpg", "a.png/x.jpg", "A.jpg", "=1+1.png", "-2.png", "@x/new\nline.png", "\x1b[31mred.png"),
+        *("L" * 230 + ".png", "L" * 231 + ".png", "検" * 80 + ".png", "検" * 80 + "/x.png", "plain.png"),
+        *(unicodedata.normalize(form, "Tür.png") for form in ("NFC", "NFD")),
+        os.fsdecode(b"caf\xe9.png"),
+        os.fsdecode(b"caf\xe8.png"),
+    ]
+    for name in names:
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(picture)
+    code, out, err = run("predict", model, photos, "-o", tmp_path / "found", "--json")
+    assert (code, err) == (0, "")
+    rows = json.loads(out)["images"]
+    assert {row["image"] for row in rows} == {str(photos / name) for name in names}
+    for kind in ("heat_map", "reconstruction"):
+        places = [row[kind] for row in rows]
+        assert all(size(tmp_path / "found" / place) == (40, 40) for place in places)
+        # As file systems without capitals and with one form of Unicode see them.
+        assert len({unicodedata.normalize("NFD", place).casefold() for place in places}) == len(names)
+        assert all(place.isprintable() for place in places)
+        assert max(len(part.encode()) for place in places for part in place.split("/")) <= 255
+    written = (tmp_path / "found/predictions.csv").read_text(encoding="utf-8")
+    assert len(list(csv.DictReader(written.splitlines(keepends=True)))) == len(names)
+    assert "caf\\udce9.png" in written
+
+
+def test_no_cell_of_a_table_begins_like_a_formula(run, model, data, tmp_path, monkeypatch):
+    for name in ("=1+1.png", "+1.png", "-1.png", "@x.png", "\tx.png", "plain.png"):
+        shutil.copy(data / "test/good/0.png", tmp_path / "cwd" / name)
+    (tmp_path / "cwd/-cut.png").write_bytes(b"no image")
+    assert run("predict", model, ".", "-o", tmp_path / "found")[0] == 3
+    with (tmp_path / "found/predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 7
+    for row in rows:
+        assert not any(value.startswith(("=", "+", "-", "@", "\t", "\r")) for value in row.values())
+    assert {row["image"] for row in rows} >= {"'=1+1.png", "plain.png"}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("Invalid data"), "the image can't be read (RuntimeError: Invalid data)."),
+        (MemoryError(), "the image can't be read (MemoryError)."),
+        (OSError(errno.ESTALE, "Stale file handle"), "the image can't be read (OSError: Stale file handle)."),
+    ],
+)
+def test_what_goes_wrong_with_one_image_is_that_ones_own(
+    run, model, data, tmp_path, monkeypatch, error, told
+):
+    read, bad = predict.read_image, str(data / "test/good/1.png")
+
+    def fail(path):
+        if str(path) == bad:
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(predict, "read_image", fail)
+    code, out, err = run("predict", model, data / "test", "-o", tmp_path / "found", "--json")
+    result = json.loads(out)
+    assert (code, len(result["images"]), result["complete"]) == (3, 3, False)
+    assert result["unreadable"] == [f"{bad}: {told}"]
+    assert err == f"warning: {bad}: {told}\n"
+    rows = list(csv.DictReader((tmp_path / "found/predictions.csv").read_text().splitlines()))
+    assert [row["error"] for row in rows if row["image"] == bad] == [f"{bad}: {told}"]
+    assert [row["score"] == "" for row in rows] == [row["image"] == bad for row in rows]
+
+
+def test_an_image_whose_pictures_cannot_be_written_keeps_its_score(run, model, data, tmp_path, monkeypatch):
+    save = predict.save_bands
+
+    def fail(path, *args):
+        if path.parts[-3:] == ("reconstructions", "scratch", "0.png"):
+            raise OSError(errno.EINVAL, "Invalid argument", str(path))
+        save(path, *args)
+
+    monkeypatch.setattr(predict, "save_bands", fail)
+    code, _, err = run("predict", model, data / "test", "-o", tmp_path / "found")
+    assert code == 3
+    assert "the pictures of 1 could not be written" in err.splitlines()[-1]
+    rows = list(csv.DictReader((tmp_path / "found/predictions.csv").read_text().splitlines()))
+    row = next(row for row in rows if row["error"])
+    assert row["image"].endswith("scratch/0.png")
+    assert float(row["score"]) >= 0
+    assert (row["heat_map"], row["reconstruction"]) == ("heat_maps/scratch/0.png", "")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_keeps_what_was_found_so_far(run, model, data, tmp_path, monkeypatch, number):
+    save = predict.save_bands
+
+    def full(path, *args):
+        if path.parts[-3:] == ("heat_maps", "scratch", "1.png"):
+            raise OSError(number, os.strerror(number), str(path))
+        save(path, *args)
+
+    monkeypatch.setattr(predict, "save_bands", full)
+    code, _, err = run("predict", model, data / "test", "-o", tmp_path / "found")
+    kept, sentence = tmp_path / "found-unfinished", err.splitlines()[-1]
+    assert code == 2
+    assert " at 1.png" in sentence
+    assert "choose another place." in sentence
+    assert sentence.endswith(f"What was found so far is in {kept}.")
+    assert len((kept / "predictions.csv").read_text().splitlines()) == 1 + 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "found-unfinished"]
+
+
+def test_large_pictures_are_read_again_and_come_out_the_same(run, model, data, tmp_path, monkeypatch):
+    assert run("predict", model, data / "test", "-o", tmp_path / "kept", "--json")[0] == 0
+    monkeypatch.setattr(predict, "KEPT_BYTES", 0)
+    assert run("predict", model, data / "test", "-o", tmp_path / "again", "--json")[0] == 0
+    written = sorted(path.relative_to(tmp_path / "kept") for path in (tmp_path / "kept").rglob("*.*"))
+    assert len(written) == 2 + 2 * 4
+    for path in written:
+        assert (tmp_path / "kept" / path).read_bytes() == (tmp_path / "again" / path).read_bytes()
+
+
+def test_both_pictures_of_an_oblong_image_have_its_size(run, model, tmp_path):
+    wide = np.random.default_rng(0).integers(0, 256, (30, 90, 3), dtype=np.uint8)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    assert run("predict", model, tmp_path / "wide.png", "-o", tmp_path / "found")[0] == 0
+    for kind in ("heat_maps", "reconstructions"):
+        assert size(tmp_path / "found" / kind / "wide.png") == (90, 30)
+
+
+def test_predict_names_and_counts_the_files_that_it_passes_over(run, model, data, tmp_path, monkeypatch):
+    left = [(data / "a.pgm", "type .pgm"), (data / "b.pgm", "type .pgm"), (data / "c", "broken link")]
+    monkeypatch.setattr("mendiff.images.left_out", lambda folder: left, raising=False)
+    code, out, err = run("predict", model, data / "test", "-o", tmp_path / "found", "--json")
+    assert code == 0
+    assert err == "warning: 3 files are not inspected: 2 (type .pgm), 1 (broken link).\n"
+    told = [{"path": str(path), "reason": reason} for path, reason in left]
+    assert json.loads(out)["left_out"] == told
+    assert json.loads((tmp_path / "found/predictions.json").read_text())["left_out"] == told
+
+
+def test_a_folder_that_comes_up_while_predict_runs_stays_and_the_findings_too(
+    run, model, data, tmp_path, monkeypatch
+):
+    out, save = tmp_path / "found", predict.save_bands
+
+    def meanwhile(*args):
+        out.mkdir(exist_ok=True)
+        (out / "mine").write_text("mine")
+        save(*args)
+
+    monkeypatch.setattr(predict, "save_bands", meanwhile)
+    code, told, err = run("predict", model, data / "test", "-o", out, "--json")
+    assert (code, told) == (2, "")
+    assert err.endswith(f"the outcome (findings) is in {tmp_path / 'found-2'}.\n")
+    assert [path.name for path in out.iterdir()] == ["mine"]
+    assert len((tmp_path / "found-2/predictions.csv").read_text().splitlines()) == 1 + 4
+
+
 def test_predict_names_damaged_images_and_goes_on(run, refused, model, data, tmp_path):
     photos = shutil.copytree(data / "test/scratch", tmp_path / "photos")
     (photos / "cut.png").write_bytes((photos / "0.png").read_bytes()[:200])
@@ -907,6 +1168,12 @@ def test_predict_names_damaged_images_and_goes_on(run, refused, model, data, tmp
     assert len(err.splitlines()) == 1
     assert len(json.loads(out)["images"]) == 2
     assert "cut.png" in json.loads(out)["unreadable"][0]
+    rows = list(csv.DictReader((tmp_path / "found/predictions.csv").read_text().splitlines()))
+    assert [(row["image"], row["score"]) for row in rows if row["error"]] == [(str(photos / "cut.png"), "")]
+    code, _, err = run("predict", model, photos, "-o", tmp_path / "again")
+    assert code == 3
+    assert "2 images look defective" in err or "of 2 images look defective" in err
+    assert "; 1 of 3 could not be read; see " in err
 
 
 def test_predict_without_any_readable_image_ends_with_2_and_writes_nothing(run, model, tmp_path):
@@ -1020,6 +1287,42 @@ def test_pictures_of_a_run_keep_the_proportions_of_their_images(run, model, data
     assert run("evaluate", model, wide, "-o", tmp_path / "run")[0] == 0
     sizes = {size(path) for path in (tmp_path / "run/pictures").iterdir()}
     assert sizes == {(32, 16)}  # the model sees 32 pixels: more would only be blur
+
+
+def test_unreadable_test_images_are_named_in_the_run_and_end_with_3(run, model, data, tmp_path):
+    torn = shutil.copytree(data, tmp_path / "torn")
+    (torn / "test/scratch/0.png").write_bytes(b"no image")
+    code, out, _ = run("evaluate", model, torn, "-o", tmp_path / "run", "--json")
+    result, lost = json.loads(out), [str(torn / "test/scratch/0.png")]
+    assert (code, result["complete"], result["unreadable"]) == (3, False, lost)
+    told = json.loads((tmp_path / "run/run.json").read_text())["model_info"]
+    assert told["unreadable test images"] == lost
+    code, _, err = run("evaluate", model, torn)
+    assert code == 3
+    assert "note: 1 of 4 test images could not be read and are in no figure." in err
+
+
+def test_a_page_that_comes_up_while_a_report_is_made_stays_and_the_report_too(
+    run, model, data, tmp_path, monkeypatch
+):
+    from mendiff.report import html
+
+    assert run("evaluate", model, data, "-o", tmp_path / "run")[0] == 0
+    page, render = tmp_path / "page.html", html.render
+
+    def meanwhile(report):
+        page.write_text("mine")
+        return render(report)
+
+    for _ in range(2):  # where there was nothing, and where there was an earlier report
+        with monkeypatch.context() as patch:
+            patch.setattr(html, "render", meanwhile)
+            code, _, err = run("report", tmp_path / "run", "-o", page)
+        assert code == 2
+        assert err.endswith(f"the report is {tmp_path / 'page-2.html'}.\n")
+        assert page.read_text() == "mine"
+        (tmp_path / "page-2.html").rename(page)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "page.html", "run"]
 
 
 def test_report_refuses_what_is_no_run_and_leaves_foreign_files_alone(run, refused, model, data, tmp_path):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BAND_PIXELS = 2**20
+BAND_PIXELS = 2**18
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

@@ -26,6 +26,7 @@ from mendiff.commands.ending import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_PIPE_CLOSED,
+    READER_GONE,
     SIGNALLED,
     flushed,
     interruptible,
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 well; 1 failed; 2 bad input; 3 done, but not for all images; 130, 143 or 129 ended by Ctrl-C, SIGTERM or
     SIGHUP; 141 the reader of standard output went away.
     """
+    READER_GONE.clear()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files may hold what the terminal can't show
             stream.reconfigure(errors="backslashreplace")
@@ -207,7 +209,9 @@ def build_parser() -> ArgumentParser:
     parser = Parser(
         prog="mendiff",
         description="Find defects with diffusion models that learned from good images only.",
-        epilog="Start with 'mendiff demo'. Help for a command: mendiff COMMAND --help",
+        epilog="Start with 'mendiff demo'. Help for a command: mendiff COMMAND --help. Exit codes: 0 well, "
+        "1 failed, 2 bad input, 3 done, but some images could not be read or drawn, 130, 143 or 129 ended by "
+        "Ctrl-C, SIGTERM or SIGHUP, 141 nobody reads standard output any more.",
         version=f"{__version__}\n",
     )
     subcommands = parser.add_subcommands(
@@ -222,7 +226,7 @@ def _command_parser(command: Command) -> ArgumentParser:
     parser = Parser(
         prog=f"mendiff {command.name}",
         usage=command.usage,
-        description=command.summary,
+        description=command.description,
         epilog="examples:\n" + "\n".join(f"  {example}" for example in command.examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,  # type: ignore[arg-type]  # a plain one serves
         print_config=None,

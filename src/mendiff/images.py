@@ -61,8 +61,11 @@ def resize(image: Picture | Tensor, size: int) -> Tensor:
         return to_tensor(image)
     # PyTorch resizes along rows first, then along columns: to do the first band by band gives the same
     # numbers without a float copy of a large picture.
-    parts = (to_tensor(image[rows]) for rows in bands(*image.shape[:2]))
-    narrow = torch.cat([_resized(part, part.shape[1], size) for part in parts], dim=1)
+    height, width = image.shape[:2]
+    narrow = torch.empty(3, height, size)
+    for rows in bands(height, width):
+        band = to_tensor(image[rows])
+        narrow[:, rows] = _resized(band, band.shape[1], size)
     return _resized(narrow, size, size).clamp(0, 1)
 
 

@@ -595,3 +595,41 @@ def test_a_killed_run_goes_on_and_equals_an_unbroken_one(parts, tmp_path):
     for out in (broken, whole):
         assert subprocess.run([*command, "-o", str(out)]).returncode == 0
     assert without_times(broken / "results.json") == without_times(whole / "results.json")
+
+
+def test_tables_of_others_are_never_replaced(parts, tmp_path, capsys):
+    (tmp_path / "results.csv").write_text("mine")
+    assert run(parts, tmp_path) == 2
+    assert "expected a new folder or that of a benchmark, but it holds another results.csv" in (
+        capsys.readouterr().err
+    )
+    assert [one.name for one in tmp_path.iterdir()] == ["results.csv"]
+    assert run(parts, tmp_path / "results.csv") == 2
+    assert (tmp_path / "results.csv").read_text() == "mine"
+
+
+def test_what_a_killed_benchmark_was_writing_goes(parts, finished):
+    left = [finished / ".results.csv.0123.part", next((finished / "jobs").iterdir()) / ".x.0123.part"]
+    for one in left:
+        one.write_text("half")
+    assert run(parts, finished, "memory-bank", "--json") == 0
+    assert not any(one.exists() for one in left)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_benchmark_and_its_jobs(parts, tmp_path):
+    words = [sys.executable, "-m", "mendiff.cli", "benchmark", str(parts), "-o", str(tmp_path / "run")]
+    words += ["--methods", "glad", "--categories", "bolt", "--set", "glad.training.steps=100000"]
+    process = subprocess.Popen([*words, "--features", "none"], stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "run/jobs/glad-bolt-0/log.txt"
+    while not (log.is_file() and "pixels" in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    told = process.communicate()[1]
+    assert process.returncode == 143
+    assert told.splitlines()[-1] == "mendiff benchmark: interrupted; the same command goes on from here."
+    left = [one.name for one in (tmp_path / "run/jobs/glad-bolt-0").iterdir()]
+    assert sorted(left) == ["job.json", "log.txt"]
+    assert "Traceback" not in log.read_text()
+    assert [one.name for one in tmp_path.iterdir()] == ["run"]

@@ -59,6 +59,11 @@ class Command:
         return (inspect.getdoc(self.function) or "").splitlines()[0]
 
     @property
+    def description(self) -> str:
+        """All that the docstring says before the options."""
+        return (inspect.getdoc(self.function) or "").partition("\n\nArgs:")[0]
+
+    @property
     def required(self) -> tuple[tuple[str, str, str], ...]:
         """(dest, as written in usage, what it is) of all that must be given."""
         out = (("out", "-o/--out DIR", self.output),) if self.output and not self.place else ()

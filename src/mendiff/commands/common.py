@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mendiff.commands.ending import one_line
+from mendiff.commands.ending import READER_GONE, one_line
 from mendiff.data.names import same_name
 from mendiff.data.reading import brightest, read_header
 from mendiff.errors import InputError
@@ -110,6 +110,8 @@ class Output(Console):
     def on_broken_pipe(self) -> None:
         """Say nothing more."""
         self.quiet = True
+        if not self.stderr:
+            READER_GONE.set()
 
 
 class Terminal:

@@ -78,7 +78,10 @@ def run(
         raise InputError(f"--categories: expected some of {', '.join(CATEGORIES)}, got {unknown[0]!r}.")
     config = DemoConfig(categories=tuple(categories or CATEGORIES), seed=seed)
     if make_data is not None:
-        draw(make_data, config, terminal)
+        if make_data.exists() and not (make_data.is_dir() and not any(make_data.iterdir())):
+            draw(make_data, config, terminal)  # which says what it expects
+        with new_folder(check_output(make_data, False, "a demo")) as draft:
+            draw(draft, config, terminal)
         terminal.say(f"data: {make_data}")
         return {"data": str(make_data), "categories": list(config.categories)}
     place = check_output(out, overwrite, "a demo")

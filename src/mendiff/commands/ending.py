@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = SIGNALLED + signal.SIGINT, SIGNALLED + sign
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 PATIENCE = 5.0
 """Seconds for cleaning up, in which further signals to end are not needed."""
+READER_GONE = threading.Event()
+"""Set once a table on standard output found no reader any more; nothing is left to be flushed then."""
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -62,14 +65,14 @@ def one_line(text: object) -> str:
 
 def told_of(error: OSError, place: object = None) -> str:
     """What the system says of a file, or where it names none of `place`, and what can be done."""
-    name = error.filename if error.filename is not None else place
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else place
     parts = [f"{name}: {error.strerror or error}" if name is not None else str(error.strerror or error)]
     return "; ".join([*parts, *([_ADVICE[error.errno] + "."] if error.errno in _ADVICE else [])])
 
 
 def flushed() -> bool:
     """Write what is left for standard output and error; False where the reader of the first has gone."""
-    wanted = True
+    wanted = not READER_GONE.is_set()
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

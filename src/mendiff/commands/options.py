@@ -184,6 +184,9 @@ def predict(
 ) -> None:
     """Find defects in images: scores as CSV and JSON, heat maps and reconstructions as pictures.
 
+    Ends with 0, or with 3 where some images could not be read or drawn: their rows say why. What was found
+    before a run was ended early is kept beside the output folder.
+
     Args:
         category: whose statistics, threshold and prompt to use, of a model that has them for every category;
             unless given, those of all together, and the mean of the prompts.
@@ -211,6 +214,8 @@ def evaluate(
     overwrite: bool = False,
 ) -> None:
     """Measure a model on labelled test images.
+
+    Ends with 0, or with 3 where some test images could not be read: they are named and in no figure.
 
     Args:
         out: also write a run folder with all numbers and pictures, for mendiff report.
