@@ -74,8 +74,8 @@ def _levels(values: npt.NDArray[Any], bit_depth: int) -> npt.NDArray[np.uint8]:
         top = 2 ** min(bit_depth or 16, 16) - 1
         if int(values.max()) > top:
             raise InputError(
-                f"image: expected values of {bit_depth} bits, 0 to {top}, which the model was fitted with, got "
-                f"{int(values.max())}."
+                f"image: expected values of {bit_depth} bits, which the model was fitted with, 0 to {top}, "
+                f"got {int(values.max())}."
             )
         return np.rint(values * (255.0 / top)).astype(np.uint8)
     low, high = float(values.min()), float(values.max())
