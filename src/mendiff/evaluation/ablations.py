@@ -138,7 +138,7 @@ ABLATIONS: dict[str, Ablation] = {
     "glad-rewind": Ablation(
         "GLAD, Section 3.3: rungs that an image goes back once its stop score was exceeded",
         tuple(
-            Row(f"n = {rewind}, {label}", "glad", _SEARCH, {"rewind": rewind, "fusion": fusion})
+            _glad(f"n = {rewind}, {label}", {}, {"rewind": rewind, "fusion": fusion})
             for fusion, label in (("none", "without SAFF"), ("x0", "with SAFF"))
             for rewind in (0, 1, 2, 4)
         ),
