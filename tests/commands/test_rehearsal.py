@@ -29,6 +29,8 @@ PRESETS = ("tiny", "paper")
 STATED = [(name, None) for name in SUITES] + [(None, name) for name in ABLATIONS]
 CONVOLUTIONAL = "test_resnet.r160_in1k"
 """timm's smallest convolutional backbone, in place of the papers'."""
+FIVE_STAGES = ("diad-outer-layers",)
+"""Ablations that ask for a backbone with more stages than the bundled network has."""
 NETWORKS = ("codec", "denoiser", "guide", "features", "own_stop_features")
 """Fields of a config that networks are built from."""
 
@@ -38,7 +40,8 @@ def ours(suite, ablation, preset):
     named = SUITES.get(suite)
     rows, together = chosen_rows(named, ablation, None, {}, preset)
     categories = list(named.categories) if named else ["bolt", "nut"] if together else ["bolt"]
-    asked = Bench(rows, categories, together, None, "auto", (0,), preset, None, None, named)
+    features = "resnet18" if ablation in FIVE_STAGES else None
+    asked = Bench(rows, categories, together, None, "auto", (0,), preset, features, None, named)
     jobs = {name: job for name, job in planned(asked, "cpu").items() if job.method in METHODS}
     if preset == "tiny" or {job.method for job in jobs.values()} == {"ran"}:
         return jobs
@@ -103,7 +106,8 @@ def small(tiny_config, shrunk):
         if method == "ran":
             layers = ["stage1", "stage2"] if preset == "tiny" else ["stage1"]
             return {**sizes, "features.layers": layers, "gradient.dims": 4, "enlarge": 0, "window": 0}
-        return {**sizes, "codec.factor": 4, "readout.enlarge": False}
+        side = {"image_size": 64} if method == "diad" else {}  # what its poolings need
+        return {**sizes, **side, "codec.factor": 4, "readout.enlarge": False}
 
     return changes
 
