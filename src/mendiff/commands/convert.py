@@ -27,6 +27,7 @@ from mendiff.checkpoints.text import read_prompts
 from mendiff.commands.common import Terminal, choose_device
 from mendiff.commands.places import check_output, new_folder, set_aside
 from mendiff.commands.plan import readable_paths
+from mendiff.commands.worth import say_worth
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
@@ -103,6 +104,7 @@ def run(
     with set_aside(out):
         save(out, name, method, calibration, info)
     terminal.say(f"model: {out} (threshold {calibration.threshold:.4g} from good images alone)")
+    say_worth(calibration, terminal)
     return {
         "model": str(out),
         "threshold": calibration.threshold,
