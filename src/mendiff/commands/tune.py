@@ -137,8 +137,8 @@ def make_bed(model: Model, paths: Sequence[Path], repetitions: int, seed: int) -
     held_back, seen = held_back_and_seen([model.prepare(path) for path in paths])
     if len(held_back) < FEWEST:
         raise InputError(
-            f"{paths[0].parent}: expected at least {FEWEST} held-back good images, half to calibrate by and half "
-            f"to compare settings on, got {len(held_back)} of {len(paths)}; add good images."
+            f"{paths[0].parent}: expected at least {FEWEST} held-back good images, half to calibrate by "
+            f"and half to compare settings on, got {len(held_back)} of {len(paths)}; add good images."
         )
     calibrating, testing = held_back[::2], held_back[1::2]
     config: Any = model.method.config
