@@ -229,8 +229,8 @@ def test_help_has_usage_and_examples(run, name):
         (["demo", "--seed", "9" * 20], "--seed: expected a whole number of at most 18 digits, got 9999"),
         (
             ["fti"],
-            "expected a command (demo, check, fit, fit-codec, fit-features, predict, evaluate, report, tune, "
-            "benchmark, convert, plan, info), got 'fti'",
+            "expected a command (demo, check, fit, fit-codec, fit-features, predict, evaluate, calibrate, "
+            "report, tune, benchmark, convert, plan, info), got 'fti'",
         ),
         (
             ["fit", "x", "-o", "y", "--config", "no.yaml"],

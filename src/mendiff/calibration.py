@@ -201,7 +201,7 @@ def _skewness(apart: Sequence[float], square: float) -> float:
     n, cube = len(apart), math.fsum(one**3 for one in apart) / len(apart)
     if n < 3 or square == 0 or cube <= 0:
         return 0.0  # a short tail is no reason for a low limit
-    skewness = cube / square**1.5 * math.sqrt(n * (n - 1)) / (n - 2)
+    skewness: float = cube / square**1.5 * math.sqrt(n * (n - 1)) / (n - 2)
     error = 6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3))
     return min(skewness**3 / (skewness**2 + SKEW_DOUBT * error), MOST_SKEWED)
 

@@ -271,7 +271,7 @@ def _add_option(parser: ArgumentParser, parameter: inspect.Parameter, text: str)
     if get_origin(kinds[0]) is list:
         parser.add_argument(*flags, type=get_args(kinds[0])[0], nargs="+", help=text, metavar="NAME")
     else:
-        metavar = {Path: "PATH", int: "N"}.get(kinds[0], "NAME")
+        metavar = {Path: "PATH", int: "N", float: "SHARE"}.get(kinds[0], "NAME")
         parser.add_argument(*flags, type=kinds[0], default=default, help=text, metavar=metavar)
 
 

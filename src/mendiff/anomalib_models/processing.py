@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import fmean
+from statistics import median
 from typing import Any
 
 import torch
@@ -42,12 +42,12 @@ class GoodOnlyPostProcessor(PostProcessor):
         """Take over thresholds and scales; they are buffers and travel in checkpoints and exports.
 
         `image_min` and `image_max` become one scale below and above the threshold, likewise for pixels; the
-        scale is the distance from the mean good score to the threshold.
+        scale is the distance from the median good score to the threshold.
         """
         image = ("image", calibration.scores, calibration.threshold)
         pixel = ("pixel", calibration.pixel_scores, calibration.pixel_threshold)
         for kind, scores, threshold in (image, pixel):
-            scale = max(threshold - fmean(scores), 1e-3 * abs(threshold), 1e-12)
+            scale = max(threshold - median(scores), 1e-3 * abs(threshold), 1e-12)
             getattr(self, f"_{kind}_threshold").fill_(threshold)
             getattr(self, f"{kind}_min").fill_(threshold - scale)
             getattr(self, f"{kind}_max").fill_(threshold + scale)

@@ -31,6 +31,7 @@ from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_device
 from mendiff.commands.places import Place, check_output, new_folder
 from mendiff.commands.plan import readable_paths
+from mendiff.commands.worth import say_worth
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import open_data
@@ -114,6 +115,7 @@ def run(
         draft.rmdir()
         save(draft, name, method, calibration, info)
     terminal.say(f"model: {out} (threshold {calibration.threshold:.4g} from good images alone)")
+    say_worth(calibration, terminal)
     return {
         "model": str(out),
         "threshold": calibration.threshold,

@@ -193,8 +193,8 @@ def make_bed(
         held_back, seen = split_as_fitted(model, images)
     if len(held_back) < FEWEST:
         raise InputError(
-            f"{paths[0].parent}: expected at least {FEWEST} held-back good images, got {len(held_back)} "
-            f"of {len(paths)}; add good images."
+            f"{paths[0].parent}: expected at least {FEWEST} held-back good images, half to calibrate by "
+            f"and half to compare settings on, got {len(held_back)} of {len(paths)}; add good images."
         )
     calibrating, testing = held_back[::2], held_back[1::2]
     config: Any = model.method.config
