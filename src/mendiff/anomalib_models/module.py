@@ -381,11 +381,11 @@ class MethodModule(HeldBack):
             merge_lora(method)
         return Model(self._method_name, method, self.calibration, info or {})
 
-    def to_onnx(self, *args: Any, **options: Any) -> Path:
+    def to_onnx(self, *args: Any, **options: Any) -> Any:
         """Refuse in one sentence what torch.export would refuse in many."""
         raise _no_export("ONNX")
 
-    def to_openvino(self, *args: Any, **options: Any) -> Path:
+    def to_openvino(self, *args: Any, **options: Any) -> Any:
         """Refuse in one sentence what torch.export would refuse in many."""
         raise _no_export("OPENVINO")
 

@@ -64,8 +64,8 @@ class Bench:
     preset: str
     features: str | None
     features_weights: Path | None
-    features_input: str | None
     suite: Suite | None
+    features_input: str | None = None
 
 
 def run(
