@@ -17,7 +17,7 @@ from mendiff.methods.glad_config import GladConfig
 from mendiff.methods.ran_config import RanConfig
 
 
-class Glad(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's own bases disagree
+class Glad(MethodModule, AnomalibModule):
     """GLAD for anomalib; `get_model("glad")` finds it after `from mendiff import Glad`.
 
     Args: those of MethodModule.
@@ -41,7 +41,7 @@ class Glad(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's ow
         super().__init__(config, preset, features_weights, seed, *parts)
 
 
-class Diad(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's own bases disagree
+class Diad(MethodModule, AnomalibModule):
     """DiAD for anomalib; `get_model("diad")` finds it after `from mendiff import Diad`.
 
     Args: those of MethodModule.
@@ -65,7 +65,7 @@ class Diad(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's ow
         super().__init__(config, preset, features_weights, seed, *parts)
 
 
-class Ran(MethodModule, AnomalibModule):  # type: ignore[misc]  # anomalib's own bases disagree
+class Ran(MethodModule, AnomalibModule):
     """RAN for anomalib; `get_model("ran")` finds it after `from mendiff import Ran`.
 
     Args: those of MethodModule.

@@ -421,11 +421,11 @@ class MethodModule(HeldBack):
             known = with_fitted(known, self.fitted)
         return Model(self._method_name, method, self.calibration, known)
 
-    def to_onnx(self, *args: Any, **options: Any) -> Path:
+    def to_onnx(self, *args: Any, **options: Any) -> Any:
         """Refuse in one sentence what torch.export would refuse in many."""
         raise _no_export("ONNX")
 
-    def to_openvino(self, *args: Any, **options: Any) -> Path:
+    def to_openvino(self, *args: Any, **options: Any) -> Any:
         """Refuse in one sentence what torch.export would refuse in many."""
         raise _no_export("OPENVINO")
 

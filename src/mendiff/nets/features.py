@@ -229,11 +229,12 @@ def _arguments(config: FeaturesConfig) -> dict[str, Any]:
 
 def _patch_side(backbone: Any) -> int:
     """Side in pixels of a transformer's patches, to which images of every size are cut; otherwise 1."""
-    from timm.layers import PatchEmbed
+    from timm.layers.patch_embed import PatchEmbed
 
     patches = getattr(backbone, "patch_embed", None)
-    plain = isinstance(patches, PatchEmbed) and getattr(backbone, "dynamic_img_size", False)
-    return int(patches.patch_size[0]) if plain else 1
+    if not isinstance(patches, PatchEmbed) or not getattr(backbone, "dynamic_img_size", False):
+        return 1
+    return int(patches.patch_size[0])
 
 
 def _place_tokens(backbone: Any, config: FeaturesConfig) -> None:
