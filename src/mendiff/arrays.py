@@ -77,7 +77,8 @@ def _levels(values: npt.NDArray[Any], bit_depth: int) -> npt.NDArray[np.uint8]:
                 f"image: expected values of {bit_depth} bits, which the model was fitted with, 0 to {top}, "
                 f"got {int(values.max())}."
             )
-        return np.rint(values * (255.0 / top)).astype(np.uint8)
+        scaled: npt.NDArray[np.uint8] = np.rint(values * (255.0 / top)).astype(np.uint8)
+        return scaled
     low, high = float(values.min()), float(values.max())
     _check_range("array", low, high)
     levels: npt.NDArray[np.uint8] = np.rint(values.clip(0, 1) * 255.0).astype(np.uint8)
