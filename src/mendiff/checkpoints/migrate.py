@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from mendiff.errors import InputError
-from mendiff.methods.base import MethodConfig
 
 OLDEST = 1
 FIELDS_1 = ("format", "version", "mendiff", "method", "config", "info")
+ALWAYS = ("image_size", "crop", "training")
+"""What every method's config had from the first day on."""
 
 
 def migrated(config: dict[str, Any], where: str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def _from_1(config: dict[str, Any], where: str) -> dict[str, Any]:
             "changed: copy the model folder again, or fit it again."
         )
     known = config.get("config")
-    missing = [one.name for one in fields(MethodConfig) if isinstance(known, dict) and one.name not in known]
+    missing = [name for name in ALWAYS if isinstance(known, dict) and name not in known]
     if missing:
         raise InputError(f"{where}: config.json: config lacks the field {missing[0]!r}; fit the model again.")
     return {**config, "version": 2, "files": {}}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from mendiff.data.json_text import parse_json
+from mendiff.errors import InputError
 
 # By a file at its top and some of the names in it; --overwrite deletes nothing else.
 MADE: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -41,7 +43,6 @@ def _marked(folder: Path, marks: tuple[tuple[str, str, dict[str, Any]], ...]) ->
 def _content(path: Path) -> dict[str, Any]:
     """A JSON object, empty where there is none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError):
+        return parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
+    except (OSError, InputError):
         return {}
-    return content if isinstance(content, dict) else {}
