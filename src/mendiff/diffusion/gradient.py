@@ -59,10 +59,10 @@ def gradient_denoise(
         reverse: one reverse-diffusion step, (B,c,h,w) to the same.
         config: see GradientConfig.
 
-    The walk multiplies differences by 1e6 to 1e12, since most moves are as large as allowed. So that rounding
-    errors, which hang on the number of threads, can't add up, pixels are rounded to GRID before every step: in
-    float64 an error of 1e-15 then vanishes, but for less than one image of a thousand where a pixel lies that
-    near to the middle between two values.
+    The walk multiplies differences without bound, since most moves are as large as allowed. So that rounding
+    errors, which hang on the number of threads, can't grow, pixels are rounded to GRID before every step: in
+    float64 an error of 1e-15 then vanishes, but for fewer than one image of a thousand, where a pixel lies
+    that near to the middle between two values.
 
     Returns:
         the images after every reverse step, the start first. Eq. 13 descends; the listing of Alg. 1 omits the
