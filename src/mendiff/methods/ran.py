@@ -277,8 +277,8 @@ class Ran(Method):
     def gradient_walk(self, image: Tensor, seeds: Tensor) -> list[Tensor]:
         """The clean latents after every reverse-diffusion step, the image's own first, each (B,c,h,w).
 
-        The walk multiplies rounding errors by 1e6 to 1e10: in float32 grey levels would hang on the other
-        images of a batch and on the number of threads. So every image walks alone, and in float64.
+        In float32 grey levels would hang on the other images of a batch and on the number of threads (see
+        gradient_denoise). So every image walks alone, and in float64.
         """
         exact = in_double(self, image.device, shared=[self._cache])
         place = exact.contrast.mean.device
