@@ -166,7 +166,7 @@ def upper_bound(scores: Sequence[float], false_alarm_rate: float) -> float:
 def standing_out(scores: Sequence[float]) -> list[int]:
     """Places of the scores that are too high to be those of good images, given all others, highest first.
 
-    Sound scores have one with a chance of about 1 % (ODD_LEVEL); of fewer than 4 none can be told.
+    Sound scores have one with a chance of at most 1 %, four of 0.2 %; of fewer than 4 none can be told.
     """
     if len(scores) < MINIMUM or max(scores) == min(scores):
         return []
@@ -221,17 +221,19 @@ def _without_odd(scores: Sequence[float]) -> list[tuple[float, list[float]]]:
     """(weight, scores without the k oddest), k from 0 to an eighth of them; the weights add up to 1.
 
     A score is odd where it passes the limit of all that are nearer to the median at a level that makes one
-    such test in a hundred sets of sound scores fire (Bonferroni; Rosner's procedure, from the inside out).
+    such test in a hundred sets of sound scores fire (Bonferroni; Rosner's procedure, from the inside out),
+    and in fewer where there are less than 8 scores: three that happen to lie close together say little.
     Its weight falls from 1 at this limit to 0 at half as far again, so that nothing jumps.
     """
     middle = median(scores)
     outwards = sorted(scores, key=lambda score: abs(score - middle))
     n = len(scores)
     most = max(1, n // ODD_SHARE) if n >= FEWEST_TO_DOUBT else 0
+    level = ODD_LEVEL * min(1.0, (n - 3) / 5)
     parts, left = [], 1.0
     for odd in range(most, 0, -1):
         kept = outwards[: n - odd]
-        fade = _oddness(outwards[n - odd], kept, ODD_LEVEL / (n * most))
+        fade = _oddness(outwards[n - odd], kept, level / (n * most))
         parts.append((left * fade, kept))
         left *= 1 - fade
     return [*parts, (left, outwards)]
