@@ -96,6 +96,19 @@ def only_one(out: Path, what: str, wait: float = 0.0) -> Iterator[None]:
 
 
 @contextmanager
+def in_turn(out: Path) -> Iterator[None]:
+    """Wait until no other command moves anything at a place, and keep them waiting while the block runs."""
+    path = beside(out, "turn")
+    while (descriptor := take(path)) is None:
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@contextmanager
 def parents_of(path: Path) -> Iterator[None]:
     """Make the folders above a path, and remove those that the block left empty."""
     missing = [one for one in path.parents if not one.exists()]

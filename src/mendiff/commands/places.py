@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from mendiff.checkpoints.files import FullDiskError, writing
-from mendiff.commands.locks import beside, only_one, parents_of, take
+from mendiff.commands.locks import beside, in_turn, only_one, parents_of, take
 from mendiff.data.made import MADE as MADE
 from mendiff.data.made import made as made
 from mendiff.disk import exchange, rename_new, short_name
@@ -125,8 +125,9 @@ def new_folder(place: Place, worth: str = "") -> Iterator[Path]:
                 error.__notes__ = [f"What was found so far is in {kept}."]
             raise
         try:
-            if not (place.before is not None and _replaced(work, place)):
-                rename_new(draft, place.out)
+            with in_turn(place.out):
+                if not (place.before is not None and _replaced(work, place)):
+                    rename_new(draft, place.out)
         except FileExistsError:
             kept = _kept(draft, place.out)
             raise TakenError(
@@ -147,9 +148,11 @@ def _replaced(work: Path, place: Place) -> bool:
         os.rename(aside, draft)
         return False
     if look(aside) == place.before:
+        os.rename(aside, draft)  # to be deleted
         return True
-    exchange(aside, place.out, work / SPARE)  # it came up in the last moment
-    os.rename(aside, draft)
+    with suppress(FileExistsError):  # and something else, too, since then
+        exchange(aside, place.out, work / SPARE)  # it came up in the last moment
+    os.rename(work / SPARE if (work / SPARE).exists() else aside, draft)
     return False
 
 
@@ -168,7 +171,8 @@ def _prepared(out: Path, worth: str) -> Iterator[Path]:
         try:
             yield work
         finally:
-            _discard(work, out)
+            with in_turn(out):
+                _discard(work, out)
             os.close(lock)
 
 
@@ -188,19 +192,23 @@ def _cleaned(out: Path) -> Iterator[Path]:
         worth = os.read(lock, 1000).decode()
         if worth and (work / DRAFT / worth).is_file():
             yield _kept(work / DRAFT, out, "unfinished")
-        _discard(work, out)
+        with in_turn(out):
+            _discard(work, out, dead=True)
         os.close(lock)
 
 
-def _discard(work: Path, out: Path) -> None:
-    """Remove a command's hidden folder; what it moved there and is no work of ours is put back or kept."""
+def _discard(work: Path, out: Path, *, dead: bool = False) -> None:
+    """Remove a command's hidden folder; what it moved there is put back or kept.
+
+    Of a dead command nobody knows whether it had replaced what it moved: work of ours then goes.
+    """
     for moved in (work / SPARE, work / ASIDE):
         if not moved.exists():
             continue
         try:
             if not os.path.lexists(out):
                 rename_new(moved, out)
-            elif made(moved) is None:
+            elif not dead or made(moved) is None:
                 _kept(moved, out)
         except FileExistsError:
             _kept(moved, out)
