@@ -93,7 +93,11 @@ def backbone(tmp_path_factory):
 @pytest.fixture
 def small(tiny_config, shrunk):
     """(method, preset) to changes that make its networks tiny."""
-    features = {"features.name": CONVOLUTIONAL, "features.layers": ["stage1", "stage2", "stage3"]}
+    features = {
+        "features.name": CONVOLUTIONAL,
+        "features.layers": ["stage1", "stage2", "stage3"],
+        "features.position_resampling": "timm",
+    }
     plain = config_to_dict(tiny_config("ran"))["denoiser"]["network"]
     own = {key: config_to_dict(tiny_config(key)) for key in METHODS}
 
