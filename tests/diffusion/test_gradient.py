@@ -55,7 +55,7 @@ def test_algorithm_1_keeps_and_descends_by_the_roots_of_its_beta(x):
     walked, expected = gradient_denoise(x, bowl, same, config), x
     for one, beta in zip(walked[1:], (0.04, 0.02, 0.0), strict=True):
         expected = (1 - beta) ** 0.5 * expected - beta**0.5 * (expected - 0.25)
-        torch.testing.assert_close(one, expected)
+        torch.testing.assert_close(one, expected, rtol=0, atol=3 * GRID)
     assert GradientConfig(steps=1, schedule="linear", first_beta=0.04).factors(1) == (0.96**0.5, 0.2)
 
 

@@ -124,7 +124,7 @@ def test_the_number_of_threads_changes_no_explanation(name, tiny_method, picture
 
 @pytest.mark.parametrize("surroundings", ["float64 as default", "float16 as default", "inference mode"])
 def test_a_model_that_is_loaded_there_is_the_same(name, method, pictures, expected, surroundings, tmp_path):
-    store.save(tmp_path / "model", name, method, Calibration((1.0, 2.0)), {})
+    store.save(tmp_path / "model", name, method, Calibration((1.0, 2.0), (1.0, 2.0)), {})
     with SURROUNDINGS[surroundings]():
         loaded = store.load(tmp_path / "model").method
     assert_equal(looked(loaded, pictures, SEEDS), expected[name])
