@@ -31,6 +31,8 @@ from mendiff.nets import AUTO
 
 MANIFEST = "manifest.json"
 HASH = re.compile("[0-9a-f]{64}")
+MOST_NAMED = 3
+"""Differences that a message names."""
 
 
 def data_hashes(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, str]:
@@ -100,7 +102,7 @@ def check_manifest(workdir: Path, checkpoint: Path, started: Mapping[str, Any], 
         started: everything that determines the training; as JSON can hold it.
         resume: whether it shall go on.
 
-    Raises InputError for the first thing that differs.
+    Raises InputError that names what differs.
     """
     if resume and checkpoint.is_file():
         if not (workdir / MANIFEST).is_file():
@@ -109,8 +111,10 @@ def check_manifest(workdir: Path, checkpoint: Path, started: Mapping[str, Any], 
                 "started with, found none; remove the folder and fit again."
             )
         now = from_json(as_json(started, MANIFEST))
-        told = next(_differences(read_json(workdir / MANIFEST), now), None)
-        if told is not None:
+        found = list(_differences(read_json(workdir / MANIFEST), now))
+        if found:
+            more = [f"{len(found) - MOST_NAMED} more differ"] if len(found) > MOST_NAMED else []
+            told = ", ".join([*found[:MOST_NAMED], *more])
             raise InputError(
                 f"--resume: expected what the interrupted training was started with, but {told}; give the "
                 "same, or start anew without --resume."
