@@ -305,16 +305,16 @@ def test_interrupt_and_disk_errors_are_one_line(run, model, monkeypatch, failure
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 )
 def test_a_signal_ends_a_command_as_ctrl_c_does(run, model, data, tmp_path, monkeypatch, number, code):
-    before, read, calls = signal.getsignal(number), predict.read_image, []
+    before, read, calls = signal.getsignal(number), mendiff_model.Model.read, []
 
-    def ended(path):
+    def ended(model, path):
         calls.append(path)
         if len(calls) == 2:
             os.kill(os.getpid(), number)
             time.sleep(10)
-        return read(path)
+        return read(model, path)
 
-    monkeypatch.setattr(predict, "read_image", ended)
+    monkeypatch.setattr(mendiff_model.Model, "read", ended)
     words = ("predict", model, data / "test", "-o", tmp_path / "found", "--batch-size", "1")
     got, _, err = run(*words)
     assert got == code
@@ -1055,14 +1055,14 @@ def test_no_cell_of_a_table_begins_like_a_formula(run, model, data, tmp_path, mo
 def test_what_goes_wrong_with_one_image_is_that_ones_own(
     run, model, data, tmp_path, monkeypatch, error, told
 ):
-    read, bad = predict.read_image, str(data / "test/good/1.png")
+    read, bad = mendiff_model.Model.read, str(data / "test/good/1.png")
 
-    def fail(path):
+    def fail(model, path):
         if str(path) == bad:
             raise error
-        return read(path)
+        return read(model, path)
 
-    monkeypatch.setattr(predict, "read_image", fail)
+    monkeypatch.setattr(mendiff_model.Model, "read", fail)
     code, out, err = run("predict", model, data / "test", "-o", tmp_path / "found", "--json")
     result = json.loads(out)
     assert (code, len(result["images"]), result["complete"]) == (3, 3, False)
@@ -1132,7 +1132,7 @@ def test_both_pictures_of_an_oblong_image_have_its_size(run, model, tmp_path):
 
 def test_predict_names_and_counts_the_files_that_it_passes_over(run, model, data, tmp_path, monkeypatch):
     left = [(data / "a.pgm", "type .pgm"), (data / "b.pgm", "type .pgm"), (data / "c", "broken link")]
-    monkeypatch.setattr("mendiff.images.left_out", lambda folder: left, raising=False)
+    monkeypatch.setattr("mendiff.commands.findings.images_left_out", lambda folder: left)
     code, out, err = run("predict", model, data / "test", "-o", tmp_path / "found", "--json")
     assert code == 0
     assert err == "warning: 3 files are not inspected: 2 (type .pgm), 1 (broken link).\n"
