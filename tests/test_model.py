@@ -205,7 +205,7 @@ def test_arrays_of_another_kind_are_refused_with_what_to_do(model, image, hint):
     ("image", "hint"),
     [
         (torch.zeros(3, 8, 8, dtype=torch.uint8), "got uint8; divide whole numbers by 255"),
-        (torch.zeros(3, 8, 8, dtype=torch.float16), "got float16; its rounding changes scores; take"),
+        (torch.zeros(3, 8, 8, dtype=torch.float16), "got float16; its rounding changes scores: take"),
         (torch.zeros(3, 8, 8, dtype=torch.bfloat16), r"got bfloat16; .* convert it with .float\(\)"),
         (torch.zeros(1, 8, 8), r"got torch.float32 \(1, 8, 8\); repeat a grey one"),
         (torch.zeros(8, 8), r"got torch.float32 \(8, 8\); repeat a grey one"),
