@@ -1,8 +1,12 @@
 """What tests of several rooms share; networks are imported where a fixture needs them."""
 
+import os
 import random
 import shutil
 from contextlib import contextmanager
+
+# Before torch is imported: workers share out the cores, and so do the commands that they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
