@@ -301,10 +301,23 @@ def test_interrupt_and_disk_errors_are_one_line(run, model, monkeypatch, failure
     assert (code, err) == (ended[0], f"mendiff info: {ended[1]}\n")
 
 
+@pytest.fixture
+def usual_signals():
+    """What signals do in a terminal; a shell's background jobs and nohup ignore some, and so do commands then."""
+    usual = {signal.SIGINT: signal.default_int_handler}
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.signal(number, usual.get(number, signal.SIG_DFL)) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 )
-def test_a_signal_ends_a_command_as_ctrl_c_does(run, model, data, tmp_path, monkeypatch, number, code):
+def test_a_signal_ends_a_command_as_ctrl_c_does(
+    run, model, data, tmp_path, monkeypatch, usual_signals, number, code
+):
     before, read, calls = signal.getsignal(number), mendiff_model.Model.read, []
 
     def ended(model, path):
