@@ -303,7 +303,7 @@ def test_interrupt_and_disk_errors_are_one_line(run, model, monkeypatch, failure
 
 @pytest.fixture
 def usual_signals():
-    """What signals do in a terminal; a shell's background jobs and nohup ignore some, and so do commands then."""
+    """What signals do in a terminal; background jobs of a shell ignore some, and so do commands then."""
     usual = {signal.SIGINT: signal.default_int_handler}
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     before = {number: signal.signal(number, usual.get(number, signal.SIG_DFL)) for number in numbers}
