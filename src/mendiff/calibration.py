@@ -19,8 +19,8 @@ SKEW_DOUBT, MOST_SKEWED = 2.0, 3.0
 ODD_LEVEL, ODD_RAMP, ODD_SHARE = 0.01, 0.5, 8
 FEWEST_TO_DOUBT = 4
 """Scores of which one can be told to be odd."""
-# Chosen with benchmarks/thresholds.py on simulated scores; that a few scores ask for more before one of them is
-# odd was seen on the good images of a small fit, too.
+# Chosen with benchmarks/thresholds.py on simulated scores; that a few scores ask for more before one of them
+# is odd was seen on the good images of a small fit, too.
 
 
 @dataclass(frozen=True)
