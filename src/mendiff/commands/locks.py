@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -79,27 +80,26 @@ def only_one(out: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         wait: seconds to wait for the other one's end.
     """
     check_writable(out)
-    path, until = beside(out, "lock"), time.monotonic() + wait
-    with parents_of(path):
-        while (descriptor := take(path)) is None:
-            if time.monotonic() >= until:
-                raise InputError(
-                    f"{out}: another {what} into this place is running; wait for its end, or choose another "
-                    "place."
-                )
-            time.sleep(0.1)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            os.close(descriptor)
+    path = beside(out, "lock")
+    refusal = f"{out}: another {what} into this place is running; wait for its end, or choose another place."
+    with parents_of(path), _locked(path, wait, refusal):
+        yield
 
 
 @contextmanager
 def in_turn(out: Path) -> Iterator[None]:
     """Wait until no other command moves anything at a place, and keep them waiting while the block runs."""
-    path = beside(out, "turn")
+    with _locked(beside(out, "turn")):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, wait: float = math.inf, refusal: str = "") -> Iterator[None]:
+    """Keep a lock file while the block runs; who can't get it in so many seconds is refused."""
+    until = time.monotonic() + wait
     while (descriptor := take(path)) is None:
+        if time.monotonic() >= until:
+            raise InputError(refusal)
         time.sleep(0.01)
     try:
         yield
