@@ -191,7 +191,7 @@ def predict(
         category: whose statistics, threshold and prompt to use, of a model that has them for every category;
             unless given, those of all together, and the mean of the prompts.
         explain: take more time for the reconstructions, where the method can (ran: gradient denoising, in
-            float64; another number of threads changes fewer than one image of a thousand).
+            float64; another number of threads changes next to never anything).
         batch_size: images that pass through the networks together; does not change the results.
         device: auto, cpu, cuda, cuda:1, mps.
         offload: keep each network on the device only while it is used; less memory, more time, same results.

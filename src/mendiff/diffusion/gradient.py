@@ -85,8 +85,8 @@ def gradient_denoise(
 
     The walk multiplies differences without bound, since most moves are as large as allowed. So that rounding
     errors, which hang on the number of threads, can't grow, pixels are rounded to GRID before every step: in
-    float64 an error of 1e-15 then vanishes, but for fewer than one image of a thousand, where a pixel lies
-    that near to the middle between two values.
+    float64 an error of 1e-15 then vanishes, but for the rare pixel that lies that near to the middle between
+    two values.
 
     Returns:
         the images after every reverse step, the start first. Eq. 13 descends; the listing of Alg. 1 omits the
