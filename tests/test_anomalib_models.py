@@ -36,7 +36,6 @@ from mendiff.anomalib_models import (
     training,
 )
 from mendiff.anomalib_models.held_back import choose
-from mendiff.anomalib_models.module import learning_rate
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.bundled import resolved
 from mendiff.checkpoints.files import fingerprint
@@ -49,6 +48,7 @@ from mendiff.methods.config import override
 from mendiff.methods.glad_config import PRESETS
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.features import FeaturesConfig
+from mendiff.training.optimizers import learning_rate
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 

@@ -852,7 +852,7 @@ def test_savings_that_cannot_be_had_end_with_2(run, data, tmp_path, field, said)
 
 
 def test_lora_without_peft_ends_with_2(run, data, tmp_path, diffusion, shrunk, monkeypatch):
-    monkeypatch.setattr("mendiff.anomalib_models.lora.find_spec", lambda name: None)
+    monkeypatch.setattr("mendiff.training.lora.find_spec", lambda name: None)
     words = (
         "--pretrained",
         diffusion,
@@ -1270,7 +1270,7 @@ def test_evaluate_writes_a_report_and_measures_controls(run, model, data, tmp_pa
     words = ("--report", tmp_path / "report.html", "--controls", "--json")
     code, out, err = run("evaluate", model, data, *words)
     assert code == 0, err
-    assert {"median colour", "memory bank"} == set(json.loads(out)["controls"])
+    assert {"median colour", "memory bank", "untrained"} == set(json.loads(out)["controls"])
     page = (tmp_path / "report.html").read_text()
     assert all(name in page for name in ("scratch/0.png", "scratch/1.png", "good/0.png", "good/1.png"))
 
@@ -1776,7 +1776,7 @@ def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch, method):
     assert ".demo." not in err  # the hidden folder is nobody's business
     result = json.loads((out / "demo.json").read_text())
     controls = result["controls"]
-    assert set(controls) == {"median colour", "memory bank"}
+    assert set(controls) == {"median colour", "memory bank", "untrained"}
     assert all(set(rows["categories"]) == {"tile", "fabric"} for rows in controls.values())
     assert set(result["categories"]) == {"fabric", "tile"}
     assert "tile" in (out / "report.html").read_text()

@@ -30,6 +30,7 @@ FLOORS = {
     "images": 4,
     "arrays": 4,
     "model": 4,
+    "training": 4,
     "anomalib_models": 5,
     "bundled": 5,
     "evaluation": 5,
@@ -46,6 +47,7 @@ SIDEWAYS = {
     # Model.save calls the store, lazily: the store knows models, and users look for `save` on a model.
     "model": {"arrays", "checkpoints", "data", "images"},
     "checkpoints": {"data", "images", "model"},
+    "training": {"checkpoints", "data", "images", "model"},
     "commands": {room for room, floor in FLOORS.items() if floor == 5} - {"cli", "bundled"},
     "bundled": {"commands", "demo", "evaluation"},
     "cli": {room for room, floor in FLOORS.items() if floor == 5},

@@ -20,6 +20,7 @@ from mendiff.errors import InputError, NotFiniteError
 from mendiff.images import Picture, read_image, resize, to_rgb
 from mendiff.methods.base import Batches, Method
 from mendiff.nets.placement import Offload, halve, multiplies_bf16
+from mendiff.scoring.readout import few
 from mendiff.types import Detection
 
 Pictures = Any
@@ -276,7 +277,7 @@ def calibrate(method: Method, held_back: Batches, seen: Batches | None = None) -
     found = _scores(method, held_back)
     if len(found) >= MINIMUM or seen is None:
         return Calibration(*_columns(found))
-    more = _scores(method, seen)
+    more = _scores(method, few(seen))
     return Calibration(*_columns([*found, *more]), seen=len(more))
 
 

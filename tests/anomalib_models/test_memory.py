@@ -7,10 +7,10 @@ import torch
 
 from mendiff.anomalib_models.memory import CONTEXT, Footprint, Rehearsal, Tally, training_step
 from mendiff.anomalib_models.memory import prediction as real_prediction
-from mendiff.anomalib_models.optimizers import make_optimizer, state_bytes
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import METHODS, OPTIMIZERS, TrainingConfig
 from mendiff.nets.placement import halve
+from mendiff.training.optimizers import make_optimizer, state_bytes
 
 every_method = pytest.mark.parametrize("name", METHODS)
 

@@ -92,7 +92,7 @@ def memory_footprint(needed):
 def test_the_mildest_remedy_is_chosen(room, expected, monkeypatch):
     import mendiff.anomalib_models.memory as room_of_rehearsals
 
-    monkeypatch.setattr("mendiff.anomalib_models.lora.find_spec", lambda name: True)
+    monkeypatch.setattr("mendiff.training.lora.find_spec", lambda name: True)
     monkeypatch.setattr(room_of_rehearsals, "Rehearsal", Fixed)
     config = planned_config("glad", "paper", 512, {})
     chosen = choose_training("glad", config, room * 10**6, {})
@@ -130,7 +130,7 @@ def test_what_was_given_stays(monkeypatch):
 def test_without_peft_lora_is_left_out_and_named(monkeypatch):
     import mendiff.anomalib_models.memory as room_of_rehearsals
 
-    monkeypatch.setattr("mendiff.anomalib_models.lora.find_spec", lambda name: None)
+    monkeypatch.setattr("mendiff.training.lora.find_spec", lambda name: None)
     monkeypatch.setattr(room_of_rehearsals, "Rehearsal", Fixed)
     config = planned_config("glad", "paper", 512, {})
     with pytest.raises(InputError, match=r"smaller --size, or pip install 'mendiff\[lora\]' and plan"):

@@ -5,7 +5,8 @@ import torch
 
 from mendiff.errors import InputError
 from mendiff.nets.codec import MEAN, STD, CodecConfig, as_seen, as_tuned
-from mendiff.nets.codec_loss import CodecLossConfig, CodecParts, CodecTraining, latent_scale
+from mendiff.nets.codec_fit import CodecLossConfig
+from mendiff.nets.codec_loss import CodecParts, CodecTraining, latent_scale
 from mendiff.nets.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 
 KL = CodecConfig(

@@ -15,7 +15,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import mendiff
-from mendiff.anomalib_models import make_optimizer
 from mendiff.checkpoints.import_diad import convert_codec, convert_diad
 from mendiff.checkpoints.names import load_exactly
 from mendiff.cli import main
@@ -32,6 +31,7 @@ from mendiff.nets.semantic_guided import GuideConfig
 from mendiff.scoring.maps import cosine_map
 from mendiff.scoring.readout import Readout
 from mendiff.scoring.score import pooled_max
+from mendiff.training.optimizers import make_optimizer
 
 
 @pytest.fixture(scope="module")

@@ -324,9 +324,11 @@ def test_only_batch_maxima_make_a_map_depend_on_its_batch(image, rebuilt):
         ({"backward": "max"}, "none, sum, mean, got 'max'"),
         ({"pixel_share": 0.5}, "pixel_share: expected standardise=true"),
         ({"local_share": 0.5}, "local_share: expected standardise=true"),
+        ({"bank_share": 0.5}, "bank_share: expected standardise=true"),
+        ({"bank_size": 0}, "bank_size: expected at least 1"),
         (
             {"local_share": 0.5, "pixel_share": 0.6, "standardise": True},
-            "at most 1 together, got 0.6 and 0.5",
+            "at most 1 together, got 0.6, 0.5 and 0.0",
         ),
         ({"pixel_share": 1.5, "standardise": True}, "0 to 1, got 1.5"),
         ({"sigma_share": -1.0}, "sigma_share: expected 0 to 1, got -1.0"),

@@ -20,13 +20,7 @@ with warnings.catch_warnings():  # some of anomalib's own models warn while they
     from mendiff.anomalib_models.held_back import FEWEST_IMAGES, MOST_SEEN, choose
     from mendiff.anomalib_models.images import GoodImages
     from mendiff.anomalib_models.models import Diad, Glad, Ran, module_class
-    from mendiff.anomalib_models.module import MethodModule, learning_rate
-    from mendiff.anomalib_models.optimizers import (
-        check_savings,
-        fast_precision,
-        make_optimizer,
-        trainer_precision,
-    )
+    from mendiff.anomalib_models.module import MethodModule
     from mendiff.anomalib_models.processing import GoodOnlyPostProcessor
     from mendiff.anomalib_models.training import CHECKPOINT, quiet, train
 
@@ -41,13 +35,8 @@ __all__ = [
     "GoodOnlyPostProcessor",
     "MethodModule",
     "Ran",
-    "check_savings",
     "choose",
-    "fast_precision",
-    "learning_rate",
-    "make_optimizer",
     "module_class",
     "quiet",
     "train",
-    "trainer_precision",
 ]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.models.components.base import AnomalibModule
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mendiff.anomalib_models.images import GoodImages
@@ -17,6 +16,7 @@ from mendiff.checkpoints.files import fingerprint
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.methods.base import MethodConfig
+from mendiff.training.random import generator
 
 # anomalib finds only models that have AnomalibModule among their own bases: what they share is a mixin.
 if TYPE_CHECKING:
@@ -28,8 +28,10 @@ FEWEST_IMAGES = 2
 """One to train on, one to hold back."""
 KEPT_AGAIN = 4
 """Held-back images of an earlier fit that are enough to go on with; the usual number where it is smaller."""
-MOST_SEEN = 40
-"""Training images that statistics are fitted to, at most: each has to be mended for it."""
+MOST_FOR_CODEC = 500
+"""Training images that a codec is fitted to, at most: they are all in memory."""
+MOST_SEEN = 200
+"""Training images that statistics are fitted to, at most."""
 
 
 class HeldBack(Host):
@@ -46,6 +48,7 @@ class HeldBack(Host):
     held_back: list[int]
     _held_back_at: list[int]  # where in the data set
     _seen_at: list[int]
+    _trained_at: list[int]
     _held_back_names: dict[str, bool]
     _data: tuple[str, int]  # fingerprint and number of all good images
 
@@ -61,8 +64,8 @@ class HeldBack(Host):
         enough = min(KEPT_AGAIN, len(fresh)) <= len(kept) < len(set(seeds))  # some must be left to train on
         self.held_back = kept if enough else fresh
         self._held_back_at = [seeds.index(seed) for seed in self.held_back]
-        others = sorted(set(seeds) - set(self.held_back))[:MOST_SEEN]
-        self._seen_at = [seeds.index(seed) for seed in others]
+        others = [seeds.index(seed) for seed in sorted(set(seeds) - set(self.held_back))[:MOST_FOR_CODEC]]
+        self._trained_at, self._seen_at = others, others[:MOST_SEEN]
         self._held_back_names = {name: seed in self.held_back for seed, name in identities if name}
 
     @property
@@ -93,6 +96,10 @@ class HeldBack(Host):
     def _seen_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some of the images that are trained on, likewise."""
         return self._batches_at(self._seen_at)
+
+    def _trained_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images that are trained on, or many of them, likewise."""
+        return self._batches_at(self._trained_at)
 
     def _batches_at(self, chosen: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         loader: Any = self.trainer.train_dataloader
@@ -129,13 +136,3 @@ def choose(seeds: Sequence[int]) -> list[int]:
             f"set the threshold by, got {len(distinct)}; add some."
         )
     return distinct[: min(max(4, round(0.15 * len(distinct))), 64, len(distinct) // 2)]
-
-
-def seed_of(*key: int) -> int:
-    """A seed of its own for every key."""
-    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
-
-
-def generator(*key: int) -> Generator:
-    """A CPU generator of its own for every key."""
-    return Generator().manual_seed(seed_of(*key))

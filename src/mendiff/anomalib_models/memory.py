@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from mendiff.anomalib_models.lora import add_lora
-from mendiff.anomalib_models.optimizers import state_bytes
 from mendiff.methods.base import Method, MethodConfig, TrainingConfig, find_method
 from mendiff.nets.placement import halve, surround
+from mendiff.training.lora import add_lora
+from mendiff.training.optimizers import state_bytes
 
 CONTEXT = 600_000_000
 """Bytes of a CUDA context with its libraries and their workspaces, about."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,10 +21,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
-from mendiff.anomalib_models.held_back import HeldBack, seed_of
+from mendiff.anomalib_models.held_back import HeldBack
 from mendiff.anomalib_models.images import Textures
-from mendiff.anomalib_models.lora import add_lora, merge_lora
-from mendiff.anomalib_models.optimizers import make_optimizer
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
 from mendiff.anomalib_models.sharding import unshard, whole_weights
 from mendiff.calibration import Calibration
@@ -37,9 +34,13 @@ from mendiff.checkpoints.store import save as save_model
 from mendiff.checkpoints.weights import read_weights
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import DivergedError, InputError
-from mendiff.methods.base import Method, MethodConfig, TrainingConfig, find_method, find_preset, random_crops
+from mendiff.methods.base import Method, MethodConfig, find_method, find_preset, random_crops
 from mendiff.methods.config import config_from_dict, config_to_dict
 from mendiff.model import Model, calibrate
+from mendiff.training.codec_stage import CodecStage, fit_codec
+from mendiff.training.lora import add_lora, merge_lora
+from mendiff.training.optimizers import learning_rate, make_optimizer
+from mendiff.training.random import seed_of
 
 DEFAULT_SIZE = 256
 """Side of the images, in pixels, where the config leaves it to the images."""
@@ -65,6 +66,7 @@ class MethodModule(HeldBack):
         seed: of the initial weights and of training.
         calibration: scores of the held-back images; None until training has ended.
         held_back: content seeds of the held-back images.
+        codec_stage: where the stage that fits the codec keeps its checkpoint, and whom it tells.
         files: SHA-256 of the files that weights were read from, by part; what is fitted says so.
         fitted: what it was fitted on and with; None until training has ended.
         calibrates: whether training ends with calibration; a caller may see to it instead.
@@ -127,10 +129,13 @@ class MethodModule(HeldBack):
         self.held_back: list[int] = []
         self._held_back_at: list[int] = []  # where in the data set
         self._seen_at: list[int] = []
+        self._trained_at: list[int] = []
         self._held_back_names: dict[str, bool] = {}
         self._data = ("", 0)
         self._average: dict[str, Tensor] = {}
         self._finished = self._adapted = False
+        self.codec_stage = CodecStage()
+        self._codec_fitted = False
         # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
         self.hparams.update(config=config_to_dict(self.config), features_weights=None)
 
@@ -290,10 +295,23 @@ class MethodModule(HeldBack):
             raise InputError("train_dataloaders: expected one DataLoader of a data set with numbered images.")
         self.hold_back(self._identities(loader))
         with self._whole():
+            self._fit_codec()
             self.method.prepare(self._seen_batches)
         before, self._average = self._average, {}
         for name, one in self._trained().items() if self.config.training.ema else ():
             self._average[name] = before.get(name, one).detach().to(one.device, copy=True)
+
+    def _fit_codec(self) -> None:
+        """Let the codec learn the good images first, where the config says so; see CodecFitConfig."""
+        config: Any = getattr(self.config, "codec", None)
+        if config is None or not config.fit.images or self._codec_fitted:
+            return
+        seen = [(image * 255).round().to(torch.uint8).cpu() for image, _ in self._trained_batches()]
+        method: Any = self.method
+        synthesis = getattr(self.config, "synthesis", None)
+        fit_codec(method.codec, config, torch.cat(seen), self.seed, self.codec_stage, synthesis)
+        method.codec.load_state_dict(self.trainer.strategy.broadcast(method.codec.state_dict()))
+        self._codec_fitted = True
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         if self.global_step >= self.config.training.steps:  # a finished training was resumed
@@ -386,6 +404,7 @@ class MethodModule(HeldBack):
             "calibration": self.calibration and self.calibration.to_dict(),
             "fitted": self.fitted and config_to_dict(self.fitted),
             "files": self.files,
+            "codec_fitted": self._codec_fitted,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -396,6 +415,7 @@ class MethodModule(HeldBack):
         fitted = ours.get("fitted")  # checkpoints of earlier versions have neither
         self.fitted = None if fitted is None else config_from_dict(Fitted, fitted, "checkpoint: fitted")
         self.files = dict(ours.get("files", {}))
+        self._codec_fitted = bool(ours.get("codec_fitted", False))
         with whole_weights(self._sharded):
             own, stored = self.state_dict(), checkpoint["state_dict"]
         for name in stored:
@@ -446,9 +466,3 @@ def _no_export(kind: str) -> InputError:
         "drawn by its own pixels, which a traced graph can't follow; export with ExportType.TORCH, or use "
         "mendiff.load on a folder that save() wrote."
     )
-
-
-def learning_rate(plan: TrainingConfig, step: int) -> float:
-    """Learning rate at a step, as a share of the configured one."""
-    rise = min(1.0, (step + 1) / plan.warmup) if plan.warmup else 1.0
-    return rise * (0.5 + 0.5 * math.cos(math.pi * min(step / plan.steps, 1.0)) if plan.cosine else 1.0)

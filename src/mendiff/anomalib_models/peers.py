@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from mendiff.anomalib_models.held_back import generator
 from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.training import quiet
 from mendiff.errors import InputError
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig, network_like
+from mendiff.training.random import generator
 
 MINUTES = 5
 """Of fitting, for models that train, as in `tiny`; `max_steps` or `max_epochs` set it otherwise."""

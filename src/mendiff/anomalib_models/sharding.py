@@ -19,7 +19,7 @@ from torch.distributed.fsdp import (
     StateDictType,
 )
 
-from mendiff.anomalib_models.optimizers import COMPUTED_IN
+from mendiff.training.optimizers import COMPUTED_IN
 
 
 class Sharded(FSDPStrategy):

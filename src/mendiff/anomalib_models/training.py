@@ -14,15 +14,17 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader, Sampler
 
-from mendiff.anomalib_models.held_back import generator
 from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.module import MethodModule
-from mendiff.anomalib_models.optimizers import trainer_precision
 from mendiff.anomalib_models.sharding import Sharded
+from mendiff.training.codec_stage import CodecStage
+from mendiff.training.optimizers import trainer_precision
+from mendiff.training.random import generator
 from mendiff.types import Processes
 
 ALONE = Processes()
 CHECKPOINT = "last.ckpt"
+CODEC_CHECKPOINT = "codec.safetensors"
 CHECKPOINT_SECONDS = 30.0
 
 
@@ -88,6 +90,7 @@ def train(
     processes: Processes = ALONE,
     resume: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
+    codec_progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> None:
     """Train and calibrate a model on good images; the result is in the module.
 
@@ -99,6 +102,7 @@ def train(
         processes: what training is shared out over; a step's batch is, so its size must divide by them.
         resume: go on from workdir's checkpoint, if there is one; the result equals that of an unbroken run.
         progress: called after every step with (step, steps, loss).
+        codec_progress: called likewise, with a note, in the stage that fits the codec.
     """
     from anomalib.callbacks import ModelCheckpoint
     from anomalib.engine import Engine
@@ -118,6 +122,7 @@ def train(
         generator=generator(0),
     )
     path = workdir / CHECKPOINT
+    module.codec_stage = CodecStage(workdir / CODEC_CHECKPOINT, resume, codec_progress)
     last = ModelCheckpoint(dirpath=workdir, filename=path.stem, enable_version_counter=False)
     engine = Engine(
         callbacks=[last, _Watcher(path, progress)],

@@ -1,4 +1,4 @@
-"""Trains the bundled codec on generated images: pixels to 4 channels at an eighth of the size, and back.
+"""Trains the bundled codec on generated images: pixels to 16 channels at an eighth of the size, and back.
 
 Examples:
     python -m mendiff.bundled.train_codec --features auto --minutes 60 -o runs/codec
@@ -16,6 +16,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,9 @@ from mendiff.bundled.workshop import (
     steps_of,
 )
 from mendiff.checkpoints.bundled import CODEC, fill, resolved
-from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, save_codec
+from mendiff.checkpoints.codecs import CODEC as ITS_CODEC
+from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, read_codec, save_codec
+from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_device
 from mendiff.commands.fit_codec import quality
@@ -47,8 +50,9 @@ from mendiff.commands.places import check_output, new_folder
 from mendiff.commands.plan import INPUTS, backbone_changes
 from mendiff.methods.base import random_crops
 from mendiff.methods.config import override
-from mendiff.nets.codec import BUNDLED_NETWORK, Codec, CodecConfig
-from mendiff.nets.codec_loss import CodecLossConfig, CodecParts, CodecTraining, latent_scale
+from mendiff.nets.codec import BUNDLED_NETWORK, Codec, CodecConfig, TinyCodec, widened
+from mendiff.nets.codec_fit import CodecLossConfig
+from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeatureExtractor
 
 HELD_BACK = 48
@@ -71,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--features-weights", type=Path, help="the backbone's safetensors file")
     parser.add_argument("--features-input", choices=INPUTS, help="how the backbone wants its images")
-    parser.add_argument("--perceptual", type=float, default=0.03, help="weight of that term (%(default)s)")
+    parser.add_argument("--perceptual", type=float, default=0.1, help="weight of that term (%(default)s)")
+    parser.add_argument("--noise", type=float, default=0.5, help="most noise on the latents (%(default)s)")
+    parser.add_argument("--start", type=Path, help="folder of a codec of fewer channels to begin with")
     parser.add_argument("--crop", type=int, default=64, help="side of what is trained on (%(default)s)")
     add_training_options(parser, size=128, batch=16, passes=8, rate=2e-3)
     return answered(parser.prog, lambda: train(parser.parse_args(arguments)))
@@ -148,18 +154,19 @@ def write(
         {"decoded images": model.features}, [through(codec, one) for one in surfaces], terminal
     )
     run.log({"judged": {**figures, **banks}})
-    network = {**BUNDLED_NETWORK, "scaling_factor": latent_scale(codec, kept)}
+    assert isinstance(codec, TinyCodec)
+    codec.normalise_by(kept)
     info = {"images": "generated", "seed": options.seed, "steps": run.step, "held_back": figures}
     with new_folder(check_output(options.out / CODEC, True, "a codec")) as draft:
         weights = {name: one.half() for name, one in codec.state_dict().items()}
-        save_codec(draft, CodecConfig("tiny", network=network), weights, info)
+        save_codec(draft, CodecConfig("tiny", network=BUNDLED_NETWORK, normalise=True), weights, info)
 
 
 def prepared(options: argparse.Namespace) -> CodecTraining:
     """The networks of the training, with the weights of the perceptual term's features."""
     parts = CodecParts(
-        codec=CodecConfig("tiny", network=BUNDLED_NETWORK),
-        loss=CodecLossConfig("rms", options.perceptual),
+        codec=CodecConfig("tiny", network=BUNDLED_NETWORK, normalise=True),
+        loss=CodecLossConfig("rms", options.perceptual, kl_weight=2e-3, latent_noise=options.noise),
     )
     given = options.features, options.features_weights, options.features_input
     asked = override(parts, backbone_changes(*given))
@@ -167,6 +174,9 @@ def prepared(options: argparse.Namespace) -> CodecTraining:
         torch.default_generator.manual_seed(options.seed)
         model = CodecTraining(resolved(asked))
     fill(model, asked)
+    if options.start is not None:
+        codec: Any = model.codec
+        load_exactly(codec, widened(codec, read_codec(options.start)[1]), str(options.start), ITS_CODEC)
     if isinstance(model.features, FeatureExtractor):
         model.features.load_backbone(read_weights(options.features_weights), str(options.features_weights))
     return model

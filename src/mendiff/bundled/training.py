@@ -16,9 +16,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mendiff.checkpoints.files import as_json, parse_json
-from mendiff.commands.loop import moments_of, take_moments
 from mendiff.errors import InputError
 from mendiff.images import write_bytes
+from mendiff.training.loop import moments_of, take_moments
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 CHECKPOINT_SECONDS = 60.0

@@ -96,7 +96,9 @@ def resolved(config: Any) -> Any:
         )
     if isinstance(codec, CodecConfig) and codec.kind == AUTO:
         stored = read_codec_config(codec_folder(AUTO))
-        config = dataclasses.replace(config, codec=dataclasses.replace(stored, train=codec.train))
+        config = dataclasses.replace(
+            config, codec=dataclasses.replace(stored, train=codec.train, fit=codec.fit)
+        )
     return config
 
 

@@ -7,7 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -164,6 +164,20 @@ class Terminal:
 
             def update(done: int, total: int, note: str) -> None:
                 progress.update(task, completed=done, total=total, note=note)
+
+            yield update
+
+    @contextmanager
+    def stages(self) -> Iterator[Callable[[str, int, int, str], None]]:
+        """Progress bars one after another; yields what to call with (title, done, total, note)."""
+        with ExitStack() as shown:
+            now: list[Any] = ["", None]
+
+            def update(title: str, done: int, total: int, note: str) -> None:
+                if title != now[0]:
+                    shown.close()
+                    now[:] = [title, shown.enter_context(self.bar(title))]
+                now[1](done, total, note)
 
             yield update
 

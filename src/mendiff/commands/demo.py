@@ -117,7 +117,7 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
     module = prepared(plan, config)[0]
     module.calibrates = False  # every kind of part is calibrated on its own
     module.files = hashes_of(plan, config)
-    with terminal.bar("learning") as update, TemporaryDirectory(dir=folder) as workdir:
+    with terminal.stages() as update, TemporaryDirectory(dir=folder) as workdir:
         images = GoodImages(paths, config.image_size)
         seconds = train(plan, module, images, Path(workdir), update)
     terminal.say(f"learned {len(paths)} good parts in {seconds:.0f} s")

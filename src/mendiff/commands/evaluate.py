@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mendiff import __version__
+from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import categories_of, load, read_config
 from mendiff.commands.common import (
     Terminal,
@@ -24,7 +25,10 @@ from mendiff.commands.common import (
 from mendiff.commands.info import describe
 from mendiff.commands.places import Place, check_output, new_folder
 from mendiff.commands.predict import heat_range
+from mendiff.commands.untrained import untrained
+from mendiff.commands.variants import held_back_and_seen
 from mendiff.commands.worth import check_rate
+from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.curves import curves
@@ -42,6 +46,9 @@ from mendiff.types import Detection
 
 Ranked = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """Scores (N,), labels (N,), maps (N,1,S,S) and masks of a category's test images."""
+
+CONTROL_BATCH = 8
+"""Images that pass through a control together."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +296,10 @@ def pooled(categories: Sequence[Ranked]) -> Metrics:
 
 
 def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[str, Metrics]:
-    """The same metrics for the controls: median colour, and a memory bank on the model's own features."""
+    """The same metrics for the controls.
+
+    Median colour, a memory bank on the model's own features, and the model's pipeline after one step.
+    """
     images = tests.images
     depth = model.method.config.bit_depth
     train = torch.stack([resize(read_image(path, depth), model.image_size) for path in category.train])
@@ -297,7 +307,18 @@ def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[s
     features = getattr(model.method, "features", None)
     if features is not None:
         results["memory bank"] = measure(tests, *fit_memory_bank(features, train).predict(images))
+    fresh = untrained(model, *held_back_and_seen(list(train), _held_back(model, train)))
+    found = [fresh.predict_batch(batch) for batch in images.split(CONTROL_BATCH)]
+    scores, maps = torch.cat([one.score for one in found]), torch.cat([one.anomaly_map for one in found])
+    results["untrained"] = measure(tests, scores, maps)
     return results
+
+
+def _held_back(model: Model, train: Tensor) -> list[int] | None:
+    """Content seeds of the images (N,3,S,S) that the model's fit held back; None where there are none."""
+    fitted = fitted_of(model.info)
+    known = set() if fitted is None else set(fitted.held_back) & set(content_seeds(train).tolist())
+    return sorted(known) or None
 
 
 def page(

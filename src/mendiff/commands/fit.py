@@ -35,12 +35,14 @@ from mendiff.methods.base import MethodConfig
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
 from mendiff.nets import AUTO
+from mendiff.training.optimizers import check_savings
 from mendiff.types import Processes
 
 STATISTICS = ("global", "category")
 BALANCES = ("image", "category")
 PARTS_FILE = "parts"
 STEPS = "training.steps"
+CODEC_CHECKPOINT = "codec.safetensors"
 CHECKPOINT = "last.ckpt"  # as in anomalib_models, which takes seconds to import
 NO_FEATURES = "it looks at pixels alone; with --features auto it would find much more."
 
@@ -134,7 +136,8 @@ def fit(
     apart = _apart(categories, paths) if plan.statistics == "category" else {}
     groups = _groups(categories, paths) if plan.balance == "category" else None
     workdir = workdir_of(out, resume) if first else _workdir(out)
-    with resumable(workdir / CHECKPOINT, out, resume) if first else nullcontext():
+    earlier = workdir / CODEC_CHECKPOINT
+    with resumable(workdir / CHECKPOINT, out, resume, earlier=earlier) if first else nullcontext():
         if STEPS not in plan.settings:  # a number that was asked for stays
             measure = plan.processes.count == 1
             config = lengthened(
@@ -150,7 +153,8 @@ def fit(
         files = hashes_of(plan, config) if first else {}
         if first:
             started = facts_of(plan, config, data_hashes(categories, paths), files)
-            check_manifest(workdir, workdir / CHECKPOINT, started, resume=resume)
+            reached = next((one for one in (workdir / CHECKPOINT, earlier) if one.is_file()), earlier)
+            check_manifest(workdir, reached, started, resume=resume)
         module, loaded = prepared(plan, config, workdir if resume else None)
         for line in loaded:
             terminal.say(line)
@@ -164,7 +168,7 @@ def fit(
             (workdir / PARTS_FILE).write_text("\n".join(loaded))
             (workdir / STEPS_FILE).write_text(str(config.training.steps))
         _hold_back(module, apart)
-        with terminal.bar("fitting") as update:
+        with terminal.stages() as update:
             images = _images(module, categories, paths)
             seconds = train(plan, module, images, workdir, update, groups, resume=resume)
         if not first:
@@ -251,7 +255,7 @@ def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> t
     from mendiff import anomalib_models  # brings anomalib and Lightning: seconds, so only now
 
     anomalib_models.quiet()
-    anomalib_models.check_savings(config.training, plan.device)
+    check_savings(config.training, plan.device)
     build = partial(anomalib_models.module_class(plan.method), config, seed=plan.seed)
     if workdir is not None and (workdir / anomalib_models.CHECKPOINT).is_file():
         return build(), _parts(workdir)
@@ -282,7 +286,7 @@ def train(
     module: Any,
     images: Any,
     workdir: Path,
-    update: Callable[[int, int, str], None],
+    update: Callable[[str, int, int, str], None],
     groups: Sequence[Sequence[int]] | None = None,
     *,
     resume: bool = False,
@@ -294,7 +298,7 @@ def train(
         module: see prepared.
         images: good ones, anomalib_models.GoodImages.
         workdir: for checkpoints.
-        update: called with (step, steps, note).
+        update: called with (what is trained, step, steps, note).
         groups: of the images, by number, that are shown equally often; all are one group unless given.
         resume: go on with an interrupted training in `workdir`.
     """
@@ -308,7 +312,8 @@ def train(
         groups=groups,
         processes=plan.processes,
         resume=resume,
-        progress=lambda step, total, loss: update(step, total, f"loss {loss:.4f}"),
+        progress=lambda step, total, loss: update("fitting", step, total, f"loss {loss:.4f}"),
+        codec_progress=partial(update, "fitting the codec"),
     )
     return round(time.monotonic() - began, 1)
 

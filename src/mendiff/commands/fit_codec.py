@@ -19,7 +19,6 @@ from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.weights import read_weights
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.fit import workdir_of
-from mendiff.commands.loop import CHECKPOINT, Loop, Rival, train_network
 from mendiff.commands.manifest import check_manifest, data_hashes
 from mendiff.commands.places import check_output, new_folder, resumable
 from mendiff.commands.plan import backbone_changes, check_side, own_size, readable_paths
@@ -33,8 +32,10 @@ from mendiff.methods.base import TrainingConfig, random_crops
 from mendiff.methods.config import config_to_dict, override
 from mendiff.methods.diad_config import PUBLISHED
 from mendiff.nets.codec import Codec, CodecConfig, as_seen, as_tuned
-from mendiff.nets.codec_loss import CodecLossConfig, CodecParts, CodecTraining, latent_scale
+from mendiff.nets.codec_fit import CodecLossConfig
+from mendiff.nets.codec_loss import CodecParts, CodecTraining, latent_scale
 from mendiff.nets.features import FeatureExtractor
+from mendiff.training.loop import CHECKPOINT, Loop, Rival, train_network
 
 SHOWN = 16
 """Images that the latents' scale is measured on."""

@@ -20,7 +20,6 @@ from mendiff.checkpoints.store import load
 from mendiff.checkpoints.weights import read_weights, write_weights
 from mendiff.commands.common import Terminal, choose_categories, choose_device
 from mendiff.commands.fit import workdir_of
-from mendiff.commands.loop import CHECKPOINT, Loop, train_network
 from mendiff.commands.manifest import check_manifest, data_hashes
 from mendiff.commands.places import check_output, new_folder, resumable
 from mendiff.commands.plan import backbone_input, check_side, readable_paths
@@ -35,6 +34,7 @@ from mendiff.model import Model
 from mendiff.nets import AUTO
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig
 from mendiff.nets.features_loss import FeaturesTuning
+from mendiff.training.loop import CHECKPOINT, Loop, train_network
 
 FORMAT, CONFIG, WEIGHTS = "mendiff features", "config.json", "features.safetensors"
 

@@ -71,7 +71,7 @@ def seconds_per_step(
     programs may slow some steps down, hardly all. On a processor what counts is the time that this thread
     computed, since it waits while another program has its core. The fastest step counts.
     """
-    from mendiff.anomalib_models.optimizers import COMPUTED_IN, make_optimizer, trainer_precision
+    from mendiff.training.optimizers import COMPUTED_IN, make_optimizer, trainer_precision
 
     side, count = config.crop or config.image_size, config.training.batch_size // config.training.accumulate
     image = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)

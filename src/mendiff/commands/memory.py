@@ -120,8 +120,8 @@ def choose_training(name: str, config: MethodConfig, room: int, given: Mapping[s
     The number of images per step stays that of the config, so that steps and learning rate keep their
     meaning.
     """
-    from mendiff.anomalib_models.lora import EXTRA, has_peft
     from mendiff.anomalib_models.memory import Rehearsal
+    from mendiff.training.lora import EXTRA, has_peft
 
     half = config.training.precision != "float32"
     changes = {"training.precision": "bf16"} if config.training.precision == "auto" else {}
@@ -148,7 +148,7 @@ def choose_training(name: str, config: MethodConfig, room: int, given: Mapping[s
 
 def _remedies(config: MethodConfig, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The changes of `training` that are left by what was given and that the method takes, each once."""
-    from mendiff.anomalib_models.lora import has_peft
+    from mendiff.training.lora import has_peft
 
     told = []
     for remedy in REMEDIES:

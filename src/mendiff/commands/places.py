@@ -231,13 +231,16 @@ def _kept(folder: Path, out: Path, word: str = "") -> Path:
 
 
 @contextmanager
-def resumable(checkpoint: Path, out: Path, resume: bool = False) -> Iterator[None]:
+def resumable(
+    checkpoint: Path, out: Path, resume: bool = False, *, earlier: Path | None = None
+) -> Iterator[None]:
     """A training whose folder goes when the block ends well, and stays as long as it can be gone on with.
 
     Args:
         checkpoint: where the block may leave one, in the training's folder; written whole or not at all.
         out: what the block makes, for messages; of several trainings for the same only one runs at a time.
         resume: go on with what an earlier training left; otherwise it goes.
+        earlier: the checkpoint of an earlier stage, likewise.
     """
     with only_one(out, "training"):
         if not resume:
@@ -250,7 +253,8 @@ def resumable(checkpoint: Path, out: Path, resume: bool = False) -> Iterator[Non
             raise
         except BaseException as error:
             # After a divergence the same steps would diverge again.
-            if not checkpoint.is_file() or isinstance(error, DivergedError):
+            kept = any(one is not None and one.is_file() for one in (checkpoint, earlier))
+            if not kept or isinstance(error, DivergedError):
                 shutil.rmtree(checkpoint.parent, ignore_errors=True)
             elif isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt("the same command with --resume goes on from here") from error

@@ -22,6 +22,14 @@ def content_seeds(image: Tensor) -> Tensor:
     return torch.tensor(seeds, dtype=torch.int64, device="cpu")
 
 
+def variant_seeds(seeds: Tensor, numbers: Tensor) -> Tensor:
+    """A seed of its own for every pair of an image's seed and a variant's number, two (B,) to (B,) int64."""
+    pairs = zip(seeds.tolist(), numbers.tolist(), strict=True)
+    digests = [hashlib.blake2b(f"{seed} {number}".encode(), digest_size=8).digest() for seed, number in pairs]
+    seeds_of = [int.from_bytes(digest, "big") >> 1 for digest in digests]
+    return torch.tensor(seeds_of, dtype=torch.int64, device="cpu")
+
+
 class PerImageRandom:
     """One CPU generator per image; successive draws continue each image's own stream.
 

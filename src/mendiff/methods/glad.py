@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -19,7 +20,7 @@ from torch import Generator, Tensor, nn
 from mendiff.calibration import upper_bound
 from mendiff.diffusion.ddim import ddim, ddim_step
 from mendiff.diffusion.ladder import ladder, noised_at, remaining
-from mendiff.diffusion.random import PerImageRandom
+from mendiff.diffusion.random import PerImageRandom, content_seeds, variant_seeds
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
 from mendiff.methods.glad_config import PRESETS, GladConfig
@@ -31,12 +32,15 @@ from mendiff.nets.settled import built, settled
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import Readout, fit_to_mended
 from mendiff.scoring.score import top_k_mean
-from mendiff.synthesis.blend import Textures, synthesize_each
+from mendiff.synthesis.blend import Textures, synthesize, synthesize_each
 from mendiff.synthesis.foreground import foreground
+from mendiff.synthesis.turn import turned
 from mendiff.types import Detection, Estimate, Step
 
 STOP_TOP_K = 10
 """Positions that the stop score averages (published code)."""
+MOST_VARIANTS = 2**31
+"""Bytes of latents of variants that are kept; further ones are made whenever they come."""
 STOP_FLOOR = 1e-3
 """Learned stop scores are at least this: at the first rung the two estimates differ by rounding alone."""
 
@@ -68,6 +72,7 @@ class Glad(Method):
         self.denoiser = Denoiser(config.denoiser, self.schedule, self.codec.channels)
         self.features = make_features(config.features)
         self.cache = LatentCache() if config.training.cache_latents else None
+        self._variants = LatentCache(MOST_VARIANTS, torch.float16) if config.variants else None
         self.stop_features = make_features(config.features) if config.own_stop_features else None
         runs = len(config.denoise_steps)
         self.readout = Readout(config.readout, self.features.channels, runs, batch_maxima=config.reference)
@@ -102,15 +107,32 @@ class Glad(Method):
             categories: the number of each image's category, (B,), where these have prompts of their own.
         """
         check_size(self.codec, image, self.denoiser.multiple)
-        anomalous, _ = synthesize_each(image, rng.generators, self.config.synthesis, self.textures)
         t = rng.integers(*self.config.train_t)
         with torch.no_grad():
-            noise = self._posterior_noise(image)
-            encode = self.codec.encode
-            z0 = self.cache.latents(image, encode) if self.cache else encode(image, noise)
-            z_anomalous = encode(anomalous, noise)
+            z0, z_anomalous = self._pairs(image, rng)
         prompt = None if categories is None else self.denoiser.category_prompts[categories]
         return self.atp_loss(z0, z_anomalous, t.to(image.device), rng.like(z0), prompt)
+
+    def _pairs(self, image: Tensor, rng: PerImageRandom) -> tuple[Tensor, Tensor]:
+        """Latents of good images and of the same with synthetic anomalies, two (B,c,h,w)."""
+        if self._variants is not None:
+            chosen = rng.integers(0, self.config.variants)
+            seeds = variant_seeds(content_seeds(image), chosen)
+            make = partial(self._variant, image, PerImageRandom(seeds).generators)
+            return self._variants.of(seeds.tolist(), make, image).unbind(1)  # type: ignore[return-value]
+        anomalous, _ = synthesize_each(image, rng.generators, self.config.synthesis, self.textures)
+        noise, encode = self._posterior_noise(image), self.codec.encode
+        z0 = self.cache.latents(image, encode) if self.cache else encode(image, noise)
+        return z0, encode(anomalous, noise)
+
+    def _variant(self, images: Tensor, rngs: Sequence[Generator], number: int) -> Tensor:
+        """One image of a batch, turned if the config says so, without and with an anomaly, (2,c,h,w)."""
+        image, rng = images[number][None], rngs[number]
+        if self.config.turn:
+            image = turned(image, rng)
+        anomalous, _ = synthesize(image, rng, self.config.synthesis, self.textures)
+        with torch.autocast(image.device.type, enabled=False):  # it is made once, for many steps
+            return self.codec.encode(torch.cat([image, anomalous]))
 
     def rehearse_training(self, image: Tensor) -> Tensor:
         """ATP without its synthetic anomalies, whose places are values; see Method.rehearse_training."""

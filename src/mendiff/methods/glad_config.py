@@ -11,8 +11,10 @@ from mendiff.diffusion.ladder import SPACINGS
 from mendiff.errors import InputError, check_count, check_range
 from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
 from mendiff.methods.glad_settings import SETS, SETTINGS, Setting
+from mendiff.nets import AUTO
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
-from mendiff.nets.denoiser import DenoiserConfig, plain_unet
+from mendiff.nets.codec_fit import CodecFitConfig
+from mendiff.nets.denoiser import DenoiserConfig, attention_unet, plain_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
 from mendiff.nets.stable_diffusion import CODEC, UNET
 from mendiff.scoring.readout import LEARNED, ReadoutConfig
@@ -32,6 +34,10 @@ class GladConfig(MethodConfig):
         own_stop_features: give the stop rule an extractor of its own, of the same config: in the published
             models of VisA and PCB-Bank the read-out's was fine-tuned and the stop rule's was not.
         mix: train on (t/T) anomalous + (1 - t/T) normal latents, as the published code does.
+        variants: so many variants of every good image are trained on, half of which have a synthetic anomaly
+            (see synthesis.share); each is made and encoded once and kept with its latents. 0 makes new
+            anomalies at every step.
+        turn: train on images that are turned about their centre by any angle, for parts that lie anyhow.
         train_t: lowest and highest timestep (exclusive) that is trained.
         min_snr_gamma: of the loss weights; 0 weighs all timesteps equally (published).
         denoise_steps: T', where the search starts; several are run one by one and their maps added.
@@ -64,6 +70,8 @@ class GladConfig(MethodConfig):
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
     own_stop_features: bool = False
     mix: bool = True
+    variants: int = 0
+    turn: bool = False
     train_t: tuple[int, ...] = (0, 1000)
     min_snr_gamma: float = 0.0
     denoise_steps: tuple[int, ...] = (750,)
@@ -108,12 +116,23 @@ class GladConfig(MethodConfig):
                 f"denoise_steps: expected at most {TIMESTEPS - 1} with reference, which noises to T' itself, "
                 f"got {TIMESTEPS}; set noise_step={TIMESTEPS - 1}."
             )
+        self._check_variants()
         check_range("min_snr_gamma", self.min_snr_gamma, 0)
         # Both are needed after training only: told now, a slip does not cost the training.
         if self.spacing not in SPACINGS:
             raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {self.spacing!r}.")
         if self.object_mask not in MODES:
             raise InputError(f"object_mask: expected one of {', '.join(MODES)}, got {self.object_mask!r}.")
+
+    def _check_variants(self) -> None:
+        check_range("variants", self.variants, 0)
+        if self.variants and (self.crop or self.codec.train or self.reference):
+            raise InputError(
+                "variants: expected 0 with crops, a trained autoencoder or reference, whose latents are new "
+                f"at every step, got {self.variants}."
+            )
+        if self.turn and not self.variants:
+            raise InputError("turn: expected false with variants=0, got true; set variants=8.")
 
 
 _TINY = GladConfig(
@@ -135,6 +154,25 @@ _TINY = GladConfig(
     spacing="trailing",
     adaptive=False,
 )
+
+_SMALL = GladConfig(
+    image_size=256,
+    training=TrainingConfig(steps=1400, batch_size=16, learning_rate=3e-4, warmup=50, cosine=True, ema=0.995),
+    codec=CodecConfig(AUTO, fit=CodecFitConfig(images=16_000)),
+    features=FeaturesConfig(AUTO),
+    denoiser=DenoiserConfig(prediction="v", network=attention_unet(64, 128, 192)),
+    synthesis=SynthesisConfig(thin_share=0.3),
+    readout=ReadoutConfig(distance="cosine", sigma_share=4 / 256, taps=0, top_k=0),
+    mix=False,
+    variants=8,
+    min_snr_gamma=5.0,
+    denoise_steps=(750,),
+    steps=15,
+    min_step=150,
+    rewind=1,
+)
+"""The published mechanism in full, as small as it can be: trained from scratch on the latents of a codec that
+learns the good images first."""
 
 _PAPER = GladConfig(
     image_size=512,
@@ -195,6 +233,7 @@ def _multi_class(settings: Mapping[str, Setting]) -> GladConfig:
 
 PRESETS: dict[str, GladConfig] = {
     "tiny": _TINY,
+    "small": _SMALL,
     "paper": _PAPER,
     **{f"paper/{name}": _multi_class(settings) for name, settings in SETS.items()},
     **{f"paper/{name}": _published(setting) for name, setting in SETTINGS.items()},

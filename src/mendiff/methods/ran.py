@@ -34,6 +34,7 @@ from mendiff.nets.placement import in_double
 from mendiff.nets.settled import built, settled
 from mendiff.scoring.gaussians import PositionGaussians
 from mendiff.scoring.maps import gaussian_blur
+from mendiff.scoring.readout import few
 from mendiff.scoring.residuals import ResidualDistances
 from mendiff.scoring.scales import MapScales
 from mendiff.scoring.score import top_share_mean
@@ -314,7 +315,7 @@ class Ran(Method):
     def prepare(self, seen: Batches) -> None:
         """Learn the scale of the features that are to be predicted; see Method.prepare."""
         whiten, contrast = self.config.whiten_targets, self.config.unit_contrast
-        for image, _ in seen() if whiten or contrast else ():
+        for image, _ in few(seen)() if whiten or contrast else ():
             if whiten:
                 self.target_whitening.update(self._joined(image))
             if contrast:
@@ -329,7 +330,7 @@ class Ran(Method):
     @settled
     def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
         """Learn the residual's covariance and the scale of every map; see Method.fit_statistics."""
-        known = seen or held_back
+        known = few(seen or held_back)
         looks = [self.look(image, seeds) for image, seeds in known()]
         for step, distances in enumerate(self._distances):
             distances.fit(partial(self._lacks, step, looks))

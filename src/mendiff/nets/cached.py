@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,8 +27,29 @@ class LatentCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._known: dict[tuple[int, torch.Size], Tensor] = {}
+        self._known: dict[Hashable, Tensor] = {}
         self._left = self._room
+
+    def of(self, keys: Sequence[Hashable], make: Callable[[int], Tensor], like: Tensor) -> Tensor:
+        """What belongs to every key, (B,...), on the device and in the precision of `like`.
+
+        Args:
+            keys: of the rows.
+            make: from a row's number to what belongs to its key; called for keys that are not known yet.
+            like: any tensor.
+        """
+        found = []
+        for number, key in enumerate(keys):
+            one = self._known.get(key)
+            if one is None:
+                # Rounded also where it can't be kept: a step is the same whatever was kept before it.
+                one = make(number).to("cpu", self._dtype)
+                size = one.numel() * one.element_size()
+                if size <= self._left:
+                    self._known[key] = one
+                    self._left -= size
+            found.append(one)
+        return torch.stack([one.to(like) for one in found])
 
     def latents(self, image: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """Latents of a batch, (B,3,H,W) in [0,1] to (B,c,h,w).
@@ -38,15 +59,4 @@ class LatentCache:
             encode: frozen and without a draw, the same at every call.
         """
         keys = [(seed, image.shape[1:]) for seed in content_seeds(image).tolist()]
-        found = []
-        for key, one in zip(keys, image, strict=True):
-            latents = self._known.get(key)
-            if latents is None:
-                # Rounded also where it can't be kept: a step is the same whatever was kept before it.
-                latents = encode(one[None])[0].to("cpu", self._dtype)
-                size = latents.numel() * latents.element_size()
-                if size <= self._left:
-                    self._known[key] = latents
-                    self._left -= size
-            found.append(latents)
-        return torch.stack(found).to(image)
+        return self.of(keys, lambda number: encode(image[number : number + 1])[0], image)

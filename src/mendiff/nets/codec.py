@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.errors import InputError, check_count, check_range
 from mendiff.nets import AUTO
 from mendiff.nets.build import build
+from mendiff.nets.codec_fit import CodecFitConfig
 
 KINDS = ("pixels", "space_to_depth", "kl", "tiny", AUTO)
 PIXEL_KINDS = ("pixels", "space_to_depth")
@@ -43,6 +46,9 @@ class CodecConfig:
         pixels: what an autoencoder was tuned on: "symmetric", pixels in [-1,1], or "imagenet", in ImageNet's
             normalisation, as DiAD's published ones; empty where nobody says, as of Stable Diffusion's own.
             Methods refuse one that was tuned on other pixels than they show it.
+        normalise: bring every channel of the latents to zero mean and unit deviation over good images ("tiny"
+            only); both are stored with the weights.
+        fit: the stage in which it learns the good images before the method is trained; then it is frozen.
         train: whether the method trains it (published methods keep it frozen).
         slicing: let an autoencoder see the images of a batch one after another: less memory, same latents.
         tiling: side in pixels of overlapping tiles that an autoencoder sees one after another; 0 for whole
@@ -54,6 +60,8 @@ class CodecConfig:
     factor: int = 4
     network: dict[str, Any] = field(default_factory=dict)
     pixels: str = ""
+    normalise: bool = False
+    fit: CodecFitConfig = field(default_factory=CodecFitConfig)
     train: bool = False
     slicing: bool = False
     tiling: int = 0
@@ -66,6 +74,13 @@ class CodecConfig:
             raise InputError(f"codec.pixels: expected one of {known}, got {self.pixels!r}.")
         check_count("codec.factor", self.factor, 1, 256)
         check_range("codec.tiling", self.tiling, 0)
+        if self.fit.images and self.kind in PIXEL_KINDS:
+            raise InputError(
+                f"codec.fit.images: expected 0 for a codec of kind {self.kind!r}, which has no weights, got "
+                f"{self.fit.images}."
+            )
+        if self.normalise and self.kind != "tiny":
+            raise InputError(f"codec.normalise: expected false for a codec of kind {self.kind!r}, got true.")
         if self.slicing and self.kind in PIXEL_KINDS:
             raise InputError(f"codec.slicing: expected false with {self.kind!r}, which only moves pixels.")
         if self.tiling and self.kind != "kl":
@@ -185,9 +200,17 @@ class KLCodec(Codec):
 
 
 class TinyCodec(Codec):
-    """diffusers' AutoencoderTiny, a codec small enough for a CPU (factor 8, no posterior)."""
+    """diffusers' AutoencoderTiny, a codec small enough for a CPU (factor 8, no posterior).
 
-    def __init__(self, network: dict[str, Any]) -> None:
+    Args:
+        network: see CodecConfig.
+        normalise: see there; `normalise_by` learns what it needs.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: dict[str, Any], *, normalise: bool = False) -> None:
         super().__init__()
         from diffusers import AutoencoderTiny
 
@@ -196,16 +219,31 @@ class TinyCodec(Codec):
         self.channels = int(self.network.config["latent_channels"])
         self.factor = 2 ** (len(self.network.config["encoder_block_out_channels"]) - 1)
         self._scale = float(self.network.config["scaling_factor"])
+        self._normalise = normalise
+        if normalise:
+            self.register_buffer("mean", torch.zeros(self.channels, 1, 1))
+            self.register_buffer("std", torch.ones(self.channels, 1, 1))
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
         """(B,3,H,W) in [0,1] to (B,c,h,w); there is no posterior, so noise is not used."""
         z0: Tensor = self.network.encode(image * 2 - 1).latents
-        return z0 * self._scale
+        z0 = z0 * self._scale
+        return (z0 - self.mean) / self.std if self._normalise else z0
 
     def decode_raw(self, z0: Tensor) -> Tensor:
         """(B,c,h,w) to (B,3,H,W) in about [-1,1]."""
+        z0 = z0 * self.std + self.mean if self._normalise else z0
         pixels: Tensor = self.network.decode(z0 / self._scale).sample
         return pixels
+
+    @torch.no_grad()
+    def normalise_by(self, images: Tensor) -> None:
+        """Learn mean and deviation of every channel from good images, (N,3,H,W) in [0,1]."""
+        self.mean.zero_()
+        self.std.fill_(1)
+        latents = torch.cat([self.encode(batch) for batch in images.split(8)]).transpose(0, 1).flatten(1)
+        self.mean.copy_(latents.mean(1)[:, None, None])
+        self.std.copy_(latents.std(1).clamp(min=1e-6)[:, None, None])
 
 
 def _start_evenly(network: nn.Module) -> None:
@@ -229,6 +267,24 @@ def _start_evenly(network: nn.Module) -> None:
             nn.init.zeros_(last.weight)
 
 
+def widened(codec: TinyCodec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a codec with fewer latent channels, filled up to a fresh codec's own.
+
+    The channels that are new enter the decoder weakly, so that a training begins where the other one ended.
+
+    Args:
+        codec: otherwise of the same shape, with fresh weights.
+        weights: of the narrower one, by name.
+    """
+    full = {name: one.clone() for name, one in codec.state_dict().items()}
+    for name, one in weights.items():
+        target = full[name]
+        if target.dim() == 4 and target.shape[1] > one.shape[1]:
+            target[:, one.shape[1] :] *= 0.1
+        target[tuple(slice(side) for side in one.shape)] = one.to(target)
+    return full
+
+
 def make_codec(config: CodecConfig) -> Codec:
     """The codec a config names, with fresh weights; weights come from the model folder."""
     if config.kind == "pixels":
@@ -240,7 +296,7 @@ def make_codec(config: CodecConfig) -> Codec:
     elif config.kind == AUTO:
         codec = TinyCodec(BUNDLED_NETWORK)
     else:
-        codec = TinyCodec(config.network)
+        codec = TinyCodec(config.network, normalise=config.normalise)
     if config.slicing:
         codec.network.enable_slicing()
     if isinstance(codec, KLCodec) and config.tiling:

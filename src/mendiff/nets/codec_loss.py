@@ -9,39 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from mendiff.errors import InputError, check_range
+from mendiff.errors import InputError
 from mendiff.nets.codec import Codec, CodecConfig, KLCodec, TinyCodec, as_seen, as_tuned, make_codec
+from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from mendiff.nets.features import FeaturesConfig, make_features
-
-PIXEL_TERMS = ("l1", "rms")
-
-
-@dataclass(frozen=True)
-class CodecLossConfig:
-    """The pixel term, which has weight 1, and the weights of the terms beside it.
-
-    Attributes:
-        pixel: "l1", the mean absolute error (latent diffusion's), or "rms", the mean over images of the root
-            of their mean squared error, which PSNR measures.
-        perceptual_weight: of the squared distance between unit-length features, summed over layers.
-        kl_weight: of the posterior's divergence from a unit normal, per latent number ("kl" only).
-        adversarial_weight: of a discriminator of patches that is trained beside the codec, relative to what
-            the pixel and perceptual terms do to the decoder's last layer; 0 for none.
-        adversarial_start: steps before it comes in.
-    """
-
-    pixel: str = "l1"
-    perceptual_weight: float = 1.0
-    kl_weight: float = 1e-6
-    adversarial_weight: float = 0.0
-    adversarial_start: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("adversarial_weight", "adversarial_start"):
-            check_range(f"loss.{name}", getattr(self, name), 0)
-        if self.pixel not in PIXEL_TERMS:
-            raise InputError(f"loss.pixel: expected one of {', '.join(PIXEL_TERMS)}, got {self.pixel!r}.")
 
 
 @dataclass(frozen=True)
@@ -126,16 +98,28 @@ class CodecTraining(nn.Module):
 
     def _through(self, image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
         """Decoded images in about [0,1], and the divergence in nats per latent number."""
-        codec, none = self.codec, image.new_zeros(())
+        codec = self.codec
         scaled = as_tuned(image, self.pixels) * 2 - 1
         if isinstance(codec, KLCodec):
             posterior = codec.network.encode(scaled).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=rng, dtype=torch.float32).to(image)
             latents = posterior.mean + posterior.std * noise
-            decoded = as_seen(codec.network.decode(latents).sample, self.pixels)
+            decoded = as_seen(codec.network.decode(self._disturbed(latents, rng)).sample, self.pixels)
             return decoded, posterior.kl().mean() / latents[0].numel()
         assert isinstance(codec, TinyCodec)
-        return as_seen(codec.network.decode(codec.network.encode(scaled).latents).sample, self.pixels), none
+        latents = codec.network.encode(scaled).latents
+        decoded = codec.network.decode(self._disturbed(latents, rng)).sample
+        return as_seen(decoded, self.pixels), latents.float().square().mean()
+
+    def _disturbed(self, latents: Tensor, rng: Generator) -> Tensor:
+        """Latents with noise of the config's size, (B,c,h,w)."""
+        if not self.config.latent_noise:
+            return latents
+        share = (
+            torch.rand(len(latents), 1, 1, 1, generator=rng, dtype=torch.float32) * self.config.latent_noise
+        )
+        noise = (share * torch.randn(latents.shape, generator=rng, dtype=torch.float32)).to(latents)
+        return latents + latents.detach().std((0, 2, 3), keepdim=True) * noise
 
 
 def _last_weights(codec: Codec) -> Tensor:

@@ -66,6 +66,22 @@ def plain_unet(*widths: int) -> dict[str, Any]:
     }
 
 
+def attention_unet(*widths: int) -> dict[str, Any]:
+    """DenoiserConfig.network of a UNet2DModel with self-attention on all levels but the finest.
+
+    A level has two blocks per width, an attention head 64 channels.
+    """
+    coarse = len(widths) - 1
+    return {
+        "block_out_channels": list(widths),
+        "layers_per_block": 2,
+        "down_block_types": ["DownBlock2D"] + ["AttnDownBlock2D"] * coarse,
+        "up_block_types": ["AttnUpBlock2D"] * coarse + ["UpBlock2D"],
+        "norm_num_groups": 16,
+        "attention_head_dim": 64,
+    }
+
+
 def conditional_unet(*widths: int) -> dict[str, Any]:
     """The same of a UNet2DConditionModel, which an SG network can steer; it has no use for prompts."""
     network = plain_unet(*widths) | {"mid_block_type": "UNetMidBlock2D", "cross_attention_dim": 8}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
+from mendiff.scoring.bank import PatchBank
 from mendiff.scoring.maps import (
     cosine_map,
     enlarged,
@@ -29,6 +30,11 @@ Pairs = Callable[[], Iterable[tuple[Tensor, list[Tensor]]]]
 """Called anew for every pass: (image (B,3,H,W), its reconstruction of every run) of good images."""
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Called anew for every pass: good images (B,3,H,W) in [0,1] and their seeds (B,)."""
+
+Images = Callable[[], Iterable[Tensor]]
+"""Called anew for every pass: good images (B,3,H,W) in [0,1]."""
+MENDED = 40
+"""Training images that are mended for statistics, at most: mending is the dear part."""
 
 DISTANCES = ("nearest", "cosine", "squared", "whitened")
 BACKWARD = ("none", "sum", "mean")
@@ -52,6 +58,10 @@ class ReadoutConfig:
             `standardise`.
         local_share: share of the sum that falls to local colours and edges (see mendiff.scoring.pyramid),
             compared as features are; needs `standardise`.
+        bank_share: share of the sum that falls to the distance of the image's features to the nearest of good
+            images' (a memory bank, see mendiff.scoring.bank), which a reconstruction has no part in; needs
+            `standardise`.
+        bank_size: positions that the memory bank keeps.
         combine: of all maps: "sum", or "product" (a variant of the published DiAD code).
         standardise: bring every map to zero mean and unit deviation on good images before adding.
         logarithm: take logarithms before that: where maps disagree, one high value then counts for less, so
@@ -76,6 +86,8 @@ class ReadoutConfig:
     pixel_weight: float = 0.0
     pixel_share: float = 0.0
     local_share: float = 0.0
+    bank_share: float = 0.0
+    bank_size: int = 20_000
     combine: str = "sum"
     standardise: bool = False
     logarithm: bool = False
@@ -101,21 +113,22 @@ class ReadoutConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
-        for name in ("pixel_share", "local_share", "sigma_share", "top_share"):
+        for name in ("pixel_share", "local_share", "bank_share", "sigma_share", "top_share"):
             check_range(f"readout.{name}", getattr(self, name), 0, 1)
         for name in ("pixel_weight", "sigma", "top_k"):
             check_range(f"readout.{name}", getattr(self, name), 0)
         for name in ("taps", "pool_side", "pool_rounds", "resolution"):
             check_count(f"readout.{name}", getattr(self, name), 0, LARGEST_SIDE)
-        for name in ("pixel_share", "local_share"):
+        check_count("readout.bank_size", self.bank_size, 1, 10**7)
+        for name in ("pixel_share", "local_share", "bank_share"):
             if getattr(self, name) and not self.standardise:
                 raise InputError(
                     f"{name}: expected standardise=true with it, since pixels and features differ in scale."
                 )
-        if self.pixel_share + self.local_share > 1:
+        if self.pixel_share + self.local_share + self.bank_share > 1:
             raise InputError(
-                "pixel_share and local_share: expected at most 1 together, got "
-                f"{self.pixel_share} and {self.local_share}."
+                "pixel_share, local_share and bank_share: expected at most 1 together, got "
+                f"{self.pixel_share}, {self.local_share} and {self.bank_share}."
             )
         if self.taps and self.taps % 2 == 0:
             raise InputError(f"taps: expected an odd kernel length, or 0, got {self.taps}.")
@@ -166,10 +179,13 @@ class Readout(nn.Module):
         self.whitening = nn.ModuleList(
             ConditionalWhitening(c) for _ in range(runs) for c in (*channels, *local) if whitened
         )
-        deep = 1 - config.pixel_share - config.local_share
+        deep = 1 - config.pixel_share - config.local_share - config.bank_share
         run = [deep / len(channels)] * len(channels) + [config.local_share / max(len(local), 1)] * len(local)
         pixels = [config.pixel_share] if config.pixel_share else []
         self._shares = [share / runs for share in run * runs + pixels * runs]
+        self._deep = len(channels)
+        self.bank = PatchBank(channels, config.bank_size) if config.bank_share else None
+        self._shares += [config.bank_share] if config.bank_share else []
         self.scales = MapScales(len(self._shares), config.places)
 
     @property
@@ -217,13 +233,16 @@ class Readout(nn.Module):
             return top_k_mean(anomaly_map, self.config.top_k)
         return top_share_mean(anomaly_map, self.config.top_share)
 
-    def fit(self, pairs: Pairs, features: Features, seen: Pairs | None = None) -> None:
+    def fit(
+        self, pairs: Pairs, features: Features, seen: Pairs | None = None, images: Images | None = None
+    ) -> None:
         """Learn the conditional whitening of every layer, then the scale of every map, from good images.
 
         Args:
             pairs: of images that nothing was fitted to yet.
             features: as for anomaly_map.
             seen: pairs that whitening and usual maps are learned from, in place of `pairs`.
+            images: for the memory bank; those of `seen` or `pairs` unless given.
         """
 
         def resized(pairs: Pairs) -> Iterator[tuple[Tensor, list[Tensor]]]:
@@ -238,9 +257,12 @@ class Readout(nn.Module):
                     whitening.update(ours, theirs)
             for whitening in self._whitenings:
                 whitening.finish()
+        if self.bank is not None:
+            known = images or (lambda: (image for image, _ in (seen or pairs)()))
+            self.bank.fit(self._for_bank(image, features) for image in known())
         if self.config.places:
-            known = resized(seen or pairs)
-            self.scales.fit_places(self._maps(image, rebuilt, features) for image, rebuilt in known)
+            usual = resized(seen or pairs)
+            self.scales.fit_places(self._maps(image, rebuilt, features) for image, rebuilt in usual)
         if self.config.standardise:
             self.scales.fit(self._maps(image, rebuilt, features) for image, rebuilt in resized(pairs))
 
@@ -249,13 +271,18 @@ class Readout(nn.Module):
         return [one for one in self.whitening if isinstance(one, ConditionalWhitening)]
 
     def _maps(self, image: Tensor, rebuilt: Sequence[Tensor], features: Features) -> Tensor:
-        """Every single map at image size, (M,B,1,H,W): all layers of all runs, then the pixel maps."""
+        """Every single map at image size, (M,B,1,H,W): all layers of all runs, pixels, the memory bank."""
+        size = (image.shape[-2], image.shape[-1])
+        layers = self._layers(image, rebuilt, features)
         maps = [
-            F.interpolate(one, size=image.shape[-2:], mode="bilinear", align_corners=True)
-            for one in self._feature_maps(self._layers(image, rebuilt, features))
+            F.interpolate(one, size=size, mode="bilinear", align_corners=True)
+            for one in self._feature_maps(layers)
         ]
         if self.config.pixel_share:
             maps += [multi_scale_pixel_map(image, one) for one in rebuilt]
+        if self.bank is not None:
+            distance = self.bank([ours for ours, _ in layers[: self._deep]], size)
+            maps.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False))
         stacked = torch.stack(maps)
         return logarithm(stacked) if self.config.logarithm else stacked
 
@@ -269,6 +296,11 @@ class Readout(nn.Module):
 
         ours = described(image)
         return [pair for one in rebuilt for pair in zip(ours, described(one), strict=True)]
+
+    def _for_bank(self, image: Tensor, features: Features) -> tuple[list[Tensor], tuple[int, int]]:
+        """Features of images for the memory bank, and the size at which they were compared."""
+        image = self._resized(features, image)[0]
+        return features(image), (image.shape[-2], image.shape[-1])
 
     def _feature_maps(self, layers: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         if self.config.distance == "whitened":
@@ -332,6 +364,21 @@ def fit_to_mended(
     # The read-out passes over them more than once; mending them is the dear part.
     kept, known = (
         [(image, mend(image, seeds)) for image, seeds in batches()] if batches else []
-        for batches in (held_back, seen)
+        for batches in (held_back, few(seen) if seen else None)
     )
-    readout.fit(lambda: kept, features, (lambda: known) if known else None)
+    images = (lambda: (image for image, _ in seen())) if seen else None
+    readout.fit(lambda: kept, features, (lambda: known) if known else None, images)
+
+
+def few(batches: Batches, most: int = MENDED) -> Batches:
+    """The first images of some, at most so many."""
+
+    def first() -> Iterator[tuple[Tensor, Tensor]]:
+        left = most
+        for image, seeds in batches():
+            if left <= 0:
+                return
+            yield image[:left], seeds[:left]
+            left -= len(image)
+
+    return first

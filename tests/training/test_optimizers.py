@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from mendiff.anomalib_models import Glad, GoodImages, check_savings, make_optimizer, train, trainer_precision
+from mendiff.anomalib_models import Glad, GoodImages, train
 from mendiff.errors import InputError
 from mendiff.methods.base import TrainingConfig
+from mendiff.training.optimizers import check_savings, make_optimizer, trainer_precision
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -18,7 +19,7 @@ def lacking(monkeypatch, *names):
     find = importlib.util.find_spec
     for room in ("optimizers", "lora"):
         monkeypatch.setattr(
-            f"mendiff.anomalib_models.{room}.find_spec", lambda name: None if name in names else find(name)
+            f"mendiff.training.{room}.find_spec", lambda name: None if name in names else find(name)
         )
 
 
@@ -81,14 +82,14 @@ def test_eight_bit_moments_come_from_bitsandbytes(monkeypatch):
     optim.AdamW8bit = lambda params, **settings: made.append((params, settings))
     monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", optim)
-    monkeypatch.setattr("mendiff.anomalib_models.optimizers.check_savings", lambda *_: None)
+    monkeypatch.setattr("mendiff.training.optimizers.check_savings", lambda *_: None)
     weight = nn.Parameter(torch.ones(2))
     make_optimizer(TrainingConfig(optimizer="adamw8bit", learning_rate=0.5, weight_decay=0.1), [weight])
     assert made == [([weight], {"lr": 0.5, "weight_decay": 0.1})]
 
 
 def test_precision_is_the_configs_or_the_machines(monkeypatch):
-    monkeypatch.setattr("mendiff.anomalib_models.optimizers.fast_precision", lambda device: f"fast {device}")
+    monkeypatch.setattr("mendiff.training.optimizers.fast_precision", lambda device: f"fast {device}")
     names = {"auto": "fast cpu", "float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
     for name, expected in names.items():
         assert trainer_precision(TrainingConfig(precision=name), "cpu") == expected

@@ -15,6 +15,8 @@ from torch import Generator, Tensor, nn
 from mendiff.checkpoints.names import load_exactly
 from mendiff.errors import DivergedError
 from mendiff.methods.base import TrainingConfig
+from mendiff.training.optimizers import learning_rate, make_optimizer
+from mendiff.training.random import generator
 
 CHECKPOINT, CHECKPOINT_SECONDS = "last.safetensors", 30.0
 
@@ -26,13 +28,13 @@ class Loop:
     Attributes:
         training: steps and optimiser.
         seed: of every step's random numbers.
-        checkpoint: file for what a later run goes on from.
+        checkpoint: file for what a later run goes on from; None keeps nothing.
         resume: go on from it, if it is there.
     """
 
     training: TrainingConfig
     seed: int
-    checkpoint: Path
+    checkpoint: Path | None
     resume: bool
 
 
@@ -75,16 +77,13 @@ def train_network(
         update: called with (step, steps, note).
         rival: a second network that is trained by turns with the first one.
     """
-    from mendiff.anomalib_models import learning_rate, make_optimizer
-    from mendiff.anomalib_models.held_back import generator
-
     training = loop.training
     trained = [one for one in network.parameters() if one.requires_grad]
     optimizer, first = make_optimizer(training, trained), 0
     learning = {"": (network, optimizer)}
     if rival is not None:
         learning["rival."] = (rival.network, make_optimizer(training, rival.network.parameters()))
-    if loop.resume and loop.checkpoint.is_file():
+    if loop.resume and loop.checkpoint is not None and loop.checkpoint.is_file():
         first = go_on(loop.checkpoint, learning)
     saved = time.monotonic()
     for step in range(first, training.steps):
@@ -103,7 +102,7 @@ def train_network(
         if rival is not None:
             rival.learn(learning["rival."][1])
         update(step + 1, training.steps, f"loss {loss.item():.4f}")
-        if time.monotonic() - saved >= CHECKPOINT_SECONDS:
+        if loop.checkpoint is not None and time.monotonic() - saved >= CHECKPOINT_SECONDS:
             keep(loop.checkpoint, learning, step + 1)
             saved = time.monotonic()
 

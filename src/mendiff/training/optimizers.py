@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mendiff.anomalib_models.lora import check_peft
 from mendiff.errors import InputError
 from mendiff.methods.base import TrainingConfig
 from mendiff.nets.placement import multiplies_bf16
+from mendiff.training.lora import check_peft
 
 LIGHTNING = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """What Lightning calls our precisions."""
@@ -57,7 +58,7 @@ def make_optimizer(plan: TrainingConfig, trained: Iterable[nn.Parameter]) -> tor
 
         eight_bit: torch.optim.Optimizer = AdamW8bit(listed, **settings)
         return eight_bit
-    optimizer: Any = torch.optim.AdamW(listed, fused=True, **settings)
+    optimizer = torch.optim.AdamW(listed, fused=True, **settings)
     # Lightning refuses to clip gradients of an optimiser that could unscale them itself. This one then
     # leaves unscaling to Lightning, which does it before clipping.
     optimizer._step_supports_amp_scaling = False
@@ -88,3 +89,9 @@ def trainer_precision(plan: TrainingConfig, device: str) -> str:
 def fast_precision(device: str) -> str:
     """Lightning's name of the fastest precision that trains well on a device: "bf16-mixed" or "32-true"."""
     return "bf16-mixed" if multiplies_bf16(torch.device(device)) else "32-true"
+
+
+def learning_rate(plan: TrainingConfig, step: int) -> float:
+    """Learning rate at a step, as a share of the configured one."""
+    rise = min(1.0, (step + 1) / plan.warmup) if plan.warmup else 1.0
+    return rise * (0.5 + 0.5 * math.cos(math.pi * min(step / plan.steps, 1.0)) if plan.cosine else 1.0)

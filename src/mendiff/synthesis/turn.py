@@ -1,0 +1,28 @@
+"""Good images turned about their centre, for parts that lie at any angle."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mendiff.synthesis import DRAWN
+
+
+def turned(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Every image turned by an angle of its own, (B,3,H,W) in [0,1] to the same.
+
+    What comes in at the corners mirrors the image.
+
+    Args:
+        images: good ones.
+        rng: CPU generator.
+    """
+    angle = 2 * math.pi * torch.rand(len(images), generator=rng, **DRAWN)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
+    grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
+    made = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return made.clamp(0, 1)

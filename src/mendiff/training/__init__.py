@@ -1,0 +1,1 @@
+"""What all trainings share: random numbers, learning rate, optimisers, LoRA, the loop."""

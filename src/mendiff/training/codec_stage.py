@@ -1,0 +1,117 @@
+"""The stage of a fit in which a codec learns the good images, before a method is trained on its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from mendiff.checkpoints.bundled import fill, resolved
+from mendiff.methods.base import TrainingConfig, random_crops
+from mendiff.nets import AUTO
+from mendiff.nets.codec import Codec, CodecConfig, TinyCodec
+from mendiff.nets.codec_loss import CodecParts, CodecTraining
+from mendiff.nets.features import FeaturesConfig
+from mendiff.nets.placement import multiplies_bf16
+from mendiff.synthesis.blend import SynthesisConfig, synthesize
+from mendiff.training.loop import Loop, train_network
+from mendiff.training.random import generator
+
+WARMUP = 50
+"""Steps of linear warm-up."""
+
+
+@dataclass(frozen=True)
+class CodecStage:
+    """How far the stage is told of and kept.
+
+    Attributes:
+        checkpoint: file to go on from; None keeps nothing.
+        resume: go on from it, if it is there.
+        progress: called with (step, steps, note).
+    """
+
+    checkpoint: Path | None = None
+    resume: bool = False
+    progress: Callable[[int, int, str], None] = lambda *_: None
+
+
+def fit_codec(
+    codec: Codec,
+    config: CodecConfig,
+    images: Tensor,
+    seed: int,
+    stage: CodecStage,
+    synthesis: SynthesisConfig | None = None,
+) -> None:
+    """Fit a codec to good images in place; it is frozen afterwards.
+
+    Args:
+        codec: on its device.
+        config: its own; `config.fit` says how long and on what.
+        images: good ones that are trained on, (N,3,H,W) uint8.
+        seed: of crops, noise and synthetic anomalies.
+        stage: see CodecStage.
+        synthesis: how anomalies are made.
+    """
+    plan = config.fit
+    training = TrainingConfig(
+        steps=plan.steps,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        weight_decay=0.0,
+        warmup=WARMUP,
+        cosine=True,
+    )
+    device = next(codec.parameters()).device
+    model = _with_loss(codec, config).to(device)
+    shown = torch.cat([images, _anomalies(images, plan.anomalies, seed, synthesis)])
+    loop = Loop(training, seed, stage.checkpoint, stage.resume)
+    codec.requires_grad_(True)
+    with torch.enable_grad():
+        train_network(codec, partial(_loss, model, config, shown, device), loop, stage.progress)
+    codec.requires_grad_(False)
+    if isinstance(codec, TinyCodec) and config.normalise:
+        codec.normalise_by(images.to(device).float() / 255)
+
+
+def _with_loss(codec: Codec, config: CodecConfig) -> CodecTraining:
+    """The codec with its loss; distances are those of the bundled features."""
+    parts = CodecParts(codec=config, features=FeaturesConfig(AUTO), loss=config.fit.loss)
+    with torch.random.fork_rng(devices=[]):
+        model = CodecTraining(resolved(parts))
+    fill(model, replace(parts, codec=replace(config, train=False)))
+    model.codec = codec
+    return model.train()
+
+
+def _anomalies(images: Tensor, count: int, seed: int, synthesis: SynthesisConfig | None) -> Tensor:
+    """Good images, each in turn, with a synthetic anomaly, (count,3,H,W) uint8."""
+    config = replace(synthesis or SynthesisConfig(), share=1.0)
+    made = [images[:0]]
+    for number in range(count):
+        image = images[number % len(images)][None].float() / 255
+        anomalous, _ = synthesize(image, generator(seed, number, 0), config)
+        made.append((anomalous * 255).round().to(torch.uint8))
+    return torch.cat(made)
+
+
+def _loss(
+    model: CodecTraining, config: CodecConfig, images: Tensor, device: torch.device, rng: Generator
+) -> Tensor:
+    """Of a batch of random crops."""
+    chosen = torch.randint(len(images), (config.fit.batch_size,), generator=rng)
+    crops = random_crops(images[chosen], config.fit.crop, model.codec.factor, rng)
+    batch = crops.to(device, torch.float32, memory_format=torch.channels_last) / 255
+    with _in_half(device):
+        loss: Tensor = model(batch, rng)
+    return loss
+
+
+def _in_half(device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device))
