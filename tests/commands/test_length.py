@@ -7,7 +7,7 @@ import pytest
 
 from mendiff.cli import main
 from mendiff.commands import length
-from mendiff.commands.length import lengthened, seconds_per_step
+from mendiff.commands.length import Length, chosen_length, keep_length, kept_length, seconds_per_step
 from mendiff.images import save_png, to_picture
 
 SMALL_UNET = {
@@ -25,11 +25,11 @@ TINY = {"image_size": 32, "crop": 0, "codec.factor": 4, "denoiser.network": SMAL
 def fit_length(tiny_config, tmp_path, monkeypatch):
     """Steps of a plan for 100 steps in one minute, on a machine that needs so many seconds per step."""
 
-    def steps(seconds, minutes=1.0, resume=False):
+    def steps(seconds, minutes=1.0, asked=0.0):
         monkeypatch.setattr(length, "seconds_per_step", lambda *_: seconds)
         monkeypatch.setattr(length, "OVERHEAD", 0.0)
         config = tiny_config("glad", {"training.steps": 100, "training.minutes": minutes})
-        return lengthened("glad", config, "cpu", tmp_path, resume=resume).training.steps
+        return chosen_length("glad", config, "cpu", minutes=asked).steps
 
     return steps
 
@@ -46,10 +46,30 @@ def test_without_minutes_the_steps_stay(fit_length):
     assert fit_length(0.001, minutes=0.0) == 100
 
 
-def test_a_resumed_training_stays_as_long_as_it_was(fit_length, tmp_path):
-    (tmp_path / length.STEPS_FILE).write_text("150")
-    assert fit_length(0.001, resume=True) == 150
-    assert fit_length(0.001, resume=False) == 400
+@pytest.mark.parametrize(("seconds", "steps"), [(0.5, 60), (0.1, 300), (30.0, 1), (0.01, 3000)])
+def test_minutes_that_are_asked_for_shorten_and_lengthen(fit_length, seconds, steps):
+    assert fit_length(seconds, asked=0.5) == steps
+
+
+def test_minutes_are_shared_out_among_the_stages(tiny_config, monkeypatch):
+    monkeypatch.setattr(length, "seconds_per_step", lambda *_: 0.5)
+    monkeypatch.setattr(length, "_codec_seconds", lambda *_: 50.0)
+    monkeypatch.setattr(length, "OVERHEAD", 0.0)
+    codec = {"kind": "tiny", "fit": {"images": 80}}
+    config = tiny_config("glad", {"training.steps": 100, "training.minutes": 0.0, "codec": codec})
+    assert chosen_length("glad", config, "cpu") == Length(100, 80, 100 / 60)
+    halved = chosen_length("glad", config, "cpu", minutes=50 / 60)
+    assert halved == Length(50, 40, 50 / 60)
+    assert halved.of(config).training.steps == 50
+    assert halved.of(config).codec.fit.images == 40
+
+
+def test_a_resumed_training_stays_as_long_as_it_was(tmp_path):
+    assert kept_length(tmp_path) is None
+    keep_length(tmp_path, Length(150, 80))
+    assert kept_length(tmp_path) == Length(150, 80)
+    (tmp_path / length.STEPS_FILE).write_text("150")  # as earlier versions wrote it
+    assert kept_length(tmp_path) == Length(150)
 
 
 @pytest.mark.parametrize("name", ["glad", "ran"])
@@ -148,7 +168,7 @@ def test_the_chosen_number_is_told_and_kept_and_with_the_seed_it_makes_the_same_
     monkeypatch.setitem(Glad.PRESETS, "tiny", dataclasses.replace(tiny, training=plan))
     code, told, fast = fit("fast", "--seed", "3", seconds=1e-3)
     assert code == 0
-    assert "8 steps on cpu (--steps 8 repeats this length)" in told
+    assert "8 steps on cpu, about 1 minute (--steps 8 repeats this length)" in told
     assert steps_of(fast) == 8
 
     code, told, again = fit("again", "--seed", "3", "--steps", "8", seconds=100.0)

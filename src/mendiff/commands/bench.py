@@ -14,7 +14,7 @@ from mendiff.commands.common import Terminal
 from mendiff.commands.fit import STATISTICS, check_prompts
 from mendiff.commands.identity import identity
 from mendiff.commands.plan import check_sources, stated_config
-from mendiff.commands.spec import CONTROLS, Job, slug
+from mendiff.commands.spec import CONTROLS, UNTRAINED, Job, slug
 from mendiff.errors import InputError
 from mendiff.evaluation.ablations import Row, ablation
 from mendiff.evaluation.data import Category
@@ -24,6 +24,7 @@ from mendiff.methods.base import METHODS, find_method
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
 
+BANK = "memory-bank"
 DEFAULT_METHODS = ("glad", "ran", "diad", *CONTROLS)
 TAKEN_BY = {
     "pretrained": "glad and diad at a preset paper",
@@ -117,8 +118,32 @@ def chosen_rows(
                 f"({', '.join(unique(row.method for row in rows))}), got {dotted!r}."
             )
         for_method.setdefault(method, {})[field] = value
-    merged = (replace(row, settings=row.settings | for_method.get(row.method, {})) for row in rows)
-    return tuple(merged), together
+    merged = [replace(row, settings=row.settings | for_method.get(row.method, {})) for row in rows]
+    return with_controls(merged, bank=name is not None), together
+
+
+def with_controls(rows: Sequence[Row], *, bank: bool) -> tuple[Row, ...]:
+    """Rows and what tells how much of their figures a trained network earns.
+
+    Args:
+        rows: of a table.
+        bank: add a memory bank, too, if there is none among them.
+
+    Every method of ours gets the row "untrained": its plainest row's pipeline after a single training step.
+    """
+    ours = unique(row.method for row in rows if row.method in METHODS)
+    plainest = [min((row for row in rows if row.method == name), key=_changed) for name in ours]
+    fresh = [
+        replace(one, label=f"{one.label}, {UNTRAINED}", changes=one.changes | {UNTRAINED: True})
+        for one in plainest
+    ]
+    lacking = bank and all(row.label != BANK for row in rows)
+    return (*rows, *fresh, *([Row(BANK, BANK)] if lacking else []))
+
+
+def _changed(row: Row) -> int:
+    """In how many fields a row differs from its method's preset."""
+    return len(row.settings) + len(row.changes)
 
 
 def names_of(suite: Suite | None, known: Sequence[Category]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from mendiff.checkpoints.pretrained import load_pretrained
 from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import save
 from mendiff.commands.common import Terminal, choose_categories, choose_device
-from mendiff.commands.length import STEPS_FILE, lengthened
+from mendiff.commands.length import Length, chosen_length, codec_of, keep_length, kept_length
 from mendiff.commands.locks import beside, check_free
 from mendiff.commands.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
 from mendiff.commands.places import Place, TakenError, check_output, new_folder, resumable
@@ -71,6 +72,7 @@ def run(
     nodes: int,
     strategy: str,
     steps: int | None,
+    minutes: float | None,
     false_alarm_rate: float,
     resume: bool,
     overwrite: bool,
@@ -110,6 +112,7 @@ def run(
         prompt=prompt,
         textures=textures,
         false_alarm_rate=check_rate(false_alarm_rate),
+        minutes=check_minutes(minutes, steps, processes),
     )
     chosen = choose_categories(open_data(data, layout), categories)
     return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
@@ -138,15 +141,12 @@ def fit(
     workdir = workdir_of(out, resume) if first else _workdir(out)
     earlier = workdir / CODEC_CHECKPOINT
     with resumable(workdir / CHECKPOINT, out, resume, earlier=earlier) if first else nullcontext():
-        if STEPS not in plan.settings:  # a number that was asked for stays
-            measure = plan.processes.count == 1
-            config = lengthened(
-                plan.method, config, plan.device, workdir, resume=resume, measure=measure, say=terminal.say
-            )
+        length = _length(plan, config, workdir, terminal, resume=resume)
+        config = length.of(config)
         terminal.say(
             f"{plan.method} ({plan.preset}): {len(paths)} good images of "
             f"{', '.join(one.name for one in categories)}, {config.image_size} pixels, "
-            f"{config.training.steps} steps on {wording_of(plan.processes)}{_repeat(plan, config)}"
+            f"{config.training.steps} steps on {wording_of(plan.processes)}{_repeat(plan, config, length)}"
         )
         if not getattr(getattr(config, "features", None), "name", "-"):
             terminal.say(f"note: {NO_FEATURES}")
@@ -166,7 +166,7 @@ def fit(
         facts["usual_size"] = usual_size(paths)
         if first:
             (workdir / PARTS_FILE).write_text("\n".join(loaded))
-            (workdir / STEPS_FILE).write_text(str(config.training.steps))
+            keep_length(workdir, length)
         _hold_back(module, apart)
         with terminal.stages() as update:
             images = _images(module, categories, paths)
@@ -192,6 +192,19 @@ def usual_size(paths: Sequence[Path]) -> list[int]:
     return list(sizes[len(sizes) // 2])
 
 
+def check_minutes(minutes: float | None, steps: int | None, processes: Processes) -> float:
+    """The minutes of --minutes, 0 where it was not given."""
+    if minutes is None:
+        return 0.0
+    if steps is not None:
+        raise InputError("--minutes and --steps: expected one of them, got both.")
+    if processes.count > 1:
+        raise InputError(f"--minutes: expected one process, got {processes.count}; say --steps.")
+    if not 0 < minutes < math.inf:
+        raise InputError(f"--minutes: expected more than 0, got {minutes:g}.")
+    return minutes
+
+
 def with_steps(settings: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
     """Settings with the number of steps that --steps gives, which --set must not give otherwise."""
     if steps is None:
@@ -204,10 +217,27 @@ def with_steps(settings: Mapping[str, Any], steps: int | None) -> dict[str, Any]
     return {**settings, STEPS: steps}
 
 
-def _repeat(plan: Plan, config: MethodConfig) -> str:
-    """How to train as long again, where the length was chosen by speed."""
-    chosen = config.training.minutes > 0 and STEPS not in plan.settings and plan.processes.count == 1
-    return f" (--steps {config.training.steps} repeats this length)" if chosen else ""
+def _length(plan: Plan, config: MethodConfig, workdir: Path, terminal: Terminal, *, resume: bool) -> Length:
+    """How long to train: as long as a resumed training, as was asked for, or by this machine's speed."""
+    codec = codec_of(config)
+    asked = Length(config.training.steps, 0 if codec is None else codec.fit.images)
+    kept = kept_length(workdir) if resume else None
+    if STEPS in plan.settings or plan.processes.count > 1:  # a number that was asked for stays
+        return asked
+    return kept or chosen_length(plan.method, config, plan.device, minutes=plan.minutes, say=terminal.say)
+
+
+def _repeat(plan: Plan, config: MethodConfig, length: Length) -> str:
+    """How long that takes, and how to train as long again, where the length was chosen by speed."""
+    if not length.minutes:
+        return ""
+    again = f"--steps {config.training.steps}"
+    if plan.minutes and length.codec_images:
+        again += f" --set codec.fit.images={length.codec_images}"
+    chosen = plan.minutes or config.training.minutes
+    whole = max(1, round(length.minutes))
+    taken = f", about {whole} minute{'s' if whole > 1 else ''}"
+    return taken + (f" ({again} repeats this length)" if chosen else "")
 
 
 def check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> None:

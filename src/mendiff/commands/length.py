@@ -6,15 +6,21 @@ given again by `mendiff fit --steps N`. Seed and steps together fix a model.
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from mendiff.checkpoints.bundled import resolved
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import Method, MethodConfig, find_method
+from mendiff.nets.codec import CodecConfig
+from mendiff.training.codec_stage import codec_step
+from mendiff.training.optimizers import COMPUTED_IN, make_optimizer, trainer_precision
 
 LENGTHS = (4.0, 3.0, 2.0, 1.5)
 """By how much training may be lengthened: few choices, so that one machine chooses alike from run to run."""
@@ -29,37 +35,89 @@ BUSY = 1.25
 STEPS_FILE = "steps"
 
 
-def lengthened(
+@dataclass(frozen=True)
+class Length:
+    """How long a training is.
+
+    Attributes:
+        steps: of the method.
+        codec_images: crops that the codec is fitted to before; 0 where it is not.
+        minutes: that both take here, where that was measured.
+    """
+
+    steps: int
+    codec_images: int = 0
+    minutes: float = 0.0
+
+    def of(self, config: MethodConfig) -> MethodConfig:
+        """The config with this length."""
+        changes: dict[str, Any] = {"training": replace(config.training, steps=self.steps)}
+        codec = codec_of(config)
+        if codec is not None and codec.fit.images:
+            fit = replace(codec.fit, images=self.codec_images)
+            changes["codec"] = replace(codec, fit=fit)
+        return replace(config, **changes)
+
+
+def codec_of(config: MethodConfig) -> CodecConfig | None:
+    """The config of a method's codec."""
+    codec = getattr(config, "codec", None)
+    return codec if isinstance(codec, CodecConfig) else None
+
+
+def chosen_length(
     name: str,
     config: MethodConfig,
     device: str,
-    workdir: Path,
     *,
-    resume: bool,
-    measure: bool = True,
+    minutes: float = 0.0,
     say: Callable[[str], None] = lambda _: None,
-) -> MethodConfig:
-    """The config with as many steps as its minutes allow; never fewer than it asks for.
+) -> Length:
+    """How long to train: what the config asks for, or what its minutes, or those asked for, allow.
 
     Args:
         name: of the method.
-        config: the method's.
+        config: the method's. Where it states minutes, a fast machine trains longer, never less.
         device: torch's name.
-        workdir: where a training leaves its checkpoints and its number of steps.
-        resume: take the number from there, so that a resumed training stays as long as it was.
-        measure: whether speed counts; several processes would each measure another.
+        minutes: of the training as a whole, codec included; 0 leaves it to the config.
         say: takes a line for people where the machine was busy.
     """
-    plan, kept = config.training, workdir / STEPS_FILE
-    if resume and kept.is_file():
-        steps = int(kept.read_text())
-    elif plan.minutes == 0 or not measure:
-        return config
-    else:
-        seconds = seconds_per_step(find_method(name)(config), config, device, say) + OVERHEAD
-        fitting = [length for length in LENGTHS if plan.steps * length * seconds <= 60 * plan.minutes]
-        steps = round(plan.steps * max(fitting, default=1.0))
-    return dataclasses.replace(config, training=dataclasses.replace(plan, steps=steps))
+    plan, codec = config.training, codec_of(config)
+    asked = Length(plan.steps, 0 if codec is None else codec.fit.images)
+    if not minutes and not plan.minutes and not asked.codec_images:
+        return asked
+    seconds = seconds_per_step(find_method(name)(resolved(config)), config, device, say) + OVERHEAD
+    if minutes:
+        whole = plan.steps * seconds + _codec_seconds(config, device)
+        share = 60 * minutes / whole
+        steps = max(1, round(plan.steps * share))
+        return Length(steps, math.ceil(asked.codec_images * share), minutes)
+    fitting = [length for length in LENGTHS if plan.steps * length * seconds <= 60 * plan.minutes]
+    steps = round(plan.steps * max(fitting, default=1.0))
+    taken = steps * seconds + _codec_seconds(config, device)
+    return Length(steps, asked.codec_images, taken / 60)
+
+
+def _codec_seconds(config: MethodConfig, device: str) -> float:
+    """What the stage that fits the codec takes on this machine, in seconds."""
+    codec = codec_of(config)
+    if codec is None or not codec.fit.images:
+        return 0.0
+    return codec.fit.steps * timed(codec_step(resolved(config).codec, device))[1]
+
+
+def keep_length(workdir: Path, length: Length) -> None:
+    """Note how long a training is, for when it is resumed."""
+    (workdir / STEPS_FILE).write_text(f"{length.steps} {length.codec_images}")
+
+
+def kept_length(workdir: Path) -> Length | None:
+    """What was noted, if anything was."""
+    kept = workdir / STEPS_FILE
+    if not kept.is_file():
+        return None
+    numbers = [int(word) for word in kept.read_text().split()]
+    return Length(*numbers[:2])
 
 
 def seconds_per_step(
@@ -71,8 +129,6 @@ def seconds_per_step(
     programs may slow some steps down, hardly all. On a processor what counts is the time that this thread
     computed, since it waits while another program has its core. The fastest step counts.
     """
-    from mendiff.training.optimizers import COMPUTED_IN, make_optimizer, trainer_precision
-
     side, count = config.crop or config.image_size, config.training.batch_size // config.training.accumulate
     image = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     method.to(device).train()

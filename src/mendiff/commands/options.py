@@ -64,6 +64,7 @@ def fit(
     nodes: int = 1,
     strategy: str = "auto",
     steps: int | None = None,
+    minutes: float | None = None,
     false_alarm_rate: float = 0.01,
     resume: bool = False,
     overwrite: bool = False,
@@ -72,8 +73,8 @@ def fit(
 
     Args:
         method: glad, diad or ran.
-        preset: which settings to start from: tiny, paper, for a category of a paper paper/mvtec/cable, or for
-            one model for all paper/mvtec.
+        preset: which settings to start from: tiny; small, which takes about half an hour; paper, for a category
+            of a paper paper/mvtec/cable, or for one model for all paper/mvtec.
         features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff, which
             tiny takes anyway; none to compare pixels alone, which finds less.
         features_weights: the backbone's weights, a local safetensors file; timm's from the hub unless given.
@@ -102,6 +103,8 @@ def fit(
             for adamw without averaged weights (training.ema=0).
         steps: of training, the same as --set training.steps; unless given, tiny trains longer where the
             machine is fast. Data, settings, --seed and --steps together fix the model.
+        minutes: that training may take on this machine, in place of what the preset is meant for: all its
+            stages become shorter or longer alike.
         false_alarm_rate: share of good parts that the threshold is meant to flag.
         resume: go on with a fit that was interrupted, on as many devices as there are now; all else must be
             what it was.

@@ -63,6 +63,7 @@ class Plan:
         prompt: safetensors file of prompt embeddings, or None.
         textures: folder of pictures that synthetic anomalies are cut from, or None.
         false_alarm_rate: share of good parts that thresholds are meant to flag.
+        minutes: that training may take, codec included; 0 leaves it to the preset.
     """
 
     method: str = "glad"
@@ -84,6 +85,7 @@ class Plan:
     prompt: Path | None = None
     textures: Path | None = None
     false_alarm_rate: float = FALSE_ALARM_RATE
+    minutes: float = 0.0
 
     @property
     def processes(self) -> Processes:

@@ -19,6 +19,8 @@ from mendiff.nets import AUTO
 
 SPEC, MOVED, MODEL, FAILED = "job.json", "places.json", "model", "failed.txt"
 CONTROLS = ("median-colour", "memory-bank")
+UNTRAINED = "untrained"
+"""Among the changes of a row: its networks are made anew and trained for a single step, as a control."""
 PLACES = ("data", "features_weights", "pretrained", "prompt", "codec", "textures", "device")
 """Fields whose content counts, in `identity`, and not where it lies."""
 

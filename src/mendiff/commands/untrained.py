@@ -6,10 +6,12 @@ What it finds is found by the read-out, the codec and the features, not by the d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mendiff.commands.variants import split_as_fitted
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import Method, find_method
 from mendiff.model import Model
@@ -37,6 +39,12 @@ def untrained(model: Model, held_back: Sequence[Tensor], seen: Sequence[Tensor],
     _take_a_step(method.to(device).train(), list(seen) or list(held_back), seed)
     fresh = Model(model.name, method.eval(), model.calibration, model.info)
     return fresh.calibrated(list(held_back), list(seen) or None)
+
+
+def untrained_as_fitted(model: Model, images: Sequence[Path], seed: int = 0) -> Model:
+    """The same, with the good images of the model's fit, which are split as the fit split them."""
+    held_back, seen = split_as_fitted(model, [model.prepare(path) for path in images])
+    return untrained(model, held_back, seen, seed)
 
 
 def _take_frozen(fitted: Method, method: Method) -> None:

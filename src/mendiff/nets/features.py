@@ -24,6 +24,11 @@ from mendiff.scoring.pyramid import PixelPyramid
 TINY_FEATURES = AUTO
 """Name of the features in `tiny`."""
 
+STAGES = ("stage1", "stage2", "stage3")
+"""Layers of a convolutional backbone, unless a config says others."""
+DEPTHS = (3 / 12, 5 / 12, 7 / 12)
+"""Of the blocks of a vision transformer that these stand for."""
+
 
 @dataclass(frozen=True)
 class FeaturesConfig:
@@ -33,7 +38,9 @@ class FeaturesConfig:
         name: timm's name of the backbone; "auto" for the network that comes with the package, which a stored
             config calls "bundled"; empty for no features.
         layers: "stage0", "stage1", ... of a convolutional backbone (0 is the finest) or "block1", ... of a
-            vision transformer, counted from 1 as in the papers.
+            vision transformer, counted from 1 as in the papers. The default stages stand for blocks 3, 5 and
+            7 of a transformer's 12, and for those at the same depth of another's: deep enough to know what
+            they see, not so deep that they forget where.
         mean, std: of the normalisation of RGB in [0,1]; empty takes those timm states for the name.
         network: further arguments of the backbone, such as {"pad_type": "same"} or {"img_size": 224}; of the
             bundled network, fields of StudentConfig.
@@ -42,7 +49,7 @@ class FeaturesConfig:
     """
 
     name: str = ""
-    layers: tuple[str, ...] = ("stage1", "stage2", "stage3")
+    layers: tuple[str, ...] = STAGES
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     network: dict[str, Any] = field(default_factory=dict)
@@ -279,11 +286,14 @@ def _refuse(keys: Iterable[str], complaint: str, source: str, name: str) -> None
 def _layer_indices(config: FeaturesConfig, is_vit: bool, available: int) -> list[int]:
     word, first = ("block", 1) if is_vit else ("stage", 0)
     names = [f"{word}{number + first}" for number in range(available)]
-    for layer in config.layers:
+    layers = config.layers
+    if is_vit and layers == STAGES:
+        layers = tuple(names[max(0, round(depth * available) - 1)] for depth in DEPTHS)
+    for layer in layers:
         if not re.fullmatch(r"(stage|block)\d+", layer) or layer not in names:
             raise InputError(
                 f"layers: expected some of {names[0]}..{names[-1]} for {config.name}, got {layer!r}."
             )
     if not config.layers:
         raise InputError(f"layers: expected some of {names[0]}..{names[-1]} for {config.name}, got none.")
-    return [names.index(layer) for layer in config.layers]
+    return [names.index(layer) for layer in layers]

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from mendiff.checkpoints.bundled import fill, resolved
 from mendiff.methods.base import TrainingConfig, random_crops
 from mendiff.nets import AUTO
-from mendiff.nets.codec import Codec, CodecConfig, TinyCodec
+from mendiff.nets.codec import Codec, CodecConfig, TinyCodec, make_codec
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeaturesConfig
 from mendiff.nets.placement import multiplies_bf16
@@ -78,6 +78,26 @@ def fit_codec(
     codec.requires_grad_(False)
     if isinstance(codec, TinyCodec) and config.normalise:
         codec.normalise_by(images.to(device).float() / 255)
+
+
+def codec_step(config: CodecConfig, device: str) -> Callable[[], None]:
+    """A step of the stage on a codec of its own and on noise, to measure how long one takes."""
+    with torch.random.fork_rng(devices=[]):
+        codec = make_codec(config).to(device)
+    model = _with_loss(codec, config).to(device)
+    codec.requires_grad_(True)
+    optimizer = torch.optim.AdamW([one for one in codec.parameters() if one.requires_grad], fused=True)
+    side, count = config.fit.crop, config.fit.batch_size
+    images = torch.zeros(count, 3, side, side, dtype=torch.uint8)
+
+    def step() -> None:
+        loss = _loss(model, config, images, torch.device(device), generator(0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()  # waits for a device that works on its own
+
+    return step
 
 
 def _with_loss(codec: Codec, config: CodecConfig) -> CodecTraining:

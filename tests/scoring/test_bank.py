@@ -1,0 +1,72 @@
+"""The memory bank: distance to the nearest position of good images."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mendiff.errors import InputError
+from mendiff.scoring.bank import PatchBank
+
+CHANNELS = (4, 6)
+
+
+def layers(count, seed=0, side=8):
+    rng = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(count, c, side // 2**at, side // 2**at, generator=rng) for at, c in enumerate(CHANNELS)
+    ]
+
+
+def fitted(pool=1, size=1000, images=3):
+    bank = PatchBank(CHANNELS, size, pool)
+    bank.fit([(layers(images), (64, 64))])
+    return bank
+
+
+def test_what_was_seen_is_near_and_what_was_not_is_far():
+    bank = fitted()
+    assert bank(layers(3), (64, 64)).abs().max() < 2e-3  # half precision
+    assert bank(layers(3, seed=1), (64, 64)).mean() > 0.1
+
+
+def test_a_defect_stands_out_at_its_place_alone():
+    bank, seen = fitted(), layers(3)
+    seen[0][0, :, 2, 3] *= -1
+    distance = bank(seen, (64, 64))
+    assert int(distance[0].flatten().argmax()) == 2 * 8 + 3
+    distance[0, 0, 2, 3] = 0
+    assert distance.abs().max() < 2e-3
+
+
+@given(st.integers(1, 40), st.floats(0.1, 10))
+def test_distances_are_those_of_the_closed_form_whatever_the_scale(size, scale):
+    bank = PatchBank(CHANNELS, size, pool=1)
+    bank.fit([([one * scale for one in layers(2)], (64, 64))])
+    asked = layers(1, seed=2)
+    unit = [torch.nn.functional.normalize(one, dim=1) for one in asked]
+    unit[1] = torch.nn.functional.normalize(
+        torch.nn.functional.interpolate(asked[1], size=(8, 8), mode="bilinear", align_corners=False), dim=1
+    )
+    flat = torch.cat(unit, dim=1).flatten(2)[0].T / 2**0.5
+    expected = 1 - (flat @ bank.vectors.float().T).amax(1)
+    assert torch.allclose(bank(asked, (64, 64)).flatten(), expected, atol=1e-5)
+
+
+def test_an_images_distance_does_not_depend_on_its_neighbours():
+    bank, asked = fitted(pool=3), layers(3, seed=1)
+    together = bank(asked, (64, 64))
+    for row in range(3):
+        alone = bank([one[row : row + 1] for one in asked], (64, 64))
+        assert torch.allclose(alone[0], together[row], atol=1e-6)
+
+
+def test_the_grid_is_no_finer_than_eight_pixels_and_no_finer_than_the_features():
+    bank = fitted()
+    assert bank(layers(1), (32, 32)).shape == (1, 1, 4, 4)
+    assert bank(layers(1), (640, 640)).shape == (1, 1, 8, 8)
+
+
+def test_without_images_there_is_no_bank():
+    with pytest.raises(InputError, match="at least one good image"):
+        PatchBank(CHANNELS, 10).fit([])
