@@ -137,6 +137,41 @@ def test_training_pairs_images_with_their_own_anomalies(make, pictures, streams,
     assert float(changed.max()) < 1
 
 
+def trained_pairs(glad, pictures, streams, monkeypatch, seeds):
+    """(z0, z_anomalous) of every training step."""
+    pairs = []
+    monkeypatch.setattr(glad, "atp_loss", lambda z0, z_anomalous, *_: pairs.append((z0, z_anomalous)))
+    for seed in seeds:
+        glad.training_loss(pictures, streams(len(pictures), seed))
+    return pairs
+
+
+def test_variants_are_made_once_and_are_the_same_in_every_batch(make, pictures, streams, monkeypatch):
+    glad, encoded = make({"variants": 2, "synthesis.share": 0.5}), []
+    encode = glad.codec.encode
+    monkeypatch.setattr(glad.codec, "encode", lambda image: encoded.append(len(image)) or encode(image))
+    pairs = trained_pairs(glad, pictures, streams, monkeypatch, range(12))
+    assert len(encoded) <= 2 * len(pictures)
+    assert set(encoded) == {2}
+    for row in range(len(pictures)):
+        found = {tuple(anomalous[row].flatten().tolist()) for _, anomalous in pairs}
+        assert 1 <= len(found) <= 2
+    other = make({"variants": 2, "synthesis.share": 0.5})
+    turned_round = trained_pairs(other, pictures.flip(0), lambda *_: streams(4, 3), monkeypatch, [0])[0]
+    known = {tuple(one[row].flatten().tolist()) for _, one in pairs for row in range(len(pictures))}
+    assert all(tuple(one.flatten().tolist()) in known for one in turned_round[1])
+
+
+def test_variants_of_turned_images_are_trained_on_with_their_own_turned_good_image(
+    make, pictures, streams, monkeypatch
+):
+    glad = make({"variants": 3, "turn": True, "synthesis.share": 0.0})
+    plain = glad.codec.encode(pictures)
+    for z0, z_anomalous in trained_pairs(glad, pictures, streams, monkeypatch, range(4)):
+        assert torch.equal(z0, z_anomalous)  # no anomalies here: the good image turns alike
+        assert not any(torch.allclose(one, other) for one, other in zip(z0, plain, strict=True))
+
+
 # Sampling.
 
 
@@ -600,6 +635,9 @@ def test_size_must_suit_codec_network_and_shuffle(make):
         ({"denoise_steps": (500, 1001)}, "timesteps from 1 to 1000"),
         ({"noise_step": 1000}, "0 to 999, got 1000"),
         ({"steps": 0}, "steps: expected at least 1, got 0."),
+        ({"variants": 4, "crop": 64}, "variants: expected 0 with crops"),
+        ({"variants": -1}, "variants: expected at least 0"),
+        ({"turn": True}, "turn: expected false with variants=0"),
         ({"spacing": "karras"}, "leading, trailing, linspace, got 'karras'"),
         ({"object_mask": "grey"}, "none, dark, bright, auto, got 'grey'"),
     ],

@@ -73,8 +73,8 @@ def fit(
 
     Args:
         method: glad, diad or ran.
-        preset: which settings to start from: tiny; small, which takes about half an hour; paper, for a category
-            of a paper paper/mvtec/cable, or for one model for all paper/mvtec.
+        preset: which settings to start from: tiny; small, which takes about half an hour; paper, for a
+            category of a paper paper/mvtec/cable, or for one model for all paper/mvtec.
         features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff, which
             tiny takes anyway; none to compare pixels alone, which finds less.
         features_weights: the backbone's weights, a local safetensors file; timm's from the hub unless given.
