@@ -27,7 +27,7 @@ from mendiff.checkpoints import store
 from mendiff.checkpoints.codecs import open_codec, read_codec
 from mendiff.checkpoints.store import read_weights
 from mendiff.cli import main, parse_settings
-from mendiff.commands import demo, fit_codec, loop, predict
+from mendiff.commands import demo, fit_codec, predict
 from mendiff.commands.common import Terminal
 from mendiff.commands.evaluate import find, read_tests
 from mendiff.commands.locks import only_one
@@ -35,6 +35,7 @@ from mendiff.commands.plan import Plan, make_config
 from mendiff.demo.data import DemoConfig
 from mendiff.evaluation.data import open_data
 from mendiff.methods.base import METHODS
+from mendiff.training import loop
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -934,6 +935,47 @@ def test_interrupted_fit_is_resumed_and_equals_an_unbroken_one(run, model, data,
     assert code == 0, err
     unbroken = json.loads((model / "calibration.json").read_text())
     assert json.loads((tmp_path / "model/calibration.json").read_text()) == unbroken
+    assert not (tmp_path / ".model.fit").exists()
+
+
+CODEC_STAGE = {
+    "codec.kind": "tiny",
+    "codec.network": "{encoder_block_out_channels: [8, 8], decoder_block_out_channels: [8, 8], latent_channels: 3, "
+    "num_encoder_blocks: [1, 1], num_decoder_blocks: [1, 1], upsampling_scaling_factor: 2}",
+    "codec.normalise": "true",
+    "codec.fit.images": "24",
+    "codec.fit.batch_size": "4",
+    "codec.fit.crop": "16",
+    "codec.fit.anomalies": "2",
+}
+
+
+def test_a_fit_interrupted_while_its_codec_learns_goes_on_from_there(run, data, tmp_path, monkeypatch):
+    fit = ("fit", data, *settings(**CODEC_STAGE), "-o")
+    assert run(*fit, tmp_path / "unbroken")[0] == 0
+    keep, kept = loop.keep, []
+
+    def interrupted(checkpoint, learning, step):
+        keep(checkpoint, learning, step)
+        kept.append(step)
+        raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(loop, "keep", interrupted)
+        code, _, err = run(*fit, tmp_path / "model")
+        signal.signal(signal.SIGINT, handler)
+    assert code == 130
+    assert kept == [1]
+    assert "the same command with --resume goes on from here" in err
+    code, _, err = run(*fit, tmp_path / "model", "--resume", "--set", "codec.fit.images=40")
+    assert code == 2
+    assert "codec.fit.images" in err
+    code, _, err = run(*fit, tmp_path / "model", "--resume")
+    assert code == 0, err
+    first, second = (mendiff.load(tmp_path / name).method.state_dict() for name in ("unbroken", "model"))
+    assert all(torch.equal(one, second[name]) for name, one in first.items())
     assert not (tmp_path / ".model.fit").exists()
 
 

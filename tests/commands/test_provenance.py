@@ -308,7 +308,7 @@ def test_a_fit_that_diverged_leaves_nothing(told, data, tmp_path, monkeypatch, m
 
 
 def test_a_codec_that_diverged_leaves_nothing(told, data, tmp_path, monkeypatch):
-    from mendiff.commands import loop
+    from mendiff.training import loop
 
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     words = [word for one in (*SETTINGS[:2], *DIVERGING) for word in ("--set", one)]

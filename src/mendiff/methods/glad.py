@@ -131,8 +131,7 @@ class Glad(Method):
         if self.config.turn:
             image = turned(image, rng)
         anomalous, _ = synthesize(image, rng, self.config.synthesis, self.textures)
-        with torch.autocast(image.device.type, enabled=False):  # it is made once, for many steps
-            return self.codec.encode(torch.cat([image, anomalous]))
+        return self.codec.encode(torch.cat([image, anomalous]))
 
     def rehearse_training(self, image: Tensor) -> Tensor:
         """ATP without its synthetic anomalies, whose places are values; see Method.rehearse_training."""
