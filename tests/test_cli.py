@@ -27,7 +27,7 @@ from mendiff.checkpoints import store
 from mendiff.checkpoints.codecs import open_codec, read_codec
 from mendiff.checkpoints.store import read_weights
 from mendiff.cli import main, parse_settings
-from mendiff.commands import demo, fit_codec, loop, predict
+from mendiff.commands import demo, fit_codec, predict
 from mendiff.commands.common import Terminal
 from mendiff.commands.evaluate import find, read_tests
 from mendiff.commands.locks import only_one
@@ -35,6 +35,7 @@ from mendiff.commands.plan import Plan, make_config
 from mendiff.demo.data import DemoConfig
 from mendiff.evaluation.data import open_data
 from mendiff.methods.base import METHODS
+from mendiff.training import loop
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -1782,7 +1783,8 @@ def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch, method):
     assert "tile" in (out / "report.html").read_text()
     assert sorted(path.name for path in out.iterdir()) == ["data", "demo.json", "models", "report.html"]
     assert mendiff.load(out / "models/tile").info["categories"] == ["fabric", "tile"]
-    assert len(calibrated) == 2  # once for each kind of part, and not for the shared network
+    # For each kind of part, its model and the untrained control, and never the shared network.
+    assert len(calibrated) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "demo"]
 
 
