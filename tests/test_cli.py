@@ -1754,7 +1754,7 @@ def test_demo_draws_its_data_alone(run, refused, tmp_path, monkeypatch):
     words = ("demo", "--make-data", tmp_path / "parts", "--categories", "tile")
     code, out, _ = run(*words, "--json")
     assert (code, json.loads(out)) == (0, {"data": str(tmp_path / "parts"), "categories": ["tile"]})
-    assert len(list((tmp_path / "parts/tile").rglob("*.png"))) == 5
+    assert len(list((tmp_path / "parts/tile").rglob("*.png"))) == 6  # one is the defective part's clean twin
     assert "not an empty folder" in refused(*words)
 
 

@@ -92,7 +92,7 @@ def test_turned_parts_leave_all_other_images_as_they_are(tmp_path: Path) -> None
     more, fewer = read_all(tmp_path / "with"), read_all(tmp_path / "without")
     assert {name: more[name] for name in fewer} == fewer
     added = {name.rpartition("/")[0] for name in more.keys() - fewer.keys()}
-    assert added == {f"flange/{folder}/turned" for folder in ("test", "ground_truth")}
+    assert added == {f"flange/{folder}/turned" for folder in ("test", "ground_truth", "twin")}
 
 
 def test_folder_has_the_layout_of_mvtec(tmp_path: Path) -> None:
@@ -108,6 +108,9 @@ def test_folder_has_the_layout_of_mvtec(tmp_path: Path) -> None:
         assert len(defective) == 6
         assert {p.parent.name for p in defective} == set(DEFECTS[category])
         assert len(list(folder.glob("ground_truth/*/*"))) == 6
+        assert [p.relative_to(folder / "twin") for p in sorted(folder.glob("twin/*/*"))] == [
+            p.relative_to(folder / "test") for p in defective
+        ]
         for path in defective:
             with Image.open(path) as picture:
                 assert (picture.mode, picture.size) == ("RGB", (64, 64))
@@ -116,13 +119,32 @@ def test_folder_has_the_layout_of_mvtec(tmp_path: Path) -> None:
                 assert set(np.unique(np.asarray(mask))) == {0, 255}
 
 
+def test_a_twin_is_its_image_without_the_defect(tmp_path: Path) -> None:
+    make_data(tmp_path, DemoConfig(SIZE, 0, 0, 5, n_turned=1))
+    twins = sorted(tmp_path.glob("*/twin/*/*.png"))
+    assert len(twins) == 4 * 5 + 2
+    for path in twins:
+        folder, name = path.parents[2], f"{path.parent.name}/{path.stem}"
+        twin, image, mask = (
+            np.asarray(Image.open(folder / place)).astype(int)
+            for place in (f"twin/{name}.png", f"test/{name}.png", f"ground_truth/{name}_mask.png")
+        )
+        change = np.abs(twin - image).max(-1)
+        near = ndimage.binary_dilation(mask, iterations=4)
+        assert change[mask > 0].mean() > 8, path
+        # A defect throws a shadow, or fills one: a little of what it changes lies farther off.
+        assert change[~near].mean() < 0.1, path
+        assert (change[~near] == 0).mean() > 0.95, path
+        assert change[~ndimage.binary_dilation(mask, iterations=SIZE // 8)].max() <= 2, path
+
+
 def test_an_image_depends_on_seed_and_path_only(tmp_path: Path) -> None:
     make_data(tmp_path / "two", SMALL)
     make_data(tmp_path / "one", DemoConfig(64, n_train=1, n_test_good=2, n_defective=3, categories=("tile",)))
     make_data(tmp_path / "else", DemoConfig(64, 1, 1, 1, ("tile",), seed=1))
     two, one, other = (read_all(tmp_path / name) for name in ("two", "one", "else"))
     shared = two.keys() & one.keys()
-    assert len(shared) == 1 + 1 + 2 * 3
+    assert len(shared) == 1 + 1 + 3 * 3
     assert all(two[name] == one[name] for name in shared)
     assert len(set(two.values())) == len(two)
     assert all(two[name] != other[name] for name in other)

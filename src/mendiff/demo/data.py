@@ -108,8 +108,10 @@ def make_data(
 ) -> None:
     """Draw the data set into `root`, which must be missing or empty; progress: called with (done, total).
 
-    Every image has a generator of its own, so it depends on the seed, its path and its size only. The folder
-    appears when it is complete. Raises InputError where `root` is in the way or cannot be written.
+    Every image has a generator of its own, so it depends on the seed, its path and its size only. Beside a
+    defective image's mask lies its clean twin, `CATEGORY/twin/DEFECT/NAME.png`: the same part, pose, light
+    and noise without the defect. The folder appears when it is complete. Raises InputError where `root` is in
+    the way or cannot be written.
     """
     config = config or DemoConfig()
     root = Path(root).resolve()
@@ -132,13 +134,15 @@ def _draw_all(folder: Path, config: DemoConfig, progress: Callable[[int, int], N
     folder.mkdir()  # with the usual permissions, which the temporary folder around it lacks
     todo = list(_list_images(config))
     for done, (category, split, defect, index) in enumerate(todo, 1):
-        place = f"{category}/{split}/{defect or 'good'}/{index:03d}"
-        rng = np.random.default_rng([config.seed, *place.encode()])
-        picture, mask = _render(category, defect, rng, config.size)
+        name = f"{defect or 'good'}/{index:03d}"
+        place = f"{category}/{split}/{name}"
+        state = [config.seed, *place.encode()]
+        picture, mask = _render(category, defect, np.random.default_rng(state), config.size)
         _save(picture, folder / f"{place}.png")
         if defect is not None:
-            truth = folder / category / "ground_truth" / defect / f"{index:03d}_mask.png"
-            _save(mask.astype(np.uint8) * 255, truth)
+            _save(mask.astype(np.uint8) * 255, folder / category / "ground_truth" / f"{name}_mask.png")
+            twin, _ = _render(category, None, np.random.default_rng(state), config.size)
+            _save(twin, folder / category / "twin" / f"{name}.png")
         if progress is not None:
             progress(done, len(todo))
 
