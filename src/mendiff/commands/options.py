@@ -216,7 +216,9 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled test images.
 
-    Ends with 0, or with 3 where some test images could not be read: they are named and in no figure.
+    Where DATA has clean twins of defective images (CATEGORY/twin/DEFECT/NAME.png), it compares
+    reconstructions with them. Ends with 0, or with 3 where some test images could not be read: they are named
+    and in no figure.
 
     Args:
         out: also write a run folder with all numbers and pictures, for mendiff report.
