@@ -57,6 +57,7 @@ METRICS = [
     *("image_auroc", "image_ap", "image_f1max"),
     *("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_005", "dice"),
 ]
+TWINS = ["twin_psnr_inside", "twin_psnr_outside", "twin_features_inside", "twin_features_outside"]
 TOLD = ["mean", "categories", "at_threshold", "binned", "unreadable", "complete"]
 
 
@@ -1308,6 +1309,46 @@ def test_evaluate_and_predict_give_an_image_the_same_score(run, model, data, tmp
     assert evaluated == pytest.approx(predicted, rel=1e-4)
 
 
+@pytest.fixture
+def twinned(data, tmp_path):
+    """The data with clean twins, of which one fits no image, and one can't be read."""
+    root = shutil.copytree(data, tmp_path / "plate")
+    draw(root / "test/hole", 2, defect=16, seed=3)
+    shutil.copytree(root / "ground_truth/scratch", root / "ground_truth/hole")
+    draw(root / "twin/scratch", 2, seed=2)
+    draw(root / "twin/hole", 2, seed=3)
+    Image.new("RGB", (30, 20)).save(root / "twin/hole/0.png")
+    (root / "twin/hole/1.png").write_bytes(b"")
+    return root
+
+
+def test_evaluate_compares_reconstructions_with_clean_twins(run, model, twinned, tmp_path):
+    words = ("-o", tmp_path / "run", "--report", tmp_path / "report.html", "--json")
+    code, out, err = run("evaluate", model, twinned, *words)
+    assert code == 0, err
+    assert "expected a twin of its image's size, 40x40, got 30x20" in err.replace("\n", " ")
+    assert err.count("twin/hole/") == 2
+    result = json.loads(out)
+    assert list(result) == ["mean", "categories", "twins", *TOLD[2:]]
+    assert list(result["categories"]["plate"]) == [*METRICS, *TWINS]
+    found = result["twins"]["plate"]
+    assert (found["images"], list(found["kinds"])) == (2, ["scratch"])
+    assert found["mean"] == {key: result["mean"][key] for key in TWINS}
+    # The twins are drawn with the same random numbers: outside differs only what resizing carries there.
+    assert found["untouched"]["twin_psnr_inside"] < 10 < 30 < found["untouched"]["twin_psnr_outside"]
+    stored = json.loads((tmp_path / "run/run.json").read_text())
+    assert stored["metrics"]["mean"] == result["mean"]
+    assert "Against the clean twin" in (tmp_path / "report.html").read_text()
+
+
+def test_evaluate_prints_the_figures_of_twins_beside_those_of_nothing_mended(run, model, twinned, data):
+    code, text, _ = run("evaluate", model, twinned)
+    assert code == 0
+    assert "reconstructions against clean twins" in text
+    assert "nothing mended" in text
+    assert "nothing mended" not in run("evaluate", model, data)[1]
+
+
 def test_evaluate_writes_a_report_and_measures_controls(run, model, data, tmp_path):
     words = ("--report", tmp_path / "report.html", "--controls", "--json")
     code, out, err = run("evaluate", model, data, *words)
@@ -1795,7 +1836,7 @@ def test_demo_draws_its_data_alone(run, refused, tmp_path, monkeypatch):
     words = ("demo", "--make-data", tmp_path / "parts", "--categories", "tile")
     code, out, _ = run(*words, "--json")
     assert (code, json.loads(out)) == (0, {"data": str(tmp_path / "parts"), "categories": ["tile"]})
-    assert len(list((tmp_path / "parts/tile").rglob("*.png"))) == 5
+    assert len(list((tmp_path / "parts/tile").rglob("*.png"))) == 6  # one is the defective part's clean twin
     assert "not an empty folder" in refused(*words)
 
 
@@ -1824,7 +1865,8 @@ def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch, method):
     assert "tile" in (out / "report.html").read_text()
     assert sorted(path.name for path in out.iterdir()) == ["data", "demo.json", "models", "report.html"]
     assert mendiff.load(out / "models/tile").info["categories"] == ["fabric", "tile"]
-    assert len(calibrated) == 2  # once for each kind of part, and not for the shared network
+    # For each kind of part, its model and the untrained control, and never the shared network.
+    assert len(calibrated) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "demo"]
 
 

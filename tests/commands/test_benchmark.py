@@ -20,13 +20,14 @@ from mendiff.commands.bench import Bench, Given, chosen_rows, handed_out, planne
 from mendiff.commands.benchmark import printed
 from mendiff.commands.common import Terminal
 from mendiff.commands.identity import of_category
-from mendiff.commands.job import check_identity, end_with
+from mendiff.commands.job import Subject, check_identity, end_with, measured
 from mendiff.commands.job import run as run_job
 from mendiff.commands.queue import check_folder, outcomes, outcomes_of_ray, prepared
 from mendiff.commands.spec import FAILED, MODEL, Job, read_moved, result_file
 from mendiff.errors import InputError
 from mendiff.evaluation.ablations import ABLATIONS, Row
 from mendiff.evaluation.data import open_data
+from mendiff.evaluation.metrics import METRICS, TWIN_METRICS
 from mendiff.evaluation.suites import SUITES
 from mendiff.methods.base import METHODS
 
@@ -386,7 +387,7 @@ def test_another_picture_or_mask_is_other_data(done, own, tmp_path, capsys, name
 
     assert done(other) == 2
 
-    assert "data: the images or masks of nut are not those of before" in capsys.readouterr().err
+    assert "data: the images, masks or twins of nut are not those of before" in capsys.readouterr().err
     assert specs(tmp_path) == before
     assert (tmp_path / "run/results.json").read_bytes() == results
 
@@ -396,7 +397,7 @@ def test_data_that_are_changed_in_place_are_other_data(done, own, capsys):
 
     assert done() == 2
 
-    assert "the images or masks of nut" in capsys.readouterr().err
+    assert "the images, masks or twins of nut" in capsys.readouterr().err
 
 
 def test_a_fingerprint_is_of_contents_labels_and_names_and_not_of_places(own, tmp_path):
@@ -409,6 +410,51 @@ def test_a_fingerprint_is_of_contents_labels_and_names_and_not_of_places(own, tm
     (copy / "nut/test/dot").rename(copy / "nut/test/scratch")
     (copy / "nut/ground_truth/dot").rename(copy / "nut/ground_truth/scratch")
     assert known(copy) != first
+
+
+def test_a_fingerprint_is_of_clean_twins_too(own):
+    first = of_category(open_data(own)[0])
+    shutil.copytree(own / "nut/test/dot", own / "nut/twin/dot")
+
+    assert of_category(open_data(own)[0]) != first
+
+
+class Changing:
+    """A method that darkens images, or makes no images at all."""
+
+    def __init__(self, makes):
+        self.makes = makes
+
+    def __call__(self, name):
+        rebuilt = []
+
+        def predict(batch):
+            rebuilt.extend([batch * 0.9] * self.makes)
+            return batch.amax((1, 2, 3)), batch.mean(1, keepdim=True)
+
+        return Subject(predict, 40, rebuilt=rebuilt)
+
+
+def test_reconstructions_are_measured_where_there_are_twins(own):
+    (nut,) = open_data(own)
+    plain = measured(Changing(True), [nut], Terminal(quiet=True))
+    for path in nut.root.glob("test/dot/*.png"):  # the defect is a white square
+        twin = nut.root / "twin/dot" / path.name
+        twin.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.minimum(np.asarray(Image.open(path)), 119)).save(twin)
+    (nut,) = open_data(own)
+
+    found, without = (measured(Changing(makes), [nut], Terminal(quiet=True)) for makes in (True, False))
+
+    assert set(found["mean"]) == {*METRICS, *TWIN_METRICS}
+    assert set(without["mean"]) == set(plain["mean"]) == set(METRICS)
+    assert "twins" not in plain.keys() | without.keys()
+    told = found["twins"]["nut"]
+    assert (told["images"], list(told["kinds"])) == (3, ["dot"])
+    assert told["mean"] == told["kinds"]["dot"]
+    # 0.9 of white is nearer to grey than white is; 0.9 of grey is farther from it than grey.
+    assert told["untouched"]["twin_psnr_inside"] < told["mean"]["twin_psnr_inside"] < 10
+    assert told["mean"]["twin_psnr_outside"] < 35 < told["untouched"]["twin_psnr_outside"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Miniatures of published data sets, read by us and by anomalib."""
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mendiff.errors import InputError
+from mendiff.evaluation.checks import check_data
 from mendiff.evaluation.data import open_data
 from mendiff.evaluation.layouts import labelled
 from mendiff.images import read_mask
@@ -84,6 +86,26 @@ def test_mvtec_layout_is_read_as_anomalib_reads_it(tmp_path, mvtec, name):
 
     assert ours(category) == theirs
     assert len(category.test) == 8
+
+
+def test_clean_twins_are_found_by_name_and_are_no_test_images(tmp_path, mvtec, put):
+    mvtec(tmp_path / "plate")
+    without = open_data(tmp_path)
+    for place in ("bent/000.png", "bent/001.jpg", "scratch/001.png", "good/000.png", "lost/000.png"):
+        put(tmp_path / "plate/twin" / place)
+
+    (category,) = found = open_data(tmp_path)
+
+    known = {sample.path: sample.twin for sample in category.test if sample.twin is not None}
+    test, twin = tmp_path / "plate/test", tmp_path / "plate/twin"
+    assert known == {
+        test / "bent/000.png": twin / "bent/000.png",
+        test / "bent/001.png": twin / "bent/001.jpg",
+        test / "scratch/001.png": twin / "scratch/001.png",
+    }
+    plain = tuple(dataclasses.replace(sample, twin=None) for sample in category.test)
+    assert [dataclasses.replace(category, test=plain)] == without
+    assert check_data(found) == check_data(without) == []
 
 
 def test_mvtec_3d_is_read_as_anomalib_reads_it_without_depth_and_validation(tmp_path, put, put_mask):

@@ -8,7 +8,14 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 
 from mendiff.errors import InputError
 from mendiff.evaluation import metrics as metrics_module
-from mendiff.evaluation.metrics import IMAGE_METRICS, METRICS, PIXEL_METRICS, image_and_pixel_metrics, summary
+from mendiff.evaluation.metrics import (
+    IMAGE_METRICS,
+    METRICS,
+    PIXEL_METRICS,
+    TWIN_METRICS,
+    image_and_pixel_metrics,
+    summary,
+)
 
 
 def largest_f1(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -231,3 +238,12 @@ def test_the_mean_is_over_categories_that_have_a_value() -> None:
 def test_a_metric_that_no_category_has_stays_without_a_mean() -> None:
     assert summary({"a": dict.fromkeys(METRICS)})["mean"] == dict.fromkeys(METRICS)
     assert summary({})["mean"] == dict.fromkeys(METRICS)
+
+
+def test_figures_against_twins_have_a_mean_over_the_categories_that_have_twins():
+    twins = dict.fromkeys(TWIN_METRICS, 20.0)
+    per = {name: dict.fromkeys(METRICS, 0.5) for name in ("a", "b", "c")}
+    per["a"] |= twins
+    per["b"] |= {**twins, "twin_psnr_inside": 30.0}
+
+    assert summary(per)["mean"] == {**dict.fromkeys(METRICS, 0.5), **twins, "twin_psnr_inside": 25.0}

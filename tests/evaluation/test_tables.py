@@ -3,8 +3,8 @@ import io
 
 import pytest
 
-from mendiff.evaluation.metrics import METRICS
-from mendiff.evaluation.tables import as_csv, as_latex, as_markdown, costs_as_markdown, figures
+from mendiff.evaluation.metrics import METRICS, TWIN_METRICS
+from mendiff.evaluation.tables import SHOWN, as_csv, as_latex, as_markdown, costs_as_markdown, figures, groups
 
 
 def result(label, seed, categories, pooled=None):
@@ -80,6 +80,29 @@ def test_latex_escapes_what_latex_would_read():
     assert r"a\_b \& 5 \%" in text
     assert r"metal\_nut" in text
     assert text.count(r"\\") == 2
+
+
+def test_figures_against_clean_twins_are_told_where_any_row_has_them():
+    mended, other = result("a", 0, {"nut": 0.8, "bolt": 0.6}), result("control", 0, {"nut": 0.7, "bolt": 0.5})
+    for name, psnr in (("nut", 30.0), ("bolt", 20.0)):
+        mended["categories"][name] |= dict.fromkeys(TWIN_METRICS, 0.25) | {"twin_psnr_inside": psnr}
+
+    found = figures([mended, other])
+
+    assert groups(found) == [SHOWN, TWIN_METRICS]
+    assert value(found, "a", "mean", "twin_psnr_inside").value == 25.0
+    assert value(found, "control", "nut", "twin_psnr_inside").value is None
+    text = as_markdown(found, TWIN_METRICS)
+    assert "twin PSNR inside / twin PSNR outside / twin features inside" in text
+    assert "| a | 30.000 / 0.250 / 0.250 / 0.250 | 20.000" in text
+    assert "| control | n/a / n/a / n/a / n/a |" in text
+
+
+def test_results_without_twins_have_the_columns_that_they_always_had():
+    found = figures([result("a", 0, {"nut": 0.8})])
+
+    assert groups(found) == [SHOWN]
+    assert {one.metric for one in found} == set(METRICS)
 
 
 def test_pooled_figures_follow_the_mean():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mendiff.errors import InputError
-from mendiff.evaluation.metrics import METRICS, summary
+from mendiff.evaluation.metrics import METRICS, TWIN_METRICS, summary
 from mendiff.report.contents import CategoryReport, ImageRow, Report
 from mendiff.report.gallery import SHOWN
 from mendiff.report.html import write_report
@@ -248,6 +248,22 @@ def test_a_metric_that_the_page_does_not_know_is_told_under_its_key(page_of, rep
 
     assert "Dice pixel new Defects found" in page.text
     assert "0.123" in page.text
+
+
+def test_figures_against_clean_twins_have_a_group_of_columns_and_an_explanation(
+    page_of, report, category
+) -> None:
+    more = replace(category, metrics={**category.metrics, **dict.fromkeys(TWIN_METRICS, 21.5), "new": 0.1})
+
+    page = page_of(replace(report, categories=[more]))
+
+    heads = page.all("th", scope="colgroup")
+    assert [attrs["colspan"] for attrs in heads] == ["3", "7", "4", "2"]
+    assert ["class" in attrs for attrs in heads] == [False, True, True, True]
+    assert "Pixels Against the clean twin At the threshold" in page.text
+    assert "Dice new PSNR inside PSNR outside Features inside Features outside" in page.text
+    assert "The same photo of the same part without the defect" in page.text
+    assert "lean twin" not in page_of(report).text
 
 
 def test_several_categories_have_a_mean_a_pool_and_controls(page_of, report, category) -> None:

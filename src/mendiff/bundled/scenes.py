@@ -12,7 +12,7 @@ from scipy import ndimage
 from mendiff.bundled.drawings import plain_texture
 from mendiff.bundled.fields import Rng, chance, clouds, draw_colour, grid, log_uniform, soft, turned
 from mendiff.bundled.textures import draw_texture
-from mendiff.demo.data import CATEGORIES, DEFECTS, render_defective, render_good
+from mendiff.demo.data import CATEGORIES, LOCAL_DEFECTS, render_defective, render_good
 from mendiff.demo.geometry import Field
 
 PARTS = 96
@@ -124,7 +124,7 @@ def _demo_part(number: int) -> Image.Image:
     category, size = CATEGORIES[number % len(CATEGORIES)], int(rng.integers(160, 257))
     if chance(rng, 0.5):
         return Image.fromarray(render_good(category, rng, size))
-    kinds = DEFECTS[category]
+    kinds = LOCAL_DEFECTS[category]  # and none that came later: the bundled networks were taught on these
     return Image.fromarray(render_defective(category, kinds[rng.integers(len(kinds))], rng, size)[0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from mendiff.evaluation.data import open_data
 from mendiff.evaluation.suites import SUITES
 from mendiff.evaluation.tables import (
     MEAN,
-    SHOWN,
     Figure,
     Published,
     as_csv,
@@ -30,6 +30,7 @@ from mendiff.evaluation.tables import (
     as_markdown,
     costs_as_markdown,
     figures,
+    groups,
     unique,
 )
 from mendiff.images import check_writable, write_bytes
@@ -196,12 +197,13 @@ def _letters(name: str) -> str:
 
 def write_tables(out: Path, results: Sequence[Mapping[str, Any]], found: Sequence[Figure]) -> list[Path]:
     """The results as JSON, CSV, Markdown and LaTeX."""
+    tables = [as_markdown(found, metrics) for metrics in groups(found)]
     texts = {
         RESULTS: as_json({"results": list(results), "figures": [asdict(one) for one in found]}, RESULTS, 2)
         + "\n",
         "results.csv": as_csv(found),
-        "results.md": as_markdown(found) + "\n" + costs_as_markdown(results) if results else "",
-        "results.tex": as_latex(found) if found else "",
+        "results.md": "\n".join([*tables, costs_as_markdown(results)]) if results else "",
+        "results.tex": "\n".join(as_latex(found, metrics) for metrics in groups(found)) if found else "",
     }
     for name, text in texts.items():
         write_bytes(out / name, text.encode("utf-8", "backslashreplace"))
@@ -209,15 +211,15 @@ def write_tables(out: Path, results: Sequence[Mapping[str, Any]], found: Sequenc
 
 
 def show(found: Sequence[Figure], results: Sequence[Mapping[str, Any]], terminal: Terminal) -> None:
-    """One table per category for the terminal."""
+    """One table per category for the terminal, two where there are clean twins."""
     at = {(one.label, one.category, one.metric): one for one in found}
-    for place in unique(one.category for one in found):
+    for place, metrics in product(unique(one.category for one in found), groups(found)):
         table = Table(title=place, title_justify="left")
         table.add_column("row", overflow="fold")
-        for metric in SHOWN:
+        for metric in metrics:
             table.add_column(metric.replace("_", "\n"), justify="right")
         for label in unique(one.label for one in found):
-            cells = [at.get((label, place, metric)) for metric in SHOWN]
+            cells = [at.get((label, place, metric)) for metric in metrics]
             table.add_row(label, *(_cell(one) for one in cells))
         terminal.table(table)
 

@@ -19,11 +19,13 @@ from mendiff.commands.locks import only_one
 from mendiff.commands.manifest import hashes_of
 from mendiff.commands.places import check_output, new_folder
 from mendiff.commands.plan import Plan, asked_config, make_config, readable_paths
+from mendiff.commands.twins import measure_twins, show_twins, told
 from mendiff.demo.data import CATEGORIES, DemoConfig, make_data
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import Metrics, summary
+from mendiff.evaluation.twins import TwinFigures
 from mendiff.model import Model, calibrated
 from mendiff.nets.denoiser import conditional_unet, plain_unet
 from mendiff.report.contents import Report
@@ -125,6 +127,7 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
     info |= {"seed": plan.seed, "seconds": seconds}
     method, results, pages = module.method.to(plan.device), {}, []
     controls: dict[str, dict[str, Metrics]] = {}
+    twins: dict[str, TwinFigures | None] = {}
     side = thumbnail_side(sum(len(category.test) for category in categories))
     for category in categories:
         kept, seen = category.train[-CALIBRATION:], category.train[:SEEN]
@@ -133,17 +136,20 @@ def _fit_and_report(folder: Path, plan: Plan, terminal: Terminal) -> dict[str, A
         tests = read_tests(category, model.image_size, terminal)
         found = find(model, tests, 8, terminal, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)
+        twins[category.name] = mended = measure_twins(tests, found.reconstruction)
+        results[category.name] |= {} if mended is None else mended.mean
         controls[category.name] = measure_controls(model, category, tests)
         pages.append(page(model, category.name, tests, found, results[category.name], side))
         save(folder / "models" / category.name, model.name, model.method, model.calibration, model.info)
     result = summary(results)
     terminal.table(metrics_table(result, "defects in parts the models have never seen"))
+    show_twins(twins, terminal)
     result["controls"] = by_control(controls)
     for name, rows in result["controls"].items():
         terminal.table(metrics_table(rows, f"control: {name}"))
     title, subtitle = "mendiff demo", _subtitle(plan)
     write_report(folder / "report.html", Report(title, subtitle, pages, result, about(model)))
-    return result
+    return result | told(twins)
 
 
 def _fitted(made: Fitted, model: Model, kept: Sequence[Path], good: Sequence[Path]) -> Fitted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from mendiff.commands.common import (
 from mendiff.commands.info import describe
 from mendiff.commands.places import Place, check_output, new_folder
 from mendiff.commands.predict import heat_range
+from mendiff.commands.twins import measure_twins, read_twin, show_twins, told
 from mendiff.commands.untrained import untrained
 from mendiff.commands.variants import held_back_and_seen
 from mendiff.commands.worth import check_rate
@@ -36,6 +37,7 @@ from mendiff.evaluation.data import Category, Sample, open_data
 from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics, is_exact, summary
 from mendiff.evaluation.operating import at_threshold
 from mendiff.evaluation.samples import Use
+from mendiff.evaluation.twins import TwinFigures
 from mendiff.images import image_size, normalise_heat, read_image, read_mask, resize, resize_mask, to_picture
 from mendiff.model import Model
 from mendiff.report.contents import CategoryReport, ImageRow, Report, TypeRow
@@ -60,12 +62,14 @@ class TestSet:
         images: (N,3,S,S) float32 in [0,1], as `predict` would see them.
         labels: (N,) bool, True is defective.
         masks: (N,1,S,S) bool, or None where the category has none.
+        twins: clean ones (3,S,S) by the row of their image, for those that have one.
     """
 
     samples: list[Sample]
     images: Tensor
     labels: Tensor
     masks: Tensor | None
+    twins: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Outcome:
     """What was found on a category's test images.
 
     Attributes:
-        metrics: of the model.
+        metrics: of the model, with those of TWIN_METRICS where images have clean twins.
+        twins: more of the latter; None where there are none.
         cut: counts at its threshold.
         ranked: what metrics over several categories are made of.
         controls: the controls' metrics by name; none unless asked for.
@@ -82,6 +87,7 @@ class Outcome:
     """
 
     metrics: Metrics
+    twins: TwinFigures | None
     cut: dict[str, Any]
     ranked: Ranked
     controls: dict[str, Metrics]
@@ -137,6 +143,8 @@ def run(
     cuts = {name: one.cut for name, one in outcomes.items()}
     terminal.table(metrics_table(result, str(model)))
     terminal.table(threshold_table(cuts))
+    twins = {name: one.twins for name, one in outcomes.items()}
+    show_twins(twins, terminal)
     binned = any(not is_exact(maps) for _, _, maps, _ in everything)
     if binned:
         terminal.say("note: so many pixels that their metrics are of values binned to one part in 4,096.")
@@ -153,6 +161,7 @@ def run(
     _write(shown, place, out, report, terminal)
     return {
         **result,
+        **told(twins),
         "at_threshold": cuts,
         "binned": binned,
         "unreadable": unread,
@@ -197,9 +206,11 @@ def _evaluated(
     if tests.masks is None:
         terminal.say(f"note: {category.name} has no masks, so its pixel metrics are n/a.")
     found = find(model, tests, batch_size, terminal, category.name)
-    metrics = measure(tests, found.score, found.anomaly_map)
+    twins = measure_twins(tests, found.reconstruction)
+    metrics = measure(tests, found.score, found.anomaly_map) | (twins.mean if twins is not None else {})
     return Outcome(
         metrics=metrics,
+        twins=twins,
         cut=at_threshold(found.score.tolist(), [sample.label for sample in tests.samples], model.threshold),
         ranked=(found.score, tests.labels, found.anomaly_map, tests.masks),
         controls=measure_controls(model, category, tests) if controls else {},
@@ -240,8 +251,10 @@ def _write(
 
 
 def read_tests(category: Category, size: int, terminal: Terminal, bit_depth: int = 0) -> TestSet:
-    """Read a category's test images and masks at one size; unreadable images are named and left out."""
-    samples, images, masks = [], [], []
+    """Read a category's test images, masks and twins at one size; unreadable ones are named and left out."""
+    images, masks = [], []
+    samples: list[Sample] = []
+    twins: dict[int, Tensor] = {}
     for sample in category.test:
         try:
             image = resize(read_image(sample.path, bit_depth), size)
@@ -249,6 +262,9 @@ def read_tests(category: Category, size: int, terminal: Terminal, bit_depth: int
         except InputError as error:
             terminal.warn(str(error))
             continue
+        twin = read_twin(sample, size, bit_depth, terminal)
+        if twin is not None:
+            twins[len(samples)] = twin
         samples.append(sample)
         images.append(image)
         masks.append(mask)
@@ -260,6 +276,7 @@ def read_tests(category: Category, size: int, terminal: Terminal, bit_depth: int
         torch.stack(images),
         torch.tensor([not sample.is_good for sample in samples]),
         torch.stack(known) if len(known) == len(samples) else None,
+        twins,
     )
 
 

@@ -62,7 +62,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], parts: Sequenc
 
 def _told(part: str, name: str, old: str | None, new: str | None) -> str:
     if part == "data":
-        return f"data: the images or masks of {name} are not those of before"
+        return f"data: the images, masks or twins of {name} are not those of before"
     if part == "files":
         words = ("none", "one") if new else ("one", "none")
         return (
@@ -76,12 +76,14 @@ def _told(part: str, name: str, old: str | None, new: str | None) -> str:
 
 
 def of_category(category: Category) -> str:
-    """A fingerprint of a category's images and masks, their labels, and their names below its folder."""
+    """A fingerprint of a category's images, masks, twins and labels, and of their names below its folder."""
     used = [("train", path) for path in category.train]
     for sample in category.test:
         used.append((f"test {sample.label}", sample.path))
         if sample.mask_path is not None and sample.mask_path.is_file():
             used.append((f"mask of {os.path.relpath(sample.path, category.root)}", sample.mask_path))
+        if sample.twin is not None:
+            used.append((f"twin of {os.path.relpath(sample.path, category.root)}", sample.twin))
     return fingerprint(
         f"{role} {os.path.relpath(path, category.root)} {content(path)}" for role, path in used
     )

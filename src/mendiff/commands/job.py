@@ -37,6 +37,8 @@ from mendiff.commands.identity import difference, identity
 from mendiff.commands.locks import only_one
 from mendiff.commands.plan import backbone_input, own_size, readable_paths
 from mendiff.commands.spec import CONTROLS, FAILED, MODEL, UNTRAINED, Job, read_moved, result_file
+from mendiff.commands.twins import measure_twins
+from mendiff.commands.twins import told as twins_told
 from mendiff.commands.untrained import untrained_as_fitted
 from mendiff.commands.variants import variant
 from mendiff.errors import InputError
@@ -44,6 +46,7 @@ from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.evaluation.operating import at_threshold
+from mendiff.evaluation.twins import TwinFigures
 from mendiff.images import read_image, resize
 from mendiff.methods.base import METHODS
 from mendiff.methods.config import config_from_dict
@@ -68,6 +71,7 @@ class Subject:
         size: of its images.
         threshold: above which an image counts as defective; None where it has none from good images.
         stops: stop steps of the images that were predicted so far.
+        rebuilt: their reconstructions; nothing of what makes none.
         bit_depth: see MethodConfig.
     """
 
@@ -75,6 +79,7 @@ class Subject:
     size: int
     threshold: float | None = None
     stops: list[Tensor] = field(default_factory=list)
+    rebuilt: list[Tensor] = field(default_factory=list)
     bit_depth: int = 0
 
 
@@ -136,6 +141,7 @@ def measured(
     """Metrics by category, whose subject is asked for by its name, mean and pooled; time and memory."""
     metrics: dict[str, Metrics] = {}
     cuts: dict[str, dict[str, Any]] = {}
+    mended: dict[str, TwinFigures | None] = {}
     everything: list[evaluate.Ranked] = []
     stops: list[Tensor] = []
     seconds = 0.0
@@ -143,10 +149,17 @@ def measured(
         subject = subject_of(category.name)
         tests = evaluate.read_tests(category, subject.size, terminal, subject.bit_depth)
         began = time.monotonic()
-        parts = [subject.predict(batch) for batch in tests.images.split(BATCH)]
+        parts = []
+        for batch in tests.images.split(BATCH):
+            parts.append(subject.predict(batch))
+            if not tests.twins:
+                subject.rebuilt.clear()  # nothing to compare them with, and much to keep
         seconds += time.monotonic() - began
         scores, maps = (torch.cat(column) for column in zip(*parts, strict=True))
         metrics[category.name] = evaluate.measure(tests, scores, maps)
+        if subject.rebuilt:
+            mended[category.name] = against = measure_twins(tests, torch.cat(subject.rebuilt))
+            metrics[category.name] |= {} if against is None else against.mean
         if subject.threshold is not None:
             labels = [sample.label for sample in tests.samples]
             cuts[category.name] = at_threshold(scores.tolist(), labels, subject.threshold)
@@ -155,6 +168,7 @@ def measured(
     count = sum(len(one[0]) for one in everything)
     return {
         **summary(metrics, evaluate.pooled(everything) if len(everything) > 1 else None),
+        **twins_told(mended),
         "size": subject.size,
         "at_threshold": cuts,
         "mean_stop_step": (float(torch.cat(stops).float().mean()) or None) if stops else None,
@@ -201,15 +215,16 @@ def our_rows(
 
     def subject(label: str, category: str) -> Subject:
         changed = changed_model(label, category if category in own else None)
-        stops: list[Tensor] = []
+        stops, rebuilt = list[Tensor](), list[Tensor]()
 
         def predict(batch: Tensor) -> tuple[Tensor, Tensor]:
             found = changed.predict_batch(batch)
             stops.append(found.stop_step)
+            rebuilt.append(found.reconstruction)
             return found.score, found.anomaly_map
 
         depth = changed.method.config.bit_depth
-        return Subject(predict, changed.image_size, changed.threshold, stops, depth)
+        return Subject(predict, changed.image_size, changed.threshold, stops, rebuilt, depth)
 
     return subject, {"fit_seconds": model.info["seconds"], "steps": config.training.steps}
 

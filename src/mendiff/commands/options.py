@@ -16,7 +16,8 @@ def demo(
     """Make a set of parts, learn from the good ones, find the defects, and write a report with pictures.
 
     Args:
-        make_data: only draw the data set into this folder, and stop.
+        make_data: only draw the data set into this folder, and stop. Every defective image comes with its
+            mask and its clean twin, the same photo of the same part without the defect.
         method: glad, diad or ran, at its tiny preset.
         categories: which of blister, fabric, flange and tile; all unless given.
         seed: of data, training and noise.
@@ -218,7 +219,9 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled test images.
 
-    Ends with 0, or with 3 where some test images could not be read: they are named and in no figure.
+    Where DATA has clean twins of defective images (CATEGORY/twin/DEFECT/NAME.png), it compares
+    reconstructions with them. Ends with 0, or with 3 where some test images could not be read: they are named
+    and in no figure.
 
     Args:
         out: also write a run folder with all numbers and pictures, for mendiff report.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mendiff.demo.geometry import (
+    TURNED,
     Field,
     Frame,
     Point,
@@ -56,6 +57,9 @@ def build(
     cover = np.zeros_like(frame.u)
     if defect in ("missing", "misplaced"):
         capsules, cover = _rearrange(capsules, defect, frame, flaw)
+    elif defect == TURNED:  # the pack by half a turn, which shows in its capsules' colours alone
+        capsules = [replace(one, turn=one.turn + np.pi) for one in capsules]
+        cover = inside(np.minimum.reduce([_outline(frame, one) for one in capsules]), frame.step)
     shells = np.zeros_like(frame.u)
     for capsule in capsules:
         near = frame.window(capsule.centre, CAPSULE[0] + 0.02)

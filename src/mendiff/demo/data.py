@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mendiff.demo import blister, fabric, flange, tile
-from mendiff.demo.geometry import Field, Frame, make_frame
+from mendiff.demo.geometry import TURNED, Field, Frame, make_frame
 from mendiff.demo.shading import Pixels, Surface, draw_light, photograph, pool, shade
 from mendiff.errors import InputError
 
@@ -26,27 +26,38 @@ SHIFT, ZOOM = 0.03, 0.02  # how far a part strays from the middle, and from its 
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of part: how to make it, what can be wrong with it, and how far it turns in degrees."""
+    """One kind of part.
+
+    Attributes:
+        build: how to make it.
+        defects: what can be wrong in one place of it.
+        turn: how far it turns, in degrees.
+        turned: whether there are some that lie turned much farther.
+    """
 
     build: Build
     defects: tuple[str, ...]
     turn: float
+    turned: bool = False
 
 
 PARTS = {
-    "blister": Part(blister.build, blister.DEFECTS, 5.0),
+    "blister": Part(blister.build, blister.DEFECTS, 5.0, turned=True),
     "fabric": Part(fabric.build, fabric.DEFECTS, 3.0),
-    "flange": Part(flange.build, flange.DEFECTS, 6.0),
+    "flange": Part(flange.build, flange.DEFECTS, 6.0, turned=True),
     "tile": Part(tile.build, tile.DEFECTS, 5.0),
 }
 CATEGORIES = tuple(PARTS)
-DEFECTS = {category: part.defects for category, part in PARTS.items()}
+LOCAL_DEFECTS = {category: part.defects for category, part in PARTS.items()}
+DEFECTS = {category: (*part.defects, *[TURNED] * part.turned) for category, part in PARTS.items()}
 
 
 @dataclass(frozen=True)
 class DemoConfig:
     """How much to draw: the side of the square images in pixels, and counts for each category.
 
+    `n_defective` are shared out among a category's defects in one place. `n_turned` come on top, where a
+    category has them, and not out of `n_defective`: more kinds leave the images of the others as they are.
     Raises InputError where a count, the size, the seed or a category is out of range.
     """
 
@@ -56,10 +67,11 @@ class DemoConfig:
     n_defective: int = 24
     categories: tuple[str, ...] = CATEGORIES
     seed: int = 0
+    n_turned: int = 4
 
     def __post_init__(self) -> None:
         _check_size(self.size)
-        for name in ("n_train", "n_test_good", "n_defective", "seed"):
+        for name in ("n_train", "n_test_good", "n_defective", "seed", "n_turned"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}.")
         if not self.categories or len(set(self.categories)) < len(self.categories):
@@ -85,8 +97,8 @@ def render_defective(
     Raises InputError for an unknown category or defect or a size out of range.
     """
     _check_category(category)
-    if defect not in PARTS[category].defects:
-        allowed = ", ".join(PARTS[category].defects)
+    if defect not in DEFECTS[category]:
+        allowed = ", ".join(DEFECTS[category])
         raise InputError(f"{category} has no defect {defect!r}; choose one of {allowed}.")
     return _render(category, defect, rng, size)
 
@@ -96,8 +108,10 @@ def make_data(
 ) -> None:
     """Draw the data set into `root`, which must be missing or empty; progress: called with (done, total).
 
-    Every image has a generator of its own, so it depends on the seed, its path and its size only. The folder
-    appears when it is complete. Raises InputError where `root` is in the way or cannot be written.
+    Every image has a generator of its own, so it depends on the seed, its path and its size only. Beside a
+    defective image's mask lies its clean twin, `CATEGORY/twin/DEFECT/NAME.png`: the same part, pose, light
+    and noise without the defect. The folder appears when it is complete. Raises InputError where `root` is in
+    the way or cannot be written.
     """
     config = config or DemoConfig()
     root = Path(root).resolve()
@@ -120,13 +134,15 @@ def _draw_all(folder: Path, config: DemoConfig, progress: Callable[[int, int], N
     folder.mkdir()  # with the usual permissions, which the temporary folder around it lacks
     todo = list(_list_images(config))
     for done, (category, split, defect, index) in enumerate(todo, 1):
-        place = f"{category}/{split}/{defect or 'good'}/{index:03d}"
-        rng = np.random.default_rng([config.seed, *place.encode()])
-        picture, mask = _render(category, defect, rng, config.size)
+        name = f"{defect or 'good'}/{index:03d}"
+        place = f"{category}/{split}/{name}"
+        state = [config.seed, *place.encode()]
+        picture, mask = _render(category, defect, np.random.default_rng(state), config.size)
         _save(picture, folder / f"{place}.png")
         if defect is not None:
-            truth = folder / category / "ground_truth" / defect / f"{index:03d}_mask.png"
-            _save(mask.astype(np.uint8) * 255, truth)
+            _save(mask.astype(np.uint8) * 255, folder / category / "ground_truth" / f"{name}_mask.png")
+            twin, _ = _render(category, None, np.random.default_rng(state), config.size)
+            _save(twin, folder / category / "twin" / f"{name}.png")
         if progress is not None:
             progress(done, len(todo))
 
@@ -138,6 +154,7 @@ def _list_images(config: DemoConfig) -> Iterator[tuple[str, str, str | None, int
         kinds = PARTS[category].defects
         for k in range(config.n_defective):
             yield category, "test", kinds[k % len(kinds)], k // len(kinds)
+        yield from ((category, "test", TURNED, k) for k in range(config.n_turned * PARTS[category].turned))
 
 
 def _save(pixels: Pixels, path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mendiff.demo.geometry import (
+    TURNED,
     Field,
     Frame,
     Point,
@@ -24,6 +25,7 @@ from mendiff.demo.shading import Surface, linear
 DEFECTS = ("chip", "misplaced", "missing", "scratch", "stain")
 RIM, HUB, BORE, SEAL, RING = 0.85, 0.29, 0.16, 0.36, 0.62  # radii; the nuts sit on RING
 SEAT, HEAD, NUTS = 0.185, 0.15, 4
+TURNS = (25.0, 65.0)  # degrees of a flange that lies wrong; after 90 it looks right again
 
 BENCH, STEEL, RUBBER, BRASS = linear("3d4650"), linear("c3c7cc"), linear("26272b"), linear("d9a94e")
 PIT, CAST = linear("14130f"), linear("4a4038")
@@ -60,6 +62,8 @@ def build(
     _seal(surface, frame)
     if defect == "chip":
         _break_away(surface, frame, body, bitten, flaw)
+    if defect == TURNED:
+        nuts, cover = _turn(nuts, frame, flaw)
     for nut in nuts:
         near = frame.window(nut.centre, SEAT + 0.02)
         _seat(surface.cut(near), frame.cut(near), nut.centre)
@@ -82,8 +86,8 @@ def _middle(frame: Frame) -> Point:
     return float(frame.x.flat[nearest]), float(frame.y.flat[nearest])
 
 
-def _place(index: int) -> Point:
-    angle = (index + 0.5) * 2 * np.pi / NUTS
+def _place(index: int, turn: float = 0.0) -> Point:
+    angle = (index + 0.5) * 2 * np.pi / NUTS + turn
     return RING * float(np.cos(angle)), RING * float(np.sin(angle))
 
 
@@ -138,6 +142,14 @@ def _rearrange(
     steep = rng.uniform(0.25, 0.45)
     loose = replace(nut, centre=centre, tilt=(steep * cos, steep * sin))
     return [*rest, loose], inside(np.minimum(was, circle(frame.u, frame.v, centre, HEAD)), frame.step)
+
+
+def _turn(nuts: list[Nut], frame: Frame, rng: np.random.Generator) -> tuple[list[Nut], Field]:
+    """Turn the whole flange, which shows in its nuts and their seats alone: where they are, and were."""
+    turn = float(np.deg2rad(rng.uniform(*TURNS)))
+    moved = [Nut(_place(k, turn)) for k in range(NUTS)]
+    seats = [circle(frame.u, frame.v, nut.centre, SEAT) for nut in (*nuts, *moved)]
+    return moved, inside(np.minimum.reduce(seats), frame.step)
 
 
 def _bite(frame: Frame, rng: np.random.Generator) -> Field:

@@ -15,6 +15,8 @@ Point = tuple[float, float]
 Window = tuple[slice, slice]
 
 SUPERSAMPLING = 2
+TURNED = "turned"
+"""The defect of a part that is whole and lies the wrong way round."""
 HALF_SPAN = 1.8  # part coordinates reach this far in every pose
 
 

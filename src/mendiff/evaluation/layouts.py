@@ -6,8 +6,8 @@ and for VisA anomalib first copies the whole data set into a second folder. Noth
 """
 
 import csv
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mendiff.data.found import find_images, passed_over
@@ -20,6 +20,8 @@ VISA_SPLITS = ("split_csv/1cls.csv", "1cls_clear.csv")
 """Lists of training and test images beside the categories of VisA, and of PCB-Bank as released."""
 EXAMPLE = "NAME: {train: FOLDER, good: FOLDER, defective: [FOLDER, ...], masks: FOLDER}"
 """Of a YAML file, see `mendiff.evaluation.listed`."""
+TWINS = "twin"
+"""Folder of clean twins beside MVTec's `test` and `ground_truth`, with a folder for each kind of defect."""
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 
 
@@ -68,24 +70,41 @@ def own_name(folder: Path) -> str:
     return folder.name if folder.name not in ("", "..") else folder.resolve().name
 
 
-def labelled(images: Path, label: str, masks: Path | None) -> list[Sample]:
+def labelled(images: Path, label: str, masks: Path | None, twins: Path | None = None) -> list[Sample]:
     """The images below a folder with one label; those of defects with the mask of their name in `masks`.
 
     A mask is called NAME_mask or NAME, with any image extension, in the sub-folder where its image lies.
-    Where there is none, the sample names the file that should be there.
+    Where there is none, the sample names the file that should be there. A clean twin is called NAME, in
+    `twins`; not every image has one.
     """
     paths = find_images(images)
-    if label == GOOD or masks is None:
-        return [Sample(path, label, None) for path in paths]
-    places = [inside(masks, *path.relative_to(images).parent.parts) for path in paths]
-    known = {place: _by_name(place) for place in set(places)}
-    samples = []
-    for path, place in zip(paths, places, strict=True):
-        names = [f"{path.stem}_mask", path.stem]
-        names += [same_name(name) for name in names]
-        found = next((known[place][name] for name in names if name in known[place]), None)
-        samples.append(Sample(path, label, found or place / f"{path.stem}_mask.png"))
+    samples = [Sample(path, label, None) for path in paths]
+    if label == GOOD:
+        return samples
+    if masks is not None:
+        found = _beside(paths, images, masks, ("_mask", ""))
+        samples = [
+            replace(one, mask_path=mask or place / f"{one.path.stem}_mask.png")
+            for one, (place, mask) in zip(samples, found, strict=True)
+        ]
+    if twins is not None:
+        found = _beside(paths, images, twins, ("",))
+        samples = [replace(one, twin=twin) for one, (_, twin) in zip(samples, found, strict=True)]
     return samples
+
+
+def _beside(
+    paths: Sequence[Path], images: Path, folder: Path, endings: Sequence[str]
+) -> list[tuple[Path, Path | None]]:
+    """Where in another folder each image's companion should lie, and the file of its name and ending."""
+    places = [inside(folder, *path.relative_to(images).parent.parts) for path in paths]
+    known = {place: _by_name(place) for place in set(places)}
+    found = []
+    for path, place in zip(paths, places, strict=True):
+        names = [f"{path.stem}{ending}" for ending in endings]
+        names += [same_name(name) for name in names]
+        found.append((place, next((known[place][name] for name in names if name in known[place]), None)))
+    return found
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
@@ -129,11 +148,15 @@ def _with_masks(kinds: list[Path], name: str) -> bool:
 
 
 def _read_mvtec(folder: Path) -> Category:
-    masks = folder / "ground_truth"
+    masks, twins = folder / "ground_truth", folder / TWINS
     samples = [
         sample
         for kind in _kinds(folder)
-        for sample in labelled(kind, label_of(kind), inside(masks, kind.name) if masks.is_dir() else None)
+        for sample in labelled(
+            kind,
+            label_of(kind),
+            *(inside(place, kind.name) if place.is_dir() else None for place in (masks, twins)),
+        )
     ]
     return Category(own_name(folder), folder, _training(folder, "train", GOOD), tuple(samples), "mvtec")
 

@@ -8,7 +8,7 @@ outside [0,1] by a sigmoid, which saturates and so makes ties.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ from mendiff.evaluation.ranking import Floats, Ranking, rank, rank_binned
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_005", "dice")
 METRICS = IMAGE_METRICS + PIXEL_METRICS
+TWIN_METRICS = ("twin_psnr_inside", "twin_psnr_outside", "twin_features_inside", "twin_features_outside")
+"""Of reconstructions, only where there are clean twins; see `mendiff.evaluation.twins`."""
 AUPRO_FPR_LIMIT, AUPRO_STRICT_LIMIT = 0.3, 0.05
 EXACT_PIXELS = 2000 * 256 * 256
 """Pixel metrics of more pixels are computed from binned values."""
@@ -117,6 +119,12 @@ def dice(maps: Tensor, masks: Tensor, threshold: float) -> float:
     return sum(values) / len(values)
 
 
+def named(some: Iterable[Mapping[str, float | None]]) -> tuple[str, ...]:
+    """The metrics that are told of some results: all METRICS, and of TWIN_METRICS those that are there."""
+    there = {metric for one in some for metric in one}
+    return (*METRICS, *(metric for metric in TWIN_METRICS if metric in there))
+
+
 def summary(per_category: Mapping[str, Metrics], pooled: Metrics | None = None) -> dict[str, dict]:
     """Join categories as {"mean": {...}, "categories": {name: {...}}}, and "pooled" where it is given.
 
@@ -124,7 +132,7 @@ def summary(per_category: Mapping[str, Metrics], pooled: Metrics | None = None) 
     images of all categories in one ranking, as one threshold for all would see them.
     """
     mean: Metrics = {}
-    for metric in METRICS:
+    for metric in named(per_category.values()):
         values = [v for m in per_category.values() if (v := m.get(metric)) is not None]
         mean[metric] = sum(values) / len(values) if values else None
     joined: dict[str, dict] = {

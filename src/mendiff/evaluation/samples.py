@@ -32,11 +32,13 @@ class Sample:
     """One test image, its label (`good` or the kind of defect) and its mask, None in data without masks.
 
     Where data have masks, a missing one is named here as well, as it should be; `check_files` finds it.
+    Few data have clean twins, the same photo of the same part without the defect; None where there is none.
     """
 
     path: Path
     label: str
     mask_path: Path | None
+    twin: Path | None = None
 
     @property
     def is_good(self) -> bool:

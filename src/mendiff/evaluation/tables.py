@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from mendiff.evaluation.metrics import METRICS
+from mendiff.evaluation.metrics import TWIN_METRICS, named
 
 SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
 MEAN, POOLED = "mean", "pooled"
@@ -26,7 +26,7 @@ class Figure:
     Attributes:
         label: of the row.
         category: or "mean" or "pooled".
-        metric: one of METRICS.
+        metric: one of METRICS, or of TWIN_METRICS where any row has it.
         value: mean over the seeds, None where the data can't tell.
         deviation: standard deviation over the seeds, None for fewer than two.
         seeds: how many.
@@ -55,11 +55,12 @@ def figures(results: Sequence[Mapping[str, Any]], published: Published | None = 
     together cover, seed by seed; pooled figures exist only for models of several categories.
     """
     found = []
+    names = named(metrics for one in results for metrics in one["categories"].values())
     for label in unique(one["label"] for one in results):
         rows = [one for one in results if one["label"] == label]
         printed = (published or {}).get(label, {})
         for place, metrics in by_place(rows).items():
-            for metric in METRICS:
+            for metric in names:
                 values = [value for one in metrics if (value := one.get(metric)) is not None]
                 known = printed.get(place, {}).get(metric)
                 found.append(_figure(label, place, metric, values, known))
@@ -132,6 +133,11 @@ def costs_as_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def groups(found: Sequence[Figure]) -> list[tuple[str, ...]]:
+    """The metrics that stand in one table each: those of all data, and those of data with clean twins."""
+    return [SHOWN, TWIN_METRICS] if any(one.metric in TWIN_METRICS for one in found) else [SHOWN]
+
+
 def grid(found: Sequence[Figure], metrics: Sequence[str], plus: str) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the table; a paper's figures follow in brackets with the difference."""
     places = unique(one.category for one in found)
@@ -153,7 +159,7 @@ def _figure(label: str, place: str, metric: str, values: Sequence[float], printe
 
 def _mean(some: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     means: dict[str, float | None] = {}
-    for metric in METRICS:
+    for metric in named(some):
         values = [value for one in some if (value := one.get(metric)) is not None]
         means[metric] = mean(values) if values else None
     return means
@@ -172,7 +178,7 @@ def _text(one: Figure | None, plus: str) -> str:
 
 def _title(metric: str) -> str:
     words = metric.split("_")
-    return " ".join(word.upper() if word in ("auroc", "ap", "aupro") else word for word in words)
+    return " ".join(word.upper() if word in ("auroc", "ap", "aupro", "psnr") else word for word in words)
 
 
 def _escape(text: str) -> str:

@@ -31,10 +31,25 @@ COLUMNS = {
     "aupro": "AUPRO",
     "aupro_005": "AUPRO .05",
     "dice": "Dice",
+    "twin_psnr_inside": "PSNR inside",
+    "twin_psnr_outside": "PSNR outside",
+    "twin_features_inside": "Features inside",
+    "twin_features_outside": "Features outside",
 }
+GROUPS = {"image": "Whole images", "pixel": "Pixels", "twin": "Against the clean twin"}
+"""Of columns, by the first word of their keys; pixels for all other words."""
 MARK = b'<meta name="generator" content="mendiff report">'
 FEW_CATEGORIES = 2
 """So many categories are shown unfolded."""
+
+
+@dataclass(frozen=True)
+class ColumnGroup:
+    """Columns of the table of metrics that belong together: where they begin, and how many they are."""
+
+    title: str
+    first: int
+    columns: int
 
 
 @dataclass(frozen=True)
@@ -134,7 +149,7 @@ def render(report: Report) -> str:
         report=report,
         version=__version__,
         columns=columns,
-        of_images=sum(key.startswith("image_") for key, _ in columns),
+        groups=_groups(columns),
         table=_table(report, views),
         counts=sum((Counter(view.counts) for view in views), Counter()),
         views=views,
@@ -169,11 +184,27 @@ def _category_view(category: CategoryReport, place: int) -> CategoryView:
 
 
 def _columns(report: Report) -> list[tuple[str, str]]:
-    """(key, title) of all metrics that any category has, those of whole images first."""
+    """(key, title) of all metrics that any category has, group by group."""
     keys = dict.fromkeys(key for one in report.categories for key in one.metrics)
     ordered = [key for key in COLUMNS if key in keys] + [key for key in keys if key not in COLUMNS]
-    ordered.sort(key=lambda key: not key.startswith("image_"))
+    ordered.sort(key=lambda key: list(GROUPS).index(_group(key)))
     return [(key, COLUMNS.get(key, key.replace("_", " "))) for key in ordered]
+
+
+def _group(key: str) -> str:
+    word = key.partition("_")[0]
+    return word if word in GROUPS else "pixel"
+
+
+def _groups(columns: list[tuple[str, str]]) -> list[ColumnGroup]:
+    """The groups that have columns, from left to right."""
+    counts = Counter(_group(key) for key, _ in columns)
+    found, first = [], 0
+    for word, title in GROUPS.items():
+        if counts[word]:
+            found.append(ColumnGroup(title, first, counts[word]))
+            first += counts[word]
+    return found
 
 
 def _table(report: Report, views: list[CategoryView]) -> list[MetricRow]:
