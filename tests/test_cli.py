@@ -941,8 +941,9 @@ def test_interrupted_fit_is_resumed_and_equals_an_unbroken_one(run, model, data,
 
 CODEC_STAGE = {
     "codec.kind": "tiny",
-    "codec.network": "{encoder_block_out_channels: [8, 8], decoder_block_out_channels: [8, 8], latent_channels: 3, "
-    "num_encoder_blocks: [1, 1], num_decoder_blocks: [1, 1], upsampling_scaling_factor: 2}",
+    "codec.network": "{encoder_block_out_channels: [8, 8], decoder_block_out_channels: [8, 8], "
+    "num_encoder_blocks: [1, 1], num_decoder_blocks: [1, 1], upsampling_scaling_factor: 2, "
+    "latent_channels: 3}",
     "codec.normalise": "true",
     "codec.fit.images": "24",
     "codec.fit.batch_size": "4",
