@@ -1382,7 +1382,7 @@ def test_pictures_of_a_run_keep_the_proportions_of_their_images(run, model, data
         with Image.open(path) as image:
             image.resize((80, 40)).save(path)
     assert run("evaluate", model, wide, "-o", tmp_path / "run")[0] == 0
-    sizes = {size(path) for path in (tmp_path / "run/pictures").iterdir()}
+    sizes = {size(path) for path in (tmp_path / "run/pictures").glob("0*")}  # without the strips of a few
     assert sizes == {(32, 16)}  # the model sees 32 pixels: more would only be blur
 
 

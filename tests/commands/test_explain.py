@@ -1,6 +1,8 @@
 """`mendiff explain` on models with random weights: files, words and exit codes."""
 
+import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ from PIL import Image
 from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
 from mendiff.cli import main
-from mendiff.commands import explain
+from mendiff.commands import evaluate, explain
 from mendiff.commands.explain import telling
 from mendiff.diffusion.random import content_seeds
 from mendiff.methods.base import METHODS
 from mendiff.model import Model
+from mendiff.report.run import read_run
 
 CALIBRATION = Calibration((1.0, 1.1, 1.2), (1.0, 1.1, 1.2))
 
@@ -248,6 +251,35 @@ def test_the_best_found_and_worst_missed_defect_and_a_usual_good_part_are_explai
     defective, scores, chosen
 ):
     assert [index for index, _ in telling(defective, scores, 0.5)] == chosen
+
+
+@pytest.fixture
+def parts(photos, tmp_path):
+    """The photos as a data set without masks."""
+    for place in ("train/good", "test/good", "test/hole"):
+        shutil.copytree(photos / place.rpartition("/")[2], tmp_path / "parts" / place)
+        for path in (tmp_path / "parts" / place).iterdir():
+            shade = 3 * len(place) + int(path.stem)  # no picture is there twice
+            Image.fromarray(np.asarray(Image.open(path)) // 2 + np.uint8(shade)).save(path)
+    return tmp_path / "parts"
+
+
+def test_a_run_explains_a_few_verdicts_and_a_huge_one_none(run, models, parts, tmp_path, monkeypatch):
+    code, _, err = run("evaluate", models / "glad", parts, "-o", tmp_path / "run")
+    assert code == 0, err
+    (category,) = read_run(tmp_path / "run").categories
+    names = [strip.name for strip in category.strips]
+    assert 2 <= len(names) <= 3
+    assert {name.partition("/")[0] for name in names} == {"good", "hole"}
+    known = {row.name: row for row in category.images}
+    assert all(name in known for name in names)
+    for strip in category.strips:
+        with Image.open(io.BytesIO(strip.picture)) as shown:
+            assert shown.size == strip.size
+        assert strip.size[0] <= 1180
+    monkeypatch.setattr(evaluate, "MOST_IMAGES", 5)
+    assert run("evaluate", models / "glad", parts, "-o", tmp_path / "huge")[0] == 0
+    assert read_run(tmp_path / "huge").categories[0].strips == []
 
 
 def test_a_category_goes_to_the_models_that_know_it(models, photos, tmp_path, run, tiny_method, pictures):
