@@ -56,6 +56,24 @@ def test_every_picture_gets_one_row_at_the_models_size(model, found):
     assert not found.score.requires_grad
 
 
+def test_a_picture_of_any_size_is_traced_to_what_is_found_in_it(model, photos, found):
+    for index, photo in enumerate(photos):
+        traced = model.trace(photo)
+        same(traced.found, model.predict(photo))
+        same(traced.found, row(found, index), rtol=1e-5, atol=1e-5)
+        assert traced.panels
+        assert all(panel.pixels.dtype == torch.float32 for panel in traced.panels)
+
+
+def test_a_trace_that_ends_in_no_numbers_is_refused(model, photos):
+    broken = dataclasses.replace(model, method=copy.deepcopy(model.method))
+    with torch.no_grad():
+        for one in broken.method.denoiser.parameters():
+            one.fill_(float("nan"))
+    with pytest.raises(NotFiniteError):
+        broken.trace(photos[0])
+
+
 def test_files_arrays_pictures_and_tensors_are_judged_alike(model, photos, found, tmp_path):
     paths = [tmp_path / f"{index}.png" for index in range(3)]
     for path, photo in zip(paths, photos, strict=True):

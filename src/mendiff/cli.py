@@ -232,7 +232,7 @@ def _command_parser(command: Command) -> ArgumentParser:
         print_config=None,
     )
     for name, text in command.arguments:
-        nargs = "+" if name == "images" else "?" if name in command.optional else None
+        nargs = "+" if name in ("models", "images") else "?" if name in command.optional else None
         parser.add_argument(name, type=Path, help=text, metavar=name.upper(), nargs=nargs)
     if command.output:
         default = Path(command.place) if command.place else None

@@ -21,7 +21,7 @@ from mendiff.images import Picture, read_image, resize, to_rgb
 from mendiff.methods.base import Batches, Method
 from mendiff.nets.placement import Offload, halve, multiplies_bf16
 from mendiff.scoring.readout import few
-from mendiff.types import Detection
+from mendiff.types import Detection, Trace
 
 Pictures = Any
 """A path, (H,W,3) or (H,W) array, PIL image, (3,H,W) tensor in [0,1], (B,3,H,W) batch, or a list of these.
@@ -184,14 +184,20 @@ class Model:
         found = self.method.predict(image, seeds)
         if explain:
             found = replace(found, reconstruction=self.method.explain(image, seeds))
-        columns = {f.name: getattr(found, f.name).cpu() for f in fields(Detection)}
-        whole = [
-            one.reshape(len(one), -1).isfinite().all(1) for one in columns.values() if one.is_floating_point()
-        ]
-        lost = (~torch.stack(whole).all(0)).nonzero().flatten().tolist()
-        if lost:
-            raise NotFiniteError(lost)
-        return Detection(**columns)
+        return _on_cpu(found)
+
+    @torch.no_grad()
+    def trace(self, image: Any) -> Trace:
+        """How the method comes to its finding on one picture, on the CPU; the finding is that of `predict`.
+
+        Args:
+            image: a picture of any kind (see Pictures).
+        """
+        device = self.device or next(self.method.parameters()).device
+        batch = in_float32(self.prepare(image)[None])
+        traced = self.method.trace(batch.to(device), content_seeds(batch))
+        panels = [replace(one, pixels=one.pixels.float().cpu()) for one in traced.panels]
+        return Trace(_on_cpu(traced.found), panels)
 
     def read(self, path: str | Path) -> Picture:
         """An image file as the (H,W,3) uint8 picture that `prepare` would make of it."""
@@ -200,6 +206,18 @@ class Model:
     def prepare(self, image: Any) -> Tensor:
         """One picture of any kind as the (3,S,S) float32 tensor in [0,1] that the method sees."""
         return prepare(image, self.image_size, self.method.config.bit_depth)
+
+
+def _on_cpu(found: Detection) -> Detection:
+    """The same on the CPU; raises NotFiniteError for rows that hold no numbers."""
+    columns = {f.name: getattr(found, f.name).cpu() for f in fields(Detection)}
+    whole = [
+        one.reshape(len(one), -1).isfinite().all(1) for one in columns.values() if one.is_floating_point()
+    ]
+    lost = (~torch.stack(whole).all(0)).nonzero().flatten().tolist()
+    if lost:
+        raise NotFiniteError(lost)
+    return Detection(**columns)
 
 
 def _no_device(device: str, error: Exception) -> InputError:

@@ -81,6 +81,44 @@ class Detection:
     stop_step: Tensor
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One picture or map on the way to a finding.
+
+    Attributes:
+        stage: where on the way, such as "t = 650"; neighbours of one stage belong together.
+        caption: what it shows, in a few words.
+        pixels: a picture, (3,h,w) in [0,1], or a map, (1,h,w).
+        t: timestep; None for what belongs to none.
+        score: what the method makes of it, if anything.
+        limit: what the score is compared with.
+        span: the values of a map that are drawn without and with full colour.
+        note: what was decided here.
+    """
+
+    stage: str
+    caption: str
+    pixels: Tensor
+    t: int | None = None
+    score: float | None = None
+    limit: float | None = None
+    span: tuple[float, float] = (0.0, 1.0)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How a method came to its finding on one image.
+
+    Attributes:
+        found: what `predict` finds in it, one row.
+        panels: the way there, in order, without the image itself and what `found` holds.
+    """
+
+    found: Detection
+    panels: list[Panel]
+
+
 if TYPE_CHECKING:
     Denoise = Callable[[Tensor, Tensor], Estimate]
     """(x_t, t) to Estimate: a denoiser with its conditions already bound."""

@@ -269,6 +269,48 @@ def test_every_preset_survives_json(name):
         assert config_from_dict(kind.Config, plain) == config
 
 
+def test_a_trace_ends_in_what_predict_finds_and_leaves_the_method_as_it_was(
+    method, pictures, global_rng_untouched
+):
+    method.fit_statistics(held_back(pictures))
+    before = {key: one.clone() for key, one in method.state_dict().items()}
+    flawed = pictures.clone()
+    flawed[:, :, 8:20, 8:20] = 1.0
+    for image, seed in zip([*pictures[:2], *flawed[:2]], SEEDS, strict=True):
+        expected = method.predict(image[None], seed[None])
+        with global_rng_untouched():
+            traced = method.trace(image[None], seed[None])
+        same(traced.found, expected)
+        same(method.predict(image[None], seed[None]), expected)
+    assert all(torch.equal(one, before[key]) for key, one in method.state_dict().items())
+
+
+def test_the_panels_of_a_trace_are_pictures_and_maps_with_words(full, pictures):
+    full.fit_statistics(held_back(pictures))
+    panels = full.trace(pictures[:1], SEEDS[:1]).panels
+    assert panels
+    for panel in panels:
+        assert panel.stage
+        assert panel.caption
+        assert panel.pixels.ndim == 3
+        assert not panel.pixels.requires_grad
+        assert bool(panel.pixels.isfinite().all())
+        assert panel.span[0] <= panel.span[1]
+        if len(panel.pixels) == 3:
+            assert float(panel.pixels.min()) >= 0
+            assert float(panel.pixels.max()) <= 1
+        else:
+            assert len(panel.pixels) == 1
+    json.dumps([(one.t, one.score, one.limit, one.span, one.note) for one in panels], allow_nan=False)
+
+
+def test_a_trace_is_of_one_image_of_a_size_that_the_networks_take(method, pictures):
+    with pytest.raises(InputError, match="trace: expected one image, got 4"):
+        method.trace(pictures, SEEDS)
+    with pytest.raises(InputError, match="image size"):
+        method.trace(pictures[:1, :, :31, :29], SEEDS[:1])
+
+
 def test_an_unknown_field_is_refused_by_name(name):
     kind = find_method(name)
     plain = config_to_dict(find_preset(name, "tiny"))

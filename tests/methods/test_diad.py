@@ -3,6 +3,7 @@ import torch
 
 from mendiff.commands.tune import SEARCHED
 from mendiff.diffusion.ladder import ladder
+from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError
 from mendiff.methods.diad import GUIDANCE
 from mendiff.methods.diad_config import PUBLISHED, DiadConfig
@@ -169,3 +170,17 @@ def test_config_refuses_what_cannot_be(fields, sentence):
 def test_image_size_that_the_networks_cannot_halve_is_refused(make):
     with pytest.raises(InputError, match="image size: expected multiples of 8"):
         make().predict(torch.zeros(1, 3, 36, 36), SEEDS[:1])
+
+
+@torch.no_grad()
+def test_a_trace_shows_the_noised_start_and_the_estimates_down_the_ladder(make, pictures):
+    diad = make({"steps": 3})
+    traced = diad.trace(pictures[:1], SEEDS[:1])
+    shown = [(panel.caption, panel.t) for panel in traced.panels]
+    assert shown == [("noised input", 199), ("estimate", 199), ("estimate", 132), ("estimate", 66)]
+    z0, noise = diad.encode(pictures[:1]), PerImageRandom(SEEDS[:1]).like(diad.encode(pictures[:1]))
+    z_t = diad.schedule.add_noise(z0, noise, torch.tensor([199]))
+    embedding = diad.denoiser.embed(diad.scaled(pictures[:1]))
+    first = diad.denoiser(z_t, torch.tensor([199]), embedding).x0
+    for panel, z in zip(traced.panels, (z_t, first), strict=False):
+        torch.testing.assert_close(panel.pixels, diad.decode(z)[0].clamp(0, 1))

@@ -516,6 +516,105 @@ def test_images_that_go_back_do_so_alone_as_in_a_batch(exact, fusion):
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
+# What a trace shows of it.
+
+
+def stages_of(panels):
+    """The stages of a trace in order, each with its captions."""
+    stages = {}
+    for panel in panels:
+        stages.setdefault(panel.stage, []).append(panel.caption)
+    return stages
+
+
+LOOK = ["generated", "true input", "stop map"]
+
+
+@torch.no_grad()
+def test_a_trace_without_stops_shows_the_estimate_from_every_start_step(make, pictures):
+    glad = make(denoise_steps=[50, 200], steps=1)
+    traced = glad.trace(pictures[:1], SEEDS[:1])
+    both = ["noised input", "estimate"]
+    assert stages_of(traced.panels) == {"run 1, t = 49": both, "run 2, t = 199": both}
+    z0, noise = glad._start(pictures[:1], SEEDS[:1])
+    for panel, other in zip(traced.panels[::2], traced.panels[1::2], strict=True):
+        t = torch.tensor([panel.t])
+        z_t = glad.schedule.add_noise(z0, noise, t)
+        torch.testing.assert_close(panel.pixels, glad.codec.decode(z_t)[0])
+        torch.testing.assert_close(other.pixels, glad.codec.decode(glad.denoiser(z_t, t).x0)[0])
+
+
+def test_a_trace_shows_every_look_of_the_stop_rule_until_the_image_stops(make, pictures):
+    never = make(ADAPTIVE, threshold=1e9).trace(pictures[:1], SEEDS[:1])
+    looks = [panel for panel in never.panels if panel.caption == "stop map"]
+    assert stages_of(never.panels) == {f"t = {t}": LOOK for t in RUNGS}
+    glad = make(ADAPTIVE, threshold=1e9)
+    with torch.no_grad():
+        _, stop = glad.reconstruct(*glad._start(pictures[:1], SEEDS[:1]))
+    assert [look.score for look in looks] == [float(score) for score in stop.scores]
+    assert [look.limit for look in looks] == [1e9] * 4
+    assert [look.note for look in looks] == [""] * 4
+
+    limit = sorted(look.score for look in looks[1:])[0] * 0.999  # the first rung's score is rounding alone
+    traced = make(ADAPTIVE, threshold=limit).trace(pictures[:1], SEEDS[:1])
+    seen = [panel for panel in traced.panels if panel.caption == "stop map"]
+    assert [look.score > limit for look in seen] == [False] * (len(seen) - 1) + [True]
+    assert seen[-1].t == int(traced.found.stop_step)
+    assert seen[-1].note == "stops: above threshold"
+    assert seen[-1].span == (0.0, 2 * seen[-1].limit)
+    later = [panel.t for panel in traced.panels if panel.caption == "estimate"]
+    assert later == RUNGS[len(seen) :]
+    after = stages_of(traced.panels)[f"goes on, t = {seen[-1].t}"]
+    assert after == ["fused estimate", "fusion mask"]
+
+
+@torch.no_grad()
+def test_a_trace_shows_the_mask_that_fused_and_what_came_of_it(make, pictures):
+    glad = make(ADAPTIVE, threshold=-1.0)
+    panels = {panel.caption: panel for panel in glad.trace(pictures[:1], SEEDS[:1]).panels}
+    z0, noise = glad._start(pictures[:1], SEEDS[:1])
+    t = torch.tensor(RUNGS[:1])
+    z_t = glad.schedule.add_noise(z0, noise, t)
+    estimate = glad.denoiser(z_t, t)
+    truth = glad.schedule.x0_from_eps(z_t, estimate.eps, t)
+    mask = F.interpolate(
+        glad.stop_map(estimate.x0, truth), z0.shape[-2:], mode="bilinear", align_corners=False
+    ).sigmoid()
+    fused = glad.codec.decode(mask * estimate.x0 + (1 - mask) * truth)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(panels["fusion mask"].pixels, mask[0], **close)
+    torch.testing.assert_close(panels["fused estimate"].pixels, fused[0], **close)
+    torch.testing.assert_close(panels["true input"].pixels, glad.codec.decode(truth)[0], **close)
+
+
+def test_a_trace_says_that_min_step_stopped_an_image(make, pictures):
+    traced = make(ADAPTIVE, threshold=1e9, min_step=250).trace(pictures[:1], SEEDS[:1])
+    notes = [panel.note for panel in traced.panels if panel.caption == "stop map"]
+    assert notes == ["", "stops: below t = 250"]
+    assert stages_of(traced.panels)["goes on, t = 201"] == ["true input"]
+    assert int(traced.found.stop_step) == 201
+
+
+@torch.no_grad()
+def test_a_trace_follows_an_image_that_goes_back_and_not_the_walk_that_it_left(exact):
+    glad, z0, noise, thresholds = exact(rewind=1)
+    glad.stop_thresholds[0] = thresholds
+    glad._start = lambda image, seeds: (z0[row : row + 1], noise[row : row + 1])
+    _, stop = glad.reconstruct(z0, noise, thresholds=thresholds)
+    row = int(stop.stopped_at.argmax())
+    stopped = RUNGS.index(int(stop.stopped_at[row]))
+    assert stopped > 0
+    traced = glad.trace(glad.codec.decode(z0[row : row + 1]), SEEDS[:1])
+    looks = [panel for panel in traced.panels if panel.caption == "stop map"]
+    assert [look.t for look in looks] == RUNGS[: stopped + 1]
+    assert looks[-1].note == f"stops, back to t = {RUNGS[stopped - 1]}"
+    assert f"goes on, t = {RUNGS[stopped - 1]}" in stages_of(traced.panels)
+    later = [panel for panel in traced.panels if panel.caption == "estimate"]
+    assert [panel.t for panel in later] == RUNGS[stopped:]
+    mended = walk_by_hand(glad, z0[row : row + 1], noise[row : row + 1], thresholds.tolist(), 1)[0]
+    torch.testing.assert_close(traced.found.reconstruction, glad.codec.decode(mended), rtol=1e-4, atol=1e-4)
+
+
 def test_the_published_code_never_goes_back():
     with pytest.raises(InputError, match=r"rewind: expected 0 with reference, .* got 1"):
         GladConfig(reference=True, rewind=1)

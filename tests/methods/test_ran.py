@@ -357,3 +357,16 @@ def test_crops_are_refused_beside_what_is_kept_of_whole_images(tiny_config):
     with pytest.raises(InputError, match="crop and window: expected one of them, got 16 and 128"):
         tiny_config("ran", {"crop": 16, "cached_features": 0.0, "window": 128})
     assert tiny_config("ran", {"crop": 16, "cached_features": 0.0, "window": 0}).crop == 16
+
+
+def test_a_trace_shows_the_maps_of_every_timestep_and_where_gradients_lead(make, pictures):
+    ran = make({"gradient.steps": 4, "gradient.every": 2})
+    ran.fit_statistics(batches(pictures))
+    traced = ran.trace(pictures[:1], SEEDS[:1])
+    shown = [(panel.stage, panel.caption) for panel in traced.panels]
+    maps = [(f"t = {t}", name) for t in (20, 300) for name in ("KL map", "feature map")]
+    assert shown == [*maps, ("step 2", "gradient walk"), ("step 4", "gradient walk")]
+    single = ran.scales(ran.maps(ran.look(pictures[:1], SEEDS[:1])))
+    for panel, one in zip(traced.panels, single[[0, 2, 1, 3]], strict=False):
+        assert torch.equal(panel.pixels, one[0])
+    assert torch.equal(traced.panels[-1].pixels, ran.explain(pictures[:1], SEEDS[:1])[0])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mendiff.evaluation.metrics import METRICS, summary
-from mendiff.report.contents import CategoryReport, ImageRow, Report, TypeRow
+from mendiff.images import encode
+from mendiff.report.contents import CategoryReport, ImageRow, Report, Strip, TypeRow
 from mendiff.report.html import write_report
 from mendiff.report.pictures import make_pictures
 
@@ -86,6 +87,13 @@ def images(row: Callable[..., ImageRow]) -> list[ImageRow]:
         row("hole/1.png", "hole", 0.2, mask=True),
         row("hole/2.png", "hole", 0.5),
     ]
+
+
+@pytest.fixture
+def strips() -> list[Strip]:
+    """The ways to two verdicts."""
+    picture = encode(np.full((20, 50, 3), 200, dtype=np.uint8), "WEBP")
+    return [Strip("hole/0.png", "Found", (50, 20), picture), Strip("good/<0>.png", "Good", (50, 20), picture)]
 
 
 @pytest.fixture

@@ -358,3 +358,27 @@ def test_dark_colours_are_for_screens_that_ask_for_them_and_never_for_paper(page
     light, _ = palettes()
     used = set(re.findall(r"var\((--[\w-]+)", source)) - {"--ratio", "--share"}
     assert used <= light.keys()
+
+
+# ---- how verdicts came about ---------------------------------------------------------------------------
+
+
+def test_strips_are_folded_away_with_words_and_their_pictures_inside(
+    page_of, report, category, strips
+) -> None:
+    page = page_of(replace(report, categories=[replace(category, strips=strips)]))
+    assert "How a few verdicts came about" in page.text
+    assert "Found hole/0.png" in page.text
+    assert "good/<0>.png" in page.text
+    shown = [image for image in page.all("img", loading="lazy") if image["alt"].endswith("its verdict")]
+    assert [(image["width"], image["height"]) for image in shown] == [("50", "20")] * 2
+    assert all(image["src"].startswith("data:image/webp;base64,") for image in shown)
+    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert {"strip-0-0", "strip-0-1"} <= ids
+    assert not [
+        attrs for attrs in page.all("details") if "open" in attrs and "category" not in attrs["class"]
+    ]
+
+
+def test_a_report_without_strips_does_not_speak_of_them(page_of, report) -> None:
+    assert "verdicts came about" not in page_of(report).text

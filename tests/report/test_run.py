@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mendiff.errors import InputError
-from mendiff.report.contents import CategoryReport, ImageRow, Pictures, Report, TypeRow
+from mendiff.report.contents import CategoryReport, ImageRow, Pictures, Report, Strip, TypeRow
 from mendiff.report.run import VERSION, read_run, write_run
 
 PICTURE = b"RIFF\x04\x00\x00\x00WEBP"
@@ -31,6 +31,17 @@ def test_a_run_reads_back_equal(run, report) -> None:
     assert read_run(run) == report
 
 
+def test_strips_come_back_and_an_earlier_run_has_none(tmp_path, report, category, strips) -> None:
+    both = [replace(category, strips=strips[:1]), replace(category, name="tile", strips=strips)]
+    write_run(tmp_path / "own", replace(report, categories=both))
+    assert read_run(tmp_path / "own").categories == both
+    content = json.loads((tmp_path / "own/run.json").read_text())
+    for one in content["categories"]:
+        del one["strips"]
+    change(tmp_path / "own", categories=content["categories"])
+    assert [one.strips for one in read_run(tmp_path / "own").categories] == [[], []]
+
+
 def reports() -> st.SearchStrategy[Report]:
     pictures = st.builds(
         Pictures,
@@ -42,6 +53,7 @@ def reports() -> st.SearchStrategy[Report]:
     images = st.builds(ImageRow, TEXT, st.none() | TEXT, NUMBERS, pictures, st.none() | NUMBERS, steps)
     points = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=3)
     kinds = st.builds(TypeRow, TEXT, st.integers(0, 99), st.integers(0, 99), NUMBERS, NUMBERS)
+    ways = st.builds(Strip, TEXT, TEXT, st.tuples(st.integers(1, 9), st.integers(1, 9)), st.just(PICTURE))
     metrics = st.dictionaries(TEXT, st.none() | NUMBERS, max_size=3)
     curves = st.dictionaries(TEXT, points, max_size=2)
     categories = st.builds(
@@ -52,6 +64,7 @@ def reports() -> st.SearchStrategy[Report]:
         metrics,
         curves,
         st.lists(kinds, max_size=2),
+        st.lists(ways, max_size=2),
     )
     info = st.dictionaries(TEXT, st.none() | TEXT | NUMBERS | st.lists(TEXT, max_size=2), max_size=3)
     result = st.fixed_dictionaries(

@@ -13,6 +13,7 @@ from mendiff.commands.options import (
     convert,
     demo,
     evaluate,
+    explain,
     fit,
     fit_codec,
     fit_features,
@@ -73,7 +74,7 @@ class Command:
     @property
     def usage(self) -> str:
         """How to call it, in one line."""
-        written = {"images": "IMAGES...", "out": "-o DIR"}
+        written = {"models": "MODEL...", "images": "IMAGES...", "out": "-o DIR"}
         needed = [written.get(dest, dest.upper()) for dest, _, _ in self.required]
         at = len(self.arguments) - len(self.optional)
         needed[at:at] = [f"[{name.upper()}]" for name in self.optional]
@@ -157,6 +158,16 @@ COMMANDS = (
             "mendiff predict model photos/today -o findings --category bolts --explain",
         ),
         output="where to write the findings",
+    ),
+    Command(
+        explain,
+        (("models", "one or more model folders"), ("images", "image files or folders")),
+        (
+            "mendiff explain model part.png -o why",
+            "mendiff explain glad diad ran part.png -o side-by-side  # several models, one under another",
+            "mendiff explain model photos/today -o why --limit 0 --side 240 --json",
+        ),
+        output="where to write the strips, and explain.json beside them",
     ),
     Command(
         evaluate,

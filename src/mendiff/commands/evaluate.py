@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mendiff.commands.common import (
     metrics_table,
     threshold_table,
 )
+from mendiff.commands.explain import report_strip, telling
 from mendiff.commands.info import describe
 from mendiff.commands.places import Place, check_output, new_folder
 from mendiff.commands.predict import heat_range
@@ -38,9 +39,18 @@ from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics, is_exac
 from mendiff.evaluation.operating import at_threshold
 from mendiff.evaluation.samples import Use
 from mendiff.evaluation.twins import TwinFigures
-from mendiff.images import image_size, normalise_heat, read_image, read_mask, resize, resize_mask, to_picture
+from mendiff.images import (
+    Mask,
+    image_size,
+    normalise_heat,
+    read_image,
+    read_mask,
+    resize,
+    resize_mask,
+    to_picture,
+)
 from mendiff.model import Model
-from mendiff.report.contents import CategoryReport, ImageRow, Report, TypeRow
+from mendiff.report.contents import CategoryReport, ImageRow, Report, Strip, TypeRow
 from mendiff.report.html import check_place, write_report
 from mendiff.report.pictures import make_pictures, thumbnail_side, thumbnail_size
 from mendiff.report.run import write_run
@@ -51,6 +61,8 @@ Ranked = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 CONTROL_BATCH = 8
 """Images that pass through a control together."""
+MOST_IMAGES, MOST_CATEGORIES = 2000, 6
+"""Test images, and categories, up to which a report shows how a few verdicts came about."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,8 @@ def run(
     asked = _with_tests(data, layout, categories)
     chosen = checked(asked, terminal, use)
     own, shared = categories_of(model), None
-    side = thumbnail_side(sum(len(category.test) for category in chosen))
+    tested = sum(len(category.test) for category in chosen)
+    side, explained = thumbnail_side(tested), tested <= MOST_IMAGES and len(chosen) <= MOST_CATEGORIES
     outcomes: dict[str, Outcome] = {}
 
     def opened(name: str | None = None) -> Model:
@@ -135,7 +148,9 @@ def run(
         else:
             fitted = shared = shared or opened()
         pictures = side if out is not None or report is not None else None
-        outcomes[category.name] = _evaluated(fitted, category, batch_size, controls, pictures, terminal)
+        outcomes[category.name] = _evaluated(
+            fitted, category, batch_size, controls, pictures, explained, terminal
+        )
     unread = _unread(asked, outcomes)
     everything = [one.ranked for one in outcomes.values()]
     metrics = {name: one.metrics for name, one in outcomes.items()}
@@ -199,24 +214,50 @@ def _with_tests(data: Path, layout: str, names: Sequence[str] | None) -> list[Ca
 
 
 def _evaluated(
-    model: Model, category: Category, batch_size: int, controls: bool, side: int | None, terminal: Terminal
+    model: Model,
+    category: Category,
+    batch_size: int,
+    controls: bool,
+    side: int | None,
+    explained: bool,
+    terminal: Terminal,
 ) -> Outcome:
-    """Evaluate a model on one category; with a side of pictures its part of the report, too."""
+    """Evaluate a model on one category; with a side of pictures its part of the report, too.
+
+    That part shows the way to a few verdicts where it shall be explained.
+    """
     tests = read_tests(category, model.image_size, terminal, model.method.config.bit_depth)
     if tests.masks is None:
         terminal.say(f"note: {category.name} has no masks, so its pixel metrics are n/a.")
     found = find(model, tests, batch_size, terminal, category.name)
     twins = measure_twins(tests, found.reconstruction)
     metrics = measure(tests, found.score, found.anomaly_map) | (twins.mean if twins is not None else {})
+    shown = None if side is None else page(model, category.name, tests, found, metrics, side)
+    if shown is not None and explained:
+        shown = replace(shown, strips=_strips(model, tests, found, terminal))
     return Outcome(
         metrics=metrics,
         twins=twins,
         cut=at_threshold(found.score.tolist(), [sample.label for sample in tests.samples], model.threshold),
         ranked=(found.score, tests.labels, found.anomaly_map, tests.masks),
         controls=measure_controls(model, category, tests) if controls else {},
-        page=None if side is None else page(model, category.name, tests, found, metrics, side),
+        page=shown,
         measured=[sample.path for sample in tests.samples],
     )
+
+
+def _strips(model: Model, tests: TestSet, found: Detection, terminal: Terminal) -> list[Strip]:
+    """How the model came to its verdict on a few images that tell most."""
+    chosen = telling(tests.labels.tolist(), found.score.tolist(), model.threshold)
+    return [
+        report_strip(model, tests.samples[index], mask_of(tests, index), title)
+        for index, title in terminal.track(chosen, "explaining a few")
+    ]
+
+
+def mask_of(tests: TestSet, index: int) -> Mask | None:
+    """The mask (S,S) of one image; None where the category has none."""
+    return None if tests.masks is None else tests.masks[index, 0].numpy()
 
 
 def by_control(measured: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
@@ -374,7 +415,7 @@ def _image_row(model: Model, tests: TestSet, found: Detection, index: int, side:
         to_picture(tests.images[index]),
         to_picture(found.reconstruction[index]),
         normalise_heat(found.anomaly_map[index, 0].numpy(), *heat_range(model)),
-        None if tests.masks is None else tests.masks[index, 0].numpy(),
+        mask_of(tests, index),
         # The model sees a square; people should see the part in its own proportions.
         thumbnail_size(*image_size(sample.path), min(side, model.image_size)),
     )

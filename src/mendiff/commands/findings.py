@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from mendiff.checkpoints.files import write_json
 from mendiff.disk import short_name
+from mendiff.errors import InputError
 from mendiff.evaluation.tables import cell
 from mendiff.images import find_images
 from mendiff.images import left_out as images_left_out
@@ -120,6 +121,14 @@ def counted(left: Sequence[Mapping[str, str]]) -> str:
     if rest := sum(number for _, number in reasons[MOST_REASONS:]):
         told.append(f"{rest} for other reasons")
     return ", ".join(told)
+
+
+def told(path: Path, what: str, error: Exception) -> str:
+    """One sentence of what went wrong with an image."""
+    if isinstance(error, InputError):
+        return str(error)
+    detail = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
+    return f"{path}: {what} ({type(error).__name__}{': ' * bool(detail)}{detail.rstrip('.')})."
 
 
 def name_images(images: Sequence[Path]) -> list[tuple[Path, str]]:

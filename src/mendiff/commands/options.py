@@ -206,6 +206,29 @@ def predict(
     """
 
 
+def explain(
+    category: str | None = None,
+    limit: int = 20,
+    side: int = 160,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Show how models come to their findings: a strip of pictures for every image, timestep by timestep.
+
+    Every strip begins with the image and ends with reconstruction and anomaly map; in between stand glad's
+    estimates, stop maps and fusion, diad's estimates, ran's maps and gradient walk. Several models stand one
+    under another. Findings are those of mendiff predict. Ends with 0, or with 3 where some images could not
+    be read or drawn: their rows in explain.json say why.
+
+    Args:
+        category: whose statistics, threshold and prompt to use, of models that have them for every category.
+        limit: so many images at most, evenly picked; 0 for all.
+        side: of the single pictures, the longer one, in pixels, 64 to 1024.
+        device: auto, cpu, cuda, cuda:1, mps.
+        overwrite: replace what is in the output folder.
+    """
+
+
 def evaluate(
     out: Path | None = None,
     report: Path | None = None,

@@ -15,7 +15,7 @@ from mendiff.bands import Enlarged, bands
 from mendiff.checkpoints.files import FULL
 from mendiff.checkpoints.store import load
 from mendiff.commands.common import Terminal, choose_device, tell_depth
-from mendiff.commands.findings import COLUMNS, TABLE, Findings, counted, left_out, name_images
+from mendiff.commands.findings import COLUMNS, TABLE, Findings, counted, left_out, name_images, told
 from mendiff.commands.places import check_output, new_folder
 from mendiff.commands.worth import check_rate
 from mendiff.errors import InputError, NotFiniteError
@@ -129,7 +129,7 @@ def _inspected(
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG):
                 raise  # the next image's pictures would not find room either
-            row["error"] = _told(one.path, "its pictures can't be written", error)
+            row["error"] = told(one.path, "its pictures can't be written", error)
             terminal.warn(row["error"])
         one.picture = None
         yield row
@@ -158,17 +158,9 @@ def _prepared(model: Model, batch: Sequence[tuple[Path, str]], terminal: Termina
                 one.picture, room = picture, room - picture.nbytes
             del picture
         except Exception as error:  # decoders raise nearly anything, and the other images wait
-            one.error = _told(path, "the image can't be read", error)
+            one.error = told(path, "the image can't be read", error)
             terminal.warn(one.error)
         yield one
-
-
-def _told(path: Path, what: str, error: Exception) -> str:
-    """One sentence of what went wrong with an image."""
-    if isinstance(error, InputError):
-        return str(error)
-    detail = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
-    return f"{path}: {what} ({type(error).__name__}{': ' * bool(detail)}{detail.rstrip('.')})."
 
 
 def _write_pictures(

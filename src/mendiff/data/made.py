@@ -14,6 +14,7 @@ MADE: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("a codec", "config.json", {"format": "mendiff codec"}),
     ("tuned features", "config.json", {"format": "mendiff features"}),
     ("findings", "predictions.json", {"threshold": ..., "unreadable": ...}),
+    ("explanations", "explain.json", {"models": ..., "images": ...}),
     ("a demo", "demo.json", {"mean": ..., "seconds": ...}),
     ("a run", "run.json", {"format": ...}),
     ("a tuned model", "tuning.json", {"changes": ..., "trials": ...}),

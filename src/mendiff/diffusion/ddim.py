@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,3 +45,23 @@ def ddim(
             estimate = edit(Step(x_t, t, s, estimate))
         x_t = ddim_step(estimate, s, schedule)
     return x_t
+
+
+def watched(
+    edit: Callable[[Step], Estimate] | None, seen: list[Step] | None
+) -> Callable[[Step], Estimate] | None:
+    """The same edit of `ddim`, which also keeps every step with the estimate that was followed.
+
+    Args:
+        edit: of the walk, if any.
+        seen: takes the steps; None where nobody watches.
+    """
+    if seen is None:
+        return edit
+
+    def watch(step: Step) -> Estimate:
+        followed = step.estimate if edit is None else edit(step)
+        seen.append(replace(step, estimate=followed))
+        return followed
+
+    return watch

@@ -16,7 +16,7 @@ from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.settled import settled
-from mendiff.types import Detection
+from mendiff.types import Detection, Panel, Step, Trace
 
 METHODS: dict[str, str] = {
     "diad": "mendiff.methods.diad:Diad",
@@ -195,6 +195,14 @@ class Method(nn.Module, ABC):
         """
         return self.predict(image, seeds).reconstruction
 
+    @settled
+    def trace(self, image: Tensor, seeds: Tensor) -> Trace:
+        """How it comes to its finding on one image, (1,3,H,W) in [0,1], at any cost; seeds (1,).
+
+        The finding is that of `predict`, number for number; pictures of the way there are the method's own.
+        """
+        return Trace(self.predict(image, seeds), [])
+
     @property
     def categories(self) -> tuple[str, ...]:
         """Names of the categories that it tells apart; its training_loss then takes their numbers, too."""
@@ -281,6 +289,33 @@ def _no_preset(name: str, preset: str, presets: list[str]) -> str:
     close = [one for one in presets if one.endswith(f"/{last}")] or difflib.get_close_matches(preset, presets)
     hint = f"; did you mean {close[0]}?" if close else "."
     return f"preset: expected one of {', '.join(dict.fromkeys(folded))} for {name}, got {preset!r}{hint}"
+
+
+def check_single(image: Tensor) -> None:
+    """Refuse to trace several images at once: each has a way of its own."""
+    if len(image) != 1:
+        raise InputError(f"trace: expected one image, got {len(image)}.")
+
+
+def estimate_panels(
+    steps: Sequence[Step], decode: Callable[[Tensor], Tensor], run: str = "", *, noised: bool = False
+) -> list[Panel]:
+    """The clean estimates on one image's walk down its ladder, a panel per step.
+
+    Args:
+        steps: of the walk, as they were followed, one row each.
+        decode: latents to pictures in [0,1].
+        run: what the names of the stages begin with.
+        noised: whether the noisy start is shown, too.
+    """
+    panels = []
+    for number, step in enumerate(steps):
+        t = int(step.t[0])
+        stage = f"{run}t = {t}"
+        if noised and number == 0:
+            panels.append(Panel(stage, "noised input", decode(step.x_t)[0], t))
+        panels.append(Panel(stage, "estimate", decode(step.estimate.x0)[0], t))
+    return panels
 
 
 def describe_parameters(method: Method) -> dict[str, Any]:

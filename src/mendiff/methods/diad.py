@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mendiff.diffusion.ddim import ddim
+from mendiff.diffusion.ddim import ddim, watched
 from mendiff.diffusion.ladder import ladder, noised_at
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
+from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig, check_single, estimate_panels
 from mendiff.methods.diad_config import PRESETS, DiadConfig
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import MEAN, STD, check_size, make_codec
@@ -27,7 +27,7 @@ from mendiff.nets.semantic_guided import GuidedDenoiser
 from mendiff.nets.settled import built, settled
 from mendiff.scoring.readout import Readout, fit_to_mended
 from mendiff.synthesis.blend import Textures, synthesize_each
-from mendiff.types import Detection, Estimate
+from mendiff.types import Detection, Estimate, Step, Trace
 
 GUIDANCE = 9.0
 """Of the published code, between the empty prompt and itself: it changes nothing and doubles the work."""
@@ -138,7 +138,19 @@ class Diad(Method):
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Draw every image anew from noise and compare features; see Method.predict."""
         check_size(self.codec, image, self.denoiser.multiple)
-        rebuilt = self._rebuild(image, seeds)
+        return self._judge(image, self._rebuild(image, seeds))
+
+    @settled
+    def trace(self, image: Tensor, seeds: Tensor) -> Trace:
+        """The noised start and the estimates down the ladder; see Method.trace."""
+        check_single(image)
+        check_size(self.codec, image, self.denoiser.multiple)
+        steps: list[Step] = []
+        found = self._judge(image, self._rebuild(image, seeds, steps))
+        return Trace(found, estimate_panels(steps, lambda z: self.decode(z).clamp(0, 1), noised=True))
+
+    def _judge(self, image: Tensor, rebuilt: Tensor) -> Detection:
+        """What was found in images, given what good parts would look like, two (B,3,H,W)."""
         anomaly_map = self.readout.anomaly_map(image, [rebuilt], self.features)
         if anomaly_map.shape[-2:] != image.shape[-2:]:
             anomaly_map = F.interpolate(anomaly_map, image.shape[-2:], mode="bilinear", align_corners=True)
@@ -149,13 +161,14 @@ class Diad(Method):
             stop_step=torch.zeros(len(image), dtype=torch.int64, device=image.device),
         )
 
-    def reconstruct(self, z0: Tensor, noise: Tensor, hint: Tensor) -> Tensor:
+    def reconstruct(self, z0: Tensor, noise: Tensor, hint: Tensor, seen: list[Step] | None = None) -> Tensor:
         """Noise the latents and walk them down, steered by the hint, to clean latents (B,c,h,w).
 
         Args:
             z0: clean latents, (B,c,h,w).
             noise: start noise of the same shape.
             hint: pixels as the SG network takes them, (B,3,H,W); see `scaled`.
+            seen: takes the steps of the walk, for who wants to see them.
         """
         config = self.config
         start = torch.full((len(z0),), config.start, device=z0.device)
@@ -168,15 +181,18 @@ class Diad(Method):
             estimate: Estimate = self.denoiser(x_t, t, embedding)
             return estimate
 
-        return ddim(denoise, z_t, rungs, self.schedule)
+        return ddim(denoise, z_t, rungs, self.schedule, edit=watched(None, seen))
 
-    def _rebuild(self, image: Tensor, seeds: Tensor) -> Tensor:
-        """What good parts in the images' place would look like, (B,3,H,W) in about [0,1]."""
+    def _rebuild(self, image: Tensor, seeds: Tensor, seen: list[Step] | None = None) -> Tensor:
+        """What good parts in the images' place would look like, (B,3,H,W) in about [0,1].
+
+        See `reconstruct` for seen.
+        """
         random = PerImageRandom(seeds)
         z0 = self.encode(image)
         if self.config.reference:
             z0 = self.encode(image, random.like(z0))
-        return self.decode(self.reconstruct(z0, random.like(z0), self.scaled(image)))
+        return self.decode(self.reconstruct(z0, random.like(z0), self.scaled(image), seen))
 
     @settled
     def rehearse_prediction(self, image: Tensor) -> None:

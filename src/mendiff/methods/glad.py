@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from mendiff.calibration import upper_bound
-from mendiff.diffusion.ddim import ddim, ddim_step
+from mendiff.diffusion.ddim import ddim, ddim_step, watched
 from mendiff.diffusion.ladder import ladder, noised_at, remaining
 from mendiff.diffusion.random import PerImageRandom, content_seeds, variant_seeds
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
+from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig, check_single
 from mendiff.methods.glad_config import PRESETS, GladConfig
+from mendiff.methods.glad_trace import Check, Walk, walk_panels
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.denoiser import Denoiser
@@ -35,7 +36,7 @@ from mendiff.scoring.score import top_k_mean
 from mendiff.synthesis.blend import Textures, synthesize, synthesize_each
 from mendiff.synthesis.foreground import foreground
 from mendiff.synthesis.turn import turned
-from mendiff.types import Detection, Estimate, Step
+from mendiff.types import Detection, Estimate, Step, Trace
 
 STOP_TOP_K = 10
 """Positions that the stop score averages (published code)."""
@@ -183,7 +184,19 @@ class Glad(Method):
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Mend every image from its own noise and score what had to be mended; see Method.predict."""
         check_size(self.codec, image, self.denoiser.multiple)
-        rebuilt, stops = self._mend(image, seeds)
+        return self._judge(image, *self._mend(image, seeds))
+
+    @settled
+    def trace(self, image: Tensor, seeds: Tensor) -> Trace:
+        """What every walk saw, rung by rung; see Method.trace."""
+        check_single(image)
+        check_size(self.codec, image, self.denoiser.multiple)
+        walks = [Walk() for _ in self.config.denoise_steps]
+        found = self._judge(image, *self._mend(image, seeds, walks))
+        return Trace(found, walk_panels(walks, self.codec.decode, self.config))
+
+    def _judge(self, image: Tensor, rebuilt: list[Tensor], stops: list[Tensor]) -> Detection:
+        """What was found, given the reconstructions and stop steps of all runs."""
         anomaly_map = self.readout.anomaly_map(image, rebuilt, self.features, self._object_weight(image))
         if anomaly_map.shape[-2:] != image.shape[-2:]:
             anomaly_map = F.interpolate(anomaly_map, image.shape[-2:], mode="bilinear", align_corners=True)
@@ -195,7 +208,12 @@ class Glad(Method):
         )
 
     def reconstruct(
-        self, z0: Tensor, noise: Tensor, run: int = 0, thresholds: Tensor | None = None
+        self,
+        z0: Tensor,
+        noise: Tensor,
+        run: int = 0,
+        thresholds: Tensor | None = None,
+        walk: Walk | None = None,
     ) -> tuple[Tensor, AdaptiveStop]:
         """Noise the latents and walk them down the ladder: (mended latents (B,c,h,w), how the search ended).
 
@@ -204,6 +222,7 @@ class Glad(Method):
             noise: start noise of the same shape.
             run: which of the config's denoise_steps to start from.
             thresholds: stop score of every rung, (N,), in place of the model's own.
+            walk: takes what is seen of a single image on the way; see `trace`.
         """
         config = self.config
         start = torch.full((len(z0),), config.denoise_steps[run], device=z0.device)
@@ -214,12 +233,15 @@ class Glad(Method):
         ):  # the published code noises to T' or T' - 1 although its ladder starts a rung lower
             t = torch.where(t == config.noise_step, t, start)
         z_t = self.schedule.add_noise(z0, noise, t)
-        stop = AdaptiveStop(self, z0, noise, self.stop_thresholds[run] if thresholds is None else thresholds)
-        z = ddim(self.denoiser, z_t, rungs, self.schedule, edit=stop if config.adaptive else None)
+        thresholds = self.stop_thresholds[run] if thresholds is None else thresholds
+        stop = AdaptiveStop(self, z0, noise, thresholds, walk)
+        edit = watched(stop if config.adaptive else None, None if walk is None else walk.steps)
+        z = ddim(self.denoiser, z_t, rungs, self.schedule, edit=edit)
         rows = stop.resumed_at.nonzero().flatten()
         if len(rows):  # a second walk of those images that went back, each from its own rung
             below = remaining(rungs[rows], stop.resumed_at[rows])
-            z = z.index_put((rows,), ddim(self.denoiser, stop.resumed[rows], below, self.schedule))
+            edit = watched(None, None if walk is None else walk.again)
+            z = z.index_put((rows,), ddim(self.denoiser, stop.resumed[rows], below, self.schedule, edit=edit))
         return z, stop
 
     def stop_map(self, generated: Tensor, truth: Tensor) -> Tensor:
@@ -231,12 +253,14 @@ class Glad(Method):
         ours = features.unnormalised(self.codec.decode_raw(truth))[-1]
         return nearest_patch_map(ours, theirs)
 
-    def _mend(self, image: Tensor, seeds: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _mend(
+        self, image: Tensor, seeds: Tensor, walks: Sequence[Walk] | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Reconstructions (B,3,H,W) in about [0,1], and stop steps (B,), one of each per run."""
         z0, noise = self._start(image, seeds)
         rebuilt, stops = [], []
         for run in range(len(self.config.denoise_steps)):
-            z, stop = self.reconstruct(z0, noise, run)
+            z, stop = self.reconstruct(z0, noise, run, walk=walks[run] if walks else None)
             rebuilt.append(self.codec.decode_raw(z) / 2 + 0.5)
             stops.append(stop.stopped_at)
         return rebuilt, stops
@@ -298,7 +322,7 @@ class Glad(Method):
 class AdaptiveStop:
     """The edit of GLAD's sampler: stops each image's search once (ADS) and fuses its normal regions (SAFF).
 
-    Lives for one walk down the ladder.
+    Lives for one walk down the ladder; `walk` takes what it sees of a single image.
 
     Attributes:
         stopped_at: the timestep at which each image stopped, (B,); 0 where it has not.
@@ -307,7 +331,10 @@ class AdaptiveStop:
         scores: stop scores of the rungs walked so far, each (B,); 0 for images that had stopped before.
     """
 
-    def __init__(self, glad: Glad, z0: Tensor, noise: Tensor, thresholds: Tensor) -> None:
+    def __init__(
+        self, glad: Glad, z0: Tensor, noise: Tensor, thresholds: Tensor, walk: Walk | None = None
+    ) -> None:
+        self._walk = walk
         self._glad, self._z0, self._noise, self._thresholds = glad, z0, noise, thresholds
         self._min_step = glad.config.min_step if bool(thresholds.isfinite().all()) else 0
         self.stopped_at = torch.zeros(len(z0), dtype=torch.int64, device=z0.device)
@@ -325,9 +352,14 @@ class AdaptiveStop:
         true_z_t, truth = self._true_input(step, rows)
         distance = glad.stop_map(step.estimate.x0[rows], truth)
         score = top_k_mean(distance, STOP_TOP_K)
-        over = score > self._thresholds[len(self.scores)]
+        limit = self._thresholds[len(self.scores)]
+        over = score > limit
         self.scores.append(torch.zeros_like(self.stopped_at, dtype=score.dtype).index_put((rows,), score))
         stops = over | (t < self._min_step)
+        if self._walk is not None:
+            weight = _fusion_weight(distance, over, truth)
+            x0 = step.estimate.x0[rows]
+            self._walk.checks.append(Check(t, x0, truth, distance, score, limit, over, stops, weight))
         rows, distance, over, truth = rows[stops], distance[stops], over[stops], truth[stops]
         self.stopped_at[rows] = step.t[rows]
         weight = _fusion_weight(distance, over, truth)
@@ -347,6 +379,8 @@ class AdaptiveStop:
             return
         true_z_t, truth = self._true_input(earlier, rows)
         fused = self._fuse(earlier, rows, weight, truth, true_z_t)
+        if self._walk is not None:
+            self._walk.resumed = earlier.t[rows], fused.x0[rows]
         self.resumed[rows] = ddim_step(fused, earlier.s, self._glad.schedule)[rows]
         self.resumed_at[rows] = len(self.scores) - back  # one below the earlier rung
 

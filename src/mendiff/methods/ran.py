@@ -21,7 +21,7 @@ from mendiff.diffusion.posterior import Posterior, hybrid_loss, kl_divergence
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
-from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig
+from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig, check_single
 from mendiff.methods.ran_config import PRESETS, RanConfig
 from mendiff.methods.ran_features import joined_features, seen_strides
 from mendiff.methods.ran_windows import cut_alike
@@ -39,7 +39,10 @@ from mendiff.scoring.residuals import ResidualDistances
 from mendiff.scoring.scales import MapScales
 from mendiff.scoring.score import top_share_mean
 from mendiff.scoring.whitening import ChannelWhitening
-from mendiff.types import Detection, Estimate
+from mendiff.types import Detection, Estimate, Panel, Trace
+
+FULL_COLOUR = 8.0
+"""Deviations above the mean of good images at which a single map is drawn in full colour."""
 
 
 @dataclass(frozen=True)
@@ -199,12 +202,41 @@ class Ran(Method):
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Score images by KL divergence and feature error at several noise scales; see Method.predict."""
         look = self.look(image, seeds)
-        anomaly_map = self.weigh(self.scales(self.maps(look)))
+        return self._judge(look, self.scales(self.maps(look)))
+
+    @settled
+    def trace(self, image: Tensor, seeds: Tensor) -> Trace:
+        """The maps at every timestep, and where gradient denoising leads; see Method.trace."""
+        check_single(image)
+        look = self.look(image, seeds)
+        maps = self.scales(self.maps(look))
+        walk = self.gradient_walk(image, seeds)
+        every = self.config.gradient.every
+        stages = [
+            Panel(f"step {number * every}", "gradient walk", self.codec.decode(z)[0])
+            for number, z in enumerate(walk)
+            if number
+        ]
+        return Trace(self._judge(look, maps), [*self._map_panels(maps), *stages])
+
+    def _map_panels(self, maps: Tensor) -> Iterator[Panel]:
+        """The single maps of one image at every timestep, standardised, (n+nl,1,1,H,W)."""
+        pixel, feature = self._parted(maps)
+        name = "KL map" if self.config.pixel_score == "kl" else "RGB error"
+        for number, t in enumerate(self.config.noise_steps):
+            both = {name: pixel[number], "feature map": self._mixed(feature[number : number + 1])}
+            for caption, one in both.items():
+                score = float(top_share_mean(one, self.config.top_share))
+                yield Panel(f"t = {t}", caption, one[0], t, score, span=(0.0, FULL_COLOUR))
+
+    def _judge(self, look: Look, maps: Tensor) -> Detection:
+        """What was found, given all single maps, standardised, (n+nl,B,1,H,W)."""
+        anomaly_map = self.weigh(maps)
         return Detection(
             score=top_share_mean(anomaly_map, self.config.top_share),
             anomaly_map=anomaly_map,
             reconstruction=look.rebuilt,
-            stop_step=torch.zeros(len(image), dtype=torch.int64, device=image.device),
+            stop_step=torch.zeros(maps.shape[1], dtype=torch.int64, device=maps.device),
         )
 
     def look(self, image: Tensor, seeds: Tensor) -> Look:
@@ -241,14 +273,23 @@ class Ran(Method):
 
     def weigh(self, maps: Tensor) -> Tensor:
         """Eq. 11 as a mean over timesteps and layers, smoothed, (n+nl,B,1,H,W) to (B,1,H,W)."""
-        steps, fine = len(self.config.noise_steps), self._distances[0].fine
-        pixel, feature = maps[:steps].mean(0), maps[steps:].unflatten(0, (steps, -1))
-        mixed = feature[:, :fine].mean((0, 1))
+        pixel, feature = self._parted(maps)
+        alpha = self.config.kl_weight
+        total = alpha * pixel.mean(0) + (1 - alpha) * self._mixed(feature)
+        return gaussian_blur(total, self.config.sigma_share * total.shape[-1])
+
+    def _parted(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixel maps (n,B,1,H,W) and feature maps (n,l,B,1,H,W) of all single maps."""
+        steps = len(self.config.noise_steps)
+        return maps[:steps], maps[steps:].unflatten(0, (steps, -1))
+
+    def _mixed(self, feature: Tensor) -> Tensor:
+        """The mean of feature maps over timesteps and layers, (n,l,B,1,H,W) to (B,1,H,W)."""
+        fine = self._distances[0].fine
+        mixed: Tensor = feature[:, :fine].mean((0, 1))
         if share := self.config.coarse_share:
             mixed = (1 - share) * mixed + share * feature[:, fine:].mean((0, 1))
-        alpha = self.config.kl_weight
-        total = alpha * pixel + (1 - alpha) * mixed
-        return gaussian_blur(total, self.config.sigma_share * total.shape[-1])
+        return mixed
 
     @property
     def _distances(self) -> list[ResidualDistances]:

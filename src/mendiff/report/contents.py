@@ -66,6 +66,23 @@ class ImageRow:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """How a model came to its finding on one image.
+
+    Attributes:
+        name: of the image.
+        title: why it is shown, in a few words.
+        size: width and height in pixels.
+        picture: the bytes of a WebP file.
+    """
+
+    name: str
+    title: str
+    size: tuple[int, int]
+    picture: bytes
+
+
+@dataclass(frozen=True)
 class TypeRow:
     """The images of one label, good or a kind of defect: how many, how many above the threshold, the share of
     these (0 to 1), and the mean score.
@@ -83,7 +100,7 @@ class CategoryReport:
     """The images of one category, its score threshold and what was measured on it (empty without labels).
 
     curves holds what is defined of image_roc, image_pr, pixel_roc, pixel_pr and pro: points from left to
-    right, both coordinates in 0..1.
+    right, both coordinates in 0..1. strips are of a few images, if any.
     """
 
     name: str
@@ -92,6 +109,7 @@ class CategoryReport:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
     types: list[TypeRow] = field(default_factory=list)
+    strips: list[Strip] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,12 @@ class Entry:
         known = {"input": found.input, "reconstruction": found.reconstruction, "heat": found.heat}
         if found.contour is not None:
             known["contour"] = found.contour
-        return {
-            kind: "data:image/webp;base64," + base64.b64encode(data).decode() for kind, data in known.items()
-        }
+        return {kind: data_url(data) for kind, data in known.items()}
+
+
+def data_url(picture: bytes) -> str:
+    """A WebP file as a URL that holds it."""
+    return "data:image/webp;base64," + base64.b64encode(picture).decode()
 
 
 def entries(report: Report) -> list[Entry]:

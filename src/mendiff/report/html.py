@@ -18,7 +18,7 @@ from mendiff.disk import exchange, rename_new
 from mendiff.errors import InputError
 from mendiff.images import check_writable, whole_file
 from mendiff.report.contents import CategoryReport, Report
-from mendiff.report.gallery import SHOWN, VERDICTS, Entry, entries, types_of
+from mendiff.report.gallery import SHOWN, VERDICTS, Entry, data_url, entries, types_of
 from mendiff.report.plots import Figure, number, percent, plots
 
 COLUMNS = {
@@ -141,7 +141,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, metric=_metric, percent=percent)
+    environment.filters.update(number=number, metric=_metric, percent=percent, data_url=data_url)
     found = entries(report)
     columns = _columns(report)
     views = [_category_view(one, place) for place, one in enumerate(report.categories)]

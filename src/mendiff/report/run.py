@@ -2,7 +2,7 @@
 
 run.json holds {"format": "mendiff run", "version": 1, "mendiff", "title", "subtitle", "metrics",
 "model_info", "categories"} with every number as it was measured; pictures/ holds the images' small pictures,
-named by the image's place in run.json.
+named by the image's place in run.json, and the strips of a few, by theirs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from mendiff import __version__
 from mendiff.checkpoints.files import as_json, from_json
 from mendiff.errors import InputError
-from mendiff.report.contents import CategoryReport, Curve, ImageRow, Pictures, Report, TypeRow
+from mendiff.report.contents import CategoryReport, Curve, ImageRow, Pictures, Report, Strip, TypeRow
 
 FORMAT = "mendiff run"
 VERSION = 1
@@ -39,8 +39,8 @@ def write_run(folder: Path, report: Report) -> None:
     draft = folder.resolve().with_name(f".{folder.resolve().name}.{uuid.uuid4().hex[:8]}")
     (draft / PICTURES).mkdir(parents=True)
     try:
-        numbers = count()
-        categories = [_write_category(draft, one, numbers) for one in report.categories]
+        numbers, strips = count(), count()
+        categories = [_write_category(draft, one, numbers, strips) for one in report.categories]
         head = {"format": FORMAT, "version": VERSION, "mendiff": __version__}
         shown = {"title": report.title, "subtitle": report.subtitle, "metrics": report.metrics}
         content = {**head, **shown, "model_info": report.model_info, "categories": categories}
@@ -59,11 +59,11 @@ def read_run(folder: Path) -> Report:
     """
     content = _read_content(folder)
     try:
-        numbers = count()
+        numbers, strips = count(), count()
         return Report(
             title=_text(content["title"]),
             subtitle=_text(content["subtitle"]),
-            categories=[_read_category(folder, one, numbers) for one in content["categories"]],
+            categories=[_read_category(folder, one, numbers, strips) for one in content["categories"]],
             metrics=_metrics(content["metrics"]),
             model_info=dict(content["model_info"]),
         )
@@ -76,7 +76,9 @@ def read_run(folder: Path) -> Report:
 # ---- writing -----------------------------------------------------------------------------------------
 
 
-def _write_category(draft: Path, category: CategoryReport, numbers: count[int]) -> dict[str, Any]:
+def _write_category(
+    draft: Path, category: CategoryReport, numbers: count[int], strips: count[int]
+) -> dict[str, Any]:
     return {
         "name": category.name,
         "threshold": category.threshold,
@@ -84,7 +86,17 @@ def _write_category(draft: Path, category: CategoryReport, numbers: count[int]) 
         "curves": dict(category.curves),
         "types": [asdict(row) for row in category.types],
         "images": [_write_image(draft, row, next(numbers)) for row in category.images],
+        "strips": [_write_strip(draft, strip, next(strips)) for strip in category.strips],
     }
+
+
+def _write_strip(draft: Path, strip: Strip, number: int) -> dict[str, Any]:
+    (draft / _strip_place(number)).write_bytes(strip.picture)
+    return {"name": strip.name, "title": strip.title, "size": list(strip.size)}
+
+
+def _strip_place(number: int) -> str:
+    return f"{PICTURES}/strip-{number:05d}.webp"
 
 
 def _write_image(draft: Path, row: ImageRow, number: int) -> dict[str, Any]:
@@ -134,7 +146,9 @@ def _damaged(folder: Path, why: str) -> InputError:
     return InputError(f"{folder}: {RUN} is damaged ({' '.join(why.split())}); evaluate again.")
 
 
-def _read_category(folder: Path, data: dict[str, Any], numbers: count[int]) -> CategoryReport:
+def _read_category(
+    folder: Path, data: dict[str, Any], numbers: count[int], strips: count[int]
+) -> CategoryReport:
     return CategoryReport(
         name=_text(data["name"]),
         threshold=_number(data["threshold"]),
@@ -142,7 +156,21 @@ def _read_category(folder: Path, data: dict[str, Any], numbers: count[int]) -> C
         metrics={key: _optional(value) for key, value in data["metrics"].items()},
         curves={key: _curve(points) for key, points in data["curves"].items()},
         types=[_read_type(row) for row in data["types"]],
+        # Earlier runs have none.
+        strips=[_read_strip(folder, one, next(strips)) for one in data.get("strips", [])],
     )
+
+
+def _read_strip(folder: Path, data: dict[str, Any], number: int) -> Strip:
+    picture = _read_picture(folder, _strip_place(number))
+    return Strip(_text(data["name"]), _text(data["title"]), _read_size(data["size"]), picture)
+
+
+def _read_size(data: Any) -> tuple[int, int]:
+    width, height = (int(_number(side)) for side in data)
+    if width < 1 or height < 1:
+        raise ValueError(f"a picture of {width} x {height} pixels")
+    return width, height
 
 
 def _read_type(data: dict[str, Any]) -> TypeRow:
@@ -156,16 +184,13 @@ def _read_type(data: dict[str, Any]) -> TypeRow:
 
 
 def _read_image(folder: Path, data: dict[str, Any], number: int) -> ImageRow:
-    width, height = (int(_number(side)) for side in data["size"])
-    if width < 1 or height < 1:
-        raise ValueError(f"a picture of {width} x {height} pixels")
     kinds = set(data["pictures"])
     found = {kind: _read_picture(folder, _place(number, kind)) for kind in KINDS if kind in kinds}
     return ImageRow(
         name=_text(data["name"]),
         label=None if data["label"] is None else _text(data["label"]),
         score=_number(data["score"]),
-        pictures=Pictures((width, height), **found),
+        pictures=Pictures(_read_size(data["size"]), **found),
         p_value=_optional(data["p_value"]),
         stop_step=None if data["stop_step"] is None else int(_number(data["stop_step"])),
     )
