@@ -48,6 +48,15 @@ def test_the_codec_learns_the_images_and_is_frozen_afterwards(images):
     assert seen[-1] == (30, 30)
 
 
+def test_it_learns_in_half_precision_inside_anothers_autocast_too(images, monkeypatch):
+    monkeypatch.setattr("mendiff.training.codec_stage.multiplies_bf16", lambda device: True)
+    codec = fresh()
+    before = error(codec, images)
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        fit_codec(codec, CONFIG, images, 0, CodecStage())
+    assert error(codec, images) < before / 2
+
+
 def test_every_channel_of_the_latents_is_standardised_afterwards(images):
     codec = fresh()
     fit_codec(codec, CONFIG, images, 0, CodecStage())

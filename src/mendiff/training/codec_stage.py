@@ -134,4 +134,5 @@ def _loss(
 
 
 def _in_half(device: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device))
+    # Without its cache: inside another autocast it would keep the weights of the first step for all others.
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device), cache_enabled=False)
