@@ -98,7 +98,7 @@ def test_trained_codec_is_a_codec_folder_of_half_precision(codec, tmp_path):
     main, options = codec
     assert main([*options, "-o", str(tmp_path), "--steps", "2"]) == 0
     trained = open_codec(tmp_path / "codec")
-    assert (trained.factor, trained.channels) == (8, 4)
+    assert (trained.factor, trained.channels) == (8, 16)
     assert {one.dtype for one in load_file(tmp_path / "codec/codec.safetensors").values()} == {torch.float16}
     judged = json.loads((tmp_path / LOG).read_text().splitlines()[-1])["judged"]
     assert judged.keys() == {"psnr", "ssim"}

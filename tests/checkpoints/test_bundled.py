@@ -155,4 +155,5 @@ def test_features_in_the_package_open():
 @pytest.mark.skipif(f"{CODEC}/{WEIGHTS}" not in known_sums(), reason="the package holds no codec yet")
 def test_codec_in_the_package_opens():
     config, _ = bundled_codec()
-    assert config.network["latent_channels"] == 4
+    assert config.network["latent_channels"] == 16
+    assert config.normalise

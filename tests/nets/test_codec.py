@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mendiff.errors import InputError
-from mendiff.nets.codec import BUNDLED_NETWORK, CodecConfig, check_size, make_codec
+from mendiff.nets.codec import BUNDLED_NETWORK, CodecConfig, check_size, make_codec, widened
+from mendiff.nets.codec_fit import CodecFitConfig
 
 KL = {
     "down_block_types": ["DownEncoderBlock2D"] * 3,
@@ -167,3 +168,40 @@ def test_a_fresh_tiny_autoencoder_lets_brightness_and_colours_through(rng):
     middle = 0.5 + 0.2 * torch.rand(1, 3, 64, 64, generator=rng)
     changes = [codec.decode_raw(codec.encode(middle + 0.2 * tint)), codec.decode_raw(codec.encode(middle))]
     assert 0.01 < float((changes[0] - changes[1]).std()) < 3
+
+
+def narrow_and_wide(small_codec):
+    wide = replace(small_codec, network={**small_codec.network, "latent_channels": 6}, normalise=True)
+    return _seeded(small_codec), _seeded(wide)
+
+
+@torch.no_grad()
+def test_normalised_latents_are_standard_in_every_channel_and_decode_to_the_same(small_codec, pictures):
+    _, codec = narrow_and_wide(small_codec)
+    plain = codec.decode_raw(codec.encode(pictures))
+    codec.normalise_by(pictures)
+    latents = codec.encode(pictures).transpose(0, 1).flatten(1)
+    assert torch.allclose(latents.mean(1), torch.zeros(6), atol=1e-4)
+    assert torch.allclose(latents.std(1), torch.ones(6), atol=1e-3)
+    assert torch.allclose(codec.decode_raw(codec.encode(pictures)), plain, atol=1e-4)
+    again = {name: one.clone() for name, one in codec.state_dict().items()}
+    codec.normalise_by(pictures)  # a second time changes nothing
+    assert all(torch.allclose(one, again[name], atol=1e-4) for name, one in codec.state_dict().items())
+
+
+@torch.no_grad()
+def test_a_widened_codec_keeps_the_channels_it_had(small_codec, pictures):
+    narrow, wide = narrow_and_wide(small_codec)
+    fresh = wide.state_dict()["network.decoder.layers.0.weight"].clone()
+    wide.load_state_dict(widened(wide, narrow.state_dict()))
+    assert torch.allclose(wide.encode(pictures)[:, :2], narrow.encode(pictures), atol=1e-5)
+    entrance = wide.state_dict()["network.decoder.layers.0.weight"]
+    assert torch.equal(entrance[:, :2], narrow.state_dict()["network.decoder.layers.0.weight"])
+    assert torch.allclose(entrance[:, 2:], 0.1 * fresh[:, 2:])
+
+
+def test_only_a_codec_with_weights_is_normalised_or_fitted():
+    with pytest.raises(InputError, match=r"codec\.normalise: expected false"):
+        CodecConfig("kl", normalise=True)
+    with pytest.raises(InputError, match=r"codec\.fit\.images: expected 0"):
+        CodecConfig("pixels", fit=CodecFitConfig(images=8))

@@ -192,3 +192,23 @@ def test_patches_of_70_pixels_are_judged(rng):
 def test_negative_weights_and_starts_are_refused(field):
     with pytest.raises(InputError, match=rf"loss\.{field}: expected at least 0, got -1"):
         CodecLossConfig(**{field: -1})
+
+
+def test_noise_on_latents_is_a_share_of_their_own_deviation_and_goes_to_the_decoder_alone(small_codec, rng):
+    model = training(small_codec, latent_noise=0.5)
+    latents = torch.randn(400, 2, 6, 6, generator=rng) * torch.tensor([1.0, 100.0])[:, None, None]
+    noise = model._disturbed(latents, rng) - latents
+    by_image = noise.flatten(2).std(2) / latents.std((0, 2, 3))
+    assert 0 < float(by_image.min()) < 0.05
+    assert 0.4 < float(by_image.max()) < 0.75  # of 36 positions
+    assert torch.allclose(by_image.mean(0), torch.full((2,), 0.25), atol=0.03)
+    plain = training(small_codec)
+    assert plain._disturbed(latents, rng) is latents
+
+
+def test_large_latents_cost_where_there_is_no_posterior(small_codec, pictures, rng):
+    weights = {"perceptual_weight": 0.0}
+    free, dear = (training(small_codec, kl_weight=one, **weights) for one in (0.0, 2.0))
+    with torch.no_grad():
+        square = free.codec.encode(pictures).square().mean()
+        assert torch.allclose(dear(pictures, rng), free(pictures, rng) + 2 * square, rtol=1e-5)

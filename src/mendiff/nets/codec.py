@@ -29,9 +29,9 @@ BUNDLED_NETWORK: dict[str, Any] = {
     "num_encoder_blocks": [0, 0, 1, 3],
     "num_decoder_blocks": [4, 2, 0, 0],
     "upsampling_scaling_factor": 2,
-    "latent_channels": 4,
+    "latent_channels": 16,
 }
-"""Shape of the codec that comes with the package: factor 8, 4 channels, little work at full size."""
+"""Shape of the codec that comes with the package: factor 8, 16 channels, little work at full size."""
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,9 @@ class ReadoutConfig:
         bank_size: positions that the memory bank keeps.
         combine: of all maps: "sum", or "product" (a variant of the published DiAD code).
         standardise: bring every map to zero mean and unit deviation on good images before adding.
-        logarithm: take logarithms before that: where maps disagree, one high value then counts for less, so
-            that a coarse layer cannot smear a defect over places where the fine ones see none.
+        logarithm: take logarithms of all maps but the memory bank's before that: where maps disagree, one
+            high value then counts for less, so that a coarse layer cannot smear a defect over places where
+            the fine ones see none.
         places: side of the grid on which the usual map of good images at every place is taken off before
             maps are standardised; 0 treats all places alike; needs `standardise`.
         sigma: of the Gaussian that smooths the map, in pixels; taps its kernel length, 0 for 8 sigma + 1.
@@ -280,11 +281,12 @@ class Readout(nn.Module):
         ]
         if self.config.pixel_share:
             maps += [multi_scale_pixel_map(image, one) for one in rebuilt]
-        if self.bank is not None:
+        if self.config.logarithm:
+            maps = [logarithm(one) for one in maps]
+        if self.bank is not None:  # never its logarithm: one map alone has nothing to be reconciled with
             distance = self.bank([ours for ours, _ in layers[: self._deep]], size)
             maps.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False))
-        stacked = torch.stack(maps)
-        return logarithm(stacked) if self.config.logarithm else stacked
+        return torch.stack(maps)
 
     def _layers(
         self, image: Tensor, rebuilt: Sequence[Tensor], features: Features
