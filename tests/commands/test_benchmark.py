@@ -183,7 +183,7 @@ def test_a_multi_class_job_learns_all_categories(tmp_path):
 def test_settings_are_for_the_method_that_they_name():
     rows, _ = chosen_rows(None, None, ["glad", "ran"], {"ran.training.steps": 7})
 
-    assert [row.settings for row in rows] == [{}, {"training.steps": 7}]
+    assert [row.settings for row in rows] == [{}, {"training.steps": 7}] * 2  # and those of the controls
 
 
 def test_a_suite_brings_the_papers_figures_of_ours_and_of_its_peers(tmp_path):

@@ -16,7 +16,7 @@ from mendiff.commands.common import Terminal
 from mendiff.commands.fit import check_prompts
 from mendiff.commands.job import run as run_job
 from mendiff.commands.plan import check_sources, stated_config
-from mendiff.commands.spec import read_moved
+from mendiff.commands.spec import of_config, read_moved
 from mendiff.commands.variants import variant_of
 from mendiff.evaluation.ablations import ABLATIONS
 from mendiff.evaluation.samples import Category
@@ -57,7 +57,7 @@ def test_every_row_can_be_fitted_at_both_sizes(suite, ablation, preset):
         check_sources(job.plan, config)
         check_prompts(job.plan, config, [Category(name, None, (), ()) for name in job.categories])
         for changes in ({}, *job.rows.values()):
-            changed = override(config, {"image_size": config.image_size or 64, **changes})
+            changed = override(config, {"image_size": config.image_size or 64, **of_config(changes)})
             parts = json.dumps({key: one for key, one in config_to_dict(changed).items() if key in NETWORKS})
             if (job.method, parts) not in built:
                 built.add((job.method, parts))
@@ -68,7 +68,7 @@ def test_every_row_can_be_fitted_at_both_sizes(suite, ablation, preset):
 
 def test_at_the_papers_size_an_ablation_changes_what_it_is_about_and_nothing_else():
     plain = chosen_rows(SUITES["glad-mvtec"], "glad-pieces", None, {}, "paper")[0]
-    assert {field for row in plain for field in (*row.settings, *row.changes)} == {
+    assert {field for row in plain for field in (*row.settings, *of_config(row.changes))} == {
         "synthesis.share",
         "adaptive",
         "fusion",
@@ -123,7 +123,7 @@ def small(tiny_config, shrunk):
 def test_every_change_of_an_ablation_is_made_to_a_fitted_model(name, preset, small, backbone, pictures):
     made = set()
     for job in ours(None, name, preset).values():
-        if not any(job.rows.values()):
+        if not any(map(of_config, job.rows.values())):
             continue
         config = override(stated_config(job.plan), small(job.method, preset))
         with torch.random.fork_rng(devices=[]):
@@ -135,12 +135,12 @@ def test_every_change_of_an_ablation_is_made_to_a_fitted_model(name, preset, sma
         images = list(torch.nn.functional.interpolate(pictures, side))
         fitted = Model(job.method, method, Calibration((0.1, 0.2)), {}).calibrated(images, images)
         for label, changes in job.rows.items():
-            if changes:
-                few = {key: min(value, 20) if key == "steps" else value for key, value in changes.items()}
+            if asked := of_config(changes):
+                few = {key: min(value, 20) if key == "steps" else value for key, value in asked.items()}
                 changed = variant_of(fitted, few, images, images, weights)
                 assert changed.predict(images[:1]).score.isfinite().all()
                 made.add(label)
-    assert made == {row.label for row in ABLATIONS[name].rows if row.changes}
+    assert {row.label for row in ABLATIONS[name].rows if row.changes} <= made
 
 
 # Whole runs, from the command line to the tables.
@@ -213,7 +213,9 @@ def test_glads_suite_runs_at_the_papers_preset(benchmark, tmp_path):
     ]
     assert sorted(presets) == ["paper/mvtec/bottle", "paper/mvtec/carpet"]
     assert {(one["label"], *one["categories"]) for one in data["results"]} == {
-        (label, name) for label in ("glad", "median-colour") for name in ("bottle", "carpet")
+        (label, name)
+        for label in ("glad", "glad, untrained", "median-colour")
+        for name in ("bottle", "carpet")
     }
     kept = json.loads((tmp_path / "run/jobs/glad-bottle-0/model/config.json").read_text())
     assert any(line.startswith("UNet: ") for line in kept["info"]["pretrained"])
@@ -236,7 +238,8 @@ def test_one_model_with_a_prompt_per_category_runs_and_has_a_threshold_for_each(
     asked = ["--statistics", "category", "--prompt", str(tmp_path / "named.safetensors")]
     data = benchmark("glad", *together, *asked, **own)
 
-    (found,) = data["results"]
+    found, untrained = data["results"]
+    assert untrained["at_threshold"]["bottle"]["threshold"] != found["at_threshold"]["bottle"]["threshold"]
     model = tmp_path / "run/jobs/glad-all-0/model"
     assert json.loads((model.parent / "job.json").read_text())["preset"] == "paper/mvtec"
     assert {one.name for one in (model / "categories").iterdir()} == {"bottle", "carpet"}
@@ -248,7 +251,7 @@ def test_one_model_with_a_prompt_per_category_runs_and_has_a_threshold_for_each(
 def test_diads_suite_runs_at_the_papers_preset_as_one_model(benchmark, tmp_path):
     data = benchmark("diad", "--suite", "diad-mvtec", "--methods", "diad", image_size=64)
 
-    assert [sorted(one["categories"]) for one in data["results"]] == [["bottle", "carpet"]]
+    assert [sorted(one["categories"]) for one in data["results"]] == [["bottle", "carpet"]] * 2
     kept = json.loads((tmp_path / "run/jobs/diad-all-0/model/config.json").read_text())
     assert any(line.startswith("UNet: ") for line in kept["info"]["pretrained"])
     assert published(data, "diad") == set()  # at this size it is not the paper's DiAD
@@ -259,6 +262,7 @@ def test_changes_are_made_to_a_fit_at_the_papers_preset(benchmark, tmp_path):
         "glad", "--ablation", "glad-steps", "--categories", "carpet", **{"denoiser.guidance": 0.0}
     )
 
-    assert [one["label"] for one in data["results"]] == [row.label for row in ABLATIONS["glad-steps"].rows]
-    assert len(list((tmp_path / "run/jobs").iterdir())) == 1
+    rows = [row.label for row in ABLATIONS["glad-steps"].rows]
+    assert [one["label"] for one in data["results"]] == [*rows, "adaptive, untrained", "memory-bank"]
+    assert len(list((tmp_path / "run/jobs").iterdir())) == 2  # one fit, and the memory bank
     assert {one["mean_stop_step"] for one in data["results"]} != {None}

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from mendiff import __version__
-from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import categories_of, load, read_config
 from mendiff.commands.common import (
     Terminal,
@@ -27,10 +26,8 @@ from mendiff.commands.info import describe
 from mendiff.commands.places import Place, check_output, new_folder
 from mendiff.commands.predict import heat_range
 from mendiff.commands.twins import measure_twins, read_twin, show_twins, told
-from mendiff.commands.untrained import untrained
-from mendiff.commands.variants import held_back_and_seen
+from mendiff.commands.untrained import untrained_on
 from mendiff.commands.worth import check_rate
-from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.curves import curves
@@ -365,18 +362,11 @@ def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[s
     features = getattr(model.method, "features", None)
     if features is not None:
         results["memory bank"] = measure(tests, *fit_memory_bank(features, train).predict(images))
-    fresh = untrained(model, *held_back_and_seen(list(train), _held_back(model, train)))
+    fresh = untrained_on(model, list(train))
     found = [fresh.predict_batch(batch) for batch in images.split(CONTROL_BATCH)]
     scores, maps = torch.cat([one.score for one in found]), torch.cat([one.anomaly_map for one in found])
     results["untrained"] = measure(tests, scores, maps)
     return results
-
-
-def _held_back(model: Model, train: Tensor) -> list[int] | None:
-    """Content seeds of the images (N,3,S,S) that the model's fit held back; None where there are none."""
-    fitted = fitted_of(model.info)
-    known = set() if fitted is None else set(fitted.held_back) & set(content_seeds(train).tolist())
-    return sorted(known) or None
 
 
 def page(

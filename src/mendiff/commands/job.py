@@ -36,10 +36,10 @@ from mendiff.commands.heap import keep_freed_memory
 from mendiff.commands.identity import difference, identity
 from mendiff.commands.locks import only_one
 from mendiff.commands.plan import backbone_input, own_size, readable_paths
-from mendiff.commands.spec import CONTROLS, FAILED, MODEL, UNTRAINED, Job, read_moved, result_file
+from mendiff.commands.spec import CONTROLS, FAILED, MODEL, UNTRAINED, Job, of_config, read_moved, result_file
 from mendiff.commands.twins import measure_twins
 from mendiff.commands.twins import told as twins_told
-from mendiff.commands.untrained import untrained_as_fitted
+from mendiff.commands.untrained import untrained_on
 from mendiff.commands.variants import variant
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
@@ -207,11 +207,11 @@ def our_rows(
     def changed_model(label: str, category: str | None) -> Model:
         fitted = model if category is None else load(place, job.device, category)
         some = categories if category is None else [by_name[category]]
-        changes = dict(job.rows[label])
-        fresh = changes.pop(UNTRAINED, False)
+        changes, fresh = of_config(job.rows[label]), UNTRAINED in job.rows[label]
         paths = readable_paths(some, terminal) if changes or fresh else []
         changed = variant(fitted, changes, paths, job.weights)
-        return untrained_as_fitted(changed, paths, job.seed) if fresh else changed
+        images = [changed.prepare(path) for path in paths] if fresh else []
+        return untrained_on(changed, images, job.seed) if fresh else changed
 
     def subject(label: str, category: str) -> Subject:
         changed = changed_model(label, category if category in own else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ UNTRAINED = "untrained"
 """Among the changes of a row: its networks are made anew and trained for a single step, as a control."""
 PLACES = ("data", "features_weights", "pretrained", "prompt", "codec", "textures", "device")
 """Fields whose content counts, in `identity`, and not where it lies."""
+
+
+def of_config(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes of a row that are made to its model's config."""
+    return {name: value for name, value in changes.items() if name != UNTRAINED}
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ What it finds is found by the read-out, the codec and the features, not by the d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mendiff.commands.variants import split_as_fitted
-from mendiff.diffusion.random import PerImageRandom
+from mendiff.checkpoints.provenance import fitted_of
+from mendiff.commands.variants import held_back_and_seen
+from mendiff.diffusion.random import PerImageRandom, content_seeds
 from mendiff.methods.base import Method, find_method
 from mendiff.model import Model
 from mendiff.training.optimizers import make_optimizer
@@ -41,10 +41,15 @@ def untrained(model: Model, held_back: Sequence[Tensor], seen: Sequence[Tensor],
     return fresh.calibrated(list(held_back), list(seen) or None)
 
 
-def untrained_as_fitted(model: Model, images: Sequence[Path], seed: int = 0) -> Model:
-    """The same, with the good images of the model's fit, which are split as the fit split them."""
-    held_back, seen = split_as_fitted(model, [model.prepare(path) for path in images])
-    return untrained(model, held_back, seen, seed)
+def untrained_on(model: Model, images: Sequence[Tensor], seed: int = 0) -> Model:
+    """The same, with good images (3,S,S), of which those are held back that the model's fit held back.
+
+    Where it saw none of them, some are chosen as a fit chooses them.
+    """
+    fitted = fitted_of(model.info)
+    seeds = set(content_seeds(torch.stack(list(images))).tolist())
+    kept = sorted(seeds & set(fitted.held_back)) if fitted is not None else []
+    return untrained(model, *held_back_and_seen(images, kept or None), seed)
 
 
 def _take_frozen(fitted: Method, method: Method) -> None:
