@@ -59,8 +59,8 @@ class ReadoutConfig:
         local_share: share of the sum that falls to local colours and edges (see mendiff.scoring.pyramid),
             compared as features are; needs `standardise`.
         bank_share: share of the sum that falls to the distance of the image's features to the nearest of good
-            images' (a memory bank, see mendiff.scoring.bank), which a reconstruction has no part in; needs
-            `standardise`.
+            images' (a memory bank, see mendiff.scoring.bank), which a reconstruction has no part in; the
+            other shares are of what is left. Needs `standardise`.
         bank_size: positions that the memory bank keeps.
         combine: of all maps: "sum", or "product" (a variant of the published DiAD code).
         standardise: bring every map to zero mean and unit deviation on good images before adding.
@@ -126,10 +126,10 @@ class ReadoutConfig:
                 raise InputError(
                     f"{name}: expected standardise=true with it, since pixels and features differ in scale."
                 )
-        if self.pixel_share + self.local_share + self.bank_share > 1:
+        if self.pixel_share + self.local_share > 1:
             raise InputError(
-                "pixel_share, local_share and bank_share: expected at most 1 together, got "
-                f"{self.pixel_share}, {self.local_share} and {self.bank_share}."
+                "pixel_share and local_share: expected at most 1 together, got "
+                f"{self.pixel_share} and {self.local_share}."
             )
         if self.taps and self.taps % 2 == 0:
             raise InputError(f"taps: expected an odd kernel length, or 0, got {self.taps}.")
@@ -180,10 +180,11 @@ class Readout(nn.Module):
         self.whitening = nn.ModuleList(
             ConditionalWhitening(c) for _ in range(runs) for c in (*channels, *local) if whitened
         )
-        deep = 1 - config.pixel_share - config.local_share - config.bank_share
+        deep = 1 - config.pixel_share - config.local_share
         run = [deep / len(channels)] * len(channels) + [config.local_share / max(len(local), 1)] * len(local)
         pixels = [config.pixel_share] if config.pixel_share else []
-        self._shares = [share / runs for share in run * runs + pixels * runs]
+        rest = (1 - config.bank_share) / runs
+        self._shares = [share * rest for share in run * runs + pixels * runs]
         self._deep = len(channels)
         self.bank = PatchBank(channels, config.bank_size) if config.bank_share else None
         self._shares += [config.bank_share] if config.bank_share else []
