@@ -10,8 +10,9 @@ from mendiff.diffusion.ladder import ladder
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import scaled_linear_schedule
 from mendiff.errors import InputError
-from mendiff.methods.glad import AdaptiveStop, Glad
+from mendiff.methods.glad import Glad
 from mendiff.methods.glad_config import GladConfig
+from mendiff.methods.glad_stop import AdaptiveStop
 from mendiff.nets.denoiser import PREDICTIONS
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.synthesis.foreground import foreground

@@ -7,7 +7,6 @@ Where they part is said at the line.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,13 +17,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from mendiff.calibration import upper_bound
-from mendiff.diffusion.ddim import ddim, ddim_step, watched
+from mendiff.diffusion.ddim import ddim, watched
 from mendiff.diffusion.ladder import ladder, noised_at, remaining
 from mendiff.diffusion.random import PerImageRandom, content_seeds, variant_seeds
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig, check_single
 from mendiff.methods.glad_config import PRESETS, GladConfig
-from mendiff.methods.glad_trace import Check, Walk, walk_panels
+from mendiff.methods.glad_stop import AdaptiveStop
+from mendiff.methods.glad_trace import Walk, walk_panels
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.denoiser import Denoiser
@@ -32,14 +32,11 @@ from mendiff.nets.features import make_features
 from mendiff.nets.settled import built, settled
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import Readout, fit_to_mended
-from mendiff.scoring.score import top_k_mean
 from mendiff.synthesis.blend import Textures, synthesize, synthesize_each
 from mendiff.synthesis.foreground import foreground
 from mendiff.synthesis.turn import turned
-from mendiff.types import Detection, Estimate, Step, Trace
+from mendiff.types import Detection, Trace
 
-STOP_TOP_K = 10
-"""Positions that the stop score averages (published code)."""
 MOST_VARIANTS = 2**31
 """Bytes of latents of variants that are kept; further ones are made whenever they come."""
 STOP_FLOOR = 1e-3
@@ -317,89 +314,3 @@ class Glad(Method):
         good = torch.cat(seen, dim=1).tolist() if seen else [[]]
         limits = never.new_tensor([upper_bound(rung, self.config.stop_rate) for rung in good])
         return limits.clamp(min=STOP_FLOOR).to(never)
-
-
-class AdaptiveStop:
-    """The edit of GLAD's sampler: stops each image's search once (ADS) and fuses its normal regions (SAFF).
-
-    Lives for one walk down the ladder; `walk` takes what it sees of a single image.
-
-    Attributes:
-        stopped_at: the timestep at which each image stopped, (B,); 0 where it has not.
-        resumed: where images that went back go on, (B,c,h,w), zeros for all others; see GladConfig.rewind.
-        resumed_at: the rung, counted from the top, whose noise these latents carry, (B,); 0 for all others.
-        scores: stop scores of the rungs walked so far, each (B,); 0 for images that had stopped before.
-    """
-
-    def __init__(
-        self, glad: Glad, z0: Tensor, noise: Tensor, thresholds: Tensor, walk: Walk | None = None
-    ) -> None:
-        self._walk = walk
-        self._glad, self._z0, self._noise, self._thresholds = glad, z0, noise, thresholds
-        self._min_step = glad.config.min_step if bool(thresholds.isfinite().all()) else 0
-        self.stopped_at = torch.zeros(len(z0), dtype=torch.int64, device=z0.device)
-        self.resumed, self.resumed_at = torch.zeros_like(z0), torch.zeros_like(self.stopped_at)
-        self.scores: list[Tensor] = []
-        self._passed: deque[Step] = deque(maxlen=glad.config.rewind + 1)
-
-    def __call__(self, step: Step) -> Estimate:
-        """The estimate to follow at this step; see mendiff.diffusion.ddim."""
-        rows = (self.stopped_at == 0).nonzero().flatten()
-        if len(rows) == 0:
-            return step.estimate
-        self._passed.append(step)
-        glad, t = self._glad, step.t[rows]
-        true_z_t, truth = self._true_input(step, rows)
-        distance = glad.stop_map(step.estimate.x0[rows], truth)
-        score = top_k_mean(distance, STOP_TOP_K)
-        limit = self._thresholds[len(self.scores)]
-        over = score > limit
-        self.scores.append(torch.zeros_like(self.stopped_at, dtype=score.dtype).index_put((rows,), score))
-        stops = over | (t < self._min_step)
-        if self._walk is not None:
-            weight = _fusion_weight(distance, over, truth)
-            x0 = step.estimate.x0[rows]
-            self._walk.checks.append(Check(t, x0, truth, distance, score, limit, over, stops, weight))
-        rows, distance, over, truth = rows[stops], distance[stops], over[stops], truth[stops]
-        self.stopped_at[rows] = step.t[rows]
-        weight = _fusion_weight(distance, over, truth)
-        self._go_back(rows[over], weight[over])
-        return self._fuse(step, rows, weight, truth, true_z_t[stops])
-
-    def _true_input(self, step: Step, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The true input at this step: its noisy latents, and its clean estimate by the step's noise."""
-        schedule, t = self._glad.schedule, step.t[rows]
-        true_z_t = schedule.add_noise(self._z0[rows], self._noise[rows], t)
-        return true_z_t, schedule.x0_from_eps(true_z_t, step.estimate.eps[rows], t)
-
-    def _go_back(self, rows: Tensor, weight: Tensor) -> None:
-        """Let rows go on from the earlier rung, fused there by the mask of the step that stopped them."""
-        earlier, back = self._passed[0], len(self._passed) - 1
-        if len(rows) == 0 or back == 0:
-            return
-        true_z_t, truth = self._true_input(earlier, rows)
-        fused = self._fuse(earlier, rows, weight, truth, true_z_t)
-        if self._walk is not None:
-            self._walk.resumed = earlier.t[rows], fused.x0[rows]
-        self.resumed[rows] = ddim_step(fused, earlier.s, self._glad.schedule)[rows]
-        self.resumed_at[rows] = len(self.scores) - back  # one below the earlier rung
-
-    def _fuse(self, step: Step, rows: Tensor, weight: Tensor, truth: Tensor, true_z_t: Tensor) -> Estimate:
-        """Replace the rows that stop by weight * generated + (1 - weight) * true input."""
-        fusion, x0, eps = self._glad.config.fusion, step.estimate.x0.clone(), step.estimate.eps
-        if len(rows) == 0:
-            return step.estimate
-        if fusion == "latent":
-            fused = weight * step.x_t[rows] + (1 - weight) * true_z_t
-            anew = self._glad.denoiser(fused, step.t[rows])
-            return Estimate(x0.index_put((rows,), anew.x0), eps.index_put((rows,), anew.eps))
-        weight = torch.zeros_like(weight) if fusion == "none" else weight
-        # The direction keeps the noise estimate of the unfused latent (published code).
-        return Estimate(x0.index_put((rows,), weight * x0[rows] + (1 - weight) * truth), eps)
-
-
-def _fusion_weight(distance: Tensor, over: Tensor, latent: Tensor) -> Tensor:
-    """m = sigmoid(map) at latent size where the score stopped the image, 0 where min_step did, (B,1,h,w)."""  # noqa: D403
-    if distance.shape[-2:] != latent.shape[-2:]:
-        distance = F.interpolate(distance, latent.shape[-2:], mode="bilinear", align_corners=False)
-    return torch.sigmoid(distance) * over[:, None, None, None]
