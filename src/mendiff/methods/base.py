@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from mendiff.diffusion.random import PerImageRandom
+from mendiff.diffusion.random import PerImageRandom, content_seeds
 from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.settled import settled
+from mendiff.scoring.readout import Features, Readout, few
+from mendiff.synthesis.probes import probes
 from mendiff.types import Detection, Panel, Step, Trace
 
 METHODS: dict[str, str] = {
@@ -30,6 +32,8 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 TIMESTEPS = 1000
 """T of every schedule here."""
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
+FLAWED, FLAW_SEED = 60, 0
+"""Held-back images with a flaw that a read-out may be chosen by, and what draws them."""
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 
 
@@ -340,3 +344,37 @@ def random_crops(image: Tensor, side: int, multiple: int, rng: Generator) -> Ten
     right = torch.randint((width - side) // multiple + 1, (len(image),), generator=rng) * multiple
     corners = zip(image, down.tolist(), right.tolist(), strict=True)
     return torch.stack([one[:, y : y + side, x : x + side] for one, y, x in corners])
+
+
+def fit_to_mended(
+    readout: Readout,
+    features: Features,
+    mend: Callable[[Tensor, Tensor], list[Tensor]],
+    held_back: Batches,
+    seen: Batches | None = None,
+) -> None:
+    """Fit a read-out, if it has anything to learn, to good images and what a method makes of them.
+
+    Args:
+        readout: changed in place.
+        features: see Readout.anomaly_map.
+        mend: from (images, seeds) to the reconstruction of every run.
+        held_back: images that the method was not trained on.
+        seen: images that it was trained on; the first ones are mended, all are known to a memory bank.
+    """
+    if not readout.learns:
+        return
+    # The read-out passes over them more than once; mending them is the dear part.
+    kept, known = (
+        [(image, mend(image, seeds)) for image, seeds in batches()] if batches else []
+        for batches in (held_back, few(seen) if seen else None)
+    )
+    images = (lambda: (image for image, _ in seen())) if seen else None
+    readout.fit(lambda: kept, features, (lambda: known) if known else None, images)
+    if len(readout.config.bank_shares) > 1:
+        size = len(kept[0][0])
+        good = torch.cat([image for image, _ in kept])
+        flawed, masks = probes(good.cpu(), FLAWED, Generator("cpu").manual_seed(FLAW_SEED))
+        batches = flawed.to(good).split(size)
+        mended = [(batch, mend(batch, content_seeds(batch))) for batch in batches]
+        readout.choose_bank_share(lambda: kept, lambda: mended, masks, features)

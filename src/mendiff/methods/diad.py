@@ -18,14 +18,22 @@ from mendiff.diffusion.ddim import ddim, watched
 from mendiff.diffusion.ladder import ladder, noised_at
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig, check_single, estimate_panels
+from mendiff.methods.base import (
+    TIMESTEPS,
+    Batches,
+    Method,
+    MethodConfig,
+    check_single,
+    estimate_panels,
+    fit_to_mended,
+)
 from mendiff.methods.diad_config import PRESETS, DiadConfig
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import MEAN, STD, check_size, make_codec
 from mendiff.nets.features import make_features
 from mendiff.nets.semantic_guided import GuidedDenoiser
 from mendiff.nets.settled import built, settled
-from mendiff.scoring.readout import Readout, fit_to_mended
+from mendiff.scoring.readout import Readout
 from mendiff.synthesis.blend import Textures, synthesize_each
 from mendiff.types import Detection, Estimate, Step, Trace
 

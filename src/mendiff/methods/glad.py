@@ -21,7 +21,7 @@ from mendiff.diffusion.ddim import ddim, watched
 from mendiff.diffusion.ladder import ladder, noised_at, remaining
 from mendiff.diffusion.random import PerImageRandom, content_seeds, variant_seeds
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig, check_single
+from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig, check_single, fit_to_mended
 from mendiff.methods.glad_config import PRESETS, GladConfig
 from mendiff.methods.glad_stop import AdaptiveStop
 from mendiff.methods.glad_trace import Walk, walk_panels
@@ -31,7 +31,7 @@ from mendiff.nets.denoiser import Denoiser
 from mendiff.nets.features import make_features
 from mendiff.nets.settled import built, settled
 from mendiff.scoring.maps import nearest_patch_map, object_mask
-from mendiff.scoring.readout import Readout, fit_to_mended
+from mendiff.scoring.readout import Readout
 from mendiff.synthesis.blend import Textures, synthesize, synthesize_each
 from mendiff.synthesis.foreground import foreground
 from mendiff.synthesis.turn import turned

@@ -22,7 +22,7 @@ from mendiff.scoring.maps import (
 )
 from mendiff.scoring.pyramid import PixelPyramid
 from mendiff.scoring.scales import MapScales, logarithm
-from mendiff.scoring.score import pooled_max, top_k_mean, top_share_mean
+from mendiff.scoring.score import pooled_max, separation, top_k_mean, top_share_mean
 from mendiff.scoring.whitening import ConditionalWhitening
 
 Features = Callable[[Tensor], list[Tensor]]
@@ -58,9 +58,10 @@ class ReadoutConfig:
             `standardise`.
         local_share: share of the sum that falls to local colours and edges (see mendiff.scoring.pyramid),
             compared as features are; needs `standardise`.
-        bank_share: share of the sum that falls to the distance of the image's features to the nearest of good
-            images' (a memory bank, see mendiff.scoring.bank), which a reconstruction has no part in; the
-            other shares are of what is left. Needs `standardise`.
+        bank_shares: shares of the sum that may fall to the distance of the image's features to the nearest of
+            good images' (a memory bank, see mendiff.scoring.bank), which a reconstruction has no part in; the
+            other shares are of what is left. Of several the fit chooses the one that finds most of the flaws
+            that are laid into held-back images; none for no memory bank. Needs `standardise`.
         bank_size: positions that the memory bank keeps.
         combine: of all maps: "sum", or "product" (a variant of the published DiAD code).
         standardise: bring every map to zero mean and unit deviation on good images before adding.
@@ -87,7 +88,7 @@ class ReadoutConfig:
     pixel_weight: float = 0.0
     pixel_share: float = 0.0
     local_share: float = 0.0
-    bank_share: float = 0.0
+    bank_shares: tuple[float, ...] = ()
     bank_size: int = 20_000
     combine: str = "sum"
     standardise: bool = False
@@ -114,14 +115,16 @@ class ReadoutConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
-        for name in ("pixel_share", "local_share", "bank_share", "sigma_share", "top_share"):
+        for name in ("pixel_share", "local_share", "sigma_share", "top_share"):
             check_range(f"readout.{name}", getattr(self, name), 0, 1)
         for name in ("pixel_weight", "sigma", "top_k"):
             check_range(f"readout.{name}", getattr(self, name), 0)
         for name in ("taps", "pool_side", "pool_rounds", "resolution"):
             check_count(f"readout.{name}", getattr(self, name), 0, LARGEST_SIDE)
         check_count("readout.bank_size", self.bank_size, 1, 10**7)
-        for name in ("pixel_share", "local_share", "bank_share"):
+        for share in self.bank_shares:
+            check_range("readout.bank_shares", share, 0, 1)
+        for name in ("pixel_share", "local_share", "bank_shares"):
             if getattr(self, name) and not self.standardise:
                 raise InputError(
                     f"{name}: expected standardise=true with it, since pixels and features differ in scale."
@@ -149,6 +152,7 @@ LEARNED = ReadoutConfig(
     logarithm=True,
     places=40,
     pixel_share=0.15,
+    bank_shares=(0.0, 0.3, 0.5, 0.7),
     sigma_share=6 / 512,  # GLAD's 6 pixels at 512
     taps=0,
     top_k=0,
@@ -168,6 +172,8 @@ class Readout(nn.Module):
             image's own.
     """
 
+    bank_share: Tensor
+
     def __init__(
         self, config: ReadoutConfig, channels: Sequence[int], runs: int = 1, *, batch_maxima: bool = False
     ) -> None:
@@ -183,12 +189,12 @@ class Readout(nn.Module):
         deep = 1 - config.pixel_share - config.local_share
         run = [deep / len(channels)] * len(channels) + [config.local_share / max(len(local), 1)] * len(local)
         pixels = [config.pixel_share] if config.pixel_share else []
-        rest = (1 - config.bank_share) / runs
-        self._shares = [share * rest for share in run * runs + pixels * runs]
+        self._shares = [share / runs for share in run * runs + pixels * runs]
         self._deep = len(channels)
-        self.bank = PatchBank(channels, config.bank_size) if config.bank_share else None
-        self._shares += [config.bank_share] if config.bank_share else []
-        self.scales = MapScales(len(self._shares), config.places)
+        self.bank = PatchBank(channels, config.bank_size) if config.bank_shares else None
+        if config.bank_shares:
+            self.register_buffer("bank_share", torch.tensor(config.bank_shares[0], dtype=torch.float32))
+        self.scales = MapScales(len(self._shares) + (self.bank is not None), config.places)
 
     @property
     def learns(self) -> bool:
@@ -214,18 +220,25 @@ class Readout(nn.Module):
         image, *rebuilt = self._resized(features, image, *rebuilt)
         maps = self._maps(image, rebuilt, features)
         if config.standardise:
-            total = torch.tensordot(maps.new_tensor(self._shares), self.scales(maps), dims=1)
+            total = torch.tensordot(self._weights(maps), self.scales(maps), dims=1)
         elif config.combine == "product":
             total = maps.prod(0)
         else:
             total = maps.sum(0) / len(rebuilt)
         if config.pixel_weight:
             total = total + config.pixel_weight * self._scaled_pixels(image, rebuilt, features, total)
-        sigma = config.sigma_share * total.shape[-1] or config.sigma
-        total = gaussian_blur(total, sigma, config.taps or None, mode=config.border)
+        total = self._smoothed(total)
         if object_weight is not None:
             total = total * _at_size(object_weight, list(total.shape[-2:]))
         return total
+
+    def _weights(self, like: Tensor) -> Tensor:
+        """Of all maps in their sum, (M,)."""
+        own = like.new_tensor(self._shares)
+        if self.bank is None:
+            return own
+        share = self.bank_share.to(own)
+        return torch.cat([(1 - share) * own, share[None]])
 
     def score(self, anomaly_map: Tensor) -> Tensor:
         """Image scores of final maps, (B,1,H,W) to (B,)."""
@@ -267,6 +280,40 @@ class Readout(nn.Module):
             self.scales.fit_places(self._maps(image, rebuilt, features) for image, rebuilt in usual)
         if self.config.standardise:
             self.scales.fit(self._maps(image, rebuilt, features) for image, rebuilt in resized(pairs))
+
+    def choose_bank_share(self, good: Pairs, flawed: Pairs, masks: Tensor, features: Features) -> None:
+        """Take the share of the memory bank that tells flawed images from good ones best.
+
+        Best is the highest sum of image AUROC and pixel AP; the smaller share where two are alike.
+
+        Args:
+            good: held-back images and their reconstructions.
+            flawed: some of them with a flaw each, likewise.
+            masks: of the flaws, (N,1,H,W) bool, in the order of `flawed`.
+            features: as for anomaly_map.
+        """
+        plain, marked = self._halves(good, features), self._halves(flawed, features)
+        size = list(masks.shape[-2:])
+        found: dict[float, float] = {}
+        for share in sorted(self.config.bank_shares):
+            fine, bad = (self._smoothed((1 - share) * rest + share * bank) for rest, bank in (plain, marked))
+            scores = self.score(fine), self.score(bad)
+            found[share] = separation(*scores, _at_size(fine, size), _at_size(bad, size), masks)
+        self.bank_share.fill_(max(found, key=lambda share: found[share]))
+
+    def _halves(self, pairs: Pairs, features: Features) -> tuple[Tensor, Tensor]:
+        """What the reconstruction and what the memory bank says of images, standardised, two (N,1,H,W)."""
+        rest, bank = [], []
+        for image, rebuilt in pairs():
+            image, *others = self._resized(features, image, *rebuilt)
+            maps = self.scales(self._maps(image, others, features))
+            rest.append(torch.tensordot(maps.new_tensor(self._shares), maps[:-1], dims=1))
+            bank.append(maps[-1])
+        return torch.cat(rest), torch.cat(bank)
+
+    def _smoothed(self, total: Tensor) -> Tensor:
+        sigma = self.config.sigma_share * total.shape[-1] or self.config.sigma
+        return gaussian_blur(total, sigma, self.config.taps or None, mode=self.config.border)
 
     @property
     def _whitenings(self) -> list[ConditionalWhitening]:
@@ -344,33 +391,6 @@ def _at_size(images: Tensor, size: list[int]) -> Tensor:
     if list(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size=size, mode="bilinear", align_corners=True)
-
-
-def fit_to_mended(
-    readout: Readout,
-    features: Features,
-    mend: Callable[[Tensor, Tensor], list[Tensor]],
-    held_back: Batches,
-    seen: Batches | None = None,
-) -> None:
-    """Fit a read-out, if it has anything to learn, to good images and what a method makes of them.
-
-    Args:
-        readout: changed in place.
-        features: see Readout.anomaly_map.
-        mend: from (images, seeds) to the reconstruction of every run.
-        held_back: images that the method was not trained on.
-        seen: images that it was trained on.
-    """
-    if not readout.learns:
-        return
-    # The read-out passes over them more than once; mending them is the dear part.
-    kept, known = (
-        [(image, mend(image, seeds)) for image, seeds in batches()] if batches else []
-        for batches in (held_back, few(seen) if seen else None)
-    )
-    images = (lambda: (image for image, _ in seen())) if seen else None
-    readout.fit(lambda: kept, features, (lambda: known) if known else None, images)
 
 
 def few(batches: Batches, most: int = MENDED) -> Batches:

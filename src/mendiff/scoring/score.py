@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,3 +31,22 @@ def pooled_max(anomaly_map: Tensor, window: int = 8, rounds: int = 8) -> Tensor:
     for _ in range(rounds):
         anomaly_map = F.avg_pool2d(anomaly_map, window, stride=1)
     return anomaly_map.flatten(1).amax(1)
+
+
+def separation(good: Tensor, flawed: Tensor, good_maps: Tensor, flawed_maps: Tensor, masks: Tensor) -> float:
+    """How well flawed images and pixels are told from good ones: image AUROC plus pixel AP, 0 to 2.
+
+    Args:
+        good: image scores, (N,).
+        flawed: likewise, (M,).
+        good_maps: their maps, (N,1,H,W).
+        flawed_maps: likewise, (M,1,H,W).
+        masks: of the flaws, (M,1,H,W) bool.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    labels = torch.cat([torch.zeros_like(good), torch.ones_like(flawed)])
+    image = roc_auc_score(labels.cpu().numpy(), torch.cat([good, flawed]).cpu().numpy())
+    truth = torch.cat([torch.zeros(good_maps.shape, dtype=torch.bool), masks.cpu()]).flatten()
+    pixels = torch.cat([good_maps, flawed_maps]).cpu().flatten()
+    return float(image) + float(average_precision_score(truth.numpy(), pixels.numpy()))

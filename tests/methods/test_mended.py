@@ -1,0 +1,52 @@
+"""Fitting a read-out to what a method makes of good images."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mendiff.methods.base import FLAWED, fit_to_mended
+from mendiff.scoring.readout import Readout, ReadoutConfig
+
+CHANNELS = (12, 48)
+
+
+def features(image):
+    """Two layers without weights: blocks of 2 and of 4 pixels moved into channels."""
+    return [F.pixel_unshuffle(image, 2), F.pixel_unshuffle(image, 4) ** 2]
+
+
+@pytest.fixture
+def image(rng):
+    return torch.rand(6, 3, 16, 16, generator=rng)
+
+
+@pytest.mark.parametrize(("distance", "times"), [("whitened", 1), ("cosine", 0)])
+def test_every_good_image_is_mended_once_and_none_where_nothing_is_learned(image, distance, times):
+    readout = Readout(ReadoutConfig(distance=distance, standardise=distance == "whitened"), CHANNELS)
+    mended = []
+
+    def mend(image, seeds):
+        mended.extend(seeds.tolist())
+        return [image * 0.9]
+
+    def batches(*seeds):
+        return lambda: ((image[:1], torch.tensor([seed])) for seed in seeds)
+
+    fit_to_mended(readout, features, mend, batches(1, 2), batches(3))
+    assert sorted(mended) == sorted([1, 2, 3] * times)
+
+
+def test_flaws_are_mended_only_where_there_is_a_choice(pictures):
+    mended = []
+
+    def mend(image, seeds):
+        mended.extend(seeds.tolist())
+        return [image.flip(0)]
+
+    for shares, more in (((), 0), ((0.5,), 0), ((0.0, 0.5), FLAWED)):
+        mended.clear()
+        config = ReadoutConfig(distance="squared", standardise=True, bank_shares=shares, bank_size=64)
+        readout = Readout(config, CHANNELS)
+        fit_to_mended(readout, features, mend, lambda: [(pictures, torch.arange(4))])
+        assert len(mended) == 4 + more
+        assert len(set(mended)) == len(mended)
