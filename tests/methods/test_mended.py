@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mendiff.methods.base import FLAWED, fit_to_mended
+from mendiff.methods.base import FLAWS_EACH, fit_to_mended
 from mendiff.scoring.readout import Readout, ReadoutConfig
 
 CHANNELS = (12, 48)
@@ -43,7 +43,7 @@ def test_flaws_are_mended_only_where_there_is_a_choice(pictures):
         mended.extend(seeds.tolist())
         return [image.flip(0)]
 
-    for shares, more in (((), 0), ((0.5,), 0), ((0.0, 0.5), FLAWED)):
+    for shares, more in (((), 0), ((0.5,), 0), ((0.0, 0.5), 4 * FLAWS_EACH)):
         mended.clear()
         config = ReadoutConfig(distance="squared", standardise=True, bank_shares=shares, bank_size=64)
         readout = Readout(config, CHANNELS)

@@ -32,8 +32,8 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 TIMESTEPS = 1000
 """T of every schedule here."""
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
-FLAWED, FLAW_SEED = 60, 0
-"""Held-back images with a flaw that a read-out may be chosen by, and what draws them."""
+FLAWED, FLAWS_EACH, FLAW_SEED = 60, 6, 0
+"""Held-back images with a flaw that choose a read-out: in all, of one image at most; what draws them."""
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 
 
@@ -374,7 +374,9 @@ def fit_to_mended(
     if len(readout.config.bank_shares) > 1:
         size = len(kept[0][0])
         good = torch.cat([image for image, _ in kept])
-        flawed, masks = probes(good.cpu(), FLAWED, Generator("cpu").manual_seed(FLAW_SEED))
+        flawed, masks = probes(
+            good.cpu(), min(FLAWED, FLAWS_EACH * len(good)), Generator("cpu").manual_seed(FLAW_SEED)
+        )
         batches = flawed.to(good).split(size)
         mended = [(batch, mend(batch, content_seeds(batch))) for batch in batches]
         readout.choose_bank_share(lambda: kept, lambda: mended, masks, features)
