@@ -1754,7 +1754,7 @@ def test_fit_refuses_what_diad_cannot_do(refused, data, tmp_path):
 
 def test_every_category_can_have_a_threshold_of_its_own(run, refused, plates, tmp_path, monkeypatch):
     own = tmp_path / "own"
-    words = ("--statistics", "category", *settings())
+    words = ("--statistics", "category", *settings(readout__bank_size=200))
     assert run("fit", plates, "-o", own, "--json", *words)[0] == 0
     thresholds = json.loads(run("info", own, "--json")[1])["thresholds"]
     assert sorted(thresholds) == ["dark", "light"]
