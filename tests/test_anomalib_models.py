@@ -29,7 +29,6 @@ from mendiff.anomalib_models import (
     GoodImages,
     GoodOnlyPostProcessor,
     Ran,
-    fast_precision,
     module_class,
     quiet,
     train,
@@ -48,7 +47,7 @@ from mendiff.methods.config import override
 from mendiff.methods.glad_config import PRESETS
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.features import FeaturesConfig
-from mendiff.training.optimizers import learning_rate
+from mendiff.training.optimizers import fast_precision, learning_rate
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
