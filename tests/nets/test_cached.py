@@ -1,3 +1,5 @@
+import copy
+
 import torch
 
 from mendiff.nets.cached import LatentCache
@@ -41,3 +43,17 @@ def test_images_beyond_the_room_are_encoded_whenever_they_come():
     cache.clear()
     cache.latents(images[:1], encode)
     assert len(asked) == 4
+
+
+def test_copies_begin_empty_and_give_the_same():
+    images, encoded = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), []
+    cache = LatentCache(dtype=torch.float16)
+
+    def encode(image):
+        encoded.append(len(image))
+        return image * 2
+
+    first = cache.latents(images, encode)
+    copied = copy.deepcopy(cache)
+    assert torch.equal(copied.latents(images, encode), first)
+    assert len(encoded) == 4

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendiff.synthesis.perlin import perlin_masks, perlin_noise, rotate, thin_masks
+from mendiff.synthesis.perlin import perlin_masks, perlin_noise, thin_masks
+from mendiff.synthesis.turn import rotate
 
 
 def seeded(seed=0):
@@ -91,14 +92,14 @@ def test_masks_are_repeatable_and_leave_the_global_rng_alone(draw, global_rng_un
 
 
 def test_rotation_by_nothing_and_by_quarters():
-    image = torch.rand(1, 9, 9, generator=seeded())
+    image = torch.rand(1, 1, 9, 9, generator=seeded())
     for quarters in range(-2, 3):
         turned = rotate(image, torch.tensor([quarters * math.pi / 2]))
-        torch.testing.assert_close(turned, torch.rot90(image, quarters, (1, 2)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(turned, torch.rot90(image, quarters, (2, 3)), rtol=0, atol=1e-5)
 
 
 def test_every_plane_turns_by_its_own_angle():
-    images = torch.rand(3, 8, 8, generator=seeded())
+    images = torch.rand(3, 1, 8, 8, generator=seeded())
     angles = torch.tensor([0.0, 0.4, -1.2])
     alone = [rotate(images[i : i + 1], angles[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(rotate(images, angles), torch.cat(alone), rtol=0, atol=1e-6)

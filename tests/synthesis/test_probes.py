@@ -43,3 +43,11 @@ def test_sizes_and_contrasts_differ_widely():
     change = (made - images.repeat(40, 1, 1, 1)).abs().flatten(1).amax(1)
     assert float(area.max() / area.min()) > 10
     assert float(change.max() / change.min()) > 4
+
+
+def test_images_of_any_size_take_every_flaw():
+    image = torch.rand(3, 30, 42, generator=torch.Generator().manual_seed(0))
+    for seed in range(40):
+        made, mask = probe(image, torch.Generator().manual_seed(seed))
+        assert made.shape == image.shape
+        assert mask.shape == (1, 30, 42)

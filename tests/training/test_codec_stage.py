@@ -49,7 +49,7 @@ def test_the_codec_learns_the_images_and_is_frozen_afterwards(images):
 
 
 def test_it_learns_in_half_precision_inside_anothers_autocast_too(images, monkeypatch):
-    monkeypatch.setattr("mendiff.training.codec_stage.multiplies_bf16", lambda device: True)
+    monkeypatch.setattr("mendiff.nets.placement.multiplies_bf16", lambda device: True)
     codec = fresh()
     before = error(codec, images)
     with torch.no_grad(), torch.autocast("cpu", enabled=False):

@@ -17,14 +17,13 @@ from torch.utils.data import DataLoader, Sampler
 from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.module import MethodModule
 from mendiff.anomalib_models.sharding import Sharded
-from mendiff.training.codec_stage import CodecStage
+from mendiff.training.codec_stage import CODEC_CHECKPOINT, CodecStage
 from mendiff.training.optimizers import trainer_precision
 from mendiff.training.random import generator
 from mendiff.types import Processes
 
 ALONE = Processes()
 CHECKPOINT = "last.ckpt"
-CODEC_CHECKPOINT = "codec.safetensors"
 CHECKPOINT_SECONDS = 30.0
 
 

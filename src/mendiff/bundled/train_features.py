@@ -35,7 +35,6 @@ from mendiff.bundled.workshop import (
     answered,
     check_folder,
     finish,
-    in_half,
     remembered,
     rounds_of,
     seconds_per_step,
@@ -49,6 +48,7 @@ from mendiff.commands.plan import INPUTS, backbone_input
 from mendiff.images import write_bytes
 from mendiff.methods.config import config_from_dict
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig
+from mendiff.nets.placement import in_half
 from mendiff.nets.student import STAGES, Student, StudentConfig, StudentFeatures
 
 FITTED, HELD_BACK = 16, 8
@@ -160,7 +160,7 @@ def loss_of(pupil: Pupil, teacher: Teacher, device: str, batch: list[Tensor]) ->
     if not described:
         with torch.no_grad():
             described = teacher(image)
-    with in_half(device):
+    with in_half(torch.device(device)):
         said, meant = pupil(teacher.cut(image), described)
     return distance([one.float() for one in said], meant)
 

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +19,6 @@ from mendiff.checkpoints.bundled import install, sum_of
 from mendiff.commands.common import Terminal
 from mendiff.commands.heap import keep_freed_memory
 from mendiff.errors import InputError
-from mendiff.nets.placement import multiplies_bf16
 
 OTHER_SEED = 900_000_000
 """Added to the seed for images that are not trained on."""
@@ -115,13 +113,6 @@ def set_threads(options: argparse.Namespace, device: str) -> None:
     if device == "cpu":
         cores = os.cpu_count() or 1
         torch.set_num_threads(options.threads or max(1, cores - options.workers))
-
-
-def in_half(device: str) -> AbstractContextManager[object]:
-    """Layers work in bfloat16 where a device multiplies it fast, and in float32 elsewhere."""
-    return torch.autocast(
-        torch.device(device).type, torch.bfloat16, enabled=multiplies_bf16(torch.device(device))
-    )
 
 
 def steps_of(options: argparse.Namespace, seconds: Callable[[], float]) -> int:

@@ -14,7 +14,7 @@ from mendiff.commands.common import Terminal
 from mendiff.commands.fit import STATISTICS, check_prompts
 from mendiff.commands.identity import identity
 from mendiff.commands.plan import check_sources, stated_config
-from mendiff.commands.spec import CONTROLS, UNTRAINED, Job, slug
+from mendiff.commands.spec import BANK, CONTROLS, UNTRAINED, Job, slug
 from mendiff.errors import InputError
 from mendiff.evaluation.ablations import Row, ablation
 from mendiff.evaluation.data import Category
@@ -24,7 +24,6 @@ from mendiff.methods.base import METHODS, find_method
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
 
-BANK = "memory-bank"
 DEFAULT_METHODS = ("glad", "ran", "diad", *CONTROLS)
 TAKEN_BY = {
     "pretrained": "glad and diad at a preset paper",

@@ -56,8 +56,6 @@ from mendiff.types import Detection
 Ranked = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """Scores (N,), labels (N,), maps (N,1,S,S) and masks of a category's test images."""
 
-CONTROL_BATCH = 8
-"""Images that pass through a control together."""
 MOST_IMAGES, MOST_CATEGORIES = 2000, 6
 """Test images, and categories, up to which a report shows how a few verdicts came about."""
 
@@ -362,10 +360,8 @@ def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[s
     features = getattr(model.method, "features", None)
     if features is not None:
         results["memory bank"] = measure(tests, *fit_memory_bank(features, train).predict(images))
-    fresh = untrained_on(model, list(train))
-    found = [fresh.predict_batch(batch) for batch in images.split(CONTROL_BATCH)]
-    scores, maps = torch.cat([one.score for one in found]), torch.cat([one.anomaly_map for one in found])
-    results["untrained"] = measure(tests, scores, maps)
+    found = untrained_on(model, list(train)).predict(images)
+    results["untrained"] = measure(tests, found.score, found.anomaly_map)
     return results
 
 

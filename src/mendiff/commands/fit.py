@@ -19,7 +19,7 @@ from mendiff.checkpoints.pretrained import load_pretrained
 from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import save
 from mendiff.commands.common import Terminal, choose_categories, choose_device
-from mendiff.commands.length import Length, chosen_length, codec_of, keep_length, kept_length
+from mendiff.commands.length import Length, asked_length, chosen_length, keep_length, kept_length
 from mendiff.commands.locks import beside, check_free
 from mendiff.commands.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
 from mendiff.commands.places import Place, TakenError, check_output, new_folder, resumable
@@ -36,6 +36,7 @@ from mendiff.methods.base import MethodConfig
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
 from mendiff.nets import AUTO
+from mendiff.training.codec_stage import CODEC_CHECKPOINT
 from mendiff.training.optimizers import check_savings
 from mendiff.types import Processes
 
@@ -43,7 +44,6 @@ STATISTICS = ("global", "category")
 BALANCES = ("image", "category")
 PARTS_FILE = "parts"
 STEPS = "training.steps"
-CODEC_CHECKPOINT = "codec.safetensors"
 CHECKPOINT = "last.ckpt"  # as in anomalib_models, which takes seconds to import
 NO_FEATURES = "it looks at pixels alone; with --features auto it would find much more."
 
@@ -219,11 +219,9 @@ def with_steps(settings: Mapping[str, Any], steps: int | None) -> dict[str, Any]
 
 def _length(plan: Plan, config: MethodConfig, workdir: Path, terminal: Terminal, *, resume: bool) -> Length:
     """How long to train: as long as a resumed training, as was asked for, or by this machine's speed."""
-    codec = codec_of(config)
-    asked = Length(config.training.steps, 0 if codec is None else codec.fit.images)
     kept = kept_length(workdir) if resume else None
     if STEPS in plan.settings or plan.processes.count > 1:  # a number that was asked for stays
-        return asked
+        return asked_length(config)
     return kept or chosen_length(plan.method, config, plan.device, minutes=plan.minutes, say=terminal.say)
 
 

@@ -65,6 +65,12 @@ def codec_of(config: MethodConfig) -> CodecConfig | None:
     return codec if isinstance(codec, CodecConfig) else None
 
 
+def asked_length(config: MethodConfig) -> Length:
+    """The length that a config states."""
+    codec = codec_of(config)
+    return Length(config.training.steps, 0 if codec is None else codec.fit.images)
+
+
 def chosen_length(
     name: str,
     config: MethodConfig,
@@ -82,8 +88,7 @@ def chosen_length(
         minutes: of the training as a whole, codec included; 0 leaves it to the config.
         say: takes a line for people where the machine was busy.
     """
-    plan, codec = config.training, codec_of(config)
-    asked = Length(plan.steps, 0 if codec is None else codec.fit.images)
+    plan, asked = config.training, asked_length(config)
     if not minutes and not plan.minutes and not asked.codec_images:
         return asked
     seconds = seconds_per_step(find_method(name)(resolved(config)), config, device, say) + OVERHEAD

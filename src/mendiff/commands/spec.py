@@ -18,7 +18,8 @@ from mendiff.methods.config import config_from_dict
 from mendiff.nets import AUTO
 
 SPEC, MOVED, MODEL, FAILED = "job.json", "places.json", "model", "failed.txt"
-CONTROLS = ("median-colour", "memory-bank")
+BANK = "memory-bank"
+CONTROLS = ("median-colour", BANK)
 UNTRAINED = "untrained"
 """Among the changes of a row: its networks are made anew and trained for a single step, as a control."""
 PLACES = ("data", "features_weights", "pretrained", "prompt", "codec", "textures", "device")

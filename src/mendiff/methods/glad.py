@@ -117,7 +117,8 @@ class Glad(Method):
             chosen = rng.integers(0, self.config.variants)
             seeds = variant_seeds(content_seeds(image), chosen)
             make = partial(self._variant, image, PerImageRandom(seeds).generators)
-            return self._variants.of(seeds.tolist(), make, image).unbind(1)  # type: ignore[return-value]
+            z0, z_anomalous = self._variants.of(seeds.tolist(), make, image).unbind(1)
+            return z0, z_anomalous
         anomalous, _ = synthesize_each(image, rng.generators, self.config.synthesis, self.textures)
         noise, encode = self._posterior_noise(image), self.codec.encode
         z0 = self.cache.latents(image, encode) if self.cache else encode(image, noise)

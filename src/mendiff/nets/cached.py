@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,14 @@ class LatentCache:
         """Forget everything."""
         self._known: dict[Hashable, Tensor] = {}
         self._left = self._room
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies, and what is stored, begin empty: latents are made again where they are wanted."""
+        return {"_room": self._room, "_dtype": self._dtype}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.clear()
 
     def of(self, keys: Sequence[Hashable], make: Callable[[int], Tensor], like: Tensor) -> Tensor:
         """What belongs to every key, (B,...), on the device and in the precision of `like`.

@@ -31,6 +31,14 @@ def multiplies_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(fast())
 
 
+def in_half(device: torch.device) -> AbstractContextManager[object]:
+    """Layers work in bfloat16 where a device multiplies it fast, and in float32 elsewhere.
+
+    Without autocast's cache: inside another autocast it would keep the weights of the first step for all.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device), cache_enabled=False)
+
+
 class Offload:
     """Keeps networks on the CPU and brings one at a time to the device, while it is used.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mendiff.synthesis import DRAWN
+from mendiff.synthesis.turn import rotate
 
 
 def perlin_noise(cells: Tensor, size: tuple[int, int], rng: torch.Generator) -> Tensor:
@@ -49,7 +49,7 @@ def perlin_masks(
     cells = 2 ** torch.randint(0, max_exponent + 1, (batch, 2), generator=rng)
     noise = perlin_noise(cells, size, rng)
     angle = (torch.rand(batch, generator=rng, **DRAWN) * 2 - 1) * (math.pi / 2)
-    return rotate(noise, angle) > threshold
+    return rotate(noise[:, None], angle)[:, 0] > threshold
 
 
 def thin_masks(batch: int, size: tuple[int, int], rng: torch.Generator, max_exponent: int = 3) -> Tensor:
@@ -58,22 +58,14 @@ def thin_masks(batch: int, size: tuple[int, int], rng: torch.Generator, max_expo
     Blobs alone never look like a crack or a scratch; these do. Width is 1 to 3 pixels.
     """
     cells = 2 ** torch.randint(1, max_exponent + 1, (batch, 2), generator=rng)
-    noise = rotate(perlin_noise(cells, size, rng), torch.rand(batch, generator=rng, **DRAWN) * math.pi)
+    plain = perlin_noise(cells, size, rng)[:, None]
+    noise = rotate(plain, torch.rand(batch, generator=rng, **DRAWN) * math.pi)[:, 0]
     level = torch.rand(batch, 1, 1, generator=rng, **DRAWN) * 0.4 - 0.2
     slope_y, slope_x = torch.gradient(noise, dim=(1, 2))
     distance = (noise - level).abs() / (slope_y**2 + slope_x**2).sqrt().clamp(min=1e-3)
     half_width = 0.5 + torch.rand(batch, 1, 1, generator=rng, **DRAWN)
     cut = perlin_noise(torch.full((batch, 2), 2), size, rng) > 0.15
     return (distance < half_width) & cut
-
-
-def rotate(images: Tensor, angle: Tensor) -> Tensor:
-    """Rotate every plane about its centre by its own angle in radians, reflecting at the border, (B,H,W)."""
-    cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
-    theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
-    planes = images[:, None].float()
-    grid = F.affine_grid(theta, list(planes.shape), align_corners=False)
-    return F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)[:, 0]
 
 
 def _fade(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ SMALLEST, LARGEST = 2.5, 0.16
 RIM = 0.42
 """How far from the middle a flaw's centre may lie, as a share of the side."""
 SHUFFLED = 8
-"""Cells per side of the shuffles that foreign patches are cut from."""
+"""Cells per side, at most, of the shuffles that foreign patches are cut from."""
 
 VISIBLE, SEEN = 4 / 255, 0.25
 """What a pixel changes by at least to be seen as changed, and the share of a flaw's pixels that must be."""
@@ -36,7 +36,7 @@ def probe(image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
     A flaw that would not show, such as a blur of what is flat, is drawn again.
 
     Args:
-        image: H and W divide by 8.
+        image: of any size from 16 pixels.
         rng: CPU generator; the only source of randomness.
     """
     while True:
@@ -96,7 +96,8 @@ def _line(image: Tensor, rng: Generator) -> Tensor:
 
 def _foreign(image: Tensor, rng: Generator) -> Tensor:
     """Another texture, more or less see-through."""
-    return torch.lerp(image, anomaly_source(image[None], rng, SHUFFLED)[0], _uniform(rng, 0.3, 1))
+    cells = math.gcd(SHUFFLED, *image.shape[-2:])  # they must share out the image evenly
+    return torch.lerp(image, anomaly_source(image[None], rng, cells)[0], _uniform(rng, 0.3, 1))
 
 
 def _moved(image: Tensor, rng: Generator) -> Tensor:

@@ -21,8 +21,12 @@ def turned(images: Tensor, rng: torch.Generator) -> Tensor:
         rng: CPU generator.
     """
     angle = 2 * math.pi * torch.rand(len(images), generator=rng, **DRAWN)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    return rotate(images, angle, mode="bicubic").clamp(0, 1)
+
+
+def rotate(images: Tensor, angle: Tensor, mode: str = "bilinear") -> Tensor:
+    """Every image rotated about its centre by its own angle in radians, mirrored at the border, (B,C,H,W)."""
+    cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
     theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
     grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
-    made = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
-    return made.clamp(0, 1)
+    return F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)

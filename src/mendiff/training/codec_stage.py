@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,13 @@ from mendiff.nets import AUTO
 from mendiff.nets.codec import Codec, CodecConfig, TinyCodec, make_codec
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeaturesConfig
-from mendiff.nets.placement import multiplies_bf16
+from mendiff.nets.placement import in_half
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
 from mendiff.training.loop import Loop, train_network
 from mendiff.training.random import generator
 
+CODEC_CHECKPOINT = "codec.safetensors"
+"""Name of the file that a fit keeps the stage in."""
 WARMUP = 50
 """Steps of linear warm-up."""
 
@@ -132,11 +133,6 @@ def _loss(
     chosen = torch.randint(len(images), (config.fit.batch_size,), generator=rng)
     crops = random_crops(images[chosen], config.fit.crop, model.codec.factor, rng)
     batch = crops.to(device, torch.float32, memory_format=torch.channels_last) / 255
-    with _in_half(device):
+    with in_half(device):
         loss: Tensor = model(batch, rng)
     return loss
-
-
-def _in_half(device: torch.device) -> AbstractContextManager[object]:
-    # Without its cache: inside another autocast it would keep the weights of the first step for all others.
-    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device), cache_enabled=False)

@@ -1,0 +1,51 @@
+"""The share of the memory bank that a fit chooses, and what is found with it, without it, and by it alone.
+
+    python benchmarks/bank_share.py MODEL DATA
+
+The networks of MODEL stay; its read-out is fitted anew on the good images of DATA, its own. Prints a Markdown
+table of figures on the test images, which have no part in the choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from mendiff.checkpoints.store import load
+from mendiff.commands import evaluate
+from mendiff.commands.common import Terminal
+from mendiff.commands.variants import variant
+from mendiff.evaluation.data import open_data
+from mendiff.scoring.readout import LEARNED
+
+ROWS = {"chosen": list(LEARNED.bank_shares), "without": [], "alone": [1.0]}
+SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="GLAD or DiAD, with a read-out that standardises")
+    parser.add_argument("data", type=Path, help="the category that it was fitted on")
+    options = parser.parse_args()
+    model = load(options.model, "cpu")
+    (category,) = open_data(options.data)
+    tests = evaluate.read_tests(category, model.image_size, Terminal(True))
+    print(f"| memory bank | share | {' | '.join(SHOWN)} | found | false alarms |\n|{'---|' * 7}")
+    for label, shares in ROWS.items():
+        made = variant(model, {"readout.bank_shares": shares}, list(category.train))
+        found = made.predict(tests.images)
+        metrics = evaluate.measure(tests, found.score, found.anomaly_map)
+        share = float(getattr(made.method.readout, "bank_share", torch.zeros(())))
+        flagged, bad = found.score > made.threshold, tests.labels
+        told = " | ".join(f"{metrics[name]:.3f}" for name in SHOWN)
+        caught = " | ".join(f"{int(flagged[one].sum())} of {int(one.sum())}" for one in (bad, ~bad))
+        print(f"| {label} | {share:.1f} | {told} | {caught} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
