@@ -28,7 +28,7 @@ def test_an_unknown_method_is_refused_with_those_there_are():
     [
         (
             "papre",
-            "expected one of tiny, paper, paper/mvtec, .* got 'papre'; did you mean paper",
+            "expected one of tiny, small, paper, paper/mvtec, .* got 'papre'; did you mean paper",
         ),
         ("cable", "got 'cable'; did you mean paper/mvtec/cable"),
         ("mpdd/tubes", "got 'mpdd/tubes'; did you mean paper/mpdd/tubes"),

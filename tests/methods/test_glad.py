@@ -28,6 +28,7 @@ PLAIN = {
     "readout.logarithm": False,
     "readout.sigma": 0.0,
     "readout.sigma_share": 0.0,
+    "readout.bank_shares": [],
 }
 ADAPTIVE = {
     **PLAIN,
