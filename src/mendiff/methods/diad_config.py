@@ -102,6 +102,7 @@ PUBLISHED = DiadConfig(
 """The size of the published checkpoint: Stable Diffusion v1-5 with an SG network, MVTec-AD at 256 pixels."""
 
 _TINY = DiadConfig(
+    upright="auto",
     image_size=0,
     crop=96,
     training=TrainingConfig(
@@ -129,6 +130,7 @@ _TINY = DiadConfig(
 )
 
 _SMALL = DiadConfig(
+    upright="auto",
     image_size=256,
     training=TrainingConfig(
         steps=2000,
@@ -150,7 +152,7 @@ _SMALL = DiadConfig(
     readout=SAME_PLACE,
     train_encoder=True,
 )
-"""The published mechanism in full, as small as it can be: drawn from pure noise in ten steps, with a hint that
+"""The published mechanism in full, as small as it can be: drawn from pure noise in ten steps, by a hint that
 enters at the deepest level alone, on the latents of a codec that learns the good images first."""
 
 

@@ -136,6 +136,7 @@ class GladConfig(MethodConfig):
 
 
 _TINY = GladConfig(
+    upright="auto",
     image_size=0,
     crop=96,
     training=TrainingConfig(
@@ -156,6 +157,7 @@ _TINY = GladConfig(
 )
 
 _SMALL = GladConfig(
+    upright="auto",
     image_size=256,
     training=TrainingConfig(steps=1400, batch_size=16, learning_rate=3e-4, warmup=50, cosine=True, ema=0.995),
     codec=CodecConfig(AUTO, fit=CodecFitConfig(images=16_000)),

@@ -127,6 +127,7 @@ class RanConfig(MethodConfig):
 
 
 _TINY = RanConfig(
+    upright="auto",
     image_size=0,
     window=128,
     cached_features=1.0,
@@ -159,6 +160,7 @@ _TINY = RanConfig(
 )
 
 _SMALL = RanConfig(
+    upright="auto",
     image_size=256,
     window=128,
     cached_features=1.0,

@@ -1,8 +1,8 @@
-"""Networks of diffusers that train in bfloat16 on a processor in less time; what they compute stays the same.
+"""Networks of diffusers that train in bfloat16 on a processor in less time; what they compute is the same.
 
-With pixels in channels-last order convolutions take half the time there, but torch's gradients of a group norm
-in that order, and of fused attention, take longer than what is won. So both get others. Nothing here touches
-float32, predictions or other devices.
+With pixels in channels-last order convolutions take half the time there, but torch's gradients of group norms
+in that order, and of fused attention, take longer than what is won: both get others. Float32, predictions and
+other devices are as ever.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ def lay_out(network: nn.Module) -> None:
     """Prepare a network for such training, in place; its weights and their names stay."""
     from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
+    fused: type = AttnProcessor2_0
     for part in network.modules():
         if type(part) is nn.GroupNorm:
             part.__class__ = GroupNorm
-        if isinstance(part, Attention) and type(part.processor) is AttnProcessor2_0:
+        if isinstance(part, Attention) and type(part.processor) is fused:
             part.set_processor(ShortAttention())
     network.register_forward_pre_hook(_channels_last)
 
@@ -71,9 +72,9 @@ class ShortAttention:
 class GroupNorm(nn.GroupNorm):
     """torch's group norm with faster gradients for bfloat16 in channels-last order."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+    def forward(self, input: Tensor) -> Tensor:
         last = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
-        if not last or input.dtype != torch.bfloat16 or self.weight is None or not _in_half_on_cpu(input):
+        if not last or input.dtype != torch.bfloat16 or not self.affine or not _in_half_on_cpu(input):
             return super().forward(input)
         return _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)  # type: ignore[no-any-return]
 
