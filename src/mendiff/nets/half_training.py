@@ -26,7 +26,7 @@ def lay_out(network: nn.Module) -> None:
         if type(part) is nn.GroupNorm:
             part.__class__ = GroupNorm
         if isinstance(part, Attention) and type(part.processor) is fused:
-            part.set_processor(ShortAttention())
+            part.set_processor(ShortAttention())  # type: ignore[arg-type]  # any callable will do
     network.register_forward_pre_hook(_channels_last)
 
 

@@ -168,7 +168,7 @@ SAME_PLACE = ReadoutConfig(
     taps=0,
     top_k=0,
 )
-"""How `small` is read out: by the distance of features at the same place, and a memory bank where it helps."""
+"""How `small` is read out: by the distance of features at the same place, and a bank where it helps."""
 
 
 class Readout(nn.Module):
