@@ -181,9 +181,11 @@ class Model:
         device = self.device or next(self.method.parameters()).device
         batch = in_float32(batch)
         image, seeds = batch.to(device), content_seeds(batch)
-        found = self.method.predict(image, seeds)
+        frame = self.method.frame(image)
+        found = frame.undo(self.method.predict(frame.image, seeds))
         if explain:
-            found = replace(found, reconstruction=self.method.explain(image, seeds))
+            shown = self.method.explain(frame.image, seeds)
+            found = replace(found, reconstruction=frame.undo_picture(shown))
         return _on_cpu(found)
 
     @torch.no_grad()
@@ -195,9 +197,10 @@ class Model:
         """
         device = self.device or next(self.method.parameters()).device
         batch = in_float32(self.prepare(image)[None])
-        traced = self.method.trace(batch.to(device), content_seeds(batch))
+        frame = self.method.frame(batch.to(device))
+        traced = self.method.trace(frame.image, content_seeds(batch))
         panels = [replace(one, pixels=one.pixels.float().cpu()) for one in traced.panels]
-        return Trace(_on_cpu(traced.found), panels)
+        return Trace(_on_cpu(frame.undo(traced.found)), panels)
 
     def read(self, path: str | Path) -> Picture:
         """An image file as the (H,W,3) uint8 picture that `prepare` would make of it."""
@@ -291,7 +294,7 @@ def calibrate(method: Method, held_back: Batches, seen: Batches | None = None) -
         seen: see Method.fit_statistics.
     """
     method.eval()
-    method.fit_statistics(held_back, seen)
+    method.fit_statistics(method.framed(held_back), method.framed(seen) if seen else None)
     found = _scores(method, held_back)
     if len(found) >= MINIMUM or seen is None:
         return Calibration(*_columns(found))
@@ -301,7 +304,7 @@ def calibrate(method: Method, held_back: Batches, seen: Batches | None = None) -
 
 def _scores(method: Method, batches: Batches) -> list[tuple[float, float]]:
     """The score and the highest map value of every image."""
-    found = (method.predict(image, seeds) for image, seeds in batches())
+    found = (method.find(image, seeds) for image, seeds in batches())
     return [
         pair
         for one in found

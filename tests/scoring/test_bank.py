@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mendiff.errors import InputError
-from mendiff.scoring.bank import PatchBank
+from mendiff.scoring.bank import SKETCH, PatchBank, covering
 
 CHANNELS = (4, 6)
 
@@ -70,3 +70,22 @@ def test_the_grid_is_no_finer_than_eight_pixels_and_no_finer_than_the_features()
 def test_without_images_there_is_no_bank():
     with pytest.raises(InputError, match="at least one good image"):
         PatchBank(CHANNELS, 10).fit([])
+
+
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_positions_that_cover_all_are_drawn_once_each(known, wanted):
+    vectors = torch.nn.functional.normalize(torch.randn(known, 5, generator=torch.Generator().manual_seed(known)))
+    drawn = covering(vectors, wanted, torch.Generator().manual_seed(0))
+    assert len(set(drawn.tolist())) == len(drawn) == min(known, wanted)
+    assert 0 <= int(drawn.min()) <= int(drawn.max()) < known
+
+
+@pytest.mark.parametrize("width", [6, SKETCH + 10])
+def test_rare_positions_are_kept_where_most_are_alike(width):
+    rng = torch.Generator().manual_seed(0)
+    plain = torch.ones(1, width) + 1e-3 * torch.randn(4000, width, generator=rng)
+    rare = torch.randn(10, width, generator=rng)
+    vectors = torch.nn.functional.normalize(torch.cat([plain, rare]))
+    drawn = covering(vectors, 100, torch.Generator().manual_seed(1))
+    assert set(range(4000, 4010)) <= set(drawn.tolist())
+    assert len(drawn) == 100

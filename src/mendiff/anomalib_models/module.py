@@ -251,6 +251,7 @@ class MethodModule(HeldBack):
             # None makes Lightning skip the step; but several processes would wait for this one's gradients.
             alone = self.trainer.world_size == 1
             return None if alone else torch.stack([one.sum() * 0 for one in self._trained().values()]).sum()
+        image = self.method.frame(image).image
         rng = self._streams(rows, len(batch.image), batch_idx)
         cut = partial(random_crops, side=self.config.crop, multiple=self.method.size_multiple)
         pairs = zip(image.split(1), rng.generators, strict=True)
@@ -295,18 +296,26 @@ class MethodModule(HeldBack):
             raise InputError("train_dataloaders: expected one DataLoader of a data set with numbered images.")
         self.hold_back(self._identities(loader))
         with self._whole():
+            self._decide_upright()
             self._fit_codec()
-            self.method.prepare(self._seen_batches)
+            self.method.prepare(self.method.framed(self._seen_batches))
         before, self._average = self._average, {}
         for name, one in self._trained().items() if self.config.training.ema else ():
             self._average[name] = before.get(name, one).detach().to(one.device, copy=True)
+
+    def _decide_upright(self) -> None:
+        """Let the good images say whether parts are to be set upright; see MethodConfig.upright."""
+        self.method.decide_upright(image for image, _ in self._trained_batches())
+        self.config = self.method.config
+        self.hparams.update(config=config_to_dict(self.config))
 
     def _fit_codec(self) -> None:
         """Let the codec learn the good images first, where the config says so; see CodecFitConfig."""
         config: Any = getattr(self.config, "codec", None)
         if config is None or not config.fit.images or self._codec_fitted:
             return
-        seen = [(image * 255).round().to(torch.uint8).cpu() for image, _ in self._trained_batches()]
+        shown = self.method.framed(self._trained_batches)()
+        seen = [(image * 255).round().to(torch.uint8).cpu() for image, _ in shown]
         method: Any = self.method
         synthesis = getattr(self.config, "synthesis", None)
         fit_codec(method.codec, config, torch.cat(seen), self.seed, self.codec_stage, synthesis)

@@ -88,5 +88,5 @@ class Detector(nn.Module):
         image = image.as_subclass(Tensor).float()  # batches carry torchvision's own tensor class
         # A score must not depend on the trainer's precision.
         with torch.autocast(image.device.type, enabled=False):
-            found = self.method.predict(image, content_seeds(image))
+            found = self.method.find(image, content_seeds(image))
         return InferenceBatch(pred_score=found.score, anomaly_map=found.anomaly_map)

@@ -64,6 +64,7 @@ def _take_a_step(method: Method, images: Sequence[Tensor], seed: int) -> None:
     """One optimiser step on the first images, at the rate that training begins with."""
     plan = method.config.training
     batch = torch.stack(list(images[: plan.batch_size])).to(next(method.parameters()).device)
+    batch = method.frame(batch).image
     rng = PerImageRandom(torch.tensor([seed_of(seed, place) for place in range(len(batch))]))
     optimizer = make_optimizer(plan, [one for one in method.parameters() if one.requires_grad])
     for group in optimizer.param_groups:

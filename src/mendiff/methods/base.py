@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.settled import settled
 from mendiff.scoring.readout import Features, Readout, few
 from mendiff.synthesis.probes import probes
+from mendiff.synthesis.upright import Frame, Pose, lie_variously, pose_of
 from mendiff.types import Detection, Panel, Step, Trace
 
 METHODS: dict[str, str] = {
@@ -34,6 +35,7 @@ TIMESTEPS = 1000
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 FLAWED, FLAWS_EACH, FLAW_SEED = 60, 6, 0
 """Held-back images with a flaw that choose a read-out: in all, of one image at most; what draws them."""
+UPRIGHT = ("no", "yes", "auto")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 
 
@@ -110,14 +112,19 @@ class MethodConfig:
         training: see TrainingConfig.
         bit_depth: how many bits the values of 16-bit image files really have, 9 to 31; 0 for what the files
             say. Images of 8 bits stay as they are.
+        upright: whether the method sees every part turned upright and centred, see mendiff.synthesis.upright:
+            "yes", "no", or "auto", which the good images decide when a model is fitted.
     """
 
     image_size: int = 256
     crop: int = 0
     training: TrainingConfig = field(default_factory=TrainingConfig)
     bit_depth: int = 0
+    upright: str = "no"
 
     def __post_init__(self) -> None:
+        if self.upright not in UPRIGHT:
+            raise InputError(f"upright: expected one of {', '.join(UPRIGHT)}, got {self.upright!r}.")
         for name in ("image_size", "crop"):
             check_count(name, getattr(self, name), 0, LARGEST_SIDE)
         if self.bit_depth:
@@ -186,6 +193,29 @@ class Method(nn.Module, ABC):
     def is_learned(self, name: str) -> bool:
         """Whether a name of its state belongs to its STATISTICS."""
         return name.partition(".")[0] in self.STATISTICS
+
+    @settled
+    def frame(self, image: Tensor) -> Frame:
+        """Images as the method is to see them, (B,3,H,W) in [0,1], and the way back."""
+        return Frame(image, turn=self.config.upright == "yes")
+
+    def framed(self, batches: Batches) -> Batches:
+        """The same of batches, for what is learned of good images."""
+        return lambda: ((self.frame(image).image, seeds) for image, seeds in batches())
+
+    def decide_upright(self, images: Iterable[Tensor]) -> None:
+        """Let good images say whether parts are to be set upright, where the config leaves it to them."""
+        if self.config.upright != "auto":
+            return
+        poses = [pose_of(image) for image in images]
+        joined = (torch.cat([getattr(one, name) for one in poses]) for name in ("angle", "centre", "clear"))
+        turn = bool(poses) and lie_variously(Pose(*joined))
+        self.config = replace(self.config, upright="yes" if turn else "no")
+
+    def find(self, image: Tensor, seeds: Tensor) -> Detection:
+        """What `predict` finds in the images' frame, as the images themselves lie; arguments as for it."""
+        frame = self.frame(image)
+        return frame.undo(self.predict(frame.image, seeds))
 
     @abstractmethod
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from mendiff.diffusion.ladder import SPACINGS
 from mendiff.errors import InputError, check_count, check_range
 from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
+from mendiff.nets import AUTO
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
+from mendiff.nets.codec_fit import CodecFitConfig
 from mendiff.nets.denoiser import DenoiserConfig, conditional_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
 from mendiff.nets.semantic_guided import GuideConfig
 from mendiff.nets.stable_diffusion import CODEC, UNET
-from mendiff.scoring.readout import LEARNED, ReadoutConfig
+from mendiff.scoring.readout import LEARNED, SAME_PLACE, ReadoutConfig
 from mendiff.synthesis.blend import SynthesisConfig
 
 
@@ -100,6 +102,7 @@ PUBLISHED = DiadConfig(
 """The size of the published checkpoint: Stable Diffusion v1-5 with an SG network, MVTec-AD at 256 pixels."""
 
 _TINY = DiadConfig(
+    upright="auto",
     image_size=0,
     crop=96,
     training=TrainingConfig(
@@ -126,6 +129,32 @@ _TINY = DiadConfig(
     spacing="trailing",
 )
 
+_SMALL = DiadConfig(
+    upright="auto",
+    image_size=256,
+    training=TrainingConfig(
+        steps=2000,
+        batch_size=16,
+        learning_rate=3e-4,
+        warmup=50,
+        cosine=True,
+        ema=0.995,
+        cache_latents=True,
+    ),
+    codec=CodecConfig(AUTO, fit=CodecFitConfig(images=16_000)),
+    features=FeaturesConfig(AUTO),
+    denoiser=DenoiserConfig(
+        "conditional_unet", "v", conditional_unet(64, 128, 192, attention=True), prompt_length=1
+    ),
+    guide=GuideConfig(
+        network={"conditioning_embedding_out_channels": [16, 32, 64, 96]}, initial_outputs="normal"
+    ),
+    readout=SAME_PLACE,
+    train_encoder=True,
+)
+"""The published mechanism in full, as small as it can be: drawn from pure noise in ten steps, by a hint that
+enters at the deepest level alone, on the latents of a codec that learns the good images first."""
+
 
 def _published(images: int) -> DiadConfig:
     """Table 11 for a set of so many training images: 1000 epochs at batch 12, four batches accumulated."""
@@ -137,6 +166,7 @@ def _published(images: int) -> DiadConfig:
 _MVTEC = _published(3629)  # 97.2 / 99.0 / 96.5, 96.8 / 52.6 / 55.5, 90.7 (tables 1, 3, 4)
 PRESETS: dict[str, DiadConfig] = {
     "tiny": _TINY,
+    "small": _SMALL,
     "paper": _MVTEC,
     "paper/mvtec": _MVTEC,
     # VisA's split for one class leaves 8,659 of its 9,621 good images for training.

@@ -17,7 +17,7 @@ from mendiff.nets.codec_fit import CodecFitConfig
 from mendiff.nets.denoiser import DenoiserConfig, attention_unet, plain_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
 from mendiff.nets.stable_diffusion import CODEC, UNET
-from mendiff.scoring.readout import LEARNED, ReadoutConfig
+from mendiff.scoring.readout import LEARNED, SAME_PLACE, ReadoutConfig
 from mendiff.synthesis.blend import SynthesisConfig
 from mendiff.synthesis.foreground import MODES
 
@@ -136,6 +136,7 @@ class GladConfig(MethodConfig):
 
 
 _TINY = GladConfig(
+    upright="auto",
     image_size=0,
     crop=96,
     training=TrainingConfig(
@@ -156,13 +157,14 @@ _TINY = GladConfig(
 )
 
 _SMALL = GladConfig(
+    upright="auto",
     image_size=256,
     training=TrainingConfig(steps=1400, batch_size=16, learning_rate=3e-4, warmup=50, cosine=True, ema=0.995),
     codec=CodecConfig(AUTO, fit=CodecFitConfig(images=16_000)),
     features=FeaturesConfig(AUTO),
     denoiser=DenoiserConfig(prediction="v", network=attention_unet(64, 128, 192)),
     synthesis=SynthesisConfig(thin_share=0.3),
-    readout=ReadoutConfig(distance="cosine", sigma_share=4 / 256, taps=0, top_k=0),
+    readout=SAME_PLACE,
     mix=False,
     variants=8,
     min_snr_gamma=5.0,

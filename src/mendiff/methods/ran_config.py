@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from mendiff.diffusion.gradient import GradientConfig
 from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
 from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
+from mendiff.nets import AUTO
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
-from mendiff.nets.denoiser import DenoiserConfig, plain_unet
+from mendiff.nets.denoiser import DenoiserConfig, attention_unet, plain_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
 
 DISTANCES = ("squared", "mahalanobis")
@@ -126,6 +127,7 @@ class RanConfig(MethodConfig):
 
 
 _TINY = RanConfig(
+    upright="auto",
     image_size=0,
     window=128,
     cached_features=1.0,
@@ -157,6 +159,22 @@ _TINY = RanConfig(
     by_place=True,
 )
 
+_SMALL = RanConfig(
+    upright="auto",
+    image_size=256,
+    window=128,
+    cached_features=1.0,
+    unit_contrast=True,
+    training=TrainingConfig(steps=1400, batch_size=16, learning_rate=3e-4, warmup=50, cosine=True, ema=0.995),
+    codec=CodecConfig("space_to_depth", factor=4),
+    denoiser=DenoiserConfig(prediction="v", network=attention_unet(64, 128, 192)),
+    features=FeaturesConfig(AUTO),
+    train_t=(0, 500),
+    min_snr_gamma=5.0,
+    noise_steps=(10, 60, 150, 250, 400),
+    draws=1,
+)
+
 # MVTec-AD P-AUROC (GLAD's table 1, column "Lu et al."), mean 96.7: carpet 97.7, grid 95.6, leather 97.5,
 # tile 98.9, wood 99.1, bottle 97.3, cable 99.5, capsule 96.8, hazelnut 92.5, metal_nut 99.0, pill 92.1,
 # screw 98.6, toothbrush 93.1, transistor 94.5, zipper 97.6. The excerpt gives the scores (eq. 10, 11), which
@@ -182,4 +200,4 @@ _PAPER = RanConfig(
     gradient=GradientConfig(dims=100),
 )
 
-PRESETS: dict[str, RanConfig] = {"tiny": _TINY, "paper": _PAPER}
+PRESETS: dict[str, RanConfig] = {"tiny": _TINY, "small": _SMALL, "paper": _PAPER}

@@ -8,6 +8,7 @@ from inspect import signature
 from typing import Any
 
 from mendiff.errors import InputError
+from mendiff.nets.half_training import lay_out
 
 LARGEST = 2**16
 """Number of channels, layers or tokens that a network may have."""
@@ -37,12 +38,14 @@ def build(kind: type, settings: Mapping[str, Any], where: str) -> Any:
             f"{where}: expected settings of diffusers' {kind.__name__}, got {unknown[0]!r}{hint}"
         )
     try:
-        return kind(**given)
+        network = kind(**given)
     except (TypeError, ValueError, ArithmeticError, LookupError, AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(
             f"{where}: expected settings that make a {kind.__name__}, got some that do not ({reason})."
         ) from error
+    lay_out(network)
+    return network
 
 
 def _largest(value: Any) -> int:

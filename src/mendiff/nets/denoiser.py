@@ -82,11 +82,24 @@ def attention_unet(*widths: int) -> dict[str, Any]:
     }
 
 
-def conditional_unet(*widths: int) -> dict[str, Any]:
-    """The same of a UNet2DConditionModel, which an SG network can steer; it has no use for prompts."""
+def conditional_unet(*widths: int, attention: bool = False) -> dict[str, Any]:
+    """The same of a UNet2DConditionModel, which an SG network can steer; it has no use for prompts.
+
+    With attention it has transformer blocks on all levels but the finest, and two blocks a level.
+    """
     network = plain_unet(*widths) | {"mid_block_type": "UNetMidBlock2D", "cross_attention_dim": 8}
     del network["add_attention"]
-    return network
+    if not attention:
+        return network
+    coarse = len(widths) - 1
+    return network | {
+        "layers_per_block": 2,
+        "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * coarse,
+        "up_block_types": ["CrossAttnUpBlock2D"] * coarse + ["UpBlock2D"],
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "norm_num_groups": 16,
+        "attention_head_dim": [max(1, width // 64) for width in widths],  # the number of heads, in this model
+    }
 
 
 class Denoiser(nn.Module):

@@ -14,6 +14,10 @@ from mendiff.scoring.maps import to_grid
 PIXELS_PER_POSITION = 8
 """Side of what a position of the bank stands for, unless the features are coarser."""
 DRAW_SEED = 0
+CANDIDATES, ROUNDS, SKETCH = 300_000, 4, 64
+"""Positions to choose from, at most; in how many rounds; numbers that describe one while choosing."""
+CHUNK = 256
+"""Positions whose distances are computed together: few enough to stay in a processor's cache."""
 NONE = "statistics: expected at least one good image for the memory bank, got none."
 
 
@@ -25,13 +29,13 @@ class PatchBank(nn.Module):
 
     Args:
         channels: of every layer.
-        size: positions that are kept, drawn at random.
+        size: positions that are kept (see `covering`).
         pool: side of the neighbourhoods, odd.
 
     Attributes:
         vectors: (size, sum of channels) in half precision.
 
-    Source: PatchCore (Roth et al. 2022), without its selection of positions.
+    Source: PatchCore (Roth et al. 2022), whose greedy selection of positions is drawn here.
     """
 
     vectors: Tensor
@@ -50,8 +54,7 @@ class PatchBank(nn.Module):
         if not known:
             raise InputError(NONE)
         listed = torch.cat([one.flatten(0, 1) for one in known])
-        rng = torch.Generator("cpu").manual_seed(DRAW_SEED)
-        drawn = torch.randperm(len(listed), generator=rng)[: len(self.vectors)]
+        drawn = covering(listed, len(self.vectors), torch.Generator("cpu").manual_seed(DRAW_SEED))
         # Where there are fewer than it has room for, all are there several times, which changes nothing.
         times = -(-len(self.vectors) // len(drawn))
         self.vectors.copy_(listed[drawn.repeat(times)[: len(self.vectors)].to(listed.device)])
@@ -65,8 +68,9 @@ class PatchBank(nn.Module):
         """
         described = self._described(layers, size)
         known = self.vectors.to(described.dtype)
-        nearest = [(one.flatten(1).T @ known.T).amax(1) for one in described]  # one by one: less memory
-        return 1 - torch.stack(nearest).view(len(described), 1, *described.shape[-2:])
+        asked = described.flatten(2).transpose(1, 2).flatten(0, 1)
+        nearest = torch.cat([(one @ known.T).amax(1) for one in asked.split(CHUNK)])
+        return 1 - nearest.view(len(described), 1, *described.shape[-2:])
 
     def _described(self, layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """All layers on one grid, of unit length together, (B,D,h,w)."""
@@ -81,3 +85,38 @@ class PatchBank(nn.Module):
         ]
         units = [F.normalize(to_grid(one, grid), dim=1) / len(layers) ** 0.5 for one in pooled]
         return torch.cat(units, dim=1)
+
+
+def covering(vectors: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """Indices of `count` vectors that stand for all, rare ones too; all of them where there are no more.
+
+    A quarter is drawn evenly, the others in rounds, each vector with a chance in proportion to its squared
+    distance from the nearest that was drawn before: plain background, which most of an image may be, takes
+    little of the room.
+
+    Args:
+        vectors: of unit length, (N,D).
+        count: to draw.
+        rng: CPU generator.
+
+    Source: the seeding of k-means++ (Arthur & Vassilvitskii 2007), many at a time.
+    """
+    chosen_from = torch.randperm(len(vectors), generator=rng)[:CANDIDATES]
+    if len(vectors) <= count:
+        return chosen_from
+    listed = vectors[chosen_from.to(vectors.device)].float()
+    if listed.shape[1] > SKETCH:
+        directions = torch.randn(listed.shape[1], SKETCH, generator=rng, dtype=torch.float32, device="cpu")
+        listed = F.normalize(listed @ directions.to(listed), dim=1)
+    drawn = torch.arange(min(-(-count // ROUNDS), len(listed)))
+    fresh, far = drawn, listed.new_full((len(listed),), 2.0)
+    while len(drawn) < count:
+        known = listed[fresh.to(listed.device)].T
+        nearest = [(1 - one @ known).amin(1) for one in listed.split(CHUNK)]
+        far = torch.minimum(far, torch.cat(nearest).clamp(min=1e-6))
+        far[fresh.to(far.device)] = 0
+        # The smallest of exponential waiting times: draws without putting back.
+        waits = torch.empty(len(listed), dtype=torch.float32).exponential_(generator=rng) / far.cpu().square()
+        fresh = waits.topk(min(len(fresh), count - len(drawn)), largest=False).indices
+        drawn = torch.cat([drawn, fresh])
+    return chosen_from[drawn]

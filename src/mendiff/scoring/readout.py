@@ -158,7 +158,17 @@ LEARNED = ReadoutConfig(
     top_k=0,
     enlarge=True,
 )
-"""How small models are read out: by all that good images can teach about their reconstructions."""
+"""How `tiny` is read out: by all that good images can teach about its reconstructions."""
+
+SAME_PLACE = ReadoutConfig(
+    distance="cosine",
+    standardise=True,
+    bank_shares=(0.0, 0.3, 0.5, 0.7),
+    sigma_share=4 / 256,
+    taps=0,
+    top_k=0,
+)
+"""How `small` is read out: by the distance of features at the same place, and a bank where it helps."""
 
 
 class Readout(nn.Module):
