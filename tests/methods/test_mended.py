@@ -20,9 +20,17 @@ def image(rng):
     return torch.rand(6, 3, 16, 16, generator=rng)
 
 
-@pytest.mark.parametrize(("distance", "times"), [("whitened", 1), ("cosine", 0)])
-def test_every_good_image_is_mended_once_and_none_where_nothing_is_learned(image, distance, times):
-    readout = Readout(ReadoutConfig(distance=distance, standardise=distance == "whitened"), CHANNELS)
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"distance": "whitened", "standardise": True}, [1, 2, 3]),
+        ({"distance": "cosine", "standardise": True, "places": 2}, [1, 2, 3]),
+        ({"distance": "cosine", "standardise": True}, [1, 2]),  # scales come from held-back images alone
+        ({"distance": "cosine"}, []),
+    ],
+)
+def test_every_good_image_that_something_is_learned_from_is_mended_once(image, settings, expected):
+    readout = Readout(ReadoutConfig(**settings), CHANNELS)
     mended = []
 
     def mend(image, seeds):
@@ -33,7 +41,7 @@ def test_every_good_image_is_mended_once_and_none_where_nothing_is_learned(image
         return lambda: ((image[:1], torch.tensor([seed])) for seed in seeds)
 
     fit_to_mended(readout, features, mend, batches(1, 2), batches(3))
-    assert sorted(mended) == sorted([1, 2, 3] * times)
+    assert sorted(mended) == expected
 
 
 def test_flaws_are_mended_only_where_there_is_a_choice(pictures):

@@ -33,7 +33,9 @@ def step(denoiser, half):
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         loss = (denoiser.raw(x, t) - 1).square().mean()
     loss.backward()
-    return loss.item(), torch.cat([one.grad.flatten() for one in denoiser.parameters() if one.grad is not None])
+    return loss.item(), torch.cat(
+        [one.grad.flatten() for one in denoiser.parameters() if one.grad is not None]
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mendiff.methods.base import METHODS
-from mendiff.nets.placement import Offload, halve, multiplies_bf16
+from mendiff.nets.placement import Offload, half_meanwhile, halve, multiplies_bf16
 
 SEEDS = torch.tensor([11, 5, 2**62, 0])
 CPU = torch.device("cpu")
@@ -130,3 +130,33 @@ def test_fast_bf16_is_a_matter_of_hardware(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     assert multiplies_bf16(torch.device("cuda"))
     assert not multiplies_bf16(torch.device("mps"))
+
+
+class Asked(nn.Module):
+    """A network that tells in which precision it computes."""
+
+    def forward(self, x):
+        self.computed = torch.mm(x, x).dtype
+        return torch.mm(x, x)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_networks_compute_in_half_meanwhile_where_the_device_is_fast_at_it(fast, monkeypatch):
+    monkeypatch.setattr("mendiff.nets.placement.multiplies_bf16", lambda _device: fast)
+    network, x = Asked(), torch.eye(2)
+    with half_meanwhile([network], torch.device("cpu")):
+        assert network(x).dtype == torch.float32
+        assert network.forward(x).dtype == torch.float32
+        assert network.computed == (torch.bfloat16 if fast else torch.float32)
+    assert network.forward(x).dtype == network.computed == torch.float32
+    assert "forward" not in vars(network)
+
+
+def test_what_computes_in_half_already_goes_on_so(monkeypatch):
+    monkeypatch.setattr("mendiff.nets.placement.multiplies_bf16", lambda _device: True)
+    network = nn.Linear(2, 2)
+    halve(network, torch.device("cpu"), fast=True)
+    before = network.forward
+    with half_meanwhile([network], torch.device("cpu")):
+        assert network.forward is before
+    assert network.forward is before

@@ -74,7 +74,9 @@ def test_without_images_there_is_no_bank():
 
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_positions_that_cover_all_are_drawn_once_each(known, wanted):
-    vectors = torch.nn.functional.normalize(torch.randn(known, 5, generator=torch.Generator().manual_seed(known)))
+    vectors = torch.nn.functional.normalize(
+        torch.randn(known, 5, generator=torch.Generator().manual_seed(known))
+    )
     drawn = covering(vectors, wanted, torch.Generator().manual_seed(0))
     assert len(set(drawn.tolist())) == len(drawn) == min(known, wanted)
     assert 0 <= int(drawn.min()) <= int(drawn.max()) < known

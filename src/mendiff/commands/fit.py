@@ -45,6 +45,10 @@ BALANCES = ("image", "category")
 PARTS_FILE = "parts"
 STEPS = "training.steps"
 CHECKPOINT = "last.ckpt"  # as in anomalib_models, which takes seconds to import
+UPRIGHT = (
+    "the part lies at all sorts of angles, so every image is turned upright and centred before the model "
+    "sees it (--set upright=never leaves images as they are)."
+)
 NO_FEATURES = "it looks at pixels alone; with --features auto it would find much more."
 
 
@@ -181,6 +185,8 @@ def fit(
     terminal.say(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {model.threshold:.4g} from good images alone)"
     )
+    if module.config.upright == "always":
+        terminal.say(f"note: {UPRIGHT}")
     say_worth(model.calibration, terminal)
     told = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": odd}
     return {"model": str(out), **told, **info, "config": config_to_dict(module.config)}

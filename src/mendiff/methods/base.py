@@ -35,7 +35,7 @@ TIMESTEPS = 1000
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 FLAWED, FLAWS_EACH, FLAW_SEED = 60, 6, 0
 """Held-back images with a flaw that choose a read-out: in all, of one image at most; what draws them."""
-UPRIGHT = ("no", "yes", "auto")
+UPRIGHT = ("never", "always", "auto")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 
 
@@ -113,14 +113,14 @@ class MethodConfig:
         bit_depth: how many bits the values of 16-bit image files really have, 9 to 31; 0 for what the files
             say. Images of 8 bits stay as they are.
         upright: whether the method sees every part turned upright and centred, see mendiff.synthesis.upright:
-            "yes", "no", or "auto", which the good images decide when a model is fitted.
+            "always", "never", or "auto", which the good images decide when a model is fitted.
     """
 
     image_size: int = 256
     crop: int = 0
     training: TrainingConfig = field(default_factory=TrainingConfig)
     bit_depth: int = 0
-    upright: str = "no"
+    upright: str = "never"
 
     def __post_init__(self) -> None:
         if self.upright not in UPRIGHT:
@@ -197,7 +197,7 @@ class Method(nn.Module, ABC):
     @settled
     def frame(self, image: Tensor) -> Frame:
         """Images as the method is to see them, (B,3,H,W) in [0,1], and the way back."""
-        return Frame(image, turn=self.config.upright == "yes")
+        return Frame(image, turn=self.config.upright == "always")
 
     def framed(self, batches: Batches) -> Batches:
         """The same of batches, for what is learned of good images."""
@@ -210,7 +210,7 @@ class Method(nn.Module, ABC):
         poses = [pose_of(image) for image in images]
         joined = (torch.cat([getattr(one, name) for one in poses]) for name in ("angle", "centre", "clear"))
         turn = bool(poses) and lie_variously(Pose(*joined))
-        self.config = replace(self.config, upright="yes" if turn else "no")
+        self.config = replace(self.config, upright="always" if turn else "never")
 
     def find(self, image: Tensor, seeds: Tensor) -> Detection:
         """What `predict` finds in the images' frame, as the images themselves lie; arguments as for it."""
@@ -390,14 +390,15 @@ def fit_to_mended(
         features: see Readout.anomaly_map.
         mend: from (images, seeds) to the reconstruction of every run.
         held_back: images that the method was not trained on.
-        seen: images that it was trained on; the first ones are mended, all are known to a memory bank.
+        seen: images that it was trained on; the first ones are mended, if the read-out learns from that; all
+            are known to a memory bank.
     """
     if not readout.learns:
         return
     # The read-out passes over them more than once; mending them is the dear part.
     kept, known = (
         [(image, mend(image, seeds)) for image, seeds in batches()] if batches else []
-        for batches in (held_back, few(seen) if seen else None)
+        for batches in (held_back, few(seen) if seen and readout.learns_of_seen else None)
     )
     images = (lambda: (image for image, _ in seen())) if seen else None
     readout.fit(lambda: kept, features, (lambda: known) if known else None, images)

@@ -29,6 +29,7 @@ from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.denoiser import Denoiser
 from mendiff.nets.features import make_features
+from mendiff.nets.placement import half_meanwhile
 from mendiff.nets.settled import built, settled
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import Readout
@@ -296,14 +297,17 @@ class Glad(Method):
     @settled
     def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
         """Learn open stop thresholds and the read-out; see Method.fit_statistics."""
-        if self.config.adaptive and self.config.threshold is None:
-            for run in range(len(self.config.denoise_steps)):
-                self.stop_thresholds[run] = self._learn_thresholds(held_back(), run)
 
         def mend(image: Tensor, seeds: Tensor) -> list[Tensor]:
             return self._mend(image, seeds)[0]
 
-        fit_to_mended(self.readout, self.features, mend, held_back, seen)
+        # A search takes dozens of passes an image, and scatters far more than half precision rounds.
+        searching = self.parts.values() if self.config.adaptive else ()
+        with half_meanwhile(searching, next(self.parameters()).device):
+            if self.config.adaptive and self.config.threshold is None:
+                for run in range(len(self.config.denoise_steps)):
+                    self.stop_thresholds[run] = self._learn_thresholds(held_back(), run)
+            fit_to_mended(self.readout, self.features, mend, held_back, seen)
 
     def _learn_thresholds(self, batches: Iterable[tuple[Tensor, Tensor]], run: int) -> Tensor:
         """The stop score that a share of stop_rate of good images exceeds, per rung, (N,)."""

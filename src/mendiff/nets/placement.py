@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import chain
@@ -37,6 +37,31 @@ def in_half(device: torch.device) -> AbstractContextManager[object]:
     Without autocast's cache: inside another autocast it would keep the weights of the first step for all.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device), cache_enabled=False)
+
+
+@contextmanager
+def half_meanwhile(parts: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
+    """Let networks compute in bfloat16 inside, where the device is fast at that; what comes out is float32.
+
+    For what takes many passes and where rounding is small beside what is learned, such as usual scores.
+    """
+    entered = []
+    for part in parts if multiplies_bf16(device) else ():
+        if not any(isinstance(vars(part).get(name), Surrounded) for name in ENTRIES):
+            surround(part, partial(torch.autocast, device.type, torch.bfloat16))
+            entered.append(part)
+    try:
+        yield
+    finally:
+        for part in entered:
+            _leave(part)
+
+
+def _leave(part: nn.Module) -> None:
+    """Take back what `surround` did."""
+    for name in ENTRIES:
+        if isinstance(vars(part).get(name), Surrounded):
+            delattr(part, name)
 
 
 class Offload:
@@ -150,9 +175,7 @@ def in_double(network: Network, device: torch.device, shared: Sequence[object] =
     """
     copied = copy.deepcopy(network, {id(one): one for one in shared})
     for part in copied.modules():
-        for name in ENTRIES:
-            if isinstance(vars(part).get(name), Surrounded):
-                delattr(part, name)
+        _leave(part)
         if is_parametrized(part, "weight"):
             remove_parametrizations(part, "weight", leave_parametrized=False)
     return copied.to("cpu" if device.type == "mps" else device, torch.float64)

@@ -211,6 +211,11 @@ class Readout(nn.Module):
         """Whether `fit` has anything to learn; published read-outs have not."""
         return self.config.distance == "whitened" or self.config.standardise
 
+    @property
+    def learns_of_seen(self) -> bool:
+        """Whether `fit` asks for reconstructions of images that were trained on."""
+        return self.config.distance == "whitened" or self.config.places > 0
+
     def anomaly_map(
         self,
         image: Tensor,
