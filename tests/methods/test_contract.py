@@ -10,10 +10,10 @@ from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
 from mendiff.checkpoints.bundled import resolved
 from mendiff.commands.variants import variant_of
-from mendiff.diffusion.random import PerImageRandom
+from mendiff.diffusion.random import PerImageRandom, content_seeds
 from mendiff.errors import InputError
 from mendiff.methods.base import METHODS, describe_parameters, find_method, find_preset
-from mendiff.methods.config import config_from_dict, config_to_dict
+from mendiff.methods.config import config_from_dict, config_to_dict, override
 from mendiff.model import calibrated
 from mendiff.types import Detection
 
@@ -324,3 +324,60 @@ def test_an_unknown_field_is_refused_by_name(name):
 def test_an_unknown_preset_is_refused(name):
     with pytest.raises(InputError, match=f"expected one of tiny.* for {name}, got 'huge'"):
         find_preset(name, "huge")
+
+
+def test_the_preset_small_learns_and_finds(name, pictures, streams):
+    changes = {
+        "image_size": 64,
+        "training.batch_size": 2,
+        **({} if name == "ran" else {"steps": 2, "readout.bank_size": 200}),
+        **({"noise_steps": [10, 400], "window": 0} if name == "ran" else {}),
+    }
+    config = override(find_preset(name, "small"), changes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = find_method(name)(resolved(config))
+    image = torch.nn.functional.interpolate(pictures, (64, 64), mode="bicubic").clamp(0, 1)
+    made.prepare(lambda: iter([(image, SEEDS)]))
+    loss = made.train().training_loss(image[:2], streams(2))
+    loss.backward()
+    trained = [one for one in made.parameters() if one.requires_grad]
+    assert bool(loss.isfinite())
+    assert sum(one.grad is not None and bool(one.grad.any()) for one in trained) > len(trained) / 2
+    made.eval().fit_statistics(lambda: iter([(image, SEEDS)]))
+    found = made.predict(image[:1], SEEDS[:1])
+    assert found.anomaly_map.shape == (1, 1, 64, 64)
+    assert all(bool(one.isfinite().all()) for one in columns(found).values())
+
+
+def leaning(side=32):
+    """(4,3,S,S): a peg with a head at four angles, on white."""
+    at = (torch.arange(side) * 2 + 1) / side - 1
+    made = []
+    for angle in torch.tensor([0.0, 1.5, 3.0, -1.5]):
+        rows, columns = torch.meshgrid(at, at, indexing="ij")
+        along, across = columns * angle.cos() + rows * angle.sin(), rows * angle.cos() - columns * angle.sin()
+        peg = (along.abs() < 0.7) & (across.abs() < 0.12) | ((along + 0.5).abs() < 0.2) & (across.abs() < 0.3)
+        made.append(torch.where(peg, 0.2, 0.9).expand(3, -1, -1))
+    return torch.stack(made)
+
+
+def test_parts_at_any_angle_are_seen_upright_and_found_where_they_lie(name, tiny_method):
+    method, images = tiny_method(name, {"upright": "auto"}), leaning()
+    method.decide_upright(images.split(2))
+    assert method.config.upright == "always"
+    assert float((method.frame(images).image - images[:1]).abs().mean()) < 0.1
+    model = calibrated(name, method, {}, list(images), batch_size=4)
+    found = model.predict_batch(images)
+    seen = model.method.frame(images)
+    inside = model.method.predict(seen.image, content_seeds(images))
+    torch.testing.assert_close(found.score, inside.score)
+    same(found, seen.undo(inside), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found.anomaly_map, inside.anomaly_map)
+
+
+def test_images_that_lie_alike_stay_as_they_are(name, tiny_method, pictures):
+    method = tiny_method(name, {"upright": "auto"})
+    method.decide_upright([pictures])
+    assert method.config.upright == "never"
+    assert torch.equal(method.frame(pictures).image, pictures)

@@ -1,0 +1,89 @@
+"""What RAN's learned variance can say beyond the squared error, per timestep.
+
+    python benchmarks/ran_variance.py MODEL DATA --timesteps 1 2 5 10 20 60 150 250 400
+
+MODEL is a RAN, DATA the category that it was fitted on. The variance of a reverse step is learned between the
+posterior's and beta, so where these are equal the KL divergence is the squared error of the clean estimate
+times a number, and no score can tell them apart. Prints, per timestep, how much larger beta is, how well the
+learned variance meets the squared error on good test images (1 where it is right; below 1 it is too large),
+the correlation of KL and squared error over pixels, and what each finds alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mendiff.checkpoints.store import load
+from mendiff.commands import evaluate
+from mendiff.commands.common import Terminal
+from mendiff.diffusion.posterior import kl_divergence
+from mendiff.diffusion.random import PerImageRandom, content_seeds
+from mendiff.evaluation.data import open_data
+from mendiff.scoring.maps import gaussian_blur
+from mendiff.scoring.score import top_share_mean
+from mendiff.types import Detection
+
+BATCH, SIGMA, SHARE = 8, 2 / 256, 0.002
+
+
+def looked_at(method: Any, images: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
+    """KL divergence, squared error (two (B,1,H,W)) and the error of the mean in learned variances, (B,)."""
+    x0, truth = method.latents(images), method.target(images)
+    steps = torch.full((len(images),), t)
+    x_t = method.schedule.add_noise(x0, PerImageRandom(content_seeds(images)).like(x0), steps)
+    estimate, _, _ = method.denoiser(x_t, steps, tuple(truth.shape[-2:]))
+    true, predicted = method.posterior.truth(x0, x_t, steps), method.posterior.predicted(x_t, estimate, steps)
+    kl = kl_divergence(true, predicted)
+    # A step from the truth scatters by the posterior's variance around its mean.
+    expected = (true.mean - predicted.mean).square() + true.log_var.exp()
+    calibrated = (expected / predicted.log_var.exp()).mean((1, 2, 3))
+    maps = [method.codec.decode_raw(one).mean(1, keepdim=True) for one in (kl, (x0 - estimate.x0).square())]
+    return maps[0], maps[1], calibrated
+
+
+@torch.no_grad()
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument(
+        "--timesteps", type=int, nargs="+", default=[1, 2, 5, 10, 20, 60, 150, 250, 400], metavar="T"
+    )
+    options = parser.parse_args()
+    model = load(options.model, "cpu")
+    method: Any = model.method
+    (category,) = open_data(options.data)
+    tests = evaluate.read_tests(category, model.image_size, Terminal(True))
+    frame = method.frame(tests.images)
+    nothing = torch.zeros(len(tests.images), dtype=torch.int64)
+    print("| t | beta / posterior variance | error / variance | correlation | KL alone | squared error |")
+    print("|---|---|---|---|---|---|")
+    for t in options.timesteps:
+        parts = [looked_at(method, batch, t) for batch in frame.image.split(BATCH)]
+        kl, error, calibrated = (torch.cat(column) for column in zip(*parts, strict=True))
+        bounds = [method.posterior._at(name, torch.tensor([t]), kl).exp() for name in ("most", "least")]
+        together = float(torch.corrcoef(torch.stack([kl.flatten(), error.flatten()]))[0, 1])
+        figures = []
+        for maps in (kl, error):
+            smooth = gaussian_blur(maps, SIGMA * maps.shape[-1])
+            score = top_share_mean(smooth, SHARE)
+            smooth = frame.undo(Detection(score, smooth, frame.image, nothing)).anomaly_map
+            found = evaluate.measure(tests, score, smooth)
+            figures.append(f"{found['image_auroc']:.3f} / {found['pixel_auroc']:.3f}")
+        good = float(calibrated[~tests.labels].mean())
+        ratio = float(bounds[0] / bounds[1])
+        print(
+            f"| {t} | {ratio:.4f} | {good:.2f} | {together:.4f} | {figures[0]} | {figures[1]} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
