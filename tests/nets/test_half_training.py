@@ -42,7 +42,7 @@ def step(denoiser, half):
 def test_gradients_in_half_are_as_near_to_float32_as_without(name, monkeypatch):
     exact, exact_gradient = step(made(name), half=False)
     loss, gradient = step(made(name), half=True)
-    plain, plain_gradient = step(made(name, monkeypatch), half=True)
+    _, plain_gradient = step(made(name, monkeypatch), half=True)
     assert loss == pytest.approx(exact, rel=0.02)
     error, usual = ((one - exact_gradient).norm() for one in (gradient, plain_gradient))
     assert float(error) < 1.3 * float(usual)
