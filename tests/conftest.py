@@ -119,6 +119,16 @@ def small_codec():
     return CodecConfig("tiny", network={**widths, **blocks, "latent_channels": 2})
 
 
+@pytest.fixture(autouse=True, scope="session")
+def few_flaws():
+    """A flaw per held-back image where a fit chooses a read-out, since every one is searched: the dear part."""
+    from mendiff.methods import base
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "FLAWS_EACH", 1)
+        yield
+
+
 @pytest.fixture
 def rng():
     """A seeded CPU generator."""

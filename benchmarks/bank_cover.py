@@ -1,0 +1,87 @@
+"""A memory bank alone: positions drawn evenly or so that they cover all, images as they lie or upright.
+
+    python benchmarks/bank_cover.py DATA [DATA ...] --size 256
+
+DATA is a category; the features are those that come with mendiff, in float32. Every bank keeps 20,000
+positions of up to 200 good images; its map is smoothed by 4/256 of the side, and the mean of its highest 0.2 %
+is the score. Upright is measured only where the good images ask for it. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from mendiff.checkpoints.bundled import fill, resolved
+from mendiff.commands import evaluate
+from mendiff.commands.common import Terminal
+from mendiff.evaluation.data import open_data
+from mendiff.images import read_image, resize
+from mendiff.methods.base import find_method, find_preset
+from mendiff.scoring import bank as banks
+from mendiff.scoring.maps import enlarged, gaussian_blur
+from mendiff.scoring.score import top_share_mean
+from mendiff.synthesis.upright import Frame, lie_variously, pose_of
+from mendiff.types import Detection
+
+POSITIONS, MOST, BATCH, SIGMA, SHARE = 20_000, 200, 8, 4 / 256, 0.002
+SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap")
+
+
+def evenly(vectors: Tensor, count: int, rng: Generator) -> Tensor:
+    """Indices of positions, each as likely as any other."""
+    return torch.randperm(len(vectors), generator=rng)[:count]
+
+
+def figures(features: Any, seen: Tensor, tests: Any, draw: Callable[..., Tensor], *, turn: bool) -> str:
+    """What a bank finds, as a cell of the table."""
+    frame = Frame(tests.images, turn=turn)
+
+    def described(images: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+        images = enlarged(images, features)
+        return features(images), (images.shape[-2], images.shape[-1])
+
+    banks.covering = draw
+    bank = banks.PatchBank(features.channels, POSITIONS)
+    bank.fit(described(batch) for batch in Frame(seen, turn=turn).image.split(BATCH))
+    maps = torch.cat([bank(*described(batch)) for batch in frame.image.split(BATCH)])
+    side = tests.images.shape[-1]
+    maps = torch.nn.functional.interpolate(maps, (side, side), mode="bilinear")
+    maps = gaussian_blur(maps, SIGMA * side)
+    score = top_share_mean(maps, SHARE)
+    maps = frame.undo(Detection(score, maps, frame.image, torch.zeros(len(score)))).anomaly_map
+    found = evaluate.measure(tests, score, maps)
+    return " / ".join(f"{found[name]:.3f}" for name in SHOWN)
+
+
+@torch.no_grad()
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--size", type=int, default=256)
+    options = parser.parse_args()
+    config = find_preset("glad", "tiny")
+    method: Any = find_method("glad")(resolved(config))
+    fill(method, config)
+    covering = banks.covering
+    print("| | drawn evenly | covering | covering, upright |\n|---|---|---|---|")
+    for folder in options.data:
+        (category,) = open_data(folder)
+        tests = evaluate.read_tests(category, options.size, Terminal(True))
+        seen = torch.stack([resize(read_image(path), options.size) for path in category.train[:MOST]])
+        cells = [figures(method.features, seen, tests, draw, turn=False) for draw in (evenly, covering)]
+        turn = lie_variously(pose_of(seen))
+        cells.append(figures(method.features, seen, tests, covering, turn=True) if turn else "")
+        print(f"| {category.name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
