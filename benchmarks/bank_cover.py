@@ -3,8 +3,8 @@
     python benchmarks/bank_cover.py DATA [DATA ...] --size 256
 
 DATA is a category; the features are those that come with mendiff, in float32. Every bank keeps 20,000
-positions of up to 200 good images; its map is smoothed by 4/256 of the side, and the mean of its highest 0.2 %
-is the score. Upright is measured only where the good images ask for it. Prints a Markdown table.
+positions of up to 200 good images; its map is smoothed by 4/256 of the side, and the mean of its highest
+0.2 % is the score. Upright is measured only where the good images ask for it. Prints a Markdown table.
 """
 
 from __future__ import annotations

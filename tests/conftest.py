@@ -121,7 +121,7 @@ def small_codec():
 
 @pytest.fixture(autouse=True, scope="session")
 def few_flaws():
-    """A flaw per held-back image where a fit chooses a read-out, since every one is searched: the dear part."""
+    """One flaw per held-back image where a fit chooses a read-out: looking at them is its dear part."""
     from mendiff.methods import base
 
     with pytest.MonkeyPatch.context() as patch:
