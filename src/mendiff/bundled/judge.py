@@ -24,7 +24,7 @@ Features = Callable[[Tensor], Sequence[Tensor]]
 
 SURFACES: tuple[Kind, ...] = (plain_texture, relief, dead_leaves, plain_texture, relief, circuit)
 SIDE, SHEET = 128, 448
-GOOD, TESTS, PATCHES = 20, 24, 2000
+GOOD, TESTS, POSITIONS = 20, 24, 2000
 CONTRAST = 0.02
 """Deviation of pixels below which a surface shows nothing, and is drawn again."""
 
@@ -86,7 +86,7 @@ def judge(features: Features, categories: Sequence[Category]) -> dict[str, float
     """Mean image and pixel AUROC of a memory bank on these features."""
     rows = []
     for one in categories:
-        scores, maps = fit_memory_bank(features, one.train, PATCHES).predict(one.tests)
+        scores, maps = fit_memory_bank(features, one.train, POSITIONS).predict(one.tests)
         found = image_and_pixel_metrics(scores, one.labels, maps, one.masks)
         rows.append((found["image_auroc"] or 0.0, found["pixel_auroc"] or 0.0))
     image, pixel = zip(*rows, strict=True)

@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mendiff.errors import InputError
+from mendiff.scoring.bank import PatchBank
 from mendiff.scoring.maps import enlarged, gaussian_blur
 from mendiff.scoring.score import top_share_mean
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 
 SIGMAS = (0.0, 2.0, 4.0)
-PATCHES = 8000
+POSITIONS, SIGMA_SHARE, TOP_SHARE = 20_000, 4 / 256, 0.002
+"""Of the memory bank: what it keeps; how its maps are smoothed, as a share of their side; and scored."""
 HIGHEST = 0.01
 """Share of the pixels whose mean is an image's score by the median colour."""
 
@@ -68,57 +70,44 @@ def _residuals(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MemoryBank:
-    """Feature patches of good images; what is far from all of them is anomalous (after PatchCore, Roth et al.
-    2022).
+    """Positions of good images in features; what is far from all of them is anomalous, see PatchBank.
 
-    features maps (B,3,H,W) in [0,1] to feature maps (B,C,h,w), the finest first; patches is (K,C).
+    features maps (B,3,H,W) in [0,1] to feature maps (B,C,h,w), the finest first.
     """
 
     features: Features
-    patches: Tensor
+    bank: PatchBank
 
+    @torch.no_grad()
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Score images (B,3,H,W) by the distance to the nearest patch; -> scores (B,), maps (B,1,H,W).
+        """Score images (B,3,H,W) by the distance to the nearest position; -> scores (B,), maps (B,1,H,W).
 
-        The distances are upsampled bilinearly; an image's score is its map's maximum.
+        Maps are smoothed as our own read-outs smooth theirs, and an image's score is the mean of the highest
+        0.2 % of its map.
         """
-        maps = []
-        for image in images.split(1):  # one at a time: all distances of a batch would need gigabytes
-            described = _describe(self.features, image)
-            nearest = torch.cdist(described.flatten(1).T, self.patches).amin(dim=1)
-            grid = nearest.view(1, 1, *described.shape[1:])
-            maps.append(F.interpolate(grid, size=image.shape[-2:], mode="bilinear", align_corners=False))
-        joined = torch.cat(maps)
-        return joined.amax(dim=(1, 2, 3)), joined
+        found = [self.bank(*_described(self.features, image)) for image in images.split(1)]
+        maps = F.interpolate(torch.cat(found), size=images.shape[-2:], mode="bilinear", align_corners=False)
+        maps = gaussian_blur(maps, SIGMA_SHARE * images.shape[-1])
+        return top_share_mean(maps, TOP_SHARE), maps
 
 
-def fit_memory_bank(features: Features, images: Tensor, patches: int = PATCHES, seed: int = 0) -> MemoryBank:
-    """Keep random patches of good images (N,3,H,W) in [0,1]; all of them where there are fewer than
-    `patches`.
+@torch.no_grad()
+def fit_memory_bank(
+    features: Features, images: Tensor, positions: int = POSITIONS, seed: int = 0
+) -> MemoryBank:
+    """Keep positions that stand for all of good images (N,3,H,W) in [0,1].
 
     Raises InputError without images.
     """
     if len(images) == 0:
         raise InputError("A memory bank needs good images, got none.")
-    first = _describe(features, images[:1])
-    per_image = first.shape[1] * first.shape[2]
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(len(images) * per_image, generator=generator)[:patches].sort().values
-    kept = []
-    for i, image in enumerate(images.split(1)):
-        at = drawn[(drawn >= i * per_image) & (drawn < (i + 1) * per_image)] - i * per_image
-        if len(at):
-            kept.append(_describe(features, image).flatten(1).T[at])
-    return MemoryBank(features, torch.cat(kept))
+    channels = [layer.shape[1] for layer in _described(features, images[:1])[0]]
+    bank = PatchBank(channels, positions)
+    bank.fit((_described(features, image) for image in images.split(1)), seed)
+    return MemoryBank(features, bank)
 
 
-@torch.no_grad()
-def _describe(features: Features, image: Tensor) -> Tensor:
-    """Describe each place of one image (1,3,H,W) by its 3x3 neighbourhood in every layer, (C,h,w) on the
-    finest grid; small images are enlarged for the features first, as our own read-outs do.
-    """
-    layers = features(enlarged(image, features))
-    size = layers[0].shape[-2:]
-    pooled = [F.avg_pool2d(layer.float(), 3, stride=1, padding=1) for layer in layers]
-    resized = [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in pooled]
-    return torch.cat(resized, dim=1)[0]
+def _described(features: Features, image: Tensor) -> tuple[Sequence[Tensor], tuple[int, int]]:
+    """Features of an image, enlarged for them if small as our own read-outs do, and the size they saw."""
+    seen = enlarged(image, features)
+    return features(seen), (seen.shape[-2], seen.shape[-1])

@@ -45,16 +45,16 @@ class PatchBank(nn.Module):
         self.pool = pool
         self.register_buffer("vectors", torch.zeros(size, sum(channels), dtype=torch.float16))
 
-    def fit(self, batches: Iterable[tuple[Sequence[Tensor], tuple[int, int]]]) -> None:
+    def fit(self, batches: Iterable[tuple[Sequence[Tensor], tuple[int, int]]], seed: int = DRAW_SEED) -> None:
         """Learn from good images' features: (one (B,C,h,w) per layer, height and width of the images).
 
-        Raises InputError without any.
+        Positions are drawn by a seed. Raises InputError without any images.
         """
         known = [self._described(layers, size).flatten(2).transpose(1, 2).half() for layers, size in batches]
         if not known:
             raise InputError(NONE)
         listed = torch.cat([one.flatten(0, 1) for one in known])
-        drawn = covering(listed, len(self.vectors), torch.Generator("cpu").manual_seed(DRAW_SEED))
+        drawn = covering(listed, len(self.vectors), torch.Generator("cpu").manual_seed(seed))
         # Where there are fewer than it has room for, all are there several times, which changes nothing.
         times = -(-len(self.vectors) // len(drawn))
         self.vectors.copy_(listed[drawn.repeat(times)[: len(self.vectors)].to(listed.device)])
