@@ -185,11 +185,25 @@ def fit(
     terminal.say(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {model.threshold:.4g} from good images alone)"
     )
+    if line := told_share(module.method):
+        terminal.say(line)
     if module.config.upright == "always":
         terminal.say(f"note: {UPRIGHT}")
     say_worth(model.calibration, terminal)
     told = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": odd}
     return {"model": str(out), **told, **info, "config": config_to_dict(module.config)}
+
+
+def told_share(method: Any) -> str:
+    """A line on how much of a memory bank the read-out takes, where the fit chose it; otherwise nothing."""
+    readout = getattr(method, "readout", None)
+    if readout is None or len(readout.config.bank_shares) < 2:
+        return ""
+    share = round(100 * float(readout.bank_share))
+    chosen = "as flaws laid into held-back images had it"
+    if share == 100:
+        return f"note: scores come from the memory bank alone, {chosen}: reconstructions add nothing here."
+    return f"scores: {share} % memory bank, {100 - share} % reconstruction, {chosen}"
 
 
 def usual_size(paths: Sequence[Path]) -> list[int]:
