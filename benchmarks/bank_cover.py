@@ -2,9 +2,9 @@
 
     python benchmarks/bank_cover.py DATA [DATA ...] --size 256
 
-DATA is a category; the features are those that come with mendiff, in float32. Every bank keeps 20,000
-positions of up to 200 good images; its map is smoothed by 4/256 of the side, and the mean of its highest
-0.2 % is the score. Upright is measured only where the good images ask for it. Prints a Markdown table.
+DATA is a category; the features are those that come with mendiff, in float32. The bank is the control of
+`mendiff evaluate`, made of up to 200 good images. Upright is measured only where the good images ask for it.
+Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch import Generator, Tensor
 from mendiff.checkpoints.bundled import fill, resolved
 from mendiff.commands import evaluate
 from mendiff.commands.common import Terminal
+from mendiff.evaluation.controls import fit_memory_bank
 from mendiff.evaluation.data import open_data
 from mendiff.images import read_image, resize
 from mendiff.methods.base import find_method, find_preset
 from mendiff.scoring import bank as banks
-from mendiff.scoring.maps import enlarged, gaussian_blur
-from mendiff.scoring.score import top_share_mean
 from mendiff.synthesis.upright import Frame, lie_variously, pose_of
 from mendiff.types import Detection
 
-POSITIONS, MOST, BATCH, SIGMA, SHARE = 20_000, 200, 8, 4 / 256, 0.002
+MOST = 200
+"""Good images that a bank is made of."""
 SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap")
 
 
@@ -41,19 +41,8 @@ def evenly(vectors: Tensor, count: int, rng: Generator) -> Tensor:
 def figures(features: Any, seen: Tensor, tests: Any, draw: Callable[..., Tensor], *, turn: bool) -> str:
     """What a bank finds, as a cell of the table."""
     frame = Frame(tests.images, turn=turn)
-
-    def described(images: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
-        images = enlarged(images, features)
-        return features(images), (images.shape[-2], images.shape[-1])
-
     banks.covering = draw
-    bank = banks.PatchBank(features.channels, POSITIONS)
-    bank.fit(described(batch) for batch in Frame(seen, turn=turn).image.split(BATCH))
-    maps = torch.cat([bank(*described(batch)) for batch in frame.image.split(BATCH)])
-    side = tests.images.shape[-1]
-    maps = torch.nn.functional.interpolate(maps, (side, side), mode="bilinear")
-    maps = gaussian_blur(maps, SIGMA * side)
-    score = top_share_mean(maps, SHARE)
+    score, maps = fit_memory_bank(features, Frame(seen, turn=turn).image).predict(frame.image)
     maps = frame.undo(Detection(score, maps, frame.image, torch.zeros(len(score)))).anomaly_map
     found = evaluate.measure(tests, score, maps)
     return " / ".join(f"{found[name]:.3f}" for name in SHOWN)

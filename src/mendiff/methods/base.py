@@ -101,6 +101,12 @@ class TrainingConfig:
                 )
 
 
+SMALL_TRAINING = TrainingConfig(
+    steps=1400, batch_size=16, learning_rate=3e-4, warmup=50, cosine=True, ema=0.995
+)
+"""How a network of some ten million parameters is trained from scratch, in the presets `small`."""
+
+
 @dataclass(frozen=True)
 class MethodConfig:
     """What every method's config holds.

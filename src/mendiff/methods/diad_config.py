@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 
 from mendiff.diffusion.ladder import SPACINGS
 from mendiff.errors import InputError, check_count, check_range
-from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
+from mendiff.methods.base import (
+    SMALL_TRAINING,
+    TIMESTEPS,
+    MethodConfig,
+    TrainingConfig,
+    check_cached_latents,
+    check_train_t,
+)
 from mendiff.nets import AUTO
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
 from mendiff.nets.codec_fit import CodecFitConfig
@@ -132,15 +139,7 @@ _TINY = DiadConfig(
 _SMALL = DiadConfig(
     upright="auto",
     image_size=256,
-    training=TrainingConfig(
-        steps=2000,
-        batch_size=16,
-        learning_rate=3e-4,
-        warmup=50,
-        cosine=True,
-        ema=0.995,
-        cache_latents=True,
-    ),
+    training=replace(SMALL_TRAINING, steps=2000, cache_latents=True),
     codec=CodecConfig(AUTO, fit=CodecFitConfig(images=16_000)),
     features=FeaturesConfig(AUTO),
     denoiser=DenoiserConfig(

@@ -9,7 +9,14 @@ from typing import Any
 
 from mendiff.diffusion.ladder import SPACINGS
 from mendiff.errors import InputError, check_count, check_range
-from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
+from mendiff.methods.base import (
+    SMALL_TRAINING,
+    TIMESTEPS,
+    MethodConfig,
+    TrainingConfig,
+    check_cached_latents,
+    check_train_t,
+)
 from mendiff.methods.glad_settings import SETS, SETTINGS, Setting
 from mendiff.nets import AUTO
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
@@ -159,7 +166,7 @@ _TINY = GladConfig(
 _SMALL = GladConfig(
     upright="auto",
     image_size=256,
-    training=TrainingConfig(steps=1400, batch_size=16, learning_rate=3e-4, warmup=50, cosine=True, ema=0.995),
+    training=SMALL_TRAINING,
     codec=CodecConfig(AUTO, fit=CodecFitConfig(images=16_000)),
     features=FeaturesConfig(AUTO),
     denoiser=DenoiserConfig(prediction="v", network=attention_unet(64, 128, 192)),

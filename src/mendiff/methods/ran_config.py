@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 
 from mendiff.diffusion.gradient import GradientConfig
 from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
-from mendiff.methods.base import TIMESTEPS, MethodConfig, TrainingConfig, check_cached_latents, check_train_t
+from mendiff.methods.base import (
+    SMALL_TRAINING,
+    TIMESTEPS,
+    MethodConfig,
+    TrainingConfig,
+    check_cached_latents,
+    check_train_t,
+)
 from mendiff.nets import AUTO
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig, attention_unet, plain_unet
@@ -165,7 +172,7 @@ _SMALL = RanConfig(
     window=128,
     cached_features=1.0,
     unit_contrast=True,
-    training=TrainingConfig(steps=1400, batch_size=16, learning_rate=3e-4, warmup=50, cosine=True, ema=0.995),
+    training=SMALL_TRAINING,
     codec=CodecConfig("space_to_depth", factor=4),
     denoiser=DenoiserConfig(prediction="v", network=attention_unet(64, 128, 192)),
     features=FeaturesConfig(AUTO),

@@ -146,13 +146,16 @@ class ReadoutConfig:
             raise InputError("combine: expected 'sum' with standardise=true, whose maps change sign.")
 
 
+SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
+"""Shares of a memory bank that a fit chooses from."""
+
 LEARNED = ReadoutConfig(
     distance="whitened",
     standardise=True,
     logarithm=True,
     places=40,
     pixel_share=0.15,
-    bank_shares=(0.0, 0.3, 0.5, 0.7, 1.0),
+    bank_shares=SHARES,
     sigma_share=6 / 512,  # GLAD's 6 pixels at 512
     taps=0,
     top_k=0,
@@ -163,7 +166,7 @@ LEARNED = ReadoutConfig(
 SAME_PLACE = ReadoutConfig(
     distance="cosine",
     standardise=True,
-    bank_shares=(0.0, 0.3, 0.5, 0.7, 1.0),
+    bank_shares=SHARES,
     sigma_share=4 / 256,
     taps=0,
     top_k=0,
