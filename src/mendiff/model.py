@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.images import Picture, read_image, resize, to_rgb
 from mendiff.methods.base import Batches, Method
-from mendiff.nets.placement import Offload, halve, multiplies_bf16
+from mendiff.nets.placement import Offload, half_meanwhile, halve, multiplies_bf16
 from mendiff.scoring.readout import few
 from mendiff.types import Detection, Trace
 
@@ -130,6 +131,11 @@ class Model:
         Offload(parts, place)
         self.device = device
         return self
+
+    def in_half(self, wanted: bool = True) -> AbstractContextManager[None]:
+        """Compute in bfloat16 inside, where the device is fast at that, with the weights as they are."""
+        parts = self.method.parts.values() if wanted else ()
+        return half_meanwhile(parts, next(self.method.parameters()).device)
 
     def predict(self, images: Pictures, batch_size: int = 8, *, explain: bool = False) -> Detection:
         """Find anomalies in one or more images; results lie on the CPU, one row per image.

@@ -74,6 +74,7 @@ class Bench:
         features_input: what the backbone's images look like; see Plan.
         suite: the paper's experiment, or None.
         given: to the fits of our methods.
+        half: whether our rows are measured in bfloat16, see Model.in_half.
     """
 
     rows: tuple[Row, ...]
@@ -88,6 +89,7 @@ class Bench:
     suite: Suite | None
     features_input: str | None = None
     given: Given = field(default_factory=Given)
+    half: bool = False
 
 
 def chosen_rows(
@@ -185,6 +187,7 @@ def planned(bench: Bench, device: str) -> dict[str, Job]:
                     features_input=bench.features_input,
                     seed=seed,
                     device=device,
+                    half=bench.half and row.method in METHODS,
                 )
     return jobs
 

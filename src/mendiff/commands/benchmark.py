@@ -31,6 +31,7 @@ from mendiff.evaluation.tables import (
     costs_as_markdown,
     figures,
     groups,
+    stops_as_markdown,
     unique,
 )
 from mendiff.images import check_writable, write_bytes
@@ -70,6 +71,7 @@ def run(
     jobs: int,
     ray: str | None,
     device: str,
+    half: bool,
     settings: dict[str, Any],
     quiet: bool,
 ) -> dict[str, Any]:
@@ -103,6 +105,7 @@ def run(
         features_input=features_input,
         suite=named,
         given=Given(pretrained, prompt, codec, textures, statistics),
+        half=half,
     )
     every = identified(handed_out(planned(bench, choose_device(device)), bench.given), known, terminal)
     check_folder(out, every)
@@ -198,11 +201,12 @@ def _letters(name: str) -> str:
 def write_tables(out: Path, results: Sequence[Mapping[str, Any]], found: Sequence[Figure]) -> list[Path]:
     """The results as JSON, CSV, Markdown and LaTeX."""
     tables = [as_markdown(found, metrics) for metrics in groups(found)]
+    told = [stops_as_markdown(results), costs_as_markdown(results)]
     texts = {
         RESULTS: as_json({"results": list(results), "figures": [asdict(one) for one in found]}, RESULTS, 2)
         + "\n",
         "results.csv": as_csv(found),
-        "results.md": "\n".join([*tables, costs_as_markdown(results)]) if results else "",
+        "results.md": "\n".join([*tables, *filter(None, told)]) if results else "",
         "results.tex": "\n".join(as_latex(found, metrics) for metrics in groups(found)) if found else "",
     }
     for name, text in texts.items():

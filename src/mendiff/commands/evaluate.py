@@ -112,6 +112,7 @@ def run(
     controls: bool,
     batch_size: int,
     device: str,
+    half: bool,
     false_alarm_rate: float | None,
     overwrite: bool,
     quiet: bool,
@@ -143,9 +144,10 @@ def run(
         else:
             fitted = shared = shared or opened()
         pictures = side if out is not None or report is not None else None
-        outcomes[category.name] = _evaluated(
-            fitted, category, batch_size, controls, pictures, explained, terminal
-        )
+        with fitted.in_half(half):
+            outcomes[category.name] = _evaluated(
+                fitted, category, batch_size, controls, pictures, explained, terminal, half
+            )
     unread = _unread(asked, outcomes)
     everything = [one.ranked for one in outcomes.values()]
     metrics = {name: one.metrics for name, one in outcomes.items()}
@@ -216,6 +218,7 @@ def _evaluated(
     side: int | None,
     explained: bool,
     terminal: Terminal,
+    half: bool,
 ) -> Outcome:
     """Evaluate a model on one category; with a side of pictures its part of the report, too.
 
@@ -235,7 +238,7 @@ def _evaluated(
         twins=twins,
         cut=at_threshold(found.score.tolist(), [sample.label for sample in tests.samples], model.threshold),
         ranked=(found.score, tests.labels, found.anomaly_map, tests.masks),
-        controls=measure_controls(model, category, tests) if controls else {},
+        controls=measure_controls(model, category, tests, half) if controls else {},
         page=shown,
         measured=[sample.path for sample in tests.samples],
     )
@@ -348,10 +351,13 @@ def pooled(categories: Sequence[Ranked]) -> Metrics:
     )
 
 
-def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[str, Metrics]:
+def measure_controls(
+    model: Model, category: Category, tests: TestSet, half: bool = False
+) -> dict[str, Metrics]:
     """The same metrics for the controls.
 
-    Median colour, a memory bank on the model's own features, and the model's pipeline after one step.
+    Median colour, a memory bank on the model's own features, and the model's pipeline after one step, in
+    bfloat16 where asked for, see Model.in_half.
     """
     images = tests.images
     depth = model.method.config.bit_depth
@@ -360,8 +366,12 @@ def measure_controls(model: Model, category: Category, tests: TestSet) -> dict[s
     features = getattr(model.method, "features", None)
     if features is not None:
         results["memory bank"] = measure(tests, *fit_memory_bank(features, train).predict(images))
-    found = untrained_on(model, list(train)).predict(images)
-    results["untrained"] = measure(tests, found.score, found.anomaly_map)
+    fresh = untrained_on(model, list(train))
+    with fresh.in_half(half):
+        found = fresh.predict(images)
+    twins = measure_twins(tests, found.reconstruction)
+    mended = twins.mean if twins is not None else {}
+    results["untrained"] = measure(tests, found.score, found.anomaly_map) | mended
     return results
 
 

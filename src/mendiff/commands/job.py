@@ -46,6 +46,7 @@ from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.evaluation.operating import at_threshold
+from mendiff.evaluation.stops import stop_figures
 from mendiff.evaluation.twins import TwinFigures
 from mendiff.images import read_image, resize
 from mendiff.methods.base import METHODS
@@ -143,7 +144,8 @@ def measured(
     cuts: dict[str, dict[str, Any]] = {}
     mended: dict[str, TwinFigures | None] = {}
     everything: list[evaluate.Ranked] = []
-    stops: list[Tensor] = []
+    stops: dict[str, dict[str, Any]] = {}
+    steps: list[Tensor] = []
     seconds = 0.0
     for category in categories:
         subject = subject_of(category.name)
@@ -163,7 +165,9 @@ def measured(
         if subject.threshold is not None:
             labels = [sample.label for sample in tests.samples]
             cuts[category.name] = at_threshold(scores.tolist(), labels, subject.threshold)
-        stops += subject.stops
+        if subject.stops and bool(torch.cat(subject.stops).any()):
+            steps.append(torch.cat(subject.stops))
+            stops[category.name] = stop_figures(steps[-1], tests.labels, tests.masks)
         everything.append((scores, tests.labels, maps, tests.masks))
     count = sum(len(one[0]) for one in everything)
     return {
@@ -171,7 +175,8 @@ def measured(
         **twins_told(mended),
         "size": subject.size,
         "at_threshold": cuts,
-        "mean_stop_step": (float(torch.cat(stops).float().mean()) or None) if stops else None,
+        "mean_stop_step": float(torch.cat(steps).float().mean()) if steps else None,
+        "stop_steps": stops,
         "images": count,
         "images_per_second": round(count / seconds, 3),
         "peak_gb": round(peak_gb(), 2),
@@ -218,7 +223,8 @@ def our_rows(
         stops, rebuilt = list[Tensor](), list[Tensor]()
 
         def predict(batch: Tensor) -> tuple[Tensor, Tensor]:
-            found = changed.predict_batch(batch)
+            with changed.in_half(job.half):
+                found = changed.predict_batch(batch)
             stops.append(found.stop_step)
             rebuilt.append(found.reconstruction)
             return found.score, found.anomaly_map

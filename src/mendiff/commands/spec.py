@@ -43,6 +43,7 @@ class Job:
         features, features_weights, features_input: backbone, its file, and what its images look like.
         seed: of training.
         device: torch's name.
+        half: whether rows are measured in bfloat16, see Model.in_half.
         pretrained, prompt, codec, textures, statistics: of the fit, see Plan.
         identity: of what it reads, see `identity`; empty where nothing is known of it.
     """
@@ -59,6 +60,7 @@ class Job:
     features_input: str | None = None
     seed: int = 0
     device: str = "cpu"
+    half: bool = False
     pretrained: str | None = None
     prompt: str | None = None
     codec: str | None = None
@@ -182,7 +184,7 @@ def difference_of_rows(before: Job, now: Job) -> str:
     """
     alike = before.rows.keys() & now.rows.keys()
     told = (
-        _first_of(before, now, ("method", "settings", "features", "features_input", "statistics"))
+        _first_of(before, now, ("method", "settings", "features", "features_input", "half", "statistics"))
         if alike
         else ""
     )

@@ -89,6 +89,16 @@ _DDPM: dict[str, Any] = {
     "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
 }
+# The UNet of DiAD's preset `small`, three levels longer at the fine end, so that its coarser levels see what
+# the latents of factor 8 are.
+_SMALL_DDPM = _unet(
+    *(16, 32, 48, 64, 128, 192),
+    down_block_types=[*["DownBlock2D"] * 4, *["CrossAttnDownBlock2D"] * 2],
+    up_block_types=[*["CrossAttnUpBlock2D"] * 2, *["UpBlock2D"] * 4],
+    mid_block_type="UNetMidBlock2DCrossAttn",
+    cross_attention_dim=8,
+    attention_head_dim=[1, 1, 1, 1, 2, 3],
+)
 _STAGES = ("stage0", "stage1", "stage2", "stage3", "stage4")
 
 
@@ -96,9 +106,26 @@ def _glad(label: str, settings: dict[str, Any] | None = None, changes: dict[str,
     return Row(label, "glad", settings or {}, changes or {}, {"tiny": _SEARCH})
 
 
+_PIECES = (
+    _glad("baseline", _PLAIN, _FIXED),
+    _glad("baseline + ADS", _PLAIN, {"fusion": "none"}),
+    _glad("baseline + ATP", {}, _FIXED),
+    _glad("baseline + ADS + ATP, without SAFF", {}, {"fusion": "none"}),
+    _glad("baseline + ADS + ATP, with SAFF"),
+)
+_FIXED_STEPS = tuple(_glad(f"fixed {step}", {}, _FIXED | {"denoise_steps": [step]}) for step in (350, 550))
+
+
 def _layers(*numbers: int) -> Row:
     chosen = [_STAGES[number] for number in numbers]
     return Row(f"DiAD, {', '.join(chosen)}", "diad", changes={"features.layers": chosen})
+
+
+def _skips(label: str, *levels: int) -> Row:
+    """SG outputs of some of four levels, without SFF; networks of three levels have no first one."""
+    three = {"guide.skips": [level - 1 for level in levels]}
+    settings = {"guide.skips": list(levels), "guide.fusion": "none"}
+    return Row(label, "diad", settings, sized={"small": three})
 
 
 def _backbone(name: str) -> Row:
@@ -114,27 +141,51 @@ def _pooling(rounds: int, side: int) -> Row:
     return Row(f"DiAD, {rounds} x {side}", "diad", changes=changes)
 
 
+_UNGUIDED = (
+    Row("LDM: DiAD without SG network", "diad", {"guide": None}),
+    Row(
+        "DDPM: the same on single pixels",
+        "diad",
+        {"guide": None, "codec.kind": "pixels"},
+        sized={
+            "tiny": {
+                "denoiser.network": _unet(
+                    16, 32, 64, 96, 128, mid_block_type="UNetMidBlock2D", cross_attention_dim=8
+                )
+            },
+            "small": {
+                "codec.fit.images": 0,
+                "training.cache_latents": False,
+                "denoiser.network": _SMALL_DDPM,
+            },
+            # A network of its own, from random weights: Stable Diffusion's knows no pixels.
+            "paper": {
+                "codec.network": {},
+                "denoiser.kind": "unet",
+                "denoiser.network": _DDPM,
+                "train_encoder": True,
+                "training.learning_rate": 2e-5,
+            },
+        },
+    ),
+)
 STEPS = (1, 5, 10, 20, 50, 100, 200)
 TIMESTEPS = (100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
 
 ABLATIONS: dict[str, Ablation] = {
     "glad-pieces": Ablation(
         "GLAD, Table 6",
-        (
-            _glad("baseline", _PLAIN, _FIXED),
-            _glad("baseline + ADS", _PLAIN, {"fusion": "none"}),
-            _glad("baseline + ATP", {}, _FIXED),
-            _glad("baseline + ADS + ATP, without SAFF", {}, {"fusion": "none"}),
-            _glad("baseline + ADS + ATP, with SAFF"),
-        ),
+        _PIECES,
     ),
     "glad-steps": Ablation(
         "GLAD, Table 7",
         (
-            *(_glad(f"fixed {step}", {}, _FIXED | {"denoise_steps": [step]}) for step in (350, 550, 750)),
+            *_FIXED_STEPS,
+            _glad("fixed 750", {}, _FIXED | {"denoise_steps": [750]}),
             _glad("adaptive"),
         ),
     ),
+    "glad-mechanisms": Ablation("GLAD, Tables 6 and 7 together, from the same fits", (*_PIECES, *_FIXED_STEPS)),
     "glad-rewind": Ablation(
         "GLAD, Section 3.3: rungs that an image goes back once its stop score was exceeded",
         tuple(
@@ -148,8 +199,8 @@ ABLATIONS: dict[str, Ablation] = {
         (
             Row("SD", "diad", {"guide": None}),
             Row("SD, MSG", "diad", {"guide.middle_alone": True}),
-            Row("SD, MSG, SGEB3", "diad", {"guide.skips": [3], "guide.fusion": "none"}),
-            Row("SD, MSG, SGEB3, SGEB4", "diad", {"guide.skips": [3, 4], "guide.fusion": "none"}),
+            _skips("SD, MSG, SGEB3", 3),
+            _skips("SD, MSG, SGEB3, SGEB4", 3, 4),
             Row("SD, MSG, SFF with BN and ReLU", "diad", {"guide.fusion": "bn_relu"}),
             Row("SD, MSG, SFF with IN and SiLU", "diad"),
         ),
@@ -206,29 +257,20 @@ ABLATIONS: dict[str, Ablation] = {
         "DiAD, Tables 1 to 4: without SG network, and in pixels",
         (
             Row("DiAD", "diad"),
-            Row("LDM: DiAD without SG network", "diad", {"guide": None}),
-            Row(
-                "DDPM: the same on single pixels",
-                "diad",
-                {"guide": None, "codec.kind": "pixels"},
-                sized={
-                    "tiny": {
-                        "denoiser.network": _unet(
-                            16, 32, 64, 96, 128, mid_block_type="UNetMidBlock2D", cross_attention_dim=8
-                        )
-                    },
-                    # A network of its own, from random weights: Stable Diffusion's knows no pixels.
-                    "paper": {
-                        "codec.network": {},
-                        "denoiser.kind": "unet",
-                        "denoiser.network": _DDPM,
-                        "train_encoder": True,
-                        "training.learning_rate": 2e-5,
-                    },
-                },
-            ),
+            *_UNGUIDED,
             Row("RAN", "ran"),
             Row("GLAD", "glad"),
+        ),
+        multi_class=True,
+    ),
+    "diad-mechanisms": Ablation(
+        "DiAD, Tables 1, 7 and 10 and Figure 6 in short; rows of the method itself share one fit",
+        (
+            Row("DiAD", "diad"),
+            *(Row(f"DiAD, {steps} steps", "diad", changes={"steps": steps}) for steps in (1, 5)),
+            *(Row(f"DiAD, {start} timesteps", "diad", changes={"start": start}) for start in (200, 600)),
+            Row("DiAD without SFF", "diad", {"guide.fusion": "none"}),
+            *_UNGUIDED,
         ),
         multi_class=True,
     ),

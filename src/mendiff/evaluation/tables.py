@@ -133,6 +133,24 @@ def costs_as_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def stops_as_markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """One line per row that searches: where it stopped; empty where none does.
+
+    Mean stop step; number of different steps at which defective images stopped, and the rank correlation of
+    step and defect area, both in the mean over categories and seeds.
+    """
+    lines = ["| row | mean stop step | steps of defective images | rank by area |", "|---|---|---|---|"]
+    for label in unique(one["label"] for one in results):
+        rows = [one for one in results if one["label"] == label and one.get("stop_steps")]
+        places = [place for one in rows for place in one["stop_steps"].values()]
+        ranks = [place["area_rank"] for place in places if place["area_rank"] is not None]
+        if rows:
+            step = mean(one["mean_stop_step"] for one in rows)
+            rungs = mean(len(place["defective"]) for place in places)
+            lines.append(f"| {label} | {step:.0f} | {rungs:.1f} | {f'{mean(ranks):+.2f}' if ranks else 'n/a'} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
 def groups(found: Sequence[Figure]) -> list[tuple[str, ...]]:
     """The metrics that stand in one table each: those of all data, and those of data with clean twins."""
     return [SHOWN, TWIN_METRICS] if any(one.metric in TWIN_METRICS for one in found) else [SHOWN]
