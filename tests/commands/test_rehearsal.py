@@ -116,7 +116,7 @@ def small(tiny_config, shrunk):
     return changes
 
 
-@pytest.mark.parametrize("preset", ("tiny", "paper"))
+@pytest.mark.parametrize("preset", ["tiny", "paper"])
 @pytest.mark.parametrize(
     "name", [name for name, one in ABLATIONS.items() if any(r.changes for r in one.rows)]
 )

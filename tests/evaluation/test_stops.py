@@ -38,6 +38,7 @@ def test_every_image_is_counted_once_and_the_order_of_images_does_not_matter(row
     there = stop_figures(torch.tensor(steps), torch.tensor(labels), masks_of(*sizes))
     back = stop_figures(torch.tensor(steps[::-1]), torch.tensor(labels[::-1]), masks_of(*sizes[::-1]))
     assert sum(there["good"].values()) + sum(there["defective"].values()) == len(rows)
-    assert there["good"] == back["good"] and there["defective"] == back["defective"]
+    assert there["good"] == back["good"]
+    assert there["defective"] == back["defective"]
     assert (there["area_rank"] is None) == (back["area_rank"] is None)
     assert there["area_rank"] is None or abs(there["area_rank"] - back["area_rank"]) < 1e-9

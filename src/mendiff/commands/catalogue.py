@@ -114,6 +114,7 @@ COMMANDS = (
             "mendiff fit photos/good -o model",
             "mendiff fit mvtec/bottle -o bottle --features resnet18 --features-weights resnet18.safetensors",
             "mendiff fit photos/good -o model --steps 2000 --seed 1 --set synthesis.foreground=auto",
+            "mendiff fit photos/good -o model --preset auto --minutes 90  # tiny or small, by what they find",
             "mendiff fit parts -o model --method ran --statistics category",
             "mendiff fit photos/good -o model --textures dtd/images",
             "mendiff fit parts -o model --method diad --codec codec --resume",

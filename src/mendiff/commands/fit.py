@@ -88,7 +88,7 @@ def run(
     check_processes(processes)
     terminal = Terminal(quiet, mute=rank_of(processes) > 0)
     check_output(out, overwrite, "a model")
-    if rank_of(processes) == 0:
+    if rank_of(processes) == 0 and preset != AUTO:
         workdir_of(out, resume)
     if textures is not None:
         find_images(textures)
@@ -119,6 +119,10 @@ def run(
         minutes=check_minutes(minutes, steps, processes),
     )
     chosen = choose_categories(open_data(data, layout), categories)
+    if preset == AUTO:
+        from mendiff.commands.choice import fit_best  # which makes several fits
+
+        return fit_best(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
     return fit(plan, chosen, out, terminal, resume=resume, overwrite=overwrite)
 
 

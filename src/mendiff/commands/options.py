@@ -74,8 +74,10 @@ def fit(
 
     Args:
         method: glad, diad or ran.
-        preset: which settings to start from: tiny; small, which takes about half an hour; paper, for a
-            category of a paper paper/mvtec/cable, or for one model for all paper/mvtec.
+        preset: which settings to start from: tiny; small, which takes about half an hour; auto, which fits
+            both where an hour (--minutes) allows it, and keeps the one that finds more flaws laid into
+            held-back good images; paper, for a category of a paper paper/mvtec/cable, or for one model for
+            all paper/mvtec.
         features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff, which
             tiny takes anyway; none to compare pixels alone, which finds less.
         features_weights: the backbone's weights, a local safetensors file; timm's from the hub unless given.
@@ -105,7 +107,7 @@ def fit(
         steps: of training, the same as --set training.steps; unless given, tiny trains longer where the
             machine is fast. Data, settings, --seed and --steps together fix the model.
         minutes: that training may take on this machine, in place of what the preset is meant for: all its
-            stages become shorter or longer alike.
+            stages become shorter or longer alike; with --preset auto, that all its fits may take.
         false_alarm_rate: share of good parts that the threshold is meant to flag.
         resume: go on with a fit that was interrupted, on as many devices as there are now; all else must be
             what it was.

@@ -185,7 +185,9 @@ ABLATIONS: dict[str, Ablation] = {
             _glad("adaptive"),
         ),
     ),
-    "glad-mechanisms": Ablation("GLAD, Tables 6 and 7 together, from the same fits", (*_PIECES, *_FIXED_STEPS)),
+    "glad-mechanisms": Ablation(
+        "GLAD, Tables 6 and 7 together, from the same fits", (*_PIECES, *_FIXED_STEPS)
+    ),
     "glad-rewind": Ablation(
         "GLAD, Section 3.3: rungs that an image goes back once its stop score was exceeded",
         tuple(

@@ -1,6 +1,6 @@
-"""Where an adaptive search stopped: how its steps spread, and whether large defects stop it earlier on its way.
+"""Where an adaptive search stopped: how its steps spread, and whether larger defects stop it earlier.
 
-A search walks from much noise to little, so an image that stops at a high timestep keeps more noise.
+A search walks from much noise to little: who stops early stops at a high timestep.
 """
 
 from __future__ import annotations

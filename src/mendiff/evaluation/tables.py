@@ -147,7 +147,9 @@ def stops_as_markdown(results: Sequence[Mapping[str, Any]]) -> str:
         if rows:
             step = mean(one["mean_stop_step"] for one in rows)
             rungs = mean(len(place["defective"]) for place in places)
-            lines.append(f"| {label} | {step:.0f} | {rungs:.1f} | {f'{mean(ranks):+.2f}' if ranks else 'n/a'} |")
+            lines.append(
+                f"| {label} | {step:.0f} | {rungs:.1f} | {f'{mean(ranks):+.2f}' if ranks else 'n/a'} |"
+            )
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
