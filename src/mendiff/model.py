@@ -20,6 +20,7 @@ from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.images import Picture, read_image, resize, to_rgb
 from mendiff.methods.base import Batches, Method
+from mendiff.methods.progress import Progress, track, unwatched
 from mendiff.nets.placement import Offload, half_meanwhile, halve, multiplies_bf16
 from mendiff.scoring.readout import few
 from mendiff.types import Detection, Trace
@@ -289,7 +290,9 @@ def prepare(image: Any, size: int, bit_depth: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def calibrate(method: Method, held_back: Batches, seen: Batches | None = None) -> Calibration:
+def calibrate(
+    method: Method, held_back: Batches, seen: Batches | None = None, progress: Progress = unwatched
+) -> Calibration:
     """Teach a trained method what good images look like to it, and collect the scores of held-back ones.
 
     Where a single one was held back, the scores of seen images join it: one score makes no threshold.
@@ -298,10 +301,11 @@ def calibrate(method: Method, held_back: Batches, seen: Batches | None = None) -
         method: changed in place.
         held_back: see Method.fit_statistics.
         seen: see Method.fit_statistics.
+        progress: see there.
     """
     method.eval()
-    method.fit_statistics(method.framed(held_back), method.framed(seen) if seen else None)
-    found = _scores(method, held_back)
+    method.fit_statistics(method.framed(held_back), method.framed(seen) if seen else None, progress)
+    found = _scores(method, lambda: track(held_back(), "scoring held-back images", progress))
     if len(found) >= MINIMUM or seen is None:
         return Calibration(*_columns(found))
     more = _scores(method, few(seen))

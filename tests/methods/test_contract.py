@@ -87,6 +87,21 @@ def test_detections_have_their_shapes_types_and_ranges(method, pictures):
     assert bool((found.score >= found.anomaly_map.amin((1, 2, 3)) - 1e-5).all())
 
 
+def test_learning_what_is_usual_tells_how_far_it_is_and_learns_the_same(full, pictures):
+    full.fit_statistics(held_back(pictures), held_back(pictures.flip(0)))
+    silent = full.predict(pictures, SEEDS)
+    told = []
+    full.fit_statistics(
+        held_back(pictures), held_back(pictures.flip(0)), lambda title, *far: told.append((title, far))
+    )
+    same(silent, full.predict(pictures, SEEDS))
+    assert told
+    for title in {title for title, _ in told}:
+        steps = [far for one, far in told if one == title]
+        total = steps[0][1]
+        assert steps == [(number, total, "") for number in range(1, total + 1)] * (len(steps) // total)
+
+
 def test_an_image_is_judged_alike_alone_and_in_a_batch(method, pictures):
     method.fit_statistics(held_back(pictures))
     together = method.predict(pictures, SEEDS)

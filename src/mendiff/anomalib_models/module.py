@@ -36,6 +36,7 @@ from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import DivergedError, InputError
 from mendiff.methods.base import Method, MethodConfig, find_method, find_preset, random_crops
 from mendiff.methods.config import config_from_dict, config_to_dict
+from mendiff.methods.progress import Progress, unwatched
 from mendiff.model import Model, calibrate
 from mendiff.training.codec_stage import CodecStage, fit_codec
 from mendiff.training.lora import add_lora, merge_lora
@@ -67,6 +68,7 @@ class MethodModule(HeldBack):
         calibration: scores of the held-back images; None until training has ended.
         held_back: content seeds of the held-back images.
         codec_stage: where the stage that fits the codec keeps its checkpoint, and whom it tells.
+        progress: told of what takes long after training.
         files: SHA-256 of the files that weights were read from, by part; what is fitted says so.
         fitted: what it was fitted on and with; None until training has ended.
         calibrates: whether training ends with calibration; a caller may see to it instead.
@@ -135,6 +137,7 @@ class MethodModule(HeldBack):
         self._average: dict[str, Tensor] = {}
         self._finished = self._adapted = False
         self.codec_stage = CodecStage()
+        self.progress: Progress = unwatched
         self._codec_fitted = False
         # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
         self.hparams.update(config=config_to_dict(self.config), features_weights=None)
@@ -381,7 +384,7 @@ class MethodModule(HeldBack):
 
     def _calibrate(self) -> None:
         was_training = self.method.training
-        self.calibration = calibrate(self.method, self._held_back_batches, self._seen_batches)
+        self.calibration = calibrate(self.method, self._held_back_batches, self._seen_batches, self.progress)
         self.method.train(was_training)
         if isinstance(self.post_processor, GoodOnlyPostProcessor):
             self.post_processor.calibrate(self.calibration)

@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.module import MethodModule
 from mendiff.anomalib_models.sharding import Sharded
+from mendiff.methods.progress import Progress, unwatched
 from mendiff.training.codec_stage import CODEC_CHECKPOINT, CodecStage
 from mendiff.training.optimizers import trainer_precision
 from mendiff.training.random import generator
@@ -89,7 +91,7 @@ def train(
     processes: Processes = ALONE,
     resume: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
-    codec_progress: Callable[[int, int, str], None] = lambda *_: None,
+    stages: Progress = unwatched,
 ) -> None:
     """Train and calibrate a model on good images; the result is in the module.
 
@@ -101,7 +103,7 @@ def train(
         processes: what training is shared out over; a step's batch is, so its size must divide by them.
         resume: go on from workdir's checkpoint, if there is one; the result equals that of an unbroken run.
         progress: called after every step with (step, steps, loss).
-        codec_progress: called likewise, with a note, in the stage that fits the codec.
+        stages: told of what comes before the steps and after them.
     """
     from anomalib.callbacks import ModelCheckpoint
     from anomalib.engine import Engine
@@ -121,7 +123,8 @@ def train(
         generator=generator(0),
     )
     path = workdir / CHECKPOINT
-    module.codec_stage = CodecStage(workdir / CODEC_CHECKPOINT, resume, codec_progress)
+    module.codec_stage = CodecStage(workdir / CODEC_CHECKPOINT, resume, partial(stages, "fitting the codec"))
+    module.progress = stages
     last = ModelCheckpoint(dirpath=workdir, filename=path.stem, enable_version_counter=False)
     engine = Engine(
         callbacks=[last, _Watcher(path, progress)],
@@ -141,6 +144,8 @@ def train(
         engine.fit(module, train_dataloaders=loader, ckpt_path=path if resume and path.is_file() else None)
     except SystemExit as error:  # how Lightning answers Ctrl-C
         raise KeyboardInterrupt from error
+    finally:
+        module.progress = unwatched
     module.gather()
 
 

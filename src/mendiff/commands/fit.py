@@ -365,7 +365,7 @@ def train(
         processes=plan.processes,
         resume=resume,
         progress=lambda step, total, loss: update("fitting", step, total, f"loss {loss:.4f}"),
-        codec_progress=partial(update, "fitting the codec"),
+        stages=update,
     )
     return round(time.monotonic() - began, 1)
 

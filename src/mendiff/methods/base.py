@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from mendiff.diffusion.random import PerImageRandom, content_seeds
 from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
+from mendiff.methods.progress import FLAWS, USUAL, Progress, track, unwatched
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.settled import settled
 from mendiff.scoring.readout import Features, Readout, few
@@ -258,13 +259,16 @@ class Method(nn.Module, ABC):
             seen: some of the images that will be trained on.
         """
 
-    def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
+    def fit_statistics(
+        self, held_back: Batches, seen: Batches | None = None, progress: Progress = unwatched
+    ) -> None:
         """Learn what good images look like to the trained method.
 
         Args:
             held_back: images that it was not trained on: what scales and thresholds come from.
             seen: images that it was trained on, for fits that need many examples; held-back ones must not
                 serve for these, or they would look better than any image to come. Without `seen` they do.
+            progress: told of what takes long.
         """
 
     @property
@@ -388,6 +392,7 @@ def fit_to_mended(
     mend: Callable[[Tensor, Tensor], list[Tensor]],
     held_back: Batches,
     seen: Batches | None = None,
+    progress: Progress = unwatched,
 ) -> None:
     """Fit a read-out, if it has anything to learn, to good images and what a method makes of them.
 
@@ -398,14 +403,15 @@ def fit_to_mended(
         held_back: images that the method was not trained on.
         seen: images that it was trained on; the first ones are mended, if the read-out learns from that; all
             are known to a memory bank.
+        progress: told how many batches are mended.
     """
     if not readout.learns:
         return
     # The read-out passes over them more than once; mending them is the dear part.
-    kept, known = (
-        [(image, mend(image, seeds)) for image, seeds in batches()] if batches else []
-        for batches in (held_back, few(seen) if seen and readout.learns_of_seen else None)
-    )
+    some = list(few(seen)()) if seen and readout.learns_of_seen else []
+    whole = [*held_back(), *some]
+    mended = [(image, mend(image, seeds)) for image, seeds in track(whole, USUAL, progress)]
+    kept, known = mended[: len(mended) - len(some)], mended[len(mended) - len(some) :]
     images = (lambda: (image for image, _ in seen())) if seen else None
     readout.fit(lambda: kept, features, (lambda: known) if known else None, images)
     if len(readout.config.bank_shares) > 1:
@@ -414,6 +420,6 @@ def fit_to_mended(
         flawed, masks = probes(
             good.cpu(), min(FLAWED, FLAWS_EACH * len(good)), Generator("cpu").manual_seed(FLAW_SEED)
         )
-        batches = flawed.to(good).split(size)
-        mended = [(batch, mend(batch, content_seeds(batch))) for batch in batches]
-        readout.choose_bank_share(lambda: kept, lambda: mended, masks, features)
+        batches = track(flawed.to(good).split(size), FLAWS, progress)
+        marred = [(batch, mend(batch, content_seeds(batch))) for batch in batches]
+        readout.choose_bank_share(lambda: kept, lambda: marred, masks, features)

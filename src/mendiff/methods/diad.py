@@ -28,6 +28,7 @@ from mendiff.methods.base import (
     fit_to_mended,
 )
 from mendiff.methods.diad_config import PRESETS, DiadConfig
+from mendiff.methods.progress import Progress, unwatched
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import MEAN, STD, check_size, make_codec
 from mendiff.nets.features import make_features
@@ -220,10 +221,12 @@ class Diad(Method):
     # What good images look like.
 
     @settled
-    def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
+    def fit_statistics(
+        self, held_back: Batches, seen: Batches | None = None, progress: Progress = unwatched
+    ) -> None:
         """Learn the read-out; see Method.fit_statistics."""
 
         def rebuild(image: Tensor, seeds: Tensor) -> list[Tensor]:
             return [self._rebuild(image, seeds)]
 
-        fit_to_mended(self.readout, self.features, rebuild, held_back, seen)
+        fit_to_mended(self.readout, self.features, rebuild, held_back, seen, progress)

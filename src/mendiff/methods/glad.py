@@ -25,6 +25,7 @@ from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig, check
 from mendiff.methods.glad_config import PRESETS, GladConfig
 from mendiff.methods.glad_stop import AdaptiveStop
 from mendiff.methods.glad_trace import Walk, walk_panels
+from mendiff.methods.progress import Progress, track, unwatched
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.denoiser import Denoiser
@@ -295,7 +296,9 @@ class Glad(Method):
     # What good images look like.
 
     @settled
-    def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
+    def fit_statistics(
+        self, held_back: Batches, seen: Batches | None = None, progress: Progress = unwatched
+    ) -> None:
         """Learn open stop thresholds and the read-out; see Method.fit_statistics."""
 
         def mend(image: Tensor, seeds: Tensor) -> list[Tensor]:
@@ -306,8 +309,9 @@ class Glad(Method):
         with half_meanwhile(searching, next(self.parameters()).device):
             if self.config.adaptive and self.config.threshold is None:
                 for run in range(len(self.config.denoise_steps)):
-                    self.stop_thresholds[run] = self._learn_thresholds(held_back(), run)
-            fit_to_mended(self.readout, self.features, mend, held_back, seen)
+                    good = track(held_back(), "learning when to stop", progress)
+                    self.stop_thresholds[run] = self._learn_thresholds(good, run)
+            fit_to_mended(self.readout, self.features, mend, held_back, seen, progress)
 
     def _learn_thresholds(self, batches: Iterable[tuple[Tensor, Tensor]], run: int) -> Tensor:
         """The stop score that a share of stop_rate of good images exceeds, per rung, (N,)."""

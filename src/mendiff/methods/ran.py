@@ -22,6 +22,7 @@ from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
 from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig, check_single
+from mendiff.methods.progress import USUAL, Progress, track, unwatched
 from mendiff.methods.ran_config import PRESETS, RanConfig
 from mendiff.methods.ran_features import joined_features, seen_strides
 from mendiff.methods.ran_windows import cut_alike
@@ -369,15 +370,18 @@ class Ran(Method):
             self._cache.clear()
 
     @settled
-    def fit_statistics(self, held_back: Batches, seen: Batches | None = None) -> None:
+    def fit_statistics(
+        self, held_back: Batches, seen: Batches | None = None, progress: Progress = unwatched
+    ) -> None:
         """Learn the residual's covariance and the scale of every map; see Method.fit_statistics."""
         known = few(seen or held_back)
-        looks = [self.look(image, seeds) for image, seeds in known()]
+        looks = [self.look(image, seeds) for image, seeds in track(known(), USUAL, progress)]
         for step, distances in enumerate(self._distances):
             distances.fit(partial(self._lacks, step, looks))
         if self.config.by_place:
             self.scales.fit_places(self.maps(look) for look in looks)
-        self.scales.fit(self.maps(self.look(image, seeds)) for image, seeds in held_back())
+        good = track(held_back(), "learning the scale of scores", progress)
+        self.scales.fit(self.maps(self.look(image, seeds)) for image, seeds in good)
         self.gaussians.fit(self.features(image) for image, _ in known())
 
     def _lacks(self, step: int, looks: Sequence[Look]) -> Iterator[Tensor]:
