@@ -65,6 +65,19 @@ def test_a_picture_of_any_size_is_traced_to_what_is_found_in_it(model, photos, f
         assert all(panel.pixels.dtype == torch.float32 for panel in traced.panels)
 
 
+def test_pictures_on_the_way_to_a_finding_lie_as_the_given_image_does(tiny_method):
+    side, at = 64, (torch.arange(64) * 2 + 1) / 64 - 1
+    rows, columns = torch.meshgrid(at, at, indexing="ij")
+    along, across = (columns + rows) / 2**0.5, (rows - columns) / 2**0.5  # a peg with a head, at 45 degrees
+    peg = (along.abs() < 0.6) & (across.abs() < 0.08) | ((along + 0.5).abs() < 0.12) & (across.abs() < 0.2)
+    image = torch.where(peg, 0.2, 0.9).float().expand(3, side, side)
+    method = tiny_method("glad", {"image_size": side, "upright": "always", "features.name": ""})
+    traced = Model("glad", method, Calibration((0.1, 0.2)), {}).trace(image)
+    assert float((method.frame(image[None]).image[0] - image).abs().mean()) > 0.05
+    estimates = [one.pixels for one in traced.panels if one.pixels.shape == image.shape]
+    torch.testing.assert_close(estimates[-1], traced.found.reconstruction[0], atol=0.01, rtol=0)
+
+
 def test_a_trace_that_ends_in_no_numbers_is_refused(model, photos):
     broken = dataclasses.replace(model, method=copy.deepcopy(model.method))
     with torch.no_grad():

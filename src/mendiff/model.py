@@ -19,10 +19,10 @@ from mendiff.calibration import MINIMUM, Calibration
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.images import Picture, read_image, resize, to_rgb
-from mendiff.methods.base import Batches, Method
-from mendiff.methods.progress import Progress, track, unwatched
+from mendiff.methods.base import Batches, Method, Progress, track, unwatched
 from mendiff.nets.placement import Offload, half_meanwhile, halve, multiplies_bf16
 from mendiff.scoring.readout import few
+from mendiff.synthesis.upright import Frame
 from mendiff.types import Detection, Trace
 
 Pictures = Any
@@ -206,7 +206,7 @@ class Model:
         batch = in_float32(self.prepare(image)[None])
         frame = self.method.frame(batch.to(device))
         traced = self.method.trace(frame.image, content_seeds(batch))
-        panels = [replace(one, pixels=one.pixels.float().cpu()) for one in traced.panels]
+        panels = [replace(one, pixels=_as_it_lies(one.pixels.float(), frame).cpu()) for one in traced.panels]
         return Trace(_on_cpu(frame.undo(traced.found)), panels)
 
     def read(self, path: str | Path) -> Picture:
@@ -216,6 +216,14 @@ class Model:
     def prepare(self, image: Any) -> Tensor:
         """One picture of any kind as the (3,S,S) float32 tensor in [0,1] that the method sees."""
         return prepare(image, self.image_size, self.method.config.bit_depth)
+
+
+def _as_it_lies(pixels: Tensor, frame: Frame) -> Tensor:
+    """A picture (3,h,w), or a map (1,h,w), of a way to a finding, as the image lies that was given."""
+    if len(pixels) == 1:
+        return frame.undo_map(pixels[None])[0]
+    same = pixels.shape[-2:] == frame.image.shape[-2:]
+    return frame.undo_picture(pixels[None])[0] if same else frame.undo_map(pixels[None])[0]
 
 
 def _on_cpu(found: Detection) -> Detection:

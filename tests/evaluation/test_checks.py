@@ -46,6 +46,23 @@ def test_every_image_and_mask_is_counted_once_in_the_progress(plate):
     assert calls == [(done, 9) for done in range(1, 10)]
 
 
+def test_clean_twins_must_be_readable_of_their_images_size_and_another_picture(plate, put):
+    for number, label in ((0, "bent"), (1, "bent"), (0, "scratch"), (1, "scratch")):
+        put(plate / f"twin/{label}/{number:03}.png")
+    assert found(plate) == []
+    put(plate / "twin/bent/000.png", (6, 5))
+    (plate / "twin/bent/001.png").write_bytes(b"no image")
+    shutil.copy(plate / "test/scratch/000.png", plate / "twin/scratch/000.png")
+    assert found(plate) == [
+        ("twin", False, [f"test/{name}.png", f"twin/{name}.png"])
+        for name in ("bent/000", "bent/001", "scratch/000")
+    ]
+    categories, _ = read_data(plate)
+    told = [one.sentence for one in check_data(categories)]
+    assert "expected a twin of its image's size, 12x10, got 6x5; it is left out" in told[0]
+    assert "the two are equal" in told[2]
+
+
 def test_all_faults_are_found_at_once_the_hard_ones_first(plate, put, put_mask):
     truth = plate / "ground_truth"
     (truth / "bent/001_mask.png").unlink()

@@ -80,6 +80,7 @@ def test_whole_numbers_are_taken_where_numbers_are_expected():
         ({"count": "1"}, "config.count: expected int, got '1'"),
         ({"on": 1}, "config.on: expected bool, got 1"),
         ({"word": None}, "config.word: expected str, got None"),
+        ({"word": False}, "config.word: expected a text, got false .yes, no, on and off mean true"),
         ({"limit": "high"}, "config.limit: expected float, got 'high'"),
         ({"inner": {"rate": True}}, "config.inner.rate: expected float, got True"),
         ({"sizes": 1}, "config.sizes: expected a list"),

@@ -34,9 +34,16 @@ from mendiff.checkpoints.store import save as save_model
 from mendiff.checkpoints.weights import read_weights
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import DivergedError, InputError
-from mendiff.methods.base import Method, MethodConfig, find_method, find_preset, random_crops
+from mendiff.methods.base import (
+    Method,
+    MethodConfig,
+    Progress,
+    find_method,
+    find_preset,
+    random_crops,
+    unwatched,
+)
 from mendiff.methods.config import config_from_dict, config_to_dict
-from mendiff.methods.progress import Progress, unwatched
 from mendiff.model import Model, calibrate
 from mendiff.training.codec_stage import CodecStage, fit_codec
 from mendiff.training.lora import add_lora, merge_lora

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.module import MethodModule
 from mendiff.anomalib_models.sharding import Sharded
-from mendiff.methods.progress import Progress, unwatched
+from mendiff.methods.base import Progress, unwatched
 from mendiff.training.codec_stage import CODEC_CHECKPOINT, CodecStage
 from mendiff.training.optimizers import trainer_precision
 from mendiff.training.random import generator

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mendiff.data.masks import read_mask
-from mendiff.data.reading import Header, brightest, image_size, read_header
+from mendiff.data.reading import Header, brightest, image_size, read_header, read_image
 from mendiff.errors import InputError
 from mendiff.evaluation.contents import top_key, whole_key
 from mendiff.evaluation.equal import equal_pictures
@@ -33,7 +33,8 @@ def check_data(
     another size, or masks that are all inverted. Warnings are images that can't be read, files that are left
     out, masks that are empty or mark nearly everything or may be drawn on a photo's unturned pixels, equal
     pictures within training or test images, or in both, 16-bit images that are dark, images that a model
-    shrinks or enlarges much, and tests with good or defective images alone. Pictures are equal when all
+    shrinks or enlarges much, clean twins that can't be read, have another size or equal their image, and
+    tests with good or defective images alone. Pictures are equal when all
     their pixels are, whatever the file format.
 
     Args:
@@ -55,6 +56,7 @@ def check_data(
         findings += orientation_notes(category, looks)
         findings += depth_notes(category, looks, use)
         findings += size_notes(category, looks, use)
+        findings += _twins(category, looks)
         findings += _one_sided(category)
     findings += equal_pictures(categories, looks)
     return sorted(findings, key=lambda finding: not finding.hard)
@@ -76,6 +78,31 @@ def check_files(categories: Sequence[Category]) -> list[Finding]:
             findings.append(Finding("empty", True, sentence, (category.root,)))
         findings += _mask_files(category)
     return findings
+
+
+def _twins(category: Category, looks: Looks) -> Iterator[Finding]:
+    """Clean twins that can't be compared with what a model makes of their images, or tell nothing."""
+    for sample in category.test:
+        twin = sample.twin
+        if twin is None or looks[sample.path, sample.mask_path].problem:
+            continue
+        try:
+            picture, clean = read_image(sample.path), read_image(twin)
+        except InputError as error:
+            yield Finding("twin", False, str(error), (sample.path, twin))
+            continue
+        if clean.shape != picture.shape:
+            (height, width), (tall, wide) = clean.shape[:2], picture.shape[:2]
+            told = (
+                f"expected a twin of its image's size, {wide}x{tall}, got {width}x{height}; it is left out."
+            )
+        elif (clean == picture).all():
+            told = (
+                f"expected the photo of {sample.path} without its defect, but the two are equal; exchange it."
+            )
+        else:
+            continue
+        yield Finding("twin", False, f"{twin}: {told}", (sample.path, twin))
 
 
 def _mask_files(category: Category) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ class Finding:
 
     Attributes:
         kind: layout, name, empty, labels, label, left out, missing mask, shared mask, mask size, unreadable
-            mask, unreadable, empty mask, inverted mask, orientation, dark, size, duplicate, overlap or
+            mask, unreadable, empty mask, inverted mask, orientation, dark, size, twin, duplicate, overlap or
             one-sided.
         hard: whether work must not start; otherwise it is a warning.
         sentence: what is wrong and what to do.

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from mendiff.diffusion.random import PerImageRandom, content_seeds
 from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
-from mendiff.methods.progress import FLAWS, USUAL, Progress, track, unwatched
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.settled import settled
 from mendiff.scoring.readout import Features, Readout, few
@@ -31,6 +30,10 @@ METHODS: dict[str, str] = {
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Called anew for every pass: batches of (images (B,3,H,W) in [0,1], seeds (B,))."""
+Progress = Callable[[str, int, int, str], None]
+"""Called with what is done, how much of it and of how much, and a note."""
+Item = TypeVar("Item")
+USUAL, FLAWS = "learning what is usual", "looking for flaws"
 TIMESTEPS = 1000
 """T of every schedule here."""
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
@@ -106,6 +109,18 @@ SMALL_TRAINING = TrainingConfig(
     steps=1400, batch_size=16, learning_rate=3e-4, warmup=50, cosine=True, ema=0.995
 )
 """How a network of some ten million parameters is trained from scratch, in the presets `small`."""
+
+
+def unwatched(*_: object) -> None:
+    """Where nobody asks for progress."""
+
+
+def track(items: Iterable[Item], title: str, progress: Progress) -> Iterator[Item]:
+    """Pass items on, and tell after each how many were."""
+    known = list(items)
+    for number, item in enumerate(known, start=1):
+        yield item
+        progress(title, number, len(known), "")
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         _check_number(value, where)
         return float(value)
+    if hint is str and isinstance(value, bool):
+        raise InputError(
+            f"{where}: expected a text, got {str(value).lower()} (yes, no, on and off mean true and false)."
+        )
     if type(value) is not hint:
         raise InputError(f"{where}: expected {hint.__name__}, got {value!r}.")
     _check_number(value, where)

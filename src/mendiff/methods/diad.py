@@ -23,12 +23,13 @@ from mendiff.methods.base import (
     Batches,
     Method,
     MethodConfig,
+    Progress,
     check_single,
     estimate_panels,
     fit_to_mended,
+    unwatched,
 )
 from mendiff.methods.diad_config import PRESETS, DiadConfig
-from mendiff.methods.progress import Progress, unwatched
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import MEAN, STD, check_size, make_codec
 from mendiff.nets.features import make_features

@@ -21,11 +21,20 @@ from mendiff.diffusion.ddim import ddim, watched
 from mendiff.diffusion.ladder import ladder, noised_at, remaining
 from mendiff.diffusion.random import PerImageRandom, content_seeds, variant_seeds
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig, check_single, fit_to_mended
+from mendiff.methods.base import (
+    TIMESTEPS,
+    Batches,
+    Method,
+    MethodConfig,
+    Progress,
+    check_single,
+    fit_to_mended,
+    track,
+    unwatched,
+)
 from mendiff.methods.glad_config import PRESETS, GladConfig
 from mendiff.methods.glad_stop import AdaptiveStop
 from mendiff.methods.glad_trace import Walk, walk_panels
-from mendiff.methods.progress import Progress, track, unwatched
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.denoiser import Denoiser

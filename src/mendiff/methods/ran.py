@@ -21,8 +21,17 @@ from mendiff.diffusion.posterior import Posterior, hybrid_loss, kl_divergence
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
-from mendiff.methods.base import TIMESTEPS, Batches, Method, MethodConfig, check_single
-from mendiff.methods.progress import USUAL, Progress, track, unwatched
+from mendiff.methods.base import (
+    TIMESTEPS,
+    USUAL,
+    Batches,
+    Method,
+    MethodConfig,
+    Progress,
+    check_single,
+    track,
+    unwatched,
+)
 from mendiff.methods.ran_config import PRESETS, RanConfig
 from mendiff.methods.ran_features import joined_features, seen_strides
 from mendiff.methods.ran_windows import cut_alike

@@ -120,12 +120,16 @@ class Frame:
             return found
         return replace(
             found,
-            anomaly_map=_sampled(found.anomaly_map, self._back, "bilinear", "border"),
+            anomaly_map=self.undo_map(found.anomaly_map),
             reconstruction=self.undo_picture(found.reconstruction),
         )
 
+    def undo_map(self, values: Tensor) -> Tensor:
+        """A map (B,1,h,w) that belongs to every image, as that lies, at the same size."""
+        return values if self._there is None else _sampled(values, self._back, "bilinear", "border")
+
     def undo_picture(self, picture: Tensor) -> Tensor:
-        """A picture that belongs to every image, as that lies; where it has nothing, the image itself."""
+        """A picture (B,3,S,S) that belongs to every image, as that lies; where it has none, the image."""
         if self._there is None:
             return picture
         seen = _sampled(torch.ones_like(picture[:, :1]), self._back, "bilinear", "zeros")
