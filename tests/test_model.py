@@ -71,11 +71,12 @@ def test_pictures_on_the_way_to_a_finding_lie_as_the_given_image_does(tiny_metho
     along, across = (columns + rows) / 2**0.5, (rows - columns) / 2**0.5  # a peg with a head, at 45 degrees
     peg = (along.abs() < 0.6) & (across.abs() < 0.08) | ((along + 0.5).abs() < 0.12) & (across.abs() < 0.2)
     image = torch.where(peg, 0.2, 0.9).float().expand(3, side, side)
-    method = tiny_method("glad", {"image_size": side, "upright": "always", "features.name": ""})
+    changes = {"image_size": side, "upright": "always", "denoise_steps": [50]}
+    method = tiny_method("glad", changes)
     traced = Model("glad", method, Calibration((0.1, 0.2)), {}).trace(image)
     assert float((method.frame(image[None]).image[0] - image).abs().mean()) > 0.05
     estimates = [one.pixels for one in traced.panels if one.pixels.shape == image.shape]
-    torch.testing.assert_close(estimates[-1], traced.found.reconstruction[0], atol=0.01, rtol=0)
+    assert min(float((one - traced.found.reconstruction[0]).abs().max()) for one in estimates) < 1e-5
 
 
 def test_a_trace_that_ends_in_no_numbers_is_refused(model, photos):
