@@ -1,10 +1,10 @@
 r"""The networks that come with mendiff against the teacher and against random weights, on real images.
 
-    python benchmarks/bundled.py DATA --teacher-weights FILE --teacher-input tflite -o runs/bundled
-    python benchmarks/bundled.py DATA --teacher-weights FILE --teacher-input tflite \
+    PYTHONPATH=. python benchmarks/bundled.py DATA --teacher-weights FILE --teacher-input tflite -o runs/bundled
+    PYTHONPATH=. python benchmarks/bundled.py DATA --teacher-weights FILE --teacher-input tflite \
         --features runs/features/features.safetensors --codec runs/codec/codec \
         --sizes magnetic_tile=256 deeppcb=320 road_crack=128 -o runs/bundled
-    python benchmarks/bundled.py --speed --teacher-weights FILE --teacher-input tflite
+    PYTHONPATH=. python benchmarks/bundled.py --speed --teacher-weights FILE --teacher-input tflite
 
 A memory bank (8,000 random patches, stages 2 to 4 pooled 3x3, maximum of the map) on the features of the
 teacher, of the student and of the teacher's network with random weights; the share of the teacher's gain over
@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mendiff.bundled.train_features import open_teacher
 from mendiff.checkpoints.bundled import codec_folder, open_features
 from mendiff.checkpoints.codecs import open_codec
 from mendiff.checkpoints.store import read_weights
@@ -44,6 +43,7 @@ from mendiff.nets.codec import Codec
 from mendiff.nets.features import FeatureExtractor
 from mendiff.nets.placement import multiplies_bf16
 from mendiff.nets.student import STAGES, StudentFeatures
+from tools.train_features import open_teacher
 
 COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap")
 SIDE, ROUNDS, BATCHES = 256, 20, (1, 8)

@@ -32,7 +32,6 @@ FLOORS = {
     "model": 4,
     "training": 4,
     "anomalib_models": 5,
-    "bundled": 5,
     "evaluation": 5,
     "report": 5,
     "demo": 5,
@@ -48,8 +47,7 @@ SIDEWAYS = {
     "model": {"arrays", "checkpoints", "data", "images"},
     "checkpoints": {"data", "images", "model"},
     "training": {"checkpoints", "data", "images", "model"},
-    "commands": {room for room, floor in FLOORS.items() if floor == 5} - {"cli", "bundled"},
-    "bundled": {"commands", "demo", "evaluation"},
+    "commands": {room for room, floor in FLOORS.items() if floor == 5} - {"cli"},
     "cli": {room for room, floor in FLOORS.items() if floor == 5},
 }
 # Third parties: floors 1-3 may use these and no others, floors 4 and 5 any but these.

@@ -2,9 +2,9 @@
 
 Examples:
     TEACHER="--teacher-weights FILE --teacher-input tflite"
-    python -m mendiff.bundled.train_features $TEACHER --minutes 75 -o runs/features
-    python -m mendiff.bundled.train_features $TEACHER --resume -o runs/features
-    python -m mendiff.bundled.train_features $TEACHER --resume -o runs/features --install
+    python -m tools.train_features $TEACHER --minutes 75 -o runs/features
+    python -m tools.train_features $TEACHER --resume -o runs/features
+    python -m tools.train_features $TEACHER --resume -o runs/features --install
 
 FILE holds the teacher's weights, safetensors; tflite is for such as come from TensorFlow Lite. The folder
 gets checkpoint.safetensors about every minute, log.jsonl, and at the end features.safetensors; --install puts
@@ -25,11 +25,20 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mendiff.bundled.judge import draw_category, judge_all
-from mendiff.bundled.stream import Drawn, RoundsConfig, batches
-from mendiff.bundled.teacher import Teacher, Whitenings, distance, explained
-from mendiff.bundled.training import Run, Schedule
-from mendiff.bundled.workshop import (
+from mendiff.checkpoints.bundled import FEATURES
+from mendiff.checkpoints.weights import read_weights
+from mendiff.commands.common import Terminal, choose_device
+from mendiff.commands.plan import INPUTS, backbone_input
+from mendiff.images import write_bytes
+from mendiff.methods.config import config_from_dict
+from mendiff.nets.features import FeatureExtractor, FeaturesConfig
+from mendiff.nets.placement import in_half
+from mendiff.nets.student import STAGES, Student, StudentConfig, StudentFeatures
+from tools.judge import draw_category, judge_all
+from tools.stream import Drawn, RoundsConfig, batches
+from tools.teacher import Teacher, Whitenings, distance, explained
+from tools.training import Run, Schedule
+from tools.workshop import (
     OTHER_SEED,
     add_training_options,
     answered,
@@ -41,15 +50,6 @@ from mendiff.bundled.workshop import (
     set_threads,
     steps_of,
 )
-from mendiff.checkpoints.bundled import FEATURES
-from mendiff.checkpoints.weights import read_weights
-from mendiff.commands.common import Terminal, choose_device
-from mendiff.commands.plan import INPUTS, backbone_input
-from mendiff.images import write_bytes
-from mendiff.methods.config import config_from_dict
-from mendiff.nets.features import FeatureExtractor, FeaturesConfig
-from mendiff.nets.placement import in_half
-from mendiff.nets.student import STAGES, Student, StudentConfig, StudentFeatures
 
 FITTED, HELD_BACK = 16, 8
 """Batches that whitening is learned from, and batches that are never trained on."""
@@ -80,7 +80,7 @@ class Pupil(nn.Module):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; 2 for bad input, 130 when interrupted."""
     parser = argparse.ArgumentParser(
-        prog="python -m mendiff.bundled.train_features",
+        prog="python -m tools.train_features",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

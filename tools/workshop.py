@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from mendiff.bundled.stream import RoundsConfig
-from mendiff.bundled.training import CHECKPOINT, read_about
 from mendiff.checkpoints.bundled import install, sum_of
 from mendiff.commands.common import Terminal
 from mendiff.commands.heap import keep_freed_memory
 from mendiff.errors import InputError
+from tools.stream import RoundsConfig
+from tools.training import CHECKPOINT, read_about
 
 OTHER_SEED = 900_000_000
 """Added to the seed for images that are not trained on."""

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from mendiff.bundled.fields import Rng, chance, draw_colour, grid, log_uniform
 from mendiff.demo.geometry import Field
 from mendiff.demo.shading import Pixels
+from tools.fields import Rng, chance, draw_colour, grid, log_uniform
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 

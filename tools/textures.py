@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mendiff.bundled.fields import (
+from mendiff.demo.geometry import Field
+from tools.fields import (
     Rng,
     bent,
     chance,
@@ -20,7 +21,6 @@ from mendiff.bundled.fields import (
     ripples,
     tone_of,
 )
-from mendiff.demo.geometry import Field
 
 Texture = Callable[[int, Rng], Field]
 TAU = np.float32(2 * math.pi)

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from mendiff.bundled.drawings import plain_texture
-from mendiff.bundled.fields import Rng, chance, clouds, draw_colour, grid, log_uniform, soft, turned
-from mendiff.bundled.textures import draw_texture
 from mendiff.demo.data import CATEGORIES, LOCAL_DEFECTS, render_defective, render_good
 from mendiff.demo.geometry import Field
+from tools.drawings import plain_texture
+from tools.fields import Rng, chance, clouds, draw_colour, grid, log_uniform, soft, turned
+from tools.textures import draw_texture
 
 PARTS = 96
 """Different parts of the demo: each takes a tenth of a second, so that they are drawn once and cut often."""

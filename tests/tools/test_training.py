@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mendiff.bundled import train_codec, train_features
-from mendiff.bundled.stream import RoundsConfig, batches
-from mendiff.bundled.teacher import Teacher, Whitenings, distance, explained
-from mendiff.bundled.training import CHECKPOINT, LOG, Run, Schedule, read_log
 from mendiff.checkpoints.codecs import open_codec
 from mendiff.errors import InputError
 from mendiff.nets.student import STAGES, Student, StudentConfig, StudentFeatures
+from tools import train_codec, train_features
+from tools.stream import RoundsConfig, batches
+from tools.teacher import Teacher, Whitenings, distance, explained
+from tools.training import CHECKPOINT, LOG, Run, Schedule, read_log
 
 SMALL = [
     "--size",
@@ -167,7 +167,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path):
 
 def test_minutes_become_steps(codec, tmp_path, monkeypatch):
     main, options = codec
-    monkeypatch.setattr("mendiff.bundled.train_codec.seconds_per_step", lambda *_: 0.5)
+    monkeypatch.setattr("tools.train_codec.seconds_per_step", lambda *_: 0.5)
     assert main([*options, "-o", str(tmp_path), "--minutes", "0.025"]) == 0
     assert read_log(tmp_path / LOG)[-1]["step"] == 3
 

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 @pytest.fixture(autouse=True)
 def few_slow_parts(monkeypatch):
     """Two parts of the demo instead of a hundred."""
-    monkeypatch.setattr("mendiff.bundled.scenes.PARTS", 2)
+    monkeypatch.setattr("tools.scenes.PARTS", 2)
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mendiff.bundled.drawings import Sheet, drawn_mask, outline, plain_texture, wandering
-from mendiff.bundled.fields import Rng, blob, chance, clouds, draw_colour, log_uniform, soft
-from mendiff.bundled.scenes import shaded
 from mendiff.demo.geometry import Field
+from tools.drawings import Sheet, drawn_mask, outline, plain_texture, wandering
+from tools.fields import Rng, blob, chance, clouds, draw_colour, log_uniform, soft
+from tools.scenes import shaded
 
 Mask = NDArray[np.bool_]
 Flaw = Callable[[Field, Rng], tuple[Field, Field]]

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mendiff.bundled.camera import photographed, turned_over
-from mendiff.bundled.drawings import circuit, dead_leaves, plain_texture
-from mendiff.bundled.fields import Rng
-from mendiff.bundled.flaws import Mask, flawed
-from mendiff.bundled.images import Kind
-from mendiff.bundled.scenes import relief
 from mendiff.commands.common import Terminal
 from mendiff.demo.geometry import Field
 from mendiff.evaluation.controls import fit_memory_bank
 from mendiff.evaluation.metrics import image_and_pixel_metrics
+from tools.camera import photographed, turned_over
+from tools.drawings import circuit, dead_leaves, plain_texture
+from tools.fields import Rng
+from tools.flaws import Mask, flawed
+from tools.images import Kind
+from tools.scenes import relief
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 

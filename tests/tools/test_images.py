@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from mendiff.bundled.camera import photographed
-from mendiff.bundled.flaws import FLAWS, flawed
-from mendiff.bundled.images import KINDS, generate, generate_batch
-from mendiff.bundled.judge import _as_seen, _taken, draw_category, judge
-from mendiff.bundled.textures import TEXTURES
 from mendiff.demo.data import render_good
 from mendiff.nets.features import PixelPyramid
+from tools.camera import photographed
+from tools.flaws import FLAWS, flawed
+from tools.images import KINDS, generate, generate_batch
+from tools.judge import _as_seen, _taken, draw_category, judge
+from tools.textures import TEXTURES
 
 SIZE = 64
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mendiff.bundled.camera import photographed
-from mendiff.bundled.drawings import circuit, dead_leaves, line_art, plain_texture, writing
-from mendiff.bundled.fields import Rng, chance
-from mendiff.bundled.flaws import flawed
-from mendiff.bundled.scenes import demo_part, mixed, relief, things
 from mendiff.demo.geometry import Field
 from mendiff.demo.shading import Pixels
+from tools.camera import photographed
+from tools.drawings import circuit, dead_leaves, line_art, plain_texture, writing
+from tools.fields import Rng, chance
+from tools.flaws import flawed
+from tools.scenes import demo_part, mixed, relief, things
 
 Kind = Callable[[int, Rng], Field]
 

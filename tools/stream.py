@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mendiff.bundled.images import generate_batch
+from tools.images import generate_batch
 
 Describe = Callable[[Tensor], Sequence[Tensor]]
 """Images (B,3,S,S) in [0,1] to what is to be learned of them."""

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from mendiff.bundled.fields import Labels, Rng, chance, coloured, draw_colour, grid, log_uniform
-from mendiff.bundled.textures import draw_texture
 from mendiff.demo.geometry import Field
+from tools.fields import Labels, Rng, chance, coloured, draw_colour, grid, log_uniform
+from tools.textures import draw_texture
 
 Drawing = Callable[[int, Rng], Field]
 Outline = list[tuple[float, float]]

@@ -1,9 +1,9 @@
 """Trains the bundled codec on generated images: pixels to 16 channels at an eighth of the size, and back.
 
 Examples:
-    python -m mendiff.bundled.train_codec --features auto --minutes 60 -o runs/codec
-    python -m mendiff.bundled.train_codec --features resnet18 --features-weights r18.safetensors -o runs/codec
-    python -m mendiff.bundled.train_codec --features auto --resume -o runs/codec --install
+    python -m tools.train_codec --features auto --minutes 60 -o runs/codec
+    python -m tools.train_codec --features resnet18 --features-weights r18.safetensors -o runs/codec
+    python -m tools.train_codec --features auto --resume -o runs/codec --install
 
 The folder gets checkpoint.safetensors about every minute, log.jsonl, and at the end codec/ as
 `mendiff fit-codec` writes it; --install puts the latter into the package. docs/curves.py draws the log.
@@ -22,22 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mendiff.bundled.images import generate_batch
-from mendiff.bundled.judge import Category, draw_category, judge_all
-from mendiff.bundled.stream import RoundsConfig, batches
-from mendiff.bundled.training import Run, Schedule
-from mendiff.bundled.workshop import (
-    OTHER_SEED,
-    add_training_options,
-    answered,
-    check_folder,
-    finish,
-    remembered,
-    rounds_of,
-    seconds_per_step,
-    set_threads,
-    steps_of,
-)
 from mendiff.checkpoints.bundled import CODEC, fill, resolved
 from mendiff.checkpoints.codecs import CODEC as ITS_CODEC
 from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, read_codec, save_codec
@@ -54,6 +38,22 @@ from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeatureExtractor
 from mendiff.nets.placement import in_half
+from tools.images import generate_batch
+from tools.judge import Category, draw_category, judge_all
+from tools.stream import RoundsConfig, batches
+from tools.training import Run, Schedule
+from tools.workshop import (
+    OTHER_SEED,
+    add_training_options,
+    answered,
+    check_folder,
+    finish,
+    remembered,
+    rounds_of,
+    seconds_per_step,
+    set_threads,
+    steps_of,
+)
 
 HELD_BACK = 48
 """Images that are never trained on."""
@@ -66,7 +66,7 @@ ZOOMED, LARGEST_ZOOM = 0.5, 2.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; 2 for bad input, 130 when interrupted."""
     parser = argparse.ArgumentParser(
-        prog="python -m mendiff.bundled.train_codec",
+        prog="python -m tools.train_codec",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
