@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from mendiff.checkpoints.store import load
-from mendiff.commands import evaluate
-from mendiff.commands.common import Terminal
-from mendiff.commands.fit import fit
-from mendiff.commands.plan import Plan
-from mendiff.commands.variants import variant_of
+from mendiff.cli.terminal import Terminal
 from mendiff.evaluation.data import Category, open_data
 from mendiff.images import read_image, resize
 from mendiff.nets.denoiser import plain_unet
+from mendiff.workflows import evaluate
+from mendiff.workflows.fit import fit
+from mendiff.workflows.fit_config import Plan
+from mendiff.workflows.variants import variant_of
 
 # (row, model, changes): Table 6, then Table 7, with T' = 750 and min_step = 350 as published.
 ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (

@@ -18,8 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from mendiff.checkpoints.bundled import fill, resolved
-from mendiff.commands import evaluate
-from mendiff.commands.common import Terminal
+from mendiff.cli.terminal import Terminal
 from mendiff.evaluation.controls import fit_memory_bank
 from mendiff.evaluation.data import open_data
 from mendiff.images import read_image, resize
@@ -27,6 +26,7 @@ from mendiff.methods.base import find_method, find_preset
 from mendiff.scoring import bank as banks
 from mendiff.synthesis.upright import Frame, lie_variously, pose_of
 from mendiff.types import Detection
+from mendiff.workflows import evaluate
 
 MOST = 200
 """Good images that a bank is made of."""

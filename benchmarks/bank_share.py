@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from mendiff.checkpoints.store import load
-from mendiff.commands import evaluate
-from mendiff.commands.common import Terminal
-from mendiff.commands.variants import variant
+from mendiff.cli.terminal import Terminal
 from mendiff.evaluation.data import open_data
 from mendiff.scoring.readout import LEARNED
+from mendiff.workflows import evaluate
+from mendiff.workflows.variants import variant
 
 ROWS = {"chosen": list(LEARNED.bank_shares), "without": [], "alone": [1.0]}
 SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap")

@@ -1,6 +1,6 @@
 r"""The networks that come with mendiff against the teacher and against random weights, on real images.
 
-    PYTHONPATH=. python benchmarks/bundled.py DATA --teacher-weights FILE --teacher-input tflite -o runs/bundled
+    PYTHONPATH=. python benchmarks/bundled.py DATA --teacher-weights FILE --teacher-input tflite -o runs
     PYTHONPATH=. python benchmarks/bundled.py DATA --teacher-weights FILE --teacher-input tflite \
         --features runs/features/features.safetensors --codec runs/codec/codec \
         --sizes magnetic_tile=256 deeppcb=320 road_crack=128 -o runs/bundled
@@ -30,11 +30,8 @@ from torch import Tensor
 from mendiff.checkpoints.bundled import codec_folder, open_features
 from mendiff.checkpoints.codecs import open_codec
 from mendiff.checkpoints.store import read_weights
-from mendiff.commands.common import Terminal, choose_categories
-from mendiff.commands.evaluate import TestSet, measure, read_tests
-from mendiff.commands.fit_codec import quality
-from mendiff.commands.heap import keep_freed_memory
-from mendiff.commands.plan import own_size, readable_paths
+from mendiff.cli.heap import keep_freed_memory
+from mendiff.cli.terminal import Terminal
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import Features, fit_memory_bank
 from mendiff.evaluation.data import Category, open_data
@@ -43,6 +40,10 @@ from mendiff.nets.codec import Codec
 from mendiff.nets.features import FeatureExtractor
 from mendiff.nets.placement import multiplies_bf16
 from mendiff.nets.student import STAGES, StudentFeatures
+from mendiff.workflows.common import choose_categories
+from mendiff.workflows.evaluate import TestSet, measure, read_tests
+from mendiff.workflows.fit_codec import quality
+from mendiff.workflows.fit_config import own_size, readable_paths
 from tools.train_features import open_teacher
 
 COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap")

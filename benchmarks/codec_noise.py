@@ -16,10 +16,10 @@ from torch import Generator, Tensor
 
 from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import open_codec
-from mendiff.commands.fit_codec import quality
 from mendiff.evaluation.data import GOOD, open_data
 from mendiff.images import read_image, resize
 from mendiff.nets.codec import Codec
+from mendiff.workflows.fit_codec import quality
 
 SHARES = (0.0, 0.1, 0.25, 0.5)
 

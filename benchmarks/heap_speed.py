@@ -34,12 +34,12 @@ def measure(name: str, label: str) -> dict[str, float]:
     """Per training step of a method, in this process."""
     import torch
 
-    from mendiff.commands.heap import keep_freed_memory
-    from mendiff.commands.job import peak_gb
+    from mendiff.cli.heap import keep_freed_memory
     from mendiff.diffusion.random import PerImageRandom
     from mendiff.methods.base import find_method, find_preset
     from mendiff.methods.config import override
     from mendiff.training.optimizers import make_optimizer
+    from mendiff.workflows.job import peak_gb
 
     if label == "kept":
         keep_freed_memory()

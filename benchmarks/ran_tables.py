@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from mendiff.checkpoints.store import load
-from mendiff.commands import evaluate
-from mendiff.commands.common import Terminal
-from mendiff.commands.fit import fit
-from mendiff.commands.plan import Plan
-from mendiff.commands.variants import variant
+from mendiff.cli.terminal import Terminal
 from mendiff.diffusion.random import content_seeds
 from mendiff.evaluation.data import Category, open_data
 from mendiff.model import Model
+from mendiff.workflows import evaluate
+from mendiff.workflows.fit import fit
+from mendiff.workflows.fit_config import Plan
+from mendiff.workflows.variants import variant
 
 COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
 ALONE: dict[str, dict[str, Any]] = {

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from mendiff.checkpoints.store import load
-from mendiff.commands import evaluate
-from mendiff.commands.common import Terminal
+from mendiff.cli.terminal import Terminal
 from mendiff.diffusion.posterior import kl_divergence
 from mendiff.diffusion.random import PerImageRandom, content_seeds
 from mendiff.evaluation.data import open_data
 from mendiff.scoring.maps import gaussian_blur
 from mendiff.scoring.score import top_share_mean
 from mendiff.types import Detection
+from mendiff.workflows import evaluate
 
 BATCH, SIGMA, SHARE = 8, 2 / 256, 0.002
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import yaml
 
 from mendiff.checkpoints.store import load
-from mendiff.commands.tune import KEPT, make_bed, tried
 from mendiff.evaluation.data import open_data
+from mendiff.workflows.tune import KEPT, make_bed, tried
 
 REPETITIONS, SEED = 3, 0
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from mendiff.checkpoints.store import load
-from mendiff.commands.predict import heat_range
 from mendiff.evaluation.data import open_data
 from mendiff.images import (
     draw_contour,
@@ -25,6 +24,7 @@ from mendiff.images import (
     save_png,
     to_picture,
 )
+from mendiff.workflows.predict import heat_range
 
 
 def main(demo: Path, out: Path) -> None:

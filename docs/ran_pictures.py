@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from mendiff.checkpoints.store import load
-from mendiff.commands.predict import heat_range
 from mendiff.diffusion.random import content_seeds
 from mendiff.evaluation.data import Category, open_data
 from mendiff.images import (
@@ -29,6 +28,7 @@ from mendiff.images import (
     to_picture,
 )
 from mendiff.model import Model
+from mendiff.workflows.predict import heat_range
 
 
 def main(demo: Path, out: Path) -> None:

@@ -20,7 +20,7 @@ import resource, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, torch
-from mendiff.commands.predict import Subject, _write_pictures
+from mendiff.workflows.predict import Subject, _write_pictures
 from mendiff.images import resize
 
 def peak():

@@ -26,16 +26,17 @@ from mendiff.anomalib_models import GoodImages, choose
 from mendiff.checkpoints import store
 from mendiff.checkpoints.codecs import open_codec, read_codec
 from mendiff.checkpoints.store import read_weights
-from mendiff.cli import main, parse_settings
-from mendiff.commands import demo, fit_codec, predict
-from mendiff.commands.common import Terminal
-from mendiff.commands.evaluate import find, read_tests
-from mendiff.commands.locks import only_one
-from mendiff.commands.plan import Plan, make_config
+from mendiff.cli import main
+from mendiff.cli.app import parse_settings
+from mendiff.cli.terminal import Terminal
 from mendiff.demo.data import DemoConfig
 from mendiff.evaluation.data import open_data
 from mendiff.methods.base import METHODS
 from mendiff.training import loop
+from mendiff.workflows import demo, fit_codec, predict
+from mendiff.workflows.evaluate import find, read_tests
+from mendiff.workflows.fit_config import Plan, make_config
+from mendiff.workflows.locks import only_one
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -188,12 +189,12 @@ def test_lack_of_memory_is_one_sentence_that_says_what_to_do(run, model, monkeyp
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("mendiff.commands.info.load", fail)
+    monkeypatch.setattr("mendiff.workflows.info.load", fail)
     code, out, err = run("info", model)
     assert (code, out) == (1, "")
     assert err.startswith("mendiff info: there is not enough memory; choose a smaller --image-size")
     assert len(err.splitlines()) == 1
-    monkeypatch.setattr("mendiff.commands.info.load", lambda *_: [][0])
+    monkeypatch.setattr("mendiff.workflows.info.load", lambda *_: [][0])
     with pytest.raises(IndexError):  # a mistake of ours stays one
         run("info", model)
 
@@ -297,7 +298,7 @@ def test_interrupt_and_disk_errors_are_one_line(run, model, monkeypatch, failure
     def fail(*_):
         raise failure
 
-    monkeypatch.setattr("mendiff.commands.info.load", fail)
+    monkeypatch.setattr("mendiff.workflows.info.load", fail)
     code, out, err = run("info", model)
     assert out == ""
     assert (code, err) == (ended[0], f"mendiff info: {ended[1]}\n")
@@ -487,7 +488,7 @@ def test_a_second_fit_into_a_place_is_refused_while_the_first_runs(refused, data
 
 
 def test_a_model_folder_that_comes_up_during_a_fit_stays_and_the_model_too(run, data, tmp_path, monkeypatch):
-    from mendiff.commands import fit
+    from mendiff.workflows import fit
 
     out, save = tmp_path / "model", fit.save
 
@@ -584,7 +585,7 @@ def test_fit_names_a_defect_among_the_good_images_and_passes_over_it(run, tmp_pa
 
 def test_what_is_written_twice_to_spare_an_import_is_the_same():
     from mendiff import anomalib_models
-    from mendiff.commands import fit, plan
+    from mendiff.workflows import fit, plan
 
     assert plan.FEWEST_IMAGES == anomalib_models.FEWEST_IMAGES
     assert fit.CHECKPOINT == anomalib_models.CHECKPOINT
@@ -1189,7 +1190,7 @@ def test_both_pictures_of_an_oblong_image_have_its_size(run, model, tmp_path):
 
 def test_predict_names_and_counts_the_files_that_it_passes_over(run, model, data, tmp_path, monkeypatch):
     left = [(data / "a.pgm", "type .pgm"), (data / "b.pgm", "type .pgm"), (data / "c", "broken link")]
-    monkeypatch.setattr("mendiff.commands.findings.images_left_out", lambda folder: left)
+    monkeypatch.setattr("mendiff.workflows.findings.images_left_out", lambda folder: left)
     code, out, err = run("predict", model, data / "test", "-o", tmp_path / "found", "--json")
     assert code == 0
     assert err == "warning: 3 files are not inspected: 2 (type .pgm), 1 (broken link).\n"
@@ -1786,7 +1787,7 @@ def test_every_category_can_have_a_threshold_of_its_own(run, refused, plates, tm
     opened, load = [], store.load
     with monkeypatch.context() as patch:
         patch.setattr(
-            "mendiff.commands.evaluate.load", lambda *given: (opened.append(given[2:]), load(*given))[1]
+            "mendiff.workflows.evaluate.load", lambda *given: (opened.append(given[2:]), load(*given))[1]
         )
         assert run("evaluate", own, plates, "--json")[0] == 0
     assert opened == [("dark",), ("light",)]
@@ -1834,7 +1835,7 @@ def test_info_describes_the_model(run, model):
 
 def test_demo_draws_its_data_alone(run, refused, tmp_path, monkeypatch):
     small = partial(DemoConfig, size=64, n_train=2, n_test_good=1, n_defective=1)
-    monkeypatch.setattr("mendiff.commands.demo.DemoConfig", small)
+    monkeypatch.setattr("mendiff.workflows.demo.DemoConfig", small)
     words = ("demo", "--make-data", tmp_path / "parts", "--categories", "tile")
     code, out, _ = run(*words, "--json")
     assert (code, json.loads(out)) == (0, {"data": str(tmp_path / "parts"), "categories": ["tile"]})
@@ -1845,8 +1846,8 @@ def test_demo_draws_its_data_alone(run, refused, tmp_path, monkeypatch):
 @pytest.mark.parametrize("method", ["glad", "diad"])
 def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch, method):
     small = partial(DemoConfig, size=64, n_train=12, n_test_good=2, n_defective=2)
-    monkeypatch.setattr("mendiff.commands.demo.CALIBRATION", 6)
-    monkeypatch.setattr("mendiff.commands.demo.DemoConfig", small)
+    monkeypatch.setattr("mendiff.workflows.demo.CALIBRATION", 6)
+    monkeypatch.setattr("mendiff.workflows.demo.DemoConfig", small)
     calibrated, calibrate = [], mendiff_model.calibrate
     monkeypatch.setattr(
         mendiff_model, "calibrate", lambda *given: (calibrated.append(given), calibrate(*given))[1]
@@ -1881,7 +1882,7 @@ def test_the_demos_own_settings_make_a_network_for_its_pictures(method):
 
 
 def test_a_slip_in_the_demos_settings_shows_before_anything_is_drawn(refused, monkeypatch):
-    monkeypatch.setattr("mendiff.commands.demo.make_data", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr("mendiff.workflows.demo.make_data", lambda *_: pytest.fail("drawn"))
     assert "config.training: expected some of" in refused("demo", "--set", "training.stps=3")
     assert "got 'zebra'" in refused("demo", "--set", "denoiser.network={zebra: 3}")
 

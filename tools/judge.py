@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mendiff.commands.common import Terminal
+from mendiff.cli.terminal import Terminal
 from mendiff.demo.geometry import Field
 from mendiff.evaluation.controls import fit_memory_bank
 from mendiff.evaluation.metrics import image_and_pixel_metrics

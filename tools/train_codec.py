@@ -27,10 +27,7 @@ from mendiff.checkpoints.codecs import CODEC as ITS_CODEC
 from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, read_codec, save_codec
 from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.weights import read_weights
-from mendiff.commands.common import Terminal, choose_device
-from mendiff.commands.fit_codec import quality
-from mendiff.commands.places import check_output, new_folder
-from mendiff.commands.plan import INPUTS, backbone_changes
+from mendiff.cli.terminal import Terminal
 from mendiff.methods.base import random_crops
 from mendiff.methods.config import override
 from mendiff.nets.codec import BUNDLED_NETWORK, Codec, CodecConfig, TinyCodec, widened
@@ -38,6 +35,10 @@ from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeatureExtractor
 from mendiff.nets.placement import in_half
+from mendiff.workflows.common import choose_device
+from mendiff.workflows.fit_codec import quality
+from mendiff.workflows.fit_config import INPUTS, backbone_changes
+from mendiff.workflows.places import check_output, new_folder
 from tools.images import generate_batch
 from tools.judge import Category, draw_category, judge_all
 from tools.stream import RoundsConfig, batches

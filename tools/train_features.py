@@ -27,13 +27,14 @@ from torch import Tensor, nn
 
 from mendiff.checkpoints.bundled import FEATURES
 from mendiff.checkpoints.weights import read_weights
-from mendiff.commands.common import Terminal, choose_device
-from mendiff.commands.plan import INPUTS, backbone_input
+from mendiff.cli.terminal import Terminal
 from mendiff.images import write_bytes
 from mendiff.methods.config import config_from_dict
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig
 from mendiff.nets.placement import in_half
 from mendiff.nets.student import STAGES, Student, StudentConfig, StudentFeatures
+from mendiff.workflows.common import choose_device
+from mendiff.workflows.fit_config import INPUTS, backbone_input
 from tools.judge import draw_category, judge_all
 from tools.stream import Drawn, RoundsConfig, batches
 from tools.teacher import Teacher, Whitenings, distance, explained

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from mendiff.checkpoints.bundled import install, sum_of
-from mendiff.commands.common import Terminal
-from mendiff.commands.heap import keep_freed_memory
+from mendiff.cli.heap import keep_freed_memory
+from mendiff.cli.terminal import Terminal
 from mendiff.errors import InputError
 from tools.stream import RoundsConfig
 from tools.training import CHECKPOINT, read_about

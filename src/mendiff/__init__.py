@@ -6,11 +6,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mendiff.anomalib_models import Diad, Glad, Ran
     from mendiff.checkpoints.store import load
+    from mendiff.errors import InputError
+    from mendiff.model import Model
     from mendiff.types import Detection
+    from mendiff.workflows.front import benchmark, evaluate, fit, tune
 
 __version__ = "0.1.0"
 
-__all__ = ["Detection", "Diad", "Glad", "Ran", "__version__", "load"]
+__all__ = [
+    "Detection",
+    "Diad",
+    "Glad",
+    "InputError",
+    "Model",
+    "Ran",
+    "__version__",
+    "benchmark",
+    "evaluate",
+    "fit",
+    "load",
+    "tune",
+]
 
 # Names that are imported on first use, so that `import mendiff` pulls no torch.
 _HOMES = {
@@ -18,7 +34,13 @@ _HOMES = {
     "Diad": "mendiff.anomalib_models",
     "Glad": "mendiff.anomalib_models",
     "Ran": "mendiff.anomalib_models",
+    "InputError": "mendiff.errors",
+    "Model": "mendiff.model",
+    "benchmark": "mendiff.workflows.front",
+    "evaluate": "mendiff.workflows.front",
+    "fit": "mendiff.workflows.front",
     "load": "mendiff.checkpoints.store",
+    "tune": "mendiff.workflows.front",
 }
 
 

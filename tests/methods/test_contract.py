@@ -9,13 +9,13 @@ import torch
 from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
 from mendiff.checkpoints.bundled import resolved
-from mendiff.commands.variants import variant_of
 from mendiff.diffusion.random import PerImageRandom, content_seeds
 from mendiff.errors import InputError
 from mendiff.methods.base import METHODS, describe_parameters, find_method, find_preset
 from mendiff.methods.config import config_from_dict, config_to_dict, override
 from mendiff.model import calibrated
 from mendiff.types import Detection
+from mendiff.workflows.variants import variant_of
 
 pytestmark = pytest.mark.parametrize("name", METHODS)
 SEEDS = torch.tensor([11, 5, 2**62, 0])

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from mendiff.commands.tune import SEARCHED
 from mendiff.diffusion.ladder import ladder
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError
 from mendiff.methods.diad import GUIDANCE
 from mendiff.methods.diad_config import PUBLISHED, DiadConfig
+from mendiff.workflows.tune import SEARCHED
 
 SEEDS = torch.tensor([7, 1, 99, 3])
 

@@ -1,0 +1,143 @@
+"""A sub-command and its parser, made from the options of a workflow."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from jsonargparse import ArgumentParser
+
+from mendiff.errors import InputError
+from mendiff.workflows.options import COMMANDS as OPTIONS
+from mendiff.workflows.options import Options
+
+LARGEST = 2**63 - 1
+"""Whole number that torch takes as a seed."""
+METAVARS = {Path: "PATH", int: "N", float: "SHARE"}
+WRITTEN = {"models": "MODEL...", "images": "IMAGES..."}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command; what it does is in the module of its name in mendiff.workflows."""
+
+    options: type[Options]
+
+    @property
+    def module(self) -> str:
+        """The name of its module."""
+        return re.sub(r"(?<!^)([A-Z])", r"_\1", self.options.__name__.removesuffix("Options")).lower()
+
+    @property
+    def name(self) -> str:
+        """As typed by the user."""
+        return self.module.replace("_", "-")
+
+    @cached_property
+    def doc(self) -> str:
+        """The docstring of the options."""
+        return inspect.getdoc(self.options) or ""
+
+    @property
+    def summary(self) -> str:
+        """Its first line."""
+        return self.doc.splitlines()[0]
+
+    @cached_property
+    def fields(self) -> dict[str, Field[Any]]:
+        """The options by name, but those of --set."""
+        return {one.name: one for one in fields(self.options) if one.name != "settings"}
+
+    @cached_property
+    def kinds(self) -> dict[str, Any]:
+        """Their types, without None."""
+        hints = get_type_hints(self.options)
+        return {
+            name: next((kind for kind in get_args(hints[name]) if kind is not type(None)), hints[name])
+            if get_origin(hints[name]) not in (list, tuple)
+            else hints[name]
+            for name in self.fields
+        }
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """The Attributes section of the docstring by name; an entry's further lines stand deeper."""
+        entries = re.split(r"\n {4}(?! )", self.doc.partition("Attributes:")[2])[1:]
+        pairs = (" ".join(entry.split()).partition(": ") for entry in entries)
+        told = {name: text.rstrip(".") for name, _, text in pairs}
+        return {name: one.metadata.get("help", told.get(name, "")) for name, one in self.fields.items()}
+
+    @property
+    def required(self) -> list[str]:
+        """The options that must be given, those without a name first."""
+        needed = [name for name, one in self.fields.items() if one.default is MISSING]
+        return sorted(needed, key=lambda name: name == "out")
+
+    @property
+    def usage(self) -> str:
+        """How to call it, in one line."""
+        named = [one for one in self.fields.values() if one.metadata.get("argument")]
+        written = [WRITTEN.get(one.name, one.name.upper()) for one in named]
+        shown = [
+            text if one.default is MISSING else f"[{text}]" for one, text in zip(named, written, strict=True)
+        ]
+        out = ["-o DIR"] if "out" in self.required else []
+        return " ".join(["mendiff", self.name, *shown, *out, "[options]"])
+
+    def fill(self, parser: ArgumentParser) -> None:
+        """Add all options to a parser."""
+        for name, one in self.fields.items():
+            self._add(parser, name, one)
+        if self.options.SETTINGS:
+            text = f"change {self.options.SETTINGS}; may be repeated"
+            parser.add_argument("--set", action="append", metavar="KEY=VALUE", help=text)
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object on standard output, nothing else"
+        )
+        parser.add_argument(
+            "--config",
+            action="config",
+            metavar="FILE",
+            help="a YAML file with any of these options, such as 'image_size: 256'",
+        )
+        parser.required_args.clear()  # `check` says what is missing, in the order of the usage
+
+    def _add(self, parser: ArgumentParser, name: str, one: Field[Any]) -> None:
+        """One option: flags for booleans, several values for lists."""
+        kind, text, flag = self.kinds[name], self.texts[name], "--" + name.replace("_", "-")
+        default = None if one.default is MISSING else one.default
+        if one.metadata.get("argument"):
+            several = get_origin(kind) is tuple
+            nargs = "+" if several else None if one.default is MISSING else "?"
+            of = get_args(kind)[0] if several else kind
+            parser.add_argument(name, type=of, help=text, metavar=name.upper(), nargs=nargs)
+        elif default is False:
+            parser.add_argument(flag, action="store_true", help=text)
+        elif get_origin(kind) is list:
+            parser.add_argument(flag, type=get_args(kind)[0], nargs="+", help=text, metavar="NAME")
+        else:
+            text = text if default is None else f"{text} (default: {default})"
+            place = name == "out"
+            flags, metavar = (("-o", flag), "DIR") if place else ((flag,), METAVARS.get(kind, "NAME"))
+            parser.add_argument(*flags, type=kind, default=default, help=text, metavar=metavar)
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Refuse what lacks, words for flags in a config file, and numbers beyond 64 bits."""
+        for name in self.required:
+            if given[name] is None:
+                written = "-o/--out DIR" if name == "out" else name.upper()
+                raise InputError(f"expected {written}, {self.texts[name]}; usage: {self.usage}")
+        for name, value in given.items():
+            flag = "--" + name.replace("_", "-")
+            if self.fields[name].default is False and not isinstance(value, bool):
+                raise InputError(f"{flag}: expected true or false, got {value!r}.")
+            if isinstance(value, int) and abs(value) > LARGEST:
+                raise InputError(f"{flag}: expected a whole number of at most 18 digits, got {value}.")
+
+
+COMMANDS = tuple(map(Command, OPTIONS))

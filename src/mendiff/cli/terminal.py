@@ -1,0 +1,143 @@
+"""Progress and notes on the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table as RichTable
+
+from mendiff.cli.ending import READER_GONE
+from mendiff.workflows.reporting import Reporter, Table, Update, one_line
+
+LINE_SECONDS = 30.0
+"""Between two lines of progress where there is no terminal to draw a bar on."""
+
+
+class Lines:
+    """Progress for a file or a pipe: a line now and then, in place of a bar.
+
+    Args:
+        say: prints a line.
+        title: what is under way.
+        last: whether the end is worth a line, too.
+    """
+
+    def __init__(self, say: Callable[[str], None], title: str, last: bool) -> None:
+        self._say, self._title, self._last = say, title, last
+        self._began = self._told = time.monotonic()
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, done: int, total: int, note: str) -> None:
+        """Tell how far it is, unless that was told a moment ago."""
+        now = time.monotonic()
+        # A resumed work does not begin at 0, and getting ready for the first step may take long.
+        self._first = self._first or (done, now)
+        if not (done == total and self._last) and now - self._told < LINE_SECONDS:
+            return
+        self._told = now
+        first, then = self._first
+        parts = [f"{self._title} {done}/{total}", _clock(now - self._began)]
+        if done > first:
+            parts.append(f"{_clock((now - then) * (total - done) / (done - first))} left")
+        self._say(", ".join([*parts, note] if note else parts))
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+class Output(Console):
+    """A console whose reader may go, such as `head`: the work goes on, and the command's end tells."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more."""
+        self.quiet = True
+        if not self.stderr:
+            READER_GONE.set()
+
+
+class Terminal(Reporter):
+    """Progress and notes for people on standard error, tables of results on standard output.
+
+    Args:
+        quiet: say warnings only.
+        fleeting: progress bars vanish when they are full.
+    """
+
+    def __init__(self, quiet: bool = False, fleeting: bool = False) -> None:
+        self.quiet, self.fleeting = quiet, fleeting
+        self.console = Output(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+        if not self.quiet:
+            self.console.print(one_line(text), soft_wrap=True, markup=False)
+
+    def warn(self, text: str) -> None:
+        """One line that matters even with --json."""
+        told = one_line(f"warning: {text}")
+        self.console.print(told, style="yellow", soft_wrap=True, markup=False)
+
+    def table(self, table: Table) -> None:
+        """A table of results."""
+        if self.quiet:
+            return
+        drawn = RichTable(title=table.title, title_justify="left", show_header=table.header)
+        for number, title in enumerate(table.columns):
+            words = number in table.words
+            # Names fold rather than lose their ends.
+            drawn.add_column(
+                title,
+                justify="left" if words else "right",
+                overflow="fold",
+                min_width=table.narrowest if number == 0 and table.narrowest else None,
+            )
+        for number, row in enumerate(table.rows):
+            drawn.add_row(*row, end_section=number in table.sections)
+        Output(highlight=False).print(drawn)
+
+    def result(self, text: str, style: str = "") -> None:
+        """A line of results on standard output."""
+        if not self.quiet:
+            Output(highlight=False).print(one_line(text), style=style or None, soft_wrap=True, markup=False)
+
+    def brief(self) -> Terminal:
+        """The same, whose progress bars vanish when they are full."""
+        return Terminal(self.quiet, fleeting=True)
+
+    @contextmanager
+    def bar(self, title: str) -> Iterator[Update]:
+        """A progress bar with time left."""
+        if not self.console.is_terminal and not self.quiet:
+            yield Lines(self.say, title, last=not self.fleeting)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(
+            *columns, console=self.console, disable=self.quiet, transient=self.fleeting
+        ) as progress:
+            task = progress.add_task(title, total=None, note="")
+
+            def update(done: int, total: int, note: str) -> None:
+                progress.update(task, completed=done, total=total, note=note)
+
+            yield update

@@ -1,0 +1,210 @@
+"""`mendiff benchmark`: methods, controls and anomalib's models side by side, as jobs that can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from mendiff.checkpoints.files import as_json, read_json
+from mendiff.errors import InputError
+from mendiff.evaluation import papers
+from mendiff.evaluation.data import open_data
+from mendiff.evaluation.suites import SUITES
+from mendiff.evaluation.tables import (
+    MEAN,
+    Figure,
+    Published,
+    as_csv,
+    as_latex,
+    as_markdown,
+    costs_as_markdown,
+    figures,
+    groups,
+    stops_as_markdown,
+    unique,
+)
+from mendiff.images import check_writable, write_bytes
+from mendiff.workflows.bench import Bench, Given, chosen_rows, handed_out, identified, names_of, planned
+from mendiff.workflows.common import checked, choose_categories, choose_device
+from mendiff.workflows.fit import STATISTICS
+from mendiff.workflows.locks import alone
+from mendiff.workflows.options import BenchmarkOptions
+from mendiff.workflows.queue import check_folder, collected, others_of, prepared, run_all
+from mendiff.workflows.reporting import Reporter, Table
+from mendiff.workflows.spec import MOVED, slug
+
+RESULTS = "results.json"
+TABLES = (RESULTS, "results.csv", "results.md", "results.tex")
+SAME_RESULTS = (
+    "training.accumulate",
+    "training.checkpointing",
+    "training.cache_latents",
+    "codec.slicing",
+    "codec.tiling",
+)
+"""Settings that save memory or time: a method under its published settings stays that."""
+
+
+@alone("benchmark")
+def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
+    """Run or resume a benchmark and print its tables."""
+    if options.jobs < 1:
+        raise InputError(f"--jobs: expected at least 1, got {options.jobs}.")
+    check_tables(options.out)
+    chosen = choose_categories(open_data(options.data, options.layout), options.categories)
+    known = [one for one in chosen if one.test]
+    if not known:
+        raise InputError(
+            f"{options.data}: expected categories with test images, found none; see 'mendiff check --help'."
+        )
+    checked(known, reporter)
+    named = SUITES.get(options.suite) if options.suite else None
+    if options.suite and named is None:
+        raise InputError(f"--suite: expected one of {', '.join(SUITES)}, got {options.suite!r}.")
+    if options.statistics not in STATISTICS:
+        raise InputError(
+            f"--statistics: expected one of {', '.join(STATISTICS)}, got {options.statistics!r}."
+        )
+    rows, together = chosen_rows(named, options.ablation, options.methods, options.settings, options.preset)
+    bench = Bench(
+        rows=rows,
+        categories=names_of(named, known),
+        multi_class=options.multi_class or together,
+        data=options.data.resolve(),
+        layout=options.layout,
+        seeds=options.seeds or [0],
+        preset=options.preset,
+        features=options.features,
+        features_weights=None if options.features_weights is None else options.features_weights.resolve(),
+        features_input=options.features_input,
+        suite=named,
+        given=Given(options.pretrained, options.prompt, options.codec, options.textures, options.statistics),
+        half=options.half,
+    )
+    jobs = planned(bench, choose_device(options.device))
+    every = identified(handed_out(jobs, bench.given), known, reporter)
+    check_folder(options.out, every)
+    folders = [prepared(options.out, name, job) for name, job in every.items()]
+    for line in notes(bench, folders):
+        reporter.say(f"note: {line}")
+    failed = run_all(folders, options.jobs, options.ray, reporter)
+    results = list(collected([*folders, *others_of(options.out, folders)]))
+    found = figures(results, printed(bench))
+    written = write_tables(options.out, results, found)
+    if results:
+        show(found, results, reporter)
+        reporter.say(f"tables: {', '.join(str(one) for one in written)}")
+    if failed:
+        first = next(iter(failed.items()))
+        raise InputError(
+            f"{len(failed)} of {len(folders)} jobs failed, the first is {first[0].name}: {first[1]} "
+            "The others are in the tables; the same command goes on with those that failed."
+        )
+    return {
+        "results": results,
+        "figures": [asdict(one) for one in found],
+        "tables": [str(p) for p in written],
+    }
+
+
+def check_tables(out: Path) -> None:
+    """Refuse a place where tables would replace files of others; what killed commands left there goes."""
+    check_writable(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: expected a folder to write to, but it is a file; choose another name.")
+    theirs = [name for name in TABLES if (out / name).exists()]
+    if theirs and not {"results", "figures"} <= _content(out / RESULTS).keys():
+        raise InputError(
+            f"{out}: expected a new folder or that of a benchmark, but it holds another {theirs[0]}; choose "
+            "another place."
+        )
+    for left in (*out.glob(".*.part"), *out.glob("jobs/*/.*.part")):
+        left.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except (InputError, OSError):
+        return {}
+
+
+def notes(bench: Bench, folders: Sequence[Path]) -> Iterator[str]:
+    """What a person should know of the run and its tables beforehand."""
+    moved = sum((folder / MOVED).is_file() for folder in folders)
+    if moved:
+        yield f"data or weights of {moved} jobs lie elsewhere than before, with the same content."
+    if bench.suite is not None and bench.multi_class != bench.suite.multi_class:
+        models = "one model for all categories" if bench.suite.multi_class else "a model for every category"
+        yield f"the paper's figures are left out: they are of {models}."
+    elif bench.suite is not None and bench.preset.partition("/")[0] == "tiny":
+        yield "the paper's figures are of networks of its size (--preset paper), these rows of small ones."
+
+
+def printed(bench: Bench) -> Published:
+    """What the suite's papers print, beside the rows that are of the same method and nothing else.
+
+    That is a row without changes, of ours or of another method that stands in the same tables, fitted to as
+    many categories at once as in the paper. Its mean is not that of a part of the suite's categories.
+    """
+    if bench.suite is None or bench.multi_class != bench.suite.multi_class:
+        return {}
+    whole = not set(bench.categories) < set(bench.suite.categories)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in bench.rows:
+        if row.changes or row.settings.keys() - set(SAME_RESULTS):
+            continue
+        places = found.setdefault(row.label, {})
+        for table in map(papers.find_table, bench.suite.tables):
+            column = _column(table, row.method)
+            rows = {**table.categories, **({MEAN: table.mean} if whole else {})}
+            for place, columns in rows.items():
+                places.setdefault(place, {}).update(columns.get(column, {}))
+    return found
+
+
+def _column(table: papers.Table, method: str) -> str:
+    """The column of a method in a paper's table; empty where it has none."""
+    alike = (one for one in table.columns if _letters(one) == _letters(method))
+    return table.methods.get(method) or next(alike, "")
+
+
+def _letters(name: str) -> str:
+    return slug(name).replace("-", "")
+
+
+def write_tables(out: Path, results: Sequence[Mapping[str, Any]], found: Sequence[Figure]) -> list[Path]:
+    """The results as JSON, CSV, Markdown and LaTeX."""
+    tables = [as_markdown(found, metrics) for metrics in groups(found)]
+    told = [stops_as_markdown(results), costs_as_markdown(results)]
+    texts = {
+        RESULTS: as_json({"results": list(results), "figures": [asdict(one) for one in found]}, RESULTS, 2)
+        + "\n",
+        "results.csv": as_csv(found),
+        "results.md": "\n".join([*tables, *filter(None, told)]) if results else "",
+        "results.tex": "\n".join(as_latex(found, metrics) for metrics in groups(found)) if found else "",
+    }
+    for name, text in texts.items():
+        write_bytes(out / name, text.encode("utf-8", "backslashreplace"))
+    return [out / name for name in texts]
+
+
+def show(found: Sequence[Figure], results: Sequence[Mapping[str, Any]], reporter: Reporter) -> None:
+    """One table per category for the reporter, two where there are clean twins."""
+    at = {(one.label, one.category, one.metric): one for one in found}
+    for place, metrics in product(unique(one.category for one in found), groups(found)):
+        table = Table(place, ["row", *(metric.replace("_", "\n") for metric in metrics)])
+        for label in unique(one.label for one in found):
+            cells = [at.get((label, place, metric)) for metric in metrics]
+            table.add(label, *(_cell(one) for one in cells))
+        reporter.table(table)
+
+
+def _cell(one: Figure | None) -> str:
+    if one is None or one.value is None:
+        return "n/a"
+    deviation = "" if one.deviation is None else f" ±{one.deviation:.3f}"
+    return f"{one.value:.3f}{deviation}" + ("" if one.difference is None else f"\n({one.difference:+.3f})")

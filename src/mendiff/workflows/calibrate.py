@@ -1,0 +1,139 @@
+"""`mendiff calibrate`: thresholds of a fitted model anew, from good images that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mendiff.calibration import MINIMUM, Calibration
+from mendiff.checkpoints.store import categories_of, load, save
+from mendiff.diffusion.random import content_seeds
+from mendiff.errors import InputError
+from mendiff.evaluation.data import open_data
+from mendiff.evaluation.samples import Use
+from mendiff.model import Model
+from mendiff.workflows.common import choose_categories, choose_device
+from mendiff.workflows.fit_config import readable_paths
+from mendiff.workflows.options import CalibrateOptions
+from mendiff.workflows.places import check_output, new_folder
+from mendiff.workflows.reporting import Reporter
+from mendiff.workflows.worth import check_rate, say_worth, warn_of_odd
+
+
+def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:
+    """Write a model folder `out` with the networks and statistics of `model` and other thresholds."""
+    place = check_output(options.out, options.overwrite, "a model")
+    if options.out.resolve() == options.model.resolve():
+        raise InputError(f"{options.out}: expected a new folder beside the model's own; choose another -o.")
+    if options.data is None and options.false_alarm_rate is None:
+        raise InputError(
+            "DATA: expected good images, or --false-alarm-rate to change the rate alone, got none."
+        )
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size: expected at least 1, got {options.batch_size}.")
+    rate = None if options.false_alarm_rate is None else check_rate(options.false_alarm_rate)
+    device = choose_device(options.device)
+    loaded = load(options.model, device)
+    images: dict[str, list[Path]] = {}
+    if options.data is not None:
+        use = Use(loaded.image_size, loaded.method.config.bit_depth)
+        chosen = choose_categories(open_data(options.data, options.layout), options.categories)
+        readable = set(readable_paths(chosen, reporter, use))
+        images = {one.name: [path for path in one.train if path in readable] for one in chosen}
+    made = _calibrated(loaded, images, rate, options.batch_size, reporter)
+    own = _own(made, images, options.batch_size, reporter)
+    with new_folder(place) as draft:
+        draft.rmdir()
+        save(draft, made.name, made.method, made.calibration, made.info, own)
+    calibration, paths = made.calibration, [path for some in images.values() for path in some]
+    reporter.say(f"model: {options.out} (threshold {made.threshold:.4g} from good images alone)")
+    say_worth(calibration, reporter)
+    return {
+        "model": str(options.out),
+        "threshold": made.threshold,
+        "thresholds": {
+            name: load(options.out, category=name).threshold for name in categories_of(options.out)
+        },
+        "false_alarm_rate": calibration.false_alarm_rate,
+        "images": sum(map(len, images.values())),
+        "worth": calibration.worth,
+        "standing_out": [str(paths[at]) for at in calibration.odd] if paths else [],
+    }
+
+
+def _calibrated(
+    model: Model, images: dict[str, list[Path]], rate: float | None, batch_size: int, reporter: Reporter
+) -> Model:
+    """The model with a threshold from all images together, where there are any, and with the rate."""
+    model = model if rate is None else model.with_false_alarm_rate(rate)
+    paths = [path for some in images.values() for path in some]
+    if not paths:
+        return model
+    calibration = scores_of(model, paths, batch_size, reporter, "calibrating")
+    warn_of_odd(calibration, paths, reporter)
+    told = {"images": len(paths), "categories": list(images)}
+    return replace(model, calibration=calibration, info={**model.info, "calibrated": told})
+
+
+def _own(
+    model: Model, images: dict[str, list[Path]], batch_size: int, reporter: Reporter
+) -> Iterator[tuple[str, Model]]:
+    """The models of the categories that have a threshold of their own, one by one: each is a copy."""
+    device = str(next(model.method.parameters()).device)
+    names = categories_of(model.source)
+    for name in images:
+        if names and name not in names:
+            reporter.say(
+                f"note: the model has no threshold of its own for {name}; it has for {', '.join(names)}."
+            )
+    for name in names:
+        one = load(model.source, device, name).with_false_alarm_rate(model.calibration.false_alarm_rate)
+        if name in images:
+            calibration = scores_of(one, images[name], batch_size, reporter, f"calibrating {name}")
+            say_worth(calibration, reporter, f"threshold of {name}", few_alone=True)
+            one = replace(one, calibration=calibration)
+        yield name, one
+
+
+def scores_of(
+    model: Model, paths: Sequence[Path], batch_size: int, reporter: Reporter, title: str
+) -> Calibration:
+    """What a fitted model makes of good images that it has not seen, at its own false-alarm rate.
+
+    Raises InputError for too few different images, and for those of the model's fit.
+    """
+    seeds: list[int] = []
+    scores: list[float] = []
+    peaks: list[float] = []
+    batches = [paths[first : first + batch_size] for first in range(0, len(paths), batch_size)]
+    for batch in reporter.track(batches, title):
+        prepared = torch.stack([model.prepare(path) for path in batch])
+        seeds += content_seeds(prepared).tolist()
+        found = model.predict_batch(prepared)
+        scores += found.score.tolist()
+        peaks += found.anomaly_map.flatten(1).amax(1).tolist()
+    _check_unseen(model, seeds, paths[0].parent)
+    return Calibration(tuple(scores), tuple(peaks), model.calibration.false_alarm_rate)
+
+
+def _check_unseen(model: Model, seeds: Sequence[int], place: Path) -> None:
+    """Refuse too few different images, and those of the model's fit, which it knows by what it held back.
+
+    What the fit held back may calibrate again, but not with others: these were trained on, most likely.
+    """
+    distinct = set(seeds)
+    if len(distinct) < MINIMUM:
+        raise InputError(
+            f"{place}: expected at least {MINIMUM} different good images, got {len(distinct)}; add some."
+        )
+    known = distinct & set((model.info.get("fitted") or {}).get("held_back", ()))
+    if known and known != distinct:
+        raise InputError(
+            f"{place}: expected good images that the model has not seen, but {len(known)} of these "
+            f"{len(distinct)} were held back in its fit, so that it was trained on most of the others; give "
+            "images taken since."
+        )

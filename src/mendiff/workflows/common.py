@@ -1,0 +1,152 @@
+"""What several commands need: a device, data, progress and tables on the reporter."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mendiff.data.names import same_name
+from mendiff.data.reading import brightest, read_header
+from mendiff.errors import InputError
+from mendiff.evaluation.checks import UNREADABLE, check_data
+from mendiff.evaluation.data import GOOD, Category
+from mendiff.evaluation.fitness import dark_sentence
+from mendiff.evaluation.samples import Use
+from mendiff.workflows.reporting import Reporter, Table
+
+METRIC_TITLES = {
+    "image_auroc": "image\nAUROC",
+    "image_ap": "image\nAP",
+    "image_f1max": "image\nF1max",
+    "pixel_auroc": "pixel\nAUROC",
+    "pixel_ap": "pixel\nAP",
+    "pixel_f1max": "pixel\nF1max",
+    "aupro": "\nAUPRO",
+}
+MOST_TOLD = 5
+"""Warnings of one kind that a command prints; `mendiff check` prints all."""
+FIRST_DEEP = 8
+"""16-bit images whose values `predict` looks at before it starts."""
+
+
+def choose_device(name: str) -> str:
+    """The device by torch's name: "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    there = ["cpu", *(["cuda"] * torch.cuda.is_available()), *(["mps"] * torch.backends.mps.is_available())]
+    refusal = InputError(
+        f"--device: expected auto or one of this machine's ({', '.join(there)}), got {name!r}."
+    )
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise refusal
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise refusal from error
+    return name
+
+
+def choose_categories(categories: list[Category], wanted: Sequence[str] | None) -> list[Category]:
+    """The categories that were asked for; all if none were, or with the word all."""
+    if not wanted or list(wanted) == ["all"]:
+        return categories
+    by_name = {same_name(category.name): category for category in categories}
+    wanted = [same_name(name) for name in wanted]
+    unknown = [name for name in wanted if name not in by_name]
+    if unknown:
+        raise InputError(f"--categories: expected some of {', '.join(by_name)}, got {unknown[0]!r}.")
+    return [by_name[name] for name in wanted]
+
+
+def checked(categories: Sequence[Category], reporter: Reporter, use: Use | None = None) -> list[Category]:
+    """The categories without the images that can't be read; other faults are an error or a warning each.
+
+    Args:
+        categories: as `open_data` gives them.
+        reporter: for warnings.
+        use: how a model will take the images, where that is known.
+    """
+    with reporter.brief().bar("checking") as update:
+        findings = check_data(categories, update, use)
+    hard = [finding for finding in findings if finding.hard]
+    if hard:
+        more = f" {len(hard) - 1} more: see 'mendiff check'." if len(hard) > 1 else ""
+        raise InputError(hard[0].sentence + more)
+    told: Counter[str] = Counter()
+    for finding in findings:
+        told[finding.kind] += 1
+        if told[finding.kind] <= MOST_TOLD:
+            reporter.warn(finding.sentence)
+    for kind, count in told.items():
+        if count > MOST_TOLD:
+            reporter.warn(f"{count - MOST_TOLD} more of this kind ({kind}): see 'mendiff check'.")
+    lost = {path for finding in findings if finding.kind == UNREADABLE for path in finding.paths}
+    return [
+        dataclasses.replace(
+            category,
+            train=tuple(path for path in category.train if path not in lost),
+            test=tuple(sample for sample in category.test if sample.path not in lost),
+        )
+        for category in categories
+    ]
+
+
+def tell_depth(paths: Sequence[Path], bit_depth: int, reporter: Reporter) -> None:
+    """Warn of 16-bit images that are nearly black to a model, by the first of them; `check` looks at all."""
+    deep: list[Path] = []
+    for path in paths if not bit_depth else ():
+        try:
+            deep += [path] if read_header(path).deep else []
+        except InputError:
+            continue  # it is named when its turn comes
+        if len(deep) == FIRST_DEEP:
+            break
+    highest = [value for path in deep if (value := _brightest(path)) is not None]
+    sentence = dark_sentence(max(highest, default=-1))
+    if sentence:
+        reporter.warn(f"{paths[0].parent}: images {sentence}")
+
+
+def _brightest(path: Path) -> int | None:
+    try:
+        return brightest(path)
+    except InputError:
+        return None
+
+
+def metrics_table(summary: dict[str, Any], title: str) -> Table:
+    """The metrics of every category, their mean and all images pooled, for the reporter."""
+    # Up to 20 letters of names fit beside the figures in 80 columns.
+    longest = max((len(name) for name in summary["categories"]), default=0)
+    table = Table(title, ["category", *METRIC_TITLES.values()], narrowest=min(max(longest, 8), 20))
+    rows: Iterable[tuple[str, dict[str, Any]]] = summary["categories"].items()
+    if len(summary["categories"]) > 1:
+        rows = [*rows, ("mean", summary["mean"])]
+    if "pooled" in summary:
+        rows = [*rows, ("pooled", summary["pooled"])]
+    for name, metrics in rows:
+        cells = (metrics.get(key) for key in METRIC_TITLES)
+        shown = ("n/a" if value is None else f"{value:.3f}" for value in cells)
+        table.add(name, *shown, section=name == "mean")
+    return table
+
+
+def threshold_table(cuts: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What every category's threshold does, and what it finds of each kind of defect, for the reporter."""
+    titles = ["category", "threshold", "precision", "recall", "false\nalarms", "found of each kind"]
+    table = Table("at the threshold from good images", titles, words=(0, 5))
+    for name, cut in cuts.items():
+        shares = (cut[key] for key in ("precision", "recall", "false_alarm_rate"))
+        defects = [row for row in cut["types"] if row["type"] != GOOD]
+        kinds = [f"{row['type']} {row['flagged']}/{row['images']}" for row in defects]
+        cells = ("n/a" if value is None else f"{value:.3f}" for value in shares)
+        table.add(name, f"{cut['threshold']:.4g}", *cells, ", ".join(kinds))
+    return table

@@ -1,0 +1,232 @@
+"""`mendiff convert`: published checkpoints to model and codec folders."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mendiff.calibration import Calibration
+from mendiff.checkpoints.codecs import read_codec_config, save_codec
+from mendiff.checkpoints.files import fingerprint, fingerprint_of_files, sha256_of
+from mendiff.checkpoints.import_diad import (
+    assemble,
+    convert_codec,
+    convert_diad,
+    empty_prompt,
+    feature_weights,
+)
+from mendiff.checkpoints.import_files import read_checkpoint
+from mendiff.checkpoints.import_glad import find_unet, import_codec, import_unet
+from mendiff.checkpoints.names import check_finite
+from mendiff.checkpoints.pretrained import STABLE_DIFFUSION, Sources, load_diffusion, load_features
+from mendiff.checkpoints.provenance import Fitted, this_machine, with_fitted
+from mendiff.checkpoints.store import save
+from mendiff.checkpoints.text import read_prompts
+from mendiff.checkpoints.weights import read_weights
+from mendiff.diffusion.random import content_seeds
+from mendiff.errors import InputError
+from mendiff.evaluation.data import open_data
+from mendiff.evaluation.samples import Use
+from mendiff.images import read_image, resize
+from mendiff.methods.base import Method, find_preset
+from mendiff.methods.config import config_to_dict, override
+from mendiff.methods.diad_config import PUBLISHED, DiadConfig
+from mendiff.methods.glad import Glad
+from mendiff.methods.glad_config import GladConfig
+from mendiff.model import calibrate
+from mendiff.workflows.common import choose_device
+from mendiff.workflows.fit_config import readable_paths
+from mendiff.workflows.options import ConvertOptions
+from mendiff.workflows.places import Place, check_output, new_folder
+from mendiff.workflows.reporting import Reporter
+from mendiff.workflows.worth import say_worth
+
+KINDS = ("glad", "diad", "codec")
+BATCH = 8
+MOST_GOOD = 64
+"""Good images that thresholds are learned from, at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """What may come beside the checkpoint; None where it was not given.
+
+    Attributes:
+        pretrained: Stable Diffusion, as for fit; for glad.
+        codec: a tuned autoencoder, file or codec folder; for glad.
+        features_weights: the feature extractor.
+        prompt: embeddings of the prompts.
+    """
+
+    pretrained: str | None = None
+    codec: Path | None = None
+    features_weights: Path | None = None
+    prompt: Path | None = None
+
+
+def run(options: ConvertOptions, reporter: Reporter) -> dict[str, Any]:
+    """Turn a published checkpoint into the model or codec folder `out`."""
+    name = str(options.kind)
+    if name not in KINDS:
+        raise InputError(f"KIND: expected one of {', '.join(KINDS)}, got '{options.kind}'.")
+    place = check_output(options.out, options.overwrite, "a codec" if name == "codec" else "a model")
+    if name == "codec":
+        return _codec(options.checkpoint, options.out, place, options.settings, reporter)
+    if options.good is None:
+        raise InputError(
+            "--good: expected a folder of good images, since a published checkpoint has no threshold; some "
+            "that it was not trained on are best."
+        )
+    device = choose_device(options.device)
+    read = _glad if name == "glad" else _diad
+    method, lines = read(
+        options.checkpoint,
+        options.preset,
+        options.settings,
+        Pieces(options.pretrained, options.codec, options.features_weights, options.prompt),
+    )
+    for line in lines:
+        reporter.say(line)
+    use = Use(bit_depth=method.config.bit_depth)
+    paths = readable_paths(open_data(options.good), reporter, use)[:MOST_GOOD]
+    info = {
+        "preset": options.preset,
+        "converted": options.checkpoint.name,
+        "pretrained": lines,
+        "images": len(paths),
+    }
+    source = options.checkpoint.name
+    reporter.say(f"{source}: {name}; the threshold comes from {len(paths)} good images")
+    check_finite(method.state_dict(), source, method.INFINITE)
+    depth = method.config.bit_depth
+    images = torch.stack([resize(read_image(path, depth), method.config.image_size) for path in paths])
+    calibration = _calibrate(method.to(device), images, reporter)
+    method.to("cpu")
+    files = {
+        "checkpoint": options.checkpoint,
+        "features": options.features_weights,
+        "codec": options.codec,
+        "prompt": options.prompt,
+    }
+    info = with_fitted(info, _fitted(images, {part: one for part, one in files.items() if one}, device))
+    with new_folder(place) as draft:
+        draft.rmdir()
+        save(draft, name, method, calibration, info)
+    reporter.say(f"model: {options.out} (threshold {calibration.threshold:.4g} from good images alone)")
+    say_worth(calibration, reporter)
+    return {
+        "model": str(options.out),
+        "threshold": calibration.threshold,
+        **info,
+        "config": config_to_dict(method.config),
+    }
+
+
+def _diad(
+    checkpoint: Path, preset: str, settings: dict[str, Any], pieces: Pieces
+) -> tuple[Method, list[str]]:
+    """A published DiAD, whose one file holds nearly all of it."""
+    weights = read_checkpoint(checkpoint)
+    config = override(find_preset("diad", preset), settings)
+    assert isinstance(config, DiadConfig)
+    named = convert_diad(weights, config, str(checkpoint))
+    features, source = feature_weights(weights), str(checkpoint)
+    if pieces.features_weights is not None:
+        features, source = read_weights(pieces.features_weights), str(pieces.features_weights)
+    elif not features and config.features.name:
+        raise InputError(
+            f"{checkpoint}: holds no feature extractor; give --features-weights, a safetensors file of "
+            f"timm's {config.features.name}."
+        )
+    method = assemble(config, named, features, _prompt(pieces.prompt, weights, checkpoint), source)
+    return method, [f"networks: {checkpoint}", f"features, {config.features.name or 'none'}: {source}"]
+
+
+def _glad(
+    checkpoint: Path, preset: str, settings: dict[str, Any], pieces: Pieces
+) -> tuple[Method, list[str]]:
+    """A published GLAD: its UNet, and what it shares with Stable Diffusion and timm."""
+    changes = dict(settings)
+    if pieces.codec is not None and pieces.codec.is_dir():
+        changes = {"codec": config_to_dict(read_codec_config(pieces.codec)), **changes}
+    config = override(find_preset("glad", preset), changes)
+    assert isinstance(config, GladConfig)
+    unet = find_unet(checkpoint, config.training.steps)
+    if pieces.pretrained is None and (pieces.codec is None or pieces.prompt is None):
+        lacks = "autoencoder" if pieces.codec is None else "prompt"
+        raise InputError(
+            f"--pretrained: expected Stable Diffusion for the {lacks}, since published GLAD weights hold "
+            f"none: a folder, a single file, or a hub id such as {STABLE_DIFFUSION}; or give --codec and "
+            "--prompt."
+        )
+    method = Glad(config)
+    lines = [import_unet(method, unet)]
+    if pieces.codec is not None:
+        lines.append(import_codec(method, pieces.codec))
+    given = Sources(pieces.pretrained, pieces.prompt, unet=False, codec=pieces.codec is None)
+    lines += load_diffusion(method, given)
+    file = pieces.features_weights
+    lines += load_features(method, None if file is None else (read_checkpoint(file), str(file)))
+    return method.eval(), lines
+
+
+def _fitted(images: Tensor, files: Mapping[str, Path], device: str) -> Fitted:
+    """What is known of a published model: its files, and that it was trained on none of the good images."""
+    seeds = content_seeds(images).tolist()
+    return Fitted(
+        held_back=tuple(sorted(set(seeds))),
+        data=fingerprint(seeds),
+        images=len(seeds),
+        image_size=images.shape[-1],
+        files={part: _hash_of(place) for part, place in files.items()},
+        machine=this_machine(device),
+    )
+
+
+def _hash_of(place: Path) -> str:
+    inside = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else []
+    return fingerprint_of_files(inside) if place.is_dir() else sha256_of(place)
+
+
+def _calibrate(method: Method, prepared: Tensor, reporter: Reporter) -> Calibration:
+    """Scores of good images (N,3,S,S), under a progress bar."""
+    device = next(method.parameters()).device
+    batches = list(prepared.split(BATCH))
+
+    def held_back() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in reporter.track(batches, "calibrating"):
+            yield batch.to(device), content_seeds(batch)
+
+    return calibrate(method, held_back)
+
+
+def _codec(
+    checkpoint: Path, out: Path, place: Place, settings: dict[str, Any], reporter: Reporter
+) -> dict[str, Any]:
+    config = override(PUBLISHED.codec, settings)
+    weights = read_checkpoint(checkpoint)
+    inside = {key.removeprefix("first_stage_model."): one for key, one in weights.items()}
+    named = convert_codec(inside, config, str(checkpoint))
+    info = {"converted": checkpoint.name}
+    with new_folder(place) as draft:
+        save_codec(draft, config, named, info)
+    reporter.say(f"codec: {out}")
+    return {"codec": str(out), **info, "config": config_to_dict(config)}
+
+
+def _prompt(file: Path | None, weights: dict[str, Tensor], checkpoint: Path) -> Tensor:
+    """Embeddings of the empty text: from a file, or by the checkpoint's text encoder."""
+    if file is not None:
+        return read_prompts(file, ("no_prompt",))[0]
+    embeddings = empty_prompt(weights)
+    if embeddings is None:
+        raise InputError(
+            f"{checkpoint}: holds no text encoder; give --prompt, a safetensors file with the embeddings of "
+            "the empty text, (1,77,768)."
+        )
+    return embeddings

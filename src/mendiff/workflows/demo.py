@@ -1,0 +1,165 @@
+"""`mendiff demo`: draw parts, learn from the good ones, find the defects, and write a report."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mendiff.checkpoints.files import fingerprint, write_json
+from mendiff.checkpoints.provenance import Fitted, with_fitted
+from mendiff.checkpoints.store import save
+from mendiff.demo.data import CATEGORIES, DemoConfig, make_data
+from mendiff.diffusion.random import content_seeds
+from mendiff.errors import InputError
+from mendiff.evaluation.data import Category, open_data
+from mendiff.evaluation.metrics import Metrics, summary
+from mendiff.evaluation.twins import TwinFigures
+from mendiff.model import Model, calibrated
+from mendiff.nets.denoiser import conditional_unet, plain_unet
+from mendiff.report.contents import Report
+from mendiff.report.html import write_report
+from mendiff.report.pictures import thumbnail_side
+from mendiff.workflows.common import choose_device, metrics_table
+from mendiff.workflows.evaluate import about, by_control, find, measure, measure_controls, page, read_tests
+from mendiff.workflows.fit import prepared, train
+from mendiff.workflows.fit_config import Plan, asked_config, make_config, readable_paths
+from mendiff.workflows.locks import only_one
+from mendiff.workflows.manifest import hashes_of
+from mendiff.workflows.options import DemoOptions
+from mendiff.workflows.places import check_output, new_folder
+from mendiff.workflows.reporting import Reporter
+from mendiff.workflows.twins import measure_twins, show_twins, told
+
+READ_OUT: dict[str, Any] = {
+    # Aligned parts are hard to mend exactly where they may break: a usual map would hide missing nuts.
+    "readout.places": 0,
+    # Drawn parts differ in colours, of which deep features tell little: as much weight for what is local.
+    "readout.local_share": 0.425,
+    "readout.enlarge": False,
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "glad": {
+        "training.steps": 1200,
+        "codec.factor": 4,
+        "denoiser.network": plain_unet(64, 96, 128),
+        **READ_OUT,
+    },
+    # A step of DiAD, with its second network, takes as long as two of GLAD: as many minutes for both.
+    "diad": {
+        "training.steps": 700,
+        "codec.factor": 4,
+        "denoiser.network": conditional_unet(64, 96, 128),
+        **READ_OUT,
+    },
+}
+"""What the demo changes in a method's preset, beside the image size: coarser pixel blocks, for speed."""
+WHOLE_PICTURES = {"image_size": 128, "crop": 0}
+SEEN = 24
+"""Good parts of every kind, of those that are trained on, from which its read-out learns."""
+CALIBRATION = 12
+"""Good parts of every kind that are kept from training, for thresholds."""
+
+
+def run(options: DemoOptions, reporter: Reporter) -> dict[str, Any]:
+    """The whole demo, or with `make_data` only its data set."""
+    reporter = reporter.brief()
+    unknown = [name for name in options.categories or () if name not in CATEGORIES]
+    if unknown:
+        raise InputError(f"--categories: expected some of {', '.join(CATEGORIES)}, got {unknown[0]!r}.")
+    config = DemoConfig(categories=tuple(options.categories or CATEGORIES), seed=options.seed)
+    if options.make_data is not None:
+        return _data_alone(options.make_data, config, reporter)
+    place = check_output(options.out, options.overwrite, "a demo")
+    changes = {**WHOLE_PICTURES, **SETTINGS.get(options.method, {}), **options.settings}
+    plan = Plan(options.method, settings=changes, seed=options.seed, device=choose_device(options.device))
+    asked_config(plan)  # a slip should show before anything is drawn
+    began = time.monotonic()
+    kinds = len(config.categories)
+    reporter.say(f"{kinds} kind{'s' * (kinds > 1)} of parts, learned from good ones alone, on {plan.device}")
+    with only_one(options.out, "demo"), new_folder(place) as draft:
+        draw(draft / "data", config, reporter)
+        result = _fit_and_report(draft, plan, reporter)
+        result["seconds"] = round(time.monotonic() - began, 1)
+        write_json(draft / "demo.json", result)
+    reporter.say(f"done in {result['seconds']:.0f} s; open {options.out / 'report.html'} in a browser")
+    reporter.say("next: mendiff fit YOUR-GOOD-PHOTOS -o model, then mendiff predict model PHOTOS -o findings")
+    return result
+
+
+def _data_alone(folder: Path, config: DemoConfig, reporter: Reporter) -> dict[str, Any]:
+    """Only draw the data set."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        draw(folder, config, reporter)  # which says what it expects
+    with new_folder(check_output(folder, False, "a demo")) as draft:
+        draw(draft, config, reporter)
+    reporter.say(f"data: {folder}")
+    return {"data": str(folder), "categories": list(config.categories)}
+
+
+def draw(folder: Path, config: DemoConfig, reporter: Reporter) -> None:
+    """Draw the data set under a progress bar."""
+    with reporter.bar("drawing parts") as update:
+        make_data(folder, config, lambda done, total: update(done, total, ""))
+
+
+def _fit_and_report(folder: Path, plan: Plan, reporter: Reporter) -> dict[str, Any]:
+    """One network for all parts, calibrated for each kind; the metrics, and folder/report.html."""
+    from mendiff.anomalib_models import GoodImages
+
+    categories = open_data(folder / "data")
+    paths = readable_paths([_but_last(one) for one in categories], reporter)
+    config = make_config(plan, paths)
+    module = prepared(plan, config)[0]
+    module.calibrates = False  # every kind of part is calibrated on its own
+    module.files = hashes_of(plan, config)
+    with reporter.stages() as update, TemporaryDirectory(dir=folder) as workdir:
+        images = GoodImages(paths, config.image_size)
+        seconds = train(plan, module, images, Path(workdir), update)
+    reporter.say(f"learned {len(paths)} good parts in {seconds:.0f} s")
+    info = {"preset": plan.preset, "images": len(paths), "categories": [one.name for one in categories]}
+    info |= {"seed": plan.seed, "seconds": seconds}
+    method, results, pages = module.method.to(plan.device), {}, []
+    controls: dict[str, dict[str, Metrics]] = {}
+    twins: dict[str, TwinFigures | None] = {}
+    side = thumbnail_side(sum(len(category.test) for category in categories))
+    for category in categories:
+        kept, seen = category.train[-CALIBRATION:], category.train[:SEEN]
+        model = calibrated(plan.method, method, info, kept, seen)
+        model.info = with_fitted(info, _fitted(module.fitted, model, kept, category.train))
+        tests = read_tests(category, model.image_size, reporter)
+        found = find(model, tests, 8, reporter, category.name)
+        results[category.name] = measure(tests, found.score, found.anomaly_map)
+        twins[category.name] = mended = measure_twins(tests, found.reconstruction)
+        results[category.name] |= {} if mended is None else mended.mean
+        controls[category.name] = measure_controls(model, category, tests)
+        pages.append(page(model, category.name, tests, found, results[category.name], side))
+        save(folder / "models" / category.name, model.name, model.method, model.calibration, model.info)
+    result = summary(results)
+    reporter.table(metrics_table(result, "defects in parts the models have never seen"))
+    show_twins(twins, reporter)
+    result["controls"] = by_control(controls)
+    for name, rows in result["controls"].items():
+        reporter.table(metrics_table(rows, f"control: {name}"))
+    title, subtitle = "mendiff demo", _subtitle(plan)
+    write_report(folder / "report.html", Report(title, subtitle, pages, result, about(model)))
+    return result | told(twins)
+
+
+def _fitted(made: Fitted, model: Model, kept: Sequence[Path], good: Sequence[Path]) -> Fitted:
+    """What the network was fitted with, and which images of one kind of part its thresholds come from."""
+    seeds = {path: int(content_seeds(model.prepare(path)[None])) for path in good}
+    held_back = tuple(sorted(seeds[path] for path in kept))
+    return dataclasses.replace(made, held_back=held_back, data=fingerprint(seeds.values()), images=len(good))
+
+
+def _subtitle(plan: Plan) -> str:
+    return f"{plan.method.upper()} {plan.preset}, trained on good images only, without pretrained weights"
+
+
+def _but_last(category: Category) -> Category:
+    """A category without the good images that are kept for its calibration."""
+    return dataclasses.replace(category, train=category.train[:-CALIBRATION])

@@ -1,0 +1,428 @@
+"""`mendiff evaluate`: metrics on labelled images, controls beside them, a run folder and a report of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mendiff import __version__
+from mendiff.checkpoints.store import categories_of, load, read_config
+from mendiff.errors import InputError, NotFiniteError
+from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
+from mendiff.evaluation.curves import curves
+from mendiff.evaluation.data import Category, Sample, open_data
+from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics, is_exact, summary
+from mendiff.evaluation.operating import at_threshold
+from mendiff.evaluation.samples import Use
+from mendiff.evaluation.twins import TwinFigures
+from mendiff.images import (
+    Mask,
+    image_size,
+    normalise_heat,
+    read_image,
+    read_mask,
+    resize,
+    resize_mask,
+    to_picture,
+)
+from mendiff.model import Model
+from mendiff.report.contents import CategoryReport, ImageRow, Report, Strip, TypeRow
+from mendiff.report.html import check_place, write_report
+from mendiff.report.pictures import make_pictures, thumbnail_side, thumbnail_size
+from mendiff.report.run import write_run
+from mendiff.types import Detection
+from mendiff.workflows.common import (
+    checked,
+    choose_categories,
+    choose_device,
+    metrics_table,
+    threshold_table,
+)
+from mendiff.workflows.explain import report_strip, telling
+from mendiff.workflows.info import describe
+from mendiff.workflows.options import EvaluateOptions
+from mendiff.workflows.places import Place, check_output, new_folder
+from mendiff.workflows.predict import heat_range
+from mendiff.workflows.reporting import Reporter
+from mendiff.workflows.twins import measure_twins, read_twin, show_twins, told
+from mendiff.workflows.untrained import untrained_on
+from mendiff.workflows.worth import check_rate
+
+Ranked = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Scores (N,), labels (N,), maps (N,1,S,S) and masks of a category's test images."""
+
+MOST_IMAGES, MOST_CATEGORIES = 2000, 6
+"""Test images, and categories, up to which a report shows how a few verdicts came about."""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The readable test images of a category at a model's size.
+
+    Attributes:
+        samples: N of them.
+        images: (N,3,S,S) float32 in [0,1], as `predict` would see them.
+        labels: (N,) bool, True is defective.
+        masks: (N,1,S,S) bool, or None where the category has none.
+        twins: clean ones (3,S,S) by the row of their image, for those that have one.
+    """
+
+    samples: list[Sample]
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None
+    twins: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found on a category's test images.
+
+    Attributes:
+        metrics: of the model, with those of TWIN_METRICS where images have clean twins.
+        twins: more of the latter; None where there are none.
+        cut: counts at its threshold.
+        ranked: what metrics over several categories are made of.
+        controls: the controls' metrics by name; none unless asked for.
+        page: its part of the report, if one is asked for.
+        measured: the images.
+    """
+
+    metrics: Metrics
+    twins: TwinFigures | None
+    cut: dict[str, Any]
+    ranked: Ranked
+    controls: dict[str, Metrics]
+    page: CategoryReport | None
+    measured: list[Path]
+
+
+def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
+    """Evaluate a model folder on every category of `data` that has a test set."""
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size: expected at least 1, got {options.batch_size}.")
+    if options.false_alarm_rate is not None:
+        check_rate(options.false_alarm_rate)
+    place = _check_places(options.out, options.report, options.overwrite)
+    device = choose_device(options.device)
+    # A folder that is none should show before the data is read.
+    use = _use(read_config(options.model)["config"])
+    asked = _with_tests(options.data, options.layout, options.categories)
+    chosen = checked(asked, reporter, use)
+    own, shared = categories_of(options.model), None
+    tested = sum(len(category.test) for category in chosen)
+    side, explained = thumbnail_side(tested), tested <= MOST_IMAGES and len(chosen) <= MOST_CATEGORIES
+    outcomes: dict[str, Outcome] = {}
+
+    def opened(name: str | None = None) -> Model:
+        one, rate = load(options.model, device, name), options.false_alarm_rate
+        return one if rate is None else one.with_false_alarm_rate(rate)
+
+    for category in chosen:
+        if category.name in own:
+            fitted = opened(category.name)
+        else:
+            fitted = shared = shared or opened()
+        pictures = side if options.out is not None or options.report is not None else None
+        with fitted.in_half(options.half):
+            outcomes[category.name] = _evaluated(fitted, category, options, pictures, explained, reporter)
+    unread = _unread(asked, outcomes)
+    everything = [one.ranked for one in outcomes.values()]
+    metrics = {name: one.metrics for name, one in outcomes.items()}
+    result: dict[str, Any] = summary(metrics, pooled(everything) if len(everything) > 1 else None)
+    cuts = {name: one.cut for name, one in outcomes.items()}
+    reporter.table(metrics_table(result, str(options.model)))
+    reporter.table(threshold_table(cuts))
+    twins = {name: one.twins for name, one in outcomes.items()}
+    show_twins(twins, reporter)
+    binned = any(not is_exact(maps) for _, _, maps, _ in everything)
+    if binned:
+        reporter.say("note: so many pixels that their metrics are of values binned to one part in 4,096.")
+    if options.controls:
+        result["controls"] = by_control({name: one.controls for name, one in outcomes.items()})
+        for name, rows in result["controls"].items():
+            reporter.table(metrics_table(rows, f"control: {name}"))
+    if unread:
+        images = sum(len(one.test) for one in asked)
+        reporter.say(f"note: {len(unread)} of {images} test images could not be read and are in no figure.")
+    title = f"{options.model.resolve().name} on {options.data.resolve().name}"
+    pages = [one.page for one in outcomes.values() if one.page is not None]
+    shown = Report(title, _subtitle(fitted), pages, result, {**about(fitted), **_missing(unread)})
+    _write(shown, place, options.out, options.report, reporter)
+    return {
+        **result,
+        **told(twins),
+        "at_threshold": cuts,
+        "binned": binned,
+        "unreadable": unread,
+        "complete": not unread,
+    }
+
+
+def _unread(asked: Sequence[Category], outcomes: Mapping[str, Outcome]) -> list[str]:
+    """The test images that were asked for and not measured, since they can't be read."""
+    measured = {path for one in outcomes.values() for path in one.measured}
+    return [str(sample.path) for one in asked for sample in one.test if sample.path not in measured]
+
+
+def _missing(unread: Sequence[str]) -> dict[str, Any]:
+    """What a reader of the run should know of them."""
+    return {"unreadable test images": list(unread)} if unread else {}
+
+
+def _use(config: Any) -> Use:
+    """How a model takes images, by its config as read; what is wrong with that shows when it is loaded."""
+    given = config if isinstance(config, dict) else {}
+    size, depth = given.get("image_size"), given.get("bit_depth")
+    return Use(size if isinstance(size, int) else None, depth if isinstance(depth, int) else 0)
+
+
+def _with_tests(data: Path, layout: str, names: Sequence[str] | None) -> list[Category]:
+    """The chosen categories that have test images."""
+    chosen = [one for one in choose_categories(open_data(data, layout), names) if one.test]
+    if not chosen:
+        raise InputError(
+            f"{data}: expected test images (test/good and test/DEFECT folders), found none; "
+            "see 'mendiff check --help' for layouts."
+        )
+    return chosen
+
+
+def _evaluated(
+    model: Model,
+    category: Category,
+    options: EvaluateOptions,
+    side: int | None,
+    explained: bool,
+    reporter: Reporter,
+) -> Outcome:
+    """Evaluate a model on one category; with a side of pictures its part of the report, too.
+
+    That part shows the way to a few verdicts where it shall be explained.
+    """
+    tests = read_tests(category, model.image_size, reporter, model.method.config.bit_depth)
+    if tests.masks is None:
+        reporter.say(f"note: {category.name} has no masks, so its pixel metrics are n/a.")
+    found = find(model, tests, options.batch_size, reporter, category.name)
+    twins = measure_twins(tests, found.reconstruction)
+    metrics = measure(tests, found.score, found.anomaly_map) | (twins.mean if twins is not None else {})
+    shown = None if side is None else page(model, category.name, tests, found, metrics, side)
+    if shown is not None and explained:
+        shown = replace(shown, strips=_strips(model, tests, found, reporter))
+    return Outcome(
+        metrics=metrics,
+        twins=twins,
+        cut=at_threshold(found.score.tolist(), [sample.label for sample in tests.samples], model.threshold),
+        ranked=(found.score, tests.labels, found.anomaly_map, tests.masks),
+        controls=measure_controls(model, category, tests, options.half) if options.controls else {},
+        page=shown,
+        measured=[sample.path for sample in tests.samples],
+    )
+
+
+def _strips(model: Model, tests: TestSet, found: Detection, reporter: Reporter) -> list[Strip]:
+    """How the model came to its verdict on a few images that tell most."""
+    chosen = telling(tests.labels.tolist(), found.score.tolist(), model.threshold)
+    return [
+        report_strip(model, tests.samples[index], mask_of(tests, index), title)
+        for index, title in reporter.track(chosen, "explaining a few")
+    ]
+
+
+def mask_of(tests: TestSet, index: int) -> Mask | None:
+    """The mask (S,S) of one image; None where the category has none."""
+    return None if tests.masks is None else tests.masks[index, 0].numpy()
+
+
+def by_control(measured: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
+    """The controls' metrics by category as a table for each control, with the mean over categories."""
+    tables: dict[str, dict[str, Metrics]] = {}
+    for category, controls in measured.items():
+        for name, metrics in controls.items():
+            tables.setdefault(name, {})[category] = metrics
+    return {name: summary(rows) for name, rows in tables.items()}
+
+
+def _check_places(out: Path | None, report: Path | None, overwrite: bool) -> Place | None:
+    """Refuse places that can't be written to, before any work is done."""
+    place = None if out is None else check_output(out, overwrite, "a run")
+    inside = out is not None and report is not None and report.resolve().parent == out.resolve()
+    if report is not None and not inside:
+        check_place(report)
+    return place
+
+
+def _write(
+    made: Report, place: Place | None, out: Path | None, report: Path | None, reporter: Reporter
+) -> None:
+    """Write the run folder and the report, those that were asked for."""
+    if place is not None:
+        with new_folder(place) as draft:
+            write_run(draft, made)
+        reporter.say(f"run: {out}; a page of it: mendiff report {out}")
+    if report is not None:
+        write_report(report, made)
+        reporter.say(f"report: {report}")
+
+
+def read_tests(category: Category, size: int, reporter: Reporter, bit_depth: int = 0) -> TestSet:
+    """Read a category's test images, masks and twins at one size; unreadable ones are named and left out."""
+    images, masks = [], []
+    samples: list[Sample] = []
+    twins: dict[int, Tensor] = {}
+    for sample in category.test:
+        try:
+            image = resize(read_image(sample.path, bit_depth), size)
+            mask = _mask(sample, size) if category.has_masks else None
+        except InputError as error:
+            reporter.warn(str(error))
+            continue
+        twin = read_twin(sample, size, bit_depth, reporter)
+        if twin is not None:
+            twins[len(samples)] = twin
+        samples.append(sample)
+        images.append(image)
+        masks.append(mask)
+    if not samples:
+        raise InputError(f"{category.root}: expected readable test images, found none.")
+    known = [mask for mask in masks if mask is not None]
+    return TestSet(
+        samples,
+        torch.stack(images),
+        torch.tensor([not sample.is_good for sample in samples]),
+        torch.stack(known) if len(known) == len(samples) else None,
+        twins,
+    )
+
+
+def find(model: Model, tests: TestSet, batch_size: int, reporter: Reporter, title: str) -> Detection:
+    """Run a model over a test set under a progress bar; one row per image."""
+    batches = list(tests.images.split(batch_size))
+    parts: list[Detection] = []
+    for number, batch in enumerate(reporter.track(batches, f"testing {title}")):
+        try:
+            parts.append(model.predict_batch(batch))
+        except NotFiniteError as error:
+            names = [str(tests.samples[number * batch_size + row].path) for row in error.rows]
+            raise NotFiniteError(error.rows, names) from error
+    columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}
+    return Detection(**columns)
+
+
+def measure(tests: TestSet, scores: Tensor, maps: Tensor) -> Metrics:
+    """The metrics of scores (N,) and maps (N,1,S,S) on a test set, at the model's image size."""
+    return image_and_pixel_metrics(
+        scores, tests.labels, maps if tests.masks is not None else None, tests.masks
+    )
+
+
+def pooled(categories: Sequence[Ranked]) -> Metrics:
+    """The metrics of the images of all categories in one ranking; no pixel metrics unless all have masks."""
+    scores, labels, maps, masks = zip(*categories, strict=True)
+    known = [one for one in masks if one is not None]
+    return image_and_pixel_metrics(
+        torch.cat(scores),
+        torch.cat(labels),
+        *((torch.cat(maps), torch.cat(known)) if len(known) == len(masks) else ()),
+    )
+
+
+def measure_controls(
+    model: Model, category: Category, tests: TestSet, half: bool = False
+) -> dict[str, Metrics]:
+    """The same metrics for the controls.
+
+    Median colour, a memory bank on the model's own features, and the model's pipeline after one step, in
+    bfloat16 where asked for, see Model.in_half.
+    """
+    images = tests.images
+    depth = model.method.config.bit_depth
+    train = torch.stack([resize(read_image(path, depth), model.image_size) for path in category.train])
+    results = {"median colour": measure(tests, *fit_median_colour(train).predict(images))}
+    features = getattr(model.method, "features", None)
+    if features is not None:
+        results["memory bank"] = measure(tests, *fit_memory_bank(features, train).predict(images))
+    fresh = untrained_on(model, list(train))
+    with fresh.in_half(half):
+        found = fresh.predict(images)
+    twins = measure_twins(tests, found.reconstruction)
+    mended = twins.mean if twins is not None else {}
+    results["untrained"] = measure(tests, found.score, found.anomaly_map) | mended
+    return results
+
+
+def page(
+    model: Model, name: str, tests: TestSet, found: Detection, metrics: Metrics, side: int
+) -> CategoryReport:
+    """A category's part of the report: its curves, its kinds of defects, and one row for each test image.
+
+    Args:
+        model: as it was used.
+        name: the category's.
+        tests: N images.
+        found: what the model found in them.
+        metrics: what was measured on them.
+        side: of the pictures, the longer one, in pixels.
+    """
+    # What the report draws and does not compute itself: curves, and counts at the threshold.
+    labels = [sample.label for sample in tests.samples]
+    cut = at_threshold(found.score.tolist(), labels, model.threshold)
+    drawn = curves(
+        found.score, tests.labels, found.anomaly_map if tests.masks is not None else None, tests.masks
+    )
+    types = [TypeRow(**row) for row in cut["types"]]
+    return CategoryReport(
+        name=name,
+        threshold=model.threshold,
+        images=[_image_row(model, tests, found, index, side) for index in range(len(labels))],
+        metrics=metrics,
+        curves=drawn,
+        types=types,
+    )
+
+
+def _image_row(model: Model, tests: TestSet, found: Detection, index: int, side: int) -> ImageRow:
+    sample, score = tests.samples[index], float(found.score[index])
+    pictures = make_pictures(
+        to_picture(tests.images[index]),
+        to_picture(found.reconstruction[index]),
+        normalise_heat(found.anomaly_map[index, 0].numpy(), *heat_range(model)),
+        mask_of(tests, index),
+        # The model sees a square; people should see the part in its own proportions.
+        thumbnail_size(*image_size(sample.path), min(side, model.image_size)),
+    )
+    return ImageRow(
+        name=f"{sample.label}/{sample.path.name}",
+        label=sample.label,
+        score=score,
+        pictures=pictures,
+        p_value=model.calibration.p_value(score),
+        stop_step=int(found.stop_step[index]) or None,
+    )
+
+
+def about(model: Model) -> dict[str, str]:
+    """What a reader of the report wants to know of the model, beside its name."""
+    rate = model.calibration.false_alarm_rate
+    return {
+        **describe(model),
+        "threshold": f"meant to flag {100 * rate:.3g}% of good parts; from held-back good images alone",
+        "evaluated": f"{date.today().isoformat()} with mendiff {__version__}",
+    }
+
+
+def _mask(sample: Sample, size: int) -> Tensor:
+    if sample.mask_path is None:
+        return torch.zeros(1, size, size, dtype=torch.bool)
+    return resize_mask(read_mask(sample.mask_path), size)
+
+
+def _subtitle(model: Model) -> str:
+    images = model.info.get("images", "?")
+    return f"{model.name.upper()}, trained on {images} good images, at {model.image_size} pixels"

@@ -1,0 +1,411 @@
+"""`mendiff fit`: from a folder of good images to a model folder."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mendiff.checkpoints.bundled import BUNDLED_FEATURES, codec_folder
+from mendiff.checkpoints.codecs import CODEC, read_codec
+from mendiff.checkpoints.names import load_exactly
+from mendiff.checkpoints.pretrained import load_pretrained
+from mendiff.checkpoints.provenance import fitted_of
+from mendiff.checkpoints.store import save
+from mendiff.diffusion.random import content_seeds
+from mendiff.errors import InputError
+from mendiff.evaluation.data import Category, open_data
+from mendiff.images import find_images
+from mendiff.images import image_size as read_size
+from mendiff.methods.base import MethodConfig
+from mendiff.methods.config import config_to_dict
+from mendiff.model import Model
+from mendiff.nets import AUTO
+from mendiff.training.codec_stage import CODEC_CHECKPOINT
+from mendiff.training.optimizers import check_savings
+from mendiff.types import Processes
+from mendiff.workflows.common import choose_categories, choose_device
+from mendiff.workflows.fit_config import FEWEST_IMAGES, Plan, make_config, readable_paths, use_of
+from mendiff.workflows.length import Length, asked_length, chosen_length, keep_length, kept_length
+from mendiff.workflows.locks import beside, check_free
+from mendiff.workflows.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
+from mendiff.workflows.options import FitOptions
+from mendiff.workflows.places import Place, TakenError, check_output, new_folder, resumable
+from mendiff.workflows.processes import check_processes, rank_of, wording_of
+from mendiff.workflows.reporting import Reporter, Silent
+from mendiff.workflows.variants import held_back_and_seen
+from mendiff.workflows.worth import check_rate, say_worth, warn_of_odd
+
+STATISTICS = ("global", "category")
+BALANCES = ("image", "category")
+PARTS_FILE = "parts"
+STEPS = "training.steps"
+CHECKPOINT = "last.ckpt"  # as in anomalib_models, which takes seconds to import
+UPRIGHT = (
+    "the part lies at all sorts of angles, so every image is turned upright and centred before the model "
+    "sees it (--set upright=never leaves images as they are)."
+)
+NO_FEATURES = "it looks at pixels alone; with --features auto it would find much more."
+
+
+def run(options: FitOptions, reporter: Reporter) -> dict[str, Any]:
+    """Fit a method to the good images of `data` and write the model folder `out`."""
+    processes = Processes(choose_device(options.device), options.devices, options.nodes, options.strategy)
+    check_processes(processes)
+    reporter = reporter if rank_of(processes) == 0 else Silent()
+    check_output(options.out, options.overwrite, "a model")
+    if rank_of(processes) == 0 and options.preset != AUTO:
+        workdir_of(options.out, options.resume)
+    if options.textures is not None:
+        find_images(options.textures)
+    if options.statistics not in STATISTICS:
+        raise InputError(
+            f"--statistics: expected one of {', '.join(STATISTICS)}, got {options.statistics!r}."
+        )
+    if options.balance not in BALANCES:
+        raise InputError(f"--balance: expected one of {', '.join(BALANCES)}, got {options.balance!r}.")
+    depth = {"bit_depth": options.bit_depth} if options.bit_depth else {}
+    plan = Plan(
+        method=options.method,
+        preset=options.preset,
+        settings=with_steps(depth | options.settings, options.steps),
+        features=options.features,
+        features_weights=options.features_weights,
+        features_input=options.features_input,
+        image_size=options.image_size,
+        seed=options.seed,
+        device=processes.device,
+        devices=options.devices,
+        nodes=options.nodes,
+        strategy=options.strategy,
+        statistics=options.statistics,
+        balance=options.balance,
+        codec=options.codec,
+        pretrained=options.pretrained,
+        prompt=options.prompt,
+        textures=options.textures,
+        false_alarm_rate=check_rate(options.false_alarm_rate),
+        minutes=check_minutes(options.minutes, options.steps, processes),
+    )
+    chosen = choose_categories(open_data(options.data, options.layout), options.categories)
+    how = {"resume": options.resume, "overwrite": options.overwrite}
+    if options.preset == AUTO:
+        from mendiff.workflows.choice import fit_best  # which makes several fits
+
+        return fit_best(plan, chosen, options.out, reporter, **how)
+    return fit(plan, chosen, options.out, reporter, **how)
+
+
+def fit(
+    plan: Plan,
+    categories: Sequence[Category],
+    out: Path,
+    reporter: Reporter,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Fit a plan to the good training images of some categories; returns what a person wants to know.
+
+    Of several processes only the first writes, and has something to return.
+    """
+    first = rank_of(plan.processes) == 0
+    place = check_output(out, overwrite, "a model")
+    paths = readable_paths(categories, reporter, use_of(plan))
+    config = make_config(plan, paths)
+    check_prompts(plan, config, categories)
+    apart = _apart(categories, paths) if plan.statistics == "category" else {}
+    groups = _groups(categories, paths) if plan.balance == "category" else None
+    workdir = workdir_of(out, resume) if first else _workdir(out)
+    earlier = workdir / CODEC_CHECKPOINT
+    with resumable(workdir / CHECKPOINT, out, resume, earlier=earlier) if first else nullcontext():
+        length = _length(plan, config, workdir, reporter, resume=resume)
+        config = length.of(config)
+        reporter.say(
+            f"{plan.method} ({plan.preset}): {len(paths)} good images of "
+            f"{', '.join(one.name for one in categories)}, {config.image_size} pixels, "
+            f"{config.training.steps} steps on {wording_of(plan.processes)}{_repeat(plan, config, length)}"
+        )
+        if not getattr(getattr(config, "features", None), "name", "-"):
+            reporter.say(f"note: {NO_FEATURES}")
+        files = hashes_of(plan, config) if first else {}
+        if first:
+            started = facts_of(plan, config, data_hashes(categories, paths), files)
+            reached = next((one for one in (workdir / CHECKPOINT, earlier) if one.is_file()), earlier)
+            check_manifest(workdir, reached, started, resume=resume)
+        module, loaded = prepared(plan, config, workdir if resume else None)
+        for line in loaded:
+            reporter.say(line)
+        if plan.textures is not None:
+            module.use_textures(plan.textures)
+            reporter.say(f"textures: {len(module.method.textures)} pictures of {plan.textures}")
+        module.files = files
+        facts = {"images": len(paths), "categories": [one.name for one in categories], "pretrained": loaded}
+        facts["usual_size"] = usual_size(paths)
+        if first:
+            (workdir / PARTS_FILE).write_text("\n".join(loaded))
+            keep_length(workdir, length)
+        _hold_back(module, apart)
+        with reporter.stages() as update:
+            images = _images(module, categories, paths)
+            seconds = train(plan, module, images, workdir, update, groups, resume=resume)
+        if not first:
+            return {}
+        steps = config.training.steps
+        info = {"preset": plan.preset, **facts, "seed": plan.seed, "steps": steps, "seconds": seconds}
+        model = module.as_model(info).to(plan.device).with_false_alarm_rate(plan.false_alarm_rate)
+        odd = warn_of_odd(model.calibration, [paths[at] for at in module.scored_at], reporter)
+        _save(model, place, apart, reporter)
+    reporter.say(
+        f"model: {out} (fitted in {seconds:.0f} s; threshold {model.threshold:.4g} from good images alone)"
+    )
+    if line := told_share(module.method):
+        reporter.say(line)
+    if module.config.upright == "always":
+        reporter.say(f"note: {UPRIGHT}")
+    say_worth(model.calibration, reporter)
+    told = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": odd}
+    return {"model": str(out), **told, **info, "config": config_to_dict(module.config)}
+
+
+def told_share(method: Any) -> str:
+    """A line on how much of a memory bank the read-out takes, where the fit chose it; otherwise nothing."""
+    readout = getattr(method, "readout", None)
+    if readout is None or len(readout.config.bank_shares) < 2:
+        return ""
+    share = round(100 * float(readout.bank_share))
+    chosen = "as flaws laid into held-back images had it"
+    if share == 100:
+        return f"note: scores come from the memory bank alone, {chosen}: reconstructions add nothing here."
+    return f"scores: {share} % memory bank, {100 - share} % reconstruction, {chosen}"
+
+
+def usual_size(paths: Sequence[Path]) -> list[int]:
+    """[H, W] of the image that is in the middle of some by its longer side."""
+    sizes = sorted((read_size(path) for path in paths[:200]), key=max)
+    return list(sizes[len(sizes) // 2])
+
+
+def check_minutes(minutes: float | None, steps: int | None, processes: Processes) -> float:
+    """The minutes of --minutes, 0 where it was not given."""
+    if minutes is None:
+        return 0.0
+    if steps is not None:
+        raise InputError("--minutes and --steps: expected one of them, got both.")
+    if processes.count > 1:
+        raise InputError(f"--minutes: expected one process, got {processes.count}; say --steps.")
+    if not 0 < minutes < math.inf:
+        raise InputError(f"--minutes: expected more than 0, got {minutes:g}.")
+    return minutes
+
+
+def with_steps(settings: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
+    """Settings with the number of steps that --steps gives, which --set must not give otherwise."""
+    if steps is None:
+        return dict(settings)
+    if steps < 1:
+        raise InputError(f"--steps: expected at least 1, got {steps}.")
+    said = settings.get(STEPS, steps)
+    if said != steps:
+        raise InputError(f"--steps and --set {STEPS}: expected one number, got {steps} and {said!r}.")
+    return {**settings, STEPS: steps}
+
+
+def _length(plan: Plan, config: MethodConfig, workdir: Path, reporter: Reporter, *, resume: bool) -> Length:
+    """How long to train: as long as a resumed training, as was asked for, or by this machine's speed."""
+    kept = kept_length(workdir) if resume else None
+    if STEPS in plan.settings or plan.processes.count > 1:  # a number that was asked for stays
+        return asked_length(config)
+    return kept or chosen_length(plan.method, config, plan.device, minutes=plan.minutes, say=reporter.say)
+
+
+def _repeat(plan: Plan, config: MethodConfig, length: Length) -> str:
+    """How long that takes, and how to train as long again, where the length was chosen by speed."""
+    if not length.minutes:
+        return ""
+    again = f"--steps {config.training.steps}"
+    if plan.minutes and length.codec_images:
+        again += f" --set codec.fit.images={length.codec_images}"
+    chosen = plan.minutes or config.training.minutes
+    whole = max(1, round(length.minutes))
+    taken = f", about {whole} minute{'s' if whole > 1 else ''}"
+    return taken + (f" ({again} repeats this length)" if chosen else "")
+
+
+def check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> None:
+    """Refuse categories that a model with prompts per category has none for, or could not use later."""
+    prompted = getattr(getattr(config, "denoiser", None), "categories", ())
+    unknown = [one.name for one in categories if one.name not in prompted]
+    if prompted and unknown:
+        raise InputError(
+            f"--categories: expected some that have a prompt ({', '.join(prompted)}), got {unknown[0]!r}; "
+            "--set denoiser.categories=[...] names others."
+        )
+    if prompted and plan.statistics != "category":
+        raise InputError(
+            f"--statistics: expected category for a model with prompts per category, got {plan.statistics}."
+        )
+
+
+def _apart(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """The readable images of every category; too few of one are an error."""
+    readable = set(paths)
+    apart = {one.name: [path for path in one.train if path in readable] for one in categories}
+    for name, some in apart.items():
+        if len(some) < FEWEST_IMAGES:
+            raise InputError(
+                f"--statistics category: expected at least {FEWEST_IMAGES} good images of {name}, got "
+                f"{len(some)}; add some, or choose --statistics global."
+            )
+    return apart
+
+
+def _groups(categories: Sequence[Category], paths: Sequence[Path]) -> list[list[int]]:
+    """The numbers of every category's readable images."""
+    number = {path: index for index, path in enumerate(paths)}
+    return [[number[path] for path in one.train if path in number] for one in categories]
+
+
+def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> tuple[Any, list[str]]:
+    """What is to be trained, with the weights that it starts from, and a line for each of these.
+
+    Args:
+        plan: method, seed, and where weights come from.
+        config: see make_config.
+        workdir: of a training that goes on, whose checkpoint holds all weights.
+    """
+    from mendiff import anomalib_models  # brings anomalib and Lightning: seconds, so only now
+
+    anomalib_models.quiet()
+    check_savings(config.training, plan.device)
+    build = partial(anomalib_models.module_class(plan.method), config, seed=plan.seed)
+    if workdir is not None and (workdir / anomalib_models.CHECKPOINT).is_file():
+        return build(), _parts(workdir)
+    sources, features = sources_of(plan), getattr(getattr(config, "features", None), "name", "")
+    module = build()
+    lines = [f"features: {BUNDLED_FEATURES}"] if features == AUTO else []
+    lines += load_pretrained(module.method, sources)
+    if plan.codec is not None:
+        codec: Any = module.method.codec
+        load_exactly(codec, read_codec(codec_folder(plan.codec))[1], str(plan.codec), CODEC)
+        lines.append(f"autoencoder: {plan.codec}")
+    return module, lines
+
+
+def _parts(workdir: Path) -> list[str]:
+    """What an interrupted training started from."""
+    try:
+        return (workdir / PARTS_FILE).read_text().splitlines()
+    except FileNotFoundError:
+        raise InputError(
+            f"{workdir}: expected what an interrupted training left, found no {PARTS_FILE!r} in it; "
+            "remove the folder and fit again."
+        ) from None
+
+
+def train(
+    plan: Plan,
+    module: Any,
+    images: Any,
+    workdir: Path,
+    update: Callable[[str, int, int, str], None],
+    groups: Sequence[Sequence[int]] | None = None,
+    *,
+    resume: bool = False,
+) -> float:
+    """Train a module, without a word; returns the seconds that it took.
+
+    Args:
+        plan: devices.
+        module: see prepared.
+        images: good ones, anomalib_models.GoodImages.
+        workdir: for checkpoints.
+        update: called with (what is trained, step, steps, note).
+        groups: of the images, by number, that are shown equally often; all are one group unless given.
+        resume: go on with an interrupted training in `workdir`.
+    """
+    from mendiff import anomalib_models
+
+    began = time.monotonic()
+    anomalib_models.train(
+        module,
+        images,
+        workdir=workdir,
+        groups=groups,
+        processes=plan.processes,
+        resume=resume,
+        progress=lambda step, total, loss: update("fitting", step, total, f"loss {loss:.4f}"),
+        stages=update,
+    )
+    return round(time.monotonic() - began, 1)
+
+
+def _images(module: Any, categories: Sequence[Category], paths: Sequence[Path]) -> Any:
+    """What is trained on; images know their category where the method asks for it."""
+    from mendiff import anomalib_models
+
+    names = {path: one.name for one in categories for path in one.train} if module.method.categories else {}
+    labels = [names[path] for path in paths] if names else ()
+    return anomalib_models.GoodImages(
+        paths, module.config.image_size, categories=labels, bit_depth=module.config.bit_depth
+    )
+
+
+def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
+    """See that every category that gets statistics of its own has its share of the held-back images."""
+    from mendiff import anomalib_models
+
+    for some in apart.values():
+        images = anomalib_models.GoodImages(some, module.config.image_size, bit_depth=module.config.bit_depth)
+        identities = images.identities
+        module.held_back += anomalib_models.choose([seed for seed, _ in identities])
+
+
+def _save(model: Model, place: Place, apart: Mapping[str, Sequence[Path]], reporter: Reporter) -> None:
+    """Calibrate for the categories that get statistics of their own, and write the model."""
+    # One by one while the folder is written: every one is a copy of the networks.
+    categories = ((name, _of_category(model, name, some, reporter)) for name, some in apart.items())
+    try:
+        with new_folder(place) as draft:
+            draft.rmdir()
+            save(draft, model.name, model.method, model.calibration, model.info, categories)
+    except TakenError:
+        raise
+    except InputError as error:
+        raise InputError(
+            f"{error} What was learned is kept: the same command with --resume goes on."
+        ) from error
+
+
+def _of_category(model: Model, name: str, paths: Sequence[Path], reporter: Reporter) -> Model:
+    """The model with statistics and a threshold from one category's images."""
+    images = [model.prepare(path) for path in paths]
+    fitted = fitted_of(model.info)
+    held_back, seen = held_back_and_seen(images, None if fitted is None else fitted.held_back)
+    made = model.calibrated(held_back, seen, category=name)
+    by_seed = dict(zip(content_seeds(torch.stack(images)).tolist(), paths, strict=True))
+    scored = content_seeds(torch.stack([*held_back, *seen])).tolist()
+    warn_of_odd(made.calibration, [by_seed[seed] for seed in scored], reporter)
+    say_worth(made.calibration, reporter, f"threshold of {name}", few_alone=True)
+    return made
+
+
+def workdir_of(out: Path, resume: bool) -> Path:
+    """Where checkpoints lie until the model is written, which to resume there must be."""
+    workdir = _workdir(out)
+    check_free(out, "training")
+    if resume and not workdir.is_dir():
+        raise InputError(
+            f"--resume: expected an interrupted fit of {out} to go on with, found none; fit without it."
+        )
+    return workdir
+
+
+def _workdir(out: Path) -> Path:
+    return beside(out, "fit")

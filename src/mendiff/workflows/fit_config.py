@@ -1,0 +1,270 @@
+"""What to fit, and with which settings: from options to a config that the networks can take."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from mendiff.calibration import FALSE_ALARM_RATE
+from mendiff.checkpoints.bundled import codec_folder
+from mendiff.checkpoints.codecs import read_codec_config
+from mendiff.checkpoints.pretrained import NOT_FOR_IT, STABLE_DIFFUSION
+from mendiff.checkpoints.weights import read_weights
+from mendiff.errors import InputError
+from mendiff.evaluation.data import Category
+from mendiff.evaluation.fitness import own_side
+from mendiff.evaluation.samples import Use
+from mendiff.images import image_size as read_size
+from mendiff.methods.base import MethodConfig, TrainingConfig, find_method, find_preset
+from mendiff.methods.config import config_to_dict, override
+from mendiff.nets import AUTO
+from mendiff.types import Processes
+from mendiff.workflows.common import checked
+from mendiff.workflows.reporting import Reporter
+
+INPUTS: dict[str, dict[str, Any]] = {
+    "timm": {},
+    "tflite": {
+        "features.mean": [0.5, 0.5, 0.5],
+        "features.std": [0.5, 0.5, 0.5],
+        "features.network": {"pad_type": "same"},
+    },
+}
+"""For --features-input, as changes of a config: timm's statement of it, or TensorFlow Lite's custom."""
+NONE = "none"
+"""For --features: pixels alone are compared, whatever the preset has."""
+FEWEST_IMAGES = 2  # as in anomalib_models, which takes seconds to import
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to fit, whatever the data.
+
+    Attributes:
+        method, preset: names.
+        settings: dotted config fields to their values.
+        features: timm's name, "auto" for the bundled network, "none" for none, or None for the preset's.
+        features_weights: local safetensors file of the backbone, or None for timm's own.
+        features_input: what its images look like, one of INPUTS, or None for what timm states.
+        image_size: in pixels, or None for the images' own.
+        seed: of training.
+        device: torch's name.
+        devices, nodes, strategy: see Processes.
+        statistics: whether scales and thresholds are learned for all categories together ("global") or for
+            each ("category").
+        codec: folder that `mendiff fit-codec` wrote, "auto" for the bundled codec, or None for the preset's.
+        balance: whether every "image" or every "category" is shown equally often in training.
+        pretrained: Stable Diffusion as a folder, a single file or a hub id, or None.
+        prompt: safetensors file of prompt embeddings, or None.
+        textures: folder of pictures that synthetic anomalies are cut from, or None.
+        false_alarm_rate: share of good parts that thresholds are meant to flag.
+        minutes: that training may take, codec included; 0 leaves it to the preset.
+    """
+
+    method: str = "glad"
+    preset: str = "tiny"
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    features: str | None = None
+    features_weights: Path | None = None
+    features_input: str | None = None
+    image_size: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    statistics: str = "global"
+    balance: str = "image"
+    codec: Path | None = None
+    pretrained: str | None = None
+    prompt: Path | None = None
+    textures: Path | None = None
+    false_alarm_rate: float = FALSE_ALARM_RATE
+    minutes: float = 0.0
+
+    @property
+    def processes(self) -> Processes:
+        """What training is shared out over."""
+        return Processes(self.device, self.devices, self.nodes, self.strategy)
+
+
+def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
+    """The preset with the plan's changes, and with an image size that the networks can take."""
+    config, multiple = asked_config(plan)
+    if config.image_size == 0:
+        config = dataclasses.replace(config, image_size=own_size(paths, multiple))
+    # A preset's own crop fits its own codec, not every one that may take its place.
+    if "crop" not in plan.settings:
+        config = dataclasses.replace(config, crop=-(-config.crop // multiple) * multiple)
+    check_side("--image-size", config.image_size, multiple)
+    if config.crop < config.image_size:  # otherwise images stay whole
+        check_side("--set crop", config.crop, multiple)
+    return config
+
+
+def asked_config(plan: Plan) -> tuple[MethodConfig, int]:
+    """The preset with the plan's changes, and what image sizes must divide by; weights are there."""
+    config = _changed(plan)
+    check_sources(plan, config)
+    return _checked(plan, config)
+
+
+def stated_config(plan: Plan) -> MethodConfig:
+    """The preset with the plan's changes, as far as they are said without looking into files."""
+    return _changed(dataclasses.replace(plan, features_weights=None, codec=None))
+
+
+def changed_config(plan: Plan) -> tuple[MethodConfig, int]:
+    """The preset with the plan's changes, and what image sizes must divide by."""
+    return _checked(plan, _changed(plan))
+
+
+def use_of(plan: Plan) -> Use:
+    """How the model will take images, before it is known whether it can be built."""
+    config = _changed(plan)
+    return Use(config.image_size, config.bit_depth)
+
+
+def _changed(plan: Plan) -> MethodConfig:
+    config = find_preset(plan.method, plan.preset)
+    changes: dict[str, Any] = {}
+    if plan.features is not None:
+        changes["features.name"] = "" if plan.features == NONE else plan.features
+    if plan.features_weights is not None or plan.features_input is not None:
+        changes |= backbone_input(plan.features_weights, plan.features_input, plan.settings)
+    changes |= plan.settings
+    if plan.codec is not None:
+        changes["codec"] = config_to_dict(read_codec_config(codec_folder(plan.codec)))
+    if plan.image_size is not None:
+        changes["image_size"] = plan.image_size
+    return override(config, changes)
+
+
+def _checked(plan: Plan, config: MethodConfig) -> tuple[MethodConfig, int]:
+    """The config, whose steps can be shared out as the plan wants, and what image sizes must divide by."""
+    training, count = config.training, plan.processes.count
+    if plan.strategy == "fsdp":
+        _check_shards(training)
+    shares = training.accumulate * count
+    if training.batch_size % shares:
+        what = f"{count} processes times training.accumulate" if count > 1 else "training.accumulate"
+        raise InputError(
+            f"training.batch_size: expected a multiple of {shares} ({what}), got {training.batch_size}; it "
+            "counts all images of a step."
+        )
+    with torch.device("meta"):  # shapes are enough
+        return config, find_method(plan.method)(config).size_multiple
+
+
+def _check_shards(training: TrainingConfig) -> None:
+    """Refuse what can't be computed from shards of the weights."""
+    for name, got, wanted in (("ema", training.ema, 0), ("optimizer", training.optimizer, "adamw")):
+        if got != wanted:
+            raise InputError(
+                f"--strategy fsdp: expected training.{name}={wanted}, got {got}; add --set "
+                f"training.{name}={wanted}, or choose ddp."
+            )
+
+
+def check_side(name: str, side: int, multiple: int) -> None:
+    """Refuse a side in pixels that the networks can't take."""
+    if side < 0 or side % multiple:
+        nearest = max(multiple, round(side / multiple) * multiple)
+        raise InputError(f"{name}: expected a multiple of {multiple}, got {side}; try {nearest}.")
+
+
+def check_sources(plan: Plan, config: MethodConfig) -> None:
+    """Refuse what could not be filled with weights, before anything is built."""
+    features = getattr(getattr(config, "features", None), "name", "")
+    if plan.features_weights is not None and features in ("", AUTO):
+        raise InputError(
+            "--features-weights: expected --features with it, timm's name of the backbone that they are of."
+        )
+    if plan.features_input is not None and features in ("", AUTO):
+        raise InputError(
+            "--features-input: expected --features with it, timm's name of the backbone that wants these."
+        )
+    denoiser = getattr(getattr(config, "denoiser", None), "kind", "")
+    if denoiser != "conditional_unet":
+        if plan.pretrained or plan.prompt:
+            raise InputError(NOT_FOR_IT)
+    elif plan.preset.partition("/")[0] == "paper" and not plan.pretrained:
+        raise InputError(
+            f"--pretrained: expected Stable Diffusion v1 for --preset {plan.preset}: a folder in diffusers' "
+            f"layout, a single file, or a hub id such as {STABLE_DIFFUSION}."
+        )
+
+
+def backbone_changes(
+    features: str | None,
+    weights: Path | None,
+    told: str | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """What a backbone's name and local file, or the name "auto" alone, change in a config; or nothing.
+
+    Args:
+        features: name.
+        weights: file.
+        told: see backbone_input.
+        settings: see there.
+    """
+    if features == AUTO and weights is None:
+        return {"features.name": AUTO}
+    if features == AUTO or (features is None) != (weights is None):
+        raise InputError(
+            "--features and --features-weights: expected both, got one; or --features auto without a file."
+        )
+    if features is None or weights is None:
+        return {}
+    return {"features.name": features, **backbone_input(weights, told, settings)}
+
+
+def backbone_input(
+    weights: Path | None, told: str | None, settings: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """How a backbone wants its input, as changes of a config: what was told, otherwise timm's statement.
+
+    Args:
+        weights: its file.
+        told: one of INPUTS, or None.
+        settings: dotted config fields to their values, which may tell it, too.
+
+    Raises InputError for a file that looks as if timm's statement were wrong where nothing was told.
+    """
+    if told is not None and told not in INPUTS:
+        raise InputError(f"--features-input: expected one of {', '.join(INPUTS)}, got {told!r}.")
+    if told is not None or weights is None or any(name in settings for name in INPUTS["tflite"]):
+        return dict(INPUTS[told or "timm"])
+    means = [one for key, one in read_weights(weights).items() if key.endswith("running_mean")]
+    if means and not any(bool(one.any()) for one in means):
+        raise InputError(
+            f"{weights}: expected to be told how the images must look, since all running means are zero, as "
+            "in files that come from TensorFlow Lite; add --features-input tflite for [-1,1] and 'same' "
+            "padding, or --features-input timm for what timm states."
+        )
+    return {}
+
+
+def own_size(paths: Sequence[Path], multiple: int) -> int:
+    """The images' usual longer side, between 64 and 320 pixels, rounded to what the networks can take."""
+    sides = [max(read_size(path)) for path in paths[:200]]
+    side = own_side(sides)
+    return max(multiple, math.floor(side / multiple + 0.5) * multiple)
+
+
+def readable_paths(categories: Sequence[Category], reporter: Reporter, use: Use | None = None) -> list[Path]:
+    """The good training images that can be read; the others are named and left out. See `checked`."""
+    paths = [path for category in checked(categories, reporter, use) for path in category.train]
+    if len(paths) < FEWEST_IMAGES:
+        raise InputError(
+            f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, one to learn from and one "
+            f"to set the threshold by, got {len(paths)}; add some."
+        )
+    return paths

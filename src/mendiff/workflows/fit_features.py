@@ -1,0 +1,192 @@
+"""`mendiff fit-features`: tune a backbone until good images and their reconstructions look alike to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from mendiff.checkpoints.files import sha256_of, write_json
+from mendiff.checkpoints.names import check_finite
+from mendiff.checkpoints.pretrained import timm_file
+from mendiff.checkpoints.store import CONFIG as MODEL
+from mendiff.checkpoints.store import load
+from mendiff.checkpoints.weights import read_weights, write_weights
+from mendiff.errors import InputError, check_range
+from mendiff.evaluation.data import open_data
+from mendiff.evaluation.samples import Use
+from mendiff.methods.base import TrainingConfig, random_crops
+from mendiff.methods.config import config_to_dict, override
+from mendiff.methods.glad_config import PRESETS as GLAD_PRESETS
+from mendiff.model import Model
+from mendiff.nets import AUTO
+from mendiff.nets.features import FeatureExtractor, FeaturesConfig
+from mendiff.nets.features_loss import FeaturesTuning
+from mendiff.training.loop import CHECKPOINT, Loop, train_network
+from mendiff.workflows.common import choose_categories, choose_device
+from mendiff.workflows.fit import workdir_of
+from mendiff.workflows.fit_config import backbone_input, check_side, readable_paths
+from mendiff.workflows.manifest import check_manifest, data_hashes
+from mendiff.workflows.options import FitFeaturesOptions
+from mendiff.workflows.places import check_output, new_folder, resumable
+from mendiff.workflows.reporting import Reporter
+from mendiff.workflows.variants import split_images
+
+FORMAT, CONFIG, WEIGHTS = "mendiff features", "config.json", "features.safetensors"
+
+
+@dataclass(frozen=True)
+class FeaturesPlan:
+    """Everything that the tuning of a backbone can be told.
+
+    Attributes:
+        features: the backbone and the layers that are compared; its name comes from --features.
+        keep_weight: of the distance from the original features; 0 lets go of them.
+        crop: side of the random crops that are trained on; 0 for whole images.
+        training: see TrainingConfig.
+    """
+
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    keep_weight: float = 0.1
+    crop: int = 0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        check_range("keep_weight", self.keep_weight, 0)
+        check_range("crop", self.crop, 0)
+
+
+# Neither paper says for how long; the figures are ours.
+PRESETS = {
+    "tiny": FeaturesPlan(
+        training=TrainingConfig(steps=300, batch_size=4, learning_rate=1e-4, warmup=10, cosine=True)
+    ),
+    "paper": FeaturesPlan(
+        features=GLAD_PRESETS["paper"].features,
+        training=TrainingConfig(steps=1000, batch_size=8, learning_rate=1e-5, warmup=50, cosine=True),
+    ),
+}
+
+
+def run(options: FitFeaturesOptions, reporter: Reporter) -> dict[str, Any]:
+    """Tune a backbone on the good images of `data` and write the folder `out` with its weights."""
+    place = check_output(options.out, options.overwrite, "tuned features")
+    if options.model is None:
+        raise InputError("--model: expected a fitted model whose reconstructions to learn from, got none.")
+    checkpoint = workdir_of(options.out, options.resume) / CHECKPOINT
+    plan, weights, source = _plan(options)
+    tuning = FeaturesTuning(plan.features, plan.keep_weight)
+    for extractor in (tuning.tuned, tuning.original):
+        extractor.load_backbone(weights, source)
+    mender = load(options.model, choose_device(options.device))
+    use = Use(bit_depth=mender.method.config.bit_depth)
+    chosen = choose_categories(open_data(options.data, options.layout), options.categories)
+    paths = readable_paths(chosen, reporter, use)
+    if plan.crop < mender.image_size:  # otherwise images stay whole
+        check_side("--set crop", plan.crop, max(tuning.tuned.strides))
+    reporter.say(
+        f"features ({plan.features.name}, {', '.join(plan.features.layers)}): {len(paths)} good images, "
+        f"{mender.image_size} pixels, mended by {options.model}, {plan.training.steps} steps"
+    )
+    started = {
+        "data": data_hashes(chosen, paths),
+        "seed": options.seed,
+        "files": {"model": sha256_of(options.model / MODEL), "features": sha256_of(source)},
+        "config": config_to_dict(plan),
+    }
+    with resumable(checkpoint, options.out, options.resume):
+        check_manifest(checkpoint.parent, checkpoint, started, resume=options.resume)
+        loop = Loop(plan.training, options.seed, checkpoint, options.resume)
+        info = {"images": len(paths), **_tune(tuning, plan, loop, mender, paths, reporter)}
+        info |= {"seed": options.seed, "model": str(options.model), "started": started}
+        with new_folder(place) as draft:
+            # With all that the layers did not need, so that the file serves for other layers, too.
+            tuned = weights | tuning.tuned.backbone.state_dict()
+            check_finite(tuned, "the tuned features")
+            write_weights(tuned, draft / WEIGHTS)
+            content = {"format": FORMAT, "version": 1, "config": config_to_dict(plan), "info": info}
+            write_json(draft / CONFIG, content)
+    reporter.say(
+        f"features: {options.out / WEIGHTS} (fitted in {info['seconds']:.0f} s); on {info['held_back']} "
+        f"held-back good images, image and reconstruction were {info['before']['distance']:.4f} apart and "
+        f"now are {info['after']['distance']:.4f}; both moved by {info['after']['drift']:.4f}"
+    )
+    return {"features": str(options.out / WEIGHTS), **info, "config": config_to_dict(plan)}
+
+
+def _tune(
+    tuning: FeaturesTuning,
+    plan: FeaturesPlan,
+    loop: Loop,
+    mender: Model,
+    paths: Sequence[Path],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Train, on the model's device and back; gives both terms on held-back images before and after."""
+    began = time.monotonic()
+    kept, seen = split_images(torch.stack([mender.prepare(path) for path in paths]))
+    kept, seen = (with_mended(mender, images, reporter) for images in (kept, seen))
+    tuning.to(next(mender.method.parameters()).device)
+    before = terms_of(tuning, kept)
+    with reporter.bar("fitting") as update:
+        train_network(tuning.tuned.backbone, partial(_loss, tuning, plan, seen), loop, update)
+    after = terms_of(tuning, kept)
+    tuning.to("cpu")
+    seconds = round(time.monotonic() - began, 1)
+    return {"held_back": len(kept), "before": before, "after": after, "seconds": seconds}
+
+
+def _plan(options: FitFeaturesOptions) -> tuple[FeaturesPlan, dict[str, Tensor], str]:
+    """The preset with all changes, the backbone's weights, and where they come from."""
+    if options.preset not in PRESETS:
+        raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {options.preset!r}.")
+    named = {} if options.features is None else {"features.name": options.features}
+    plan = override(PRESETS[options.preset], named | options.settings)
+    name = plan.features.name
+    if name in ("", AUTO):
+        raise InputError(f"--features: expected timm's name of a backbone to tune, got {name or 'none'!r}.")
+    FeatureExtractor(plan.features)
+    place = timm_file(name) if options.features_weights is None else options.features_weights
+    weights = read_weights(place)
+    stated = backbone_input(place, options.features_input, options.settings)
+    return override(plan, stated | options.settings), weights, str(place)
+
+
+def with_mended(mender: Model, images: Tensor, reporter: Reporter) -> Tensor:
+    """Images beside their reconstructions: (N,3,S,S) in [0,1] to (N,6,S,S) uint8.
+
+    Made once and kept: the noise belongs to the image, so that a reconstruction made anew would be the same,
+    at many times the cost of a training step; six bytes per pixel hold both.
+    """
+    pairs = [
+        torch.cat([batch, mender.predict_batch(batch).reconstruction], dim=1)
+        for batch in reporter.track(images.split(4), "mending")
+    ]
+    return torch.cat([(255 * one).round().to(torch.uint8) for one in pairs])
+
+
+def _loss(tuning: FeaturesTuning, plan: FeaturesPlan, pairs: Tensor, rng: Generator) -> Tensor:
+    """Of a batch of random crops, the same of an image and its reconstruction."""
+    chosen = torch.randint(len(pairs), (plan.training.batch_size,), generator=rng)
+    batch = random_crops(pairs[chosen], plan.crop, max(tuning.tuned.strides), rng)
+    loss: Tensor = tuning(*_split(batch, tuning))
+    return loss
+
+
+def _split(pairs: Tensor, tuning: FeaturesTuning) -> tuple[Tensor, ...]:
+    """Images and reconstructions as the networks take them."""
+    return (pairs.to(tuning.tuned.mean.device).float() / 255).chunk(2, dim=1)
+
+
+@torch.no_grad()
+def terms_of(tuning: FeaturesTuning, pairs: Tensor) -> dict[str, float]:
+    """Both terms of the loss, means over images with reconstructions, (N,6,S,S) uint8."""
+    found = [tuning.terms(*_split(one, tuning)) for one in pairs.split(1)]
+    distance, drift = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
+    return {"distance": distance, "drift": drift}

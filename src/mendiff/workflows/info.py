@@ -1,0 +1,87 @@
+"""`mendiff info`: what a model folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mendiff.checkpoints.provenance import Fitted, fitted_of
+from mendiff.checkpoints.store import categories_of, load
+from mendiff.evaluation.fitness import vanishing
+from mendiff.methods.base import describe_parameters
+from mendiff.methods.config import config_to_dict
+from mendiff.model import Model
+from mendiff.workflows.options import InfoOptions
+from mendiff.workflows.reporting import Reporter, Table
+
+
+def run(options: InfoOptions, reporter: Reporter) -> dict[str, Any]:
+    """Read the model whole, so that a damaged folder shows, and describe it."""
+    loaded = load(options.model)
+    calibration = loaded.calibration
+    own = {name: load(options.model, category=name).threshold for name in categories_of(options.model)}
+    result = {
+        "method": loaded.name,
+        "image_size": loaded.image_size,
+        "parameters": describe_parameters(loaded.method),
+        "threshold": calibration.threshold,
+        "thresholds": own,
+        "calibration_images": len(calibration.scores),
+        "false_alarm_rate": calibration.false_alarm_rate,
+        "worth": calibration.worth,
+        "info": loaded.info,
+        "config": config_to_dict(loaded.method.config),
+    }
+    table = Table(str(options.model), ["", ""], words=(0, 1), header=False)
+    for name, text in {**describe(loaded), **_thresholds(loaded, own)}.items():
+        table.add(name, text)
+    reporter.table(table)
+    return result
+
+
+def describe(model: Model) -> dict[str, str]:
+    """What a person wants to know of a model, under short names: all but its threshold."""
+    parameters, info = describe_parameters(model.method), model.info
+    fitted, training = fitted_of(info), model.method.config.training
+    features = config_to_dict(model.method.config).get("features", {})
+    return {
+        "method": f"{model.name} (preset {info.get('preset', '?')})",
+        "images": _images(model),
+        "parameters": f"{parameters['trained']:,} trained, {parameters['frozen']:,} frozen",
+        "features": features.get("name") or "none pretrained",
+        "trained on": f"{info.get('images', '?')} good images of {', '.join(info.get('categories', []))}",
+        "fitted in": f"{info.get('seconds', float('nan')):.0f} s, {training.steps} steps with seed "
+        f"{info.get('seed', '?')}",
+        **({} if fitted is None else _origin(fitted)),
+    }
+
+
+def _origin(fitted: Fitted) -> dict[str, str]:
+    """What a model was fitted on and with; hashes by their first digits, which tell as much to people."""
+    files = ", ".join(f"{part} {digits[:12]}" for part, digits in fitted.files.items())
+    machine = fitted.machine
+    return {
+        "data": f"{fitted.images} images, fingerprint {fitted.data[:12]}; {len(fitted.held_back)} held back",
+        "files": f"SHA-256 of {files}" if files else "no weights came from files",
+        "machine": f"{machine.processor} ({machine.capability}), {machine.threads} threads, on "
+        f"{machine.device}, torch {machine.torch}",
+    }
+
+
+def _images(model: Model) -> str:
+    """What becomes of an image's pixels."""
+    side, size = model.image_size, model.info.get("usual_size")
+    told = f"resized to {side} x {side} pixels"
+    if isinstance(size, list) and len(size) == 2:
+        height, width = size
+        told += f" from {width} x {height} usually"
+        lost = vanishing((height, width), side)
+        told += f", where what is below about {lost} of their pixels vanishes" if lost else ""
+    depth = model.method.config.bit_depth
+    return told + (f"; 16-bit files hold {depth} bits" if depth else "")
+
+
+def _thresholds(model: Model, own: Mapping[str, float]) -> dict[str, str]:
+    calibration, rate = model.calibration, f"{100 * model.calibration.false_alarm_rate:.3g}%"
+    told = f"{calibration.threshold:.4g}, meant to flag {rate} of good parts; {calibration.worth}"
+    return {"threshold": told, **{f"threshold of {name}": f"{value:.4g}" for name, value in own.items()}}

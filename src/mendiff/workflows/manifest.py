@@ -1,0 +1,138 @@
+"""What a training is started with, kept in its working folder: --resume goes on with nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mendiff.checkpoints.bundled import bundled_file, codec_folder, resolved
+from mendiff.checkpoints.codecs import WEIGHTS
+from mendiff.checkpoints.files import (
+    as_json,
+    fingerprint,
+    fingerprint_of_files,
+    from_json,
+    read_json,
+    sha256_of,
+    write_json,
+)
+from mendiff.checkpoints.pretrained import Sources, extractors_of, find_pretrained
+from mendiff.errors import InputError
+from mendiff.evaluation.data import Category
+from mendiff.images import find_images
+from mendiff.methods.base import MethodConfig, find_method
+from mendiff.methods.config import config_to_dict
+from mendiff.nets import AUTO
+from mendiff.workflows.fit_config import Plan
+
+MANIFEST = "manifest.json"
+HASH = re.compile("[0-9a-f]{64}")
+MOST_NAMED = 3
+"""Differences that a message names."""
+
+
+def data_hashes(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, str]:
+    """The fingerprint of every category's images: of their contents, in the order of training.
+
+    Args:
+        categories: trained on.
+        paths: of the images that can be read.
+    """
+    readable = set(paths)
+    read = {one.name: [path for path in one.train if path in readable] for one in categories}
+    return {
+        name: fingerprint(f"{at} {sha256_of(path)}" for at, path in enumerate(some))
+        for name, some in read.items()
+    }
+
+
+def sources_of(plan: Plan) -> Sources:
+    """Where a plan's pretrained parts come from."""
+    return Sources(plan.pretrained, plan.prompt, plan.features_weights, codec=plan.codec is None)
+
+
+def hashes_of(plan: Plan, config: MethodConfig) -> dict[str, str]:
+    """SHA-256 of every file that weights will be read from, and of the textures, by what they hold."""
+    with torch.device("meta"):
+        method = find_method(plan.method)(resolved(config))
+    files = find_pretrained(sources_of(plan), extractors_of(method))
+    for part, asked in (("features", "name"), ("codec", "kind")):
+        if getattr(getattr(config, part, None), asked, "") == AUTO:
+            files[part] = bundled_file(part)
+    if plan.codec is not None:
+        files["codec"] = codec_folder(plan.codec) / WEIGHTS
+    hashes = {part: sha256_of(file) for part, file in files.items()}
+    if plan.textures is not None:
+        hashes["textures"] = fingerprint_of_files(find_images(plan.textures))
+    return hashes
+
+
+def facts_of(
+    plan: Plan, config: MethodConfig, data: Mapping[str, str], files: Mapping[str, str]
+) -> dict[str, Any]:
+    """Everything that determines the training of a method.
+
+    Args:
+        plan: seed, statistics and the like.
+        config: the method's, with its number of steps.
+        data: see data_hashes.
+        files: see hashes_of.
+    """
+    return {
+        "method": plan.method,
+        "data": dict(data),
+        "seed": plan.seed,
+        "files": dict(files),
+        "statistics": plan.statistics,
+        "balance": plan.balance,
+        "config": config_to_dict(config),
+    }
+
+
+def check_manifest(workdir: Path, checkpoint: Path, started: Mapping[str, Any], *, resume: bool) -> None:
+    """Keep what a training is started with, or see that a resumed one is started with the same.
+
+    Args:
+        workdir: of the training; made if it is not there.
+        checkpoint: what would be resumed; where there is none yet, nothing has to fit.
+        started: everything that determines the training; as JSON can hold it.
+        resume: whether it shall go on.
+
+    Raises InputError that names what differs.
+    """
+    if resume and checkpoint.is_file():
+        if not (workdir / MANIFEST).is_file():
+            raise InputError(
+                f"--resume: {workdir}: expected {MANIFEST}, which says what the interrupted training was "
+                "started with, found none; remove the folder and fit again."
+            )
+        now = from_json(as_json(started, MANIFEST))
+        found = list(_differences(read_json(workdir / MANIFEST), now))
+        if found:
+            more = [f"{len(found) - MOST_NAMED} more differ"] if len(found) > MOST_NAMED else []
+            told = ", ".join([*found[:MOST_NAMED], *more])
+            raise InputError(
+                f"--resume: expected what the interrupted training was started with, but {told}; give the "
+                "same, or start anew without --resume."
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / MANIFEST, started)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    """What differs, field by field, in words."""
+    for key in [*before, *(key for key in now if key not in before)]:
+        old, new, name = before.get(key), now.get(key), f"{place}{key}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{name}.")
+        elif old != new:
+            hashed = any(isinstance(one, str) and HASH.fullmatch(one) for one in (old, new))
+            yield f"{name} is another" if hashed else f"{name} was {_told(old)} and is {_told(new)}"
+
+
+def _told(value: Any) -> str:
+    return "not given" if value is None else as_json(value, "value")

@@ -1,0 +1,256 @@
+"""`mendiff plan`: which settings fit a card's memory, said before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mendiff.checkpoints.pretrained import STABLE_DIFFUSION
+from mendiff.errors import InputError
+from mendiff.methods.base import MethodConfig, TrainingConfig
+from mendiff.methods.config import override
+from mendiff.workflows.fit_config import Plan, changed_config, check_side
+from mendiff.workflows.options import PlanOptions
+from mendiff.workflows.reporting import Reporter, Table
+
+if TYPE_CHECKING:
+    from mendiff.anomalib_models.memory import Footprint, Rehearsal
+
+UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
+BATCHES = (8, 4, 2, 1)
+"""Images together that prediction is tried with; the first is what `mendiff predict` takes unless told."""
+LORA_RANK = 16
+REMEDIES: tuple[dict[str, Any], ...] = (
+    {},
+    {"checkpointing": True},
+    {"checkpointing": True, "optimizer": "adamw8bit"},
+    {"checkpointing": True, "optimizer": "adafactor"},
+    {"checkpointing": True, "lora_rank": LORA_RANK},
+)
+"""Changes of `training`, from those that cost time alone to the one that trains something else."""
+NOTES: dict[tuple[str, Any], str] = {
+    ("training.precision", "bf16"): "note: bf16 is for cards from Ampere on (RTX 30, A10, L4).",
+    ("training.optimizer", "adamw8bit"): "note: adamw8bit needs pip install 'mendiff[eight-bit]'.",
+    ("training.optimizer", "adafactor"): "note: adafactor wants a higher training.learning_rate, some thirty "
+    "times the preset's.",
+    ("training.lora_rank", LORA_RANK): "note: LoRA needs pip install 'mendiff[lora]', and trains an addition "
+    "to the weights, not the weights; try a training.learning_rate some ten times the preset's.",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Settings that fit.
+
+    Attributes:
+        changes: dotted config fields, or options of `mendiff predict`, to values.
+        footprint: what they take.
+    """
+
+    changes: dict[str, Any]
+    footprint: Footprint
+
+
+def run(options: PlanOptions, reporter: Reporter) -> dict[str, Any]:
+    """Rehearse training and prediction, and choose settings that fit."""
+    from mendiff.anomalib_models import quiet as quieten
+
+    room = parse_memory(options.memory)
+    given = dict(options.settings)
+    if options.batch is not None:
+        given["training.batch_size"] = options.batch
+    config = planned_config(options.method, options.preset, options.size, given)
+    quieten()
+    reporter.say("rehearsing training and prediction on tensors without numbers ...")
+    training = choose_training(options.method, config, room, given)
+    prediction = choose_prediction(options.method, config, room)
+    asked = {**({} if options.size is None else {"image_size": options.size}), **given, **training.changes}
+    result: dict[str, Any] = {
+        "method": options.method,
+        "preset": options.preset,
+        "memory": room,
+        "image_size": config.image_size,
+        "training": {"settings": asked, **_told(training.footprint)},
+        "prediction": {"options": prediction.changes, **_told(prediction.footprint)},
+        "fit": fit_command(options.method, options.preset, asked, _is_pretrained(options.preset, config)),
+        "predict": predict_command(prediction.changes),
+        "notes": [text for word, text in NOTES.items() if word in asked.items()],
+    }
+    reporter.table(_table(result))
+    for line in (result["fit"], result["predict"], *result["notes"]):
+        reporter.result(line)
+    return result
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of a size such as 24GB, 24GiB or 11000MB."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B)", text.strip(), re.IGNORECASE)
+    size = 0 if found is None else round(float(found[1]) * UNITS.get(found[2].upper(), 0))
+    if size <= 0:
+        raise InputError(f"--memory: expected a size such as 24GB, 24GiB or 11000MB, got {text!r}.")
+    return size
+
+
+def planned_config(method: str, preset: str, size: int | None, settings: Mapping[str, Any]) -> MethodConfig:
+    """The preset with all changes, at a size that the networks can take."""
+    config, multiple = changed_config(Plan(method, preset, dict(settings), image_size=size))
+    if config.image_size == 0:
+        raise InputError(f"--size: expected a side in pixels with preset {preset}, such as {4 * multiple}.")
+    check_side("--size", config.image_size, multiple)
+    return config
+
+
+def choose_training(name: str, config: MethodConfig, room: int, given: Mapping[str, Any]) -> Choice:
+    """The first of REMEDIES that fits, with as few parts of a step's batch as fit; what was given stays.
+
+    The number of images per step stays that of the config, so that steps and learning rate keep their
+    meaning.
+    """
+    from mendiff.anomalib_models.memory import Rehearsal
+    from mendiff.training.lora import EXTRA, has_peft
+
+    half = config.training.precision != "float32"
+    changes = {"training.precision": "bf16"} if config.training.precision == "auto" else {}
+    rehearsal = Rehearsal(name, config)
+    tried: list[Footprint] = []
+    for remedy in _remedies(config, given):
+        plan = dataclasses.replace(config.training, **remedy)
+        if plan.lora_rank != config.training.lora_rank:
+            rehearsal = Rehearsal(name, dataclasses.replace(config, training=plan))
+        parts, footprint = _with_parts(rehearsal, plan, half, room, fixed="training.accumulate" in given)
+        tried.append(footprint)
+        if footprint.needed <= room:
+            chosen = {**remedy, "accumulate": parts}
+            told = {
+                f"training.{key}": value
+                for key, value in chosen.items()
+                if value != getattr(config.training, key)
+            }
+            return Choice({**changes, **told}, footprint)
+    left_out = not has_peft() and "training.lora_rank" not in given and _takes(config, REMEDIES[-1])
+    hint = f", or {EXTRA} and plan with LoRA" if left_out else ""
+    raise _too_little("train", name, config, room, tried, hint)
+
+
+def _remedies(config: MethodConfig, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The changes of `training` that are left by what was given and that the method takes, each once."""
+    from mendiff.training.lora import has_peft
+
+    told = []
+    for remedy in REMEDIES:
+        left = {key: value for key, value in remedy.items() if f"training.{key}" not in given}
+        if left not in told and _takes(config, left) and (has_peft() or "lora_rank" not in left):
+            told.append(left)
+            yield left
+
+
+def _takes(config: MethodConfig, remedy: Mapping[str, Any]) -> bool:
+    try:
+        override(config, {f"training.{key}": value for key, value in remedy.items()})
+    except InputError:  # RAN has no pretrained network for LoRA
+        return False
+    return True
+
+
+def _with_parts(
+    rehearsal: Rehearsal, plan: TrainingConfig, half: bool, room: int, *, fixed: bool
+) -> tuple[int, Footprint]:
+    """(parts of the batch, what they take): the fewest parts that fit, or the most there can be."""
+    parts = [n for n in range(1, plan.batch_size + 1) if plan.batch_size % n == 0]
+    if fixed:
+        parts = [plan.accumulate]
+    low, high = 0, len(parts) - 1
+    told: dict[int, Footprint] = {}
+
+    def at(index: int) -> Footprint:
+        if index not in told:
+            told[index] = rehearsal.training(dataclasses.replace(plan, accumulate=parts[index]), half)
+        return told[index]
+
+    if at(high).needed <= room:
+        while low < high:  # memory shrinks with the number of parts
+            middle = (low + high) // 2
+            low, high = (low, middle) if at(middle).needed <= room else (middle + 1, high)
+    return parts[high], at(high)
+
+
+def choose_prediction(name: str, config: MethodConfig, room: int) -> Choice:
+    """The largest batch that fits in float32; where none does, in bfloat16, then offloaded, then both."""
+    from mendiff.anomalib_models.memory import Rehearsal
+
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, lora_rank=0))
+    tried: list[Footprint] = []
+    plain, halved = Rehearsal(name, config), None
+    for offload, half in ((False, False), (False, True), (True, False), (True, True)):
+        if half and halved is None:
+            halved = Rehearsal(name, config, half=True)
+        rehearsal = halved if half and halved is not None else plain
+        for batch in BATCHES:
+            footprint = rehearsal.prediction(batch, offload=offload)
+            tried.append(footprint)
+            if footprint.needed <= room:
+                options = {"batch_size": batch} if batch != BATCHES[0] else {}
+                switches = {key: True for key, on in (("half", half), ("offload", offload)) if on}
+                return Choice({**options, **switches}, footprint)
+    raise _too_little("use", name, config, room, tried)
+
+
+def _too_little(
+    verb: str, name: str, config: MethodConfig, room: int, tried: Sequence[Footprint], hint: str = ""
+) -> InputError:
+    least = min(one.needed for one in tried) / 1e9
+    return InputError(
+        f"--memory: expected at least {math.ceil(10 * least) / 10} GB to {verb} {name} at "
+        f"{config.image_size} pixels, got {room / 1e9:.1f} GB; choose a smaller --size{hint}."
+    )
+
+
+def fit_command(method: str, preset: str, settings: Mapping[str, Any], pretrained: bool) -> str:
+    """The command line of the fit that was planned; `pretrained` for a preset that starts from weights."""
+    words = [f"mendiff fit DATA -o MODEL --method {method} --preset {preset}"]
+    words += [f"--pretrained {STABLE_DIFFUSION}"] if pretrained else []
+    for key, value in settings.items():
+        written = str(value).lower() if isinstance(value, bool) else str(value)
+        words.append(
+            f"--image-size {value}" if key == "image_size" else f"--set {shlex.quote(f'{key}={written}')}"
+        )
+    return " ".join(words)
+
+
+def predict_command(options: Mapping[str, Any]) -> str:
+    """The command line of the prediction that was planned."""
+    words = ["mendiff predict MODEL IMAGES -o FINDINGS"]
+    for key, value in options.items():
+        flag = f"--{key.replace('_', '-')}"
+        words.append(flag if value is True else f"{flag} {value}")
+    return " ".join(words)
+
+
+def _is_pretrained(preset: str, config: Any) -> bool:
+    return preset.partition("/")[0] == "paper" and config.denoiser.kind == "conditional_unet"
+
+
+def _told(footprint: Footprint) -> dict[str, int]:
+    return {**dataclasses.asdict(footprint), "needed": footprint.needed}
+
+
+def _table(result: Mapping[str, Any]) -> Table:
+    """What takes how much, in GB."""
+    size, room = result["image_size"], result["memory"] / 1e9
+    title = f"{result['method']} ({result['preset']}), {size} pixels, in GB of {room:.1f}"
+    table = Table(title, ["", "training", "prediction"])
+    for key, title in (
+        ("weights", "weights"),
+        ("gradients", "gradients"),
+        ("optimizer", "optimiser and averages"),
+        ("activations", "kept for the backward pass"),
+        ("peak", "most at once"),
+        ("needed", "with context and gaps"),
+    ):
+        cells = (result[what][key] / 1e9 for what in ("training", "prediction"))
+        table.add(title, *(f"{value:.1f}" if value else "-" for value in cells))
+    return table

@@ -1,0 +1,185 @@
+"""`mendiff predict`: findings for images that have no labels."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mendiff.bands import Enlarged, bands
+from mendiff.checkpoints.files import FULL
+from mendiff.checkpoints.store import load
+from mendiff.errors import InputError, NotFiniteError
+from mendiff.evaluation.labels import inspected_notes
+from mendiff.images import Picture, normalise_heat, overlay, save_bands, to_picture
+from mendiff.model import Model
+from mendiff.types import Detection
+from mendiff.workflows.common import choose_device, tell_depth
+from mendiff.workflows.findings import COLUMNS, TABLE, Findings, counted, left_out, name_images, told
+from mendiff.workflows.options import PredictOptions
+from mendiff.workflows.places import check_output, new_folder
+from mendiff.workflows.reporting import Reporter
+from mendiff.workflows.worth import check_rate
+
+KEPT_BYTES = 2**26
+"""So much of a batch's pictures at most stays in memory until they are drawn on; others are read again."""
+
+
+@dataclass
+class Subject:
+    """An image on its way through a batch.
+
+    Attributes:
+        path: of the image.
+        name: of what is written of it.
+        prepared: (3,S,S) in [0,1]; None where it can't be read.
+        picture: as it was read, where it is small enough to be kept.
+        error: why it can't be read; empty otherwise.
+    """
+
+    path: Path
+    name: str
+    prepared: Tensor | None = None
+    picture: Picture | None = None
+    error: str = ""
+
+
+def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
+    """Score every readable image below `images`, and write CSV, JSON and pictures into `out`."""
+    place = check_output(options.out, options.overwrite, "findings")
+    for folder in place.kept:
+        reporter.warn(
+            f"an earlier run into {options.out} did not come to its end; what it had found is in {folder}."
+        )
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size: expected at least 1, got {options.batch_size}.")
+    rate = None if options.false_alarm_rate is None else check_rate(options.false_alarm_rate)
+    device = choose_device(options.device)
+    loaded = load(options.model, device, options.category, offload=options.offload, half=options.half)
+    loaded = loaded if rate is None else loaded.with_false_alarm_rate(rate)
+    named, passed = name_images(options.images), left_out(options.images)
+    for note in (note for given in options.images for note in inspected_notes(given)):
+        reporter.warn(note.sentence)
+    tell_depth([path for path, _ in named], loaded.method.config.bit_depth, reporter)
+    if passed:
+        reporter.warn(f"{len(passed)} files are not inspected: {counted(passed)}.")
+    size = options.batch_size
+    batches = [named[first : first + size] for first in range(0, len(named), size)]
+    with (
+        new_folder(place, worth=TABLE) as draft,
+        Findings(draft, options.model, loaded.threshold, passed) as findings,
+    ):
+        for batch in reporter.track(batches, "predicting"):
+            for row in _inspected(loaded, batch, options.explain, draft, reporter):
+                findings.add(row)
+        if not findings.rows:
+            raise InputError(f"{findings.unreadable[0]} No readable image is left.")
+        result = findings.write(complete=True)
+    reporter.say(f"{_summary(findings, loaded.threshold)}; see {options.out}")
+    return result
+
+
+def _summary(findings: Findings, threshold: float) -> str:
+    rows, missed = findings.rows, len(findings.unreadable)
+    flagged, undrawn = (sum(bool(row[key]) for row in rows) for key in ("defective", "error"))
+    told = f"{flagged} of {len(rows)} images look defective (score above {threshold:.4g})"
+    told += f"; {missed} of {len(rows) + missed} could not be read" if missed else ""
+    return told + (f"; the pictures of {undrawn} could not be written" if undrawn else "")
+
+
+def _inspected(
+    model: Model, batch: Sequence[tuple[Path, str]], explain: bool, folder: Path, reporter: Reporter
+) -> Iterator[dict[str, Any]]:
+    """A row for every image of a batch, and its pictures; what is wrong with one is that one's own."""
+    subjects = list(_prepared(model, batch, reporter))
+    found = _found(model, subjects, explain)
+    index = -1
+    for one in subjects:
+        row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"image": str(one.path), "error": one.error or None}
+        if found is None or one.prepared is None:
+            yield row
+            continue
+        index += 1
+        score = float(found.score[index])
+        row |= {
+            "score": score,
+            "threshold": model.threshold,
+            "defective": score > model.threshold,
+            "p_value": model.calibration.p_value(score),
+            "stop_step": int(found.stop_step[index]),
+        }
+        try:
+            for kind, place in _write_pictures(
+                model, one, found.anomaly_map[index], found.reconstruction[index], folder
+            ):
+                row[kind] = place
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG):
+                raise  # the next image's pictures would not find room either
+            row["error"] = told(one.path, "its pictures can't be written", error)
+            reporter.warn(row["error"])
+        one.picture = None
+        yield row
+
+
+def _found(model: Model, subjects: Sequence[Subject], explain: bool) -> Detection | None:
+    """What the model finds in the images that could be read; None where there are none."""
+    known = [(one.path, one.prepared) for one in subjects if one.prepared is not None]
+    if not known:
+        return None
+    try:
+        return model.predict_batch(torch.stack([prepared for _, prepared in known]), explain=explain)
+    except NotFiniteError as error:
+        raise NotFiniteError(error.rows, [str(known[row][0]) for row in error.rows]) from error
+
+
+def _prepared(model: Model, batch: Sequence[tuple[Path, str]], reporter: Reporter) -> Iterator[Subject]:
+    """Read the images of a batch; of those that are large only what the model sees stays in memory."""
+    room = KEPT_BYTES
+    for path, name in batch:
+        one = Subject(path, name)
+        try:
+            picture = model.read(path)
+            one.prepared = model.prepare(picture)
+            if picture.nbytes <= room:
+                one.picture, room = picture, room - picture.nbytes
+            del picture
+        except Exception as error:  # decoders raise nearly anything, and the other images wait
+            one.error = told(path, "the image can't be read", error)
+            reporter.warn(one.error)
+        yield one
+
+
+def _write_pictures(
+    model: Model, one: Subject, anomaly_map: Tensor, reconstruction: Tensor, folder: Path
+) -> Iterator[tuple[str, str]]:
+    """Heat map on the picture and reconstruction, both of the picture's size; gives the place of each."""
+    picture = model.read(one.path) if one.picture is None else one.picture
+    height, width = picture.shape[:2]
+    heat, mended = Enlarged(anomaly_map, height, width), Enlarged(reconstruction, height, width)
+    limits = heat_range(model)
+    drawn = {
+        "heat_map": (
+            overlay(picture[rows], normalise_heat(heat[rows][0].numpy(), *limits))
+            for rows in bands(height, width)
+        ),
+        "reconstruction": (to_picture(mended[rows]) for rows in bands(height, width)),
+    }
+    for kind, pixels in drawn.items():
+        place = f"{kind}s/{one.name}"
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        save_bands(folder / place, height, width, pixels)
+        yield kind, place
+
+
+def heat_range(model: Model) -> tuple[float, float]:
+    """(threshold, floor) for drawing: half colour at the pixel threshold, none at half a usual good peak."""
+    peaks = sorted(model.calibration.pixel_scores)
+    return model.calibration.pixel_threshold, min(
+        0.5 * peaks[len(peaks) // 2], 0.9 * model.calibration.pixel_threshold
+    )

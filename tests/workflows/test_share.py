@@ -1,0 +1,26 @@
+"""What a fit says of the memory bank in its read-out."""
+
+import re
+
+import pytest
+
+from mendiff.workflows.fit import told_share
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "expected"),
+    [
+        ("glad", 0.3, "scores: 30 % memory bank, 70 % reconstruction, as flaws laid into"),
+        ("diad", 1.0, "note: scores come from the memory bank alone, .* reconstructions add nothing here"),
+        ("ran", None, "^$"),  # it has no such read-out
+    ],
+)
+def test_the_share_that_was_chosen_is_told(name, share, expected, tiny_method):
+    method = tiny_method(name)
+    if share is not None:
+        method.readout.bank_share.fill_(share)
+    assert re.search(expected, told_share(method))
+
+
+def test_a_share_that_nobody_chose_is_not_told(tiny_method):
+    assert told_share(tiny_method("glad", {"readout.bank_shares": [0.5]})) == ""

@@ -1,0 +1,141 @@
+"""Tuning on good images and synthetic anomalies; networks here are random and small."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mendiff.calibration import Calibration
+from mendiff.checkpoints.store import load, save
+from mendiff.cli import main
+from mendiff.errors import InputError
+from mendiff.model import Model
+from mendiff.workflows import tune
+from mendiff.workflows.tune import Trial
+from mendiff.workflows.variants import held_back_and_seen, variant
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """Forty striped pictures."""
+    folder, rng = tmp_path_factory.mktemp("good"), np.random.default_rng(0)
+    for number in range(40):
+        image = np.full((32, 32, 3), 120, np.uint8) + rng.integers(0, 9, (32, 32, 3), dtype=np.uint8)
+        image[:, ::8] += 60
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_method, good):
+    """A calibrated GLAD with random weights."""
+    model = Model("glad", tiny_method("glad"), Calibration((1.0, 2.0)), {"preset": "tiny"})
+    return model.calibrated(*held_back_and_seen([model.prepare(path) for path in sorted(good.iterdir())]))
+
+
+@pytest.fixture
+def folder(fitted, tmp_path):
+    save(tmp_path / "model", fitted.name, fitted.method, fitted.calibration, fitted.info)
+    return tmp_path / "model"
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setitem(tune.SEARCHED, "glad", {"denoise_steps": [[50], [900]], "threshold": [0.3]})
+
+
+def trial(*merits):
+    return Trial("field", 1, {}, list(merits), 0.0)
+
+
+def test_a_candidate_must_be_better_beyond_chance():
+    assert trial(0.6, 0.7, 0.5).beats(trial(0.5, 0.6, 0.4))
+    assert not trial(0.9, 0.2, 0.6).beats(trial(0.5, 0.5, 0.5))
+    assert not trial(0.5, 0.6, 0.4).beats(trial(0.5, 0.6, 0.4))
+
+
+def test_the_model_is_written_with_what_was_best(folder, good, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Trial, "beats", lambda self, other: self.value == [900])
+
+    assert (
+        main(["tune", str(folder), str(good), "-o", str(tmp_path / "out"), "--repetitions", "2", "--json"])
+        == 0
+    )
+
+    told = json.loads(capsys.readouterr().out)
+    assert told["changes"] == {"denoise_steps": [900]}
+    tuned = load(tmp_path / "out/model")
+    assert tuned.method.config.denoise_steps == (900,)
+    assert tuned.info["tuned"] == {"denoise_steps": [900]}
+    before = load(folder)
+    for name, value in before.method.denoiser.state_dict().items():
+        assert torch.equal(value, tuned.method.denoiser.state_dict()[name])
+    assert json.loads((tmp_path / "out/tuning.json").read_text())["trials"] == told["trials"]
+
+
+def test_without_a_gain_the_settings_stay(folder, good, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Trial, "beats", lambda self, other: False)
+
+    assert (
+        main(["tune", str(folder), str(good), "-o", str(tmp_path / "out"), "--repetitions", "2", "--json"])
+        == 0
+    )
+
+    assert json.loads(capsys.readouterr().out)["changes"] == {}
+    assert load(tmp_path / "out/model").method.config == load(folder).method.config
+
+
+def test_every_candidate_is_tried_once_and_drawn(folder, good, tmp_path, capsys):
+    assert (
+        main(["tune", str(folder), str(good), "-o", str(tmp_path / "out"), "--repetitions", "2", "--json"])
+        == 0
+    )
+
+    trials = json.loads(capsys.readouterr().out)["trials"]
+    # The preset does not stop adaptively, so there is no threshold to choose.
+    assert [one["value"] for one in trials] == [[50, 200], [50], [900]]
+    assert all(0 <= one["metrics"][key] <= 1 for one in trials for key in tune.KEPT)
+    drawn = ET.parse(tmp_path / "out/tuning.svg").getroot()
+    assert drawn.tag.endswith("svg")
+
+
+def test_a_variant_keeps_the_networks_and_learns_the_rest_anew(fitted, good):
+    changed = variant(fitted, {"readout.pixel_share": 0.9}, sorted(good.iterdir()))
+
+    old, new = fitted.method.state_dict(), changed.method.state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old if name.startswith("denoiser."))
+    assert changed.calibration != fitted.calibration
+    assert variant(fitted, {}, []) is fitted
+
+
+def test_a_variant_that_needs_other_networks_is_refused(fitted, good):
+    with pytest.raises(InputError, match="need a fit of their own"):
+        variant(fitted, {"codec.factor": 2}, sorted(good.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--repetitions", "1"], "--repetitions: expected at least 2"),
+        (["--device", "tpu"], "--device: expected"),
+    ],
+)
+def test_bad_input_is_one_sentence(folder, good, tmp_path, capsys, options, sentence):
+    assert main(["tune", str(folder), str(good), "-o", str(tmp_path / "out"), *options]) == 2
+
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_good_images_are_refused(folder, good, tmp_path, capsys):
+    some = tmp_path / "some"
+    some.mkdir()
+    for path in sorted(good.iterdir())[:9]:
+        (some / path.name).write_bytes(path.read_bytes())
+
+    assert main(["tune", str(folder), str(some), "-o", str(tmp_path / "out")]) == 2
+
+    assert "held-back good images" in capsys.readouterr().err
