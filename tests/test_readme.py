@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mendiff.calibration import Calibration
 from mendiff.cli import main
 from mendiff.cli.command import COMMANDS
 from mendiff.errors import InputError
@@ -53,14 +52,16 @@ def photos(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_inference_example(photos, tiny_method):
-    from mendiff.checkpoints import store
+def test_python_example(photos, tiny_config, monkeypatch):
+    from mendiff.methods.glad import Glad
 
-    store.save(photos / "model", "glad", tiny_method(), Calibration((1.0, 1.1, 1.2), (1.0, 1.1, 1.2)), {})
+    monkeypatch.setattr(Glad, "PRESETS", {"tiny": tiny_config("glad", {"training.steps": 2})})
     names = {}
-    exec(example("inference"), names)
+    exec(example("python"), names)
     assert names["found"].reconstruction.shape == (2, 3, 32, 32)
     assert names["defective"].shape == (2,)
+    assert "parts" in names["measured"].categories
+    assert names["mendiff"].load(photos / "model").threshold == names["model"].threshold
 
 
 def test_anomalib_example(photos, tiny_config, monkeypatch):
