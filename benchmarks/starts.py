@@ -29,8 +29,8 @@ from mendiff.evaluation.data import open_data
 from mendiff.scoring.bank import PatchBank
 from mendiff.scoring.maps import cosine_map, enlarged, gaussian_blur
 from mendiff.scoring.score import top_share_mean
+from mendiff.training.split import split_images
 from mendiff.workflows import evaluate
-from mendiff.workflows.variants import split_images
 
 SIGMA, SHARE, POSITIONS, BATCH = 4 / 256, 0.002, 20_000, 8
 SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap")

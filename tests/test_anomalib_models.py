@@ -34,7 +34,6 @@ from mendiff.anomalib_models import (
     train,
     training,
 )
-from mendiff.anomalib_models.held_back import choose
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.bundled import resolved
 from mendiff.checkpoints.files import fingerprint
@@ -48,6 +47,7 @@ from mendiff.methods.glad_config import PRESETS
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.features import FeaturesConfig
 from mendiff.training.optimizers import fast_precision, learning_rate
+from mendiff.training.split import choose
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 

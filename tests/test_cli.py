@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 import mendiff
 import mendiff.model as mendiff_model
-from mendiff.anomalib_models import GoodImages, choose
+from mendiff.anomalib_models import GoodImages
 from mendiff.checkpoints import store
 from mendiff.checkpoints.codecs import open_codec, read_codec
 from mendiff.checkpoints.store import read_weights
@@ -33,6 +33,7 @@ from mendiff.demo.data import DemoConfig
 from mendiff.evaluation.data import open_data
 from mendiff.methods.base import METHODS
 from mendiff.training import loop
+from mendiff.training.split import choose
 from mendiff.workflows import demo, fit_codec, predict
 from mendiff.workflows.evaluate import find, read_tests
 from mendiff.workflows.fit_config import Plan, make_config
@@ -581,14 +582,6 @@ def test_fit_names_a_defect_among_the_good_images_and_passes_over_it(run, tmp_pa
     assert json.loads(out)["standing_out"] == [str(good / "odd.png")]
     model = mendiff.load(tmp_path / "model")
     assert model.threshold < model.predict(good / "odd.png").score
-
-
-def test_what_is_written_twice_to_spare_an_import_is_the_same():
-    from mendiff import anomalib_models
-    from mendiff.workflows import fit, plan
-
-    assert plan.FEWEST_IMAGES == anomalib_models.FEWEST_IMAGES
-    assert fit.CHECKPOINT == anomalib_models.CHECKPOINT
 
 
 def test_fit_goes_on_without_images_that_are_damaged(run, data, tmp_path):

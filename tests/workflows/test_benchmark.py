@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from mendiff.cli import main
+from mendiff.cli.job import end_with
 from mendiff.cli.terminal import Terminal
 from mendiff.errors import InputError
 from mendiff.evaluation.ablations import ABLATIONS, Row
@@ -26,7 +27,7 @@ from mendiff.workflows import queue
 from mendiff.workflows.bench import Bench, Given, chosen_rows, handed_out, planned
 from mendiff.workflows.benchmark import printed
 from mendiff.workflows.identity import of_category
-from mendiff.workflows.job import Subject, check_identity, end_with, measured
+from mendiff.workflows.job import Subject, check_identity, measured
 from mendiff.workflows.job import run as run_job
 from mendiff.workflows.queue import check_folder, outcomes, outcomes_of_ray, prepared
 from mendiff.workflows.spec import FAILED, MODEL, Job, read_moved, result_file

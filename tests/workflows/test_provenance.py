@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import mendiff
-from mendiff.anomalib_models import GoodImages, choose
+from mendiff.anomalib_models import GoodImages
 from mendiff.checkpoints import store
 from mendiff.checkpoints.files import fingerprint, sealed, sha256_of
 from mendiff.checkpoints.provenance import Fitted, fitted_of, with_fitted
@@ -19,9 +19,10 @@ from mendiff.cli import main
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.methods.glad import Glad as GladMethod
+from mendiff.training.split import choose, held_back_and_seen
 from mendiff.workflows import tune
 from mendiff.workflows.tune import Trial
-from mendiff.workflows.variants import held_back_and_seen, split_as_fitted, variant
+from mendiff.workflows.variants import split_as_fitted, variant
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 

@@ -13,9 +13,10 @@ from mendiff.checkpoints.store import load, save
 from mendiff.cli import main
 from mendiff.errors import InputError
 from mendiff.model import Model
+from mendiff.training.split import held_back_and_seen
 from mendiff.workflows import tune
 from mendiff.workflows.tune import Trial
-from mendiff.workflows.variants import held_back_and_seen, variant
+from mendiff.workflows.variants import variant
 
 
 @pytest.fixture(scope="module")

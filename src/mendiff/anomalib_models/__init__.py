@@ -17,17 +17,13 @@ import warnings
 with warnings.catch_warnings():  # some of anomalib's own models warn while they are imported
     warnings.simplefilter("ignore", FutureWarning)
     from mendiff.anomalib_models.categories import Categories
-    from mendiff.anomalib_models.held_back import FEWEST_IMAGES, MOST_SEEN, choose
     from mendiff.anomalib_models.images import GoodImages
     from mendiff.anomalib_models.models import Diad, Glad, Ran, module_class
     from mendiff.anomalib_models.module import MethodModule
     from mendiff.anomalib_models.processing import GoodOnlyPostProcessor
-    from mendiff.anomalib_models.training import CHECKPOINT, quiet, train
+    from mendiff.anomalib_models.training import quiet, train
 
 __all__ = [
-    "CHECKPOINT",
-    "FEWEST_IMAGES",
-    "MOST_SEEN",
     "Categories",
     "Diad",
     "Glad",
@@ -35,7 +31,6 @@ __all__ = [
     "GoodOnlyPostProcessor",
     "MethodModule",
     "Ran",
-    "choose",
     "module_class",
     "quiet",
     "train",

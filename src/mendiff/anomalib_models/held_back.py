@@ -14,9 +14,9 @@ from mendiff.anomalib_models.images import GoodImages
 from mendiff.calibration import MINIMUM
 from mendiff.checkpoints.files import fingerprint
 from mendiff.diffusion.random import content_seeds
-from mendiff.errors import InputError
 from mendiff.methods.base import MethodConfig
 from mendiff.training.random import generator
+from mendiff.training.split import MOST_SEEN, choose
 
 # anomalib finds only models that have AnomalibModule among their own bases: what they share is a mixin.
 if TYPE_CHECKING:
@@ -24,14 +24,10 @@ if TYPE_CHECKING:
 else:
     Host = object
 
-FEWEST_IMAGES = 2
-"""One to train on, one to hold back."""
 KEPT_AGAIN = 4
 """Held-back images of an earlier fit that are enough to go on with; the usual number where it is smaller."""
 MOST_FOR_CODEC = 500
 """Training images that a codec is fitted to, at most: they are all in memory."""
-MOST_SEEN = 200
-"""Training images that statistics are fitted to, at most."""
 
 
 class HeldBack(Host):
@@ -122,17 +118,3 @@ class HeldBack(Host):
             seeds = content_seeds(batch.image.as_subclass(Tensor)).tolist()
             held_back = [seed in self.held_back for seed in seeds]
         return torch.tensor(held_back, device=batch.image.device)
-
-
-def choose(seeds: Sequence[int]) -> list[int]:
-    """The images to hold back: those with the smallest content seeds, which is as good as drawing lots.
-
-    15 % of them, at least 4, at most 64, and never more than half.
-    """
-    distinct = sorted(set(seeds))
-    if len(distinct) < FEWEST_IMAGES:
-        raise InputError(
-            f"images: expected at least {FEWEST_IMAGES} different good ones, one to learn from and one to "
-            f"set the threshold by, got {len(distinct)}; add some."
-        )
-    return distinct[: min(max(4, round(0.15 * len(distinct))), 64, len(distinct) // 2)]

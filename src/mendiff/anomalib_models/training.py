@@ -19,13 +19,12 @@ from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.module import MethodModule
 from mendiff.anomalib_models.sharding import Sharded
 from mendiff.methods.base import Progress, unwatched
-from mendiff.training.codec_stage import CODEC_CHECKPOINT, CodecStage
+from mendiff.training.codec_stage import CHECKPOINT, CODEC_CHECKPOINT, CodecStage
 from mendiff.training.optimizers import trainer_precision
 from mendiff.training.random import generator
 from mendiff.types import Processes
 
 ALONE = Processes()
-CHECKPOINT = "last.ckpt"
 CHECKPOINT_SECONDS = 30.0
 
 

@@ -23,6 +23,8 @@ from mendiff.training.random import generator
 
 CODEC_CHECKPOINT = "codec.safetensors"
 """Name of the file that a fit keeps the stage in."""
+CHECKPOINT = "last.ckpt"
+"""Of the file that it keeps the training after that in."""
 WARMUP = 50
 """Steps of linear warm-up."""
 

@@ -283,7 +283,7 @@ def read_tests(category: Category, size: int, reporter: Reporter, bit_depth: int
         except InputError as error:
             reporter.warn(str(error))
             continue
-        twin = read_twin(sample, size, bit_depth, reporter)
+        twin = read_twin(sample, size, bit_depth)
         if twin is not None:
             twins[len(samples)] = twin
         samples.append(sample)

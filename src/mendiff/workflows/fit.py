@@ -27,11 +27,12 @@ from mendiff.methods.base import MethodConfig
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
 from mendiff.nets import AUTO
-from mendiff.training.codec_stage import CODEC_CHECKPOINT
+from mendiff.training.codec_stage import CHECKPOINT, CODEC_CHECKPOINT
 from mendiff.training.optimizers import check_savings
+from mendiff.training.split import FEWEST_IMAGES, choose, held_back_and_seen
 from mendiff.types import Processes
 from mendiff.workflows.common import choose_categories, choose_device
-from mendiff.workflows.fit_config import FEWEST_IMAGES, Plan, make_config, readable_paths, use_of
+from mendiff.workflows.fit_config import Plan, make_config, readable_paths, use_of
 from mendiff.workflows.length import Length, asked_length, chosen_length, keep_length, kept_length
 from mendiff.workflows.locks import beside, check_free
 from mendiff.workflows.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
@@ -39,14 +40,12 @@ from mendiff.workflows.options import FitOptions
 from mendiff.workflows.places import Place, TakenError, check_output, new_folder, resumable
 from mendiff.workflows.processes import check_processes, rank_of, wording_of
 from mendiff.workflows.reporting import Reporter, Silent
-from mendiff.workflows.variants import held_back_and_seen
 from mendiff.workflows.worth import check_rate, say_worth, warn_of_odd
 
 STATISTICS = ("global", "category")
 BALANCES = ("image", "category")
 PARTS_FILE = "parts"
 STEPS = "training.steps"
-CHECKPOINT = "last.ckpt"  # as in anomalib_models, which takes seconds to import
 UPRIGHT = (
     "the part lies at all sorts of angles, so every image is turned upright and centred before the model "
     "sees it (--set upright=never leaves images as they are)."
@@ -285,7 +284,7 @@ def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> t
     anomalib_models.quiet()
     check_savings(config.training, plan.device)
     build = partial(anomalib_models.module_class(plan.method), config, seed=plan.seed)
-    if workdir is not None and (workdir / anomalib_models.CHECKPOINT).is_file():
+    if workdir is not None and (workdir / CHECKPOINT).is_file():
         return build(), _parts(workdir)
     sources, features = sources_of(plan), getattr(getattr(config, "features", None), "name", "")
     module = build()
@@ -364,7 +363,7 @@ def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
     for some in apart.values():
         images = anomalib_models.GoodImages(some, module.config.image_size, bit_depth=module.config.bit_depth)
         identities = images.identities
-        module.held_back += anomalib_models.choose([seed for seed, _ in identities])
+        module.held_back += choose([seed for seed, _ in identities])
 
 
 def _save(model: Model, place: Place, apart: Mapping[str, Sequence[Path]], reporter: Reporter) -> None:

@@ -28,6 +28,7 @@ from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining, latent_scale
 from mendiff.nets.features import FeatureExtractor
 from mendiff.training.loop import CHECKPOINT, Loop, Rival, train_network
+from mendiff.training.split import split_images
 from mendiff.workflows.common import choose_categories, choose_device
 from mendiff.workflows.fit import workdir_of
 from mendiff.workflows.fit_config import backbone_changes, check_side, own_size, readable_paths
@@ -35,7 +36,6 @@ from mendiff.workflows.manifest import check_manifest, data_hashes
 from mendiff.workflows.options import FitCodecOptions
 from mendiff.workflows.places import check_output, new_folder, resumable
 from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.variants import split_images
 
 SHOWN = 16
 """Images that the latents' scale is measured on."""

@@ -24,6 +24,7 @@ from mendiff.images import image_size as read_size
 from mendiff.methods.base import MethodConfig, TrainingConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
+from mendiff.training.split import FEWEST_IMAGES
 from mendiff.types import Processes
 from mendiff.workflows.common import checked
 from mendiff.workflows.reporting import Reporter
@@ -39,7 +40,6 @@ INPUTS: dict[str, dict[str, Any]] = {
 """For --features-input, as changes of a config: timm's statement of it, or TensorFlow Lite's custom."""
 NONE = "none"
 """For --features: pixels alone are compared, whatever the preset has."""
-FEWEST_IMAGES = 2  # as in anomalib_models, which takes seconds to import
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,12 +28,13 @@ from mendiff.evaluation.samples import Use
 from mendiff.images import write_bytes
 from mendiff.model import Model
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
+from mendiff.training.split import held_back_and_seen
 from mendiff.workflows.common import choose_categories, choose_device
 from mendiff.workflows.fit_config import readable_paths
 from mendiff.workflows.options import TuneOptions
 from mendiff.workflows.places import check_output, new_folder
 from mendiff.workflows.reporting import Reporter, Table
-from mendiff.workflows.variants import held_back_and_seen, split_as_fitted, variant_of
+from mendiff.workflows.variants import split_as_fitted, variant_of
 
 SEARCHED: dict[str, dict[str, list[Any]]] = {
     "glad": {

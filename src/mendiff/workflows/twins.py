@@ -21,23 +21,15 @@ if TYPE_CHECKING:
 TITLES = ("PSNR in dB\ninside", "outside\nthe mask", "features\ninside", "outside\nthe mask")
 
 
-def read_twin(sample: Sample, size: int, bit_depth: int, reporter: Reporter) -> Tensor | None:
-    """A sample's clean twin (3,S,S); None where it has none, or, with a warning, none that fits."""
+def read_twin(sample: Sample, size: int, bit_depth: int) -> Tensor | None:
+    """A sample's clean twin (3,S,S); None where it has none that fits, of which `check_data` tells."""
     if sample.twin is None:
         return None
     try:
         picture, expected = read_image(sample.twin, bit_depth), image_size(sample.path)
-    except InputError as error:
-        reporter.warn(str(error))
+    except InputError:
         return None
-    if picture.shape[:2] != expected:
-        (height, width), (tall, wide) = picture.shape[:2], expected
-        reporter.warn(
-            f"{sample.twin}: expected a twin of its image's size, {wide}x{tall}, got {width}x{height}; it is "
-            "left out."
-        )
-        return None
-    return resize(picture, size)
+    return resize(picture, size) if picture.shape[:2] == expected else None
 
 
 def measure_twins(tests: TestSet, rebuilt: Tensor) -> TwinFigures | None:

@@ -16,7 +16,7 @@ from mendiff.methods.base import Method, find_method
 from mendiff.model import Model
 from mendiff.training.optimizers import make_optimizer
 from mendiff.training.random import seed_of
-from mendiff.workflows.variants import held_back_and_seen
+from mendiff.training.split import held_back_and_seen
 
 
 def untrained(model: Model, held_back: Sequence[Tensor], seen: Sequence[Tensor], seed: int = 0) -> Model:

@@ -19,6 +19,7 @@ from mendiff.methods.base import Method, find_method
 from mendiff.methods.config import override
 from mendiff.model import Model
 from mendiff.nets.student import BUNDLED
+from mendiff.training.split import held_back_and_seen
 
 FEATURES = "features"
 """The part, and the group of settings, whose layers may change: its weights are then read anew."""
@@ -117,29 +118,3 @@ def split_as_fitted(model: Model, images: Sequence[Tensor]) -> tuple[list[Tensor
             "--categories, of its fit."
         )
     return held_back_and_seen(images, fitted.held_back)
-
-
-def held_back_and_seen(
-    images: Sequence[Tensor], chosen: Sequence[int] | None = None
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Good images (3,H,W) as a fit splits them: those it held back, and some of those it trained on.
-
-    Args:
-        images: all of them.
-        chosen: content seeds of the held-back ones; unless given they are chosen as a fit does.
-    """
-    from mendiff.anomalib_models import MOST_SEEN, choose
-
-    by_seed = dict(zip(content_seeds(torch.stack(list(images))).tolist(), images, strict=True))
-    held_back = choose(list(by_seed)) if chosen is None else sorted(set(chosen) & by_seed.keys())
-    seen = sorted(set(by_seed) - set(held_back))[:MOST_SEEN]
-    return [by_seed[seed] for seed in held_back], [by_seed[seed] for seed in seen]
-
-
-def split_images(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Good images (N,3,H,W) as those that a fit holds back, chosen by content, and all others."""
-    from mendiff.anomalib_models import choose
-
-    seeds = content_seeds(images)
-    apart = torch.isin(seeds, torch.tensor(choose(seeds.tolist())))
-    return images[apart], images[~apart]
