@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mendiff.anomalib_models.memory import Footprint, Rehearsal
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import OPTIMIZERS, PRECISIONS, Method, MethodConfig, find_method, find_preset
 from mendiff.methods.config import override
 from mendiff.nets.placement import Offload, halve, multiplies_bf16
 from mendiff.training.lora import add_lora
+from mendiff.training.memory import Footprint, Rehearsal
 from mendiff.training.optimizers import COMPUTED_IN, make_optimizer, trainer_precision
 
 

@@ -8,11 +8,11 @@ import torch
 
 import mendiff
 from mendiff.anomalib_models import Diad, Glad, GoodImages, train
-from mendiff.anomalib_models.memory import Rehearsal
 from mendiff.errors import InputError
 from mendiff.methods.base import find_preset
 from mendiff.methods.config import override
 from mendiff.training.lora import add_lora, merge_lora
+from mendiff.training.memory import Rehearsal
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 RANK = 2

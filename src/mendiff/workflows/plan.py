@@ -7,18 +7,17 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mendiff.checkpoints.pretrained import STABLE_DIFFUSION
 from mendiff.errors import InputError
 from mendiff.methods.base import MethodConfig, TrainingConfig
 from mendiff.methods.config import override
+from mendiff.training.lora import EXTRA, has_peft
+from mendiff.training.memory import Footprint, Rehearsal
 from mendiff.workflows.fit_config import Plan, changed_config, check_side
 from mendiff.workflows.options import PlanOptions
 from mendiff.workflows.reporting import Reporter, Table
-
-if TYPE_CHECKING:
-    from mendiff.anomalib_models.memory import Footprint, Rehearsal
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 BATCHES = (8, 4, 2, 1)
@@ -57,15 +56,12 @@ class Choice:
 
 def run(options: PlanOptions, reporter: Reporter) -> dict[str, Any]:
     """Rehearse training and prediction, and choose settings that fit."""
-    from mendiff.anomalib_models import quiet as quieten
-
     room = parse_memory(options.memory)
     given = dict(options.settings)
     if options.batch is not None:
         given["training.batch_size"] = options.batch
     config = planned_config(options.method, options.preset, options.size, given)
-    quieten()
-    reporter.say("rehearsing training and prediction on tensors without numbers ...")
+    reporter.say("estimating peak memory of training and prediction ...")
     training = choose_training(options.method, config, room, given)
     prediction = choose_prediction(options.method, config, room)
     asked = {**({} if options.size is None else {"image_size": options.size}), **given, **training.changes}
@@ -110,9 +106,6 @@ def choose_training(name: str, config: MethodConfig, room: int, given: Mapping[s
     The number of images per step stays that of the config, so that steps and learning rate keep their
     meaning.
     """
-    from mendiff.anomalib_models.memory import Rehearsal
-    from mendiff.training.lora import EXTRA, has_peft
-
     half = config.training.precision != "float32"
     changes = {"training.precision": "bf16"} if config.training.precision == "auto" else {}
     rehearsal = Rehearsal(name, config)
@@ -180,8 +173,6 @@ def _with_parts(
 
 def choose_prediction(name: str, config: MethodConfig, room: int) -> Choice:
     """The largest batch that fits in float32; where none does, in bfloat16, then offloaded, then both."""
-    from mendiff.anomalib_models.memory import Rehearsal
-
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, lora_rank=0))
     tried: list[Footprint] = []
     plain, halved = Rehearsal(name, config), None

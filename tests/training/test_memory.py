@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mendiff.anomalib_models.memory import CONTEXT, Footprint, Rehearsal, Tally, training_step
-from mendiff.anomalib_models.memory import prediction as real_prediction
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import METHODS, OPTIMIZERS, TrainingConfig
 from mendiff.nets.placement import halve
+from mendiff.training.memory import CONTEXT, Footprint, Rehearsal, Tally, training_step
+from mendiff.training.memory import prediction as real_prediction
 from mendiff.training.optimizers import make_optimizer, state_bytes
 
 every_method = pytest.mark.parametrize("name", METHODS)
