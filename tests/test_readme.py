@@ -1,10 +1,11 @@
-"""The README's Python examples run as they stand, on small data; its command lines are valid ones."""
+"""Python examples of README and docs run as they stand, on small data; their command lines are valid ones."""
 
 import contextlib
 import importlib
 import io
 import re
 import shlex
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,14 +27,17 @@ from mendiff.workflows.fit_config import Plan, check_sources, stated_config
 from mendiff.workflows.fit_features import PRESETS as FEATURES
 from mendiff.workflows.spec import CONTROLS
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 OTHERS = ("pip", "git", "pytest", "hf")
 
 
 def example(name):
-    found = re.search(rf"<!-- example: {name} -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert found, f"README.md has no example {name}"
-    return found[1]
+    marked = rf"<!-- example: {name} -->\n```python\n(.*?)```"
+    found = [one for page in PAGES for one in re.findall(marked, page.read_text(encoding="utf-8"), re.DOTALL)]
+    assert len(found) == 1, f"expected one example {name} in README and docs"
+    return found[0]
 
 
 @pytest.fixture
@@ -50,6 +54,33 @@ def photos(tmp_path, monkeypatch):
         )
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_readme_example(photos, tiny_config, monkeypatch):
+    from mendiff.methods.glad import Glad
+
+    monkeypatch.setattr(Glad, "PRESETS", {"tiny": tiny_config("glad", {"training.steps": 2})})
+    shutil.copytree(photos / "parts/train/good", photos / "photos/good")
+    shutil.copytree(photos / "parts", photos / "mvtec/bottle")
+    names = {}
+    exec(example("readme"), names)
+    assert names["defective"].shape == (2,)
+    assert "bottle" in names["measured"].categories
+
+
+def test_every_python_block_is_an_example_that_runs():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert text.count("```python") == len(re.findall(r"<!-- example: \w+ -->\n```python", text)), (
+            page.name
+        )
+
+
+def test_readme_is_short_and_every_link_of_the_pages_leads_somewhere():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 120
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_python_example(photos, tiny_config, monkeypatch):
@@ -93,8 +124,9 @@ def commands_of(text):
                 assert words[0] in OTHERS, f"not a command of mendiff, nor of {OTHERS}: {part}"
 
 
-def readme_commands():
-    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def shown_commands():
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    blocks = [block for text in texts for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
     return [command for block in blocks for command in commands_of(block)]
 
 
@@ -172,7 +204,7 @@ def check_benchmark(given):
             check_prompts(job.plan, config, [Category(name, None, (), ()) for name in job.categories])
 
 
-@pytest.mark.parametrize("words", [*readme_commands(), *HELP], ids=" ".join)
+@pytest.mark.parametrize("words", [*shown_commands(), *HELP], ids=" ".join)
 def test_every_command_line_that_is_shown_is_one(words):
     assert refusal(words) == ""
 
@@ -182,7 +214,7 @@ def test_command_lines_are_found_in_all_their_forms():
         "pip install . && mendiff demo\nA=1 mendiff fit x -o y \\\n    --steps 3   # so many\ngit clone x\n"
     )
     assert list(commands_of(text)) == [["demo"], ["fit", "x", "-o", "y", "--steps", "3"]]
-    assert len(readme_commands()) >= 15
+    assert len(shown_commands()) >= 15
     with pytest.raises(AssertionError, match="not a command"):
         list(commands_of("mendif fit x"))
 
@@ -211,10 +243,12 @@ def test_a_command_line_with_a_slip_would_not_pass(line, reason):
     assert reason in refusal(line.split())
 
 
-def test_every_option_that_the_readme_names_is_there():
+def test_every_option_that_readme_and_docs_name_is_there():
     known = set()
     for one in COMMANDS:
         known |= {"--" + name.replace("_", "-") for name in one.fields}
     known |= {"--set", "--json", "--config", "--help"}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README.read_text(encoding="utf-8")))
+    pages = [page for page in PAGES if page.name != "results-in-full.md"]  # which names scripts' options, too
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     assert named - known == set()

@@ -268,7 +268,7 @@ def calibrated(
         method.choose_category(category)
     known = None if seen is None else _batches(method, seen, batch_size)
     calibration = calibrate(method, _batches(method, images, batch_size), known)
-    return Model(name, method, calibration, info)
+    return Model(name, method, calibration, info, category=category)
 
 
 def _batches(method: Method, images: Pictures, batch_size: int) -> Batches:

@@ -38,7 +38,7 @@ def untrained(model: Model, held_back: Sequence[Tensor], seen: Sequence[Tensor],
     _take_frozen(model.method, method)
     _take_a_step(method.to(device).train(), list(seen) or list(held_back), seed)
     fresh = Model(model.name, method.eval(), model.calibration, model.info)
-    return fresh.calibrated(list(held_back), list(seen) or None)
+    return fresh.calibrated(list(held_back), list(seen) or None, category=model.category)
 
 
 def untrained_on(model: Model, images: Sequence[Tensor], seed: int = 0) -> Model:

@@ -33,7 +33,7 @@ def variant(
     Args:
         model: fitted.
         changes: dotted config fields to their values.
-        images: all of the fit; those that it held back are found again by their content.
+        images: see split_as_fitted.
         features_weights: of the backbone, where the changes take other layers of it.
     """
     if not changes:
@@ -69,7 +69,9 @@ def variant_of(
     if read_anew:
         _read_features(method, features_weights, fitted_of(model.info))
     device = next(model.method.parameters()).device
-    return replace(model, method=method.to(device).eval()).calibrated(list(held_back), list(seen) or None)
+    return replace(model, method=method.to(device).eval()).calibrated(
+        list(held_back), list(seen) or None, category=model.category
+    )
 
 
 def _take_over(fitted: Method, method: Method, changes: Mapping[str, Any], but: str) -> None:
@@ -102,11 +104,14 @@ def split_as_fitted(model: Model, images: Sequence[Tensor]) -> tuple[list[Tensor
 
     Args:
         model: fitted; one that does not say which it held back is taken to have chosen them as `fit` does.
-        images: all good ones of the fit, and no others.
+        images: all good ones of the fit, and no others; those of its category, where the model was opened
+            for one.
     """
     fitted = fitted_of(model.info)
     if fitted is None:
         return held_back_and_seen(images)
+    if model.category:
+        return held_back_and_seen(images, fitted.held_back)
     seeds = content_seeds(torch.stack(list(images))).tolist()
     found = fingerprint(seeds)
     if found != fitted.data:
