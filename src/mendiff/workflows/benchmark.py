@@ -36,6 +36,8 @@ from mendiff.workflows.queue import check_folder, collected, others_of, prepared
 from mendiff.workflows.reporting import Reporter, Table
 from mendiff.workflows.spec import MOVED, slug
 
+NOTHING = "n/a"
+"""In a cell without a figure; a table of nothing else is not shown."""
 RESULTS = "results.json"
 TABLES = (RESULTS, "results.csv", "results.md", "results.tex")
 SAME_RESULTS = (
@@ -200,11 +202,12 @@ def show(found: Sequence[Figure], results: Sequence[Mapping[str, Any]], reporter
         for label in unique(one.label for one in found):
             cells = [at.get((label, place, metric)) for metric in metrics]
             table.add(label, *(_cell(one) for one in cells))
-        reporter.table(table)
+        if any(cell != NOTHING for row in table.rows for cell in row[1:]):
+            reporter.table(table)
 
 
 def _cell(one: Figure | None) -> str:
     if one is None or one.value is None:
-        return "n/a"
+        return NOTHING
     deviation = "" if one.deviation is None else f" ±{one.deviation:.3f}"
     return f"{one.value:.3f}{deviation}" + ("" if one.difference is None else f"\n({one.difference:+.3f})")
