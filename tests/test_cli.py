@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from anomalib.models import get_model
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import mendiff
 import mendiff.model as mendiff_model
-from mendiff.anomalib_models import GoodImages
+from mendiff.anomalib_models import GoodImages, MethodModule, module_class
 from mendiff.checkpoints import store
 from mendiff.checkpoints.codecs import open_codec, read_codec
 from mendiff.checkpoints.store import read_weights
@@ -31,10 +32,11 @@ from mendiff.cli.app import parse_settings
 from mendiff.cli.terminal import Terminal
 from mendiff.demo.data import DemoConfig
 from mendiff.evaluation.data import open_data
-from mendiff.methods.base import METHODS
+from mendiff.methods.base import METHODS, find_method
 from mendiff.training import loop
 from mendiff.training.split import choose
 from mendiff.workflows import demo, fit_codec, predict
+from mendiff.workflows.bench import chosen_rows
 from mendiff.workflows.evaluate import find, read_tests
 from mendiff.workflows.fit_config import Plan, make_config
 from mendiff.workflows.locks import only_one
@@ -1904,6 +1906,8 @@ PRESETS = {"tiny": FooConfig(image_size=32, training=TrainingConfig(steps=2, bat
 class Foo(Method):
     Config: ClassVar = FooConfig
     PRESETS: ClassVar = PRESETS
+    SEARCHED: ClassVar = {"strength": [1.0, 3.0]}
+    DEMO: ClassVar = {"training.steps": 1}
 
     def __init__(self, config):
         super().__init__(config)
@@ -1933,3 +1937,15 @@ def test_fourth_method_is_one_file_and_one_line(run, data, tmp_path, monkeypatch
     code, out, err = run("evaluate", model, data, "--json")
     assert code == 0, err
     assert json.loads(out)["mean"]["image_auroc"] == 1.0  # white squares are far from any mean
+    good = tmp_path / "good"
+    good.mkdir()
+    for index in range(44):  # six are held back, three to calibrate by and three to compare on
+        Image.fromarray(np.full((32, 32, 3), 100 + index, np.uint8)).save(good / f"{index}.png")
+    assert run("fit", good, "-o", tmp_path / "plain", "--method", "foo")[0] == 0
+    code, out, err = run("tune", tmp_path / "plain", good, "-o", tmp_path / "tuned", "--json")
+    assert code == 0, err
+    assert {trial["field"] for trial in json.loads(out)["trials"]} == {"strength"}
+    assert "foo" in {row.method for row in chosen_rows(None, None, None, {})[0]}
+    assert issubclass(module_class("foo"), MethodModule)
+    assert isinstance(get_model("foo"), MethodModule)
+    assert find_method("foo").DEMO == {"training.steps": 1}

@@ -4,9 +4,9 @@ import torch
 from mendiff.diffusion.ladder import ladder
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError
+from mendiff.methods.base import find_method
 from mendiff.methods.diad import GUIDANCE
 from mendiff.methods.diad_config import PUBLISHED, DiadConfig
-from mendiff.workflows.tune import SEARCHED
 
 SEEDS = torch.tensor([7, 1, 99, 3])
 
@@ -83,7 +83,7 @@ def test_noise_follows_the_start(make, pictures, reference, start, spacing, nois
     torch.testing.assert_close(seen[0][0], noised)
 
 
-@pytest.mark.parametrize("start", SEARCHED["diad"]["start"])
+@pytest.mark.parametrize("start", find_method("diad").SEARCHED["start"])
 def test_no_start_of_the_search_walks_from_far_below_its_noise(start, tiny_method, pictures):
     # As `mendiff tune` and the ablation over timesteps change a published model.
     method = tiny_method("diad", {"start": start, "steps": 10, "spacing": "leading", "noise_step": 999})

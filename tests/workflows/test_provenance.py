@@ -18,6 +18,7 @@ from mendiff.checkpoints.provenance import Fitted, fitted_of, with_fitted
 from mendiff.cli import main
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
+from mendiff.methods.glad import Glad
 from mendiff.methods.glad import Glad as GladMethod
 from mendiff.training.split import choose, held_back_and_seen
 from mendiff.workflows import tune
@@ -105,7 +106,7 @@ def told(capsys):
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setitem(tune.SEARCHED, "glad", {"denoise_steps": [[900]]})
+    monkeypatch.setattr(Glad, "SEARCHED", {"denoise_steps": [[900]]})
     monkeypatch.setattr(tune, "FEWEST", 4)
 
 

@@ -12,6 +12,7 @@ from mendiff.calibration import Calibration
 from mendiff.checkpoints.store import load, save
 from mendiff.cli import main
 from mendiff.errors import InputError
+from mendiff.methods.glad import Glad
 from mendiff.model import Model
 from mendiff.training.split import held_back_and_seen
 from mendiff.workflows import tune
@@ -45,7 +46,7 @@ def folder(fitted, tmp_path):
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setitem(tune.SEARCHED, "glad", {"denoise_steps": [[50], [900]], "threshold": [0.3]})
+    monkeypatch.setattr(Glad, "SEARCHED", {"denoise_steps": [[50], [900]], "threshold": [0.3]})
 
 
 def trial(*merits):

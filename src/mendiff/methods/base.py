@@ -166,6 +166,8 @@ class Method(nn.Module, ABC):
         STATISTICS: attributes with what `fit_statistics` learns of good images. All other state is trained,
             or was given before training, and stays what it is for as long as the networks do.
         INFINITE: names of the state that may hold infinity; anywhere else it is a damage.
+        SEARCHED: fields of the config that `mendiff tune` may choose, in this order, with their candidates.
+        DEMO: what `mendiff demo` changes in the preset `tiny`, so that it takes a few minutes.
     """
 
     Config: ClassVar[type[MethodConfig]]
@@ -173,6 +175,8 @@ class Method(nn.Module, ABC):
     NETWORKS: ClassVar[tuple[str, ...]] = ()
     STATISTICS: ClassVar[tuple[str, ...]] = ()
     INFINITE: ClassVar[tuple[str, ...]] = ()
+    SEARCHED: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    DEMO: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: MethodConfig) -> None:
         super().__init__()
@@ -206,6 +210,11 @@ class Method(nn.Module, ABC):
     def adapted(self) -> list[nn.Module]:
         """The networks that come pretrained and may be fine-tuned by an addition of low rank (LoRA)."""
         return []
+
+    @property
+    def searched(self) -> Mapping[str, Sequence[Any]]:
+        """Those of SEARCHED that make a difference to it."""
+        return self.SEARCHED
 
     @property
     def parts(self) -> dict[str, nn.Module]:

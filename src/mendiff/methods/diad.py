@@ -32,10 +32,11 @@ from mendiff.methods.base import (
 from mendiff.methods.diad_config import PRESETS, DiadConfig
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import MEAN, STD, check_size, make_codec
+from mendiff.nets.denoiser import conditional_unet
 from mendiff.nets.features import make_features
 from mendiff.nets.semantic_guided import GuidedDenoiser
 from mendiff.nets.settled import built, settled
-from mendiff.scoring.readout import Readout
+from mendiff.scoring.readout import DRAWN_PARTS, Readout
 from mendiff.synthesis.blend import Textures, synthesize_each
 from mendiff.types import Detection, Estimate, Step, Trace
 
@@ -57,6 +58,14 @@ class Diad(Method):
     PRESETS: ClassVar = PRESETS
     NETWORKS: ClassVar = ("codec", "denoiser", "features")
     STATISTICS: ClassVar = ("readout",)
+    SEARCHED: ClassVar = {"start": [100, 200, 300, 500, 750, 1000], "steps": [1, 2, 5, 10]}
+    # A step of DiAD, with its second network, takes as long as two of GLAD: as many minutes for both.
+    DEMO: ClassVar = {
+        "training.steps": 700,
+        "codec.factor": 4,
+        "denoiser.network": conditional_unet(64, 96, 128),
+        **DRAWN_PARTS,
+    }
     config: DiadConfig
     mean: Tensor
     std: Tensor

@@ -7,10 +7,10 @@ Where they part is said at the line.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,12 +37,12 @@ from mendiff.methods.glad_stop import AdaptiveStop
 from mendiff.methods.glad_trace import Walk, walk_panels
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
-from mendiff.nets.denoiser import Denoiser
+from mendiff.nets.denoiser import Denoiser, plain_unet
 from mendiff.nets.features import make_features
 from mendiff.nets.placement import half_meanwhile
 from mendiff.nets.settled import built, settled
 from mendiff.scoring.maps import nearest_patch_map, object_mask
-from mendiff.scoring.readout import Readout
+from mendiff.scoring.readout import DRAWN_PARTS, Readout
 from mendiff.synthesis.blend import Textures, synthesize, synthesize_each
 from mendiff.synthesis.foreground import foreground
 from mendiff.synthesis.turn import turned
@@ -69,6 +69,17 @@ class Glad(Method):
     NETWORKS: ClassVar = ("codec", "denoiser", "features", "stop_features")
     STATISTICS: ClassVar = ("readout", "stop_thresholds")
     INFINITE: ClassVar = ("stop_thresholds",)  # where images never stop
+    SEARCHED: ClassVar = {
+        "denoise_steps": [[25], [50], [100], [200], [300], [500], [750], [50, 200], [100, 300]],
+        "threshold": [None, 0.1, 0.2, 0.3, 0.4, 0.5],
+        "min_step": [100, 200, 350, 500],
+    }
+    DEMO: ClassVar = {
+        "training.steps": 1200,
+        "codec.factor": 4,
+        "denoiser.network": plain_unet(64, 96, 128),
+        **DRAWN_PARTS,
+    }
     config: GladConfig
     stop_thresholds: Tensor
     textures: Textures | None = None
@@ -301,6 +312,16 @@ class Glad(Method):
     def adapted(self) -> list[nn.Module]:
         """See Method.adapted: Stable Diffusion's UNet."""
         return [self.denoiser.network]
+
+    @property
+    def searched(self) -> Mapping[str, Sequence[Any]]:
+        """The stop rule's fields, too, where it searches."""
+        adaptive = ("threshold", "min_step")
+        return {
+            name: values
+            for name, values in self.SEARCHED.items()
+            if self.config.adaptive or name not in adaptive
+        }
 
     # What good images look like.
 

@@ -83,6 +83,10 @@ class Ran(Method):
     PRESETS: ClassVar = PRESETS
     NETWORKS: ClassVar = ("codec", "denoiser", "features")
     STATISTICS: ClassVar = ("residuals", "scales", "gaussians")
+    SEARCHED: ClassVar = {
+        "noise_steps": [[10], [20], [60], [150], [250], [20, 60, 150]],
+        "kl_weight": [0.0, 0.1, 0.25, 0.5, 0.75, 1.0],
+    }
     config: RanConfig
 
     @built

@@ -24,7 +24,6 @@ from mendiff.workflows.identity import identity
 from mendiff.workflows.reporting import Reporter
 from mendiff.workflows.spec import BANK, CONTROLS, UNTRAINED, Job, slug
 
-DEFAULT_METHODS = ("glad", "ran", "diad", *CONTROLS)
 TAKEN_BY = {
     "pretrained": "glad and diad at a preset paper",
     "prompt": "glad and diad at a preset paper",
@@ -107,7 +106,7 @@ def chosen_rows(
         chosen = ablation(name)
         rows, together = tuple(row.at(preset) for row in chosen.rows), chosen.multi_class
     else:
-        default = (suite.method, *CONTROLS) if suite else DEFAULT_METHODS
+        default = (suite.method, *CONTROLS) if suite else (*METHODS, *CONTROLS)
         rows = tuple(Row(one, one) for one in unique(methods or default))
         together = bool(suite and suite.multi_class)
     for_method: dict[str, dict[str, Any]] = {}

@@ -18,8 +18,8 @@ from mendiff.errors import InputError
 from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.evaluation.twins import TwinFigures
+from mendiff.methods.base import find_method
 from mendiff.model import Model, calibrated
-from mendiff.nets.denoiser import conditional_unet, plain_unet
 from mendiff.report.contents import Report
 from mendiff.report.html import write_report
 from mendiff.report.pictures import thumbnail_side
@@ -34,29 +34,6 @@ from mendiff.workflows.places import check_output, new_folder
 from mendiff.workflows.reporting import Reporter
 from mendiff.workflows.twins import measure_twins, show_twins, told
 
-READ_OUT: dict[str, Any] = {
-    # Aligned parts are hard to mend exactly where they may break: a usual map would hide missing nuts.
-    "readout.places": 0,
-    # Drawn parts differ in colours, of which deep features tell little: as much weight for what is local.
-    "readout.local_share": 0.425,
-    "readout.enlarge": False,
-}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "glad": {
-        "training.steps": 1200,
-        "codec.factor": 4,
-        "denoiser.network": plain_unet(64, 96, 128),
-        **READ_OUT,
-    },
-    # A step of DiAD, with its second network, takes as long as two of GLAD: as many minutes for both.
-    "diad": {
-        "training.steps": 700,
-        "codec.factor": 4,
-        "denoiser.network": conditional_unet(64, 96, 128),
-        **READ_OUT,
-    },
-}
-"""What the demo changes in a method's preset, beside the image size: coarser pixel blocks, for speed."""
 WHOLE_PICTURES = {"image_size": 128, "crop": 0}
 SEEN = 24
 """Good parts of every kind, of those that are trained on, from which its read-out learns."""
@@ -74,7 +51,7 @@ def run(options: DemoOptions, reporter: Reporter) -> dict[str, Any]:
     if options.make_data is not None:
         return _data_alone(options.make_data, config, reporter)
     place = check_output(options.out, options.overwrite, "a demo")
-    changes = {**WHOLE_PICTURES, **SETTINGS.get(options.method, {}), **options.settings}
+    changes = {**WHOLE_PICTURES, **find_method(options.method).DEMO, **options.settings}
     plan = Plan(options.method, settings=changes, seed=options.seed, device=choose_device(options.device))
     asked_config(plan)  # a slip should show before anything is drawn
     began = time.monotonic()

@@ -36,20 +36,6 @@ from mendiff.workflows.places import check_output, new_folder
 from mendiff.workflows.reporting import Reporter, Table
 from mendiff.workflows.variants import split_as_fitted, variant_of
 
-SEARCHED: dict[str, dict[str, list[Any]]] = {
-    "glad": {
-        "denoise_steps": [[25], [50], [100], [200], [300], [500], [750], [50, 200], [100, 300]],
-        "threshold": [None, 0.1, 0.2, 0.3, 0.4, 0.5],
-        "min_step": [100, 200, 350, 500],
-    },
-    "ran": {
-        "noise_steps": [[10], [20], [60], [150], [250], [20, 60, 150]],
-        "kl_weight": [0.0, 0.1, 0.25, 0.5, 0.75, 1.0],
-    },
-    "diad": {"start": [100, 200, 300, 500, 750, 1000], "steps": [1, 2, 5, 10]},
-}
-"""Fields in the order in which they are chosen, each with the best of those before it."""
-ADAPTIVE_ONLY = ("threshold", "min_step")
 KEPT = ("image_auroc", "pixel_auroc", "pixel_ap")
 SMALLEST_GAIN = 0.01
 """Of the mean of image AUROC and pixel AP: less would not show on the user's own defects."""
@@ -110,10 +96,8 @@ def run(options: TuneOptions, reporter: Reporter) -> dict[str, Any]:
             f"--repetitions: expected at least 2, to tell gain from chance, got {options.repetitions}."
         )
     loaded = load(options.model, choose_device(options.device))
-    if loaded.name not in SEARCHED:
-        raise InputError(
-            f"{options.model}: expected a model of {', '.join(SEARCHED)}, got one of {loaded.name}."
-        )
+    if not loaded.method.searched:
+        raise InputError(f"{options.model}: {loaded.name} has no settings that could be tuned.")
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
     paths = readable_paths(chosen, reporter, Use(bit_depth=loaded.method.config.bit_depth))
     apart = _apart(options.model, loaded, chosen, paths)
@@ -203,8 +187,7 @@ def search(model: Model, bed: Bed, reporter: Reporter) -> tuple[list[Trial], dic
     config: Any = model.method.config
     fields = {
         name: [value for value in values if value != plain(getattr(config, name))]
-        for name, values in SEARCHED[model.name].items()
-        if name not in ADAPTIVE_ONLY or config.adaptive
+        for name, values in model.method.searched.items()
     }
     trials: list[Trial] = []
     best: dict[str, Any] = {}
