@@ -23,7 +23,7 @@ from mendiff.cli.terminal import Terminal
 from mendiff.evaluation.data import Category, open_data
 from mendiff.images import read_image, resize
 from mendiff.nets.denoiser import plain_unet
-from mendiff.workflows import evaluate
+from mendiff.workflows import testing
 from mendiff.workflows.fit import fit
 from mendiff.workflows.fit_config import Plan
 from mendiff.workflows.variants import variant_of
@@ -84,7 +84,7 @@ def run_rows(
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """The metrics and the mean stop step of every row that is not done yet."""
     good = [resize(read_image(path), options.image_size) for path in category.train[:GOOD_IMAGES]]
-    tests = evaluate.read_tests(category, options.image_size, terminal)
+    tests = testing.read_tests(category, options.image_size, terminal)
     for row, kind, changes in ROWS:
         if row in done:
             continue
@@ -102,8 +102,8 @@ def run_rows(
             fit(plan, [category], place, terminal)
         # GLAD's stop thresholds are all that is learned anew here.
         model = variant_of(load(place), {"adaptive": True, "fusion": "x0", **changes}, good, good)
-        found = evaluate.find(model, tests, 16, terminal, f"{category.name}: {row}")
-        metrics = dict(evaluate.measure(tests, found.score, found.anomaly_map))
+        found = testing.find(model, tests, 16, terminal, f"{category.name}: {row}")
+        metrics = dict(testing.measure(tests, found.score, found.anomaly_map))
         yield row, {**metrics, "mean_stop_step": float(found.stop_step.float().mean())}
 
 

@@ -26,7 +26,7 @@ from mendiff.methods.base import find_method, find_preset
 from mendiff.scoring import bank as banks
 from mendiff.synthesis.upright import Frame, lie_variously, pose_of
 from mendiff.types import Detection
-from mendiff.workflows import evaluate
+from mendiff.workflows import testing
 
 MOST = 200
 """Good images that a bank is made of."""
@@ -44,7 +44,7 @@ def figures(features: Any, seen: Tensor, tests: Any, draw: Callable[..., Tensor]
     banks.covering = draw
     score, maps = fit_memory_bank(features, Frame(seen, turn=turn).image).predict(frame.image)
     maps = frame.undo(Detection(score, maps, frame.image, torch.zeros(len(score)))).anomaly_map
-    found = evaluate.measure(tests, score, maps)
+    found = testing.measure(tests, score, maps)
     return " / ".join(f"{found[name]:.3f}" for name in SHOWN)
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     print("| | drawn evenly | covering | covering, upright |\n|---|---|---|---|")
     for folder in options.data:
         (category,) = open_data(folder)
-        tests = evaluate.read_tests(category, options.size, Terminal(True))
+        tests = testing.read_tests(category, options.size, Terminal(True))
         seen = torch.stack([resize(read_image(path), options.size) for path in category.train[:MOST]])
         cells = [figures(method.features, seen, tests, draw, turn=False) for draw in (evenly, covering)]
         turn = lie_variously(pose_of(seen))

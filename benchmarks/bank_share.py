@@ -16,8 +16,8 @@ import torch
 from mendiff.checkpoints.store import load
 from mendiff.cli.terminal import Terminal
 from mendiff.evaluation.data import open_data
-from mendiff.scoring.readout import LEARNED
-from mendiff.workflows import evaluate
+from mendiff.scoring.readout_config import LEARNED
+from mendiff.workflows import testing
 from mendiff.workflows.variants import variant
 
 ROWS = {"chosen": list(LEARNED.bank_shares), "without": [], "alone": [1.0]}
@@ -34,12 +34,12 @@ def main() -> None:
     options = parser.parse_args()
     model = load(options.model, "cpu")
     (category,) = open_data(options.data)
-    tests = evaluate.read_tests(category, model.image_size, Terminal(True))
+    tests = testing.read_tests(category, model.image_size, Terminal(True))
     print(f"| memory bank | share | {' | '.join(SHOWN)} | found | false alarms |\n|{'---|' * 7}")
     for label, shares in ROWS.items():
         made = variant(model, {"readout.bank_shares": shares}, list(category.train))
         found = made.predict(tests.images)
-        metrics = evaluate.measure(tests, found.score, found.anomaly_map)
+        metrics = testing.measure(tests, found.score, found.anomaly_map)
         share = float(getattr(made.method.readout, "bank_share", torch.zeros(())))
         flagged, bad = found.score > made.threshold, tests.labels
         told = " | ".join(f"{metrics[name]:.3f}" for name in SHOWN)

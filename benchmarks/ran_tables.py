@@ -26,7 +26,7 @@ from mendiff.cli.terminal import Terminal
 from mendiff.diffusion.random import content_seeds
 from mendiff.evaluation.data import Category, open_data
 from mendiff.model import Model
-from mendiff.workflows import evaluate
+from mendiff.workflows import testing
 from mendiff.workflows.fit import fit
 from mendiff.workflows.fit_config import Plan
 from mendiff.workflows.variants import variant
@@ -85,7 +85,7 @@ def measured(
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """The figures of every row that is not done yet."""
     model = load(out / category.name)
-    tests = evaluate.read_tests(category, model.image_size, terminal)
+    tests = testing.read_tests(category, model.image_size, terminal)
     steps = model.method.config.noise_steps  # type: ignore[attr-defined]
     variants: dict[str, dict[str, Any]] = {"RAN tiny": {}, **ALONE}
     variants |= {f"t = {step} alone": {"noise_steps": [step]} for step in steps}
@@ -94,20 +94,20 @@ def measured(
             yield row, figures(variant(model, changes, category.train), tests, terminal, row)
     if UNIFIED not in done:
         unified = load(out / UNIFIED)
-        tests_of_its_size = evaluate.read_tests(category, unified.image_size, terminal)
+        tests_of_its_size = testing.read_tests(category, unified.image_size, terminal)
         yield UNIFIED, figures(unified, tests_of_its_size, terminal, UNIFIED)
     if "gradient denoising" not in done:
         yield "gradient denoising", gradient_figures(model, tests)
 
 
-def figures(model: Model, tests: evaluate.TestSet, terminal: Terminal, row: str) -> dict[str, float]:
+def figures(model: Model, tests: testing.TestSet, terminal: Terminal, row: str) -> dict[str, float]:
     """The metrics of a model on a test set."""
-    found = evaluate.find(model, tests, 4, terminal, row)
-    return dict(evaluate.measure(tests, found.score, found.anomaly_map))
+    found = testing.find(model, tests, 4, terminal, row)
+    return dict(testing.measure(tests, found.score, found.anomaly_map))
 
 
 @torch.no_grad()
-def gradient_figures(model: Model, tests: evaluate.TestSet) -> dict[str, float]:
+def gradient_figures(model: Model, tests: testing.TestSet) -> dict[str, float]:
     """Mean Mahalanobis distance before and after, and mean change in grey levels, of good and bad images."""
     result = {}
     ran: Any = model.method

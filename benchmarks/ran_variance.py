@@ -26,7 +26,7 @@ from mendiff.evaluation.data import open_data
 from mendiff.scoring.maps import gaussian_blur
 from mendiff.scoring.score import top_share_mean
 from mendiff.types import Detection
-from mendiff.workflows import evaluate
+from mendiff.workflows import testing
 
 BATCH, SIGMA, SHARE = 8, 2 / 256, 0.002
 
@@ -61,7 +61,7 @@ def main() -> None:
     model = load(options.model, "cpu")
     method: Any = model.method
     (category,) = open_data(options.data)
-    tests = evaluate.read_tests(category, model.image_size, Terminal(True))
+    tests = testing.read_tests(category, model.image_size, Terminal(True))
     frame = method.frame(tests.images)
     nothing = torch.zeros(len(tests.images), dtype=torch.int64)
     print("| t | beta / posterior variance | error / variance | correlation | KL alone | squared error |")
@@ -76,7 +76,7 @@ def main() -> None:
             smooth = gaussian_blur(maps, SIGMA * maps.shape[-1])
             score = top_share_mean(smooth, SHARE)
             smooth = frame.undo(Detection(score, smooth, frame.image, nothing)).anomaly_map
-            found = evaluate.measure(tests, score, smooth)
+            found = testing.measure(tests, score, smooth)
             figures.append(f"{found['image_auroc']:.3f} / {found['pixel_auroc']:.3f}")
         good = float(calibrated[~tests.labels].mean())
         ratio = float(bounds[0] / bounds[1])

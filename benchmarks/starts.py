@@ -30,7 +30,7 @@ from mendiff.scoring.bank import PatchBank
 from mendiff.scoring.maps import cosine_map, enlarged, gaussian_blur
 from mendiff.scoring.score import top_share_mean
 from mendiff.training.split import split_images
-from mendiff.workflows import evaluate
+from mendiff.workflows import testing
 
 SIGMA, SHARE, POSITIONS, BATCH = 4 / 256, 0.002, 20_000, 8
 SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap")
@@ -98,7 +98,7 @@ def main() -> None:
     model = load(options.model, "cpu")
     method: Any = model.method
     (category,) = open_data(options.data)
-    tests = evaluate.read_tests(category, model.image_size, Terminal(True))
+    tests = testing.read_tests(category, model.image_size, Terminal(True))
     held_back, seen = split_images(torch.stack([model.prepare(path) for path in category.train]))
     model.sparing("cpu", half=True)
     reader, good = Reader(method), ~tests.labels
@@ -106,7 +106,7 @@ def main() -> None:
     banks = reader.from_bank(tests.images), reader.from_bank(held_back)
 
     def figures(maps: Tensor) -> str:
-        found = evaluate.measure(tests, top_share_mean(maps, SHARE), maps)
+        found = testing.measure(tests, top_share_mean(maps, SHARE), maps)
         return " / ".join(f"{found[name]:.3f}" for name in SHOWN)
 
     def row(label: str, rebuild: Callable[[Tensor], Tensor]) -> None:

@@ -37,9 +37,9 @@ from mendiff.training import loop
 from mendiff.training.split import choose
 from mendiff.workflows import demo, fit_codec, predict
 from mendiff.workflows.bench import chosen_rows
-from mendiff.workflows.evaluate import find, read_tests
 from mendiff.workflows.fit_config import Plan, make_config
 from mendiff.workflows.locks import only_one
+from mendiff.workflows.testing import find, read_tests
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 

@@ -15,7 +15,8 @@ from mendiff.scoring.maps import (
     squared_map,
 )
 from mendiff.scoring.pyramid import PixelPyramid
-from mendiff.scoring.readout import BACKWARD, DISTANCES, Readout, ReadoutConfig, few
+from mendiff.scoring.readout import Readout, few
+from mendiff.scoring.readout_config import BACKWARD, DISTANCES, ReadoutConfig
 from mendiff.scoring.scales import logarithm as log_maps
 from mendiff.scoring.score import top_k_mean, top_share_mean
 from mendiff.scoring.whitening import ConditionalWhitening

@@ -36,7 +36,8 @@ from mendiff.nets.denoiser import conditional_unet
 from mendiff.nets.features import make_features
 from mendiff.nets.semantic_guided import GuidedDenoiser
 from mendiff.nets.settled import built, settled
-from mendiff.scoring.readout import DRAWN_PARTS, Readout
+from mendiff.scoring.readout import Readout
+from mendiff.scoring.readout_config import DRAWN_PARTS
 from mendiff.synthesis.blend import Textures, synthesize_each
 from mendiff.types import Detection, Estimate, Step, Trace
 

@@ -22,7 +22,7 @@ from mendiff.nets.denoiser import DenoiserConfig, conditional_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
 from mendiff.nets.semantic_guided import GuideConfig
 from mendiff.nets.stable_diffusion import CODEC, UNET
-from mendiff.scoring.readout import LEARNED, SAME_PLACE, ReadoutConfig
+from mendiff.scoring.readout_config import LEARNED, SAME_PLACE, ReadoutConfig
 from mendiff.synthesis.blend import SynthesisConfig
 
 

@@ -42,7 +42,8 @@ from mendiff.nets.features import make_features
 from mendiff.nets.placement import half_meanwhile
 from mendiff.nets.settled import built, settled
 from mendiff.scoring.maps import nearest_patch_map, object_mask
-from mendiff.scoring.readout import DRAWN_PARTS, Readout
+from mendiff.scoring.readout import Readout
+from mendiff.scoring.readout_config import DRAWN_PARTS
 from mendiff.synthesis.blend import Textures, synthesize, synthesize_each
 from mendiff.synthesis.foreground import foreground
 from mendiff.synthesis.turn import turned

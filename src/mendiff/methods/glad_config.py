@@ -24,7 +24,7 @@ from mendiff.nets.codec_fit import CodecFitConfig
 from mendiff.nets.denoiser import DenoiserConfig, attention_unet, plain_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
 from mendiff.nets.stable_diffusion import CODEC, UNET
-from mendiff.scoring.readout import LEARNED, SAME_PLACE, ReadoutConfig
+from mendiff.scoring.readout_config import LEARNED, SAME_PLACE, ReadoutConfig
 from mendiff.synthesis.blend import SynthesisConfig
 from mendiff.synthesis.foreground import MODES
 

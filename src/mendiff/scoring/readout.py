@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
 from mendiff.scoring.bank import PatchBank
 from mendiff.scoring.maps import (
     cosine_map,
@@ -22,6 +19,7 @@ from mendiff.scoring.maps import (
     squared_map,
 )
 from mendiff.scoring.pyramid import PixelPyramid
+from mendiff.scoring.readout_config import ReadoutConfig
 from mendiff.scoring.scales import MapScales, logarithm
 from mendiff.scoring.score import pooled_max, separation, top_k_mean, top_share_mean
 from mendiff.scoring.whitening import ConditionalWhitening
@@ -36,151 +34,6 @@ Images = Callable[[], Iterable[Tensor]]
 """Called anew for every pass: good images (B,3,H,W) in [0,1]."""
 MENDED = 40
 """Training images that are mended for statistics, at most: mending is the dear part."""
-
-DISTANCES = ("nearest", "cosine", "squared", "whitened")
-BACKWARD = ("none", "sum", "mean")
-COMBINATIONS = ("sum", "product")
-BORDERS = ("reflect", "symmetric")
-
-
-@dataclass(frozen=True)
-class ReadoutConfig:
-    """How an image and its reconstruction are compared.
-
-    Attributes:
-        distance: between features: "nearest" patch of the reconstruction (published), "cosine" or "squared"
-            at the same place, or "whitened": how surprising the image's features are, given the
-            reconstruction's (see mendiff.scoring.whitening).
-        backward: for "nearest": also match reconstruction to image, and take the "sum" (transistor, pcb1,
-            pcb4) or the "mean" (multi-class code) of both.
-        pixel_weight: v, weight of the pixel difference, scaled so that its maximum equals v times that of the
-            feature map.
-        pixel_share: share of the sum that falls to the squared residual at several blurs, 0 to 1; needs
-            `standardise`.
-        local_share: share of the sum that falls to local colours and edges (see mendiff.scoring.pyramid),
-            compared as features are; needs `standardise`.
-        bank_shares: shares of the sum that may fall to the distance of the image's features to the nearest of
-            good images' (a memory bank, see mendiff.scoring.bank), which a reconstruction has no part in; the
-            other shares are of what is left. Of several the fit chooses the one that finds most of the flaws
-            that are laid into held-back images; none for no memory bank. Needs `standardise`.
-        bank_size: positions that the memory bank keeps.
-        combine: of all maps: "sum", or "product" (a variant of the published DiAD code).
-        standardise: bring every map to zero mean and unit deviation on good images before adding.
-        logarithm: take logarithms of all maps but the memory bank's before that: where maps disagree, one
-            high value then counts for less, so that a coarse layer cannot smear a defect over places where
-            the fine ones see none.
-        places: side of the grid on which the usual map of good images at every place is taken off before
-            maps are standardised; 0 treats all places alike; needs `standardise`.
-        sigma: of the Gaussian that smooths the map, in pixels; taps its kernel length, 0 for 8 sigma + 1.
-        taps: see sigma.
-        sigma_share: sigma as a share of the map's side, in place of sigma; 0 takes sigma.
-        border: of the smoothing: "reflect" (GLAD) or "symmetric" (DiAD); see gaussian_blur.
-        top_k: pixels that the image score averages; 0 uses top_share instead.
-        top_share: share of the pixels that the image score averages.
-        pool_side: in place of both, the score is the maximum after average pooling with windows of this
-            side, pool_rounds times (DiAD: 8 and 8); 0 for no pooling.
-        pool_rounds: see pool_side.
-        resolution: side to which images are resized before the comparison; 0 keeps their own.
-        enlarge: whether images that are smaller than the features' `least_side` are enlarged to it before.
-    """
-
-    distance: str = "nearest"
-    backward: str = "none"
-    pixel_weight: float = 0.0
-    pixel_share: float = 0.0
-    local_share: float = 0.0
-    bank_shares: tuple[float, ...] = ()
-    bank_size: int = 20_000
-    combine: str = "sum"
-    standardise: bool = False
-    logarithm: bool = False
-    places: int = 0
-    sigma: float = 6.0
-    taps: int = 49
-    sigma_share: float = 0.0
-    border: str = "reflect"
-    top_k: int = 250
-    top_share: float = 0.002
-    pool_side: int = 0
-    pool_rounds: int = 8
-    resolution: int = 0
-    enlarge: bool = False
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("distance", DISTANCES),
-            ("backward", BACKWARD),
-            ("combine", COMBINATIONS),
-            ("border", BORDERS),
-        ):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
-        for name in ("pixel_share", "local_share", "sigma_share", "top_share"):
-            check_range(f"readout.{name}", getattr(self, name), 0, 1)
-        for name in ("pixel_weight", "sigma", "top_k"):
-            check_range(f"readout.{name}", getattr(self, name), 0)
-        for name in ("taps", "pool_side", "pool_rounds", "resolution"):
-            check_count(f"readout.{name}", getattr(self, name), 0, LARGEST_SIDE)
-        check_count("readout.bank_size", self.bank_size, 1, 10**7)
-        for share in self.bank_shares:
-            check_range("readout.bank_shares", share, 0, 1)
-        for name in ("pixel_share", "local_share", "bank_shares"):
-            if getattr(self, name) and not self.standardise:
-                raise InputError(
-                    f"{name}: expected standardise=true with it, since pixels and features differ in scale."
-                )
-        if self.pixel_share + self.local_share > 1:
-            raise InputError(
-                "pixel_share and local_share: expected at most 1 together, got "
-                f"{self.pixel_share} and {self.local_share}."
-            )
-        if self.taps and self.taps % 2 == 0:
-            raise InputError(f"taps: expected an odd kernel length, or 0, got {self.taps}.")
-        if self.places < 0 or (self.places and not self.standardise):
-            raise InputError(
-                f"places: expected 0, or more with standardise=true, got {self.places} with "
-                f"standardise={str(self.standardise).lower()}."
-            )
-        check_count("readout.places", self.places, 0, 1024)
-        if self.standardise and self.combine == "product":
-            raise InputError("combine: expected 'sum' with standardise=true, whose maps change sign.")
-
-
-SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
-"""Shares of a memory bank that a fit chooses from."""
-
-LEARNED = ReadoutConfig(
-    distance="whitened",
-    standardise=True,
-    logarithm=True,
-    places=40,
-    pixel_share=0.15,
-    bank_shares=SHARES,
-    sigma_share=6 / 512,  # GLAD's 6 pixels at 512
-    taps=0,
-    top_k=0,
-    enlarge=True,
-)
-"""How `tiny` is read out: by all that good images can teach about its reconstructions."""
-
-DRAWN_PARTS: dict[str, Any] = {
-    # Aligned parts are hard to mend exactly where they may break: a usual map would hide missing nuts.
-    "readout.places": 0,
-    # Drawn parts differ in colours, of which deep features tell little: as much weight for what is local.
-    "readout.local_share": 0.425,
-    "readout.enlarge": False,
-}
-"""How the demo's parts are read out, as changes of a config."""
-SAME_PLACE = ReadoutConfig(
-    distance="cosine",
-    standardise=True,
-    bank_shares=SHARES,
-    sigma_share=4 / 256,
-    taps=0,
-    top_k=0,
-)
-"""How `small` is read out: by the distance of features at the same place, and a bank where it helps."""
 
 
 class Readout(nn.Module):

@@ -24,7 +24,8 @@ from mendiff.report.contents import Report
 from mendiff.report.html import write_report
 from mendiff.report.pictures import thumbnail_side
 from mendiff.workflows.common import choose_device, metrics_table
-from mendiff.workflows.evaluate import about, by_control, find, measure, measure_controls, page, read_tests
+from mendiff.workflows.controls import by_control, measure_controls
+from mendiff.workflows.evaluate import about, page
 from mendiff.workflows.fit import prepared, train
 from mendiff.workflows.fit_config import Plan, asked_config, make_config, readable_paths
 from mendiff.workflows.locks import only_one
@@ -32,6 +33,7 @@ from mendiff.workflows.manifest import hashes_of
 from mendiff.workflows.options import DemoOptions
 from mendiff.workflows.places import check_output, new_folder
 from mendiff.workflows.reporting import Reporter
+from mendiff.workflows.testing import find, measure, read_tests
 from mendiff.workflows.twins import measure_twins, show_twins, told
 
 WHOLE_PICTURES = {"image_size": 128, "crop": 0}

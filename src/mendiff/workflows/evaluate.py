@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from mendiff import __version__
 from mendiff.checkpoints.store import categories_of, load, read_config
-from mendiff.errors import InputError, NotFiniteError
-from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
+from mendiff.errors import InputError
 from mendiff.evaluation.curves import curves
-from mendiff.evaluation.data import Category, Sample, open_data
-from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics, is_exact, summary
+from mendiff.evaluation.data import Category, open_data
+from mendiff.evaluation.metrics import Metrics, is_exact, summary
 from mendiff.evaluation.operating import at_threshold
 from mendiff.evaluation.samples import Use
 from mendiff.evaluation.twins import TwinFigures
 from mendiff.images import (
-    Mask,
     image_size,
     normalise_heat,
-    read_image,
-    read_mask,
-    resize,
-    resize_mask,
     to_picture,
 )
 from mendiff.model import Model
@@ -44,40 +35,19 @@ from mendiff.workflows.common import (
     metrics_table,
     threshold_table,
 )
+from mendiff.workflows.controls import by_control, measure_controls
 from mendiff.workflows.explain import report_strip, telling
 from mendiff.workflows.info import describe
 from mendiff.workflows.options import EvaluateOptions
 from mendiff.workflows.places import Place, check_output, new_folder
 from mendiff.workflows.predict import heat_range
 from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.twins import measure_twins, read_twin, show_twins, told
-from mendiff.workflows.untrained import untrained_on
+from mendiff.workflows.testing import Ranked, TestSet, find, mask_of, measure, pooled, read_tests
+from mendiff.workflows.twins import measure_twins, show_twins, told
 from mendiff.workflows.worth import check_rate
-
-Ranked = tuple[Tensor, Tensor, Tensor, Tensor | None]
-"""Scores (N,), labels (N,), maps (N,1,S,S) and masks of a category's test images."""
 
 MOST_IMAGES, MOST_CATEGORIES = 2000, 6
 """Test images, and categories, up to which a report shows how a few verdicts came about."""
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """The readable test images of a category at a model's size.
-
-    Attributes:
-        samples: N of them.
-        images: (N,3,S,S) float32 in [0,1], as `predict` would see them.
-        labels: (N,) bool, True is defective.
-        masks: (N,1,S,S) bool, or None where the category has none.
-        twins: clean ones (3,S,S) by the row of their image, for those that have one.
-    """
-
-    samples: list[Sample]
-    images: Tensor
-    labels: Tensor
-    masks: Tensor | None
-    twins: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -235,20 +205,6 @@ def _strips(model: Model, tests: TestSet, found: Detection, reporter: Reporter) 
     ]
 
 
-def mask_of(tests: TestSet, index: int) -> Mask | None:
-    """The mask (S,S) of one image; None where the category has none."""
-    return None if tests.masks is None else tests.masks[index, 0].numpy()
-
-
-def by_control(measured: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
-    """The controls' metrics by category as a table for each control, with the mean over categories."""
-    tables: dict[str, dict[str, Metrics]] = {}
-    for category, controls in measured.items():
-        for name, metrics in controls.items():
-            tables.setdefault(name, {})[category] = metrics
-    return {name: summary(rows) for name, rows in tables.items()}
-
-
 def _check_places(out: Path | None, report: Path | None, overwrite: bool) -> Place | None:
     """Refuse places that can't be written to, before any work is done."""
     place = None if out is None else check_output(out, overwrite, "a run")
@@ -269,92 +225,6 @@ def _write(
     if report is not None:
         write_report(report, made)
         reporter.say(f"report: {report}")
-
-
-def read_tests(category: Category, size: int, reporter: Reporter, bit_depth: int = 0) -> TestSet:
-    """Read a category's test images, masks and twins at one size; unreadable ones are named and left out."""
-    images, masks = [], []
-    samples: list[Sample] = []
-    twins: dict[int, Tensor] = {}
-    for sample in category.test:
-        try:
-            image = resize(read_image(sample.path, bit_depth), size)
-            mask = _mask(sample, size) if category.has_masks else None
-        except InputError as error:
-            reporter.warn(str(error))
-            continue
-        twin = read_twin(sample, size, bit_depth)
-        if twin is not None:
-            twins[len(samples)] = twin
-        samples.append(sample)
-        images.append(image)
-        masks.append(mask)
-    if not samples:
-        raise InputError(f"{category.root}: expected readable test images, found none.")
-    known = [mask for mask in masks if mask is not None]
-    return TestSet(
-        samples,
-        torch.stack(images),
-        torch.tensor([not sample.is_good for sample in samples]),
-        torch.stack(known) if len(known) == len(samples) else None,
-        twins,
-    )
-
-
-def find(model: Model, tests: TestSet, batch_size: int, reporter: Reporter, title: str) -> Detection:
-    """Run a model over a test set under a progress bar; one row per image."""
-    batches = list(tests.images.split(batch_size))
-    parts: list[Detection] = []
-    for number, batch in enumerate(reporter.track(batches, f"testing {title}")):
-        try:
-            parts.append(model.predict_batch(batch))
-        except NotFiniteError as error:
-            names = [str(tests.samples[number * batch_size + row].path) for row in error.rows]
-            raise NotFiniteError(error.rows, names) from error
-    columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}
-    return Detection(**columns)
-
-
-def measure(tests: TestSet, scores: Tensor, maps: Tensor) -> Metrics:
-    """The metrics of scores (N,) and maps (N,1,S,S) on a test set, at the model's image size."""
-    return image_and_pixel_metrics(
-        scores, tests.labels, maps if tests.masks is not None else None, tests.masks
-    )
-
-
-def pooled(categories: Sequence[Ranked]) -> Metrics:
-    """The metrics of the images of all categories in one ranking; no pixel metrics unless all have masks."""
-    scores, labels, maps, masks = zip(*categories, strict=True)
-    known = [one for one in masks if one is not None]
-    return image_and_pixel_metrics(
-        torch.cat(scores),
-        torch.cat(labels),
-        *((torch.cat(maps), torch.cat(known)) if len(known) == len(masks) else ()),
-    )
-
-
-def measure_controls(
-    model: Model, category: Category, tests: TestSet, half: bool = False
-) -> dict[str, Metrics]:
-    """The same metrics for the controls.
-
-    Median colour, a memory bank on the model's own features, and the model's pipeline after one step, in
-    bfloat16 where asked for, see Model.in_half.
-    """
-    images = tests.images
-    depth = model.method.config.bit_depth
-    train = torch.stack([resize(read_image(path, depth), model.image_size) for path in category.train])
-    results = {"median colour": measure(tests, *fit_median_colour(train).predict(images))}
-    features = getattr(model.method, "features", None)
-    if features is not None:
-        results["memory bank"] = measure(tests, *fit_memory_bank(features, train).predict(images))
-    fresh = untrained_on(model, list(train))
-    with fresh.in_half(half):
-        found = fresh.predict(images)
-    twins = measure_twins(tests, found.reconstruction)
-    mended = twins.mean if twins is not None else {}
-    results["untrained"] = measure(tests, found.score, found.anomaly_map) | mended
-    return results
 
 
 def page(
@@ -415,12 +285,6 @@ def about(model: Model) -> dict[str, str]:
         "threshold": f"meant to flag {100 * rate:.3g}% of good parts; from held-back good images alone",
         "evaluated": f"{date.today().isoformat()} with mendiff {__version__}",
     }
-
-
-def _mask(sample: Sample, size: int) -> Tensor:
-    if sample.mask_path is None:
-        return torch.zeros(1, size, size, dtype=torch.bool)
-    return resize_mask(read_mask(sample.mask_path), size)
 
 
 def _subtitle(model: Model) -> str:

@@ -37,7 +37,7 @@ from mendiff.methods.config import config_from_dict
 from mendiff.model import Model
 from mendiff.nets import AUTO
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig, make_features
-from mendiff.workflows import evaluate
+from mendiff.workflows import testing
 from mendiff.workflows.common import choose_categories
 from mendiff.workflows.fit import fit
 from mendiff.workflows.fit_config import backbone_input, own_size, readable_paths
@@ -110,13 +110,13 @@ def measured(
     metrics: dict[str, Metrics] = {}
     cuts: dict[str, dict[str, Any]] = {}
     mended: dict[str, TwinFigures | None] = {}
-    everything: list[evaluate.Ranked] = []
+    everything: list[testing.Ranked] = []
     stops: dict[str, dict[str, Any]] = {}
     steps: list[Tensor] = []
     seconds = 0.0
     for category in categories:
         subject = subject_of(category.name)
-        tests = evaluate.read_tests(category, subject.size, reporter, subject.bit_depth)
+        tests = testing.read_tests(category, subject.size, reporter, subject.bit_depth)
         began = time.monotonic()
         parts = []
         for batch in tests.images.split(BATCH):
@@ -125,7 +125,7 @@ def measured(
                 subject.rebuilt.clear()  # nothing to compare them with, and much to keep
         seconds += time.monotonic() - began
         scores, maps = (torch.cat(column) for column in zip(*parts, strict=True))
-        metrics[category.name] = evaluate.measure(tests, scores, maps)
+        metrics[category.name] = testing.measure(tests, scores, maps)
         if subject.rebuilt:
             mended[category.name] = against = measure_twins(tests, torch.cat(subject.rebuilt))
             metrics[category.name] |= {} if against is None else against.mean
@@ -138,7 +138,7 @@ def measured(
         everything.append((scores, tests.labels, maps, tests.masks))
     count = sum(len(one[0]) for one in everything)
     return {
-        **summary(metrics, evaluate.pooled(everything) if len(everything) > 1 else None),
+        **summary(metrics, testing.pooled(everything) if len(everything) > 1 else None),
         **twins_told(mended),
         "size": subject.size,
         "at_threshold": cuts,

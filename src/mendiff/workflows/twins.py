@@ -4,32 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from mendiff.errors import InputError
 from mendiff.evaluation.metrics import TWIN_METRICS
-from mendiff.evaluation.samples import Sample
 from mendiff.evaluation.twins import TwinFigures, twin_figures
-from mendiff.images import image_size, read_image, resize
 from mendiff.workflows.reporting import Reporter, Table
-
-if TYPE_CHECKING:
-    from mendiff.workflows.evaluate import TestSet
+from mendiff.workflows.testing import TestSet
 
 TITLES = ("PSNR in dB\ninside", "outside\nthe mask", "features\ninside", "outside\nthe mask")
-
-
-def read_twin(sample: Sample, size: int, bit_depth: int) -> Tensor | None:
-    """A sample's clean twin (3,S,S); None where it has none that fits, of which `check_data` tells."""
-    if sample.twin is None:
-        return None
-    try:
-        picture, expected = read_image(sample.twin, bit_depth), image_size(sample.path)
-    except InputError:
-        return None
-    return resize(picture, size) if picture.shape[:2] == expected else None
 
 
 def measure_twins(tests: TestSet, rebuilt: Tensor) -> TwinFigures | None:

@@ -1,0 +1,50 @@
+"""What stands beside a model's figures: controls that need no diffusion model, and an untrained one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
+from mendiff.evaluation.data import Category
+from mendiff.evaluation.metrics import Metrics, summary
+from mendiff.images import read_image, resize
+from mendiff.model import Model
+from mendiff.workflows.testing import TestSet, measure
+from mendiff.workflows.twins import measure_twins
+from mendiff.workflows.untrained import untrained_on
+
+
+def measure_controls(
+    model: Model, category: Category, tests: TestSet, half: bool = False
+) -> dict[str, Metrics]:
+    """The same metrics for the controls.
+
+    Median colour, a memory bank on the model's own features, and the model's pipeline after one step, in
+    bfloat16 where asked for, see Model.in_half.
+    """
+    images = tests.images
+    depth = model.method.config.bit_depth
+    train = torch.stack([resize(read_image(path, depth), model.image_size) for path in category.train])
+    results = {"median colour": measure(tests, *fit_median_colour(train).predict(images))}
+    features = getattr(model.method, "features", None)
+    if features is not None:
+        results["memory bank"] = measure(tests, *fit_memory_bank(features, train).predict(images))
+    fresh = untrained_on(model, list(train))
+    with fresh.in_half(half):
+        found = fresh.predict(images)
+    twins = measure_twins(tests, found.reconstruction)
+    mended = twins.mean if twins is not None else {}
+    results["untrained"] = measure(tests, found.score, found.anomaly_map) | mended
+    return results
+
+
+def by_control(measured: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
+    """The controls' metrics by category as a table for each control, with the mean over categories."""
+    tables: dict[str, dict[str, Metrics]] = {}
+    for category, controls in measured.items():
+        for name, metrics in controls.items():
+            tables.setdefault(name, {})[category] = metrics
+    return {name: summary(rows) for name, rows in tables.items()}

@@ -1,0 +1,123 @@
+"""Test images: read, run through a model, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+from mendiff.errors import InputError, NotFiniteError
+from mendiff.evaluation.data import Category, Sample
+from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics
+from mendiff.images import Mask, image_size, read_image, read_mask, resize, resize_mask
+from mendiff.model import Model
+from mendiff.types import Detection
+from mendiff.workflows.reporting import Reporter
+
+Ranked = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Scores (N,), labels (N,), maps (N,1,S,S) and masks of a category's test images."""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The readable test images of a category at a model's size.
+
+    Attributes:
+        samples: N of them.
+        images: (N,3,S,S) float32 in [0,1], as `predict` would see them.
+        labels: (N,) bool, True is defective.
+        masks: (N,1,S,S) bool, or None where the category has none.
+        twins: clean ones (3,S,S) by the row of their image, for those that have one.
+    """
+
+    samples: list[Sample]
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None
+    twins: dict[int, Tensor] = field(default_factory=dict)
+
+
+def read_tests(category: Category, size: int, reporter: Reporter, bit_depth: int = 0) -> TestSet:
+    """Read a category's test images, masks and twins at one size; unreadable ones are named and left out."""
+    images, masks = [], []
+    samples: list[Sample] = []
+    twins: dict[int, Tensor] = {}
+    for sample in category.test:
+        try:
+            image = resize(read_image(sample.path, bit_depth), size)
+            mask = _mask(sample, size) if category.has_masks else None
+        except InputError as error:
+            reporter.warn(str(error))
+            continue
+        twin = _twin(sample, size, bit_depth)
+        if twin is not None:
+            twins[len(samples)] = twin
+        samples.append(sample)
+        images.append(image)
+        masks.append(mask)
+    if not samples:
+        raise InputError(f"{category.root}: expected readable test images, found none.")
+    known = [mask for mask in masks if mask is not None]
+    return TestSet(
+        samples,
+        torch.stack(images),
+        torch.tensor([not sample.is_good for sample in samples]),
+        torch.stack(known) if len(known) == len(samples) else None,
+        twins,
+    )
+
+
+def _twin(sample: Sample, size: int, bit_depth: int) -> Tensor | None:
+    """A sample's clean twin (3,S,S); None where it has none that fits, of which `check_data` tells."""
+    if sample.twin is None:
+        return None
+    try:
+        picture, expected = read_image(sample.twin, bit_depth), image_size(sample.path)
+    except InputError:
+        return None
+    return resize(picture, size) if picture.shape[:2] == expected else None
+
+
+def _mask(sample: Sample, size: int) -> Tensor:
+    if sample.mask_path is None:
+        return torch.zeros(1, size, size, dtype=torch.bool)
+    return resize_mask(read_mask(sample.mask_path), size)
+
+
+def mask_of(tests: TestSet, index: int) -> Mask | None:
+    """The mask (S,S) of one image; None where the category has none."""
+    return None if tests.masks is None else tests.masks[index, 0].numpy()
+
+
+def find(model: Model, tests: TestSet, batch_size: int, reporter: Reporter, title: str) -> Detection:
+    """Run a model over a test set under a progress bar; one row per image."""
+    batches = list(tests.images.split(batch_size))
+    parts: list[Detection] = []
+    for number, batch in enumerate(reporter.track(batches, f"testing {title}")):
+        try:
+            parts.append(model.predict_batch(batch))
+        except NotFiniteError as error:
+            names = [str(tests.samples[number * batch_size + row].path) for row in error.rows]
+            raise NotFiniteError(error.rows, names) from error
+    columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}
+    return Detection(**columns)
+
+
+def measure(tests: TestSet, scores: Tensor, maps: Tensor) -> Metrics:
+    """The metrics of scores (N,) and maps (N,1,S,S) on a test set, at the model's image size."""
+    return image_and_pixel_metrics(
+        scores, tests.labels, maps if tests.masks is not None else None, tests.masks
+    )
+
+
+def pooled(categories: Sequence[Ranked]) -> Metrics:
+    """The metrics of the images of all categories in one ranking; no pixel metrics unless all have masks."""
+    scores, labels, maps, masks = zip(*categories, strict=True)
+    known = [one for one in masks if one is not None]
+    return image_and_pixel_metrics(
+        torch.cat(scores),
+        torch.cat(labels),
+        *((torch.cat(maps), torch.cat(known)) if len(known) == len(masks) else ()),
+    )
