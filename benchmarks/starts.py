@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from mendiff.checkpoints.store import load
 from mendiff.cli.terminal import Terminal
 from mendiff.diffusion.random import content_seeds
 from mendiff.evaluation.data import open_data
+from mendiff.evaluation.stops import stop_figures
 from mendiff.scoring.bank import PatchBank
 from mendiff.scoring.maps import cosine_map, enlarged, gaussian_blur
 from mendiff.scoring.score import top_share_mean
@@ -135,11 +135,10 @@ def main() -> None:
     print(f"| memory bank | | {figures(banks[0])} | |")
     if options.walk:
         found = torch.cat(stops)[: len(tests.images)]
-        area = tests.masks.float().mean((1, 2, 3)) if tests.masks is not None else torch.zeros(len(found))
-        rank = spearmanr(area[~good], found[~good])
-        print(f"\nstop steps of good images: {sorted(found[good].tolist())}")
-        print(f"of defective ones: {sorted(found[~good].tolist())}")
-        print(f"rank correlation with the defect's area: {rank.statistic:.2f} (p = {rank.pvalue:.2g})")
+        told = stop_figures(found, tests.labels, tests.masks)
+        print(f"\nstop steps of good images: {told['good']}")
+        print(f"of defective ones: {told['defective']}")
+        print(f"rank correlation with the defect's area: {told['area_rank']}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from mendiff.report.html import write_report
 from mendiff.report.pictures import thumbnail_side
 from mendiff.workflows.common import choose_device, metrics_table
 from mendiff.workflows.controls import by_control, measure_controls
-from mendiff.workflows.evaluate import about, page
+from mendiff.workflows.evaluate import about, page, strips
 from mendiff.workflows.fit import prepared, train
 from mendiff.workflows.fit_config import Plan, asked_config, make_config, readable_paths
 from mendiff.workflows.locks import only_one
@@ -115,7 +115,8 @@ def _fit_and_report(folder: Path, plan: Plan, reporter: Reporter) -> dict[str, A
         twins[category.name] = mended = measure_twins(tests, found.reconstruction)
         results[category.name] |= {} if mended is None else mended.mean
         controls[category.name] = measure_controls(model, category, tests)
-        pages.append(page(model, category.name, tests, found, results[category.name], side))
+        shown = page(model, category.name, tests, found, results[category.name], side)
+        pages.append(dataclasses.replace(shown, strips=strips(model, tests, found, reporter)))
         save(folder / "models" / category.name, model.name, model.method, model.calibration, model.info)
     result = summary(results)
     reporter.table(metrics_table(result, "defects in parts the models have never seen"))

@@ -184,7 +184,7 @@ def _evaluated(
     metrics = measure(tests, found.score, found.anomaly_map) | (twins.mean if twins is not None else {})
     shown = None if side is None else page(model, category.name, tests, found, metrics, side)
     if shown is not None and explained:
-        shown = replace(shown, strips=_strips(model, tests, found, reporter))
+        shown = replace(shown, strips=strips(model, tests, found, reporter))
     return Outcome(
         metrics=metrics,
         twins=twins,
@@ -196,7 +196,7 @@ def _evaluated(
     )
 
 
-def _strips(model: Model, tests: TestSet, found: Detection, reporter: Reporter) -> list[Strip]:
+def strips(model: Model, tests: TestSet, found: Detection, reporter: Reporter) -> list[Strip]:
     """How the model came to its verdict on a few images that tell most."""
     chosen = telling(tests.labels.tolist(), found.score.tolist(), model.threshold)
     return [
