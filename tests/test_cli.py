@@ -1870,7 +1870,7 @@ def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch, method):
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_demos_own_settings_make_a_network_for_its_pictures(method):
-    changes = demo.WHOLE_PICTURES | demo.SETTINGS.get(method, {})
+    changes = demo.WHOLE_PICTURES | find_method(method).DEMO
     config = make_config(Plan(method, settings=changes), [])
     assert (config.image_size, config.crop) == (128, 0)
     assert config.training.steps <= 1200
