@@ -26,11 +26,8 @@ def section(command: Command) -> str:
     lines += ["```text", command.usage, "```", "", "| option | default | |", "|---|---|---|"]
     for name, one in command.fields.items():
         written = name.upper() if one.metadata.get("argument") else "--" + name.replace("_", "-")
-        default = (
-            ""
-            if name in command.required or one.default is None or one.default is False
-            else f"`{one.default}`"
-        )
+        unsaid = name in command.required or one.default is None or one.default is False
+        default = "" if unsaid else f"`{one.default}`"
         lines.append(f"| `{written}` | {default} | {command.texts[name].replace('|', chr(92) + '|')} |")
     if command.options.SETTINGS:
         lines.append(f"| `--set KEY=VALUE` | | change {command.options.SETTINGS}; may be repeated |")

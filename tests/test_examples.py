@@ -24,7 +24,6 @@ def test_notebook_runs(notebook, tmp_path, monkeypatch, tiny_config):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "DemoConfig", partial(data.DemoConfig, size=64, n_train=10, n_defective=6))
     monkeypatch.setattr(Glad, "PRESETS", {"tiny": tiny_config("glad", {"training.steps": 2})})
-    monkeypatch.setattr("mendiff.methods.base.METHODS", METHODS)
     names = {"__name__": notebook.stem}
     try:
         for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:

@@ -139,8 +139,9 @@ def refusal(words):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as told:
         room = SimpleNamespace(run=lambda options, reporter: given.update(vars(options)) or {})
         load = importlib.import_module
-        ours = lambda name: room if name.startswith("mendiff.workflows.") else load(name)  # noqa: E731
-        patch.setattr(importlib, "import_module", ours)
+        patch.setattr(
+            importlib, "import_module", lambda name: room if "mendiff.workflows." in name else load(name)
+        )
         code = main(words)
     if code:
         return told.getvalue() or "no command"

@@ -127,10 +127,10 @@ def test_a_model_is_judged_by_flaws_in_what_its_fit_held_back(good, tmp_path, mo
         def __getattr__(self, name):
             return getattr(model, name)
 
-        def predict_batch(self, batch):
+        def predict(self, images):
             known = torch.stack([model.prepare(path) for path in paths])
-            nearest = [known[int((one - known).abs().mean((1, 2, 3)).argmin())] for one in batch]
-            maps = (batch - torch.stack(nearest)).abs().amax(1, keepdim=True)
+            nearest = [known[int((one - known).abs().mean((1, 2, 3)).argmin())] for one in images]
+            maps = (torch.stack(images) - torch.stack(nearest)).abs().amax(1, keepdim=True)
             return type("Found", (), {"score": maps.flatten(1).amax(1), "anomaly_map": maps})
 
     assert choice.judged(Oracle(), paths, 0, Terminal(True), "x")["image_auroc"] == 1

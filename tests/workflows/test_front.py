@@ -8,6 +8,7 @@ import torch
 
 import mendiff
 from mendiff.images import save_png, to_picture
+from mendiff.methods.glad import Glad
 from mendiff.workflows.reporting import Reporter
 
 SMALL = {
@@ -78,11 +79,21 @@ def test_evaluation_holds_metrics_by_category_and_shows_them_as_a_table(model, p
     assert shown.count("<tr>") == 2
 
 
-def test_tune_gives_a_model_and_all_trials(part, tmp_path):
-    fitted = mendiff.fit(part, tmp_path / "model", settings=SMALL)
-    # Six held-back images are the fewest; this folder has four.
+def test_tune_gives_a_model_and_all_trials(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(Glad, "SEARCHED", {"denoise_steps": [[50], [900]]})
+    for index in range(40):  # six are held back
+        save(pictures[index % 4] * (1 - 0.01 * index), tmp_path / f"good/{index}.png")
+    fitted = mendiff.fit(tmp_path / "good", settings=SMALL)
+    tuned = mendiff.tune(fitted, tmp_path / "good", repetitions=2)
+    assert [one["value"] for one in tuned.trials] == [[50, 200], [50], [900]]
+    assert tuned.changes in ({}, {"denoise_steps": [50]}, {"denoise_steps": [900]})
+    assert tuned.model.info["tuned"] == tuned.changes
+    assert tuned.model.predict(tmp_path / "good/0.png").score.isfinite().all()
+
+
+def test_tune_needs_six_held_back_images(model, part):
     with pytest.raises(mendiff.InputError, match="at least 6 held-back good images"):
-        mendiff.tune(fitted, part)
+        mendiff.tune(model, part)
 
 
 def test_benchmark_gives_figures_and_tables(part, tmp_path):

@@ -57,12 +57,7 @@ class Command:
     def kinds(self) -> dict[str, Any]:
         """Their types, without None."""
         hints = get_type_hints(self.options)
-        return {
-            name: next((kind for kind in get_args(hints[name]) if kind is not type(None)), hints[name])
-            if get_origin(hints[name]) not in (list, tuple)
-            else hints[name]
-            for name in self.fields
-        }
+        return {name: _without_none(hints[name]) for name in self.fields}
 
     @cached_property
     def texts(self) -> dict[str, str]:
@@ -138,6 +133,12 @@ class Command:
                 raise InputError(f"{flag}: expected true or false, got {value!r}.")
             if isinstance(value, int) and abs(value) > LARGEST:
                 raise InputError(f"{flag}: expected a whole number of at most 18 digits, got {value}.")
+
+
+def _without_none(hint: Any) -> Any:
+    """X of X | None, and every other type as it is."""
+    kinds = get_args(hint)
+    return next(kind for kind in kinds if kind is not type(None)) if type(None) in kinds else hint
 
 
 COMMANDS = tuple(map(Command, OPTIONS))

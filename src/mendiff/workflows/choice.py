@@ -15,7 +15,6 @@ import torch
 from mendiff.checkpoints.store import CONFIG, load
 from mendiff.errors import InputError
 from mendiff.evaluation.data import Category
-from mendiff.evaluation.metrics import image_and_pixel_metrics
 from mendiff.model import Model
 from mendiff.synthesis.probes import probes
 from mendiff.workflows.fit import STEPS, fit
@@ -25,7 +24,7 @@ from mendiff.workflows.locks import beside
 from mendiff.workflows.manifest import MANIFEST, check_manifest, data_hashes
 from mendiff.workflows.places import check_output, new_folder, resumable
 from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.tune import KEPT, SMALLEST_GAIN
+from mendiff.workflows.tune import KEPT, SMALLEST_GAIN, measured
 from mendiff.workflows.variants import split_as_fitted
 
 CANDIDATES = ("tiny", "small")
@@ -34,7 +33,7 @@ MINUTES = 60.0
 """That all of them may take, unless told."""
 SHORTEST = 0.5
 """A candidate is given up that would get less than this share of the time that its preset is meant for."""
-FLAWS, BATCH = 48, 8
+FLAWS = 48
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,8 @@ def fit_best(
         check_manifest(work, work / MANIFEST, _asked(plan, categories, paths), resume=resume)
         for name in CANDIDATES:
             begun = not tried or (resume and beside(work / name, "fit").is_dir())
-            one = _timed(replace(plan, preset=name, minutes=0.0), paths, 0.0 if begun else left, reporter)
+            asked = replace(plan, preset=name, minutes=0.0)
+            one = asked if begun else _timed(asked, paths, left, reporter)
             if one is None:
                 continue
             if not (work / name / CONFIG).is_file():
@@ -98,13 +98,13 @@ def fit_best(
             reporter.say(_line(name, tried[name]))
         best = chosen(tried)
         model = load(work / best, plan.device)
-        model.info |= {"tried": {name: asdict(one) for name, one in tried.items()}}
+        told = {name: asdict(one) for name, one in tried.items()}
+        model.info |= {"tried": told}
         with new_folder(place) as draft:
             draft.rmdir()
             model.save(draft)
     others = ", ".join(name for name in tried if name != best)
     reporter.say(f"model: {out} ({best}{f', which was compared with {others}' if others else ''})")
-    told = {name: asdict(one) for name, one in tried.items()}
     result = found.get(best, {**model.info, "threshold": model.threshold})
     return {**result, "model": str(out), "preset": best, "tried": told}
 
@@ -131,9 +131,7 @@ def _asked(plan: Plan, categories: Sequence[Category], paths: Sequence[Path]) ->
 
 
 def _timed(plan: Plan, paths: Sequence[Path], left: float, reporter: Reporter) -> Plan | None:
-    """A candidate's plan, shortened to the minutes that are left (0: any); None if these are too few."""
-    if not left:
-        return plan
+    """A candidate's plan, shortened to the minutes that are left; None if these are too few."""
     minutes = chosen_length(plan.method, make_config(plan, paths), plan.device).minutes
     if minutes <= left:
         return plan
@@ -161,16 +159,13 @@ def judged(
     held_back, _ = split_as_fitted(model, [model.prepare(path) for path in paths])
     good = torch.stack(held_back)
     flawed, masks = probes(good, FLAWS, torch.Generator().manual_seed(seed))
-    batches = torch.cat([good, flawed]).split(BATCH)
-    with model.in_half():
-        found = [model.predict_batch(batch) for batch in reporter.track(batches, f"judging {title}")]
-    metrics = image_and_pixel_metrics(
-        torch.cat([one.score for one in found]),
-        torch.arange(len(good) + FLAWS) >= len(good),
-        torch.cat([one.anomaly_map for one in found]),
-        torch.cat([torch.zeros(len(good), *masks.shape[1:], dtype=torch.bool), masks]),
-    )
-    return {key: float(metrics[key] or 0.0) for key in KEPT}
+    with model.in_half(), reporter.bar(f"judging {title}") as update:
+        update(0, 2, "good images")
+        usual = model.predict(held_back)
+        update(1, 2, "flaws")
+        metrics = measured(usual, model.predict(list(flawed)), masks)
+        update(2, 2, "")
+    return metrics
 
 
 def chosen(tried: dict[str, Tried]) -> str:

@@ -27,6 +27,7 @@ from mendiff.workflows.options import BenchmarkOptions, EvaluateOptions, FitOpti
 from mendiff.workflows.reporting import Reporter
 
 Place = str | Path
+TITLES = [one.replace("\n", " ") for one in METRIC_TITLES.values()]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         rows = {**self.categories, **({"mean": self.mean} if len(self.categories) > 1 else {})}
-        return _table(["", *(one.replace("\n", " ") for one in METRIC_TITLES.values())], _cells(rows))
+        return _table(["", *TITLES], _cells(rows))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Comparison:
         for one in self.figures:
             if one["category"] == shown and one["metric"] in names:
                 means.setdefault(one["label"], {})[one["metric"]] = one["value"]
-        return _table([shown, *(one.replace("\n", " ") for one in METRIC_TITLES.values())], _cells(means))
+        return _table([shown, *TITLES], _cells(means))
 
 
 def fit(data: Place, out: Place | None = None, *, reporter: Reporter | None = None, **options: Any) -> Model:

@@ -132,9 +132,10 @@ def measured(
         if subject.threshold is not None:
             labels = [sample.label for sample in tests.samples]
             cuts[category.name] = at_threshold(scores.tolist(), labels, subject.threshold)
-        if subject.stops and bool(torch.cat(subject.stops).any()):
-            steps.append(torch.cat(subject.stops))
-            stops[category.name] = stop_figures(steps[-1], tests.labels, tests.masks)
+        stopped = torch.cat(subject.stops) if subject.stops else torch.zeros(0)
+        if bool(stopped.any()):
+            steps.append(stopped)
+            stops[category.name] = stop_figures(stopped, tests.labels, tests.masks)
         everything.append((scores, tests.labels, maps, tests.masks))
     count = sum(len(one[0]) for one in everything)
     return {

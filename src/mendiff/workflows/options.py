@@ -99,10 +99,10 @@ class FitOptions(Options):
         data: see DATA.
         out: where to write the model.
         method: glad, diad or ran.
-        preset: which settings to start from: tiny; small, which takes about half an hour; auto, which fits
-            both where an hour (--minutes) allows it, and keeps the one that finds more flaws laid into
-            held-back good images; paper, for a category of a paper paper/mvtec/cable, or for one model for
-            all paper/mvtec.
+        preset: which settings to start from: tiny; small, which takes about an hour on two
+            cores; auto, which fits both where an hour (--minutes) allows it, and keeps the one that finds
+            more flaws laid into held-back good images; paper, for a category of a paper paper/mvtec/cable, or
+            for one model for all paper/mvtec.
         features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff, which
             tiny takes anyway; none to compare pixels alone, which finds less.
         features_weights: the backbone's weights, a local safetensors file; timm's from the hub unless given.

@@ -29,6 +29,7 @@ from mendiff.images import write_bytes
 from mendiff.model import Model
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
 from mendiff.training.split import held_back_and_seen
+from mendiff.types import Detection
 from mendiff.workflows.common import choose_categories, choose_device
 from mendiff.workflows.fit_config import readable_paths
 from mendiff.workflows.options import TuneOptions
@@ -217,24 +218,27 @@ def tried(model: Model, bed: Bed, best: Mapping[str, Any], name: str, value: Any
     """One candidate, with what was chosen before it."""
     changed = variant_of(model, {**best, name: value}, bed.calibrating, bed.seen)
     good = changed.predict(bed.testing)
-    rows = [measured(changed, good.score, good.anomaly_map, *one) for one in bed.repeated]
+    rows = [measured(good, changed.predict(list(images)), masks) for images, masks in bed.repeated]
     metrics = {key: mean(row[key] for row in rows) for key in KEPT}
     merits = [(row["image_auroc"] + row["pixel_ap"]) / 2 for row in rows]
     return Trial(name, value, metrics, merits, float(good.stop_step.float().mean()))
 
 
-def measured(
-    model: Model, scores: Tensor, maps: Tensor, anomalous: Tensor, masks: Tensor
-) -> dict[str, float]:
-    """The metrics of good images' scores and maps beside those of the same images with anomalies."""
-    found = model.predict(list(anomalous))
-    there = masks.flatten(1).any(1)  # a few masks come out empty
-    labels = torch.cat([torch.zeros(len(scores), dtype=torch.bool), torch.ones(int(there.sum())).bool()])
+def measured(good: Detection, marred: Detection, masks: Tensor) -> dict[str, float]:
+    """KEPT of what was found in good images beside what was found in images with anomalies.
+
+    Args:
+        good: one row per good image.
+        marred: one row per image with an anomaly.
+        masks: of the latter, (N,1,S,S) bool; images whose mask came out empty do not count.
+    """
+    there = masks.flatten(1).any(1)
+    count = len(good.score)
     metrics = image_and_pixel_metrics(
-        torch.cat([scores, found.score[there]]),
-        labels,
-        torch.cat([maps, found.anomaly_map[there]]),
-        torch.cat([torch.zeros_like(masks), masks[there]]),
+        torch.cat([good.score, marred.score[there]]),
+        torch.arange(count + int(there.sum())) >= count,
+        torch.cat([good.anomaly_map, marred.anomaly_map[there]]),
+        torch.cat([masks.new_zeros(count, *masks.shape[1:]), masks[there]]),
     )
     return {key: float(metrics[key] or 0.0) for key in KEPT}
 
