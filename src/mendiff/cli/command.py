@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 
 from mendiff.errors import InputError
 from mendiff.workflows.options import COMMANDS as OPTIONS
-from mendiff.workflows.options import Options
+from mendiff.workflows.options import SHARED, Options
 
 LARGEST = 2**63 - 1
 """Whole number that torch takes as a seed."""
@@ -61,11 +61,11 @@ class Command:
 
     @cached_property
     def texts(self) -> dict[str, str]:
-        """The Attributes section of the docstring by name; an entry's further lines stand deeper."""
+        """Help by name: from the docstring, where further lines of an entry are indented, or from SHARED."""
         entries = re.split(r"\n {4}(?! )", self.doc.partition("Attributes:")[2])[1:]
         pairs = (" ".join(entry.split()).partition(": ") for entry in entries)
         told = {name: text.rstrip(".") for name, _, text in pairs}
-        return {name: one.metadata.get("help", told.get(name, "")) for name, one in self.fields.items()}
+        return {name: told[name] if name in told else SHARED[name] for name in self.fields}
 
     @property
     def required(self) -> list[str]:

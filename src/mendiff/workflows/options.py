@@ -12,24 +12,54 @@ FEATURES_SETTINGS = "one field of the tuning, such as features.layers=[stage2,st
 BENCHMARK_SETTINGS = "one field of one method's config, as METHOD.FIELD=VALUE"
 ARGUMENT = {"argument": True}
 """Of a field that stands on the command line without a name."""
-DATA = (
-    "a folder of good images; a data set laid out as MVTec-AD, MPDD, VisA, MVTec-3D, BMAD or PCB-Bank, or "
-    "one of its categories; or a YAML file that lists folders"
-)
-DATA_ARGUMENT = {**ARGUMENT, "help": DATA}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What a workflow is told.
 
+    Fields that are not in a class's docstring are described in SHARED.
+
     Attributes:
         EXAMPLES: command lines.
-        SETTINGS: what its `settings` change.
+        SETTINGS: what its `settings` change; dotted names of fields to their values.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = ()
     SETTINGS: ClassVar[str] = ""
+
+
+SHARED = {
+    "data": "a folder of good images; a data set laid out as MVTec-AD, MPDD, VisA, MVTec-3D, BMAD or "
+    "PCB-Bank, or one of its categories; or a YAML file that lists folders",
+    "categories": "which of DATA, where it holds several; all unless given",
+    "layout": "auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only",
+    "bit_depth": "bits that the values of 16-bit files use, such as 12; 0 for what the files say",
+    "features": "timm's name of a pretrained backbone, or auto for the network that comes with mendiff, the "
+    "default; none compares pixels alone, which finds less",
+    "features_weights": "the backbone's weights, a local safetensors file; timm's from the hub unless given",
+    "features_input": "how the backbone expects its images: timm for what timm states, the default, or "
+    'tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding)',
+    "pretrained": "Stable Diffusion v1 for the paper presets: a folder, a single file, or a hub id",
+    "prompt": "prompt embeddings, a safetensors file, where there is no text encoder: prompt and no_prompt; "
+    "for prompts per category, one by the name of each and no_prompt",
+    "codec": "a codec folder that mendiff fit-codec wrote, or auto for the codec that comes with mendiff",
+    "textures": "a folder of pictures, such as DTD, that half of the synthetic anomalies are cut from; "
+    "unless given, all come from the image itself",
+    "statistics": "global, or category for scales and a threshold of its own for every category; presets "
+    "with a prompt for every category (glad's paper/mvtec) need category",
+    "model": "a model folder",
+    "category": "whose statistics, threshold and prompt to use, of a model that has them for every category; "
+    "unless given, those of all together, and the mean of the prompts",
+    "batch_size": "images that pass through the networks together; does not change the results",
+    "false_alarm_rate": "share of good parts that thresholds are meant to flag; the model's own unless "
+    "given, 0.01 in a fit",
+    "seed": "of everything random: training, synthetic anomalies, drawn data",
+    "device": "auto, cpu, cuda, cuda:1, mps",
+    "resume": "continue a run that was interrupted, with the same data and options",
+    "overwrite": "replace the output folder if it exists",
+}
+"""Help of the options that several commands have; a command's own options are in its docstring."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +72,6 @@ class DemoOptions(Options):
             mask and its clean twin, the same photo of the same part without the defect.
         method: glad, diad or ran, at its tiny preset.
         categories: which of blister, fabric, flange and tile; all unless given.
-        seed: of data, training and noise.
-        device: auto, cpu, cuda, cuda:1, mps.
-        overwrite: replace what is in the output folder.
-        settings: dotted names of fields to their values; see SETTINGS.
     """
 
     EXAMPLES: ClassVar = (
@@ -73,10 +99,7 @@ class CheckOptions(Options):
     Ends with 0, or with 2 where fit and evaluate would refuse the data.
 
     Attributes:
-        data: see DATA.
-        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         image_size: side that a model will see, to say what vanishes; 0 for the one that fit takes by itself.
-        bit_depth: how many bits the values of 16-bit files really have, such as 12; 0 for what files say.
     """
 
     EXAMPLES: ClassVar = (
@@ -85,7 +108,7 @@ class CheckOptions(Options):
         "mendiff check parts.yaml  # bolts: {train: a, good: b, defective: [bent, dirty], masks: c}",
     )
 
-    data: Path = field(metadata=DATA_ARGUMENT)
+    data: Path = field(metadata=ARGUMENT)
     layout: str = "auto"
     image_size: int = 0
     bit_depth: int = 0
@@ -96,33 +119,14 @@ class FitOptions(Options):
     """Learn what good parts look like and write a model folder.
 
     Attributes:
-        data: see DATA.
         out: where to write the model.
         method: glad, diad or ran.
         preset: which settings to start from: tiny; small, which takes about an hour on two
             cores; auto, which fits both where an hour (--minutes) allows it, and keeps the one that finds
             more flaws laid into held-back good images; paper, for a category of a paper paper/mvtec/cable, or
             for one model for all paper/mvtec.
-        features: timm's name of a pretrained backbone, or auto for the network that comes with mendiff, which
-            tiny takes anyway; none to compare pixels alone, which finds less.
-        features_weights: the backbone's weights, a local safetensors file; timm's from the hub unless given.
-        features_input: how the backbone wants its images: timm for what timm states of it, which is taken
-            unless given, or tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding).
         image_size: side to which images are resized; the images' own size (up to 320) unless given.
-        categories: which to learn together, where DATA holds several categories; all unless given.
-        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
-        statistics: global, or category for scales and a threshold of its own for every category.
         balance: image, or category to show every category equally often.
-        pretrained: Stable Diffusion v1 for the paper presets: a folder, a single file, or a hub id.
-        prompt: prompt embeddings, a safetensors file, where there is no text encoder: prompt and no_prompt;
-            for prompts per category, one by the name of each and no_prompt.
-        codec: a codec folder that mendiff fit-codec wrote, or auto for the codec that comes with mendiff.
-        textures: a folder of pictures, such as DTD, that half of the synthetic anomalies are cut from; unless
-            given, all come from the image itself.
-        bit_depth: how many bits the values of 16-bit files really have, such as 12; 0 for what files say. The
-            model keeps it.
-        seed: of training.
-        device: auto, cpu, cuda, cuda:1, mps.
         devices: how many of this machine, a process each, share out every step's batch; the result is that of
             one.
         nodes: machines that train together; run the command on each, with torchrun, SLURM, or the variables
@@ -133,11 +137,6 @@ class FitOptions(Options):
             machine is fast. Data, settings, --seed and --steps together fix the model.
         minutes: that training may take on this machine, in place of what the preset is meant for: all its
             stages become shorter or longer alike; with --preset auto, that all its fits may take.
-        false_alarm_rate: share of good parts that the threshold is meant to flag.
-        resume: go on with a fit that was interrupted, on as many devices as there are now; all else must be
-            what it was.
-        overwrite: replace the model folder if it exists.
-        settings: dotted names of fields to their values; see SETTINGS.
     """
 
     EXAMPLES: ClassVar = (
@@ -157,7 +156,7 @@ class FitOptions(Options):
     )
     SETTINGS: ClassVar = SETTINGS
 
-    data: Path = field(metadata=DATA_ARGUMENT)
+    data: Path = field(metadata=ARGUMENT)
     out: Path
     method: str = "glad"
     preset: str = "tiny"
@@ -192,22 +191,11 @@ class FitCodecOptions(Options):
     """Train or tune an autoencoder on good images; `mendiff fit --codec` takes it.
 
     Attributes:
-        data: see DATA.
         out: where to write the codec.
         preset: tiny, or kl for Stable Diffusion's kind, tuned as for DiAD's preset paper: on
             ImageNet-normalised pixels, against a discriminator.
+        features: timm's name of a backbone for the perceptual term, or auto for the bundled one, the default.
         start: a codec folder to go on from, such as mendiff convert codec writes, or auto for the bundled.
-        features: timm's name of a backbone for the perceptual term, or auto for the bundled one.
-        features_weights: the backbone's weights, a local safetensors file; auto needs none.
-        features_input: how the backbone wants its images: timm for what timm states of it, which is taken
-            unless given, or tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding).
-        categories: which to learn together, where DATA holds several categories; all unless given.
-        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
-        seed: of training.
-        device: auto, cpu, cuda, cuda:1, mps.
-        resume: go on with a training that was interrupted, with the same data and options.
-        overwrite: replace the codec folder if it exists.
-        settings: dotted names of fields to their values; see SETTINGS.
     """
 
     EXAMPLES: ClassVar = (
@@ -216,7 +204,7 @@ class FitCodecOptions(Options):
     )
     SETTINGS: ClassVar = CODEC_SETTINGS
 
-    data: Path = field(metadata=DATA_ARGUMENT)
+    data: Path = field(metadata=ARGUMENT)
     out: Path
     preset: str = "tiny"
     start: Path | None = None
@@ -237,21 +225,10 @@ class FitFeaturesOptions(Options):
     """Tune a backbone until good images and their reconstructions look alike to it.
 
     Attributes:
-        data: see DATA.
         out: where to write features.safetensors, which --features-weights of mendiff fit takes.
         model: a fitted model, which makes the reconstructions.
         preset: tiny, or paper for GLAD's backbone and layers.
         features: timm's name of the backbone.
-        features_weights: its weights, a local safetensors file; timm's from the hub unless given.
-        features_input: how the backbone wants its images: timm for what timm states of it, which is taken
-            unless given, or tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding).
-        categories: which to learn from, where DATA holds several categories; all unless given.
-        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
-        seed: of training.
-        device: auto, cpu, cuda, cuda:1, mps.
-        resume: go on with a training that was interrupted, with the same data and options.
-        overwrite: replace the folder if it exists.
-        settings: dotted names of fields to their values; see SETTINGS.
     """
 
     EXAMPLES: ClassVar = (
@@ -262,7 +239,7 @@ class FitFeaturesOptions(Options):
     )
     SETTINGS: ClassVar = FEATURES_SETTINGS
 
-    data: Path = field(metadata=DATA_ARGUMENT)
+    data: Path = field(metadata=ARGUMENT)
     out: Path
     model: Path | None = None
     preset: str = "tiny"
@@ -286,20 +263,12 @@ class PredictOptions(Options):
     before a run was ended early is kept beside the output folder.
 
     Attributes:
-        model: a model folder.
         images: image files or folders.
         out: where to write the findings.
-        category: whose statistics, threshold and prompt to use, of a model that has them for every category;
-            unless given, those of all together, and the mean of the prompts.
         explain: take more time for the reconstructions, where the method can (ran: gradient denoising, in
             float64; another number of threads changes next to never anything).
-        batch_size: images that pass through the networks together; does not change the results.
-        device: auto, cpu, cuda, cuda:1, mps.
         offload: keep each network on the device only while it is used; less memory, more time, same results.
         half: keep weights in bfloat16; half their memory, and scores differ a little.
-        false_alarm_rate: share of good parts that the threshold is meant to flag, for this run; the model's
-            own unless given.
-        overwrite: replace what is in the output folder.
     """
 
     EXAMPLES: ClassVar = (
@@ -334,11 +303,8 @@ class ExplainOptions(Options):
         models: one or more model folders.
         images: image files or folders.
         out: where to write the strips, and explain.json beside them.
-        category: whose statistics, threshold and prompt to use, of models that have them for every category.
         limit: so many images at most, evenly picked; 0 for all.
         side: of the single pictures, the longer one, in pixels, 64 to 1024.
-        device: auto, cpu, cuda, cuda:1, mps.
-        overwrite: replace what is in the output folder.
     """
 
     EXAMPLES: ClassVar = (
@@ -366,19 +332,10 @@ class EvaluateOptions(Options):
     and in no figure.
 
     Attributes:
-        model: a model folder.
-        data: see DATA.
         out: also write a run folder with all numbers and pictures, for mendiff report.
         report: also write this HTML file with all test images.
-        categories: which categories of DATA; all unless given.
-        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         controls: also measure two controls that need no diffusion model, and this one after a single step.
-        batch_size: images that pass through the networks together; does not change the results.
-        device: auto, cpu, cuda, cuda:1, mps.
         half: compute in bfloat16 where the device is fast at that, as predict does; figures differ a little.
-        false_alarm_rate: share of good parts that thresholds are meant to flag, for this run; the model's
-            own unless given.
-        overwrite: replace what is in the run folder.
     """
 
     EXAMPLES: ClassVar = (
@@ -389,7 +346,7 @@ class EvaluateOptions(Options):
     )
 
     model: Path = field(metadata=ARGUMENT)
-    data: Path = field(metadata=DATA_ARGUMENT)
+    data: Path = field(metadata=ARGUMENT)
     out: Path | None = None
     report: Path | None = None
     categories: list[str] | None = None
@@ -410,15 +367,8 @@ class CalibrateOptions(Options):
     the model's common one. Without images the scores of the fit stay, and the rate alone changes.
 
     Attributes:
-        model: a model folder.
         data: good images that it has not seen: see DATA.
         out: where to write the model with its new thresholds.
-        false_alarm_rate: share of good parts that thresholds are meant to flag; the model's own unless given.
-        categories: which of DATA; all unless given.
-        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
-        batch_size: images that pass through the networks together; does not change the results.
-        device: auto, cpu, cuda, cuda:1, mps.
-        overwrite: replace the model folder if it exists.
     """
 
     EXAMPLES: ClassVar = (
@@ -464,15 +414,8 @@ class TuneOptions(Options):
     present setting only if it is better beyond chance.
 
     Attributes:
-        model: a model folder.
-        data: the good images that it was fitted on.
         out: where to write the tuned model, all trials and their curves.
-        categories: which of DATA; all unless given.
-        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only.
         repetitions: sets of synthetic anomalies that candidates are compared on.
-        seed: of the synthetic anomalies.
-        device: auto, cpu, cuda, cuda:1, mps.
-        overwrite: replace what is in the output folder.
     """
 
     EXAMPLES: ClassVar = (
@@ -496,33 +439,16 @@ class BenchmarkOptions(Options):
     """Compare methods, controls and anomalib's models on the same images; an interrupted run goes on.
 
     Attributes:
-        data: see DATA.
         out: where jobs and tables are kept; goes on with what is there, and the tables show all of it.
         suite: a paper's experiment, such as glad-mvtec or diad-visa, with the paper's figures beside ours.
         ablation: a paper's ablation, such as glad-mechanisms or diad-sff.
         methods: ours (glad, diad, ran), controls (median-colour, memory-bank), anomalib's (patchcore, ...).
-        categories: names of the categories to use; all unless given.
-        layout: auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad.
         multi_class: one model learns all categories, instead of one model for each.
         seeds: one repetition each; tables then show means and deviations.
         preset: of our methods.
-        features: timm's name of a backbone, for every method that takes one; unless given, ours and the
-            memory bank take the network that comes with mendiff.
-        features_weights: its safetensors file, or a folder of files that are named like their backbones.
-        features_input: how the backbone wants its images: timm for what timm states of it, which is taken
-            unless given, or tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding).
-        pretrained: as of mendiff fit, for the rows that take it, as the next four: Stable Diffusion v1, which
-            glad and diad need at preset paper.
-        prompt: prompt embeddings, a safetensors file, where there is no text encoder.
-        codec: a codec folder, or auto, for glad and diad.
-        textures: a folder of pictures that synthetic anomalies are cut from.
-        statistics: global, or category for scales and a threshold of its own for every category of one model;
-            presets with a prompt for every category (glad's paper/mvtec) need it.
         jobs: how many run at once, each in a process of its own; several GPUs are shared out.
         ray: address of a Ray cluster that runs the jobs, or local.
-        device: auto, cpu, cuda, cuda:1, mps.
         half: measure our rows in bfloat16 where the device is fast at that; figures differ a little.
-        settings: dotted names of fields to their values; see SETTINGS.
     """
 
     EXAMPLES: ClassVar = (
@@ -535,7 +461,7 @@ class BenchmarkOptions(Options):
     )
     SETTINGS: ClassVar = BENCHMARK_SETTINGS
 
-    data: Path = field(metadata=DATA_ARGUMENT)
+    data: Path = field(metadata=ARGUMENT)
     out: Path
     suite: str | None = None
     ablation: str | None = None
@@ -570,13 +496,8 @@ class ConvertOptions(Options):
         out: where to write the model or codec.
         preset: for glad and diad: which settings the weights go with, such as paper/mvtec/cable.
         good: for glad and diad: some good images, from which the threshold is learned.
-        pretrained: for glad: Stable Diffusion v1-4 as a folder, a single file or a hub id.
         codec: for glad: a tuned autoencoder, file or codec folder; Stable Diffusion's unless given.
         features_weights: the feature extractor, where the checkpoint holds none or a tuned one comes with it.
-        prompt: prompt embeddings, a safetensors file, where there is no text encoder.
-        device: auto, cpu, cuda, cuda:1, mps.
-        overwrite: replace the model folder if it exists.
-        settings: dotted names of fields to their values; see SETTINGS.
     """
 
     EXAMPLES: ClassVar = (
@@ -613,7 +534,6 @@ class PlanOptions(Options):
         memory: of the card, such as 24GB or 11000MB.
         size: side of the images in pixels; the preset's unless given.
         batch: images per step of the optimiser; the preset's unless given.
-        settings: dotted names of fields to their values; see SETTINGS.
     """
 
     EXAMPLES: ClassVar = (
@@ -633,11 +553,7 @@ class PlanOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class InfoOptions(Options):
-    """Say what a model folder holds: method, settings, training data, threshold.
-
-    Attributes:
-        model: a model folder.
-    """
+    """Say what a model folder holds: method, settings, training data, threshold."""
 
     EXAMPLES: ClassVar = (
         "mendiff info model",
