@@ -14,6 +14,8 @@ import torch
 from hypothesis import settings
 from safetensors.torch import save_file
 
+pytest_plugins = ["tests.commands"]
+
 settings.register_profile("mendiff", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("mendiff")
 

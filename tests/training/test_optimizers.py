@@ -9,7 +9,13 @@ from torch import nn
 from mendiff.anomalib_models import Glad, GoodImages, train
 from mendiff.errors import InputError
 from mendiff.methods.base import TrainingConfig
-from mendiff.training.optimizers import check_savings, make_optimizer, trainer_precision
+from mendiff.training.optimizers import (
+    check_savings,
+    fast_precision,
+    learning_rate,
+    make_optimizer,
+    trainer_precision,
+)
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -109,3 +115,24 @@ def test_half_precision_clips_gradients_of_the_fused_optimizer(tiny_config, tmp_
     train(module, GoodImages(list(pictures.numpy()), 32), workdir=tmp_path)
     assert module.trainer.precision == "bf16-mixed"
     assert seen == [0.25, 0.25]
+
+
+def test_learning_rate_rises_and_falls_to_zero():
+    plan = TrainingConfig(steps=100, warmup=10, cosine=True)
+    assert learning_rate(plan, 0) == pytest.approx(0.1)
+    assert learning_rate(plan, 50) == pytest.approx(0.5)
+    assert learning_rate(plan, 100) == pytest.approx(0.0, abs=1e-12)
+    assert learning_rate(TrainingConfig(steps=100), 99) == 1.0
+
+
+@pytest.mark.parametrize("name", ["_is_amx_tile_supported", "_is_cpu_support_amx_tile"])
+def test_precision_follows_what_the_processor_multiplies_fast(monkeypatch, name):
+    for known in ("_is_amx_tile_supported", "_is_cpu_support_amx_tile"):
+        monkeypatch.delattr(torch.cpu, known, raising=False)
+    assert fast_precision("cpu") == "32-true"
+    monkeypatch.setattr(torch.cpu, name, lambda: True, raising=False)
+    assert fast_precision("cpu") == "bf16-mixed"
+    assert fast_precision("mps") == "32-true"
+    for major, expected in ((7, "32-true"), (8, "bf16-mixed")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, major=major: (major, 0))
+        assert fast_precision("cuda:1") == expected

@@ -1,0 +1,19 @@
+"""`mendiff info`."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
+
+
+def test_info_describes_the_model(run, model):
+    code, out, err = run("info", model, "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert (result["method"], result["image_size"], result["calibration_images"]) == ("glad", 32, 4)
+    assert result["info"]["categories"] == ["plate"]
+    assert result["config"]["training"]["steps"] == 2
+    code, out, _ = run("info", model)
+    assert code == 0
+    assert "9 good images of plate" in out
