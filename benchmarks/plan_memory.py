@@ -16,13 +16,13 @@ import json
 import resource
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mendiff.diffusion.random import PerImageRandom
-from mendiff.methods.base import OPTIMIZERS, PRECISIONS, Method, MethodConfig, find_method, find_preset
+from mendiff.methods.base import OPTIMIZERS, Method, MethodConfig, Precision, find_method, find_preset
 from mendiff.methods.config import override
 from mendiff.nets.placement import Offload, halve, multiplies_bf16
 from mendiff.training.lora import add_lora
@@ -77,7 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--offload", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     parser.add_argument("--lora-rank", type=int, default=0)
     parser.add_argument(
         "--repeat", type=int, default=1, help="steps; the first is not counted where there are more"

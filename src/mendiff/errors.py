@@ -1,7 +1,9 @@
 """The one error that users cause."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class InputError(ValueError):
@@ -58,3 +60,30 @@ def check_range(name: str, value: float, low: float, high: float = math.inf) -> 
     if not low <= value <= high:
         allowed = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
         raise InputError(f"{name}: expected {allowed}, got {value}.")
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
+    """Refuse a value that is none of those allowed."""
+    known = list(allowed)
+    if value not in known:
+        listed = ", ".join(one or "''" for one in known)
+        raise InputError(f"{name}: expected one of {listed}, got {value!r}.")
+
+
+def check_choices(config: Any, where: str = "") -> None:
+    """Refuse a value of a dataclass that the Literal type of its field does not list.
+
+    Args:
+        config: a dataclass.
+        where: for messages: what stands before the field's name, such as "readout.".
+    """
+    kind: Any = type(config)
+    for name, allowed in _choices_of(kind).items():
+        check_choice(f"{where}{name}", getattr(config, name), allowed)
+
+
+@cache
+def _choices_of(kind: type) -> dict[str, tuple[str, ...]]:
+    """The values that every field with a Literal type may hold."""
+    hints = get_type_hints(kind).items()
+    return {name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}

@@ -135,16 +135,16 @@ def test_latents_must_divide_by_the_halvings():
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("settings", "message"),
     [
-        (DenoiserConfig(prediction="noise"), "eps, x0, v, got 'noise'"),
-        (DenoiserConfig(kind="dit"), "unet, conditional_unet, got 'dit'"),
-        (DenoiserConfig(guidance=2.0), "expected 0 for a denoiser without prompts"),
+        ({"prediction": "noise"}, "denoiser.prediction: expected one of eps, x0, v, got 'noise'"),
+        ({"kind": "dit"}, "denoiser.kind: expected one of unet, conditional_unet, got 'dit'"),
+        ({"guidance": 2.0}, "expected 0 for a denoiser without prompts"),
     ],
 )
-def test_bad_settings_are_refused(config, message):
+def test_bad_settings_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
-        Denoiser(config, scaled_linear_schedule(), 4)
+        Denoiser(DenoiserConfig(**settings), scaled_linear_schedule(), 4)
 
 
 def test_categories_have_prompts_of_their_own_and_the_unknown_one_their_mean(prompts):

@@ -1,5 +1,6 @@
 import itertools
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from mendiff.scoring.maps import (
 )
 from mendiff.scoring.pyramid import PixelPyramid
 from mendiff.scoring.readout import Readout, few
-from mendiff.scoring.readout_config import BACKWARD, DISTANCES, ReadoutConfig
+from mendiff.scoring.readout_config import Backward, Distance, ReadoutConfig
 from mendiff.scoring.scales import logarithm as log_maps
 from mendiff.scoring.score import top_k_mean, top_share_mean
 from mendiff.scoring.whitening import ConditionalWhitening
@@ -163,7 +164,7 @@ def test_score_averages_the_largest_pixels(rng):
 
 
 @pytest.mark.parametrize(("pixel_share", "logarithm"), [(0.0, False), (0.2, False), (0.2, True)])
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", get_args(Distance))
 def test_every_standardised_map_has_mean_0_and_deviation_1_on_the_images_it_was_fitted_to(
     image, rebuilt, distance, pixel_share, logarithm
 ):
@@ -183,7 +184,7 @@ def test_every_standardised_map_has_mean_0_and_deviation_1_on_the_images_it_was_
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", get_args(Distance))
 def test_local_share_weighs_the_pyramids_maps_against_the_features(image, rebuilt, distance):
     plain = ReadoutConfig(distance=distance, standardise=True, pixel_share=0.1, sigma=0.0)
     local = Readout(plain, PixelPyramid.channels, len(rebuilt))
@@ -287,8 +288,8 @@ def test_fitted_scales_travel_with_the_weights(image, rebuilt):
 # Neighbours.
 
 
-@pytest.mark.parametrize("backward", BACKWARD)
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("backward", get_args(Backward))
+@pytest.mark.parametrize("distance", get_args(Distance))
 def test_a_map_does_not_depend_on_its_batch(image, rebuilt, distance, backward):
     config = ReadoutConfig(
         distance=distance,

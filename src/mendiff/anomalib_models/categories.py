@@ -22,7 +22,7 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset, Folder, ImageBatc
 from torch import Generator
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choice
 
 BALANCES = ("image", "category")
 
@@ -91,8 +91,7 @@ class Categories(AnomalibDataModule):
     ) -> None:
         if not parts:
             raise InputError("parts: expected the data modules of some categories, got none.")
-        if balance not in BALANCES:
-            raise InputError(f"balance: expected one of {', '.join(BALANCES)}, got {balance!r}.")
+        check_choice("balance", balance, BALANCES)
         super().__init__(train_batch_size, eval_batch_size, num_workers, seed=seed)
         self.parts, self.balance = dict(parts), balance
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mendiff.errors import InputError, check_count, check_range
-
-SCHEDULES = ("constant", "linear")
+from mendiff.errors import check_choices, check_count, check_range
 
 GRID = 2.0**-16
 """Pixels in [-1,1] are rounded to multiples of this before every step: 0.002 grey levels."""
@@ -38,7 +37,7 @@ class GradientConfig:
 
     steps: int = 40
     every: int = 8
-    schedule: str = "constant"
+    schedule: Literal["constant", "linear"] = "constant"
     step_size: float = 0.05
     largest_move: float = 0.02
     weight_decay: float = 0.9999
@@ -55,10 +54,7 @@ class GradientConfig:
             check_range(f"gradient.{name}", getattr(self, name), 0)
         for name in ("first_beta", "last_beta"):
             check_range(f"gradient.{name}", getattr(self, name), 0, 1)
-        if self.schedule not in SCHEDULES:
-            raise InputError(
-                f"gradient.schedule: expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}."
-            )
+        check_choices(self, "gradient.")
 
     def factors(self, step: int) -> tuple[float, float]:
         """What the image and the gradient are multiplied by in a step from 1 to N: (omega, s) of its own."""

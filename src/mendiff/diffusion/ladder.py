@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choice
 
-SPACINGS = ("leading", "trailing", "linspace")
+Spacing = Literal["leading", "trailing", "linspace"]
+SPACINGS = get_args(Spacing)
 
 
-def ladder(t_start: Tensor, steps: int, spacing: str = "leading", offset: int = 1) -> Tensor:
+def ladder(t_start: Tensor, steps: int, spacing: Spacing = "leading", offset: int = 1) -> Tensor:
     """Descending timesteps for every image, (B,) and N to (B,N) int64.
 
     A row that has fewer than N distinct timesteps repeats some ("leading": its highest one): DDIM from t to t
@@ -24,6 +27,7 @@ def ladder(t_start: Tensor, steps: int, spacing: str = "leading", offset: int = 
             starts at t_start - 1; "linspace" goes from t_start - 1 to 0 (Lin et al. 2023, table 2).
         offset: added by "leading" only; Stable Diffusion uses 1.
     """
+    check_choice("spacing", spacing, SPACINGS)
     if steps < 1:
         raise InputError(f"steps: expected at least 1 sampling step, got {steps}.")
     if t_start.ndim != 1:
@@ -36,10 +40,8 @@ def ladder(t_start: Tensor, steps: int, spacing: str = "leading", offset: int = 
     fractions = down.to(torch.float64)
     if spacing == "trailing":
         rungs = torch.round((fractions + 1) * start / steps) - 1
-    elif spacing == "linspace":
-        rungs = torch.round(fractions * (start - 1) / max(steps - 1, 1)) if steps > 1 else start - 1.0
     else:
-        raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {spacing!r}.")
+        rungs = torch.round(fractions * (start - 1) / max(steps - 1, 1)) if steps > 1 else start - 1.0
     return rungs.clamp(min=0).to(torch.int64)
 
 

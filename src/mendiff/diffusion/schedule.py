@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choice
 
-KINDS = ("linear", "scaled_linear", "cosine")
+Kind = Literal["linear", "scaled_linear", "cosine"]
+KINDS = get_args(Kind)
 _TABLE: Any = {"dtype": torch.float64, "device": "cpu"}  # real numbers even where networks are built on meta
 
 
@@ -115,11 +116,10 @@ def cosine_schedule(steps: int = 1000, offset: float = 0.008, max_beta: float = 
     return NoiseSchedule(_from_betas((1 - curve[1:] / curve[:-1]).clamp(max=max_beta)))
 
 
-def make_schedule(kind: str, steps: int = 1000) -> NoiseSchedule:
+def make_schedule(kind: Kind, steps: int = 1000) -> NoiseSchedule:
     """The schedule named in a config: "linear", "scaled_linear" or "cosine", with its published constants."""
     makers = {"linear": linear_schedule, "scaled_linear": scaled_linear_schedule, "cosine": cosine_schedule}
-    if kind not in makers:
-        raise InputError(f"schedule: expected one of {', '.join(KINDS)}, got {kind!r}.")
+    check_choice("schedule", kind, makers)
     return makers[kind](steps)
 
 

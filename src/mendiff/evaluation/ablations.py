@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mendiff.errors import InputError
+from mendiff.errors import check_choice
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class Ablation:
 
 def ablation(name: str) -> Ablation:
     """The ablation of a name; InputError that lists the names for any other."""
-    if name not in ABLATIONS:
-        raise InputError(f"--ablation: expected one of {', '.join(ABLATIONS)}, got {name!r}.")
+    check_choice("--ablation", name, ABLATIONS)
     return ABLATIONS[name]
 
 

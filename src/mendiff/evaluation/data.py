@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mendiff.data.found import NoImagesError, find_images, instead
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choice
 from mendiff.evaluation.checks import check_files
 from mendiff.evaluation.labels import folder_notes, form_notes, kind_notes, label_notes, loose_notes
 from mendiff.evaluation.layouts import LAYOUTS, Layout, own_name, subfolders
@@ -46,8 +46,7 @@ def read_data(root: Path, layout: str = AUTO) -> tuple[list[Category], list[Find
 
     Raises InputError when there is nothing to find.
     """
-    if layout not in NAMES:
-        raise InputError(f"--layout: expected one of {', '.join(NAMES)}, got {layout!r}.")
+    check_choice("--layout", layout, NAMES)
     if root.is_file() and root.suffix.lower() in SUFFIXES:
         if layout != AUTO:
             raise InputError(f"--layout: expected none, as {root} says where the images are, got {layout!r}.")

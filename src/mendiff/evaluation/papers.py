@@ -15,7 +15,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from mendiff.errors import InputError
+from mendiff.errors import check_choice
 
 Figures = dict[str, float]
 """Metric to value from 0 to 1, without the metrics that a paper does not print."""
@@ -102,8 +102,7 @@ def _tables_of(method: str, dataset: str) -> list[Table]:
 
 
 def _check(what: str, name: str, known: Mapping[str, Any]) -> None:
-    if name not in known:
-        raise InputError(f"{what}: expected one of {', '.join(sorted(known))}, got {name!r}.")
+    check_choice(what, name, sorted(known))
 
 
 @cache

@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Generator, Tensor, nn
 
 from mendiff.diffusion.random import PerImageRandom, content_seeds
-from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
+from mendiff.errors import LARGEST_SIDE, InputError, check_choice, check_choices, check_count, check_range
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.settled import settled
 from mendiff.scoring.readout import Features, Readout, few
@@ -36,11 +36,11 @@ Item = TypeVar("Item")
 USUAL, FLAWS = "learning what is usual", "looking for flaws"
 TIMESTEPS = 1000
 """T of every schedule here."""
-PRECISIONS = ("auto", "float32", "bf16", "fp16")
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+Optimizer = Literal["adamw", "adamw8bit", "adafactor"]
+OPTIMIZERS = get_args(Optimizer)
 FLAWED, FLAWS_EACH, FLAW_SEED = 60, 6, 0
 """Held-back images with a flaw that choose a read-out: in all, of one image at most; what draws them."""
-UPRIGHT = ("never", "always", "auto")
-OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class TrainingConfig:
     batch_size: int = 32
     accumulate: int = 1
     checkpointing: bool = False
-    precision: str = "auto"
-    optimizer: str = "adamw"
+    precision: Precision = "auto"
+    optimizer: Optimizer = "adamw"
     lora_rank: int = 0
     cache_latents: bool = False
     learning_rate: float = 5e-6
@@ -98,11 +98,7 @@ class TrainingConfig:
             check_range(f"training.{name}", getattr(self, name), 0)
         check_range("training.lora_rank", self.lora_rank, 0)
         check_range("training.ema", self.ema, 0, 1)
-        for name, allowed in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS)):
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"training.{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}."
-                )
+        check_choices(self, "training.")
 
 
 SMALL_TRAINING = TrainingConfig(
@@ -142,11 +138,10 @@ class MethodConfig:
     crop: int = 0
     training: TrainingConfig = field(default_factory=TrainingConfig)
     bit_depth: int = 0
-    upright: str = "never"
+    upright: Literal["never", "always", "auto"] = "never"
 
     def __post_init__(self) -> None:
-        if self.upright not in UPRIGHT:
-            raise InputError(f"upright: expected one of {', '.join(UPRIGHT)}, got {self.upright!r}.")
+        check_choices(self)
         for name in ("image_size", "crop"):
             check_count(name, getattr(self, name), 0, LARGEST_SIDE)
         if self.bit_depth:
@@ -330,8 +325,7 @@ def check_cached_latents(config: MethodConfig, codec: CodecConfig, *, drawn: boo
 
 def find_method(name: str, where: str = "method") -> type[Method]:
     """The method class of a name in METHODS; `where` is for messages: what holds the name."""
-    if name not in list(METHODS):  # a list, since a damaged file may name something that can't be hashed
-        raise InputError(f"{where}: expected one of {', '.join(sorted(METHODS))}, got {name!r}.")
+    check_choice(where, name, sorted(METHODS))
     module, _, attribute = METHODS[name].partition(":")
     method: type[Method] = getattr(import_module(module), attribute)
     return method

@@ -7,7 +7,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mendiff.errors import InputError
 
@@ -78,6 +78,8 @@ def _plain(value: Any) -> Any:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:  # which of its texts is checked where the dataclass is made
+        return _convert(str, value, where)
     if hint is Any:
         return _checked(value, where)
     if origin in (Union, types.UnionType):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from mendiff.diffusion.ladder import SPACINGS
+from mendiff.diffusion.ladder import Spacing
+from mendiff.diffusion.schedule import Kind
 from mendiff.errors import InputError, check_count, check_range
 from mendiff.methods.base import (
     SMALL_TRAINING,
@@ -52,7 +53,7 @@ class DiadConfig(MethodConfig):
             and guidance runs between equal prompts.
     """
 
-    schedule: str = "scaled_linear"
+    schedule: Kind = "scaled_linear"
     codec: CodecConfig = field(default_factory=lambda: CodecConfig("kl"))
     denoiser: DenoiserConfig = field(default_factory=lambda: DenoiserConfig("conditional_unet"))
     guide: GuideConfig | None = field(default_factory=GuideConfig)
@@ -71,7 +72,7 @@ class DiadConfig(MethodConfig):
     start: int = 1000
     noise_step: int = 999
     steps: int = 10
-    spacing: str = "leading"
+    spacing: Spacing = "leading"
     reference: bool = False
 
     def __post_init__(self) -> None:
@@ -94,8 +95,6 @@ class DiadConfig(MethodConfig):
         check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
         check_count("steps", self.steps, 1, TIMESTEPS)
         check_range("min_snr_gamma", self.min_snr_gamma, 0)
-        if self.spacing not in SPACINGS:
-            raise InputError(f"spacing: expected one of {', '.join(SPACINGS)}, got {self.spacing!r}.")
         check_range("hint_anomalies", self.hint_anomalies, 0, 1)
 
 

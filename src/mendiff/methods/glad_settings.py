@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mendiff.synthesis.foreground import Mode
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -39,11 +41,11 @@ class Setting:
     resolution: int = 0
     both_ways: bool = False
     tuned_features: bool = False
-    anomalies: str = "none"
-    part: str = "none"
+    anomalies: Mode = "none"
+    part: Mode = "none"
 
 
-def _fine(threshold: float, pixels: float, anomalies: str = "none", *, both_ways: bool = False) -> Setting:
+def _fine(threshold: float, pixels: float, anomalies: Mode = "none", *, both_ways: bool = False) -> Setting:
     """A category of VisA or PCB-Bank."""
     return Setting(
         start=450,

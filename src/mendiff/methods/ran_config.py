@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from mendiff.diffusion.gradient import GradientConfig
+from mendiff.diffusion.schedule import Kind
 from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
 from mendiff.methods.base import (
     SMALL_TRAINING,
@@ -18,9 +20,6 @@ from mendiff.nets import AUTO
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig, attention_unet, plain_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
-
-DISTANCES = ("squared", "mahalanobis")
-PIXEL_SCORES = ("kl", "rgb")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class RanConfig(MethodConfig):
         gradient: how the image that explains a finding is made (Alg. 1).
     """
 
-    schedule: str = "linear"
+    schedule: Kind = "linear"
     codec: CodecConfig = field(default_factory=lambda: CodecConfig("pixels"))
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
@@ -79,9 +78,9 @@ class RanConfig(MethodConfig):
     enlarge: int = 0
     noise_steps: tuple[int, ...] = (20, 60, 150, 250)
     draws: int = 2
-    pixel_score: str = "kl"
+    pixel_score: Literal["kl", "rgb"] = "kl"
     kl_weight: float = 0.5
-    distance: str = "squared"
+    distance: Literal["squared", "mahalanobis"] = "squared"
     by_layer: bool = False
     coarse_share: float = 0.0
     by_place: bool = False
@@ -125,12 +124,6 @@ class RanConfig(MethodConfig):
             check_range(name, getattr(self, name), 0)
         for name, high in (("window", LARGEST_SIDE), ("enlarge", 64)):
             check_count(name, getattr(self, name), 0, high)
-        if self.pixel_score not in PIXEL_SCORES:
-            raise InputError(
-                f"pixel_score: expected one of {', '.join(PIXEL_SCORES)}, got {self.pixel_score!r}."
-            )
-        if self.distance not in DISTANCES:
-            raise InputError(f"distance: expected one of {', '.join(DISTANCES)}, got {self.distance!r}.")
 
 
 _TINY = RanConfig(

@@ -5,23 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mendiff.errors import InputError, check_count, check_range
+from mendiff.errors import InputError, check_choices, check_count, check_range
 from mendiff.nets import AUTO
 from mendiff.nets.build import build
 from mendiff.nets.codec_fit import CodecFitConfig
 
-KINDS = ("pixels", "space_to_depth", "kl", "tiny", AUTO)
+Kind = Literal["pixels", "space_to_depth", "kl", "tiny", "auto"]
 PIXEL_KINDS = ("pixels", "space_to_depth")
-PIXELS = ("", "symmetric", "imagenet")
+Pixels = Literal["", "symmetric", "imagenet"]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, in RGB."""
-TINY_CODEC = "space_to_depth"
+TINY_CODEC: Final = "space_to_depth"
 """Kind of the codec in `tiny`: AUTO for the one that comes with the package."""
 BUNDLED_NETWORK: dict[str, Any] = {
     "encoder_block_out_channels": [64, 64, 64, 64],
@@ -56,10 +56,10 @@ class CodecConfig:
             and pixels change a little.
     """
 
-    kind: str = "space_to_depth"
+    kind: Kind = "space_to_depth"
     factor: int = 4
     network: dict[str, Any] = field(default_factory=dict)
-    pixels: str = ""
+    pixels: Pixels = ""
     normalise: bool = False
     fit: CodecFitConfig = field(default_factory=CodecFitConfig)
     train: bool = False
@@ -67,11 +67,7 @@ class CodecConfig:
     tiling: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"codec: expected one of {', '.join(KINDS)}, got {self.kind!r}.")
-        if self.pixels not in PIXELS:
-            known = ", ".join(one or "''" for one in PIXELS)
-            raise InputError(f"codec.pixels: expected one of {known}, got {self.pixels!r}.")
+        check_choices(self, "codec.")
         check_count("codec.factor", self.factor, 1, 256)
         check_range("codec.tiling", self.tiling, 0)
         if self.fit.images and self.kind in PIXEL_KINDS:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
-
-PIXEL_TERMS = ("l1", "rms")
+from mendiff.errors import LARGEST_SIDE, check_choices, check_count, check_range
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class CodecLossConfig:
         adversarial_start: steps before it comes in.
     """
 
-    pixel: str = "l1"
+    pixel: Literal["l1", "rms"] = "l1"
     perceptual_weight: float = 1.0
     kl_weight: float = 1e-6
     latent_noise: float = 0.0
@@ -37,8 +36,7 @@ class CodecLossConfig:
     def __post_init__(self) -> None:
         for name in ("adversarial_weight", "adversarial_start", "latent_noise"):
             check_range(f"loss.{name}", getattr(self, name), 0)
-        if self.pixel not in PIXEL_TERMS:
-            raise InputError(f"loss.pixel: expected one of {', '.join(PIXEL_TERMS)}, got {self.pixel!r}.")
+        check_choices(self, "loss.")
 
 
 @dataclass(frozen=True)

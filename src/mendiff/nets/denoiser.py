@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mendiff.diffusion.schedule import NoiseSchedule
-from mendiff.errors import InputError, check_count
+from mendiff.errors import InputError, check_choices, check_count
 from mendiff.nets.build import build
 from mendiff.types import Estimate
 
-KINDS = ("unet", "conditional_unet")
-PREDICTIONS = ("eps", "x0", "v")
+Prediction = Literal["eps", "x0", "v"]
+PREDICTIONS = get_args(Prediction)
 Control = tuple[Sequence[Tensor], Tensor]
 """What is added to the skips of a UNet2DConditionModel, one tensor each, and to its middle block's output."""
 
@@ -37,8 +37,8 @@ class DenoiserConfig:
             only); what belongs to no known category gets the mean of their embeddings.
     """
 
-    kind: str = "unet"
-    prediction: str = "eps"
+    kind: Literal["unet", "conditional_unet"] = "unet"
+    prediction: Prediction = "eps"
     network: dict[str, Any] = field(default_factory=dict)
     guidance: float = 0.0
     prompt: str = ""
@@ -46,6 +46,7 @@ class DenoiserConfig:
     categories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_choices(self, "denoiser.")
         check_count("denoiser.prompt_length", self.prompt_length, 1, 10_000)
 
     @property
@@ -120,10 +121,6 @@ class Denoiser(nn.Module):
 
     def __init__(self, config: DenoiserConfig, schedule: NoiseSchedule, channels: int) -> None:
         super().__init__()
-        if config.prediction not in PREDICTIONS:
-            raise InputError(
-                f"prediction: expected one of {', '.join(PREDICTIONS)}, got {config.prediction!r}."
-            )
         if config.guidance and config.kind != "conditional_unet":
             raise InputError(
                 "guidance: expected 0 for a denoiser without prompts, or kind 'conditional_unet'."
@@ -221,8 +218,6 @@ def _make_network(config: DenoiserConfig, channels: int) -> Any:
         from diffusers import UNet2DModel
 
         return build(UNet2DModel, settings, "denoiser.network")
-    if config.kind == "conditional_unet":
-        from diffusers import UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
 
-        return build(UNet2DConditionModel, settings, "denoiser.network")
-    raise InputError(f"denoiser: expected one of {', '.join(KINDS)}, got {config.kind!r}.")
+    return build(UNet2DConditionModel, settings, "denoiser.network")

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choices
 from mendiff.nets import AUTO, LEAST_SIDE
-from mendiff.nets.positions import POSITION_RESAMPLING, Positions
+from mendiff.nets.positions import Positions, Resampling
 from mendiff.nets.settled import built
 from mendiff.nets.student import BUNDLED, StudentFeatures
 from mendiff.scoring.pyramid import PixelPyramid
@@ -53,7 +53,10 @@ class FeaturesConfig:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     network: dict[str, Any] = field(default_factory=dict)
-    position_resampling: str = "timm"
+    position_resampling: Resampling = "timm"
+
+    def __post_init__(self) -> None:
+        check_choices(self, "features.")
 
 
 class FeatureExtractor(nn.Module):
@@ -81,11 +84,6 @@ class FeatureExtractor(nn.Module):
             close = ", ".join(timm.list_models(f"*{family}*")[:5]) or "see timm.list_models()"
             raise InputError(
                 f"features: expected the name of a timm backbone, got {config.name!r}; close names: {close}."
-            )
-        if config.position_resampling not in POSITION_RESAMPLING:
-            raise InputError(
-                f"position_resampling: expected one of {', '.join(POSITION_RESAMPLING)}, "
-                f"got {config.position_resampling!r}."
             )
         self.config = config
         self.backbone = _make_backbone(config)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-POSITION_RESAMPLING = ("timm", "dino")
+Resampling = Literal["timm", "dino"]
 
 
 class Positions:
@@ -23,7 +23,7 @@ class Positions:
         resampling: see FeaturesConfig.position_resampling.
     """
 
-    def __init__(self, transformer: Any, resampling: str) -> None:
+    def __init__(self, transformer: Any, resampling: Resampling) -> None:
         self._transformer, self._resampling = transformer, resampling
 
     def __call__(self, patches: Tensor) -> Tensor:

@@ -6,20 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.diffusion.schedule import NoiseSchedule
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choices
 from mendiff.nets.build import build
 from mendiff.nets.denoiser import Control, Denoiser, DenoiserConfig
 from mendiff.types import Estimate
 
-FUSIONS = ("in_silu", "bn_relu", "none")
-INITIAL = ("normal", "zero")
+Initial = Literal["normal", "zero"]
 HINT_WIDTHS = (16, 32, 96, 256)
 """Channels of the hint block, one per halving and one before, where the config names none (ControlNet's)."""
 
@@ -44,20 +43,14 @@ class GuideConfig:
     """
 
     network: dict[str, Any] = field(default_factory=dict)
-    fusion: str = "in_silu"
+    fusion: Literal["in_silu", "bn_relu", "none"] = "in_silu"
     skips: tuple[int, ...] = ()
     middle_alone: bool = False
-    initial_fusion: str = "normal"
-    initial_outputs: str = "zero"
+    initial_fusion: Initial = "normal"
+    initial_outputs: Initial = "zero"
 
     def __post_init__(self) -> None:
-        if self.fusion not in FUSIONS:
-            raise InputError(f"fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}.")
-        for name in ("initial_fusion", "initial_outputs"):
-            if getattr(self, name) not in INITIAL:
-                raise InputError(
-                    f"{name}: expected one of {', '.join(INITIAL)}, got {getattr(self, name)!r}."
-                )
+        check_choices(self, "guide.")
 
 
 class SpatialFusion(nn.Module):

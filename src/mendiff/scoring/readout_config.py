@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from mendiff.errors import LARGEST_SIDE, InputError, check_count, check_range
+from mendiff.errors import LARGEST_SIDE, InputError, check_choices, check_count, check_range
 
-DISTANCES = ("nearest", "cosine", "squared", "whitened")
-BACKWARD = ("none", "sum", "mean")
-COMBINATIONS = ("sum", "product")
-BORDERS = ("reflect", "symmetric")
+Distance = Literal["nearest", "cosine", "squared", "whitened"]
+Backward = Literal["none", "sum", "mean"]
 
 
 @dataclass(frozen=True)
@@ -54,21 +52,21 @@ class ReadoutConfig:
         enlarge: whether images that are smaller than the features' `least_side` are enlarged to it before.
     """
 
-    distance: str = "nearest"
-    backward: str = "none"
+    distance: Distance = "nearest"
+    backward: Backward = "none"
     pixel_weight: float = 0.0
     pixel_share: float = 0.0
     local_share: float = 0.0
     bank_shares: tuple[float, ...] = ()
     bank_size: int = 20_000
-    combine: str = "sum"
+    combine: Literal["sum", "product"] = "sum"
     standardise: bool = False
     logarithm: bool = False
     places: int = 0
     sigma: float = 6.0
     taps: int = 49
     sigma_share: float = 0.0
-    border: str = "reflect"
+    border: Literal["reflect", "symmetric"] = "reflect"
     top_k: int = 250
     top_share: float = 0.002
     pool_side: int = 0
@@ -77,15 +75,7 @@ class ReadoutConfig:
     enlarge: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("distance", DISTANCES),
-            ("backward", BACKWARD),
-            ("combine", COMBINATIONS),
-            ("border", BORDERS),
-        ):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise InputError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}.")
+        check_choices(self, "readout.")
         for name in ("pixel_share", "local_share", "sigma_share", "top_share"):
             check_range(f"readout.{name}", getattr(self, name), 0, 1)
         for name in ("pixel_weight", "sigma", "top_k"):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mendiff.errors import InputError, check_range
+from mendiff.errors import InputError, check_choices, check_range
 from mendiff.synthesis import DRAWN
 from mendiff.synthesis.augment import augment
-from mendiff.synthesis.foreground import MODES, foreground
+from mendiff.synthesis.foreground import Mode, foreground
 from mendiff.synthesis.perlin import perlin_masks, thin_masks
 
 Textures = Sequence[Tensor] | Tensor
@@ -40,17 +40,14 @@ class SynthesisConfig:
     max_exponent: int = 5
     max_blend: float = 0.8
     grid: int = 8
-    foreground: str = "none"
+    foreground: Mode = "none"
 
     def __post_init__(self) -> None:
         for name in ("share", "thin_share", "max_blend"):
             check_range(f"synthesis.{name}", getattr(self, name), 0, 1)
         check_range("synthesis.max_exponent", self.max_exponent, 0, LARGEST_EXPONENT)
         check_range("synthesis.grid", self.grid, 1)
-        if self.foreground not in MODES:
-            raise InputError(
-                f"synthesis.foreground: expected one of {', '.join(MODES)}, got {self.foreground!r}."
-            )
+        check_choices(self, "synthesis.")
 
 
 def synthesize(

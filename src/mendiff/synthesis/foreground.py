@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
-from mendiff.errors import InputError
+from mendiff.errors import check_choice
 
-MODES = ("none", "dark", "bright", "auto")
+Mode = Literal["none", "dark", "bright", "auto"]
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def foreground(image: Tensor, mode: str = "auto") -> Tensor:
+def foreground(image: Tensor, mode: Mode = "auto") -> Tensor:
     """Foreground of every image, (B,3,H,W) in [0,1] to (B,H,W) bool.
 
     Args:
@@ -21,8 +23,7 @@ def foreground(image: Tensor, mode: str = "auto") -> Tensor:
             threshold that most of the border lies on is background, and an image without a clear background
             (a border that mixes both sides) is all foreground.
     """
-    if mode not in MODES:
-        raise InputError(f"foreground: expected one of {', '.join(MODES)}, got {mode!r}.")
+    check_choice("foreground", mode, get_args(Mode))
     grey = grey_levels(image)
     if mode == "none":
         return torch.ones_like(grey, dtype=torch.bool)

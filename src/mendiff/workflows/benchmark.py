@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mendiff.checkpoints.files import as_json, read_json
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choice
 from mendiff.evaluation import papers
 from mendiff.evaluation.data import open_data
 from mendiff.evaluation.suites import SUITES
@@ -63,13 +63,10 @@ def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
             f"{options.data}: expected categories with test images, found none; see 'mendiff check --help'."
         )
     checked(known, reporter)
-    named = SUITES.get(options.suite) if options.suite else None
-    if options.suite and named is None:
-        raise InputError(f"--suite: expected one of {', '.join(SUITES)}, got {options.suite!r}.")
-    if options.statistics not in STATISTICS:
-        raise InputError(
-            f"--statistics: expected one of {', '.join(STATISTICS)}, got {options.statistics!r}."
-        )
+    if options.suite:
+        check_choice("--suite", options.suite, SUITES)
+    named = SUITES[options.suite] if options.suite else None
+    check_choice("--statistics", options.statistics, STATISTICS)
     rows, together = chosen_rows(named, options.ablation, options.methods, options.settings, options.preset)
     bench = Bench(
         rows=rows,

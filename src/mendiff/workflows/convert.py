@@ -29,7 +29,7 @@ from mendiff.checkpoints.store import save
 from mendiff.checkpoints.text import read_prompts
 from mendiff.checkpoints.weights import read_weights
 from mendiff.diffusion.random import content_seeds
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choice
 from mendiff.evaluation.data import open_data
 from mendiff.evaluation.samples import Use
 from mendiff.images import read_image, resize
@@ -72,8 +72,7 @@ class Pieces:
 def run(options: ConvertOptions, reporter: Reporter) -> dict[str, Any]:
     """Turn a published checkpoint into the model or codec folder `out`."""
     name = str(options.kind)
-    if name not in KINDS:
-        raise InputError(f"KIND: expected one of {', '.join(KINDS)}, got '{options.kind}'.")
+    check_choice("KIND", name, KINDS)
     place = check_output(options.out, options.overwrite, "a codec" if name == "codec" else "a model")
     if name == "codec":
         return _codec(options.checkpoint, options.out, place, options.settings, reporter)

@@ -19,7 +19,7 @@ from mendiff.checkpoints.pretrained import load_pretrained
 from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import save
 from mendiff.diffusion.random import content_seeds
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choice
 from mendiff.evaluation.data import Category, open_data
 from mendiff.images import find_images
 from mendiff.images import image_size as read_size
@@ -63,12 +63,8 @@ def run(options: FitOptions, reporter: Reporter) -> dict[str, Any]:
         workdir_of(options.out, options.resume)
     if options.textures is not None:
         find_images(options.textures)
-    if options.statistics not in STATISTICS:
-        raise InputError(
-            f"--statistics: expected one of {', '.join(STATISTICS)}, got {options.statistics!r}."
-        )
-    if options.balance not in BALANCES:
-        raise InputError(f"--balance: expected one of {', '.join(BALANCES)}, got {options.balance!r}.")
+    check_choice("--statistics", options.statistics, STATISTICS)
+    check_choice("--balance", options.balance, BALANCES)
     depth = {"bit_depth": options.bit_depth} if options.bit_depth else {}
     plan = Plan(
         method=options.method,

@@ -16,7 +16,7 @@ from mendiff.checkpoints.files import sha256_of
 from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.weights import read_weights
 from mendiff.data.reading import check_depth
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choice
 from mendiff.evaluation.data import open_data
 from mendiff.evaluation.samples import Use
 from mendiff.images import read_image, resize
@@ -99,8 +99,7 @@ def run(options: FitCodecOptions, reporter: Reporter) -> dict[str, Any]:
     """Train a codec on the good images of `data` and write the codec folder `out`."""
     place = check_output(options.out, options.overwrite, "a codec")
     checkpoint = workdir_of(options.out, options.resume) / CHECKPOINT
-    if options.preset not in PRESETS:
-        raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {options.preset!r}.")
+    check_choice("--preset", options.preset, PRESETS)
     device = choose_device(options.device)
     plan, model = _prepared(options)
     use = Use(bit_depth=plan.bit_depth)

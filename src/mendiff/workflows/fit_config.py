@@ -16,7 +16,7 @@ from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import read_codec_config
 from mendiff.checkpoints.pretrained import NOT_FOR_IT, STABLE_DIFFUSION
 from mendiff.checkpoints.weights import read_weights
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choice
 from mendiff.evaluation.data import Category
 from mendiff.evaluation.fitness import own_side
 from mendiff.evaluation.samples import Use
@@ -238,8 +238,8 @@ def backbone_input(
 
     Raises InputError for a file that looks as if timm's statement were wrong where nothing was told.
     """
-    if told is not None and told not in INPUTS:
-        raise InputError(f"--features-input: expected one of {', '.join(INPUTS)}, got {told!r}.")
+    if told is not None:
+        check_choice("--features-input", told, INPUTS)
     if told is not None or weights is None or any(name in settings for name in INPUTS["tflite"]):
         return dict(INPUTS[told or "timm"])
     means = [one for key, one in read_weights(weights).items() if key.endswith("running_mean")]

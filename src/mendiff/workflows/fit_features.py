@@ -18,7 +18,7 @@ from mendiff.checkpoints.pretrained import timm_file
 from mendiff.checkpoints.store import CONFIG as MODEL
 from mendiff.checkpoints.store import load
 from mendiff.checkpoints.weights import read_weights, write_weights
-from mendiff.errors import InputError, check_range
+from mendiff.errors import InputError, check_choice, check_range
 from mendiff.evaluation.data import open_data
 from mendiff.evaluation.samples import Use
 from mendiff.methods.base import TrainingConfig, random_crops
@@ -144,8 +144,7 @@ def _tune(
 
 def _plan(options: FitFeaturesOptions) -> tuple[FeaturesPlan, dict[str, Tensor], str]:
     """The preset with all changes, the backbone's weights, and where they come from."""
-    if options.preset not in PRESETS:
-        raise InputError(f"--preset: expected one of {', '.join(PRESETS)}, got {options.preset!r}.")
+    check_choice("--preset", options.preset, PRESETS)
     named = {} if options.features is None else {"features.name": options.features}
     plan = override(PRESETS[options.preset], named | options.settings)
     name = plan.features.name

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choice
 from mendiff.types import Processes
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -20,8 +20,7 @@ STRATEGIES = ("auto", "ddp", "fsdp")
 def check_processes(processes: Processes) -> None:
     """Refuse what this machine can't start."""
     device, devices, strategy = processes.device, processes.devices, processes.strategy
-    if strategy not in STRATEGIES:
-        raise InputError(f"--strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}.")
+    check_choice("--strategy", strategy, STRATEGIES)
     if processes.nodes < 1:
         raise InputError(f"--nodes: expected at least 1, got {processes.nodes}.")
     kind, _, index = device.partition(":")
