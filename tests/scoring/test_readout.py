@@ -208,6 +208,26 @@ class Backbone:
         return features(image)
 
 
+@pytest.mark.parametrize("distance", ["cosine", "squared", "nearest"])
+def test_averaged_layers_are_one_map_of_every_run_before_it_is_standardised(image, rebuilt, distance):
+    config = ReadoutConfig(distance, standardise=True, average_layers=True, local_share=0.25, sigma=0)
+    readout = fitted(config, image, rebuilt)
+    compare = {"cosine": cosine_map, "squared": squared_map, "nearest": nearest_patch_map}[distance]
+
+    def standardised_mean(describe, one):
+        pairs = zip(describe(image), describe(one), strict=True)
+        maps = torch.stack(upsampled([compare(ours, theirs) for ours, theirs in pairs])).mean(0)
+        return (maps - maps.mean()) / maps.std(correction=0)
+
+    expected = sum(
+        (share / 2) * standardised_mean(describe, one)
+        for one in rebuilt
+        for describe, share in ((features, 0.75), (PixelPyramid(), 0.25))
+    )
+    found = readout.anomaly_map(image, rebuilt, features)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("enlarge", "size"), [(True, (24, 24)), (False, (16, 16))])
 def test_images_too_small_for_the_backbone_are_enlarged_before_they_are_compared(
     image, rebuilt, enlarge, size
@@ -337,6 +357,11 @@ def test_only_batch_maxima_make_a_map_depend_on_its_batch(image, rebuilt):
         ({"sigma_share": -1.0}, "sigma_share: expected 0 to 1, got -1.0"),
         ({"top_share": 5.0}, "top_share: expected 0 to 1, got 5.0"),
         ({"top_k": -1}, "top_k: expected at least 0, got -1"),
+        ({"average_layers": True}, "average_layers: expected standardise=true"),
+        (
+            {"average_layers": True, "standardise": True, "distance": "whitened"},
+            "other than 'whitened'",
+        ),
         ({"taps": 8}, "taps: expected an odd kernel length, or 0, got 8"),
     ],
 )

@@ -62,7 +62,11 @@ class Readout(nn.Module):
             ConditionalWhitening(c) for _ in range(runs) for c in (*channels, *local) if whitened
         )
         deep = 1 - config.pixel_share - config.local_share
-        run = [deep / len(channels)] * len(channels) + [config.local_share / max(len(local), 1)] * len(local)
+        counts = (len(channels), len(local))
+        if config.average_layers:  # one map of all layers, and one of all local ones
+            counts = (1, min(len(local), 1))
+        shares = (deep, config.local_share)
+        run = [share / count for share, count in zip(shares, counts, strict=True) for _ in range(count)]
         pixels = [config.pixel_share] if config.pixel_share else []
         self._shares = [share / runs for share in run * runs + pixels * runs]
         self._deep = len(channels)
@@ -207,6 +211,8 @@ class Readout(nn.Module):
             F.interpolate(one, size=size, mode="bilinear", align_corners=True)
             for one in self._feature_maps(layers)
         ]
+        if self.config.average_layers:
+            maps = self._averaged(maps, len(rebuilt))
         if self.config.pixel_share:
             maps += [multi_scale_pixel_map(image, one) for one in rebuilt]
         if self.config.logarithm:
@@ -215,6 +221,13 @@ class Readout(nn.Module):
             distance = self.bank([ours for ours, _ in layers[: self._deep]], size)
             maps.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False))
         return torch.stack(maps)
+
+    def _averaged(self, maps: Sequence[Tensor], runs: int) -> list[Tensor]:
+        """The mean over the feature layers of every run, and over its local layers where it has some."""
+        count = len(maps) // runs
+        by_run = [maps[start : start + count] for start in range(0, len(maps), count)]
+        groups = [group for run in by_run for group in (run[: self._deep], run[self._deep :]) if group]
+        return [torch.stack(list(group)).mean(0) for group in groups]
 
     def _layers(
         self, image: Tensor, rebuilt: Sequence[Tensor], features: Features

@@ -34,6 +34,8 @@ class ReadoutConfig:
         bank_size: positions that the memory bank keeps.
         combine: of all maps: "sum", or "product" (a variant of the published DiAD code).
         standardise: bring every map to zero mean and unit deviation on good images before adding.
+        average_layers: average the maps of all layers before standardising: one map per reconstruction, in
+            which layers keep the ratio of their distances. Not for "whitened" distances.
         logarithm: take logarithms of all maps but the memory bank's before that: where maps disagree, one
             high value then counts for less, so that a coarse layer cannot smear a defect over places where
             the fine ones see none.
@@ -61,6 +63,7 @@ class ReadoutConfig:
     bank_size: int = 20_000
     combine: Literal["sum", "product"] = "sum"
     standardise: bool = False
+    average_layers: bool = False
     logarithm: bool = False
     places: int = 0
     sigma: float = 6.0
@@ -90,6 +93,11 @@ class ReadoutConfig:
                 raise InputError(
                     f"{name}: expected standardise=true with it, since pixels and features differ in scale."
                 )
+        if self.average_layers and (self.distance == "whitened" or not self.standardise):
+            raise InputError(
+                "readout.average_layers: expected standardise=true and a distance other than 'whitened' with "
+                f"it, got standardise={str(self.standardise).lower()} and {self.distance!r}."
+            )
         if self.pixel_share + self.local_share > 1:
             raise InputError(
                 "pixel_share and local_share: expected at most 1 together, got "
