@@ -20,8 +20,9 @@ from typing import Any
 
 from mendiff.checkpoints.store import load
 from mendiff.cli.terminal import Terminal
-from mendiff.evaluation.data import Category, open_data
-from mendiff.images import read_image, resize
+from mendiff.data.dataset import Category, open_data
+from mendiff.data.images import resize
+from mendiff.data.reading import read_image
 from mendiff.nets.denoiser import plain_unet
 from mendiff.workflows import testing
 from mendiff.workflows.fit import fit

@@ -19,9 +19,10 @@ from torch import Generator, Tensor
 
 from mendiff.checkpoints.bundled import fill, resolved
 from mendiff.cli.terminal import Terminal
+from mendiff.data.dataset import open_data
+from mendiff.data.images import resize
+from mendiff.data.reading import read_image
 from mendiff.evaluation.controls import fit_memory_bank
-from mendiff.evaluation.data import open_data
-from mendiff.images import read_image, resize
 from mendiff.methods.base import find_method, find_preset
 from mendiff.scoring import bank as banks
 from mendiff.synthesis.upright import Frame, lie_variously, pose_of

@@ -15,7 +15,7 @@ import torch
 
 from mendiff.checkpoints.store import load
 from mendiff.cli.terminal import Terminal
-from mendiff.evaluation.data import open_data
+from mendiff.data.dataset import open_data
 from mendiff.scoring.readout_config import LEARNED
 from mendiff.workflows import testing
 from mendiff.workflows.variants import variant

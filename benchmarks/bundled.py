@@ -32,10 +32,11 @@ from mendiff.checkpoints.codecs import open_codec
 from mendiff.checkpoints.store import read_weights
 from mendiff.cli.heap import keep_freed_memory
 from mendiff.cli.terminal import Terminal
+from mendiff.data.dataset import Category, open_data
+from mendiff.data.images import resize, write_bytes
+from mendiff.data.reading import read_image
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import Features, fit_memory_bank
-from mendiff.evaluation.data import Category, open_data
-from mendiff.images import read_image, resize, write_bytes
 from mendiff.nets.codec import Codec
 from mendiff.nets.features import FeatureExtractor
 from mendiff.nets.placement import multiplies_bf16

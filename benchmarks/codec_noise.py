@@ -16,8 +16,9 @@ from torch import Generator, Tensor
 
 from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import open_codec
-from mendiff.evaluation.data import GOOD, open_data
-from mendiff.images import read_image, resize
+from mendiff.data.dataset import GOOD, open_data
+from mendiff.data.images import resize
+from mendiff.data.reading import read_image
 from mendiff.nets.codec import Codec
 from mendiff.workflows.fit_codec import quality
 

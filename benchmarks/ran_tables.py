@@ -23,8 +23,8 @@ from torch import Tensor
 
 from mendiff.checkpoints.store import load
 from mendiff.cli.terminal import Terminal
+from mendiff.data.dataset import Category, open_data
 from mendiff.diffusion.random import content_seeds
-from mendiff.evaluation.data import Category, open_data
 from mendiff.model import Model
 from mendiff.workflows import testing
 from mendiff.workflows.fit import fit

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from mendiff.checkpoints.store import load
 from mendiff.cli.terminal import Terminal
+from mendiff.data.dataset import open_data
 from mendiff.diffusion.posterior import kl_divergence
 from mendiff.diffusion.random import PerImageRandom, content_seeds
-from mendiff.evaluation.data import open_data
 from mendiff.scoring.maps import gaussian_blur
 from mendiff.scoring.score import top_share_mean
 from mendiff.types import Detection

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from mendiff.checkpoints.store import load
-from mendiff.evaluation.data import open_data
+from mendiff.data.dataset import open_data
 from mendiff.workflows.tune import KEPT, make_bed, tried
 
 REPETITIONS, SEED = 3, 0

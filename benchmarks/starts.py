@@ -23,8 +23,8 @@ from torch import Tensor
 
 from mendiff.checkpoints.store import load
 from mendiff.cli.terminal import Terminal
+from mendiff.data.dataset import open_data
 from mendiff.diffusion.random import content_seeds
-from mendiff.evaluation.data import open_data
 from mendiff.evaluation.stops import stop_figures
 from mendiff.scoring.bank import PatchBank
 from mendiff.scoring.maps import cosine_map, enlarged, gaussian_blur

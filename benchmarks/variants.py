@@ -20,7 +20,7 @@ from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import load
 from mendiff.cli.app import parse_settings
 from mendiff.cli.terminal import Terminal
-from mendiff.evaluation.data import Category, open_data
+from mendiff.data.dataset import Category, open_data
 from mendiff.evaluation.metrics import TWIN_METRICS
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model

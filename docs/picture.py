@@ -12,18 +12,18 @@ import numpy as np
 import torch
 
 from mendiff.checkpoints.store import load
-from mendiff.evaluation.data import open_data
-from mendiff.images import (
+from mendiff.data.dataset import open_data
+from mendiff.data.images import (
     draw_contour,
     normalise_heat,
     overlay,
-    read_image,
-    read_mask,
     resize,
     resize_mask,
     save_png,
     to_picture,
 )
+from mendiff.data.masks import read_mask
+from mendiff.data.reading import read_image
 from mendiff.workflows.predict import heat_range
 
 

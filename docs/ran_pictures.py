@@ -13,20 +13,19 @@ import numpy as np
 import torch
 
 from mendiff.checkpoints.store import load
-from mendiff.diffusion.random import content_seeds
-from mendiff.evaluation.data import Category, open_data
-from mendiff.images import (
-    Picture,
+from mendiff.data.dataset import Category, open_data
+from mendiff.data.images import (
     draw_contour,
     normalise_heat,
     overlay,
-    read_image,
-    read_mask,
     resize,
     resize_mask,
     save_png,
     to_picture,
 )
+from mendiff.data.masks import read_mask
+from mendiff.data.reading import Picture, read_image
+from mendiff.diffusion.random import content_seeds
 from mendiff.model import Model
 from mendiff.workflows.predict import heat_range
 

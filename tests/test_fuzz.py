@@ -18,8 +18,9 @@ from PIL import Image, features
 
 from mendiff.checkpoints.files import sealed, sha256_of
 from mendiff.checkpoints.store import load, save
+from mendiff.data.masks import read_mask
+from mendiff.data.reading import image_size, read_image
 from mendiff.errors import InputError
-from mendiff.images import image_size, read_image, read_mask
 from mendiff.methods.base import METHODS
 from mendiff.model import calibrated
 

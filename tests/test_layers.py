@@ -24,11 +24,7 @@ FLOORS = {
     "nets": 2,
     "methods": 3,
     "checkpoints": 4,
-    "bands": 4,
     "data": 4,
-    "disk": 4,
-    "images": 4,
-    "arrays": 4,
     "model": 4,
     "training": 4,
     "anomalib_models": 5,
@@ -41,12 +37,10 @@ FLOORS = {
 # What a room may import from its own floor, besides itself.
 SIDEWAYS = {
     **{room: {"types", "errors"} for room in ("types", "diffusion", "synthesis", "scoring", "calibration")},
-    "images": {"bands", "data", "disk"},
-    "arrays": {"images"},
     # Model.save calls the store, lazily: the store knows models, and users look for `save` on a model.
-    "model": {"arrays", "checkpoints", "data", "images"},
-    "checkpoints": {"data", "images", "model"},
-    "training": {"checkpoints", "data", "images", "model"},
+    "model": {"checkpoints", "data"},
+    "checkpoints": {"data", "model"},
+    "training": {"checkpoints", "data", "model"},
 }
 # Third parties: floors 1-3 may use these and no others, floors from 4 on any but these.
 # scipy for quantiles of Student's t, which the standard library lacks.
@@ -254,7 +248,7 @@ def test_third_party_imports_are_declared_dependencies():
         ("mendiff.methods.glad", "from mendiff.methods.diad import Diad", "imports another method: diad"),
         ("mendiff.methods.glad", "from . import diad", "imports another method: diad"),
         ("mendiff.methods.glad", "from . import diad_x", "imports another method: diad_x"),
-        ("mendiff.images", "from mendiff.model import Model", "looks sideways to model"),
+        ("mendiff.data.images", "from mendiff.model import Model", "looks sideways to model"),
         ("mendiff.model", "import mendiff", "not from the front door"),
         ("mendiff.model", "from mendiff import load", "not from the front door"),
         ("mendiff.checkpoints.store", "def f():\n    import anomalib", "may not import anomalib"),
@@ -357,7 +351,7 @@ def test_checker_catches_breach(module, source, expected):
         (
             "mendiff.workflows.demo",
             "from mendiff.workflows.fit import fit\nfrom mendiff.demo.data import make_data\n"
-            "from mendiff.evaluation.data import open_data\nfrom mendiff.anomalib_models import train",
+            "from mendiff.data.dataset import open_data\nfrom mendiff.anomalib_models import train",
         ),
     ],
 )

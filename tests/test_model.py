@@ -8,9 +8,9 @@ from PIL import Image
 
 from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
+from mendiff.data.images import resize
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
-from mendiff.images import resize
 from mendiff.model import Model, as_list, calibrate
 from mendiff.types import Detection
 

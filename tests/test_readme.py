@@ -14,11 +14,11 @@ import torch
 
 from mendiff.cli import main
 from mendiff.cli.command import COMMANDS
+from mendiff.data.dataset import NAMES
+from mendiff.data.images import save_png
+from mendiff.data.samples import Category
 from mendiff.errors import InputError
-from mendiff.evaluation.data import NAMES
-from mendiff.evaluation.samples import Category
 from mendiff.evaluation.suites import SUITES
-from mendiff.images import save_png
 from mendiff.methods.base import METHODS, find_preset
 from mendiff.workflows.bench import Bench, Given, chosen_rows, handed_out, planned
 from mendiff.workflows.fit import BALANCES, STATISTICS, check_prompts

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from mendiff.checkpoints.bundled import FEATURES
 from mendiff.checkpoints.weights import read_weights
 from mendiff.cli.terminal import Terminal
-from mendiff.images import write_bytes
+from mendiff.data.images import write_bytes
 from mendiff.methods.config import config_from_dict
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig
 from mendiff.nets.placement import in_half

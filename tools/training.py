@@ -16,8 +16,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mendiff.checkpoints.files import as_json, parse_json
+from mendiff.data.images import write_bytes
 from mendiff.errors import InputError
-from mendiff.images import write_bytes
 from mendiff.training.loop import moments_of, take_moments
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"

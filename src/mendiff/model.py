@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mendiff.arrays import checked_tensor, in_float32, picture_of
 from mendiff.calibration import MINIMUM, Calibration
+from mendiff.data.arrays import checked_tensor, in_float32, picture_of
+from mendiff.data.images import resize
+from mendiff.data.reading import Picture, read_image, to_rgb
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
-from mendiff.images import Picture, read_image, resize, to_rgb
 from mendiff.methods.base import Batches, Method, Progress, track, unwatched
 from mendiff.nets.placement import Offload, half_meanwhile, halve, multiplies_bf16
 from mendiff.scoring.readout import few
@@ -28,7 +29,7 @@ from mendiff.types import Detection, Trace
 Pictures = Any
 """A path, (H,W,3) or (H,W) array, PIL image, (3,H,W) tensor in [0,1], (B,3,H,W) batch, or a list of these.
 
-Arrays are taken as files of the same content are; see mendiff.arrays."""
+Arrays are taken as files of the same content are; see mendiff.data.arrays."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mendiff.anomalib_models import Glad
-from mendiff.images import save_png
+from mendiff.data.images import save_png
 from tests.parts import CONFIG, datamodule, engine, picture
 
 

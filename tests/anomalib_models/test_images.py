@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mendiff.anomalib_models import GoodImages
-from mendiff.images import resize, save_png
+from mendiff.data.images import resize, save_png
 from tests.parts import pictures
 
 

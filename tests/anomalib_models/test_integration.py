@@ -11,7 +11,7 @@ from anomalib.engine import Engine
 from anomalib.models import get_model
 
 from mendiff.anomalib_models import module_class, quiet
-from mendiff.images import save_png
+from mendiff.data.images import save_png
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:::lightning\..*"),

@@ -15,9 +15,10 @@ import mendiff
 from mendiff.anomalib_models import Glad, GoodImages, Ran, module_class, train
 from mendiff.checkpoints.files import fingerprint
 from mendiff.checkpoints.provenance import fitted_of
+from mendiff.data.images import resize, save_png
+from mendiff.data.reading import read_image
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
-from mendiff.images import read_image, resize, save_png
 from mendiff.methods.config import override
 from mendiff.methods.glad_config import PRESETS
 from mendiff.nets.denoiser import DenoiserConfig

@@ -18,10 +18,10 @@ import mendiff
 from mendiff.checkpoints.import_diad import convert_codec, convert_diad
 from mendiff.checkpoints.names import load_exactly
 from mendiff.cli import main
+from mendiff.data.images import resize, resize_mask, to_tensor
 from mendiff.diffusion.ladder import ladder
 from mendiff.errors import InputError
 from mendiff.evaluation.metrics import image_and_pixel_metrics
-from mendiff.images import resize, resize_mask, to_tensor
 from mendiff.methods.base import TrainingConfig
 from mendiff.methods.diad import GUIDANCE, MEAN, STD, Diad
 from mendiff.methods.diad_config import PUBLISHED, DiadConfig

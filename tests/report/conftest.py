@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mendiff.data.images import encode
 from mendiff.evaluation.metrics import METRICS, summary
-from mendiff.images import encode
 from mendiff.report.contents import CategoryReport, ImageRow, Report, Strip, TypeRow
 from mendiff.report.html import write_report
 from mendiff.report.pictures import make_pictures

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendiff.images import colour_heat
+from mendiff.data.images import colour_heat
 from mendiff.report.strips import (
     BAR,
     GROUND,

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from mendiff.checkpoints.bundled import FEATURES, bundled_features, codec_folder
 from mendiff.checkpoints.codecs import open_codec
 from mendiff.checkpoints.store import load
+from mendiff.data.images import save_png, to_picture
 from mendiff.errors import InputError
-from mendiff.images import save_png, to_picture
 from mendiff.nets.student import StudentFeatures
 from mendiff.workflows.fit import prepared
 from mendiff.workflows.fit_config import Plan, backbone_changes, backbone_input, make_config

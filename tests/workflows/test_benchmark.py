@@ -16,9 +16,9 @@ from PIL import Image
 from mendiff.cli import main
 from mendiff.cli.job import end_with
 from mendiff.cli.terminal import Terminal
+from mendiff.data.dataset import open_data
 from mendiff.errors import InputError
 from mendiff.evaluation.ablations import ABLATIONS, Row
-from mendiff.evaluation.data import open_data
 from mendiff.evaluation.metrics import METRICS, TWIN_METRICS
 from mendiff.evaluation.suites import SUITES
 from mendiff.methods.base import METHODS

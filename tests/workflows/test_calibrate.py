@@ -13,8 +13,8 @@ from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
 from mendiff.cli import main
 from mendiff.cli.terminal import Terminal
+from mendiff.data.images import save_png
 from mendiff.diffusion.random import content_seeds
-from mendiff.images import save_png
 from mendiff.model import Model, prepare
 from mendiff.workflows.common import MOST_TOLD
 from mendiff.workflows.worth import warn_of_odd

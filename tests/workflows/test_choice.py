@@ -9,7 +9,7 @@ import torch
 from mendiff.checkpoints.store import load
 from mendiff.cli import main
 from mendiff.cli.terminal import Terminal
-from mendiff.images import save_png, to_picture
+from mendiff.data.images import save_png, to_picture
 from mendiff.methods.glad_config import PRESETS
 from mendiff.workflows import choice
 from mendiff.workflows.length import Length

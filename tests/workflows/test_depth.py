@@ -9,7 +9,7 @@ from PIL import Image
 
 from mendiff import load
 from mendiff.cli import main
-from mendiff.images import read_image
+from mendiff.data.reading import read_image
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 import mendiff
 from mendiff.cli.terminal import Terminal
-from mendiff.evaluation.data import open_data
+from mendiff.data.dataset import open_data
 from mendiff.workflows.testing import find, read_tests
 from tests.commands import METRICS, TOLD, size
 

@@ -8,7 +8,7 @@ import pytest
 import mendiff
 from mendiff.checkpoints import store
 from mendiff.cli.terminal import Terminal
-from mendiff.evaluation.data import open_data
+from mendiff.data.dataset import open_data
 from mendiff.workflows.testing import find, read_tests
 from tests.commands import settings
 

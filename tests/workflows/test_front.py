@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mendiff
-from mendiff.images import save_png, to_picture
+from mendiff.data.images import save_png, to_picture
 from mendiff.methods.glad import Glad
 from mendiff.workflows.reporting import Reporter
 

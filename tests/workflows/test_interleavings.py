@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pytest
 
-from mendiff import disk
+from mendiff.data import disk
 from mendiff.errors import InputError
 from mendiff.workflows import places
 from mendiff.workflows.locks import only_one

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mendiff.cli import main
-from mendiff.images import save_png, to_picture
+from mendiff.data.images import save_png, to_picture
 from mendiff.workflows import length
 from mendiff.workflows.length import Length, chosen_length, keep_length, kept_length, seconds_per_step
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import mendiff
+from mendiff.data.images import save_png
 from mendiff.errors import InputError
-from mendiff.images import save_png
 from mendiff.types import Processes
 from mendiff.workflows.processes import check_processes, rank_of, wording_of
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from mendiff.calibration import Calibration
 from mendiff.cli import main
 from mendiff.cli.terminal import Terminal
+from mendiff.data.samples import Category
 from mendiff.evaluation.ablations import ABLATIONS
-from mendiff.evaluation.samples import Category
 from mendiff.evaluation.suites import SUITES
 from mendiff.methods.base import METHODS, find_method
 from mendiff.methods.config import config_to_dict, override

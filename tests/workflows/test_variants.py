@@ -4,7 +4,7 @@ import pytest
 
 import mendiff
 from mendiff.checkpoints.store import load
-from mendiff.images import save_png, to_picture
+from mendiff.data.images import save_png, to_picture
 from mendiff.methods.config import config_to_dict
 from mendiff.workflows.variants import variant
 

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mendiff.anomalib_models.categories import CategoryBatch, CategoryItem
+from mendiff.data.found import find_images
+from mendiff.data.images import resize
+from mendiff.data.reading import Picture, image_size, read_image
 from mendiff.diffusion.random import content_seeds
-from mendiff.images import Picture, find_images, image_size, read_image, resize
 
 CACHE_BYTES = 2**30
 

@@ -17,8 +17,8 @@ from mendiff.checkpoints.codecs import CODEC as ITS_CODEC
 from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, read_codec, read_codec_config
 from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.weights import read_weights
+from mendiff.data.images import write_bytes
 from mendiff.errors import InputError
-from mendiff.images import write_bytes
 from mendiff.nets import AUTO
 from mendiff.nets.codec import CodecConfig
 from mendiff.nets.features import FeaturesConfig

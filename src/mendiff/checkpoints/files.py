@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from mendiff.data.images import write_bytes
 from mendiff.data.json_text import SEAL as SEAL
 from mendiff.data.json_text import as_json as as_json
 from mendiff.data.json_text import from_json as from_json
@@ -22,7 +23,6 @@ from mendiff.data.json_text import parse_json as parse_json
 from mendiff.data.json_text import sealed as sealed
 from mendiff.data.json_text import sha256_of_json as sha256_of_json
 from mendiff.errors import InputError
-from mendiff.images import write_bytes
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PIECE = 2**20

@@ -1,1 +1,1 @@
-"""From files to pictures: which files are images, what their names say, and how they are read."""
+"""From files to samples: images, the layouts of data sets, lists, labels, checks."""

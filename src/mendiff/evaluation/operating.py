@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mendiff.evaluation.data import GOOD
+from mendiff.data.dataset import GOOD
 
 
 def at_threshold(scores: Sequence[float], labels: Sequence[str], threshold: float) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mendiff import __version__
-from mendiff.disk import exchange, rename_new
+from mendiff.data.disk import exchange, rename_new
+from mendiff.data.images import check_writable, whole_file
 from mendiff.errors import InputError
-from mendiff.images import check_writable, whole_file
 from mendiff.report.contents import CategoryReport, Report
 from mendiff.report.gallery import SHOWN, VERDICTS, Entry, data_url, entries, types_of
 from mendiff.report.plots import Figure, number, percent, plots

@@ -5,7 +5,9 @@ import math
 import numpy as np
 from PIL import Image
 
-from mendiff.images import Heat, Mask, Picture, encode, outline, overlay
+from mendiff.data.images import Heat, encode, outline, overlay
+from mendiff.data.masks import Mask
+from mendiff.data.reading import Picture
 from mendiff.report.contents import Pictures
 
 LARGE, SMALL = 320, 192
@@ -36,7 +38,7 @@ def make_pictures(
     Args:
         image: (H,W,3) uint8.
         reconstruction: (H,W,3) uint8; its size and those of the next two may differ.
-        heat: (H,W) in [0,1], 0.5 = the threshold (`mendiff.images.normalise_heat`).
+        heat: (H,W) in [0,1], 0.5 = the threshold (`mendiff.data.images.normalise_heat`).
         mask: (H,W) bool, or None where it isn't known.
         size: (width, height) to bring them to.
     """

@@ -14,7 +14,9 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mendiff.images import Heat, Mask, Picture, colour_heat, draw_contour, normalise_heat, overlay, to_picture
+from mendiff.data.images import Heat, colour_heat, draw_contour, normalise_heat, overlay, to_picture
+from mendiff.data.masks import Mask
+from mendiff.data.reading import Picture
 from mendiff.report.pictures import thumbnail_size
 from mendiff.report.plots import number
 from mendiff.types import Panel, Trace

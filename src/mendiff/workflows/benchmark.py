@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mendiff.checkpoints.files import as_json, read_json
+from mendiff.data.dataset import open_data
+from mendiff.data.images import check_writable, write_bytes
 from mendiff.errors import InputError, check_choice
 from mendiff.evaluation import papers
-from mendiff.evaluation.data import open_data
 from mendiff.evaluation.suites import SUITES
 from mendiff.evaluation.tables import (
     MEAN,
@@ -26,7 +27,6 @@ from mendiff.evaluation.tables import (
     stops_as_markdown,
     unique,
 )
-from mendiff.images import check_writable, write_bytes
 from mendiff.workflows.bench import Bench, Given, chosen_rows, handed_out, identified, names_of, planned
 from mendiff.workflows.common import checked, choose_categories, choose_device
 from mendiff.workflows.fit import STATISTICS

@@ -11,10 +11,10 @@ import torch
 
 from mendiff.calibration import MINIMUM, Calibration
 from mendiff.checkpoints.store import categories_of, load, save
+from mendiff.data.dataset import open_data
+from mendiff.data.samples import Use
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
-from mendiff.evaluation.data import open_data
-from mendiff.evaluation.samples import Use
 from mendiff.model import Model
 from mendiff.workflows.common import choose_categories, choose_device
 from mendiff.workflows.fit_config import readable_paths

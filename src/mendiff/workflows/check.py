@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mendiff.data.checks import check_data
+from mendiff.data.dataset import Category, read_data
+from mendiff.data.outliers import unlike_images
 from mendiff.data.reading import check_depth
-from mendiff.evaluation.checks import check_data
-from mendiff.evaluation.data import Category, read_data
-from mendiff.evaluation.outliers import unlike_images
-from mendiff.evaluation.samples import Finding, Use
+from mendiff.data.samples import Finding, Use
 from mendiff.workflows.options import CheckOptions
 from mendiff.workflows.reporting import Reporter, Table
 

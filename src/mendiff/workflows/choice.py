@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from mendiff.checkpoints.store import CONFIG, load
+from mendiff.data.dataset import Category
 from mendiff.errors import InputError
-from mendiff.evaluation.data import Category
 from mendiff.model import Model
 from mendiff.synthesis.probes import probes
 from mendiff.workflows.fit import STEPS, fit

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from mendiff.data.checks import UNREADABLE, check_data
+from mendiff.data.dataset import GOOD, Category
+from mendiff.data.fitness import dark_sentence
 from mendiff.data.names import same_name
 from mendiff.data.reading import brightest, read_header
+from mendiff.data.samples import Use
 from mendiff.errors import InputError
-from mendiff.evaluation.checks import UNREADABLE, check_data
-from mendiff.evaluation.data import GOOD, Category
-from mendiff.evaluation.fitness import dark_sentence
-from mendiff.evaluation.samples import Use
 from mendiff.workflows.reporting import Reporter, Table
 
 METRIC_TITLES = {

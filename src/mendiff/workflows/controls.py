@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from mendiff.data.dataset import Category
+from mendiff.data.images import resize
+from mendiff.data.reading import read_image
 from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
-from mendiff.evaluation.data import Category
 from mendiff.evaluation.metrics import Metrics, summary
-from mendiff.images import read_image, resize
 from mendiff.model import Model
 from mendiff.workflows.testing import TestSet, measure
 from mendiff.workflows.twins import measure_twins

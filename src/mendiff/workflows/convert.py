@@ -28,11 +28,12 @@ from mendiff.checkpoints.provenance import Fitted, this_machine, with_fitted
 from mendiff.checkpoints.store import save
 from mendiff.checkpoints.text import read_prompts
 from mendiff.checkpoints.weights import read_weights
+from mendiff.data.dataset import open_data
+from mendiff.data.images import resize
+from mendiff.data.reading import read_image
+from mendiff.data.samples import Use
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, check_choice
-from mendiff.evaluation.data import open_data
-from mendiff.evaluation.samples import Use
-from mendiff.images import read_image, resize
 from mendiff.methods.base import Method, find_preset
 from mendiff.methods.config import config_to_dict, override
 from mendiff.methods.diad_config import PUBLISHED, DiadConfig

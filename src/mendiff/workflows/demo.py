@@ -12,10 +12,10 @@ from typing import Any
 from mendiff.checkpoints.files import fingerprint, write_json
 from mendiff.checkpoints.provenance import Fitted, with_fitted
 from mendiff.checkpoints.store import save
+from mendiff.data.dataset import Category, open_data
 from mendiff.demo.data import CATEGORIES, DemoConfig, make_data
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
-from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.evaluation.twins import TwinFigures
 from mendiff.methods.base import find_method

@@ -10,18 +10,15 @@ from typing import Any
 
 from mendiff import __version__
 from mendiff.checkpoints.store import categories_of, load, read_config
+from mendiff.data.dataset import Category, open_data
+from mendiff.data.images import normalise_heat, to_picture
+from mendiff.data.reading import image_size
+from mendiff.data.samples import Use
 from mendiff.errors import InputError
 from mendiff.evaluation.curves import curves
-from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import Metrics, is_exact, summary
 from mendiff.evaluation.operating import at_threshold
-from mendiff.evaluation.samples import Use
 from mendiff.evaluation.twins import TwinFigures
-from mendiff.images import (
-    image_size,
-    normalise_heat,
-    to_picture,
-)
 from mendiff.model import Model
 from mendiff.report.contents import CategoryReport, ImageRow, Report, Strip, TypeRow
 from mendiff.report.html import check_place, write_report

@@ -11,9 +11,11 @@ from typing import Any
 
 from mendiff.checkpoints.files import FULL, write_json
 from mendiff.checkpoints.store import CONFIG, categories_of, load, read_config
+from mendiff.data.dataset import Sample
+from mendiff.data.images import encode, save_png
+from mendiff.data.masks import Mask
+from mendiff.data.reading import Picture
 from mendiff.errors import InputError, NotFiniteError, check_count
-from mendiff.evaluation.data import Sample
-from mendiff.images import Mask, Picture, encode, save_png
 from mendiff.model import Model
 from mendiff.report.contents import Strip
 from mendiff.report.pictures import QUALITY

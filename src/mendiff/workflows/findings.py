@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from mendiff.checkpoints.files import write_json
-from mendiff.disk import short_name
+from mendiff.data.disk import short_name
+from mendiff.data.found import find_images
+from mendiff.data.found import left_out as images_left_out
 from mendiff.errors import InputError
 from mendiff.evaluation.tables import cell
-from mendiff.images import find_images
-from mendiff.images import left_out as images_left_out
 
 COLUMNS = (
     *("image", "score", "threshold", "defective", "p_value", "stop_step"),

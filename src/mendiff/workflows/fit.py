@@ -18,11 +18,11 @@ from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.pretrained import load_pretrained
 from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import save
+from mendiff.data.dataset import Category, open_data
+from mendiff.data.found import find_images
+from mendiff.data.reading import image_size as read_size
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, check_choice
-from mendiff.evaluation.data import Category, open_data
-from mendiff.images import find_images
-from mendiff.images import image_size as read_size
 from mendiff.methods.base import MethodConfig
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model

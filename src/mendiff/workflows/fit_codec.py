@@ -15,11 +15,11 @@ from mendiff.checkpoints.codecs import CODEC, WEIGHTS, read_codec, save_codec
 from mendiff.checkpoints.files import sha256_of
 from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.weights import read_weights
-from mendiff.data.reading import check_depth
+from mendiff.data.dataset import open_data
+from mendiff.data.images import resize
+from mendiff.data.reading import check_depth, read_image
+from mendiff.data.samples import Use
 from mendiff.errors import InputError, check_choice
-from mendiff.evaluation.data import open_data
-from mendiff.evaluation.samples import Use
-from mendiff.images import read_image, resize
 from mendiff.methods.base import TrainingConfig, random_crops
 from mendiff.methods.config import config_to_dict, override
 from mendiff.methods.diad_config import PUBLISHED

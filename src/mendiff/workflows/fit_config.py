@@ -16,11 +16,11 @@ from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import read_codec_config
 from mendiff.checkpoints.pretrained import NOT_FOR_IT, STABLE_DIFFUSION
 from mendiff.checkpoints.weights import read_weights
+from mendiff.data.dataset import Category
+from mendiff.data.fitness import own_side
+from mendiff.data.reading import image_size as read_size
+from mendiff.data.samples import Use
 from mendiff.errors import InputError, check_choice
-from mendiff.evaluation.data import Category
-from mendiff.evaluation.fitness import own_side
-from mendiff.evaluation.samples import Use
-from mendiff.images import image_size as read_size
 from mendiff.methods.base import MethodConfig, TrainingConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO

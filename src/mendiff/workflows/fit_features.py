@@ -18,9 +18,9 @@ from mendiff.checkpoints.pretrained import timm_file
 from mendiff.checkpoints.store import CONFIG as MODEL
 from mendiff.checkpoints.store import load
 from mendiff.checkpoints.weights import read_weights, write_weights
+from mendiff.data.dataset import open_data
+from mendiff.data.samples import Use
 from mendiff.errors import InputError, check_choice, check_range
-from mendiff.evaluation.data import open_data
-from mendiff.evaluation.samples import Use
 from mendiff.methods.base import TrainingConfig, random_crops
 from mendiff.methods.config import config_to_dict, override
 from mendiff.methods.glad_config import PRESETS as GLAD_PRESETS

@@ -18,9 +18,9 @@ from mendiff.checkpoints.codecs import CONFIG, WEIGHTS
 from mendiff.checkpoints.files import fingerprint, sha256_of
 from mendiff.checkpoints.hub import cached_file
 from mendiff.checkpoints.pretrained import Sources, open_diffusion
+from mendiff.data.dataset import Category
+from mendiff.data.found import find_images
 from mendiff.errors import InputError
-from mendiff.evaluation.data import Category
-from mendiff.images import find_images
 from mendiff.nets.features import hub_id
 
 if TYPE_CHECKING:

@@ -24,14 +24,15 @@ from mendiff.checkpoints.bundled import open_features
 from mendiff.checkpoints.files import write_json
 from mendiff.checkpoints.store import categories_of, load
 from mendiff.checkpoints.weights import read_weights
+from mendiff.data.dataset import Category, open_data
+from mendiff.data.images import resize
+from mendiff.data.reading import read_image
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
-from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.evaluation.operating import at_threshold
 from mendiff.evaluation.stops import stop_figures
 from mendiff.evaluation.twins import TwinFigures
-from mendiff.images import read_image, resize
 from mendiff.methods.base import METHODS
 from mendiff.methods.config import config_from_dict
 from mendiff.model import Model

@@ -12,9 +12,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mendiff.disk import short_name
+from mendiff.data.disk import short_name
+from mendiff.data.images import check_writable
 from mendiff.errors import InputError
-from mendiff.images import check_writable
 
 Result = TypeVar("Result")
 

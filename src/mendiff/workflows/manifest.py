@@ -21,9 +21,9 @@ from mendiff.checkpoints.files import (
     write_json,
 )
 from mendiff.checkpoints.pretrained import Sources, extractors_of, find_pretrained
+from mendiff.data.dataset import Category
+from mendiff.data.found import find_images
 from mendiff.errors import InputError
-from mendiff.evaluation.data import Category
-from mendiff.images import find_images
 from mendiff.methods.base import MethodConfig, find_method
 from mendiff.methods.config import config_to_dict
 from mendiff.nets import AUTO

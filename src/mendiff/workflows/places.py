@@ -14,11 +14,11 @@ from itertools import count
 from pathlib import Path
 
 from mendiff.checkpoints.files import FullDiskError, writing
+from mendiff.data.disk import exchange, rename_new, short_name
+from mendiff.data.images import check_writable
 from mendiff.data.made import MADE as MADE
 from mendiff.data.made import made as made
-from mendiff.disk import exchange, rename_new, short_name
 from mendiff.errors import DivergedError, InputError
-from mendiff.images import check_writable
 from mendiff.workflows.locks import beside, in_turn, only_one, parents_of, take
 
 # What is in the hidden folder in which a command prepares its output.

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mendiff.bands import Enlarged, bands
 from mendiff.checkpoints.files import FULL
 from mendiff.checkpoints.store import load
+from mendiff.data.bands import Enlarged, bands
+from mendiff.data.images import normalise_heat, overlay, save_bands, to_picture
+from mendiff.data.labels import inspected_notes
+from mendiff.data.reading import Picture
 from mendiff.errors import InputError, NotFiniteError
-from mendiff.evaluation.labels import inspected_notes
-from mendiff.images import Picture, normalise_heat, overlay, save_bands, to_picture
 from mendiff.model import Model
 from mendiff.types import Detection
 from mendiff.workflows.common import choose_device, tell_depth

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+from mendiff.data.dataset import Category, Sample
+from mendiff.data.images import resize, resize_mask
+from mendiff.data.masks import Mask, read_mask
+from mendiff.data.reading import image_size, read_image
 from mendiff.errors import InputError, NotFiniteError
-from mendiff.evaluation.data import Category, Sample
 from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics
-from mendiff.images import Mask, image_size, read_image, read_mask, resize, resize_mask
 from mendiff.model import Model
 from mendiff.types import Detection
 from mendiff.workflows.reporting import Reporter

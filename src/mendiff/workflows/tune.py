@@ -20,12 +20,12 @@ from torch import Tensor
 from mendiff.checkpoints.files import as_json, write_json
 from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import categories_of, load, save
+from mendiff.data.dataset import Category, open_data
+from mendiff.data.images import write_bytes
+from mendiff.data.samples import Use
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
-from mendiff.evaluation.data import Category, open_data
 from mendiff.evaluation.metrics import image_and_pixel_metrics
-from mendiff.evaluation.samples import Use
-from mendiff.images import write_bytes
 from mendiff.model import Model
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
 from mendiff.training.split import held_back_and_seen

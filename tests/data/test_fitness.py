@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mendiff.data.checks import check_data
+from mendiff.data.dataset import open_data, read_data
+from mendiff.data.samples import Use
 from mendiff.errors import InputError
-from mendiff.evaluation.checks import check_data
-from mendiff.evaluation.data import open_data, read_data
-from mendiff.evaluation.samples import Use
 
 
 def found(root: Path, kind: str, **use):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mendiff.evaluation.outliers import FEWEST, describe, unlike_images
-from mendiff.evaluation.samples import Category
-from mendiff.images import save_png
+from mendiff.data.images import save_png
+from mendiff.data.outliers import FEWEST, describe, unlike_images
+from mendiff.data.samples import Category
 
 
 def part(rng, side=48):

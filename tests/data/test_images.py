@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mendiff import images
+from mendiff.data import found, images, masks, reading
 from mendiff.errors import InputError
 
 
@@ -36,7 +36,7 @@ def test_images_are_found_in_sub_folders_in_any_case_sorted_and_without_hidden_o
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
 
-    assert images.find_images(tmp_path) == sorted(tmp_path / name for name in kept)
+    assert found.find_images(tmp_path) == sorted(tmp_path / name for name in kept)
 
 
 def test_a_dot_in_a_parent_folder_hides_nothing(tmp_path: Path) -> None:
@@ -44,20 +44,20 @@ def test_a_dot_in_a_parent_folder_hides_nothing(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "a.png").touch()
 
-    assert images.find_images(folder) == [folder / "a.png"]
+    assert found.find_images(folder) == [folder / "a.png"]
 
 
 def test_a_single_file_gives_itself(tmp_path: Path) -> None:
     file = tmp_path / "image.raw"
     file.touch()
 
-    assert images.find_images(file) == [file]
+    assert found.find_images(file) == [file]
 
 
 @pytest.mark.parametrize(("name", "reason"), [("", "no images found"), ("absent", "no such file or folder")])
 def test_nothing_to_find_is_an_input_error(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        images.find_images(tmp_path / name)
+        found.find_images(tmp_path / name)
 
 
 # ---- reading -----------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def test_nothing_to_find_is_an_input_error(tmp_path: Path, name: str, reason: st
 def test_rgb_is_read_as_it_was_written(tmp_path: Path, photo: np.ndarray, kind: str) -> None:
     (tmp_path / "x").write_bytes(encoded(Image.fromarray(photo), kind))
 
-    np.testing.assert_array_equal(images.read_image(tmp_path / "x"), photo)
+    np.testing.assert_array_equal(reading.read_image(tmp_path / "x"), photo)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LAB"])
@@ -85,7 +85,7 @@ def test_every_mode_becomes_three_channels_of_8_bits(tmp_path: Path, photo: np.n
     kind = "PNG" if mode in ("1", "L", "P") else "TIFF"
     (tmp_path / "x").write_bytes(encoded(image, kind))
 
-    read = images.read_image(tmp_path / "x")
+    read = reading.read_image(tmp_path / "x")
 
     assert read.dtype == np.uint8
     np.testing.assert_allclose(read.astype(int), np.asarray(rgb).astype(int), atol=2)
@@ -96,7 +96,7 @@ def test_transparency_shows_white(tmp_path: Path) -> None:
     rgba[0] = [(200, 100, 0, 255), (200, 100, 0, 0), (0, 0, 0, 51)]
     (tmp_path / "x").write_bytes(encoded(Image.fromarray(rgba), "PNG"))
 
-    assert images.read_image(tmp_path / "x").tolist() == [[[200, 100, 0], [255, 255, 255], [204, 204, 204]]]
+    assert reading.read_image(tmp_path / "x").tolist() == [[[200, 100, 0], [255, 255, 255], [204, 204, 204]]]
 
 
 def test_grey_with_alpha_and_palette_with_a_transparent_colour_show_white_too(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_grey_with_alpha_and_palette_with_a_transparent_colour_show_white_too(tm
     (tmp_path / "p.png").write_bytes(encoded(palette, "PNG", transparency=1))
 
     for name in ("la.png", "p.png"):
-        assert images.read_image(tmp_path / name).tolist() == [[[10, 10, 10], [255, 255, 255]]]
+        assert reading.read_image(tmp_path / name).tolist() == [[[10, 10, 10], [255, 255, 255]]]
 
 
 def sixteen_bit_files(values: np.ndarray) -> dict[str, bytes]:
@@ -127,13 +127,13 @@ def test_sixteen_bits_are_scaled_by_their_full_range(tmp_path: Path, kind: str) 
     values = np.array([[0, 128, 129, 257, 32768, 65535]], dtype=np.uint16)
     (tmp_path / "x").write_bytes(sixteen_bit_files(values)[kind])
 
-    assert images.read_image(tmp_path / "x")[..., 1].tolist() == [[0, 0, 1, 1, 128, 255]]
+    assert reading.read_image(tmp_path / "x")[..., 1].tolist() == [[0, 0, 1, 1, 128, 255]]
 
 
 def test_a_dark_sixteen_bit_image_stays_dark(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(encoded(Image.fromarray(np.full((2, 2), 4095, dtype=np.uint16)), "PNG"))
 
-    assert images.read_image(tmp_path / "x").max() == 16
+    assert reading.read_image(tmp_path / "x").max() == 16
 
 
 def twelve_bit_tiff(packed: bytes, width: int) -> bytes:
@@ -147,24 +147,24 @@ def twelve_bit_tiff(packed: bytes, width: int) -> bytes:
 def test_a_tiff_that_declares_twelve_bits_is_scaled_by_them(tmp_path: Path) -> None:
     (tmp_path / "x.tif").write_bytes(twelve_bit_tiff(bytes.fromhex("000fff"), 2))
 
-    assert images.read_image(tmp_path / "x.tif")[..., 0].tolist() == [[0, 255]]
+    assert reading.read_image(tmp_path / "x.tif")[..., 0].tolist() == [[0, 255]]
 
 
 def test_values_beyond_sixteen_bits_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.tif").write_bytes(encoded(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)), "TIFF"))
 
     with pytest.raises(InputError, match=r"x\.tif.*0 to 65535, got 0 to 70000"):
-        images.read_image(tmp_path / "x.tif")
+        reading.read_image(tmp_path / "x.tif")
 
 
 def test_a_float_image_in_the_unit_range_is_read_and_another_refused(tmp_path: Path) -> None:
     for name, values in (("unit", [[0.0, 0.5, 1.0]]), ("wide", [[0.0, 300.0]]), ("nan", [[0.0, np.nan]])):
         (tmp_path / name).write_bytes(encoded(Image.fromarray(np.array(values, dtype=np.float32)), "TIFF"))
 
-    assert images.read_image(tmp_path / "unit")[0, :, 0].tolist() == [0, 128, 255]
+    assert reading.read_image(tmp_path / "unit")[0, :, 0].tolist() == [0, 128, 255]
     for name in ("wide", "nan"):
         with pytest.raises(InputError, match=rf"{name}: a float image must lie in \[0, 1\]"):
-            images.read_image(tmp_path / name)
+            reading.read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -183,8 +183,8 @@ def test_the_exif_orientation_is_applied(tmp_path: Path, photo: np.ndarray, orie
     exif[0x0112] = orientation
     (tmp_path / "x.png").write_bytes(encoded(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif))
 
-    np.testing.assert_array_equal(images.read_image(tmp_path / "x.png"), photo)
-    assert images.image_size(tmp_path / "x.png") == photo.shape[:2]
+    np.testing.assert_array_equal(reading.read_image(tmp_path / "x.png"), photo)
+    assert reading.image_size(tmp_path / "x.png") == photo.shape[:2]
 
 
 def test_the_size_of_a_png_comes_from_its_header_even_where_exif_lies_behind_the_pixels(
@@ -199,11 +199,11 @@ def test_the_size_of_a_png_comes_from_its_header_even_where_exif_lies_behind_the
     chunk = data[start : start + 12 + int.from_bytes(data[start : start + 4], "big")]
     (tmp_path / "behind.png").write_bytes(data.replace(chunk, b"").replace(data[-12:], chunk + data[-12:]))
 
-    assert images.image_size(tmp_path / "behind.png") == (32, 24)
-    assert images.read_image(tmp_path / "behind.png").shape[:2] == (32, 24)
+    assert reading.image_size(tmp_path / "behind.png") == (32, 24)
+    assert reading.read_image(tmp_path / "behind.png").shape[:2] == (32, 24)
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", None)  # decoding would fail
-    assert images.image_size(tmp_path / "turned.png") == (32, 24)
-    assert images.image_size(tmp_path / "plain.png") == (24, 32)
+    assert reading.image_size(tmp_path / "turned.png") == (32, 24)
+    assert reading.image_size(tmp_path / "plain.png") == (24, 32)
 
 
 FORMATS = {
@@ -234,10 +234,10 @@ def test_a_truncated_file_is_an_input_error_that_names_it(
     path.write_bytes(whole[: int(len(whole) * share)])
 
     with pytest.raises(InputError, match=rf"cut\.{name}"):
-        images.read_image(path)
+        reading.read_image(path)
 
 
-@pytest.mark.parametrize("read", [images.read_image, images.read_mask, images.image_size])
+@pytest.mark.parametrize("read", [reading.read_image, masks.read_mask, reading.image_size])
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -292,7 +292,7 @@ def mask_files() -> dict[str, Image.Image]:
 def test_anything_above_zero_in_a_mask_is_anomalous(tmp_path: Path, name: str) -> None:
     (tmp_path / "mask.png").write_bytes(encoded(mask_files()[name], "PNG"))
 
-    mask = images.read_mask(tmp_path / "mask.png")
+    mask = masks.read_mask(tmp_path / "mask.png")
 
     assert mask.dtype == np.bool_
     assert mask[:, ::8].tolist() == [[False, True, True]] * 8
@@ -356,8 +356,8 @@ def test_a_saved_png_reads_back(tmp_path: Path, photo: np.ndarray) -> None:
     images.save_png(photo, tmp_path / "photo.png")
     images.save_png(mask, tmp_path / "mask.png")
 
-    np.testing.assert_array_equal(images.read_image(tmp_path / "photo.png"), photo)
-    np.testing.assert_array_equal(images.read_mask(tmp_path / "mask.png"), mask)
+    np.testing.assert_array_equal(reading.read_image(tmp_path / "photo.png"), photo)
+    np.testing.assert_array_equal(masks.read_mask(tmp_path / "mask.png"), mask)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
@@ -446,6 +446,6 @@ def test_an_image_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypat
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(images.Image, "open", locked)
-    for read in (images.read_image, images.image_size):
+    for read in (reading.read_image, reading.image_size):
         with pytest.raises(InputError, match=r"locked\.png: the image may not be read \(permission denied\)"):
             read(path)

@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from mendiff.data.contents import top_key, whole_key
+from mendiff.data.equal import equal_pictures
+from mendiff.data.fitness import depth_notes, mask_notes, orientation_notes, size_notes
 from mendiff.data.masks import read_mask
 from mendiff.data.reading import Header, brightest, image_size, read_header
+from mendiff.data.samples import Category, Finding, Look, Looks, Sample, Use
 from mendiff.errors import InputError
-from mendiff.evaluation.contents import top_key, whole_key
-from mendiff.evaluation.equal import equal_pictures
-from mendiff.evaluation.fitness import depth_notes, mask_notes, orientation_notes, size_notes
-from mendiff.evaluation.samples import Category, Finding, Look, Looks, Sample, Use
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, note)."""

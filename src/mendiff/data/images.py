@@ -1,4 +1,4 @@
-"""Images as tensors: resizing, writing and drawing; reading is in `mendiff.data`, and known here as well.
+"""Images as tensors: resizing, writing and drawing.
 
 Pictures are (H,W,3) uint8 RGB arrays, masks (H,W) bool arrays; `resize` turns a picture into the (3,S,S)
 float32 tensor in [0,1] that every network sees, for training and for inference alike.
@@ -19,17 +19,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mendiff.bands import bands, write_png
-from mendiff.data.found import find_images as find_images
-from mendiff.data.found import left_out as left_out
-from mendiff.data.masks import Mask as Mask
-from mendiff.data.masks import read_mask as read_mask
-from mendiff.data.reading import EXTENSIONS as EXTENSIONS
-from mendiff.data.reading import Picture as Picture
-from mendiff.data.reading import image_size as image_size
-from mendiff.data.reading import read_image as read_image
-from mendiff.data.reading import to_rgb as to_rgb
-from mendiff.disk import short_name
+from mendiff.data.bands import bands, write_png
+from mendiff.data.disk import short_name
+from mendiff.data.masks import Mask
+from mendiff.data.reading import Picture
 from mendiff.errors import InputError
 
 Heat: TypeAlias = npt.NDArray[np.floating]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mendiff.data.checks import check_data
+from mendiff.data.dataset import open_data, read_data
+from mendiff.data.labels import inspected_notes
 from mendiff.errors import InputError
-from mendiff.evaluation.checks import check_data
-from mendiff.evaluation.data import open_data, read_data
-from mendiff.evaluation.labels import inspected_notes
 
 
 def notes(root, layout="auto"):

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from mendiff.calibration import standing_out
+from mendiff.data.images import resize
+from mendiff.data.reading import read_image
+from mendiff.data.samples import Category, Finding
 from mendiff.errors import InputError
-from mendiff.evaluation.samples import Category, Finding
-from mendiff.images import read_image, resize
 
 STANDING_OUT = "standing out"
 FEWEST = 8

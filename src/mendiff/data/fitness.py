@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from mendiff.data.reading import DARK_BITS
-from mendiff.evaluation.samples import Category, Finding, Look, Looks, Use
+from mendiff.data.samples import Category, Finding, Look, Looks, Use
 
 LARGEST, SMALLEST = 320, 64
 """Sides in pixels between which `mendiff fit` chooses by itself."""

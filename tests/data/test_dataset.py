@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mendiff.data.dataset import open_data, read_data
 from mendiff.errors import InputError
-from mendiff.evaluation.data import open_data, read_data
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from mendiff.evaluation import checks
-from mendiff.evaluation.checks import check_data
-from mendiff.evaluation.data import open_data, read_data
-from mendiff.evaluation.samples import Look
+from mendiff.data import checks
+from mendiff.data.checks import check_data
+from mendiff.data.dataset import open_data, read_data
+from mendiff.data.samples import Look
 
 
 @pytest.fixture

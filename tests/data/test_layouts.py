@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mendiff.data.checks import check_data
+from mendiff.data.dataset import open_data
+from mendiff.data.layouts import labelled
+from mendiff.data.masks import read_mask
 from mendiff.errors import InputError
-from mendiff.evaluation.checks import check_data
-from mendiff.evaluation.data import open_data
-from mendiff.evaluation.layouts import labelled
-from mendiff.images import read_mask
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 

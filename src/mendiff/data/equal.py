@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mendiff.evaluation.samples import Category, Finding, Looks
+from mendiff.data.samples import Category, Finding, Looks
 
 
 @dataclass

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from mendiff.data.contents import top_key, whole_key
+from mendiff.data.reading import read_image
 from mendiff.errors import InputError
-from mendiff.evaluation.contents import top_key, whole_key
-from mendiff.images import read_image
 
 
 def noise(height=40, width=30, channels=3, seed=0):

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+from mendiff.data.checks import check_files
 from mendiff.data.found import NoImagesError, find_images, instead
+from mendiff.data.labels import folder_notes, form_notes, kind_notes, label_notes, loose_notes
+from mendiff.data.layouts import LAYOUTS, Layout, own_name, subfolders
+from mendiff.data.listed import SUFFIXES, read_listed
+from mendiff.data.samples import GOOD, Category, Finding, Sample
 from mendiff.errors import InputError, check_choice
-from mendiff.evaluation.checks import check_files
-from mendiff.evaluation.labels import folder_notes, form_notes, kind_notes, label_notes, loose_notes
-from mendiff.evaluation.layouts import LAYOUTS, Layout, own_name, subfolders
-from mendiff.evaluation.listed import SUFFIXES, read_listed
-from mendiff.evaluation.samples import GOOD, Category, Finding, Sample
 
 __all__ = ["GOOD", "Category", "Sample", "open_data", "read_data"]
 
@@ -31,7 +31,7 @@ def open_data(root: Path, layout: str = AUTO) -> list[Category]:
     images can be decoded is for `check_data`.
 
     Args:
-        root: a folder, or a YAML file (see `mendiff.evaluation.listed`).
+        root: a folder, or a YAML file (see `mendiff.data.listed`).
         layout: one of `NAMES`; "auto" finds out.
     """
     categories, findings = read_data(root, layout)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendiff import disk
-from mendiff.disk import LONGEST, exchange, rename_new, short_name
+from mendiff.data import disk
+from mendiff.data.disk import LONGEST, exchange, rename_new, short_name
 
 
 @pytest.fixture(params=["flags", "no flags"])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mendiff import bands, images
+from mendiff.data import bands, images
 
 # Prints by how many bytes the peak of memory grew while a picture was resized, and drawn on and saved.
 GROWTH = """
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, torch
 from mendiff.workflows.predict import Subject, _write_pictures
-from mendiff.images import resize
+from mendiff.data.images import resize
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mendiff.data.reading import Picture, to_rgb
 from mendiff.errors import InputError
-from mendiff.images import Picture, to_rgb
 
 CHANNELS = (1, 2, 3, 4)
 """Grey, grey with alpha, RGB, RGBA."""

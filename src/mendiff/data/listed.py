@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mendiff.data.found import find_images
+from mendiff.data.labels import folder_notes, label_notes
+from mendiff.data.layouts import EXAMPLE, inside, labelled, own_name
+from mendiff.data.samples import GOOD, Category, Sample
 from mendiff.errors import InputError
-from mendiff.evaluation.labels import folder_notes, label_notes
-from mendiff.evaluation.layouts import EXAMPLE, inside, labelled, own_name
-from mendiff.evaluation.samples import GOOD, Category, Sample
 
 SUFFIXES = (".yaml", ".yml")
 KEYS = ("train", "good", "defective", "masks")

@@ -13,13 +13,13 @@ from pathlib import Path
 from mendiff.data.found import find_images, passed_over
 from mendiff.data.names import is_good_alone, same_name
 from mendiff.data.reading import EXTENSIONS
+from mendiff.data.samples import GOOD, Category, Sample
 from mendiff.errors import InputError
-from mendiff.evaluation.samples import GOOD, Category, Sample
 
 VISA_SPLITS = ("split_csv/1cls.csv", "1cls_clear.csv")
 """Lists of training and test images beside the categories of VisA, and of PCB-Bank as released."""
 EXAMPLE = "NAME: {train: FOLDER, good: FOLDER, defective: [FOLDER, ...], masks: FOLDER}"
-"""Of a YAML file, see `mendiff.evaluation.listed`."""
+"""Of a YAML file, see `mendiff.data.listed`."""
 TWINS = "twin"
 """Folder of clean twins beside MVTec's `test` and `ground_truth`, with a folder for each kind of defect."""
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")

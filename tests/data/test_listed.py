@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mendiff.data.dataset import open_data
 from mendiff.errors import InputError
-from mendiff.evaluation.data import open_data
 
 
 @pytest.fixture

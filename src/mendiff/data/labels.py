@@ -10,8 +10,8 @@ import numpy as np
 from mendiff.data.found import NO_IMAGE, find_images, left_out
 from mendiff.data.names import DEFECTIVE, GOOD, LABELS, SPLIT_NAMES, meaning, same_name, twin_of
 from mendiff.data.reading import read_image
+from mendiff.data.samples import Finding, Sample
 from mendiff.errors import InputError
-from mendiff.evaluation.samples import Finding, Sample
 
 MOST_NAMED = 4
 A_FOLDER = "a folder of good images"
