@@ -25,6 +25,7 @@ FLOORS = {
     "methods": 3,
     "checkpoints": 4,
     "data": 4,
+    "inspection": 4,
     "model": 4,
     "training": 4,
     "anomalib_models": 5,
@@ -38,7 +39,8 @@ FLOORS = {
 SIDEWAYS = {
     **{room: {"types", "errors"} for room in ("types", "diffusion", "synthesis", "scoring", "calibration")},
     # Model.save calls the store, lazily: the store knows models, and users look for `save` on a model.
-    "model": {"checkpoints", "data"},
+    "inspection": {"data"},
+    "model": {"checkpoints", "data", "inspection"},
     "checkpoints": {"data", "model"},
     "training": {"checkpoints", "data", "model"},
 }

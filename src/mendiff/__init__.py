@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from mendiff.anomalib_models import Diad, Glad, Ran
     from mendiff.checkpoints.store import load
     from mendiff.errors import InputError
+    from mendiff.inspection import Inspection
     from mendiff.model import Model
     from mendiff.types import Detection
     from mendiff.workflows.front import benchmark, evaluate, fit, tune
@@ -18,6 +19,7 @@ __all__ = [
     "Diad",
     "Glad",
     "InputError",
+    "Inspection",
     "Model",
     "Ran",
     "__version__",
@@ -35,6 +37,7 @@ _HOMES = {
     "Glad": "mendiff.anomalib_models",
     "Ran": "mendiff.anomalib_models",
     "InputError": "mendiff.errors",
+    "Inspection": "mendiff.inspection",
     "Model": "mendiff.model",
     "benchmark": "mendiff.workflows.front",
     "evaluate": "mendiff.workflows.front",

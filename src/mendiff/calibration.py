@@ -67,6 +67,17 @@ class Calibration:
         return upper_bound(self.pixel_scores, self.false_alarm_rate) if self.pixel_scores else math.nan
 
     @property
+    def heat_range(self) -> tuple[float, float]:
+        """Map values for drawing: (half of the colour scale, no colour).
+
+        The pixel threshold, and half the median of good images' highest values; those of image scores where
+        there are no pixel scores.
+        """
+        peaks = sorted(self.pixel_scores or self.scores)
+        limit = self.pixel_threshold if self.pixel_scores else self.threshold
+        return limit, min(0.5 * peaks[len(peaks) // 2], 0.9 * limit)
+
+    @property
     def worth(self) -> str:
         """What the threshold is worth, in one sentence: where it comes from, and what that can support."""
         count, odd, rate = len(self.scores), len(self.odd), f"{100 * self.false_alarm_rate:.3g} %"

@@ -20,6 +20,7 @@ from mendiff.data.images import resize
 from mendiff.data.reading import Picture, read_image, to_rgb
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
+from mendiff.inspection import Inspection
 from mendiff.methods.base import Batches, Method, Progress, track, unwatched
 from mendiff.nets.placement import Offload, half_meanwhile, halve, multiplies_bf16
 from mendiff.scoring.readout import few
@@ -139,7 +140,7 @@ class Model:
         parts = self.method.parts.values() if wanted else ()
         return half_meanwhile(parts, next(self.method.parameters()).device)
 
-    def predict(self, images: Pictures, batch_size: int = 8, *, explain: bool = False) -> Detection:
+    def predict(self, images: Pictures, batch_size: int = 8, *, explain: bool = False) -> Inspection:
         """Find anomalies in one or more images; results lie on the CPU, one row per image.
 
         An image's result depends on that image alone, not on its neighbours or the batch size.
@@ -150,9 +151,13 @@ class Model:
             explain: take more time for the reconstruction, where the method can (RAN: gradient denoising, in
                 float64, so that rounding can't grow to grey levels).
         """
-        parts = list(self.stream(as_list(images), batch_size, explain=explain))
+        prepared = [self.prepare(one) for one in as_list(images)]
+        parts = list(self.stream(prepared, batch_size, explain=explain))
         columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}
-        return Detection(**columns)
+        heat_range = self.calibration.heat_range
+        return Inspection(
+            **columns, image=torch.stack(prepared), threshold=self.threshold, heat_range=heat_range
+        )
 
     def calibrated(
         self, images: Pictures, seen: Pictures | None = None, batch_size: int = 8, category: str = ""

@@ -37,7 +37,6 @@ from mendiff.workflows.explain import report_strip, telling
 from mendiff.workflows.info import describe
 from mendiff.workflows.options import EvaluateOptions
 from mendiff.workflows.places import Place, check_output, new_folder
-from mendiff.workflows.predict import heat_range
 from mendiff.workflows.reporting import Reporter
 from mendiff.workflows.testing import Ranked, TestSet, find, mask_of, measure, pooled, read_tests
 from mendiff.workflows.twins import measure_twins, show_twins, told
@@ -259,7 +258,7 @@ def _image_row(model: Model, tests: TestSet, found: Detection, index: int, side:
     pictures = make_pictures(
         to_picture(tests.images[index]),
         to_picture(found.reconstruction[index]),
-        normalise_heat(found.anomaly_map[index, 0].numpy(), *heat_range(model)),
+        normalise_heat(found.anomaly_map[index, 0].numpy(), *model.calibration.heat_range),
         mask_of(tests, index),
         # The model sees a square; people should see the part in its own proportions.
         thumbnail_size(*image_size(sample.path), min(side, model.image_size)),

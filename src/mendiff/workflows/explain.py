@@ -25,7 +25,6 @@ from mendiff.workflows.common import choose_device, tell_depth
 from mendiff.workflows.findings import counted, left_out, name_images, told
 from mendiff.workflows.options import ExplainOptions
 from mendiff.workflows.places import check_output, new_folder
-from mendiff.workflows.predict import heat_range
 from mendiff.workflows.reporting import Reporter
 
 CONTENT, STRIPS = "explain.json", "strips"
@@ -186,7 +185,7 @@ def way_of(model: Model, trace: Trace, title: str) -> Way:
     words += f"{said['threshold']:.4g}, p = {said['p_value']:.2g}"
     if said["stop_step"]:
         words += f"; stopped at t = {said['stop_step']}"
-    return Way(title, words, trace, model.threshold, heat_range(model))
+    return Way(title, words, trace, model.threshold, model.calibration.heat_range)
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -163,7 +163,7 @@ def _write_pictures(
     picture = model.read(one.path) if one.picture is None else one.picture
     height, width = picture.shape[:2]
     heat, mended = Enlarged(anomaly_map, height, width), Enlarged(reconstruction, height, width)
-    limits = heat_range(model)
+    limits = model.calibration.heat_range
     drawn = {
         "heat_map": (
             overlay(picture[rows], normalise_heat(heat[rows][0].numpy(), *limits))
@@ -176,11 +176,3 @@ def _write_pictures(
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         save_bands(folder / place, height, width, pixels)
         yield kind, place
-
-
-def heat_range(model: Model) -> tuple[float, float]:
-    """(threshold, floor) for drawing: half colour at the pixel threshold, none at half a usual good peak."""
-    peaks = sorted(model.calibration.pixel_scores)
-    return model.calibration.pixel_threshold, min(
-        0.5 * peaks[len(peaks) // 2], 0.9 * model.calibration.pixel_threshold
-    )

@@ -1,0 +1,59 @@
+"""What Model.predict returns: the raw finding with images and threshold."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mendiff.inspection import MOST, SIDE, Inspection
+
+
+def inspection(count, threshold=0.5):
+    """Images with a bright square that the reconstruction lacks; scores rise from 0 to 1."""
+    image = torch.full((count, 3, 32, 32), 0.25)
+    reconstruction = image.clone()
+    image[:, :, 8:16, 8:16] = 1.0
+    heat = torch.zeros(count, 1, 32, 32)
+    heat[:, :, 8:16, 8:16] = 1.0
+    return Inspection(
+        score=torch.linspace(0, 1, count),
+        anomaly_map=heat,
+        reconstruction=reconstruction,
+        stop_step=torch.zeros(count, dtype=torch.int64),
+        image=image,
+        threshold=threshold,
+        heat_range=(0.5, 0.1),
+    )
+
+
+def pictures(page):
+    found = re.findall(r"data:image/png;base64,([^\"]+)", page)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(one)))).astype(int) for one in found]
+
+
+def test_parts_above_the_threshold_are_defective():
+    assert inspection(5).defective.tolist() == [False, False, False, True, True]
+
+
+def test_a_notebook_shows_image_anomaly_map_and_reconstruction_beside_the_decision():
+    page = inspection(2)._repr_html_()
+    assert page.count("<tr>") == 3
+    assert "good: 0 (threshold 0.5)" in page
+    assert "defective: 1 (threshold 0.5)" in page
+    image, heat, reconstruction = pictures(page)[:3]
+    assert image.shape == heat.shape == reconstruction.shape == (SIDE, SIDE, 3)
+    middle, corner = (60, 60), (140, 140)
+    assert image[middle].tolist() == [255, 255, 255]
+    assert reconstruction[middle].tolist() == reconstruction[corner].tolist() == [64, 64, 64]
+    assert heat[middle].tolist() != image[middle].tolist()
+    assert heat[corner].tolist() == pytest.approx(image[corner].tolist(), abs=1)
+
+
+def test_a_notebook_shows_the_first_images_and_counts_the_others():
+    page = inspection(MOST + 3)._repr_html_()
+    assert len(pictures(page)) == 3 * MOST
+    assert "3 more images are not shown" in page
