@@ -25,19 +25,19 @@ from mendiff.evaluation.metrics import TWIN_METRICS
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
 from mendiff.training.split import held_back_and_seen
-from mendiff.workflows.job import Subject, measured
+from mendiff.workflows.job import RowPredictor, row_metrics
 from mendiff.workflows.variants import variant_of
 
 SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap", *TWIN_METRICS)
 
 
-def subject(model: Model, category: Category, changes: dict[str, Any]) -> Subject:
+def subject(model: Model, category: Category, changes: dict[str, Any]) -> RowPredictor:
     """The model with changes, and statistics of one category."""
     fitted = fitted_of(model.info)
     images = [model.prepare(path) for path in category.train]
     held_back, seen = held_back_and_seen(images, None if fitted is None else fitted.held_back)
     changed = variant_of(model, changes, held_back, seen)
-    made = Subject(lambda batch: predict(batch), changed.image_size, changed.threshold)
+    made = RowPredictor(lambda batch: predict(batch), changed.image_size, changed.threshold)
 
     def predict(batch: Tensor) -> tuple[Tensor, Tensor]:
         with changed.in_half():
@@ -66,7 +66,7 @@ def main() -> None:
         "as fitted": same,
         **{one: parse_settings([one]) for one in options.change},
     }.items():
-        found = measured(
+        found = row_metrics(
             lambda name, changes=changes: subject(model, categories[name], changes),
             list(categories.values()),
             Terminal(True),

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mendiff.calibration import Calibration, standing_out, upper_bound
+from mendiff.calibration import Calibration, find_outliers, upper_bound
 from mendiff.errors import InputError
 
 positive = st.floats(1e-3, 1e3)
@@ -123,30 +123,30 @@ def test_one_defect_among_good_scores_does_not_lift_the_threshold_above_itself(c
     rng = np.random.default_rng(count)
     good = rng.lognormal(0, 0.3, count - 1).tolist()
     assert upper_bound([*good, odd], 0.01) == pytest.approx(upper_bound(good, 0.01))
-    assert standing_out([odd, *good]) == [0]
+    assert find_outliers([odd, *good]) == [0]
 
 
 def test_one_part_that_looks_all_too_good_does_not_lift_the_threshold():
     good = np.random.default_rng(0).normal(10, 1, 14).tolist()
     assert upper_bound([*good, -1000.0], 0.01) == pytest.approx(upper_bound(good, 0.01))
-    assert standing_out([*good, -1000.0]) == []
+    assert find_outliers([*good, -1000.0]) == []
 
 
 def test_several_defects_among_many_scores_stand_out_the_highest_first():
     good = np.random.default_rng(1).normal(0, 1, 60).tolist()
-    assert standing_out([*good, 30.0, 40.0, 35.0]) == [61, 62, 60]
+    assert find_outliers([*good, 30.0, 40.0, 35.0]) == [61, 62, 60]
 
 
 def test_sound_scores_seldom_stand_out():
     rng = np.random.default_rng(2)
     for count in (6, 15, 40):
-        told = [bool(standing_out(rng.normal(0, 1, count).tolist())) for _ in range(300)]
+        told = [bool(find_outliers(rng.normal(0, 1, count).tolist())) for _ in range(300)]
         assert sum(told) <= 6
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_of_two_or_three_scores_none_stands_out(count):
-    assert standing_out([0.0] * (count - 1) + [1e6]) == []
+    assert find_outliers([0.0] * (count - 1) + [1e6]) == []
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.01, 0.3])

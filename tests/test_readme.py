@@ -20,12 +20,12 @@ from mendiff.data.samples import Category
 from mendiff.errors import InputError
 from mendiff.evaluation.suites import SUITES
 from mendiff.methods.base import METHODS, find_preset
-from mendiff.workflows.bench import Bench, Given, chosen_rows, handed_out, planned
+from mendiff.workflows.bench import Bench, SharedInputs, chosen_rows, planned, with_shared_inputs
 from mendiff.workflows.fit import BALANCES, STATISTICS, check_prompts
 from mendiff.workflows.fit_codec import PRESETS as CODECS
 from mendiff.workflows.fit_config import Plan, check_sources, stated_config
 from mendiff.workflows.fit_features import PRESETS as FEATURES
-from mendiff.workflows.spec import CONTROLS
+from mendiff.workflows.spec import BASELINES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -185,20 +185,22 @@ def check_words(command, given):
 
 def check_benchmark(given):
     """The same of a benchmark, as it checks itself before anything is run."""
-    from mendiff.anomalib_models.peers import peer_class  # takes seconds
+    from mendiff.anomalib_models.baselines import baseline_class  # takes seconds
 
     if given["suite"] is not None and given["suite"] not in SUITES:
         raise InputError(f"--suite: expected one of {', '.join(SUITES)}, got {given['suite']!r}.")
     suite, preset = SUITES.get(given["suite"]), given["preset"]
     rows, together = chosen_rows(suite, given["ablation"], given["methods"], given["settings"], preset)
     for row in rows:
-        assert row.method in (*METHODS, *CONTROLS) or peer_class(row.method)
+        assert row.method in (*METHODS, *BASELINES) or baseline_class(row.method)
     names = list(suite.categories) if suite else ["part"]
     bench = Bench(
         rows, names, together or given["multi_class"], Path("."), "auto", (0,), preset, None, None, suite
     )
-    extras = Given(*(given[name] for name in ("pretrained", "prompt", "codec", "textures", "statistics")))
-    for job in handed_out(planned(bench, "cpu"), extras).values():
+    extras = SharedInputs(
+        *(given[name] for name in ("pretrained", "prompt", "codec", "textures", "statistics"))
+    )
+    for job in with_shared_inputs(planned(bench, "cpu"), extras).values():
         if job.method in METHODS:
             config = stated_config(job.plan)
             check_sources(job.plan, config)

@@ -16,8 +16,8 @@ MINIMUM = 2
 FALSE_ALARM_RATE = 0.01
 """Share of good parts that thresholds are meant to flag unless another is asked for."""
 SKEW_DOUBT, MOST_SKEWED = 2.0, 3.0
-ODD_LEVEL, ODD_RAMP, ODD_SHARE = 0.01, 0.5, 8
-FEWEST_TO_DOUBT = 4
+OUTLIER_LEVEL, OUTLIER_RAMP, OUTLIER_SHARE = 0.01, 0.5, 8
+MIN_FOR_OUTLIERS = 4
 """Scores of which one can be told to be odd."""
 # Chosen with benchmarks/thresholds.py on simulated scores; that a few scores ask for more before one of them
 # is odd was seen on the good images of a small fit, too.
@@ -80,14 +80,14 @@ class Calibration:
     @property
     def worth(self) -> str:
         """What the threshold is worth, in one sentence: where it comes from, and what that can support."""
-        count, odd, rate = len(self.scores), len(self.odd), f"{100 * self.false_alarm_rate:.3g} %"
+        count, odd, rate = len(self.scores), len(self.outliers), f"{100 * self.false_alarm_rate:.3g} %"
         needed = math.ceil(1 / min(self.false_alarm_rate, 1 - self.false_alarm_rate))
         images = f"{count} good images" if self.seen else f"{count} held-back images"
         if self.seen:
             images += f", {self.seen} of which it was trained on"
         if odd:
             images += f", {odd} of which it passes over as too far above the others"
-        if count < FEWEST_TO_DOUBT:
+        if count < MIN_FOR_OUTLIERS:
             return (
                 f"from {images}: the rate of {rate} is a guess, and little but gross defects will pass the "
                 f"threshold; add good images, about {needed} would measure the rate."
@@ -99,7 +99,7 @@ class Calibration:
     @property
     def odd(self) -> list[int]:
         """Places of the scores that stand out so far that thresholds pass over them, highest first."""
-        return standing_out(self.scores)
+        return find_outliers(self.scores)
 
     def p_value(self, score: float) -> float:
         """Share of good images that score at least this high, itself included: (1 + hits) / (1 + n).
@@ -152,7 +152,7 @@ def upper_bound(scores: Sequence[float], false_alarm_rate: float) -> float:
     is exceeded by the next one at just the rate (a prediction limit). Scores of good images have a longer
     tail above, so this factor is the normal deviate whose quantile is taken from a Pearson III distribution
     of their skewness, which is shrunk to 0 where n scores can't show one. A score that all others make next
-    to impossible (see `standing_out`) fades out of all this, so that one defect among the good images does
+    to impossible (see `find_outliers`) fades out of all this, so that one defect among the good images does
     not lift the limit above all defects.
 
     Moves with a shift and a change of scale of the scores, continuously with every one of them, and upwards
@@ -171,11 +171,11 @@ def upper_bound(scores: Sequence[float], false_alarm_rate: float) -> float:
         return middle
     # Scores of any size, without overflow.
     usual = [(score - middle) / spread for score in scores]
-    limits = (weight * _limit(kept, false_alarm_rate) for weight, kept in _without_odd(usual) if weight)
+    limits = (weight * _limit(kept, false_alarm_rate) for weight, kept in _without_outliers(usual) if weight)
     return middle + spread * sum(limits)
 
 
-def standing_out(scores: Sequence[float]) -> list[int]:
+def find_outliers(scores: Sequence[float]) -> list[int]:
     """Places of the scores that are too high to be those of good images, given all others, highest first.
 
     Sound scores have one with a chance of at most 1 %, four of 0.2 %; of fewer than 4 none can be told.
@@ -184,7 +184,7 @@ def standing_out(scores: Sequence[float]) -> list[int]:
         return []
     middle, spread = median(scores), max(scores) - min(scores)
     usual = [(score - middle) / spread for score in scores]
-    _, kept = max(_without_odd(usual), key=lambda part: part[0])  # what bears most of the limit
+    _, kept = max(_without_outliers(usual), key=lambda part: part[0])  # what bears most of the limit
     return sorted(
         (place for place, score in enumerate(usual) if score > max(kept)), key=lambda place: -scores[place]
     )
@@ -229,7 +229,7 @@ def _skewed(deviate: float, skewness: float) -> float:
     return 2 / skewness * (cubic - 1)
 
 
-def _without_odd(scores: Sequence[float]) -> list[tuple[float, list[float]]]:
+def _without_outliers(scores: Sequence[float]) -> list[tuple[float, list[float]]]:
     """(weight, scores without the k oddest), k from 0 to an eighth of them; the weights add up to 1.
 
     A score is odd where it passes the limit of all that are nearer to the median at a level that makes one
@@ -240,23 +240,23 @@ def _without_odd(scores: Sequence[float]) -> list[tuple[float, list[float]]]:
     middle = median(scores)
     outwards = sorted(scores, key=lambda score: abs(score - middle))
     n = len(scores)
-    most = max(1, n // ODD_SHARE) if n >= FEWEST_TO_DOUBT else 0
-    level = ODD_LEVEL * min(1.0, (n - 3) / 5)
+    most = max(1, n // OUTLIER_SHARE) if n >= MIN_FOR_OUTLIERS else 0
+    level = OUTLIER_LEVEL * min(1.0, (n - 3) / 5)
     parts, left = [], 1.0
     for odd in range(most, 0, -1):
         kept = outwards[: n - odd]
-        fade = _oddness(outwards[n - odd], kept, level / (n * most))
+        fade = _outlier_weight(outwards[n - odd], kept, level / (n * most))
         parts.append((left * fade, kept))
         left *= 1 - fade
     return [*parts, (left, outwards)]
 
 
-def _oddness(score: float, others: Sequence[float], level: float) -> float:
-    """From 0 for a score within the limits of the others to 1 at ODD_RAMP beyond them, of their distance."""
+def _outlier_weight(score: float, others: Sequence[float], level: float) -> float:
+    """From 0 for a score within the limits of the others to 1 at OUTLIER_RAMP beyond them, of their distance."""
     centre = fmean(others)
     upwards = 1 if score > centre else -1  # a part that looks all too good is odd as well
     reach = _limit([upwards * one for one in others], level) - upwards * centre
     distance = abs(score - centre)
     if reach <= 0:
         return float(distance > 0)
-    return min(max((distance / reach - 1) / ODD_RAMP, 0.0), 1.0)
+    return min(max((distance / reach - 1) / OUTLIER_RAMP, 0.0), 1.0)

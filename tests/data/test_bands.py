@@ -20,7 +20,7 @@ import resource, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, torch
-from mendiff.workflows.predict import Subject, _write_pictures
+from mendiff.workflows.predict import BatchImage, _write_pictures
 from mendiff.data.images import resize
 
 def peak():
@@ -29,7 +29,7 @@ def peak():
 calibration = SimpleNamespace(pixel_scores=[1.0, 2.0], pixel_threshold=2.0)
 model = SimpleNamespace(calibration=calibration)
 def draw(picture):
-    one = Subject(Path("x"), "x.png", picture=picture)
+    one = BatchImage(Path("x"), "x.png", picture=picture)
     list(_write_pictures(model, one, torch.rand(1, 64, 64), torch.rand(3, 64, 64), Path(sys.argv[1])))
 
 resize(np.full((300, 400, 3), 90, np.uint8), 64), draw(np.full((300, 400, 3), 90, np.uint8))

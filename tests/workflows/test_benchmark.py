@@ -24,10 +24,10 @@ from mendiff.evaluation.suites import SUITES
 from mendiff.methods.base import METHODS
 from mendiff.workflows import identity as identities
 from mendiff.workflows import queue
-from mendiff.workflows.bench import Bench, Given, chosen_rows, handed_out, planned
+from mendiff.workflows.bench import Bench, SharedInputs, chosen_rows, planned, with_shared_inputs
 from mendiff.workflows.benchmark import printed
-from mendiff.workflows.identity import of_category
-from mendiff.workflows.job import Subject, check_identity, measured
+from mendiff.workflows.identity import category_fingerprint
+from mendiff.workflows.job import RowPredictor, check_identity, row_metrics
 from mendiff.workflows.job import run as run_job
 from mendiff.workflows.queue import check_folder, outcomes, outcomes_of_ray, prepared
 from mendiff.workflows.spec import FAILED, MODEL, Job, read_moved, result_file
@@ -278,9 +278,9 @@ def test_one_model_for_all_does_not_stand_beside_models_for_each(tmp_path):
 def test_what_is_given_reaches_the_fits_that_can_take_it(tmp_path):
     rows = (Row("glad", "glad"), Row("ran", "ran"), Row("median-colour", "median-colour"))
     asked = bench(rows, ("nut",), preset="paper", tmp_path=tmp_path)
-    given = Given(pretrained="somebody/diffusion", textures=tmp_path / "dtd", statistics="category")
+    given = SharedInputs(pretrained="somebody/diffusion", textures=tmp_path / "dtd", statistics="category")
 
-    jobs = handed_out(planned(asked, "cpu"), given)
+    jobs = with_shared_inputs(planned(asked, "cpu"), given)
 
     glad, ran, control = (jobs[f"{name}-nut-0"] for name in ("glad", "ran", "median-colour"))
     assert (glad.pretrained, glad.statistics) == ("somebody/diffusion", "category")
@@ -292,7 +292,9 @@ def test_what_is_given_reaches_the_fits_that_can_take_it(tmp_path):
 def test_a_codec_reaches_the_rows_that_are_not_about_another_one(tmp_path, bundled):
     rows = (Row("a", "diad"), Row("b", "diad", {"codec.kind": "pixels"}), Row("c", "ran"))
 
-    jobs = handed_out(planned(bench(rows, ("nut",), tmp_path=tmp_path), "cpu"), Given(codec=Path("auto")))
+    jobs = with_shared_inputs(
+        planned(bench(rows, ("nut",), tmp_path=tmp_path), "cpu"), SharedInputs(codec=Path("auto"))
+    )
 
     assert [jobs[f"{label}-nut-0"].codec for label in "abc"] == ["auto", None, None]
 
@@ -404,7 +406,7 @@ def test_data_that_are_changed_in_place_are_other_data(done, own, capsys):
 def test_a_fingerprint_is_of_contents_labels_and_names_and_not_of_places(own, tmp_path):
     def known(root):
         (category,) = open_data(root)
-        return of_category(category)
+        return category_fingerprint(category)
 
     first, copy = known(own), shutil.copytree(own, tmp_path / "copy")
     assert known(copy) == first
@@ -414,10 +416,10 @@ def test_a_fingerprint_is_of_contents_labels_and_names_and_not_of_places(own, tm
 
 
 def test_a_fingerprint_is_of_clean_twins_too(own):
-    first = of_category(open_data(own)[0])
+    first = category_fingerprint(open_data(own)[0])
     shutil.copytree(own / "nut/test/dot", own / "nut/twin/dot")
 
-    assert of_category(open_data(own)[0]) != first
+    assert category_fingerprint(open_data(own)[0]) != first
 
 
 class Changing:
@@ -433,19 +435,19 @@ class Changing:
             rebuilt.extend([batch * 0.9] * self.makes)
             return batch.amax((1, 2, 3)), batch.mean(1, keepdim=True)
 
-        return Subject(predict, 40, rebuilt=rebuilt)
+        return RowPredictor(predict, 40, rebuilt=rebuilt)
 
 
 def test_reconstructions_are_measured_where_there_are_twins(own):
     (nut,) = open_data(own)
-    plain = measured(Changing(True), [nut], Terminal(quiet=True))
+    plain = row_metrics(Changing(True), [nut], Terminal(quiet=True))
     for path in nut.root.glob("test/dot/*.png"):  # the defect is a white square
         twin = nut.root / "twin/dot" / path.name
         twin.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.minimum(np.asarray(Image.open(path)), 119)).save(twin)
     (nut,) = open_data(own)
 
-    found, without = (measured(Changing(makes), [nut], Terminal(quiet=True)) for makes in (True, False))
+    found, without = (row_metrics(Changing(makes), [nut], Terminal(quiet=True)) for makes in (True, False))
 
     assert set(found["mean"]) == {*METRICS, *TWIN_METRICS}
     assert set(without["mean"]) == set(plain["mean"]) == set(METRICS)

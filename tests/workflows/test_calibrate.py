@@ -17,7 +17,7 @@ from mendiff.data.images import save_png
 from mendiff.diffusion.random import content_seeds
 from mendiff.model import Model, prepare
 from mendiff.workflows.common import MOST_TOLD
-from mendiff.workflows.worth import warn_of_odd
+from mendiff.workflows.thresholds import warn_of_outliers
 
 SIDE = 32
 
@@ -166,7 +166,9 @@ def known(held_back):
 def test_good_images_that_stand_out_are_named_a_few_by_a_warning_each(capsys):
     sound = np.random.default_rng(0).normal(10, 1, 57).tolist()
     paths = [Path(f"{number}.png") for number in range(64)]
-    names = warn_of_odd(Calibration((*sound, *(90.0 - number for number in range(7)))), paths, Terminal())
+    names = warn_of_outliers(
+        Calibration((*sound, *(90.0 - number for number in range(7)))), paths, Terminal()
+    )
     assert names == [f"{number}.png" for number in range(57, 64)]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == MOST_TOLD + 1
@@ -174,7 +176,7 @@ def test_good_images_that_stand_out_are_named_a_few_by_a_warning_each(capsys):
         "warning: 57.png: stands out among the good images (score 90, those of the others"
     )
     assert lines[-1] == "warning: 2 more good images stand out: see standing_out with --json."
-    assert warn_of_odd(Calibration(tuple(sound)), paths, Terminal()) == []
+    assert warn_of_outliers(Calibration(tuple(sound)), paths, Terminal()) == []
     assert capsys.readouterr().err == ""
 
 

@@ -46,7 +46,7 @@ def judged(monkeypatch):
             return found
 
     judge = Judge()
-    monkeypatch.setattr(choice, "judged", judge)
+    monkeypatch.setattr(choice, "defect_metrics", judge)
     return judge
 
 
@@ -117,7 +117,9 @@ def test_a_model_is_judged_by_flaws_in_what_its_fit_held_back(good, tmp_path, mo
     monkeypatch.setattr(choice, "FLAWS", 6)
     assert main(["fit", str(good), "-o", str(tmp_path / "model"), "--preset", "tiny"]) == 0
     model, paths = load(tmp_path / "model", "cpu"), sorted(good.iterdir())
-    first, again, other = (choice.judged(model, paths, seed, Terminal(True), "x") for seed in (0, 0, 1))
+    first, again, other = (
+        choice.defect_metrics(model, paths, seed, Terminal(True), "x") for seed in (0, 0, 1)
+    )
     assert first == again != other
     assert all(0 <= one <= 1 for one in first.values())
 
@@ -133,4 +135,4 @@ def test_a_model_is_judged_by_flaws_in_what_its_fit_held_back(good, tmp_path, mo
             maps = (torch.stack(images) - torch.stack(nearest)).abs().amax(1, keepdim=True)
             return type("Found", (), {"score": maps.flatten(1).amax(1), "anomaly_map": maps})
 
-    assert choice.judged(Oracle(), paths, 0, Terminal(True), "x")["image_auroc"] == 1
+    assert choice.defect_metrics(Oracle(), paths, 0, Terminal(True), "x")["image_auroc"] == 1

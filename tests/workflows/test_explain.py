@@ -16,7 +16,7 @@ from mendiff.methods.base import METHODS
 from mendiff.model import Model
 from mendiff.report.run import read_run
 from mendiff.workflows import evaluate, explain
-from mendiff.workflows.explain import telling
+from mendiff.workflows.explain import informative_images
 
 CALIBRATION = Calibration((1.0, 1.1, 1.2), (1.0, 1.1, 1.2))
 
@@ -250,7 +250,7 @@ def test_slips_are_one_sentence(refused, models, photos, tmp_path, words, senten
 def test_the_best_found_and_worst_missed_defect_and_a_usual_good_part_are_explained(
     defective, scores, chosen
 ):
-    assert [index for index, _ in telling(defective, scores, 0.5)] == chosen
+    assert [index for index, _ in informative_images(defective, scores, 0.5)] == chosen
 
 
 @pytest.fixture

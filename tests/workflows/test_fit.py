@@ -11,7 +11,7 @@ from PIL import Image
 import mendiff
 from mendiff.anomalib_models import GoodImages
 from mendiff.training.split import choose
-from mendiff.workflows.locks import only_one
+from mendiff.workflows.locks import exclusive_output
 from tests.commands import (
     DIAD,
     METRICS,
@@ -39,7 +39,7 @@ def test_fit_and_evaluate_take_a_list_of_folders(run, data, tmp_path):
 
 
 def test_a_second_fit_into_a_place_is_refused_while_the_first_runs(refused, data, tmp_path):
-    with only_one(tmp_path / "model", "training"):
+    with exclusive_output(tmp_path / "model", "training"):
         sentence = refused("fit", data, "-o", tmp_path / "model", *settings())
         assert "another training into this place is running; wait for its end" in sentence
         for command in ("fit-codec", "fit-features", "benchmark", "demo"):

@@ -16,7 +16,7 @@ import pytest
 from mendiff.data import disk
 from mendiff.errors import InputError
 from mendiff.workflows import places
-from mendiff.workflows.locks import only_one
+from mendiff.workflows.locks import exclusive_output
 from mendiff.workflows.places import TakenError, check_output, new_folder
 
 ROUNDS = 100
@@ -287,28 +287,31 @@ def test_of_a_failed_command_what_is_worth_it_is_kept_and_told(tmp_path):
 
 def test_of_two_that_may_not_share_a_place_the_second_is_refused_while_the_first_runs(tmp_path):
     out = tmp_path / "deep/model"
-    with only_one(out, "fit"):
-        with pytest.raises(InputError, match="another fit into this place is running"), only_one(out, "fit"):
+    with exclusive_output(out, "fit"):
+        with (
+            pytest.raises(InputError, match="another fit into this place is running"),
+            exclusive_output(out, "fit"),
+        ):
             pass
-        with only_one(tmp_path / "other", "fit"):
+        with exclusive_output(tmp_path / "other", "fit"):
             pass
-    with only_one(out, "fit"):
+    with exclusive_output(out, "fit"):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_is_taken_over_at_once_when_its_process_is_killed(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from mendiff.workflows.locks import only_one\n"
-        "with only_one(Path(sys.argv[1]), 'fit'): print('ready', flush=True); time.sleep(100)"
+        "import sys, time; from pathlib import Path; from mendiff.workflows.locks import exclusive_output\n"
+        "with exclusive_output(Path(sys.argv[1]), 'fit'): print('ready', flush=True); time.sleep(100)"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "model")]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
-    with pytest.raises(InputError, match="is running"), only_one(tmp_path / "model", "fit"):
+    with pytest.raises(InputError, match="is running"), exclusive_output(tmp_path / "model", "fit"):
         pass
     end(process)
-    with only_one(tmp_path / "model", "fit"):
+    with exclusive_output(tmp_path / "model", "fit"):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -317,14 +320,14 @@ def test_a_lock_is_waited_for(tmp_path):
     held = threading.Event()
 
     def first():
-        with only_one(tmp_path / "job", "job"):
+        with exclusive_output(tmp_path / "job", "job"):
             held.set()
             time.sleep(0.3)
 
     thread = threading.Thread(target=first)
     thread.start()
     held.wait()
-    with only_one(tmp_path / "job", "job", wait=60):
+    with exclusive_output(tmp_path / "job", "job", wait=60):
         pass
     thread.join()
     shutil.rmtree(tmp_path)

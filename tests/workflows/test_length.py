@@ -8,7 +8,7 @@ import pytest
 from mendiff.cli import main
 from mendiff.data.images import save_png, to_picture
 from mendiff.workflows import length
-from mendiff.workflows.length import Length, chosen_length, keep_length, kept_length, seconds_per_step
+from mendiff.workflows.length import Length, chosen_length, read_length, seconds_per_step, write_length
 
 SMALL_UNET = {
     "block_out_channels": [16, 32],
@@ -65,11 +65,11 @@ def test_minutes_are_shared_out_among_the_stages(tiny_config, monkeypatch):
 
 
 def test_a_resumed_training_stays_as_long_as_it_was(tmp_path):
-    assert kept_length(tmp_path) is None
-    keep_length(tmp_path, Length(150, 80))
-    assert kept_length(tmp_path) == Length(150, 80)
+    assert read_length(tmp_path) is None
+    write_length(tmp_path, Length(150, 80))
+    assert read_length(tmp_path) == Length(150, 80)
     (tmp_path / length.STEPS_FILE).write_text("150")  # as earlier versions wrote it
-    assert kept_length(tmp_path) == Length(150)
+    assert read_length(tmp_path) == Length(150)
 
 
 @pytest.mark.parametrize("name", ["glad", "ran"])

@@ -11,7 +11,7 @@ import mendiff
 from mendiff.data.images import save_png
 from mendiff.errors import InputError
 from mendiff.types import Processes
-from mendiff.workflows.processes import check_processes, rank_of, wording_of
+from mendiff.workflows.processes import check_processes, describe_processes, rank_of
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_what_can_be_started_passes(processes, monkeypatch):
 
 
 def test_people_read_how_many_there_are():
-    assert wording_of(Processes("cuda:1")) == "cuda:1"
-    assert wording_of(Processes("cuda", 2, 3)) == "6 processes on cuda"
+    assert describe_processes(Processes("cuda:1")) == "cuda:1"
+    assert describe_processes(Processes("cuda", 2, 3)) == "6 processes on cuda"
 
 
 @pytest.mark.slow

@@ -18,11 +18,11 @@ from mendiff.methods.base import METHODS, find_method
 from mendiff.methods.config import config_to_dict, override
 from mendiff.model import Model
 from mendiff.workflows import queue
-from mendiff.workflows.bench import Bench, Given, chosen_rows, handed_out, planned
+from mendiff.workflows.bench import Bench, SharedInputs, chosen_rows, planned, with_shared_inputs
 from mendiff.workflows.fit import check_prompts
 from mendiff.workflows.fit_config import check_sources, stated_config
 from mendiff.workflows.job import run as run_job
-from mendiff.workflows.spec import of_config, read_moved
+from mendiff.workflows.spec import config_changes, read_moved
 from mendiff.workflows.variants import variant_of
 
 PRESETS = ("tiny", "small", "paper")
@@ -45,7 +45,7 @@ def ours(suite, ablation, preset):
     jobs = {name: job for name, job in planned(asked, "cpu").items() if job.method in METHODS}
     if preset != "paper" or {job.method for job in jobs.values()} == {"ran"}:
         return jobs
-    return handed_out(jobs, Given("somebody/diffusion"))
+    return with_shared_inputs(jobs, SharedInputs("somebody/diffusion"))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -57,7 +57,7 @@ def test_every_row_can_be_fitted_at_every_size(suite, ablation, preset):
         check_sources(job.plan, config)
         check_prompts(job.plan, config, [Category(name, None, (), ()) for name in job.categories])
         for changes in ({}, *job.rows.values()):
-            changed = override(config, {"image_size": config.image_size or 64, **of_config(changes)})
+            changed = override(config, {"image_size": config.image_size or 64, **config_changes(changes)})
             parts = json.dumps({key: one for key, one in config_to_dict(changed).items() if key in NETWORKS})
             if (job.method, parts) not in built:
                 built.add((job.method, parts))
@@ -68,7 +68,7 @@ def test_every_row_can_be_fitted_at_every_size(suite, ablation, preset):
 
 def test_at_the_papers_size_an_ablation_changes_what_it_is_about_and_nothing_else():
     plain = chosen_rows(SUITES["glad-mvtec"], "glad-pieces", None, {}, "paper")[0]
-    assert {field for row in plain for field in (*row.settings, *of_config(row.changes))} == {
+    assert {field for row in plain for field in (*row.settings, *config_changes(row.changes))} == {
         "synthesis.share",
         "adaptive",
         "fusion",
@@ -123,7 +123,7 @@ def small(tiny_config, shrunk):
 def test_every_change_of_an_ablation_is_made_to_a_fitted_model(name, preset, small, backbone, pictures):
     made = set()
     for job in ours(None, name, preset).values():
-        if not any(map(of_config, job.rows.values())):
+        if not any(map(config_changes, job.rows.values())):
             continue
         config = override(stated_config(job.plan), small(job.method, preset))
         with torch.random.fork_rng(devices=[]):
@@ -135,7 +135,7 @@ def test_every_change_of_an_ablation_is_made_to_a_fitted_model(name, preset, sma
         images = list(torch.nn.functional.interpolate(pictures, side))
         fitted = Model(job.method, method, Calibration((0.1, 0.2)), {}).calibrated(images, images)
         for label, changes in job.rows.items():
-            if asked := of_config(changes):
+            if asked := config_changes(changes):
                 few = {key: min(value, 20) if key == "steps" else value for key, value in asked.items()}
                 changed = variant_of(fitted, few, images, images, weights)
                 assert changed.predict(images[:1]).score.isfinite().all()

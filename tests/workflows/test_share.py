@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mendiff.workflows.fit import told_share
+from mendiff.workflows.fit import bank_share_note
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ def test_the_share_that_was_chosen_is_told(name, share, expected, tiny_method):
     method = tiny_method(name)
     if share is not None:
         method.readout.bank_share.fill_(share)
-    assert re.search(expected, told_share(method))
+    assert re.search(expected, bank_share_note(method))
 
 
 def test_a_share_that_nobody_chose_is_not_told(tiny_method):
-    assert told_share(tiny_method("glad", {"readout.bank_shares": [0.5]})) == ""
+    assert bank_share_note(tiny_method("glad", {"readout.bank_shares": [0.5]})) == ""

@@ -9,7 +9,7 @@ from mendiff.evaluation.ablations import Row
 from mendiff.methods.base import METHODS
 from mendiff.model import Model
 from mendiff.training.optimizers import make_optimizer
-from mendiff.workflows.bench import with_controls
+from mendiff.workflows.bench import with_baselines
 from mendiff.workflows.spec import UNTRAINED
 from mendiff.workflows.untrained import untrained
 
@@ -63,8 +63,8 @@ def test_every_method_of_ours_gets_a_control_from_its_plainest_row():
         Row("c", "ran"),
         Row("median-colour", "median-colour"),
     ]
-    made = with_controls(rows, bank=True)
+    made = with_baselines(rows, bank=True)
     assert [one.label for one in made[4:]] == ["b, untrained", "c, untrained", "memory-bank"]
     assert made[4].settings == {"steps": 2}
     assert made[4].changes == {UNTRAINED: True}
-    assert [one.label for one in with_controls(rows[3:], bank=False)] == ["median-colour"]
+    assert [one.label for one in with_baselines(rows[3:], bank=False)] == ["median-colour"]

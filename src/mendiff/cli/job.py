@@ -14,7 +14,7 @@ from mendiff.cli.heap import keep_freed_memory
 from mendiff.cli.terminal import Terminal
 from mendiff.errors import InputError
 from mendiff.workflows.job import run
-from mendiff.workflows.locks import only_one
+from mendiff.workflows.locks import exclusive_output
 from mendiff.workflows.spec import FAILED, read_moved
 
 
@@ -25,7 +25,7 @@ def main(folder: Path) -> int:
     reporter = Terminal()
     (folder / FAILED).unlink(missing_ok=True)
     try:
-        with interruptible() as signals, only_one(folder, "job", wait=PATIENCE):
+        with interruptible() as signals, exclusive_output(folder, "job", wait=PATIENCE):
             run(read_moved(folder), folder, reporter)
     except KeyboardInterrupt:
         return SIGNALLED + signals[0] if signals else EXIT_INTERRUPTED

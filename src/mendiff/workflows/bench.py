@@ -22,9 +22,9 @@ from mendiff.workflows.fit import STATISTICS, check_prompts
 from mendiff.workflows.fit_config import check_sources, stated_config
 from mendiff.workflows.identity import identity
 from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.spec import BANK, CONTROLS, UNTRAINED, Job, slug
+from mendiff.workflows.spec import BANK, BASELINES, UNTRAINED, Job, slug
 
-TAKEN_BY = {
+ACCEPTED_BY = {
     "pretrained": "glad and diad at a preset paper",
     "prompt": "glad and diad at a preset paper",
     "codec": "glad and diad, unless the row is about another codec",
@@ -34,7 +34,7 @@ TAKEN_BY = {
 
 
 @dataclass(frozen=True)
-class Given:
+class SharedInputs:
     """What the fits of our methods get, those that can take it; see Plan."""
 
     pretrained: str | None = None
@@ -87,7 +87,7 @@ class Bench:
     features_weights: Path | None
     suite: Suite | None
     features_input: str | None = None
-    given: Given = field(default_factory=Given)
+    given: SharedInputs = field(default_factory=SharedInputs)
     half: bool = False
 
 
@@ -106,7 +106,7 @@ def chosen_rows(
         chosen = ablation(name)
         rows, together = tuple(row.at(preset) for row in chosen.rows), chosen.multi_class
     else:
-        default = (suite.method, *CONTROLS) if suite else (*METHODS, *CONTROLS)
+        default = (suite.method, *BASELINES) if suite else (*METHODS, *BASELINES)
         rows = tuple(Row(one, one) for one in unique(methods or default))
         together = bool(suite and suite.multi_class)
     for_method: dict[str, dict[str, Any]] = {}
@@ -119,10 +119,10 @@ def chosen_rows(
             )
         for_method.setdefault(method, {})[field] = value
     merged = [replace(row, settings=row.settings | for_method.get(row.method, {})) for row in rows]
-    return with_controls(merged, bank=name is not None), together
+    return with_baselines(merged, bank=name is not None), together
 
 
-def with_controls(rows: Sequence[Row], *, bank: bool) -> tuple[Row, ...]:
+def with_baselines(rows: Sequence[Row], *, bank: bool) -> tuple[Row, ...]:
     """Rows and what tells how much of their figures a trained network earns.
 
     Args:
@@ -206,20 +206,20 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return config_to_dict(settings)
 
 
-def handed_out(jobs: Mapping[str, Job], given: Given) -> dict[str, Job]:
+def with_shared_inputs(jobs: Mapping[str, Job], given: SharedInputs) -> dict[str, Job]:
     """The jobs with what was given to those that can take it; what none can take is refused."""
     handed = {name: replace(job, **_takes(job, given)) for name, job in jobs.items()}
     for option, value in given.fields.items():
         if not any(getattr(job, option) == value for job in handed.values()):
             labels = unique(label for job in jobs.values() for label in job.rows)
             raise InputError(
-                f"--{option}: expected rows that take it ({TAKEN_BY[option]}), got {', '.join(labels)} at "
+                f"--{option}: expected rows that take it ({ACCEPTED_BY[option]}), got {', '.join(labels)} at "
                 f"preset {next(iter(jobs.values())).preset}."
             )
     return handed
 
 
-def _takes(job: Job, given: Given) -> dict[str, Any]:
+def _takes(job: Job, given: SharedInputs) -> dict[str, Any]:
     """What a job's fit can take of what was given."""
     if job.method not in METHODS or not given.fields:
         return {}

@@ -27,10 +27,18 @@ from mendiff.evaluation.tables import (
     stops_as_markdown,
     unique,
 )
-from mendiff.workflows.bench import Bench, Given, chosen_rows, handed_out, identified, names_of, planned
-from mendiff.workflows.common import checked, choose_categories, choose_device
+from mendiff.workflows.bench import (
+    Bench,
+    SharedInputs,
+    chosen_rows,
+    identified,
+    names_of,
+    planned,
+    with_shared_inputs,
+)
+from mendiff.workflows.common import choose_categories, choose_device, readable_categories
 from mendiff.workflows.fit import STATISTICS
-from mendiff.workflows.locks import alone
+from mendiff.workflows.locks import exclusive
 from mendiff.workflows.options import BenchmarkOptions
 from mendiff.workflows.queue import check_folder, collected, others_of, prepared, run_all
 from mendiff.workflows.reporting import Reporter, Table
@@ -50,7 +58,7 @@ SAME_RESULTS = (
 """Settings that save memory or time: a method under its published settings stays that."""
 
 
-@alone("benchmark")
+@exclusive("benchmark")
 def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
     """Run or resume a benchmark and print its tables."""
     if options.jobs < 1:
@@ -62,7 +70,7 @@ def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
         raise InputError(
             f"{options.data}: expected categories with test images, found none; see 'mendiff check --help'."
         )
-    checked(known, reporter)
+    readable_categories(known, reporter)
     if options.suite:
         check_choice("--suite", options.suite, SUITES)
     named = SUITES[options.suite] if options.suite else None
@@ -80,11 +88,13 @@ def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
         features_weights=None if options.features_weights is None else options.features_weights.resolve(),
         features_input=options.features_input,
         suite=named,
-        given=Given(options.pretrained, options.prompt, options.codec, options.textures, options.statistics),
+        given=SharedInputs(
+            options.pretrained, options.prompt, options.codec, options.textures, options.statistics
+        ),
         half=options.half,
     )
     jobs = planned(bench, choose_device(options.device))
-    every = identified(handed_out(jobs, bench.given), known, reporter)
+    every = identified(with_shared_inputs(jobs, bench.given), known, reporter)
     check_folder(options.out, every)
     folders = [prepared(options.out, name, job) for name, job in every.items()]
     for line in notes(bench, folders):

@@ -21,7 +21,7 @@ from mendiff.workflows.fit_config import readable_paths
 from mendiff.workflows.options import CalibrateOptions
 from mendiff.workflows.places import check_output, new_folder
 from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.worth import check_rate, say_worth, warn_of_odd
+from mendiff.workflows.thresholds import check_rate, report_reliability, warn_of_outliers
 
 
 def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:
         save(draft, made.name, made.method, made.calibration, made.info, own)
     calibration, paths = made.calibration, [path for some in images.values() for path in some]
     reporter.say(f"model: {options.out} (threshold {made.threshold:.4g} from good images alone)")
-    say_worth(calibration, reporter)
+    report_reliability(calibration, reporter)
     return {
         "model": str(options.out),
         "threshold": made.threshold,
@@ -61,7 +61,7 @@ def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:
         "false_alarm_rate": calibration.false_alarm_rate,
         "images": sum(map(len, images.values())),
         "worth": calibration.worth,
-        "standing_out": [str(paths[at]) for at in calibration.odd] if paths else [],
+        "standing_out": [str(paths[at]) for at in calibration.outliers] if paths else [],
     }
 
 
@@ -74,7 +74,7 @@ def _calibrated(
     if not paths:
         return model
     calibration = scores_of(model, paths, batch_size, reporter, "calibrating")
-    warn_of_odd(calibration, paths, reporter)
+    warn_of_outliers(calibration, paths, reporter)
     told = {"images": len(paths), "categories": list(images)}
     return replace(model, calibration=calibration, info={**model.info, "calibrated": told})
 
@@ -94,7 +94,7 @@ def _own(
         one = load(model.source, device, name).with_false_alarm_rate(model.calibration.false_alarm_rate)
         if name in images:
             calibration = scores_of(one, images[name], batch_size, reporter, f"calibrating {name}")
-            say_worth(calibration, reporter, f"threshold of {name}", few_alone=True)
+            report_reliability(calibration, reporter, f"threshold of {name}", few_alone=True)
             one = replace(one, calibration=calibration)
         yield name, one
 

@@ -20,11 +20,11 @@ from mendiff.synthesis.probes import probes
 from mendiff.workflows.fit import STEPS, fit
 from mendiff.workflows.fit_config import Plan, make_config, readable_paths
 from mendiff.workflows.length import chosen_length
-from mendiff.workflows.locks import beside
+from mendiff.workflows.locks import hidden_path
 from mendiff.workflows.manifest import MANIFEST, check_manifest, data_hashes
 from mendiff.workflows.places import check_output, new_folder, resumable
 from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.tune import KEPT, SMALLEST_GAIN, measured
+from mendiff.workflows.tune import KEPT, SMALLEST_GAIN, metrics_against_good
 from mendiff.workflows.variants import split_as_fitted
 
 CANDIDATES = ("tiny", "small")
@@ -37,7 +37,7 @@ FLAWS = 48
 
 
 @dataclass(frozen=True)
-class Tried:
+class Candidate:
     """What a candidate came to.
 
     Attributes:
@@ -54,7 +54,7 @@ class Tried:
         return (self.metrics["image_auroc"] + self.metrics["pixel_ap"]) / 2
 
 
-def fit_best(
+def fit_candidates(
     plan: Plan,
     categories: Sequence[Category],
     out: Path,
@@ -72,7 +72,7 @@ def fit_best(
         raise InputError(f"--preset auto: expected one process, got {plan.processes.count}; name a preset.")
     if STEPS in plan.settings:
         raise InputError("--preset auto: expected --minutes in place of a number of steps; or name a preset.")
-    place, work = check_output(out, overwrite, "a model"), beside(out, "auto")
+    place, work = check_output(out, overwrite, "a model"), hidden_path(out, "auto")
     if resume and not work.is_dir():
         raise InputError(
             f"--resume: expected an interrupted fit of {out} to go on with, found none; fit without it."
@@ -80,11 +80,11 @@ def fit_best(
     paths = readable_paths(categories, Reporter())  # every fit names what it leaves out
     left = plan.minutes or MINUTES
     found: dict[str, dict[str, Any]] = {}
-    tried: dict[str, Tried] = {}
+    tried: dict[str, Candidate] = {}
     with resumable(work / MANIFEST, out, resume):
         check_manifest(work, work / MANIFEST, _asked(plan, categories, paths), resume=resume)
         for name in CANDIDATES:
-            begun = not tried or (resume and beside(work / name, "fit").is_dir())
+            begun = not tried or (resume and hidden_path(work / name, "fit").is_dir())
             asked = replace(plan, preset=name, minutes=0.0)
             one = asked if begun else _timed(asked, paths, left, reporter)
             if one is None:
@@ -94,7 +94,9 @@ def fit_best(
             model = load(work / name, plan.device)
             minutes = model.info["seconds"] / 60
             left -= minutes
-            tried[name] = Tried(round(minutes, 1), judged(model, paths, plan.seed, reporter, name))
+            tried[name] = Candidate(
+                round(minutes, 1), defect_metrics(model, paths, plan.seed, reporter, name)
+            )
             reporter.say(_line(name, tried[name]))
         best = chosen(tried)
         model = load(work / best, plan.device)
@@ -114,7 +116,7 @@ def _fitted(
 ) -> dict[str, Any]:
     """Fit a candidate, or go on with it; where nothing comes of the first one, nothing stays."""
     try:
-        goes_on = resume and beside(folder, "fit").is_dir()
+        goes_on = resume and hidden_path(folder, "fit").is_dir()
         return fit(plan, categories, folder, reporter, resume=goes_on)
     except BaseException:
         if not any(one.is_dir() for one in folder.parent.iterdir()):
@@ -144,7 +146,7 @@ def _timed(plan: Plan, paths: Sequence[Path], left: float, reporter: Reporter) -
     return None
 
 
-def judged(
+def defect_metrics(
     model: Model, paths: Sequence[Path], seed: int, reporter: Reporter, title: str
 ) -> dict[str, float]:
     """tune.KEPT of a fitted model, on the images that its fit held back with and without flaws.
@@ -163,12 +165,12 @@ def judged(
         update(0, 2, "good images")
         usual = model.predict(held_back)
         update(1, 2, "flaws")
-        metrics = measured(usual, model.predict(list(flawed)), masks)
+        metrics = metrics_against_good(usual, model.predict(list(flawed)), masks)
         update(2, 2, "")
     return metrics
 
 
-def chosen(tried: dict[str, Tried]) -> str:
+def chosen(tried: dict[str, Candidate]) -> str:
     """The best candidate; a slower one must be better by SMALLEST_GAIN."""
     best, *others = tried
     for name in others:
@@ -177,6 +179,6 @@ def chosen(tried: dict[str, Tried]) -> str:
     return best
 
 
-def _line(name: str, one: Tried) -> str:
+def _line(name: str, one: Candidate) -> str:
     figures = ", ".join(f"{key.replace('_', ' ')} {one.metrics[key]:.3f}" for key in KEPT)
     return f"{name}: {figures} on flaws laid into held-back images"

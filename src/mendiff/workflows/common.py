@@ -66,7 +66,9 @@ def choose_categories(categories: list[Category], wanted: Sequence[str] | None) 
     return [by_name[name] for name in wanted]
 
 
-def checked(categories: Sequence[Category], reporter: Reporter, use: Use | None = None) -> list[Category]:
+def readable_categories(
+    categories: Sequence[Category], reporter: Reporter, use: Use | None = None
+) -> list[Category]:
     """The categories without the images that can't be read; other faults are an error or a warning each.
 
     Args:
@@ -99,7 +101,7 @@ def checked(categories: Sequence[Category], reporter: Reporter, use: Use | None 
     ]
 
 
-def tell_depth(paths: Sequence[Path], bit_depth: int, reporter: Reporter) -> None:
+def warn_of_dark_images(paths: Sequence[Path], bit_depth: int, reporter: Reporter) -> None:
     """Warn of 16-bit images that are nearly black to a model, by the first of them; `check` looks at all."""
     deep: list[Path] = []
     for path in paths if not bit_depth else ():

@@ -45,7 +45,7 @@ from mendiff.workflows.fit_config import readable_paths
 from mendiff.workflows.options import ConvertOptions
 from mendiff.workflows.places import Place, check_output, new_folder
 from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.worth import say_worth
+from mendiff.workflows.thresholds import report_reliability
 
 KINDS = ("glad", "diad", "codec")
 BATCH = 8
@@ -118,7 +118,7 @@ def run(options: ConvertOptions, reporter: Reporter) -> dict[str, Any]:
         draft.rmdir()
         save(draft, name, method, calibration, info)
     reporter.say(f"model: {options.out} (threshold {calibration.threshold:.4g} from good images alone)")
-    say_worth(calibration, reporter)
+    report_reliability(calibration, reporter)
     return {
         "model": str(options.out),
         "threshold": calibration.threshold,

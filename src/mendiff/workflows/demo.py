@@ -23,12 +23,12 @@ from mendiff.model import Model, calibrated
 from mendiff.report.contents import Report
 from mendiff.report.html import write_report
 from mendiff.report.pictures import thumbnail_side
+from mendiff.workflows.baselines import by_baseline, measure_baselines
 from mendiff.workflows.common import choose_device, metrics_table
-from mendiff.workflows.controls import by_control, measure_controls
 from mendiff.workflows.evaluate import about, page, strips
 from mendiff.workflows.fit import prepared, train
 from mendiff.workflows.fit_config import Plan, asked_config, make_config, readable_paths
-from mendiff.workflows.locks import only_one
+from mendiff.workflows.locks import exclusive_output
 from mendiff.workflows.manifest import hashes_of
 from mendiff.workflows.options import DemoOptions
 from mendiff.workflows.places import check_output, new_folder
@@ -59,7 +59,7 @@ def run(options: DemoOptions, reporter: Reporter) -> dict[str, Any]:
     began = time.monotonic()
     kinds = len(config.categories)
     reporter.say(f"{kinds} kind{'s' * (kinds > 1)} of parts, learned from good ones alone, on {plan.device}")
-    with only_one(options.out, "demo"), new_folder(place) as draft:
+    with exclusive_output(options.out, "demo"), new_folder(place) as draft:
         draw(draft / "data", config, reporter)
         result = _fit_and_report(draft, plan, reporter)
         result["seconds"] = round(time.monotonic() - began, 1)
@@ -114,14 +114,14 @@ def _fit_and_report(folder: Path, plan: Plan, reporter: Reporter) -> dict[str, A
         results[category.name] = measure(tests, found.score, found.anomaly_map)
         twins[category.name] = mended = measure_twins(tests, found.reconstruction)
         results[category.name] |= {} if mended is None else mended.mean
-        controls[category.name] = measure_controls(model, category, tests)
+        controls[category.name] = measure_baselines(model, category, tests)
         shown = page(model, category.name, tests, found, results[category.name], side)
         pages.append(dataclasses.replace(shown, strips=strips(model, tests, found, reporter)))
         save(folder / "models" / category.name, model.name, model.method, model.calibration, model.info)
     result = summary(results)
     reporter.table(metrics_table(result, "defects in parts the models have never seen"))
     show_twins(twins, reporter)
-    result["controls"] = by_control(controls)
+    result["controls"] = by_baseline(controls)
     for name, rows in result["controls"].items():
         reporter.table(metrics_table(rows, f"control: {name}"))
     title, subtitle = "mendiff demo", _subtitle(plan)

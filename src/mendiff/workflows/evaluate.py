@@ -25,22 +25,22 @@ from mendiff.report.html import check_place, write_report
 from mendiff.report.pictures import make_pictures, thumbnail_side, thumbnail_size
 from mendiff.report.run import write_run
 from mendiff.types import Detection
+from mendiff.workflows.baselines import by_baseline, measure_baselines
 from mendiff.workflows.common import (
-    checked,
     choose_categories,
     choose_device,
     metrics_table,
+    readable_categories,
     threshold_table,
 )
-from mendiff.workflows.controls import by_control, measure_controls
-from mendiff.workflows.explain import report_strip, telling
+from mendiff.workflows.explain import informative_images, report_strip
 from mendiff.workflows.info import describe
 from mendiff.workflows.options import EvaluateOptions
 from mendiff.workflows.places import Place, check_output, new_folder
 from mendiff.workflows.reporting import Reporter
 from mendiff.workflows.testing import Ranked, TestSet, find, mask_of, measure, pooled, read_tests
+from mendiff.workflows.thresholds import check_rate
 from mendiff.workflows.twins import measure_twins, show_twins, told
-from mendiff.workflows.worth import check_rate
 
 MOST_IMAGES, MOST_CATEGORIES = 2000, 6
 """Test images, and categories, up to which a report shows how a few verdicts came about."""
@@ -80,7 +80,7 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     # A folder that is none should show before the data is read.
     use = _use(read_config(options.model)["config"])
     asked = _with_tests(options.data, options.layout, options.categories)
-    chosen = checked(asked, reporter, use)
+    chosen = readable_categories(asked, reporter, use)
     own, shared = categories_of(options.model), None
     tested = sum(len(category.test) for category in chosen)
     side, explained = thumbnail_side(tested), tested <= MOST_IMAGES and len(chosen) <= MOST_CATEGORIES
@@ -111,7 +111,7 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     if binned:
         reporter.say("note: so many pixels that their metrics are of values binned to one part in 4,096.")
     if options.controls:
-        result["controls"] = by_control({name: one.controls for name, one in outcomes.items()})
+        result["controls"] = by_baseline({name: one.controls for name, one in outcomes.items()})
         for name, rows in result["controls"].items():
             reporter.table(metrics_table(rows, f"control: {name}"))
     if unread:
@@ -186,7 +186,7 @@ def _evaluated(
         twins=twins,
         cut=at_threshold(found.score.tolist(), [sample.label for sample in tests.samples], model.threshold),
         ranked=(found.score, tests.labels, found.anomaly_map, tests.masks),
-        controls=measure_controls(model, category, tests, options.half) if options.controls else {},
+        controls=measure_baselines(model, category, tests, options.half) if options.controls else {},
         page=shown,
         measured=[sample.path for sample in tests.samples],
     )
@@ -194,7 +194,7 @@ def _evaluated(
 
 def strips(model: Model, tests: TestSet, found: Detection, reporter: Reporter) -> list[Strip]:
     """How the model came to its verdict on a few images that tell most."""
-    chosen = telling(tests.labels.tolist(), found.score.tolist(), model.threshold)
+    chosen = informative_images(tests.labels.tolist(), found.score.tolist(), model.threshold)
     return [
         report_strip(model, tests.samples[index], mask_of(tests, index), title)
         for index, title in reporter.track(chosen, "explaining a few")

@@ -21,7 +21,7 @@ from mendiff.report.contents import Strip
 from mendiff.report.pictures import QUALITY
 from mendiff.report.strips import Way, describe, draw_ways
 from mendiff.types import Trace
-from mendiff.workflows.common import choose_device, tell_depth
+from mendiff.workflows.common import choose_device, warn_of_dark_images
 from mendiff.workflows.findings import counted, left_out, name_images, told
 from mendiff.workflows.options import ExplainOptions
 from mendiff.workflows.places import check_output, new_folder
@@ -62,7 +62,7 @@ def run(options: ExplainOptions, reporter: Reporter) -> dict[str, Any]:
     folders, given = _parted([*options.models, *options.images])
     opened = _open(folders, device, options.category)
     named, passed = name_images(given), left_out(given)
-    tell_depth([path for path, _ in named], opened[0].model.method.config.bit_depth, reporter)
+    warn_of_dark_images([path for path, _ in named], opened[0].model.method.config.bit_depth, reporter)
     if passed:
         reporter.warn(f"{len(passed)} files are not looked at: {counted(passed)}.")
     chosen = _chosen(named, options.limit)
@@ -150,7 +150,7 @@ def _explained(opened: Sequence[Opened], path: Path, name: str, side: int, draft
         except NotFiniteError as error:
             raise NotFiniteError(error.rows, [str(path)]) from error
         ways.append(way_of(one.model, trace, one.title))
-        row["models"].append({"model": str(one.folder), **verdict_of(one.model, trace), **_panels(trace)})
+        row["models"].append({"model": str(one.folder), **verdict_row(one.model, trace), **_panels(trace)})
     try:
         strip = draft / STRIPS / name
         strip.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def _panels(trace: Trace) -> dict[str, Any]:
     return {"panels": [describe(panel) for panel in trace.panels]}
 
 
-def verdict_of(model: Model, trace: Trace) -> dict[str, Any]:
+def verdict_row(model: Model, trace: Trace) -> dict[str, Any]:
     """What a model says of an image, as `mendiff predict` tells it."""
     score = float(trace.found.score)
     return {
@@ -180,7 +180,7 @@ def verdict_of(model: Model, trace: Trace) -> dict[str, Any]:
 
 def way_of(model: Model, trace: Trace, title: str) -> Way:
     """A model's way to its finding, for drawing."""
-    said = verdict_of(model, trace)
+    said = verdict_row(model, trace)
     words = f"looks {'defective' if said['defective'] else 'good'}: score {said['score']:.4g}, threshold "
     words += f"{said['threshold']:.4g}, p = {said['p_value']:.2g}"
     if said["stop_step"]:
@@ -197,7 +197,9 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
 # ---- for the report of `mendiff evaluate` ------------------------------------------------------------
 
 
-def telling(defective: Sequence[bool], scores: Sequence[float], threshold: float) -> list[tuple[int, str]]:
+def informative_images(
+    defective: Sequence[bool], scores: Sequence[float], threshold: float
+) -> list[tuple[int, str]]:
     """The images that tell most of a model, as (index, why): two defective ones and a good one at most.
 
     Args:

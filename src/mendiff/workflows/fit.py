@@ -33,14 +33,14 @@ from mendiff.training.split import FEWEST_IMAGES, choose, held_back_and_seen
 from mendiff.types import Processes
 from mendiff.workflows.common import choose_categories, choose_device
 from mendiff.workflows.fit_config import Plan, make_config, readable_paths, use_of
-from mendiff.workflows.length import Length, asked_length, chosen_length, keep_length, kept_length
-from mendiff.workflows.locks import beside, check_free
+from mendiff.workflows.length import Length, chosen_length, configured_length, read_length, write_length
+from mendiff.workflows.locks import check_free, hidden_path
 from mendiff.workflows.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
 from mendiff.workflows.options import FitOptions
 from mendiff.workflows.places import Place, TakenError, check_output, new_folder, resumable
-from mendiff.workflows.processes import check_processes, rank_of, wording_of
+from mendiff.workflows.processes import check_processes, describe_processes, rank_of
 from mendiff.workflows.reporting import Reporter, Silent
-from mendiff.workflows.worth import check_rate, say_worth, warn_of_odd
+from mendiff.workflows.thresholds import check_rate, report_reliability, warn_of_outliers
 
 STATISTICS = ("global", "category")
 BALANCES = ("image", "category")
@@ -91,9 +91,9 @@ def run(options: FitOptions, reporter: Reporter) -> dict[str, Any]:
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
     how = {"resume": options.resume, "overwrite": options.overwrite}
     if options.preset == AUTO:
-        from mendiff.workflows.choice import fit_best  # which makes several fits
+        from mendiff.workflows.choice import fit_candidates  # which makes several fits
 
-        return fit_best(plan, chosen, options.out, reporter, **how)
+        return fit_candidates(plan, chosen, options.out, reporter, **how)
     return fit(plan, chosen, options.out, reporter, **how)
 
 
@@ -125,7 +125,7 @@ def fit(
         reporter.say(
             f"{plan.method} ({plan.preset}): {len(paths)} good images of "
             f"{', '.join(one.name for one in categories)}, {config.image_size} pixels, "
-            f"{config.training.steps} steps on {wording_of(plan.processes)}{_repeat(plan, config, length)}"
+            f"{config.training.steps} steps on {describe_processes(plan.processes)}{_repeat(plan, config, length)}"
         )
         if not getattr(getattr(config, "features", None), "name", "-"):
             reporter.say(f"note: {NO_FEATURES}")
@@ -142,10 +142,10 @@ def fit(
             reporter.say(f"textures: {len(module.method.textures)} pictures of {plan.textures}")
         module.files = files
         facts = {"images": len(paths), "categories": [one.name for one in categories], "pretrained": loaded}
-        facts["usual_size"] = usual_size(paths)
+        facts["usual_size"] = median_size(paths)
         if first:
             (workdir / PARTS_FILE).write_text("\n".join(loaded))
-            keep_length(workdir, length)
+            write_length(workdir, length)
         _hold_back(module, apart)
         with reporter.stages() as update:
             images = _images(module, categories, paths)
@@ -155,21 +155,21 @@ def fit(
         steps = config.training.steps
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "steps": steps, "seconds": seconds}
         model = module.as_model(info).to(plan.device).with_false_alarm_rate(plan.false_alarm_rate)
-        odd = warn_of_odd(model.calibration, [paths[at] for at in module.scored_at], reporter)
+        odd = warn_of_outliers(model.calibration, [paths[at] for at in module.scored_at], reporter)
         _save(model, place, apart, reporter)
     reporter.say(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {model.threshold:.4g} from good images alone)"
     )
-    if line := told_share(module.method):
+    if line := bank_share_note(module.method):
         reporter.say(line)
     if module.config.upright == "always":
         reporter.say(f"note: {UPRIGHT}")
-    say_worth(model.calibration, reporter)
+    report_reliability(model.calibration, reporter)
     told = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": odd}
     return {"model": str(out), **told, **info, "config": config_to_dict(module.config)}
 
 
-def told_share(method: Any) -> str:
+def bank_share_note(method: Any) -> str:
     """A line on how much of a memory bank the read-out takes, where the fit chose it; otherwise nothing."""
     readout = getattr(method, "readout", None)
     if readout is None or len(readout.config.bank_shares) < 2:
@@ -181,7 +181,7 @@ def told_share(method: Any) -> str:
     return f"scores: {share} % memory bank, {100 - share} % reconstruction, {chosen}"
 
 
-def usual_size(paths: Sequence[Path]) -> list[int]:
+def median_size(paths: Sequence[Path]) -> list[int]:
     """[H, W] of the image that is in the middle of some by its longer side."""
     sizes = sorted((read_size(path) for path in paths[:200]), key=max)
     return list(sizes[len(sizes) // 2])
@@ -214,9 +214,9 @@ def with_steps(settings: Mapping[str, Any], steps: int | None) -> dict[str, Any]
 
 def _length(plan: Plan, config: MethodConfig, workdir: Path, reporter: Reporter, *, resume: bool) -> Length:
     """How long to train: as long as a resumed training, as was asked for, or by this machine's speed."""
-    kept = kept_length(workdir) if resume else None
+    kept = read_length(workdir) if resume else None
     if STEPS in plan.settings or plan.processes.count > 1:  # a number that was asked for stays
-        return asked_length(config)
+        return configured_length(config)
     return kept or chosen_length(plan.method, config, plan.device, minutes=plan.minutes, say=reporter.say)
 
 
@@ -386,8 +386,8 @@ def _of_category(model: Model, name: str, paths: Sequence[Path], reporter: Repor
     made = model.calibrated(held_back, seen, category=name)
     by_seed = dict(zip(content_seeds(torch.stack(images)).tolist(), paths, strict=True))
     scored = content_seeds(torch.stack([*held_back, *seen])).tolist()
-    warn_of_odd(made.calibration, [by_seed[seed] for seed in scored], reporter)
-    say_worth(made.calibration, reporter, f"threshold of {name}", few_alone=True)
+    warn_of_outliers(made.calibration, [by_seed[seed] for seed in scored], reporter)
+    report_reliability(made.calibration, reporter, f"threshold of {name}", few_alone=True)
     return made
 
 
@@ -403,4 +403,4 @@ def workdir_of(out: Path, resume: bool) -> Path:
 
 
 def _workdir(out: Path) -> Path:
-    return beside(out, "fit")
+    return hidden_path(out, "fit")

@@ -26,7 +26,7 @@ from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
 from mendiff.training.split import FEWEST_IMAGES
 from mendiff.types import Processes
-from mendiff.workflows.common import checked
+from mendiff.workflows.common import readable_categories
 from mendiff.workflows.reporting import Reporter
 
 INPUTS: dict[str, dict[str, Any]] = {
@@ -261,7 +261,7 @@ def own_size(paths: Sequence[Path], multiple: int) -> int:
 
 def readable_paths(categories: Sequence[Category], reporter: Reporter, use: Use | None = None) -> list[Path]:
     """The good training images that can be read; the others are named and left out. See `checked`."""
-    paths = [path for category in checked(categories, reporter, use) for path in category.train]
+    paths = [path for category in readable_categories(categories, reporter, use) for path in category.train]
     if len(paths) < FEWEST_IMAGES:
         raise InputError(
             f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, one to learn from and one "

@@ -131,7 +131,7 @@ def _tune(
     """Train, on the model's device and back; gives both terms on held-back images before and after."""
     began = time.monotonic()
     kept, seen = split_images(torch.stack([mender.prepare(path) for path in paths]))
-    kept, seen = (with_mended(mender, images, reporter) for images in (kept, seen))
+    kept, seen = (with_reconstructions(mender, images, reporter) for images in (kept, seen))
     tuning.to(next(mender.method.parameters()).device)
     before = terms_of(tuning, kept)
     with reporter.bar("fitting") as update:
@@ -157,7 +157,7 @@ def _plan(options: FitFeaturesOptions) -> tuple[FeaturesPlan, dict[str, Tensor],
     return override(plan, stated | options.settings), weights, str(place)
 
 
-def with_mended(mender: Model, images: Tensor, reporter: Reporter) -> Tensor:
+def with_reconstructions(mender: Model, images: Tensor, reporter: Reporter) -> Tensor:
     """Images beside their reconstructions: (N,3,S,S) in [0,1] to (N,6,S,S) uint8.
 
     Made once and kept: the noise belongs to the image, so that a reconstruction made anew would be the same,

@@ -43,8 +43,8 @@ def identity(job: Job, categories: Sequence[Category]) -> dict[str, dict[str, st
         InputError: for Stable Diffusion's weights that are nowhere; other files may turn up later.
     """
     return {
-        "data": {one.name: of_category(one) for one in categories},
-        "files": dict(of_files(job)),
+        "data": {one.name: category_fingerprint(one) for one in categories},
+        "files": dict(file_hashes(job)),
         "device": {"device": job.device.partition(":")[0]},
         "code": code(),
     }
@@ -75,7 +75,7 @@ def _told(part: str, name: str, old: str | None, new: str | None) -> str:
     return f"{'code: ' * (part == 'code')}{name}: {old or 'none'} before, {new or 'none'} now"
 
 
-def of_category(category: Category) -> str:
+def category_fingerprint(category: Category) -> str:
     """A fingerprint of a category's images, masks, twins and labels, and of their names below its folder."""
     used = [("train", path) for path in category.train]
     for sample in category.test:
@@ -89,7 +89,7 @@ def of_category(category: Category) -> str:
     )
 
 
-def of_files(job: Job) -> Iterator[tuple[str, str]]:
+def file_hashes(job: Job) -> Iterator[tuple[str, str]]:
     """Every file or folder of weights and pictures that a job reads, with a hash of its content."""
     backbones = {"features_weights": job.weights}
     for part, name in job.from_hub.items():

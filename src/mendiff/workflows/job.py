@@ -44,7 +44,7 @@ from mendiff.workflows.fit import fit
 from mendiff.workflows.fit_config import backbone_input, own_size, readable_paths
 from mendiff.workflows.identity import difference, identity
 from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.spec import CONTROLS, MODEL, UNTRAINED, Job, of_config, result_file
+from mendiff.workflows.spec import BASELINES, MODEL, UNTRAINED, Job, config_changes, result_file
 from mendiff.workflows.twins import measure_twins
 from mendiff.workflows.twins import told as twins_told
 from mendiff.workflows.untrained import untrained_on
@@ -59,7 +59,7 @@ Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Subject:
+class RowPredictor:
     """What a row measures.
 
     Attributes:
@@ -90,7 +90,7 @@ def run(job: Job, folder: Path, reporter: Reporter) -> None:
     subject_of, facts = fitted(job, categories, folder, reporter)
     for label in todo:
         result = {"label": label, "method": job.method, "seed": job.seed, "device": job.device, **facts}
-        result |= measured(partial(subject_of, label), categories, reporter)
+        result |= row_metrics(partial(subject_of, label), categories, reporter)
         write_json(result_file(folder, label), result)
 
 
@@ -104,8 +104,8 @@ def check_identity(job: Job, categories: Sequence[Category]) -> None:
         )
 
 
-def measured(
-    subject_of: Callable[[str], Subject], categories: Sequence[Category], reporter: Reporter
+def row_metrics(
+    subject_of: Callable[[str], RowPredictor], categories: Sequence[Category], reporter: Reporter
 ) -> dict[str, Any]:
     """Metrics by category, whose subject is asked for by its name, mean and pooled; time and memory."""
     metrics: dict[str, Metrics] = {}
@@ -154,21 +154,21 @@ def measured(
 
 def fitted(
     job: Job, categories: Sequence[Category], folder: Path, reporter: Reporter
-) -> tuple[Callable[[str, str], Subject], dict[str, Any]]:
+) -> tuple[Callable[[str, str], RowPredictor], dict[str, Any]]:
     """How to get a row's subject, by its label and a category's name, and the facts of the fit."""
     if job.method in METHODS:
-        return our_rows(job, categories, folder, reporter)
+        return method_rows(job, categories, folder, reporter)
     paths = readable_paths(categories, reporter)
     size = own_size(paths, MULTIPLE)
     began = time.monotonic()
-    predict, facts = control(job, paths, size) if job.method in CONTROLS else peer(job, paths, size, folder)
+    predict, facts = control(job, paths, size) if job.method in BASELINES else peer(job, paths, size, folder)
     facts["fit_seconds"] = round(time.monotonic() - began, 1)
-    return lambda _label, _category: Subject(predict, size), facts
+    return lambda _label, _category: RowPredictor(predict, size), facts
 
 
-def our_rows(
+def method_rows(
     job: Job, categories: Sequence[Category], folder: Path, reporter: Reporter
-) -> tuple[Callable[[str, str], Subject], dict[str, Any]]:
+) -> tuple[Callable[[str, str], RowPredictor], dict[str, Any]]:
     """The same for a method of ours; the fitted model stays in the folder."""
     place = folder / MODEL
     if not place.is_dir():
@@ -181,13 +181,13 @@ def our_rows(
     def changed_model(label: str, category: str | None) -> Model:
         fitted = model if category is None else load(place, job.device, category)
         some = categories if category is None else [by_name[category]]
-        changes, fresh = of_config(job.rows[label]), UNTRAINED in job.rows[label]
+        changes, fresh = config_changes(job.rows[label]), UNTRAINED in job.rows[label]
         paths = readable_paths(some, reporter) if changes or fresh else []
         changed = variant(fitted, changes, paths, job.weights)
         images = [changed.prepare(path) for path in paths] if fresh else []
         return untrained_on(changed, images, job.seed) if fresh else changed
 
-    def subject(label: str, category: str) -> Subject:
+    def subject(label: str, category: str) -> RowPredictor:
         changed = changed_model(label, category if category in own else None)
         stops, rebuilt = list[Tensor](), list[Tensor]()
 
@@ -199,7 +199,7 @@ def our_rows(
             return found.score, found.anomaly_map
 
         depth = changed.method.config.bit_depth
-        return Subject(predict, changed.image_size, changed.threshold, stops, rebuilt, depth)
+        return RowPredictor(predict, changed.image_size, changed.threshold, stops, rebuilt, depth)
 
     return subject, {"fit_seconds": model.info["seconds"], "steps": config.training.steps}
 
@@ -218,15 +218,15 @@ def control(job: Job, paths: Sequence[Path], size: int) -> tuple[Predict, dict[s
 
 def peer(job: Job, paths: list[Path], size: int, folder: Path) -> tuple[Predict, dict[str, Any]]:
     """One of anomalib's models."""
-    from mendiff.anomalib_models.peers import Peer, fit_peer
+    from mendiff.anomalib_models.baselines import Baseline, fit_baseline
 
     named = features_config(job)
     own = named.name == AUTO  # a network that anomalib doesn't know
     weights = None if own else backbone_weights(job)
-    asked = Peer(job.method, job.settings, None if own else named, weights, job.seed)
+    asked = Baseline(job.method, job.settings, None if own else named, weights, job.seed)
     workdir = folder / "trainer"
     try:
-        fitted = fit_peer(asked, paths, size, workdir, job.device)
+        fitted = fit_baseline(asked, paths, size, workdir, job.device)
     finally:
         shutil.rmtree(workdir, ignore_errors=True)
     return fitted.predict, {"steps": fitted.steps}

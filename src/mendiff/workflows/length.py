@@ -65,7 +65,7 @@ def codec_of(config: MethodConfig) -> CodecConfig | None:
     return codec if isinstance(codec, CodecConfig) else None
 
 
-def asked_length(config: MethodConfig) -> Length:
+def configured_length(config: MethodConfig) -> Length:
     """The length that a config states."""
     codec = codec_of(config)
     return Length(config.training.steps, 0 if codec is None else codec.fit.images)
@@ -88,7 +88,7 @@ def chosen_length(
         minutes: of the training as a whole, codec included; 0 leaves it to the config.
         say: takes a line for people where the machine was busy.
     """
-    plan, asked = config.training, asked_length(config)
+    plan, asked = config.training, configured_length(config)
     if not minutes and not plan.minutes and not asked.codec_images:
         return asked
     seconds = seconds_per_step(find_method(name)(resolved(config)), config, device, say) + OVERHEAD
@@ -111,12 +111,12 @@ def _codec_seconds(config: MethodConfig, device: str) -> float:
     return codec.fit.steps * timed(codec_step(resolved(config).codec, device))[1]
 
 
-def keep_length(workdir: Path, length: Length) -> None:
+def write_length(workdir: Path, length: Length) -> None:
     """Note how long a training is, for when it is resumed."""
     (workdir / STEPS_FILE).write_text(f"{length.steps} {length.codec_images}")
 
 
-def kept_length(workdir: Path) -> Length | None:
+def read_length(workdir: Path) -> Length | None:
     """What was noted, if anything was."""
     kept = workdir / STEPS_FILE
     if not kept.is_file():

@@ -19,13 +19,13 @@ from mendiff.errors import InputError
 Result = TypeVar("Result")
 
 
-def beside(out: Path, ending: str) -> Path:
+def hidden_path(out: Path, ending: str) -> Path:
     """A hidden name beside a place, which tells whose it is."""
     out = Path(os.path.realpath(out))
     return out.with_name(f".{short_name(out.name)}.{ending}")
 
 
-def take(path: Path) -> int | None:
+def try_lock(path: Path) -> int | None:
     """Lock a file, made where it is missing; its descriptor, to be closed, or None where another has it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -48,13 +48,13 @@ def _same(path: Path, descriptor: int) -> bool:
         return False
 
 
-def alone(what: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+def exclusive(what: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Decorate a workflow whose options have an `out`: of several at one place only one runs at a time."""
 
     def decorate(run: Callable[..., Result]) -> Callable[..., Result]:
         @wraps(run)
         def guarded(options: Any, reporter: Any) -> Result:
-            with only_one(options.out, what):
+            with exclusive_output(options.out, what):
                 return run(options, reporter)
 
         return guarded
@@ -63,15 +63,15 @@ def alone(what: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]
 
 
 def check_free(out: Path, what: str) -> None:
-    """Refuse early what `only_one` would refuse."""
-    path = beside(out, "lock")
+    """Refuse early what `exclusive_output` would refuse."""
+    path = hidden_path(out, "lock")
     if path.exists():
-        with only_one(out, what):
+        with exclusive_output(out, what):
             pass
 
 
 @contextmanager
-def only_one(out: Path, what: str, wait: float = 0.0) -> Iterator[None]:
+def exclusive_output(out: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     """Refuse a second command that would do the same at the same place while the block runs.
 
     Args:
@@ -80,16 +80,16 @@ def only_one(out: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         wait: seconds to wait for the other one's end.
     """
     check_writable(out)
-    path = beside(out, "lock")
+    path = hidden_path(out, "lock")
     refusal = f"{out}: another {what} into this place is running; wait for its end, or choose another place."
     with parents_of(path), _locked(path, wait, refusal):
         yield
 
 
 @contextmanager
-def in_turn(out: Path) -> Iterator[None]:
+def serialized(out: Path) -> Iterator[None]:
     """Wait until no other command moves anything at a place, and keep them waiting while the block runs."""
-    with _locked(beside(out, "turn")):
+    with _locked(hidden_path(out, "turn")):
         yield
 
 
@@ -97,7 +97,7 @@ def in_turn(out: Path) -> Iterator[None]:
 def _locked(path: Path, wait: float = math.inf, refusal: str = "") -> Iterator[None]:
     """Keep a lock file while the block runs; who can't get it in so many seconds is refused."""
     until = time.monotonic() + wait
-    while (descriptor := take(path)) is None:
+    while (descriptor := try_lock(path)) is None:
         if time.monotonic() >= until:
             raise InputError(refusal)
         time.sleep(0.01)

@@ -19,12 +19,12 @@ from mendiff.data.images import check_writable
 from mendiff.data.made import MADE as MADE
 from mendiff.data.made import made as made
 from mendiff.errors import DivergedError, InputError
-from mendiff.workflows.locks import beside, in_turn, only_one, parents_of, take
+from mendiff.workflows.locks import exclusive_output, hidden_path, parents_of, serialized, try_lock
 
 # What is in the hidden folder in which a command prepares its output.
 LOCK, DRAFT, ASIDE, SPARE = "mendiff.lock", "draft", "aside", "spare"
 
-Look = tuple[int, int, frozenset[tuple[str, int]]]
+FolderState = tuple[int, int, frozenset[tuple[str, int]]]
 """A folder as it was found: its device and number, and the names and numbers of all that is in it."""
 
 
@@ -45,7 +45,7 @@ class Place:
 
     out: Path
     what: str
-    before: Look | None = None
+    before: FolderState | None = None
     kept: tuple[Path, ...] = ()
 
 
@@ -80,10 +80,10 @@ def check_output(out: Path, overwrite: bool, what: str) -> Place:
         raise InputError(
             f"{out}: --overwrite would replace {what} here, but this folder holds {held}; choose another."
         )
-    return Place(whole, what, look(whole), kept)
+    return Place(whole, what, folder_state(whole), kept)
 
 
-def look(folder: Path) -> Look | None:
+def folder_state(folder: Path) -> FolderState | None:
     """What is at a path: equal later only if it is the same folder still, and nothing was put into it."""
     if not folder.is_dir():
         return None
@@ -125,7 +125,7 @@ def new_folder(place: Place, worth: str = "") -> Iterator[Path]:
                 error.__notes__ = [f"What was found so far is in {kept}."]
             raise
         try:
-            with in_turn(place.out):
+            with serialized(place.out):
                 if not (place.before is not None and _replaced(work, place)):
                     rename_new(draft, place.out)
         except FileExistsError:
@@ -139,7 +139,7 @@ def new_folder(place: Place, worth: str = "") -> Iterator[Path]:
 def _replaced(work: Path, place: Place) -> bool:
     """Swap the draft with what it may replace; False where that is not there any more."""
     draft, aside = work / DRAFT, work / ASIDE
-    if look(place.out) != place.before:
+    if folder_state(place.out) != place.before:
         return False
     os.rename(draft, aside)  # from here on a killed command leaves it to `_discard` to tell whose it is
     try:
@@ -147,7 +147,7 @@ def _replaced(work: Path, place: Place) -> bool:
     except (FileExistsError, FileNotFoundError):
         os.rename(aside, draft)
         return False
-    if look(aside) == place.before:
+    if folder_state(aside) == place.before:
         os.rename(aside, draft)  # to be deleted
         return True
     with suppress(FileExistsError):  # and something else, too, since then
@@ -162,16 +162,16 @@ def _prepared(out: Path, worth: str) -> Iterator[Path]:
     with parents_of(out):
         lock = None
         while lock is None:
-            work = beside(out, uuid.uuid4().hex[:8])
+            work = hidden_path(out, uuid.uuid4().hex[:8])
             work.mkdir()
             with suppress(FileNotFoundError):  # another command took the empty folder for a dead one
-                lock = take(work / LOCK)
+                lock = try_lock(work / LOCK)
         os.write(lock, worth.encode())
         (work / DRAFT).mkdir()
         try:
             yield work
         finally:
-            with in_turn(out):
+            with serialized(out):
                 _discard(work, out)
             os.close(lock)
 
@@ -186,13 +186,13 @@ def _cleaned(out: Path) -> Iterator[Path]:
             with suppress(OSError):  # killed before it was ours; another's folder is not empty
                 work.rmdir()
             continue
-        lock = take(work / LOCK)
+        lock = try_lock(work / LOCK)
         if lock is None:
             continue  # alive
         worth = os.read(lock, 1000).decode()
         if worth and (work / DRAFT / worth).is_file():
             yield _kept(work / DRAFT, out, "unfinished")
-        with in_turn(out):
+        with serialized(out):
             _discard(work, out, dead=True)
         os.close(lock)
 
@@ -242,7 +242,7 @@ def resumable(
         resume: go on with what an earlier training left; otherwise it goes.
         earlier: the checkpoint of an earlier stage, likewise.
     """
-    with only_one(out, "training"):
+    with exclusive_output(out, "training"):
         if not resume:
             shutil.rmtree(checkpoint.parent, ignore_errors=True)
         try:

@@ -20,19 +20,19 @@ from mendiff.data.reading import Picture
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.model import Model
 from mendiff.types import Detection
-from mendiff.workflows.common import choose_device, tell_depth
+from mendiff.workflows.common import choose_device, warn_of_dark_images
 from mendiff.workflows.findings import COLUMNS, TABLE, Findings, counted, left_out, name_images, told
 from mendiff.workflows.options import PredictOptions
 from mendiff.workflows.places import check_output, new_folder
 from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.worth import check_rate
+from mendiff.workflows.thresholds import check_rate
 
 KEPT_BYTES = 2**26
 """So much of a batch's pictures at most stays in memory until they are drawn on; others are read again."""
 
 
 @dataclass
-class Subject:
+class BatchImage:
     """An image on its way through a batch.
 
     Attributes:
@@ -66,7 +66,7 @@ def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
     named, passed = name_images(options.images), left_out(options.images)
     for note in (note for given in options.images for note in inspected_notes(given)):
         reporter.warn(note.sentence)
-    tell_depth([path for path, _ in named], loaded.method.config.bit_depth, reporter)
+    warn_of_dark_images([path for path, _ in named], loaded.method.config.bit_depth, reporter)
     if passed:
         reporter.warn(f"{len(passed)} files are not inspected: {counted(passed)}.")
     size = options.batch_size
@@ -128,7 +128,7 @@ def _inspected(
         yield row
 
 
-def _found(model: Model, subjects: Sequence[Subject], explain: bool) -> Detection | None:
+def _found(model: Model, subjects: Sequence[BatchImage], explain: bool) -> Detection | None:
     """What the model finds in the images that could be read; None where there are none."""
     known = [(one.path, one.prepared) for one in subjects if one.prepared is not None]
     if not known:
@@ -139,11 +139,11 @@ def _found(model: Model, subjects: Sequence[Subject], explain: bool) -> Detectio
         raise NotFiniteError(error.rows, [str(known[row][0]) for row in error.rows]) from error
 
 
-def _prepared(model: Model, batch: Sequence[tuple[Path, str]], reporter: Reporter) -> Iterator[Subject]:
+def _prepared(model: Model, batch: Sequence[tuple[Path, str]], reporter: Reporter) -> Iterator[BatchImage]:
     """Read the images of a batch; of those that are large only what the model sees stays in memory."""
     room = KEPT_BYTES
     for path, name in batch:
-        one = Subject(path, name)
+        one = BatchImage(path, name)
         try:
             picture = model.read(path)
             one.prepared = model.prepare(picture)
@@ -157,7 +157,7 @@ def _prepared(model: Model, batch: Sequence[tuple[Path, str]], reporter: Reporte
 
 
 def _write_pictures(
-    model: Model, one: Subject, anomaly_map: Tensor, reconstruction: Tensor, folder: Path
+    model: Model, one: BatchImage, anomaly_map: Tensor, reconstruction: Tensor, folder: Path
 ) -> Iterator[tuple[str, str]]:
     """Heat map on the picture and reconstruction, both of the picture's size; gives the place of each."""
     picture = model.read(one.path) if one.picture is None else one.picture

@@ -52,6 +52,6 @@ def rank_of(processes: Processes, environment: Mapping[str, str] = os.environ) -
     return int(environment.get("SLURM_PROCID", 0))
 
 
-def wording_of(processes: Processes) -> str:
+def describe_processes(processes: Processes) -> str:
     """For people: "cpu", or "2 processes on cpu"."""
     return processes.device if processes.count == 1 else f"{processes.count} processes on {processes.device}"

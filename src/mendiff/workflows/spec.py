@@ -19,14 +19,14 @@ from mendiff.workflows.identity import difference as difference_of_content
 
 SPEC, MOVED, MODEL, FAILED = "job.json", "places.json", "model", "failed.txt"
 BANK = "memory-bank"
-CONTROLS = ("median-colour", BANK)
+BASELINES = ("median-colour", BANK)
 UNTRAINED = "untrained"
 """Among the changes of a row: its networks are made anew and trained for a single step, as a control."""
 PLACES = ("data", "features_weights", "pretrained", "prompt", "codec", "textures", "device")
 """Fields whose content counts, in `identity`, and not where it lies."""
 
 
-def of_config(changes: Mapping[str, Any]) -> dict[str, Any]:
+def config_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
     """The changes of a row that are made to its model's config."""
     return {name: value for name, value in changes.items() if name != UNTRAINED}
 

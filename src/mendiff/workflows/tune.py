@@ -74,7 +74,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Bed:
+class TuningImages:
     """What candidates are tried on.
 
     Attributes:
@@ -102,9 +102,9 @@ def run(options: TuneOptions, reporter: Reporter) -> dict[str, Any]:
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
     paths = readable_paths(chosen, reporter, Use(bit_depth=loaded.method.config.bit_depth))
     apart = _apart(options.model, loaded, chosen, paths)
-    bed = make_bed(loaded, paths, options.repetitions, options.seed, apart)
-    trials, best = search(loaded, bed, reporter)
-    tuned = variant_of(loaded, best, [*bed.calibrating, *bed.testing], bed.seen) if best else loaded
+    data = tuning_images(loaded, paths, options.repetitions, options.seed, apart)
+    trials, best = search(loaded, data, reporter)
+    tuned = variant_of(loaded, best, [*data.calibrating, *data.testing], data.seen) if best else loaded
 
     def learned(name: str) -> Model:
         return tuned.calibrated(*apart[name], category=name) if best else load(options.model, category=name)
@@ -148,13 +148,13 @@ def _apart(
     }
 
 
-def make_bed(
+def tuning_images(
     model: Model,
     paths: Sequence[Path],
     repetitions: int,
     seed: int,
     apart: Mapping[str, tuple[list[Tensor], list[Tensor]]],
-) -> Bed:
+) -> TuningImages:
     """Part the images as the fit did, and put synthetic anomalies into one half of the held-back ones.
 
     Args:
@@ -180,14 +180,16 @@ def make_bed(
     synthesis = replace(getattr(config, "synthesis", SynthesisConfig(thin_share=0.4)), share=1.0)
     rng = torch.Generator().manual_seed(seed)
     good = torch.stack(testing)
-    return Bed(seen, calibrating, testing, [synthesize(good, rng, synthesis) for _ in range(repetitions)])
+    return TuningImages(
+        seen, calibrating, testing, [synthesize(good, rng, synthesis) for _ in range(repetitions)]
+    )
 
 
-def search(model: Model, bed: Bed, reporter: Reporter) -> tuple[list[Trial], dict[str, Any]]:
+def search(model: Model, data: TuningImages, reporter: Reporter) -> tuple[list[Trial], dict[str, Any]]:
     """Try every field's candidates in turn; all trials, and the changes that were better beyond chance."""
     config: Any = model.method.config
     fields = {
-        name: [value for value in values if value != plain(getattr(config, name))]
+        name: [value for value in values if value != as_json_value(getattr(config, name))]
         for name, values in model.method.searched.items()
     }
     trials: list[Trial] = []
@@ -196,35 +198,37 @@ def search(model: Model, bed: Bed, reporter: Reporter) -> tuple[list[Trial], dic
         total = sum(len(values) + 1 for values in fields.values())
         update(0, total, "")
         for name, values in fields.items():
-            winner = tried(model, bed, best, name, plain(getattr(config, name)))
+            winner = run_trial(model, data, best, name, as_json_value(getattr(config, name)))
             trials.append(winner)
             update(len(trials), total, name)
             for value in values:
-                trial = tried(model, bed, best, name, value)
+                trial = run_trial(model, data, best, name, value)
                 trials.append(trial)
                 update(len(trials), total, name)
                 winner = trial if trial.beats(winner) else winner
-            if winner.value != plain(getattr(config, name)):
+            if winner.value != as_json_value(getattr(config, name)):
                 best[name] = winner.value
     return trials, best
 
 
-def plain(value: Any) -> Any:
+def as_json_value(value: Any) -> Any:
     """A config's value as JSON has it."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def tried(model: Model, bed: Bed, best: Mapping[str, Any], name: str, value: Any) -> Trial:
+def run_trial(model: Model, data: TuningImages, best: Mapping[str, Any], name: str, value: Any) -> Trial:
     """One candidate, with what was chosen before it."""
-    changed = variant_of(model, {**best, name: value}, bed.calibrating, bed.seen)
-    good = changed.predict(bed.testing)
-    rows = [measured(good, changed.predict(list(images)), masks) for images, masks in bed.repeated]
+    changed = variant_of(model, {**best, name: value}, data.calibrating, data.seen)
+    good = changed.predict(data.testing)
+    rows = [
+        metrics_against_good(good, changed.predict(list(images)), masks) for images, masks in data.repeated
+    ]
     metrics = {key: mean(row[key] for row in rows) for key in KEPT}
     merits = [(row["image_auroc"] + row["pixel_ap"]) / 2 for row in rows]
     return Trial(name, value, metrics, merits, float(good.stop_step.float().mean()))
 
 
-def measured(good: Detection, marred: Detection, masks: Tensor) -> dict[str, float]:
+def metrics_against_good(good: Detection, marred: Detection, masks: Tensor) -> dict[str, float]:
     """KEPT of what was found in good images beside what was found in images with anomalies.
 
     Args:

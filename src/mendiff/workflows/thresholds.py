@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mendiff.calibration import FEWEST_TO_DOUBT, Calibration
+from mendiff.calibration import MIN_FOR_OUTLIERS, Calibration
 from mendiff.errors import InputError
 from mendiff.workflows.common import MOST_TOLD
 from mendiff.workflows.reporting import Reporter
@@ -18,7 +18,7 @@ def check_rate(rate: float) -> float:
     return rate
 
 
-def say_worth(
+def report_reliability(
     calibration: Calibration, reporter: Reporter, what: str = "threshold", *, few_alone: bool = False
 ) -> None:
     """Say what a threshold is worth: a warning where it comes from next to no images, a note otherwise.
@@ -29,13 +29,13 @@ def say_worth(
         what: of which one is spoken.
         few_alone: no note, only a warning where there is reason for it.
     """
-    if len(calibration.scores) < FEWEST_TO_DOUBT:
+    if len(calibration.scores) < MIN_FOR_OUTLIERS:
         reporter.warn(f"{what} {calibration.worth}")
     elif not few_alone:
         reporter.say(f"note: {what} {calibration.worth}")
 
 
-def warn_of_odd(calibration: Calibration, paths: Sequence[Path], reporter: Reporter) -> list[str]:
+def warn_of_outliers(calibration: Calibration, paths: Sequence[Path], reporter: Reporter) -> list[str]:
     """Name the good images whose scores stand out, a warning each; gives all their names.
 
     Args:
@@ -43,7 +43,7 @@ def warn_of_odd(calibration: Calibration, paths: Sequence[Path], reporter: Repor
         paths: of the images that they are of, in their order.
         reporter: where to.
     """
-    odd = calibration.odd
+    odd = calibration.outliers
     usual = max((score for at, score in enumerate(calibration.scores) if at not in odd), default=0.0)
     for at in odd[:MOST_TOLD]:
         score = calibration.scores[at]

@@ -18,7 +18,7 @@ from mendiff.workflows.twins import measure_twins
 from mendiff.workflows.untrained import untrained_on
 
 
-def measure_controls(
+def measure_baselines(
     model: Model, category: Category, tests: TestSet, half: bool = False
 ) -> dict[str, Metrics]:
     """The same metrics for the controls.
@@ -42,7 +42,7 @@ def measure_controls(
     return results
 
 
-def by_control(measured: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
+def by_baseline(measured: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
     """The controls' metrics by category as a table for each control, with the mean over categories."""
     tables: dict[str, dict[str, Metrics]] = {}
     for category, controls in measured.items():

@@ -7,8 +7,8 @@ import timm
 import torch
 from PIL import Image
 
-from mendiff.anomalib_models import peers
-from mendiff.anomalib_models.peers import Peer, fit_peer, make_peer, peer_class
+from mendiff.anomalib_models import baselines
+from mendiff.anomalib_models.baselines import Baseline, baseline_class, fit_baseline, make_baseline
 from mendiff.errors import InputError
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig
 
@@ -42,7 +42,7 @@ def backbone_of(module):
 
 @pytest.mark.parametrize("name", ["patchcore", "padim", "cflow", "dfkde"])
 def test_models_of_anomalib_have_the_local_weights(weights, tmp_path, name):
-    module = make_peer(Peer(name, {}, CONFIG, weights), {}, 64, tmp_path)
+    module = make_baseline(Baseline(name, {}, CONFIG, weights), {}, 64, tmp_path)
     state = backbone_of(module).state_dict()
     assert set(state) <= set(weights)
     assert all(torch.equal(one, weights[key]) for key, one in state.items())
@@ -52,7 +52,7 @@ def test_models_of_anomalib_have_the_local_weights(weights, tmp_path, name):
 def test_a_backbones_arguments_reach_anomalib(tmp_path):
     config = FeaturesConfig("mobilenetv2_100", network={"pad_type": "same"})
     weights = timm.create_model("mobilenetv2_100", pretrained=False).state_dict()
-    module = make_peer(Peer("patchcore", {}, config, weights), {}, 64, tmp_path)
+    module = make_baseline(Baseline("patchcore", {}, config, weights), {}, 64, tmp_path)
     stem = backbone_of(module).conv_stem
     assert torch.equal(stem.weight, weights["conv_stem.weight"])
     assert type(stem).__name__ == "Conv2dSame"
@@ -62,8 +62,8 @@ def test_timm_is_the_same_meanwhile(weights, tmp_path, monkeypatch):
     """Other threads may be making networks: nothing of timm's may be changed, not even for a moment."""
     original, seen = timm.create_model, []
 
-    monkeypatch.setattr(peers, "peer_class", lambda name: watched_class(peer_class(name), seen))
-    make_peer(Peer("patchcore", {}, CONFIG, weights), {}, 64, tmp_path)
+    monkeypatch.setattr(baselines, "baseline_class", lambda name: watched_class(baseline_class(name), seen))
+    make_baseline(Baseline("patchcore", {}, CONFIG, weights), {}, 64, tmp_path)
     assert seen == [original]
 
 
@@ -83,32 +83,34 @@ def watched_class(kind, seen):
 def test_weights_draw_nothing_of_what_the_model_draws_later(weights, tmp_path):
     torch.manual_seed(5)
     FeatureExtractor(CONFIG)  # tells how the input is normalised
-    peer_class("patchcore")(backbone=NAME, layers=[2, 3], pre_trained=False)
+    baseline_class("patchcore")(backbone=NAME, layers=[2, 3], pre_trained=False)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    make_peer(Peer("patchcore", {}, CONFIG, weights), {}, 64, tmp_path)
+    make_baseline(Baseline("patchcore", {}, CONFIG, weights), {}, 64, tmp_path)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_weights_that_lack_something_are_refused(weights, tmp_path):
     some = {key: value for key, value in weights.items() if not key.startswith("layer1.0.conv1")}
     with pytest.raises(InputError, match=r"of the backbone: .*layer1\.0\.conv1\.weight is missing"):
-        make_peer(Peer("patchcore", {}, CONFIG, some), {}, 64, tmp_path)
+        make_baseline(Baseline("patchcore", {}, CONFIG, some), {}, 64, tmp_path)
 
 
 def test_weights_of_stages_that_nobody_looks_at_may_lack(weights, tmp_path):
     some = {key: value for key, value in weights.items() if not key.startswith(("layer4", "fc"))}
-    make_peer(Peer("patchcore", {}, CONFIG, some), {}, 64, tmp_path)
+    make_baseline(Baseline("patchcore", {}, CONFIG, some), {}, 64, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["stfpm", "uflow"])
 def test_a_model_that_fetches_its_backbone_by_itself_is_refused(weights, tmp_path, name):
     with pytest.raises(InputError, match=f"{name}: expected .*fetches them by itself; leave the model out"):
-        make_peer(Peer(name, {}, CONFIG, weights), {}, 64, tmp_path)
+        make_baseline(Baseline(name, {}, CONFIG, weights), {}, 64, tmp_path)
 
 
 def test_padim_scores_images_with_the_local_backbone(weights, good, tmp_path):
-    fitted = fit_peer(Peer("padim", {"n_features": 8}, CONFIG, weights), good, 64, tmp_path / "trainer")
+    fitted = fit_baseline(
+        Baseline("padim", {"n_features": 8}, CONFIG, weights), good, 64, tmp_path / "trainer"
+    )
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, 64, 64, generator=rng) * 0.1 + 0.4
     images[1, :, 20:40, 20:40] = 1.0
@@ -133,11 +135,11 @@ def test_padim_scores_images_with_the_local_backbone(weights, good, tmp_path):
 )
 def test_bad_input_is_one_sentence(weights, tmp_path, name, settings, sentence):
     with pytest.raises(InputError, match=sentence):
-        make_peer(Peer(name, {}, CONFIG, weights), settings, 64, tmp_path)
+        make_baseline(Baseline(name, {}, CONFIG, weights), settings, 64, tmp_path)
 
 
 def test_draem_pastes_noise_where_there_are_no_textures(tmp_path):
-    draem = make_peer(Peer("draem"), {}, 64, tmp_path)
+    draem = make_baseline(Baseline("draem"), {}, 64, tmp_path)
 
     draem.augmenter.probability = 1.0
 
@@ -150,7 +152,9 @@ def test_draem_pastes_noise_where_there_are_no_textures(tmp_path):
 
 @pytest.mark.slow
 def test_draem_learns_without_a_folder_of_textures(good, tmp_path):
-    fitted = fit_peer(Peer("draem", {"max_steps": 1, "batch_size": 2}), good[:2], 64, tmp_path / "trainer")
+    fitted = fit_baseline(
+        Baseline("draem", {"max_steps": 1, "batch_size": 2}), good[:2], 64, tmp_path / "trainer"
+    )
 
     scores, maps = fitted.predict(torch.rand(1, 3, 64, 64))
 
@@ -161,18 +165,18 @@ def test_draem_learns_without_a_folder_of_textures(good, tmp_path):
 
 def test_a_model_that_needs_features_says_so(good, tmp_path):
     with pytest.raises(InputError, match="expected a pretrained backbone"):
-        fit_peer(Peer("patchcore"), good, 64, tmp_path / "trainer")
+        fit_baseline(Baseline("patchcore"), good, 64, tmp_path / "trainer")
 
 
 def test_a_model_that_downloads_in_vain_says_so(good, tmp_path, monkeypatch):
     def offline(*_):
         raise URLError("unknown host")
 
-    monkeypatch.setattr(peers, "make_peer", offline)
+    monkeypatch.setattr(baselines, "make_baseline", offline)
 
     with pytest.raises(InputError, match=r"efficient_ad: .* does not answer \(unknown host\)"):
-        fit_peer(Peer("efficient_ad"), good, 64, tmp_path / "trainer")
+        fit_baseline(Baseline("efficient_ad"), good, 64, tmp_path / "trainer")
 
 
 def test_names_are_anomalibs_with_or_without_underscores():
-    assert peer_class("efficient_ad") is peer_class("efficientad")
+    assert baseline_class("efficient_ad") is baseline_class("efficientad")

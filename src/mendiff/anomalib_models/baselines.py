@@ -35,7 +35,7 @@ PADIM_DIMS = 100
 
 
 @dataclass(frozen=True)
-class Peer:
+class Baseline:
     """Which of anomalib's models to fit, and how.
 
     Attributes:
@@ -54,7 +54,7 @@ class Peer:
 
 
 @dataclass(frozen=True)
-class FittedPeer:
+class FittedBaseline:
     """A fitted model of anomalib's; scores and maps are its own, before any normalisation.
 
     Attributes:
@@ -77,7 +77,7 @@ class FittedPeer:
         return scores.float().reshape(-1), maps
 
 
-def peer_class(name: str) -> type:
+def baseline_class(name: str) -> type:
     """The class of one of anomalib's models by a name such as "efficient_ad"; InputError for others."""
     from anomalib import models
 
@@ -89,7 +89,9 @@ def peer_class(name: str) -> type:
     return kind
 
 
-def fit_peer(peer: Peer, paths: list[Path], size: int, workdir: Path, device: str = "cpu") -> FittedPeer:
+def fit_baseline(
+    baseline: Baseline, paths: list[Path], size: int, workdir: Path, device: str = "cpu"
+) -> FittedBaseline:
     """Fit one of anomalib's models on good images, resized to a square.
 
     Args:
@@ -103,20 +105,20 @@ def fit_peer(peer: Peer, paths: list[Path], size: int, workdir: Path, device: st
     from anomalib.engine import Engine
 
     quiet()
-    seed_everything(peer.seed, verbose=False)
-    settings = dict(peer.settings)
+    seed_everything(baseline.seed, verbose=False)
+    settings = dict(baseline.settings)
     trainer = {name: settings.pop(name) for name in TRAINER if name in settings}
     batch_size = int(settings.pop("batch_size", 8))
     textures = workdir / "textures"
     textures.mkdir(parents=True, exist_ok=True)
-    with said_in_one_sentence(peer.name):
-        module = make_peer(peer, settings, size, textures)
+    with download_errors(baseline.name):
+        module = make_baseline(baseline, settings, size, textures)
     loader = DataLoader(
         GoodImages(paths, size),
         batch_size=batch_size,
         shuffle=True,
         collate_fn=ImageBatch.collate,
-        generator=generator(peer.seed),
+        generator=generator(baseline.seed),
     )
     place = torch.device(device)
     engine = Engine(
@@ -129,13 +131,13 @@ def fit_peer(peer: Peer, paths: list[Path], size: int, workdir: Path, device: st
         callbacks=[ModelCheckpoint(save_top_k=0)],
         **(trainer or {"max_time": {"minutes": MINUTES}}),
     )
-    with said_in_one_sentence(peer.name):  # some models download what they need here
+    with download_errors(baseline.name):  # some models download what they need here
         engine.fit(module, train_dataloaders=loader)
-    return FittedPeer(module.eval().to(place), int(engine.trainer.global_step))
+    return FittedBaseline(module.eval().to(place), int(engine.trainer.global_step))
 
 
 @contextmanager
-def said_in_one_sentence(name: str) -> Iterator[None]:
+def download_errors(name: str) -> Iterator[None]:
     """Turn a download that failed into an InputError."""
     try:
         yield
@@ -146,7 +148,7 @@ def said_in_one_sentence(name: str) -> Iterator[None]:
         ) from error
 
 
-def make_peer(peer: Peer, settings: Mapping[str, Any], size: int, textures: Path) -> Any:
+def make_baseline(baseline: Baseline, settings: Mapping[str, Any], size: int, textures: Path) -> Any:
     """One of anomalib's models with the given backbone file, and an input of the given size.
 
     Models that paste textures take those of a folder; from an empty one they paste anomalib's noise instead.
@@ -154,55 +156,55 @@ def make_peer(peer: Peer, settings: Mapping[str, Any], size: int, textures: Path
     Raises InputError for a name that anomalib doesn't know, settings that the model doesn't take, and a model
     that needs pretrained features where none were given.
     """
-    kind = peer_class(peer.name)
+    kind = baseline_class(baseline.name)
     takes = inspect.signature(kind).parameters
     unknown = [name for name in settings if name not in takes]
     if unknown:
         raise InputError(
-            f"{peer.name}: expected settings among {', '.join([*takes, *TRAINER])}, got {unknown[0]!r}."
+            f"{baseline.name}: expected settings among {', '.join([*takes, *TRAINER])}, got {unknown[0]!r}."
         )
     given: dict[str, Any] = {"dtd_dir": textures} if "dtd_dir" in takes else {}
     stages: list[Callable[..., Any]] = [Resize((size, size), antialias=True)]
     if "backbone" not in takes:
         given["pre_processor"] = PreProcessor(transform=Compose(stages))
         return kind(**{**given, **settings})
-    if peer.features is None or peer.weights is None:
+    if baseline.features is None or baseline.weights is None:
         raise InputError(
-            f"{peer.name}: expected a pretrained backbone; give --features and --features-weights, "
+            f"{baseline.name}: expected a pretrained backbone; give --features and --features-weights, "
             "or leave the model out."
         )
     if "pre_trained" not in takes:
         raise InputError(
-            f"{peer.name}: expected a model that can be made without weights of its backbone, but it always "
+            f"{baseline.name}: expected a model that can be made without weights of its backbone, but it always "
             "fetches them by itself; leave the model out."
         )
-    stated = FeatureExtractor(peer.features)
+    stated = FeatureExtractor(baseline.features)
     stages.append(Normalize(stated.mean.flatten().tolist(), stated.std.flatten().tolist()))
     given["pre_processor"] = PreProcessor(transform=Compose(stages))
-    given |= {"backbone": peer.features.name, "pre_trained": False}
+    given |= {"backbone": baseline.features.name, "pre_trained": False}
     if "layers" in takes:
-        given["layers"] = _by_number(takes["layers"].default, peer.name)
+        given["layers"] = _by_number(takes["layers"].default, baseline.name)
     if "n_features" in takes:
         given["n_features"] = PADIM_DIMS
     module = kind(**{**given, **settings})
-    give_backbone(module, peer)
+    set_backbone(module, baseline)
     return module
 
 
-def give_backbone(module: nn.Module, peer: Peer) -> None:
+def set_backbone(module: nn.Module, baseline: Baseline) -> None:
     """Put the peer's backbone with its weights where a model of anomalib's has one without.
 
     Raises InputError where there is none, or where the weights lack something.
     """
-    assert peer.features is not None
-    assert peer.weights is not None
+    assert baseline.features is not None
+    assert baseline.weights is not None
     found = False
     for part in list(module.modules()):
         made = part._modules.get(BACKBONE)
         if made is not None and type(made).__module__.startswith("timm."):
             # The random weights of a new network must not change what is drawn afterwards.
             with torch.random.fork_rng(devices=[]):
-                network = network_like(made, peer.features, peer.weights, "of the backbone")
+                network = network_like(made, baseline.features, baseline.weights, "of the backbone")
             setattr(part, BACKBONE, network)
             found = True
         for name, value in (("pre_trained", True), ("requires_grad", False)):  # as if it had been so at first
@@ -210,7 +212,7 @@ def give_backbone(module: nn.Module, peer: Peer) -> None:
                 setattr(part, name, value)
     if not found:
         raise InputError(
-            f"{peer.name}: expected a model that takes its features from a backbone of timm's, which it does "
+            f"{baseline.name}: expected a model that takes its features from a backbone of timm's, which it does "
             "not; leave it out."
         )
 
