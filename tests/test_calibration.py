@@ -195,16 +195,22 @@ def test_scores_of_images_that_were_trained_on_stay_marked():
     [
         (
             Calibration((1.0, 2.0), seen=1),
-            "from 2 good images, 1 of which it was trained on: the rate of 1 %",
+            "from 2 good images, 1 of which are training images: the false-alarm rate of 1 %",
         ),
-        (Calibration((1.0, 2.0, 3.0)), "from 3 held-back images: the rate of 1 % is a guess"),
-        (Calibration((1.0,) * 6), "from 6 held-back images: the rate of 1 % is extrapolated; about 100 "),
+        (Calibration((1.0, 2.0, 3.0)), "from 3 held-back images: the false-alarm rate of 1 % is a guess"),
+        (
+            Calibration((1.0,) * 6),
+            "from 6 held-back images: the false-alarm rate of 1 % is extrapolated; about 100",
+        ),
         (
             Calibration((1.0,) * 64, (), 0.001),
-            "the rate of 0.1 % is extrapolated; about 1000 would measure it.",
+            "the false-alarm rate of 0.1 % is extrapolated; about 1000 images are needed to measure it.",
         ),
-        (Calibration((1.0,) * 64, (), 0.05), "from 64 held-back images: enough to measure a rate of 5 %."),
-        (Calibration((1.0, 1.1, 1.2, 1.0, 9.0)), "5 held-back images, 1 of which it passes over as too far"),
+        (
+            Calibration((1.0,) * 64, (), 0.05),
+            "from 64 held-back images: enough to measure a false-alarm rate of 5 %.",
+        ),
+        (Calibration((1.0, 1.1, 1.2, 1.0, 9.0)), "5 held-back images, 1 of which are excluded as outliers"),
     ],
 )
 def test_a_threshold_says_what_it_is_worth(calibration, words):

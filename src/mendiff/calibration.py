@@ -18,21 +18,21 @@ FALSE_ALARM_RATE = 0.01
 SKEW_DOUBT, MOST_SKEWED = 2.0, 3.0
 OUTLIER_LEVEL, OUTLIER_RAMP, OUTLIER_SHARE = 0.01, 0.5, 8
 MIN_FOR_OUTLIERS = 4
-"""Scores of which one can be told to be odd."""
-# Chosen with benchmarks/thresholds.py on simulated scores; that a few scores ask for more before one of them
-# is odd was seen on the good images of a small fit, too.
+"""Fewest scores among which an outlier can be detected."""
+# Chosen with benchmarks/thresholds.py on simulated scores. The stricter level for few scores was also checked
+# on the good images of a small fit.
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a model knows about good parts: the scores of good images that it was not trained on.
+    """The scores of held-back good images, from which thresholds and p-values follow.
 
     Attributes:
-        scores: image scores, at least two, in any order but for `seen`.
+        scores: image scores, at least two; the last `seen` belong to training images.
         pixel_scores: the highest map value of each of those images.
         false_alarm_rate: share of good parts that the thresholds are meant to flag, in (0,1).
-        seen: how many of the scores, the last ones, are of images that the model was trained on after all,
-            since too few were held back; they are lower than those of images to come.
+        seen: number of scores from training images, used where too few images were held back. They are
+            lower than scores of new images.
     """
 
     scores: tuple[float, ...]
@@ -63,7 +63,7 @@ class Calibration:
 
     @cached_property
     def pixel_threshold(self) -> float:
-        """Map value that good images exceed somewhere at the false-alarm rate; NaN without pixel scores."""
+        """Map value that a good image exceeds at the false-alarm rate; NaN without pixel scores."""
         return upper_bound(self.pixel_scores, self.false_alarm_rate) if self.pixel_scores else math.nan
 
     @property
@@ -79,30 +79,33 @@ class Calibration:
 
     @property
     def worth(self) -> str:
-        """What the threshold is worth, in one sentence: where it comes from, and what that can support."""
-        count, odd, rate = len(self.scores), len(self.outliers), f"{100 * self.false_alarm_rate:.3g} %"
+        """How reliable the threshold is, in one sentence."""
+        count, excluded, rate = len(self.scores), len(self.outliers), f"{100 * self.false_alarm_rate:.3g} %"
         needed = math.ceil(1 / min(self.false_alarm_rate, 1 - self.false_alarm_rate))
         images = f"{count} good images" if self.seen else f"{count} held-back images"
         if self.seen:
-            images += f", {self.seen} of which it was trained on"
-        if odd:
-            images += f", {odd} of which it passes over as too far above the others"
+            images += f", {self.seen} of which are training images"
+        if excluded:
+            images += f", {excluded} of which are excluded as outliers"
         if count < MIN_FOR_OUTLIERS:
             return (
-                f"from {images}: the rate of {rate} is a guess, and little but gross defects will pass the "
-                f"threshold; add good images, about {needed} would measure the rate."
+                f"from {images}: the false-alarm rate of {rate} is a guess, and only gross defects will "
+                f"exceed the threshold; add good images: about {needed} are needed to measure the rate."
             )
         if count < needed:
-            return f"from {images}: the rate of {rate} is extrapolated; about {needed} would measure it."
-        return f"from {images}: enough to measure a rate of {rate}."
+            return (
+                f"from {images}: the false-alarm rate of {rate} is extrapolated; about {needed} images are "
+                "needed to measure it."
+            )
+        return f"from {images}: enough to measure a false-alarm rate of {rate}."
 
     @property
-    def odd(self) -> list[int]:
-        """Places of the scores that stand out so far that thresholds pass over them, highest first."""
+    def outliers(self) -> list[int]:
+        """Indices of the scores that are excluded from the thresholds, highest score first."""
         return find_outliers(self.scores)
 
     def p_value(self, score: float) -> float:
-        """Share of good images that score at least this high, itself included: (1 + hits) / (1 + n).
+        """Share of good images that score at least this high, this image included: (1 + hits) / (1 + n).
 
         A conformal p-value (Vovk et al. 2005): valid for exchangeable images, never below 1 / (n + 1).
         """
@@ -120,12 +123,11 @@ class Calibration:
 
     @staticmethod
     def from_dict(data: dict[str, object], source: str = "calibration") -> Calibration:
-        """The inverse of to_dict; source is for messages: where the data come from."""
+        """The inverse of to_dict; `source` names the origin of the data in error messages."""
         try:
             scores, pixel_scores = _numbers(data["scores"]), _numbers(data["pixel_scores"])
-            rate, seen = _numbers(
-                [data["false_alarm_rate"], data.get("seen", 0)]
-            )  # the first versions lack it
+            # The first versions have no "seen".
+            rate, seen = _numbers([data["false_alarm_rate"], data.get("seen", 0)])
         except (KeyError, TypeError, OverflowError) as error:
             raise InputError(
                 f"{source}: expected numbers as scores, pixel_scores and false_alarm_rate, "
@@ -137,26 +139,25 @@ class Calibration:
 
 
 def _numbers(values: object) -> tuple[float, ...]:
-    """A list of numbers, no texts that read like some."""
+    """A list of numbers as floats; TypeError for anything else, numeric strings included."""
     if not isinstance(values, list | tuple):
         raise TypeError(values)
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         raise TypeError(values)
-    return tuple(float(one) for one in values)
+    return tuple(map(float, values))
 
 
 def upper_bound(scores: Sequence[float], false_alarm_rate: float) -> float:
-    """The limit that a further good score exceeds at the false-alarm rate, from the scores of n good images.
+    """Upper prediction limit: a new good score exceeds it at the false-alarm rate, given n good scores.
 
-    Student's t is what makes a limit honest that comes from n normal scores: mean + t * sd * sqrt(1 + 1/n)
-    is exceeded by the next one at just the rate (a prediction limit). Scores of good images have a longer
-    tail above, so this factor is the normal deviate whose quantile is taken from a Pearson III distribution
-    of their skewness, which is shrunk to 0 where n scores can't show one. A score that all others make next
-    to impossible (see `find_outliers`) fades out of all this, so that one defect among the good images does
-    not lift the limit above all defects.
+    For n normal scores the limit is mean + t * sd * sqrt(1 + 1/n), with Student's t. Scores of good images
+    are skewed to the right. Therefore the factor t * sqrt(1 + 1/n) is mapped to a quantile of a Pearson III
+    distribution with the skewness of the scores. The skewness is shrunk to 0 where n scores can't show it.
+    The weight of outliers (see `find_outliers`) decreases to 0, so that a single defective image among the
+    good images does not raise the limit above all defects.
 
-    Moves with a shift and a change of scale of the scores, continuously with every one of them, and upwards
-    as the rate falls. benchmarks/thresholds.py measures it.
+    The limit is equivariant under shift and scale, continuous in every score, and rises as the rate falls.
+    benchmarks/thresholds.py measures its coverage.
 
     Args:
         scores: at least two, finite, in any order.
@@ -169,59 +170,59 @@ def upper_bound(scores: Sequence[float], false_alarm_rate: float) -> float:
     middle, spread = median(scores), max(scores) - min(scores)
     if spread == 0:
         return middle
-    # Scores of any size, without overflow.
-    usual = [(score - middle) / spread for score in scores]
-    limits = (weight * _limit(kept, false_alarm_rate) for weight, kept in _without_outliers(usual) if weight)
+    # Standardised, so that large scores don't overflow.
+    scaled = [(score - middle) / spread for score in scores]
+    limits = (weight * _limit(kept, false_alarm_rate) for weight, kept in _without_outliers(scaled) if weight)
     return middle + spread * sum(limits)
 
 
 def find_outliers(scores: Sequence[float]) -> list[int]:
-    """Places of the scores that are too high to be those of good images, given all others, highest first.
+    """Indices of the scores that are too high for good images, given the other scores; highest first.
 
-    Sound scores have one with a chance of at most 1 %, four of 0.2 %; of fewer than 4 none can be told.
+    Without a defect among the images, an outlier is found in at most 1 % of sets, in 0.2 % of sets of four.
+    Among fewer than 4 scores no outlier can be detected.
     """
     if len(scores) < MINIMUM or max(scores) == min(scores):
         return []
     middle, spread = median(scores), max(scores) - min(scores)
-    usual = [(score - middle) / spread for score in scores]
-    _, kept = max(_without_outliers(usual), key=lambda part: part[0])  # what bears most of the limit
+    scaled = [(score - middle) / spread for score in scores]
+    _, kept = max(_without_outliers(scaled), key=lambda part: part[0])  # the subset of largest weight
     return sorted(
-        (place for place, score in enumerate(usual) if score > max(kept)), key=lambda place: -scores[place]
+        (index for index, score in enumerate(scaled) if score > max(kept)), key=lambda index: -scores[index]
     )
 
 
 def _limit(scores: Sequence[float], rate: float) -> float:
-    """The limit of scores that are all sound; see upper_bound."""
+    """The prediction limit of scores without outliers; see upper_bound."""
     n, centre = len(scores), fmean(scores)
-    apart = [score - centre for score in scores]
-    square = math.fsum(one * one for one in apart) / n
+    deviations = [score - centre for score in scores]
+    variance = math.fsum(deviation**2 for deviation in deviations) / n
     factor = -float(stdtrit(n - 1, rate)) * math.sqrt(1 + 1 / n)
-    deviation = math.sqrt(square * n / (n - 1))
-    return centre + deviation * _skewed(factor, _skewness(apart, square))
+    return centre + math.sqrt(variance * n / (n - 1)) * _skewed(factor, _skewness(deviations, variance))
 
 
-def _skewness(apart: Sequence[float], square: float) -> float:
-    """Skewness of a distribution, from 0 to MOST_SKEWED; near 0 unless it is beyond chance.
+def _skewness(deviations: Sequence[float], variance: float) -> float:
+    """Skewness of a distribution, from 0 to MOST_SKEWED; shrunk to near 0 unless it is significant.
 
-    The unbiased estimate g of normal scores, whose standard error e is known, is shrunk by
-    g^2 / (g^2 + SKEW_DOUBT e^2).
+    The unbiased estimate g is shrunk by g^2 / (g^2 + SKEW_DOUBT e^2), with its standard error e for normal
+    scores.
 
     Args:
-        apart: distances of the scores from their mean.
-        square: mean of their squares.
+        deviations: of the scores from their mean.
+        variance: mean of their squares.
     """
-    n, cube = len(apart), math.fsum(one**3 for one in apart) / len(apart)
-    if n < 3 or square == 0 or cube <= 0:
-        return 0.0  # a short tail is no reason for a low limit
-    skewness: float = cube / square**1.5 * math.sqrt(n * (n - 1)) / (n - 2)
+    n, cube = len(deviations), math.fsum(deviation**3 for deviation in deviations) / len(deviations)
+    if n < 3 or variance == 0 or cube <= 0:
+        return 0.0  # negative skewness must not lower the limit
+    skewness: float = cube / variance**1.5 * math.sqrt(n * (n - 1)) / (n - 2)
     error = 6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3))
     return min(skewness**3 / (skewness**2 + SKEW_DOUBT * error), MOST_SKEWED)
 
 
 def _skewed(deviate: float, skewness: float) -> float:
-    """A normal deviate as that of a Pearson III distribution of zero mean and unit deviation.
+    """Quantile of a standardised Pearson III distribution for a normal deviate.
 
-    Wilson and Hilferty's cubic (1931), as hydrologists use it: 2/g ((1 + g z/6 - g^2/36)^3 - 1).
+    Wilson and Hilferty's approximation (1931): 2/g ((1 + g z/6 - g^2/36)^3 - 1).
     """
     if skewness < 1e-6:
         return deviate
@@ -230,33 +231,33 @@ def _skewed(deviate: float, skewness: float) -> float:
 
 
 def _without_outliers(scores: Sequence[float]) -> list[tuple[float, list[float]]]:
-    """(weight, scores without the k oddest), k from 0 to an eighth of them; the weights add up to 1.
+    """(weight, scores without the k farthest from the median), k from 0 to n/8; the weights add up to 1.
 
-    A score is odd where it passes the limit of all that are nearer to the median at a level that makes one
-    such test in a hundred sets of sound scores fire (Bonferroni; Rosner's procedure, from the inside out),
-    and in fewer where there are less than 8 scores: three that happen to lie close together say little.
-    Its weight falls from 1 at this limit to 0 at half as far again, so that nothing jumps.
+    A score is an outlier if it exceeds the limit of all scores nearer to the median. The level of this test
+    gives one false outlier in 100 sets (Rosner's procedure, Bonferroni-corrected), and fewer below 8 scores.
+    The weight of a score decreases from 1 at the limit to 0 at 1.5 times its distance, which keeps the
+    threshold continuous.
     """
     middle = median(scores)
-    outwards = sorted(scores, key=lambda score: abs(score - middle))
+    by_distance = sorted(scores, key=lambda score: abs(score - middle))
     n = len(scores)
     most = max(1, n // OUTLIER_SHARE) if n >= MIN_FOR_OUTLIERS else 0
     level = OUTLIER_LEVEL * min(1.0, (n - 3) / 5)
     parts, left = [], 1.0
-    for odd in range(most, 0, -1):
-        kept = outwards[: n - odd]
-        fade = _outlier_weight(outwards[n - odd], kept, level / (n * most))
+    for removed in range(most, 0, -1):
+        kept = by_distance[: n - removed]
+        fade = _outlier_weight(by_distance[n - removed], kept, level / (n * most))
         parts.append((left * fade, kept))
         left *= 1 - fade
-    return [*parts, (left, outwards)]
+    return [*parts, (left, by_distance)]
 
 
 def _outlier_weight(score: float, others: Sequence[float], level: float) -> float:
-    """From 0 for a score within the limits of the others to 1 at OUTLIER_RAMP beyond them, of their distance."""
+    """0 for a score within the limit of the others, rising to 1 at 1 + OUTLIER_RAMP times its distance."""
     centre = fmean(others)
-    upwards = 1 if score > centre else -1  # a part that looks all too good is odd as well
-    reach = _limit([upwards * one for one in others], level) - upwards * centre
+    sign = 1 if score > centre else -1  # scores far too low are outliers, too
+    limit = _limit([sign * other for other in others], level) - sign * centre
     distance = abs(score - centre)
-    if reach <= 0:
+    if limit <= 0:
         return float(distance > 0)
-    return min(max((distance / reach - 1) / OUTLIER_RAMP, 0.0), 1.0)
+    return min(max((distance / limit - 1) / OUTLIER_RAMP, 0.0), 1.0)

@@ -1,4 +1,4 @@
-"""The nouns that rooms hand to each other (see the vocabulary in CONTRIBUTING)."""
+"""Data types that the packages exchange (see the vocabulary in CONTRIBUTING)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a denoiser says at (x_t, t).
+    """A denoiser's prediction at (x_t, t).
 
     Attributes:
         x0: clean estimate, (B,c,h,w).
@@ -27,12 +27,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Processes:
-    """What a training is shared out over, one process per device.
+    """The processes of a distributed training, one per device.
 
     Attributes:
-        device: torch's name of one; "cuda" for several.
-        devices: per machine.
-        nodes: machines.
+        device: torch's name of the device; "cuda" for several devices.
+        devices: number per machine.
+        nodes: number of machines.
         strategy: Lightning's: "auto" (ddp where there are several processes), "ddp" or "fsdp".
     """
 
@@ -43,19 +43,19 @@ class Processes:
 
     @property
     def count(self) -> int:
-        """All processes together."""
+        """Total number of processes."""
         return self.devices * self.nodes
 
 
 @dataclass(frozen=True)
 class Step:
-    """One move of the sampler from t to s; a method may edit its estimate.
+    """One sampler step from t to s; a method may edit its estimate.
 
     Attributes:
         x_t: noisy latent, (B,c,h,w).
         t: present timestep, (B,).
         s: next timestep, (B,); -1 means clean.
-        estimate: what the denoiser said.
+        estimate: the denoiser's prediction at (x_t, t).
     """
 
     x_t: Tensor
@@ -66,13 +66,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Detection:
-    """A method's raw finding; thresholds and p-values come later, from `mendiff.calibration`.
+    """A method's raw result for a batch; thresholds and p-values follow from `mendiff.calibration`.
 
     Attributes:
         score: image score, (B,), higher is more anomalous, no fixed range.
         anomaly_map: pixel scores, (B,1,H,W), on the same scale as the method's score.
-        reconstruction: what a good part would have looked like, (B,3,H,W) in [0,1].
-        stop_step: the timestep at which the image's adaptive search ended, (B,); 0 where it never did.
+        reconstruction: the image without its defects, (B,3,H,W) in [0,1].
+        stop_step: the timestep at which the adaptive search of each image stopped, (B,); 0 without a stop.
     """
 
     score: Tensor
@@ -83,17 +83,17 @@ class Detection:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture or map on the way to a finding.
+    """One intermediate picture or map of a prediction.
 
     Attributes:
-        stage: where on the way, such as "t = 650"; neighbours of one stage belong together.
-        caption: what it shows, in a few words.
+        stage: such as "t = 650"; consecutive panels of the same stage are drawn as a group.
+        caption: a short description.
         pixels: a picture, (3,h,w) in [0,1], or a map, (1,h,w).
-        t: timestep; None for what belongs to none.
-        score: what the method makes of it, if anything.
-        limit: what the score is compared with.
-        span: the values of a map that are drawn without and with full colour.
-        note: what was decided here.
+        t: timestep; None where no timestep applies.
+        score: the method's score at this stage, if any.
+        limit: the threshold for the score.
+        span: the map values that are drawn with zero and with full colour.
+        note: the decision made at this stage.
     """
 
     stage: str
@@ -108,11 +108,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Trace:
-    """How a method came to its finding on one image.
+    """The intermediate results of a prediction for one image.
 
     Attributes:
-        found: what `predict` finds in it, one row.
-        panels: the way there, in order, without the image itself and what `found` holds.
+        found: the result of `predict`, one row.
+        panels: intermediate results in order, without the image and the contents of `found`.
     """
 
     found: Detection
@@ -121,4 +121,4 @@ class Trace:
 
 if TYPE_CHECKING:
     Denoise = Callable[[Tensor, Tensor], Estimate]
-    """(x_t, t) to Estimate: a denoiser with its conditions already bound."""
+    """(x_t, t) to Estimate: a denoiser whose conditions are bound."""

@@ -103,7 +103,7 @@ def test_weights_of_stages_that_nobody_looks_at_may_lack(weights, tmp_path):
 
 @pytest.mark.parametrize("name", ["stfpm", "uflow"])
 def test_a_model_that_fetches_its_backbone_by_itself_is_refused(weights, tmp_path, name):
-    with pytest.raises(InputError, match=f"{name}: expected .*fetches them by itself; leave the model out"):
+    with pytest.raises(InputError, match=f"{name}: expected .*downloads its own; omit the model"):
         make_baseline(Baseline(name, {}, CONFIG, weights), {}, 64, tmp_path)
 
 
@@ -130,7 +130,7 @@ def test_padim_scores_images_with_the_local_backbone(weights, good, tmp_path):
     [
         ("patchkore", {}, "expected one of anomalib's"),
         ("patchcore", {"ratio": 1}, "expected settings among"),
-        ("glass", {}, "glass: its layers are not those of a plain backbone"),
+        ("glass", {}, "glass: expected the layer names of a ResNet"),
     ],
 )
 def test_bad_input_is_one_sentence(weights, tmp_path, name, settings, sentence):

@@ -88,7 +88,7 @@ def test_ours_and_anomalibs_models_learn_from_it(root, tmp_path, tiny_config):
 
 
 def test_what_cannot_be_joined_is_said(root, tmp_path):
-    with pytest.raises(InputError, match="parts: expected the data modules of some categories, got none"):
+    with pytest.raises(InputError, match="parts: expected at least one data module, got none"):
         Categories({})
     with pytest.raises(InputError, match="balance: expected one of image, category, got 'x'"):
         Categories({"bolt": Folder("bolt", root=root / "bolt", normal_dir="train/good")}, balance="x")

@@ -16,7 +16,7 @@ from mendiff.cli.terminal import Terminal
 from mendiff.data.images import save_png
 from mendiff.diffusion.random import content_seeds
 from mendiff.model import Model, prepare
-from mendiff.workflows.common import MOST_TOLD
+from mendiff.workflows.common import MOST_WARNINGS
 from mendiff.workflows.thresholds import warn_of_outliers
 
 SIDE = 32
@@ -99,7 +99,7 @@ def test_a_rate_alone_keeps_the_scores(run, fitted, tmp_path):
     made, old = mendiff.load(tmp_path / "new"), mendiff.load(fitted)
     assert made.calibration == replace(old.calibration, false_alarm_rate=0.001)
     assert made.threshold > old.threshold
-    assert "the rate of 0.1 % is extrapolated; about 1000 would measure it" in err
+    assert "the false-alarm rate of 0.1 % is extrapolated; about 1000 images are needed to measure it" in err
 
 
 def test_images_and_a_rate_go_together(run, fitted, fresh, tmp_path):
@@ -171,11 +171,11 @@ def test_good_images_that_stand_out_are_named_a_few_by_a_warning_each(capsys):
     )
     assert names == [f"{number}.png" for number in range(57, 64)]
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == MOST_TOLD + 1
+    assert len(lines) == MOST_WARNINGS + 1
     assert lines[0].startswith(
-        "warning: 57.png: stands out among the good images (score 90, those of the others"
+        "warning: 57.png: outlier among the good images (score 90, highest of the others"
     )
-    assert lines[-1] == "warning: 2 more good images stand out: see standing_out with --json."
+    assert lines[-1] == "warning: 2 more outliers among the good images: see standing_out with --json."
     assert warn_of_outliers(Calibration(tuple(sound)), paths, Terminal()) == []
     assert capsys.readouterr().err == ""
 

@@ -97,10 +97,10 @@ def test_fit_needs_images(run, refused, tmp_path):
 @pytest.mark.parametrize(
     ("count", "words"),
     [
-        (2, "from 2 good images, 1 of which it was trained on: the rate of 1 % is a guess"),
-        (3, "from 3 good images, 2 of which it was trained on: the rate of 1 % is a guess"),
-        (5, "from 2 held-back images: the rate of 1 % is a guess"),
-        (7, "from 3 held-back images: the rate of 1 % is a guess"),
+        (2, "from 2 good images, 1 of which are training images: the false-alarm rate of 1 % is a guess"),
+        (3, "from 3 good images, 2 of which are training images: the false-alarm rate of 1 % is a guess"),
+        (5, "from 2 held-back images: the false-alarm rate of 1 % is a guess"),
+        (7, "from 3 held-back images: the false-alarm rate of 1 % is a guess"),
     ],
 )
 @pytest.mark.parametrize("method", ["glad", "ran"])
@@ -123,7 +123,7 @@ def test_fit_says_that_a_rate_is_extrapolated_and_keeps_the_one_that_was_asked_f
     code, out, err = run("fit", data, "-o", tmp_path / "model", *words)
     assert (code, out) == (0, "")
     assert "note: threshold from 4 held-back images" in err
-    assert "the rate of 5 % is extrapolated; about 20 would measure it" in err
+    assert "the false-alarm rate of 5 % is extrapolated; about 20 images are needed to measure it" in err
     model = mendiff.load(tmp_path / "model")
     assert model.calibration.false_alarm_rate == 0.05
     assert model.threshold < model.with_false_alarm_rate(0.01).threshold
@@ -140,7 +140,7 @@ def test_fit_names_a_defect_among_the_good_images_and_passes_over_it(run, tmp_pa
             break
     code, out, err = run("fit", good, "-o", tmp_path / "model", "--json", *settings(training__steps="30"))
     assert code == 0
-    assert f"warning: {good / 'odd.png'}: stands out among the good images (score " in err
+    assert f"warning: {good / 'odd.png'}: outlier among the good images (score " in err
     assert json.loads(out)["standing_out"] == [str(good / "odd.png")]
     model = mendiff.load(tmp_path / "model")
     assert model.threshold < model.predict(good / "odd.png").score

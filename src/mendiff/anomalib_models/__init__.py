@@ -1,4 +1,4 @@
-"""The methods as anomalib models, and the training that `mendiff fit` runs through anomalib's Engine.
+"""The methods as anomalib models, and their training with anomalib's Engine.
 
     from anomalib.data import MVTecAD
     from anomalib.engine import Engine
@@ -7,14 +7,14 @@
     model, data = Glad(), MVTecAD(category="tile")
     Engine().fit(model, data)        # trains config.training.steps steps, then calibrates
     Engine().test(model, data)
-    model.save("tile-model")         # what `mendiff.load` opens
+    model.save("tile-model")         # a model folder for `mendiff.load`
 
-Importing this package imports anomalib and Lightning, which takes seconds; nothing else here does.
+Importing this package imports anomalib and Lightning, which takes seconds.
 """
 
 import warnings
 
-with warnings.catch_warnings():  # some of anomalib's own models warn while they are imported
+with warnings.catch_warnings():  # some of anomalib's models warn on import
     warnings.simplefilter("ignore", FutureWarning)
     from mendiff.anomalib_models.categories import Categories
     from mendiff.anomalib_models.images import GoodImages

@@ -1,4 +1,4 @@
-"""anomalib's own models, fitted on the same images and the same local backbone file, to compare with."""
+"""anomalib's own models as baselines, fitted on the same images with the same local backbone file."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from mendiff.nets.features import FeatureExtractor, FeaturesConfig, network_like
 from mendiff.training.random import generator
 
 MINUTES = 5
-"""Of fitting, for models that train, as in `tiny`; `max_steps` or `max_epochs` set it otherwise."""
+"""Training time of models that train, as in `tiny`, unless `max_steps` or `max_epochs` is set."""
 TRAINER = ("max_steps", "max_epochs", "max_time")
 BACKBONE = "feature_extractor"
-"""Where anomalib's models keep a network of timm's."""
+"""Attribute in which anomalib's models store a timm network."""
 PADIM_DIMS = 100
-"""Feature dimensions that PaDiM keeps, as anomalib's default for ResNet-18."""
+"""Feature dimensions that PaDiM keeps: anomalib's default for ResNet-18."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Which of anomalib's models to fit, and how.
+    """An anomalib model to fit.
 
     Attributes:
         name: anomalib's, such as "patchcore".
-        settings: of its constructor, and max_steps, max_epochs or batch_size of its training.
-        features: the backbone, where the model takes one.
-        weights: the backbone's, timm's names.
+        settings: arguments of its constructor, and max_steps, max_epochs or batch_size of its training.
+        features: the backbone, if the model has one.
+        weights: of the backbone, under timm's names.
         seed: of training.
     """
 
@@ -55,7 +55,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class FittedBaseline:
-    """A fitted model of anomalib's; scores and maps are its own, before any normalisation.
+    """A fitted anomalib model, with raw scores and maps (not normalised).
 
     Attributes:
         module: in evaluation mode.
@@ -78,10 +78,10 @@ class FittedBaseline:
 
 
 def baseline_class(name: str) -> type:
-    """The class of one of anomalib's models by a name such as "efficient_ad"; InputError for others."""
+    """The class of an anomalib model by a name such as "efficient_ad"; InputError for unknown names."""
     from anomalib import models
 
-    known = {one.lower(): one for one in models.list_models("pascal") if hasattr(models, one)}
+    known = {kind.lower(): kind for kind in models.list_models("pascal") if hasattr(models, kind)}
     wanted = name.replace("_", "").lower()
     if wanted not in known:
         raise InputError(f"methods: expected one of anomalib's {', '.join(sorted(known))}, got {name!r}.")
@@ -92,14 +92,14 @@ def baseline_class(name: str) -> type:
 def fit_baseline(
     baseline: Baseline, paths: list[Path], size: int, workdir: Path, device: str = "cpu"
 ) -> FittedBaseline:
-    """Fit one of anomalib's models on good images, resized to a square.
+    """Fit an anomalib model on good images, resized to a square.
 
     Args:
-        peer: which, and how.
+        baseline: the model.
         paths: of the images.
-        size: in pixels.
-        workdir: for what its trainer writes.
-        device: torch's name of one.
+        size: side of the square in pixels.
+        workdir: for the trainer's files.
+        device: torch's name.
     """
     from anomalib.callbacks import ModelCheckpoint
     from anomalib.engine import Engine
@@ -127,7 +127,7 @@ def fit_baseline(
         devices=[place.index or 0] if place.type == "cuda" else 1,
         enable_progress_bar=False,
         enable_model_summary=False,
-        # A checkpoint after every epoch, a gigabyte for DRAEM, can take longer than the epoch.
+        # Writing a checkpoint (1 GB for DRAEM) after every epoch can take longer than the epoch.
         callbacks=[ModelCheckpoint(save_top_k=0)],
         **(trainer or {"max_time": {"minutes": MINUTES}}),
     )
@@ -138,23 +138,23 @@ def fit_baseline(
 
 @contextmanager
 def download_errors(name: str) -> Iterator[None]:
-    """Turn a download that failed into an InputError."""
+    """Turn a failed download into an InputError."""
     try:
         yield
     except URLError as error:
         raise InputError(
-            f"{name}: expected the files that anomalib downloads for it, but the network does not answer "
-            f"({error.reason}); fit it once where there is a network, or leave the model out."
+            f"{name}: expected to download anomalib's files for this model, but the network does not answer "
+            f"({error.reason}); fit it once with network access, or omit the model."
         ) from error
 
 
 def make_baseline(baseline: Baseline, settings: Mapping[str, Any], size: int, textures: Path) -> Any:
-    """One of anomalib's models with the given backbone file, and an input of the given size.
+    """An anomalib model with the given backbone file and input size.
 
-    Models that paste textures take those of a folder; from an empty one they paste anomalib's noise instead.
+    Models that paste textures read them from a folder; if it is empty, they paste anomalib's noise.
 
-    Raises InputError for a name that anomalib doesn't know, settings that the model doesn't take, and a model
-    that needs pretrained features where none were given.
+    Raises InputError for an unknown name, for settings that the model does not have, and for missing
+    pretrained features.
     """
     kind = baseline_class(baseline.name)
     takes = inspect.signature(kind).parameters
@@ -171,12 +171,12 @@ def make_baseline(baseline: Baseline, settings: Mapping[str, Any], size: int, te
     if baseline.features is None or baseline.weights is None:
         raise InputError(
             f"{baseline.name}: expected a pretrained backbone; give --features and --features-weights, "
-            "or leave the model out."
+            "or omit the model."
         )
     if "pre_trained" not in takes:
         raise InputError(
-            f"{baseline.name}: expected a model that can be made without weights of its backbone, but it always "
-            "fetches them by itself; leave the model out."
+            f"{baseline.name}: expected a model whose backbone can be given, but it always downloads "
+            "its own; omit the model."
         )
     stated = FeatureExtractor(baseline.features)
     stages.append(Normalize(stated.mean.flatten().tolist(), stated.std.flatten().tolist()))
@@ -192,9 +192,9 @@ def make_baseline(baseline: Baseline, settings: Mapping[str, Any], size: int, te
 
 
 def set_backbone(module: nn.Module, baseline: Baseline) -> None:
-    """Put the peer's backbone with its weights where a model of anomalib's has one without.
+    """Replace the untrained backbone of an anomalib model by the baseline's backbone with its weights.
 
-    Raises InputError where there is none, or where the weights lack something.
+    Raises InputError for a model without a backbone, and for incomplete weights.
     """
     assert baseline.features is not None
     assert baseline.weights is not None
@@ -202,24 +202,26 @@ def set_backbone(module: nn.Module, baseline: Baseline) -> None:
     for part in list(module.modules()):
         made = part._modules.get(BACKBONE)
         if made is not None and type(made).__module__.startswith("timm."):
-            # The random weights of a new network must not change what is drawn afterwards.
+            # Random weights of a new network must not change later random numbers.
             with torch.random.fork_rng(devices=[]):
                 network = network_like(made, baseline.features, baseline.weights, "of the backbone")
             setattr(part, BACKBONE, network)
             found = True
-        for name, value in (("pre_trained", True), ("requires_grad", False)):  # as if it had been so at first
+        for name, value in (("pre_trained", True), ("requires_grad", False)):  # as with anomalib's weights
             if isinstance(vars(part).get(name), bool):
                 setattr(part, name, value)
     if not found:
         raise InputError(
-            f"{baseline.name}: expected a model that takes its features from a backbone of timm's, which it does "
-            "not; leave it out."
+            f"{baseline.name}: expected a model with a backbone from timm, but it has none; omit the model."
         )
 
 
 def _by_number(layers: Any, name: str) -> list[int]:
-    """ResNet's "layer1", "layer2", ... as timm's numbers of feature maps: strides 4, 8, ... anywhere."""
+    """ResNet's "layer1", "layer2", ... as timm's indices of feature maps (strides 4, 8, ...)."""
     numbers = [re.fullmatch(r"layer(\d)", str(layer)) for layer in layers or ()]
     if not numbers or not all(numbers):
-        raise InputError(f"{name}: its layers are not those of a plain backbone; it can't take a local file.")
+        raise InputError(
+            f"{name}: expected the layer names of a ResNet (layer1, ...), got others; this model can't use a "
+            "local backbone file."
+        )
     return [int(number[1]) for number in numbers if number]

@@ -1,4 +1,4 @@
-"""Several categories as one anomalib data module; every item knows its category.
+"""Several categories as one anomalib data module; every item has a category name.
 
     from anomalib.data import MVTecAD
     from mendiff.anomalib_models import Categories
@@ -6,7 +6,7 @@
     data = Categories({name: MVTecAD(category=name) for name in ("bottle", "cable")}, balance="category")
     Engine().fit(Diad(), data)
 
-Works with any of anomalib's models: items and batches are its own with one field more.
+Works with every anomalib model: items and batches are anomalib's with an additional field.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ BALANCES = ("image", "category")
 
 @dataclass
 class CategoryItem(ImageItem):
-    """anomalib's item, and the name of its category."""
+    """anomalib's item with the name of its category."""
 
     category: str = ""
 
 
 @dataclass
 class CategoryBatch(ImageBatch):
-    """anomalib's batch, and the category of every image."""
+    """anomalib's batch with the category of every image."""
 
     item_class: ClassVar[type[CategoryItem]] = CategoryItem
     category: list[str] = field(default_factory=list)
 
 
 class CategoryDataset(AnomalibDataset):
-    """The images of several data sets, with masks if all of them have masks.
+    """The images of several data sets; with masks if all data sets have masks.
 
     Args:
         parts: data sets by category.
@@ -53,7 +53,7 @@ class CategoryDataset(AnomalibDataset):
         super().__init__()
         empty = [name for name, part in parts.items() if len(part) == 0]
         if empty:
-            raise InputError(f"category {empty[0]}: expected images, found none; leave it out or add some.")
+            raise InputError(f"category {empty[0]}: expected images, found none; omit it or add images.")
         frames = [part.samples.assign(category=name) for name, part in parts.items()]
         masked = all(part.task == TaskType.SEGMENTATION for part in parts.values())
         self.samples = pd.concat(frames, ignore_index=True)
@@ -70,14 +70,14 @@ class CategoryDataset(AnomalibDataset):
 
 
 class Categories(AnomalibDataModule):
-    """Several categories of anomalib's data modules, one model for all.
+    """Several of anomalib's data modules as the categories of a multi-class model.
 
     Args:
         parts: data modules by category.
-        balance: whether every "image" or every "category" is drawn equally often in training.
+        balance: "image" or "category": which of them is drawn with equal frequency in training.
         train_batch_size, eval_batch_size: images per batch.
         num_workers: processes that read images.
-        seed: of the order in training where categories are balanced.
+        seed: of the training order with balance="category".
     """
 
     def __init__(
@@ -90,14 +90,19 @@ class Categories(AnomalibDataModule):
         seed: int = 0,
     ) -> None:
         if not parts:
-            raise InputError("parts: expected the data modules of some categories, got none.")
+            raise InputError("parts: expected at least one data module, got none.")
         check_choice("balance", balance, BALANCES)
         super().__init__(train_batch_size, eval_batch_size, num_workers, seed=seed)
         self.parts, self.balance = dict(parts), balance
 
     @classmethod
     def from_folder(cls, root: str | Path, **options: Any) -> Categories:
-        """A root whose sub-folders are categories in MVTec layout; options as for the class."""
+        """Categories from the sub-folders of a root in MVTec layout.
+
+        Args:
+            root: the folder.
+            options: arguments of the class.
+        """
         parts: dict[str, AnomalibDataModule] = {}
         for place in sorted(one for one in Path(root).iterdir() if (one / "train/good").is_dir()):
             tests = sorted(one.name for one in place.glob("test/*") if one.is_dir())
@@ -111,7 +116,7 @@ class Categories(AnomalibDataModule):
                 mask_dir=[f"ground_truth/{one}" for one in defects]
                 if (place / "ground_truth").is_dir()
                 else None,
-                # By default half of the test images would become validation, and set thresholds.
+                # The default uses half of the test images for validation and thresholds.
                 val_split_mode="none",
             )
         return cls(parts, **options)
@@ -125,7 +130,7 @@ class Categories(AnomalibDataModule):
                 setattr(self, subset, CategoryDataset(joined))
 
     def _create_test_split(self) -> None:
-        """The parts have split their images already."""
+        """Nothing: the parts are already split."""
 
     _create_val_split = _create_test_split
 

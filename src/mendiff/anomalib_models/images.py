@@ -1,4 +1,4 @@
-"""Good pictures as anomalib's items."""
+"""Good images as anomalib items."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ CACHE_BYTES = 2**30
 
 
 class GoodImages(Dataset[ImageItem]):
-    """Good pictures, resized to what the model sees and kept in memory while there is room.
+    """Good images, resized to the model's input size and cached in memory.
 
     Args:
         pictures: files, or (H,W,3) uint8 arrays.
         size: side in pixels.
-        room: bytes to keep images in; the others are read each time.
-        categories: of every picture, where batches should know them.
+        room: cache size in bytes; images beyond it are read each time.
+        categories: category of every image, for models with categories.
         bit_depth: of 16-bit files, see read_image.
     """
 
@@ -66,7 +66,7 @@ class GoodImages(Dataset[ImageItem]):
         source = self._pictures[index]
         image = resize(self._read(source), self._size)
         levels = (image * 255).round().to(torch.uint8)
-        # In 8 bits only if they hold it exactly: calibration must see the pixels that prediction will see.
+        # In 8 bits only if lossless: calibration and prediction must use identical pixels.
         kept = levels if torch.equal(levels.float() / 255, image) else image
         if kept.nbytes <= self._room:
             self._room -= kept.nbytes
@@ -87,17 +87,17 @@ class GoodImages(Dataset[ImageItem]):
 
 
 class Textures(Sequence[Tensor]):
-    """The pictures of a folder that synthetic anomalies are cut from, such as those of DTD; read when needed.
+    """Texture images for synthetic anomalies, such as DTD, read on demand.
 
     Args:
-        folder: of image files, in sub-folders or not.
-        size: side to which they are resized, in pixels.
+        folder: of image files; sub-folders are searched.
+        size: side in pixels after resizing.
     """
 
     def __init__(self, folder: str | Path, size: int) -> None:
         paths = find_images(Path(folder))
         for path in paths:
-            image_size(path)  # a file that is no image shows now, not in the middle of training
+            image_size(path)  # invalid files must fail before training
         self._images = GoodImages(paths, size)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""One anomalib model per method."""
+"""The anomalib model of every method."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ class Ran(MethodModule, AnomalibModule):
 
 
 OWN = {kind._method_name: kind for kind in (Diad, Glad, Ran)}
-"""The methods that have a class here, with a signature that anomalib's command line can read."""
+"""Methods with their own class, whose signature anomalib's command line can read."""
 
 
 @cache
 def module_class(name: str) -> type[MethodModule]:
-    """The anomalib model of a method in METHODS: its own class above, or a generic one that is made here.
+    """The anomalib model of a method in METHODS: its class in OWN, otherwise a generated class.
 
-    `get_model(name)` finds a generic one, too, once it was made.
+    After the first call, `get_model(name)` finds generated classes, too.
     """
     kind = find_method(name)
     if name in OWN:

@@ -1,4 +1,4 @@
-"""A method as anomalib calls it: resized on the way in, thresholds and scaled scores on the way out."""
+"""Pre-processing, post-processing and the torch module that anomalib calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mendiff.methods.base import Method
 
 
 class ResizeOnly(PreProcessor):
-    """Resizes with antialiasing, also in exported models, where anomalib's own switches it off."""
+    """Resizes with antialiasing, also in exported models, where anomalib's pre-processor disables it."""
 
     def __init__(self, transform: Resize) -> None:
         super().__init__(transform)
@@ -30,18 +30,18 @@ class ResizeOnly(PreProcessor):
 
 
 class GoodOnlyPostProcessor(PostProcessor):
-    """Thresholds from good images alone; scores go to (0,1), strictly monotone, 0.5 at the threshold.
+    """Thresholds from good images alone; maps scores strictly monotonically to (0,1), 0.5 at the threshold.
 
-    anomalib's own takes its threshold from validation labels, which most of its data modules share with the
-    test set, and clamps, which makes ties before the metrics see the scores. Raw scores are no way out:
-    torchmetrics puts a sigmoid on every batch that leaves [0,1]. Until it is calibrated it passes scores on
-    as they are, without labels.
+    anomalib's post-processor computes its threshold from validation labels, which most of its data modules
+    share with the test set. It also clamps scores, which creates ties before metrics are computed. Raw scores
+    can't be used either: torchmetrics applies a sigmoid to every batch with values outside [0,1]. Before
+    `calibrate`, scores pass unchanged and without labels.
     """
 
     def calibrate(self, calibration: Calibration) -> None:
-        """Take over thresholds and scales; they are buffers and travel in checkpoints and exports.
+        """Set thresholds and scales; they are buffers, stored in checkpoints and exports.
 
-        `image_min` and `image_max` become one scale below and above the threshold, likewise for pixels; the
+        `image_min` and `image_max` become threshold - scale and threshold + scale, likewise for pixels. The
         scale is the distance from the median good score to the threshold.
         """
         image = ("image", calibration.scores, calibration.threshold)
@@ -63,7 +63,7 @@ class GoodOnlyPostProcessor(PostProcessor):
     ) -> Tensor | None:
         if preds is None:
             return None
-        # asinh first: its tail still tells scores apart in float32 where an arc tangent's is flat.
+        # asinh first: high scores stay distinct in float32, where those of an arc tangent would saturate.
         wide = torch.float32 if preds.device.type == "mps" else torch.float64
         above = torch.asinh((preds.to(wide) - threshold) / ((norm_max.to(wide) - norm_min) / 2))
         return (0.5 + 0.5 * above / (1 + above.abs())).to(preds.dtype)
@@ -77,7 +77,7 @@ class GoodOnlyPostProcessor(PostProcessor):
 
 
 class Detector(nn.Module):
-    """What anomalib calls with a batch: (B,3,H,W) in [0,1] to raw scores (B,) and maps (B,1,H,W)."""
+    """The torch module that anomalib calls: (B,3,H,W) in [0,1] to raw scores (B,) and maps (B,1,H,W)."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
@@ -85,8 +85,8 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> InferenceBatch:
-        image = image.as_subclass(Tensor).float()  # batches carry torchvision's own tensor class
-        # A score must not depend on the trainer's precision.
+        image = image.as_subclass(Tensor).float()  # batches hold torchvision's tensor class
+        # Scores must not depend on the trainer's precision.
         with torch.autocast(image.device.type, enabled=False):
             found = self.method.find(image, content_seeds(image))
         return InferenceBatch(pred_score=found.score, anomaly_map=found.anomaly_map)

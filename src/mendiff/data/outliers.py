@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mendiff.calibration import standing_out
+from mendiff.calibration import find_outliers
 from mendiff.data.images import resize
 from mendiff.data.reading import read_image
 from mendiff.data.samples import Category, Finding
@@ -44,7 +44,7 @@ def unlike_images(category: Category) -> list[Finding]:
     distances = _distances(torch.stack([one for _, one in known]))
     usual = distances.median().item()
     findings = []
-    for place in standing_out(distances.tolist()):
+    for place in find_outliers(distances.tolist()):
         path, times = known[place][0], distances[place].item() / max(usual, 1e-12)
         if times >= FAR:
             sentence = (

@@ -94,7 +94,7 @@ def _own(
         one = load(model.source, device, name).with_false_alarm_rate(model.calibration.false_alarm_rate)
         if name in images:
             calibration = scores_of(one, images[name], batch_size, reporter, f"calibrating {name}")
-            report_reliability(calibration, reporter, f"threshold of {name}", few_alone=True)
+            report_reliability(calibration, reporter, f"threshold of {name}", warnings_only=True)
             one = replace(one, calibration=calibration)
         yield name, one
 

@@ -29,7 +29,7 @@ METRIC_TITLES = {
     "pixel_f1max": "pixel\nF1max",
     "aupro": "\nAUPRO",
 }
-MOST_TOLD = 5
+MOST_WARNINGS = 5
 """Warnings of one kind that a command prints; `mendiff check` prints all."""
 FIRST_DEEP = 8
 """16-bit images whose values `predict` looks at before it starts."""
@@ -85,11 +85,11 @@ def readable_categories(
     told: Counter[str] = Counter()
     for finding in findings:
         told[finding.kind] += 1
-        if told[finding.kind] <= MOST_TOLD:
+        if told[finding.kind] <= MOST_WARNINGS:
             reporter.warn(finding.sentence)
     for kind, count in told.items():
-        if count > MOST_TOLD:
-            reporter.warn(f"{count - MOST_TOLD} more of this kind ({kind}): see 'mendiff check'.")
+        if count > MOST_WARNINGS:
+            reporter.warn(f"{count - MOST_WARNINGS} more of this kind ({kind}): see 'mendiff check'.")
     lost = {path for finding in findings if finding.kind == UNREADABLE for path in finding.paths}
     return [
         dataclasses.replace(

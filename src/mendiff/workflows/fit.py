@@ -125,7 +125,8 @@ def fit(
         reporter.say(
             f"{plan.method} ({plan.preset}): {len(paths)} good images of "
             f"{', '.join(one.name for one in categories)}, {config.image_size} pixels, "
-            f"{config.training.steps} steps on {describe_processes(plan.processes)}{_repeat(plan, config, length)}"
+            f"{config.training.steps} steps on {describe_processes(plan.processes)}"
+            f"{_repeat(plan, config, length)}"
         )
         if not getattr(getattr(config, "features", None), "name", "-"):
             reporter.say(f"note: {NO_FEATURES}")
@@ -387,7 +388,7 @@ def _of_category(model: Model, name: str, paths: Sequence[Path], reporter: Repor
     by_seed = dict(zip(content_seeds(torch.stack(images)).tolist(), paths, strict=True))
     scored = content_seeds(torch.stack([*held_back, *seen])).tolist()
     warn_of_outliers(made.calibration, [by_seed[seed] for seed in scored], reporter)
-    report_reliability(made.calibration, reporter, f"threshold of {name}", few_alone=True)
+    report_reliability(made.calibration, reporter, f"threshold of {name}", warnings_only=True)
     return made
 
 

@@ -1,4 +1,4 @@
-"""What commands say of a threshold: its rate, what it is worth, and which good images it passes over."""
+"""Messages about thresholds: false-alarm rate, reliability, outliers among the good images."""
 
 from __future__ import annotations
 
@@ -7,50 +7,52 @@ from pathlib import Path
 
 from mendiff.calibration import MIN_FOR_OUTLIERS, Calibration
 from mendiff.errors import InputError
-from mendiff.workflows.common import MOST_TOLD
+from mendiff.workflows.common import MOST_WARNINGS
 from mendiff.workflows.reporting import Reporter
 
 
 def check_rate(rate: float) -> float:
-    """The rate, if it is one that thresholds can be meant for."""
+    """The false-alarm rate; InputError outside (0,1)."""
     if not 0 < rate < 1:
         raise InputError(f"--false-alarm-rate: expected a share between 0 and 1, such as 0.01, got {rate:g}.")
     return rate
 
 
 def report_reliability(
-    calibration: Calibration, reporter: Reporter, what: str = "threshold", *, few_alone: bool = False
+    calibration: Calibration, reporter: Reporter, what: str = "threshold", *, warnings_only: bool = False
 ) -> None:
-    """Say what a threshold is worth: a warning where it comes from next to no images, a note otherwise.
+    """Report how reliable a threshold is: a warning if it comes from very few images, otherwise a note.
 
     Args:
-        calibration: whose.
-        reporter: where to.
-        what: of which one is spoken.
-        few_alone: no note, only a warning where there is reason for it.
+        calibration: of the model.
+        reporter: takes the message.
+        what: names the threshold.
+        warnings_only: omit the note.
     """
     if len(calibration.scores) < MIN_FOR_OUTLIERS:
         reporter.warn(f"{what} {calibration.worth}")
-    elif not few_alone:
+    elif not warnings_only:
         reporter.say(f"note: {what} {calibration.worth}")
 
 
 def warn_of_outliers(calibration: Calibration, paths: Sequence[Path], reporter: Reporter) -> list[str]:
-    """Name the good images whose scores stand out, a warning each; gives all their names.
+    """Warn of every good image whose score is an outlier; returns the names of all outliers.
 
     Args:
-        calibration: whose scores.
-        paths: of the images that they are of, in their order.
-        reporter: where to.
+        calibration: its scores.
+        paths: the images of these scores, in the same order.
+        reporter: takes the warnings.
     """
-    odd = calibration.outliers
-    usual = max((score for at, score in enumerate(calibration.scores) if at not in odd), default=0.0)
-    for at in odd[:MOST_TOLD]:
-        score = calibration.scores[at]
+    outliers, scores = calibration.outliers, calibration.scores
+    highest = max((score for at, score in enumerate(scores) if at not in outliers), default=0.0)
+    for at in outliers[:MOST_WARNINGS]:
         reporter.warn(
-            f"{paths[at]}: stands out among the good images (score {score:.4g}, those of the others end at "
-            f"{usual:.4g}); look whether it is good. The threshold passes over it."
+            f"{paths[at]}: outlier among the good images (score {scores[at]:.4g}, highest of the others "
+            f"{highest:.4g}); check whether the part is good. The threshold ignores this image."
         )
-    if len(odd) > MOST_TOLD:
-        reporter.warn(f"{len(odd) - MOST_TOLD} more good images stand out: see standing_out with --json.")
-    return [str(paths[at]) for at in odd]
+    if len(outliers) > MOST_WARNINGS:
+        reporter.warn(
+            f"{len(outliers) - MOST_WARNINGS} more outliers among the good images: see standing_out with "
+            "--json."
+        )
+    return [str(paths[at]) for at in outliers]
