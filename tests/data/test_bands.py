@@ -26,7 +26,7 @@ from mendiff.data.images import resize
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-calibration = SimpleNamespace(pixel_scores=[1.0, 2.0], pixel_threshold=2.0)
+calibration = SimpleNamespace(heat_range=(2.0, 0.75))
 model = SimpleNamespace(calibration=calibration)
 def draw(picture):
     one = BatchImage(Path("x"), "x.png", picture=picture)
