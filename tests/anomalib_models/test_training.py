@@ -3,8 +3,6 @@
 import math
 import signal
 from dataclasses import replace
-from itertools import chain
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,21 +61,6 @@ def test_resumed_training_equals_an_unbroken_one(tmp_path, monkeypatch, accumula
     assert same_tensors(resumed.state_dict(), unbroken.state_dict())
     train(resumed, GoodImages(pictures(12), 32), workdir=tmp_path / "b", resume=True)  # nothing is left to do
     assert same_tensors(resumed.state_dict(), unbroken.state_dict())
-
-
-def test_parts_of_a_step_together_are_its_batch():
-    whole = replace(CONFIG, training=replace(CONFIG.training, batch_size=6))
-    parted = replace(whole, training=replace(whole.training, accumulate=3))
-    groups = [list(range(7)), list(range(7, 9))]
-
-    batches, parts = [], []
-    for config, order in ((whole, batches), (parted, parts)):
-        module = Glad(config)
-        module.trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=0)
-        order.extend(training._StepOrder(module, groups))
-
-    assert [len(part) for part in parts] == [2] * (3 * len(batches))
-    assert [[*chain(*parts[at : at + 3])] for at in range(0, len(parts), 3)] == batches
 
 
 def test_checkpointed_activations_give_the_same_gradients(streams):

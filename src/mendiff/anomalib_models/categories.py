@@ -11,15 +11,16 @@ Works with every anomalib model: items and batches are anomalib's with an additi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
+import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, AnomalibDataset, Folder, ImageBatch, ImageItem
-from torch import Generator
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from mendiff.errors import InputError, check_choice
@@ -40,6 +41,17 @@ class CategoryBatch(ImageBatch):
 
     item_class: ClassVar[type[CategoryItem]] = CategoryItem
     category: list[str] = field(default_factory=list)
+
+
+def category_numbers(batch: Any, known: Sequence[str]) -> Tensor:
+    """The numbers of the images' categories among those that a method knows, (B,)."""
+    found = getattr(batch, "category", None)
+    if not found or not set(found) <= set(known):
+        raise InputError(
+            f"categories: expected batches whose images are each of one of {', '.join(known)}, as "
+            f"mendiff.anomalib_models.Categories gives them, got {found or 'none'}."
+        )
+    return torch.tensor([known.index(name) for name in found], device=batch.image.device)
 
 
 class CategoryDataset(AnomalibDataset):

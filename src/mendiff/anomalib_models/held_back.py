@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from anomalib.models.components.base import AnomalibModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mendiff.anomalib_models.fsdp import Host
 from mendiff.anomalib_models.images import GoodImages
-from mendiff.calibration import MINIMUM
-from mendiff.checkpoints.files import fingerprint
 from mendiff.diffusion.random import content_seeds
 from mendiff.methods.base import MethodConfig
 from mendiff.training.random import generator
-from mendiff.training.split import MOST_SEEN, choose
-
-# anomalib finds only models that have AnomalibModule among their own bases: what they share is a mixin.
-if TYPE_CHECKING:
-    Host = AnomalibModule
-else:
-    Host = object
-
-KEPT_AGAIN = 4
-"""Held-back images of an earlier fit that are enough to go on with; the usual number where it is smaller."""
-MOST_FOR_CODEC = 500
-"""Training images that a codec is fitted to, at most: they are all in memory."""
+from mendiff.training.split import Split, split_of
 
 
 class HeldBack(Host):
@@ -37,37 +24,18 @@ class HeldBack(Host):
         config: the method's.
         seed: of the random numbers that reading may draw.
         held_back: content seeds of the held-back images.
+        split: which images of the training data these are.
     """
 
     config: MethodConfig
     seed: int
     held_back: list[int]
-    _held_back_at: list[int]  # where in the data set
-    _seen_at: list[int]
-    _trained_at: list[int]
-    _held_back_names: dict[str, bool]
-    _data: tuple[str, int]  # fingerprint and number of all good images
+    split: Split
 
     def hold_back(self, identities: Sequence[tuple[int, str | None]]) -> None:
-        """Choose the held-back images; those of an earlier fit stay held back.
-
-        Args:
-            identities: (content seed, name) of every training image, in the data set's order.
-        """
-        seeds = [seed for seed, _ in identities]
-        self._data = (fingerprint(seeds), len(seeds))
-        fresh, kept = choose(seeds), sorted(set(seeds) & set(self.held_back))
-        enough = min(KEPT_AGAIN, len(fresh)) <= len(kept) < len(set(seeds))  # some must be left to train on
-        self.held_back = kept if enough else fresh
-        self._held_back_at = [seeds.index(seed) for seed in self.held_back]
-        others = [seeds.index(seed) for seed in sorted(set(seeds) - set(self.held_back))[:MOST_FOR_CODEC]]
-        self._trained_at, self._seen_at = others, others[:MOST_SEEN]
-        self._held_back_names = {name: seed in self.held_back for seed, name in identities if name}
-
-    @property
-    def scored_at(self) -> list[int]:
-        """Where in the data set the images lie that the calibration's scores are of, in their order."""
-        return [*self._held_back_at, *(self._seen_at if len(self._held_back_at) < MINIMUM else [])]
+        """Choose the held-back images; see `mendiff.training.split.split_of`."""
+        self.split = split_of(identities, self.held_back)
+        self.held_back = self.split.held_back
 
     def _identities(self, loader: DataLoader) -> Sequence[tuple[int, str | None]]:
         if isinstance(loader.dataset, GoodImages):
@@ -87,15 +55,15 @@ class HeldBack(Host):
 
     def _held_back_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The held-back images in a fixed order: (images (B,3,H,W) on the device, seeds (B,))."""
-        return self._batches_at(self._held_back_at)
+        return self._batches_at(self.split.held_back_at)
 
     def _seen_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some of the images that are trained on, likewise."""
-        return self._batches_at(self._seen_at)
+        return self._batches_at(self.split.seen_at)
 
     def _trained_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The images that are trained on, or many of them, likewise."""
-        return self._batches_at(self._trained_at)
+        return self._batches_at(self.split.trained_at)
 
     def _batches_at(self, chosen: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         loader: Any = self.trainer.train_dataloader
@@ -112,8 +80,8 @@ class HeldBack(Host):
     def _is_held_back(self, batch: Any) -> Tensor:
         """Which images of a batch, (B,) bool: by name where all are known, by content otherwise."""
         names = [str(path) for path in batch.image_path or []]
-        if names and all(name in self._held_back_names for name in names):
-            held_back = [self._held_back_names[name] for name in names]
+        if names and all(name in self.split.by_name for name in names):
+            held_back = [self.split.by_name[name] for name in names]
         else:
             seeds = content_seeds(batch.image.as_subclass(Tensor)).tolist()
             held_back = [seed in self.held_back for seed in seeds]

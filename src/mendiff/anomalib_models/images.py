@@ -17,6 +17,7 @@ from mendiff.data.found import find_images
 from mendiff.data.images import resize
 from mendiff.data.reading import Picture, image_size, read_image
 from mendiff.diffusion.random import content_seeds
+from mendiff.errors import InputError
 
 CACHE_BYTES = 2**30
 
@@ -105,3 +106,13 @@ class Textures(Sequence[Tensor]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._images.image(index)
+
+
+def give_textures(method: Any, folder: str | Path) -> None:
+    """Let a method cut half of its synthetic anomalies from the pictures in a folder; see `Textures`."""
+    if not hasattr(method, "textures") or not getattr(method.config, "hint_anomalies", 1):
+        raise InputError(
+            "textures: expected a method that trains on synthetic anomalies (glad, or diad with "
+            f"hint_anomalies above 0), got {type(method).__name__.lower()}."
+        )
+    method.textures = Textures(folder, method.config.image_size)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,44 +15,34 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch import Tensor, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
+from mendiff.anomalib_models.categories import category_numbers
 from mendiff.anomalib_models.held_back import HeldBack
-from mendiff.anomalib_models.images import Textures
+from mendiff.anomalib_models.images import give_textures
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
-from mendiff.anomalib_models.sharding import unshard, whole_weights
+from mendiff.anomalib_models.storage import Stored
 from mendiff.calibration import Calibration
-from mendiff.checkpoints.bundled import fill, resolved
-from mendiff.checkpoints.files import sha256_of
-from mendiff.checkpoints.pretrained import Sources, extractors_of, find_pretrained, load_pretrained
-from mendiff.checkpoints.provenance import Fitted, this_machine, with_fitted
-from mendiff.checkpoints.store import save as save_model
-from mendiff.checkpoints.weights import read_weights
+from mendiff.checkpoints.provenance import Fitted, this_machine
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import DivergedError, InputError
-from mendiff.methods.base import (
-    Method,
-    MethodConfig,
-    Progress,
-    find_method,
-    find_preset,
-    random_crops,
-    unwatched,
-)
+from mendiff.methods.base import Method, MethodConfig, Progress, find_method, find_preset, unwatched
 from mendiff.methods.config import config_from_dict, config_to_dict
-from mendiff.model import Model, calibrate
-from mendiff.training.codec_stage import CodecStage, fit_codec
-from mendiff.training.lora import add_lora, merge_lora
+from mendiff.model import calibrate
+from mendiff.training.average import Average
+from mendiff.training.build import fill_pretrained, make_method
+from mendiff.training.codec_stage import CodecStage, fit_own_codec
+from mendiff.training.lora import add_lora
 from mendiff.training.optimizers import learning_rate, make_optimizer
-from mendiff.training.random import seed_of
+from mendiff.training.split import Split
+from mendiff.training.step import method_loss, streams
 
 DEFAULT_SIZE = 256
 """Side of the images, in pixels, where the config leaves it to the images."""
 
 
-class MethodModule(HeldBack):
+class MethodModule(HeldBack, Stored):
     """All of an anomalib model, for any method; a class per method adds AnomalibModule as its second base.
 
     Some good images (15 %, at least 4, at most 64) are held back from training; which ones depends on their
@@ -74,6 +62,8 @@ class MethodModule(HeldBack):
         seed: of the initial weights and of training.
         calibration: scores of the held-back images; None until training has ended.
         held_back: content seeds of the held-back images.
+        split: which images of the training data these are.
+        average: of the weights in training.
         codec_stage: where the stage that fits the codec keeps its checkpoint, and whom it tells.
         progress: told of what takes long after training.
         files: SHA-256 of the files that weights were read from, by part; what is fitted says so.
@@ -114,38 +104,17 @@ class MethodModule(HeldBack):
         return config if config.image_size else replace(config, image_size=DEFAULT_SIZE)
 
     def _build(self, config: MethodConfig, features_weights: str | None, seed: int) -> None:
-        self.files: dict[str, str] = {}
-        self.fitted: Fitted | None = None
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            method = find_method(self._method_name)(resolved(config))
-        fill(method, config)
-        if features_weights is not None:
-            features: Any = getattr(method, "features", None)
-            if not hasattr(features, "load_backbone"):
-                raise InputError(
-                    "features_weights: expected a config whose features.name says which backbone they are of."
-                )
-            features.load_backbone(read_weights(features_weights), str(features_weights))
-            self.files["features"] = sha256_of(features_weights)
-        networks: Iterable[Any] = method.modules() if config.training.checkpointing else ()
-        for network in networks:
-            if getattr(network, "_supports_gradient_checkpointing", False):
-                network.enable_gradient_checkpointing()
+        method, self.files = make_method(self._method_name, config, seed, features_weights)
         self.config, self.seed = method.config, seed
         self.model = Detector(method)
+        self.fitted: Fitted | None = None
         self.calibration: Calibration | None = None
         self.held_back: list[int] = []
-        self._held_back_at: list[int] = []  # where in the data set
-        self._seen_at: list[int] = []
-        self._trained_at: list[int] = []
-        self._held_back_names: dict[str, bool] = {}
-        self._data = ("", 0)
-        self._average: dict[str, Tensor] = {}
-        self._finished = self._adapted = False
+        self.split = Split()
+        self.average = Average(self.config.training.ema)
+        self._finished = self._adapted = self._codec_fitted = False
         self.codec_stage = CodecStage()
         self.progress: Progress = unwatched
-        self._codec_fitted = False
         # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
         self.hparams.update(config=config_to_dict(self.config), features_weights=None)
 
@@ -159,11 +128,8 @@ class MethodModule(HeldBack):
             features_weights: safetensors file of the backbone; None takes timm's own from the hub.
             prompt: safetensors file of prompt embeddings; None takes Stable Diffusion's text encoder.
         """
-        said, features = (None if name is None else Path(name) for name in (prompt, features_weights))
-        sources = Sources(source, said, features)
-        lines = load_pretrained(self.method, sources)
-        found = find_pretrained(sources, extractors_of(self.method))
-        self.files |= {part: sha256_of(file) for part, file in found.items()}
+        lines, files = fill_pretrained(self.method, source, features_weights, prompt)
+        self.files |= files
         return lines
 
     def use_textures(self, folder: str | Path) -> None:
@@ -171,13 +137,7 @@ class MethodModule(HeldBack):
 
         The other half stays shuffles of the image itself, as all are without textures.
         """
-        method: Any = self.method
-        if not hasattr(method, "textures") or not getattr(self.config, "hint_anomalies", 1):
-            raise InputError(
-                "textures: expected a method that trains on synthetic anomalies (glad, or diad with "
-                f"hint_anomalies above 0), got {self._method_name}."
-            )
-        method.textures = Textures(folder, self.config.image_size)
+        give_textures(self.method, folder)
 
     @property
     def method(self) -> Method:
@@ -217,42 +177,11 @@ class MethodModule(HeldBack):
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: one for name, one in self.method.named_parameters() if one.requires_grad}
 
-    @property
-    def _sharded(self) -> FullyShardedDataParallel | None:
-        """What holds the weights' shards under FSDP."""
-        root = self._trainer and self._trainer.strategy.model
-        return root if isinstance(root, FullyShardedDataParallel) else None
-
-    @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """Weights as they are without FSDP, for what calls the networks outside of a training step."""
-        strategy = self.trainer.strategy
-        kind = strategy.root_device.type
-        with torch.inference_mode(False), torch.autocast(kind, enabled=False), whole_weights(strategy.model):
-            yield
-
-    def gather(self) -> None:
-        """Put whole weights where a training with FSDP left shards."""
-        if self._sharded is not None:
-            unshard(self._sharded, self.method)
-
     def configure_optimizers(self) -> Any:
         plan = self.config.training
         optimizer = make_optimizer(plan, self._trained().values())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate, plan))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        clip = self.config.training.clip if gradient_clip_val is None else gradient_clip_val
-        if self._sharded is None:
-            self.clip_gradients(optimizer, clip, gradient_clip_algorithm)
-        elif clip:
-            self._sharded.clip_grad_norm_(clip)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         rows = (~self._is_held_back(batch)).nonzero().flatten()
@@ -261,25 +190,11 @@ class MethodModule(HeldBack):
             # None makes Lightning skip the step; but several processes would wait for this one's gradients.
             alone = self.trainer.world_size == 1
             return None if alone else torch.stack([one.sum() * 0 for one in self._trained().values()]).sum()
-        image = self.method.frame(image).image
         rng = self._streams(rows, len(batch.image), batch_idx)
-        cut = partial(random_crops, side=self.config.crop, multiple=self.method.size_multiple)
-        pairs = zip(image.split(1), rng.generators, strict=True)
-        image = torch.cat([cut(one, rng=own) for one, own in pairs])
-        told = {"categories": self._numbers(batch)[rows]} if self.method.categories else {}
-        loss = self.method.training_loss(image, rng, **told)
+        categories = category_numbers(batch, self.method.categories)[rows] if self.method.categories else None
+        loss = method_loss(self.method, image, rng, categories)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(image))
         return loss
-
-    def _numbers(self, batch: Any) -> Tensor:
-        """The numbers of the images' categories among the method's, (B,)."""
-        known, found = self.method.categories, getattr(batch, "category", None)
-        if not found or not set(found) <= set(known):
-            raise InputError(
-                f"categories: expected batches whose images are each of one of {', '.join(known)}, as "
-                f"mendiff.anomalib_models.Categories gives them, got {found or 'none'}."
-            )
-        return torch.tensor([known.index(name) for name in found], device=batch.image.device)
 
     def _streams(self, rows: Tensor, count: int, batch_idx: int) -> PerImageRandom:
         """Random numbers of some rows of a batch of `count`, by seed, step and place in the whole batch.
@@ -289,16 +204,12 @@ class MethodModule(HeldBack):
         """
         part = batch_idx % self.trainer.accumulate_grad_batches
         places = (part * count + rows) * self.trainer.world_size + self.global_rank
-        seeds = [seed_of(self.seed, self.global_step, place) for place in places.tolist()]
-        return PerImageRandom(torch.tensor(seeds))
+        return streams(self.seed, self.global_step, places.tolist())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        if self._average:
-            # The first averages would be mostly initial weights: the decay grows with the steps.
-            decay = min(self.config.training.ema, (1 + self.global_step) / (10 + self.global_step))
-            trained = [one.detach() for one in self._trained().values()]
-            torch._foreach_lerp_(list(self._average.values()), trained, 1 - decay)
+        if self.average.weights:
+            self.average.follow(self._trained(), self.global_step)
 
     def on_train_start(self) -> None:
         loader = self.trainer.train_dataloader
@@ -307,11 +218,13 @@ class MethodModule(HeldBack):
         self.hold_back(self._identities(loader))
         with self._whole():
             self._decide_upright()
-            self._fit_codec()
+            batches = self.method.framed(self._trained_batches)
+            if not self._codec_fitted and fit_own_codec(self.method, batches, self.seed, self.codec_stage):
+                codec: Any = self.method.codec  # of all processes alike, to the last bit
+                codec.load_state_dict(self.trainer.strategy.broadcast(codec.state_dict()))
+                self._codec_fitted = True
             self.method.prepare(self.method.framed(self._seen_batches))
-        before, self._average = self._average, {}
-        for name, one in self._trained().items() if self.config.training.ema else ():
-            self._average[name] = before.get(name, one).detach().to(one.device, copy=True)
+        self.average.begin(self._trained())
 
     def _decide_upright(self) -> None:
         """Let the good images say whether parts are to be set upright; see MethodConfig.upright."""
@@ -319,25 +232,12 @@ class MethodModule(HeldBack):
         self.config = self.method.config
         self.hparams.update(config=config_to_dict(self.config))
 
-    def _fit_codec(self) -> None:
-        """Let the codec learn the good images first, where the config says so; see CodecFitConfig."""
-        config: Any = getattr(self.config, "codec", None)
-        if config is None or not config.fit.images or self._codec_fitted:
-            return
-        shown = self.method.framed(self._trained_batches)()
-        seen = [(image * 255).round().to(torch.uint8).cpu() for image, _ in shown]
-        method: Any = self.method
-        synthesis = getattr(self.config, "synthesis", None)
-        fit_codec(method.codec, config, torch.cat(seen), self.seed, self.codec_stage, synthesis)
-        method.codec.load_state_dict(self.trainer.strategy.broadcast(method.codec.state_dict()))
-        self._codec_fitted = True
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         if self.global_step >= self.config.training.steps:  # a finished training was resumed
             self.trainer.should_stop = True
             return -1
         if self._finished:  # go on from the weights before averaging, as if training had not stopped
-            self._swap()
+            self.average.swap(self._trained())
             self._finished, self.calibration, self.fitted = False, None, None
         return None
 
@@ -364,7 +264,7 @@ class MethodModule(HeldBack):
             return
         # Not as inference tensors, which could not be trained further.
         with torch.no_grad(), self._whole():
-            self._swap()
+            self.average.swap(self._trained())
             self._finished = True
             self.check_weights()
             self.fitted = self._describe_fit()
@@ -377,11 +277,10 @@ class MethodModule(HeldBack):
             raise DivergedError("training")
 
     def _describe_fit(self) -> Fitted:
-        data, images = self._data
         return Fitted(
             held_back=tuple(sorted(self.held_back)),
-            data=data,
-            images=images,
+            data=self.split.data,
+            images=self.split.images,
             seed=self.seed,
             steps=self.global_step,
             image_size=self.config.image_size,
@@ -396,16 +295,7 @@ class MethodModule(HeldBack):
         if isinstance(self.post_processor, GoodOnlyPostProcessor):
             self.post_processor.calibrate(self.calibration)
 
-    @torch.no_grad()
-    def _swap(self) -> None:
-        """Exchange trained and averaged weights."""
-        for name, one in self._trained().items():
-            if name in self._average:
-                trained = one.clone()
-                one.copy_(self._average[name])
-                self._average[name].copy_(trained)
-
-    # Evaluation and storage.
+    # Evaluation.
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         ours = self.post_processor is None or isinstance(self.post_processor, GoodOnlyPostProcessor)
@@ -413,75 +303,3 @@ class MethodModule(HeldBack):
         if self.trainer.state.fn == "fit" and ours and unused:
             return batch  # nobody would look at these predictions, which cost more than training does
         return batch.update(**self.model(batch.image)._asdict())
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["mendiff"] = {
-            "held_back": self.held_back,
-            "average": self._average,
-            "finished": self._finished,
-            "calibration": self.calibration and self.calibration.to_dict(),
-            "fitted": self.fitted and config_to_dict(self.fitted),
-            "files": self.files,
-            "codec_fitted": self._codec_fitted,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        ours = checkpoint["mendiff"]
-        self.held_back, self._average, self._finished = ours["held_back"], ours["average"], ours["finished"]
-        self.calibration = Calibration.from_dict(ours["calibration"]) if ours["calibration"] else None
-        fitted = ours.get("fitted")  # checkpoints of earlier versions have neither
-        self.fitted = None if fitted is None else config_from_dict(Fitted, fitted, "checkpoint: fitted")
-        self.files = dict(ours.get("files", {}))
-        self._codec_fitted = bool(ours.get("codec_fitted", False))
-        with whole_weights(self._sharded):
-            own, stored = self.state_dict(), checkpoint["state_dict"]
-        for name in stored:
-            if name.startswith("model.") and (name not in own or own[name].shape != stored[name].shape):
-                raise InputError(
-                    f"checkpoint: expected one of this model's config, but its {name!r} differs."
-                )
-        # Metrics keep settings in their state; this object may have other metrics or none.
-        state = {name: value for name, value in stored.items() if not name.startswith("evaluator.")}
-        state |= {name: value for name, value in own.items() if name.startswith("evaluator.")}
-        checkpoint["state_dict"] = state
-
-    def as_model(self, info: dict[str, Any] | None = None) -> Model:
-        """What is fitted, as `mendiff.load` would give it; info is what a person wants to know later."""
-        if self.calibration is None:
-            raise InputError("model: expected a fitted one to save; call Engine().fit(model, data) first.")
-        method = self.method
-        if self._adapted:
-            method = copy.deepcopy(method)
-            merge_lora(method)
-        known = info or {}
-        if self.fitted is not None:
-            known = with_fitted(known, self.fitted)
-        return Model(self._method_name, method, self.calibration, known)
-
-    def to_onnx(self, *args: Any, **options: Any) -> Any:
-        """Refuse in one sentence what torch.export would refuse in many."""
-        raise _no_export("ONNX")
-
-    def to_openvino(self, *args: Any, **options: Any) -> Any:
-        """Refuse in one sentence what torch.export would refuse in many."""
-        raise _no_export("OPENVINO")
-
-    def save(self, folder: str | Path, info: dict[str, Any] | None = None) -> None:
-        """Write the model folder that `mendiff.load` opens.
-
-        Args:
-            folder: where to; must not exist.
-            info: what a person wants to know later; JSON-able.
-        """
-        model = self.as_model(info)
-        save_model(folder, model.name, model.method, model.calibration, model.info)
-
-
-def _no_export(kind: str) -> InputError:
-    return InputError(
-        f"export: expected ExportType.TORCH, got {kind}, which is not supported yet: an image's noise is "
-        "drawn by its own pixels, which a traced graph can't follow; export with ExportType.TORCH, or use "
-        "mendiff.load on a folder that save() wrote."
-    )

@@ -15,12 +15,13 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader, Sampler
 
+from mendiff.anomalib_models.fsdp import Sharded
 from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.module import MethodModule
-from mendiff.anomalib_models.sharding import Sharded
 from mendiff.methods.base import Progress, unwatched
 from mendiff.training.codec_stage import CHECKPOINT, CODEC_CHECKPOINT, CodecStage
 from mendiff.training.optimizers import trainer_precision
+from mendiff.training.order import StepOrder
 from mendiff.training.random import generator
 from mendiff.types import Processes
 
@@ -29,36 +30,19 @@ CHECKPOINT_SECONDS = 30.0
 
 
 class _StepOrder(Sampler[list[int]]):
-    """Which images each step sees: a function of seed and step alone, so that a resumed run goes on alike.
-
-    Several processes deal every part of a step's batch out among them.
-    """
+    """The parts of batches that this process gets, from the step on that Lightning goes on from."""
 
     def __init__(self, module: MethodModule, groups: Sequence[Sequence[int]]) -> None:
-        self._module, self._groups = module, groups
+        self._module = module
+        self._order = StepOrder(module.config.training, module.seed, groups)
 
     def __len__(self) -> int:
         plan = self._module.config.training
         return plan.steps * plan.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
-        plan = self._module.config.training
-        part = plan.batch_size // plan.accumulate
-        rank, count = self._module.global_rank, self._module.trainer.world_size
-        for step in range(self._module.global_step, plan.steps):
-            batch = self.batch(step)
-            yield from (batch[first + rank : first + part : count] for first in range(0, len(batch), part))
-
-    def batch(self, step: int) -> list[int]:
-        """The step's part of endless rows of shuffles, one of every group, which take turns."""
-        size, turns = self._module.config.training.batch_size, len(self._groups)
-        return [self._at(place % turns, place // turns) for place in range(step * size, (step + 1) * size)]
-
-    def _at(self, group: int, place: int) -> int:
-        indices = self._groups[group]
-        epoch, at = divmod(place, len(indices))
-        shuffled = torch.randperm(len(indices), generator=generator(self._module.seed, epoch))
-        return indices[int(shuffled[at])]
+        module = self._module
+        return self._order.parts(module.global_step, module.global_rank, module.trainer.world_size)
 
 
 class _Watcher(Callback):

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from mendiff.checkpoints.bundled import fill, resolved
-from mendiff.methods.base import TrainingConfig, random_crops
+from mendiff.methods.base import Batches, Method, TrainingConfig, random_crops
 from mendiff.nets import AUTO
 from mendiff.nets.codec import Codec, CodecConfig, TinyCodec, make_codec
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
@@ -46,6 +47,24 @@ class CodecStage:
     checkpoint: Path | None = None
     resume: bool = False
     progress: Callable[[int, int, str], None] = _nobody
+
+
+def fit_own_codec(method: Method, batches: Batches, seed: int, stage: CodecStage) -> bool:
+    """Let a method's codec learn the good images, where its config says so; whether it did.
+
+    Args:
+        method: on its device.
+        batches: good images that are trained on, framed.
+        seed: see fit_codec.
+        stage: see CodecStage.
+    """
+    config: Any = getattr(method.config, "codec", None)
+    if config is None or not config.fit.images:
+        return False
+    seen = torch.cat([(image * 255).round().to(torch.uint8).cpu() for image, _ in batches()])
+    codec: Any = method.codec
+    fit_codec(codec, config, seen, seed, stage, getattr(method.config, "synthesis", None))
+    return True
 
 
 def fit_codec(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from mendiff.calibration import MINIMUM
+from mendiff.checkpoints.files import fingerprint
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 
@@ -16,6 +19,63 @@ SHARE, LEAST, MOST = 0.15, 4, 64
 """Of the images that are held back: their share, and how many at least and at most; never more than half."""
 MOST_SEEN = 200
 """Training images that statistics are fitted to, at most."""
+KEPT_AGAIN = 4
+"""Held-back images of an earlier fit that are enough to go on with; the usual number where it is smaller."""
+MOST_FOR_CODEC = 500
+"""Training images that a codec is fitted to, at most: they are all in memory."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images of a data set are held back.
+
+    Attributes:
+        held_back: content seeds of the held-back images.
+        held_back_at: where in the data set they lie.
+        trained_at: where images lie that are trained on, at most MOST_FOR_CODEC of them.
+        by_name: whether an image is held back, by its name.
+        data: fingerprint of all images.
+        images: their number.
+    """
+
+    held_back: list[int] = field(default_factory=list)
+    held_back_at: list[int] = field(default_factory=list)
+    trained_at: list[int] = field(default_factory=list)
+    by_name: dict[str, bool] = field(default_factory=dict)
+    data: str = ""
+    images: int = 0
+
+    @property
+    def seen_at(self) -> list[int]:
+        """Where the images lie that statistics may be fitted to besides."""
+        return self.trained_at[:MOST_SEEN]
+
+    @property
+    def scored_at(self) -> list[int]:
+        """Where the images lie that the calibration's scores are of, in their order."""
+        return [*self.held_back_at, *(self.seen_at if len(self.held_back_at) < MINIMUM else [])]
+
+
+def split_of(identities: Sequence[tuple[int, str | None]], earlier: Iterable[int] = ()) -> Split:
+    """Choose the held-back images; those of an earlier fit stay held back.
+
+    Args:
+        identities: (content seed, name) of every training image, in the data set's order.
+        earlier: content seeds of what an earlier fit held back.
+    """
+    seeds = [seed for seed, _ in identities]
+    fresh, kept = choose(seeds), sorted(set(seeds) & set(earlier))
+    enough = min(KEPT_AGAIN, len(fresh)) <= len(kept) < len(set(seeds))  # some must be left to train on
+    held_back = kept if enough else fresh
+    others = sorted(set(seeds) - set(held_back))[:MOST_FOR_CODEC]
+    return Split(
+        held_back,
+        [seeds.index(seed) for seed in held_back],
+        [seeds.index(seed) for seed in others],
+        {name: seed in held_back for seed, name in identities if name},
+        fingerprint(seeds),
+        len(seeds),
+    )
 
 
 def choose(seeds: Sequence[int]) -> list[int]:

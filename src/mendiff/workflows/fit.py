@@ -156,7 +156,7 @@ def fit(
         steps = config.training.steps
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "steps": steps, "seconds": seconds}
         model = module.as_model(info).to(plan.device).with_false_alarm_rate(plan.false_alarm_rate)
-        odd = warn_of_outliers(model.calibration, [paths[at] for at in module.scored_at], reporter)
+        odd = warn_of_outliers(model.calibration, [paths[at] for at in module.split.scored_at], reporter)
         _save(model, place, apart, reporter)
     reporter.say(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {model.threshold:.4g} from good images alone)"

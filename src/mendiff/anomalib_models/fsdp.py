@@ -1,12 +1,13 @@
-"""FSDP: weights, gradients and the optimiser's memory in shards, one a process, and whole for all else."""
+"""FSDP through Lightning: weights, gradients and the optimiser's memory in shards, one a process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from anomalib.models.components.base import AnomalibModule
 from lightning.pytorch.plugins.precision import FSDPPrecision
 from lightning.pytorch.strategies import FSDPStrategy, ParallelStrategy
 from torch import nn
@@ -19,7 +20,15 @@ from torch.distributed.fsdp import (
     StateDictType,
 )
 
+from mendiff.methods.base import Method, MethodConfig
 from mendiff.training.optimizers import COMPUTED_IN
+from mendiff.training.sharding import unshard, whole_weights
+
+# anomalib finds only models that have AnomalibModule among their own bases: what they share is a mixin.
+if TYPE_CHECKING:
+    Host = AnomalibModule
+else:
+    Host = object
 
 
 class Sharded(FSDPStrategy):
@@ -120,32 +129,43 @@ class _Computing(FSDPPrecision):
         return super().forward_context() if half is None else torch.autocast(self._kind, half)
 
 
-@contextmanager
-def whole_weights(root: nn.Module | None) -> Iterator[None]:
-    """Weights as they are without FSDP, inside of the block.
+class ShardedWeights(Host):
+    """A module whose weights may lie in shards; attributes as in MethodModule."""
 
-    Args:
-        root: what a strategy trains; only FSDP's is changed.
-    """
-    if not isinstance(root, FullyShardedDataParallel):
-        yield
-        return
-    with FullyShardedDataParallel.summon_full_params(root):
-        yield
+    config: MethodConfig
 
+    @property
+    def method(self) -> Method:
+        """What is trained."""
+        raise NotImplementedError
 
-def unshard(root: nn.Module | None, network: nn.Module) -> None:
-    """Give a network whole weights of its own for good, after a training with FSDP.
+    @property
+    def _sharded(self) -> FullyShardedDataParallel | None:
+        """What holds the weights' shards under FSDP."""
+        root = self._trainer and self._trainer.strategy.model
+        return root if isinstance(root, FullyShardedDataParallel) else None
 
-    Args:
-        root: what a strategy trained; only FSDP's weights need gathering.
-        network: in it.
-    """
-    with whole_weights(root):
-        whole = [
-            (module, name, nn.Parameter(one.detach().clone(), one.requires_grad))
-            for module in network.modules()
-            for name, one in module.named_parameters(recurse=False)
-        ]
-    for module, name, one in whole:
-        setattr(module, name, one)
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Weights as they are without FSDP, for what calls the networks outside of a training step."""
+        strategy = self.trainer.strategy
+        kind = strategy.root_device.type
+        with torch.inference_mode(False), torch.autocast(kind, enabled=False), whole_weights(strategy.model):
+            yield
+
+    def gather(self) -> None:
+        """Put whole weights where a training with FSDP left shards."""
+        if self._sharded is not None:
+            unshard(self._sharded, self.method)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        clip = self.config.training.clip if gradient_clip_val is None else gradient_clip_val
+        if self._sharded is None:
+            self.clip_gradients(optimizer, clip, gradient_clip_algorithm)
+        elif clip:
+            self._sharded.clip_grad_norm_(clip)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mendiff.anomalib_models import Glad
-from mendiff.anomalib_models.sharding import Sharded, unshard, whole_weights
+from mendiff.anomalib_models.fsdp import Sharded
 
 
 @pytest.mark.parametrize(
@@ -17,19 +17,6 @@ def test_half_precision_is_computed_on_the_device_of_training(precision, compute
     computing = Sharded(precision, "cpu").precision_plugin
     with computing.forward_context():
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype is computed_in
-
-
-def test_weights_that_are_whole_stay_as_they_are():
-    network = nn.Linear(2, 2)
-    weight = network.weight.clone()
-    with whole_weights(network):
-        assert torch.equal(network.weight, weight)
-    with whole_weights(None):
-        pass
-    network.bias.requires_grad_(False)
-    unshard(network, network)
-    assert torch.equal(network.weight, weight)
-    assert [one.requires_grad for one in network.parameters()] == [True, False]
 
 
 def test_images_go_to_the_device_of_training(tiny_config, monkeypatch):
