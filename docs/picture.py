@@ -24,7 +24,6 @@ from mendiff.data.images import (
 )
 from mendiff.data.masks import read_mask
 from mendiff.data.reading import read_image
-from mendiff.workflows.predict import heat_range
 
 
 def main(demo: Path, out: Path) -> None:
@@ -37,7 +36,7 @@ def main(demo: Path, out: Path) -> None:
         middle = int(found.score.argsort()[len(defective) // 2])
         picture = to_picture(resize(read_image(defective[middle].path), model.image_size))
         mask = resize_mask(read_mask(defective[middle].mask_path), model.image_size)[0].numpy()
-        heat = normalise_heat(found.anomaly_map[middle, 0].numpy(), *heat_range(model))
+        heat = normalise_heat(found.anomaly_map[middle, 0].numpy(), *model.calibration.heat_range)
         tiles = [
             picture,
             to_picture(found.reconstruction[middle]),

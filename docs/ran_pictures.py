@@ -27,7 +27,6 @@ from mendiff.data.masks import read_mask
 from mendiff.data.reading import Picture, read_image
 from mendiff.diffusion.random import content_seeds
 from mendiff.model import Model
-from mendiff.workflows.predict import heat_range
 
 
 def main(demo: Path, out: Path) -> None:
@@ -51,7 +50,7 @@ def row(model: Model, category: Category) -> list[Picture]:
     maps = model.method.scales(model.method.maps(model.method.look(image, seeds)))
     steps = len(model.method.config.noise_steps)
     pixel, feature = maps[:steps], maps[steps:]
-    combined = normalise_heat(found.anomaly_map[middle, 0].numpy(), *heat_range(model))
+    combined = normalise_heat(found.anomaly_map[middle, 0].numpy(), *model.calibration.heat_range)
     return [
         picture,
         *(overlay(picture, as_heat(one)) for one in pixel),

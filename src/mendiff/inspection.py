@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mendiff.data.images import Picture, encode, normalise_heat, overlay, resize, to_picture
+from mendiff.data.images import encode, normalise_heat, overlay, resize, to_picture
+from mendiff.data.reading import Picture
 from mendiff.types import Detection
 
 SIDE, MOST = 160, 20
