@@ -169,7 +169,6 @@ _SMALL = GladConfig(
     min_snr_gamma=5.0,
     denoise_steps=(750,),
     steps=15,
-    min_step=150,
     rewind=1,
 )
 """The published mechanism in full, as small as it can be: trained from scratch on the latents of a codec that

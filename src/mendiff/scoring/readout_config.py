@@ -143,6 +143,7 @@ DRAWN_PARTS: dict[str, Any] = {
 SAME_PLACE = ReadoutConfig(
     distance="cosine",
     standardise=True,
+    average_layers=True,
     bank_shares=SHARES,
     sigma_share=4 / 256,
     taps=0,
