@@ -25,7 +25,7 @@ from mendiff.data.reading import read_image
 from mendiff.evaluation.controls import fit_memory_bank
 from mendiff.methods.base import find_method, find_preset
 from mendiff.scoring import bank as banks
-from mendiff.synthesis.upright import Frame, lie_variously, pose_of
+from mendiff.synthesis.upright import Frame, orientations_vary, pose_of
 from mendiff.types import Detection
 from mendiff.workflows import testing
 
@@ -68,7 +68,7 @@ def main() -> None:
         tests = testing.read_tests(category, options.size, Terminal(True))
         seen = torch.stack([resize(read_image(path), options.size) for path in category.train[:MOST]])
         cells = [figures(method.features, seen, tests, draw, turn=False) for draw in (evenly, covering)]
-        turn = lie_variously(pose_of(seen))
+        turn = orientations_vary(pose_of(seen))
         cells.append(figures(method.features, seen, tests, covering, turn=True) if turn else "")
         print(f"| {category.name} | {' | '.join(cells)} |", flush=True)
 

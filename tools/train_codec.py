@@ -34,7 +34,7 @@ from mendiff.nets.codec import BUNDLED_NETWORK, Codec, CodecConfig, TinyCodec, w
 from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeatureExtractor
-from mendiff.nets.placement import in_half
+from mendiff.nets.placement import bf16_autocast
 from mendiff.workflows.common import choose_device
 from mendiff.workflows.fit_codec import quality
 from mendiff.workflows.fit_config import INPUTS, backbone_changes
@@ -106,7 +106,7 @@ def train(options: argparse.Namespace) -> None:
         rng = Generator().manual_seed(rounds.seed * 1_000_003 + run.step)
         cut = coloured(zoomed_crops(batch[0], options.crop, rng), rng)
         cut = cut.to(device, memory_format=torch.channels_last)
-        with in_half(torch.device(device)):
+        with bf16_autocast(torch.device(device)):
             loss: Tensor = model(cut, rng)
         return loss
 
@@ -201,7 +201,7 @@ def time_per_step(options: argparse.Namespace, rounds: RoundsConfig, device: str
     def learn() -> None:
         optimizer.zero_grad()
         cut = random_crops(image, options.crop, 1, rng).to(device, memory_format=torch.channels_last)
-        with in_half(torch.device(device)):
+        with bf16_autocast(torch.device(device)):
             loss = model(cut, rng)
         loss.backward()
         optimizer.step()

@@ -31,7 +31,7 @@ from mendiff.cli.terminal import Terminal
 from mendiff.data.images import write_bytes
 from mendiff.methods.config import config_from_dict
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig
-from mendiff.nets.placement import in_half
+from mendiff.nets.placement import bf16_autocast
 from mendiff.nets.student import STAGES, Student, StudentConfig, StudentFeatures
 from mendiff.workflows.common import choose_device
 from mendiff.workflows.fit_config import INPUTS, backbone_input
@@ -161,7 +161,7 @@ def loss_of(pupil: Pupil, teacher: Teacher, device: str, batch: list[Tensor]) ->
     if not described:
         with torch.no_grad():
             described = teacher(image)
-    with in_half(torch.device(device)):
+    with bf16_autocast(torch.device(device)):
         said, meant = pupil(teacher.cut(image), described)
     return distance([one.float() for one in said], meant)
 

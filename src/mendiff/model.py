@@ -22,7 +22,7 @@ from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.inspection import Inspection
 from mendiff.methods.base import Batches, Method, Progress, track, unwatched
-from mendiff.nets.placement import Offload, half_meanwhile, halve, multiplies_bf16
+from mendiff.nets.placement import Offload, multiplies_bf16, store_bf16, temporarily_bf16
 from mendiff.scoring.readout import few
 from mendiff.synthesis.upright import Frame
 from mendiff.types import Detection, Trace
@@ -123,7 +123,7 @@ class Model:
             raise _no_device(device, error) from error
         parts = self.method.parts
         for part in parts.values() if half else ():
-            halve(part, place, fast=multiplies_bf16(place))
+            store_bf16(part, place, fast=multiplies_bf16(place))
         if not offload:
             return self.to(device)
         for one in self.method.children():
@@ -138,7 +138,7 @@ class Model:
     def in_half(self, wanted: bool = True) -> AbstractContextManager[None]:
         """Compute in bfloat16 inside, where the device is fast at that, with the weights as they are."""
         parts = self.method.parts.values() if wanted else ()
-        return half_meanwhile(parts, next(self.method.parameters()).device)
+        return temporarily_bf16(parts, next(self.method.parameters()).device)
 
     def predict(self, images: Pictures, batch_size: int = 8, *, explain: bool = False) -> Inspection:
         """Find anomalies in one or more images; results lie on the CPU, one row per image.

@@ -70,9 +70,9 @@ def test_a_file_that_the_repository_has_not_is_asked_for_by_its_next_name(online
     ("kind", "sentence"),
     [
         (errors.LocalEntryNotFoundError, "the hub can't be reached"),
-        (errors.RepositoryNotFoundError, "the hub knows no such repository"),
-        (errors.GatedRepoError, r"those who accepted its terms \(hf auth login\)"),
-        (TimeoutError, r"the hub did not give it \(TimeoutError\)"),
+        (errors.RepositoryNotFoundError, "the hub has no such repository"),
+        (errors.GatedRepoError, r"only available after accepting its terms \(hf auth login\)"),
+        (TimeoutError, r"the download failed \(TimeoutError\)"),
     ],
 )
 def test_why_the_hub_gave_nothing_is_said_once(online, kind, sentence):

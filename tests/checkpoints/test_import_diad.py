@@ -24,7 +24,7 @@ def test_a_checkpoint_that_ends_early_is_refused_before_it_is_read(tmp_path, mon
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     monkeypatch.setattr(torch, "load", None)
-    with pytest.raises(InputError, match=r"cut\.ckpt: expected a whole checkpoint, but the file ends early"):
+    with pytest.raises(InputError, match=r"cut\.ckpt: expected a complete checkpoint, but the file ends"):
         read_checkpoint(path)
 
 

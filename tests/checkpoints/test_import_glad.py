@@ -199,7 +199,7 @@ def test_the_unet_is_found_in_every_place_it_may_lie(tmp_path):
         InputError, match="expected published GLAD weights, but there is no such file or folder"
     ):
         find_unet(tmp_path / "absent", 1)
-    with pytest.raises(InputError, match=r"expected pytorch_model.bin or model.safetensors, as accelerate"):
+    with pytest.raises(InputError, match=r"expected pytorch_model.bin or model.safetensors, as written by"):
         find_unet(tmp_path, 1)
     only = place("checkpoint-4000/model.safetensors")
     assert find_unet(tmp_path, 1) == only
@@ -208,7 +208,7 @@ def test_the_unet_is_found_in_every_place_it_may_lie(tmp_path):
     other = place("checkpoint-500/pytorch_model.bin")
     assert find_unet(tmp_path, 500) == other
     with pytest.raises(
-        InputError, match=r"expected checkpoint-1 with .*, among checkpoint-4000, checkpoint-500"
+        InputError, match=r"expected checkpoint-1 with .* found checkpoint-4000, checkpoint-500"
     ):
         find_unet(tmp_path, 1)
     assert find_unet(tmp_path, 4000) == only

@@ -163,10 +163,10 @@ def test_parts_that_come_from_elsewhere_are_left_alone(make, diffusion):
 @pytest.mark.parametrize(
     ("path", "changes", "sentence"),
     [
-        ("unet", {"attention_head_dim": 4}, "expected attention_head_dim 2 as the preset has it, got 4"),
-        ("unet", {"cross_attention_dim": 1024}, "expected cross_attention_dim 6 as the preset has it, got"),
+        ("unet", {"attention_head_dim": 4}, "expected attention_head_dim 2 as in the preset, got 4"),
+        ("unet", {"cross_attention_dim": 1024}, "expected cross_attention_dim 6 as in the preset, got"),
         ("unet", {"_class_name": "UNet2DModel"}, "expected the settings of a UNet2DConditionModel, got a"),
-        ("vae", {"scaling_factor": 0.13025}, "expected scaling_factor 0.3 as the preset has it, got 0.13025"),
+        ("vae", {"scaling_factor": 0.13025}, "expected scaling_factor 0.3 as in the preset, got 0.13025"),
     ],
 )
 def test_another_architecture_is_refused_by_its_settings(make, diffusion, path, changes, sentence):
@@ -212,10 +212,10 @@ def test_a_missing_file_is_answered_with_the_command_that_fetches_it(make, diffu
     command = f"hf download {STABLE_DIFFUSION} vae/{WEIGHTS} --local-dir {diffusion}"
     with pytest.raises(InputError) as error:
         load_diffusion(make(), sources(diffusion))
-    assert str(error.value).endswith(f"but there is no such file; fetch it: {command}")
+    assert str(error.value).endswith(f"but there is no such file; download: {command}")
     path.with_name("diffusion_pytorch_model.bin").write_bytes(b"\x80\x02")
     with pytest.raises(
-        InputError, match=r"only diffusion_pytorch_model.bin, a pickle, is there; fetch it: hf"
+        InputError, match=r"there is only diffusion_pytorch_model.bin, a pickle; download: hf"
     ):
         load_diffusion(make(), sources(diffusion))
 
@@ -274,7 +274,7 @@ def test_hub_without_network_is_answered_with_the_command(make, diffusion, hub, 
         load_features(make())
     assert str(error.value) == (
         "timm/test_vit.r160_in1k: expected model.safetensors in the hub's cache, but it is not there, and "
-        "HF_HUB_OFFLINE forbids to ask the hub; where there is a network: hf download "
+        "HF_HUB_OFFLINE disables the network; where there is a network: hf download "
         "timm/test_vit.r160_in1k model.safetensors, or give --features-weights, a safetensors file of timm's "
         "test_vit.r160_in1k."
     )
@@ -309,7 +309,7 @@ def test_methods_without_stable_diffusion_have_no_use_for_it(tiny_method, diffus
 
 
 def test_weights_for_features_that_the_config_has_not_are_refused(tiny_method):
-    with pytest.raises(InputError, match=r"w.safetensors: expected a config whose features.name says"):
+    with pytest.raises(InputError, match=r"w.safetensors: expected a config with features.name"):
         load_features(tiny_method("glad"), ({}, "w.safetensors"))
     assert load_features(tiny_method("glad")) == []
 

@@ -106,7 +106,7 @@ def test_an_existing_target_is_refused_and_stays_as_it_was(method, tmp_path, kin
     assert list(tmp_path.iterdir()) == [target]
 
 
-ROOM = "expected room on the disk, but it is full .*; make room or choose another place"
+ROOM = "expected free disk space, but the disk is full .*; free some space or choose another folder"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_an_incomplete_folder_is_refused_by_what_is_missing(folder, name):
 @pytest.mark.parametrize("value", [..., "diffusers", None])
 def test_a_config_of_somebody_else_is_refused(folder, value):
     edit(folder / "config.json", format=value)
-    with pytest.raises(InputError, match=r"config.json is not mendiff's"):
+    with pytest.raises(InputError, match=r"config.json was not written by mendiff"):
         store.load(folder)
 
 
@@ -243,13 +243,13 @@ def test_a_config_that_fits_no_method_is_refused(old, changes, message):
         ("readout.places", 10**9, "places: expected at most 1024"),
         ("denoiser.network.layers_per_block", 10**9, "layers_per_block: expected numbers up to 65536"),
         ("denoiser.network.layers_per_block", -3, "model.safetensors: .*(lacks|unknown)"),
-        ("denoiser.network.block_out_channels", [-16, 32], "expected settings that make"),
+        ("denoiser.network.block_out_channels", [-16, 32], "expected valid settings"),
         ("denoiser.network.block_out_channels", [16384, 32], "has another shape of"),
-        ("denoiser.network.block_out_channels", [[16], 32], "expected settings that make"),
-        ("denoiser.network.norm_num_groups", 0, "expected settings that make"),
+        ("denoiser.network.block_out_channels", [[16], 32], "expected valid settings"),
+        ("denoiser.network.norm_num_groups", 0, "expected valid settings"),
         ("features.name", "bundled", "model.safetensors: .* lacks 'features"),
         ("features.name", "resnet18", "model.safetensors: .* lacks 'features"),
-        ("features", {"name": "bundled", "network": {"widths": 3}}, "expected settings that make a model"),
+        ("features", {"name": "bundled", "network": {"widths": 3}}, "expected valid settings"),
     ],
 )
 def test_a_damaged_field_is_one_sentence(old, field, value, message):
@@ -331,11 +331,11 @@ def test_truncated_weights_are_refused_at_every_length(old):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda whole: b"\x80\x02}q\x00." * 100, "but it is a pickle, which can run code"),
-        (lambda whole: b"PK\x03\x04" + whole, "but it is a pickle, which can run code"),
-        (lambda whole: whole[: len(whole) // 2], "damaged or of another kind .*; fetch it again"),
-        (lambda whole: whole[:5], "damaged or of another kind .*; fetch it again"),
-        (lambda whole: b"", "damaged or of another kind .*; fetch it again"),
+        (lambda whole: b"\x80\x02}q\x00." * 100, "but it is a pickle, which can execute code"),
+        (lambda whole: b"PK\x03\x04" + whole, "but it is a pickle, which can execute code"),
+        (lambda whole: whole[: len(whole) // 2], "damaged or of another format .*; download it again"),
+        (lambda whole: whole[:5], "damaged or of another format .*; download it again"),
+        (lambda whole: b"", "damaged or of another format .*; download it again"),
     ],
     ids=["pickle", "torch.save", "half", "five bytes", "empty"],
 )
@@ -483,7 +483,7 @@ def test_files_of_another_model_are_refused(folder, method, tmp_path):
 def test_scores_belong_to_their_weights(folder):
     edit(folder / "calibration.json", weights="0" * 64)
     reseal(folder)
-    assert "they are those of another model" in refused(folder)
+    assert "they belong to another model" in refused(folder)
 
 
 def test_categories_cannot_be_exchanged_or_added(apart):
@@ -491,7 +491,7 @@ def test_categories_cannot_be_exchanged_or_added(apart):
     assert store.load(apart, category="nuts").calibration == CALIBRATION
     shutil.copytree(apart / "categories/nuts", apart / "categories/bolts")
     assert store.categories_of(apart) == ["nuts", "screws"]
-    assert "expected one that" in refused(apart, "bolts")
+    assert "expected a category of" in refused(apart, "bolts")
     (apart / "categories/screws/calibration.json").write_text("{}")
     assert "screws/calibration.json: expected the file" in refused(apart, "screws")
     assert store.load(apart).calibration == CALIBRATION
@@ -516,7 +516,7 @@ def test_a_list_of_other_files_is_refused(folder, files):
     content = json.loads(path.read_text())
     content.pop("sha256")
     path.write_text(json.dumps(sealed({**content, "files": files}, "config")))
-    assert "files: expected those of a model" in refused(folder)
+    assert "files: expected the files of a model" in refused(folder)
 
 
 # Numbers that are none.
@@ -528,7 +528,7 @@ def test_weights_that_are_not_finite_are_refused(old, value):
         weights[KEY][3] = value
 
     tampered(old, damage)
-    assert f"model.safetensors: expected finite numbers, but {KEY!r} holds NaN or infinity" in refused(old)
+    assert f"model.safetensors: expected finite numbers, but {KEY!r} has NaN or infinity" in refused(old)
 
 
 def test_weights_too_large_for_float32_are_refused(old):
@@ -541,9 +541,9 @@ def test_weights_too_large_for_float32_are_refused(old):
 def test_thresholds_that_never_stop_an_image_are_infinite_and_no_damage(old):
     assert bool(store.load(old).method.stop_thresholds.isinf().all())
     tampered(old, lambda weights: weights["stop_thresholds"].fill_(float("nan")))
-    assert "'stop_thresholds' holds NaN" in refused(old)
+    assert "'stop_thresholds' has NaN" in refused(old)
     tampered(old, lambda weights: weights["stop_thresholds"].fill_(-float("inf")))
-    assert "'stop_thresholds' holds NaN" in refused(old)
+    assert "'stop_thresholds' has NaN" in refused(old)
 
 
 @pytest.mark.parametrize("label", ["I32", "U32"])
@@ -561,7 +561,7 @@ def test_numbers_under_another_label_are_refused(old, label):
 def test_numbers_of_4_bits_are_refused(tmp_path):
     header = json.dumps({"a": {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"ab")
-    with pytest.raises(InputError, match="damaged or of another kind"):
+    with pytest.raises(InputError, match="damaged or of another format"):
         store.read_weights(tmp_path / "x.safetensors")
 
 

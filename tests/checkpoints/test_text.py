@@ -74,7 +74,7 @@ def test_prompts_are_read_by_name_or_one_for_all(tmp_path):
     save_file({"prompt": torch.ones(1), "no_prompt": torch.zeros(1)}, path)
     assert [float(one) for one in read_prompts(path, ("prompt", "no_prompt"))] == [1, 0]
     save_file({"prompt": torch.ones(1), "other": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match="named prompt and no_prompt, or one alone, got other, prompt"):
+    with pytest.raises(InputError, match="named prompt and no_prompt, or a single one, got other, prompt"):
         read_prompts(path, ("prompt", "no_prompt"))
 
 

@@ -85,7 +85,7 @@ def test_slip_on_the_command_line_is_one_sentence(refused, words, sentence):
         ("seed: abc", "--seed: expected a whole number, got 'abc'"),
         ("image-size: 64", "--config: expected keys with underscores, such as image_size"),
         ("resume: maybe", "--resume: expected true or false, got 'maybe'"),
-        (b"\x89PNG", "--config: expected a YAML file in UTF-8, got another kind of file."),
+        (b"\x89PNG", "--config: expected a YAML file in UTF-8, got a file in another encoding."),
     ],
 )
 def test_bad_config_file_is_one_sentence(refused, tmp_path, text, sentence):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mendiff.cli.heap import OWN_CHOICE
+from mendiff.cli.heap import ALLOCATOR_VARIABLES
 
 CODE = """
 import resource
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only 
 
 def faults(**variables):
     """Page faults while 64 MB are taken and given back ten times."""
-    environment = {name: value for name, value in os.environ.items() if name not in OWN_CHOICE}
+    environment = {name: value for name, value in os.environ.items() if name not in ALLOCATOR_VARIABLES}
     done = subprocess.run(
         [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, env=environment | variables
     )

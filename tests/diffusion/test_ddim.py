@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from mendiff.diffusion.ddim import ddim, ddim_step, watched
+from mendiff.diffusion.ddim import ddim, ddim_step, recorded
 from mendiff.diffusion.ladder import ladder
 from mendiff.diffusion.schedule import linear_schedule, scaled_linear_schedule
 from mendiff.types import Estimate
@@ -139,10 +139,10 @@ def test_a_watched_walk_is_the_same_and_every_step_is_seen_as_it_was_followed(rn
     rungs = ladder(torch.tensor([400, 800]), 4)
     edit = (lambda step: Estimate(step.estimate.x0 / 2, step.estimate.eps)) if edited else None
     seen = []
-    watch = watched(edit, seen)
+    watch = recorded(edit, seen)
     walked = ddim(nonlinear(schedule), x, rungs, schedule, edit=watch)
     assert torch.equal(walked, ddim(nonlinear(schedule), x, rungs, schedule, edit=edit))
     assert torch.equal(torch.stack([step.t for step in seen], 1), rungs)
     for step, after in zip(seen, [*(step.x_t for step in seen[1:]), walked], strict=True):
         assert torch.equal(ddim_step(step.estimate, step.s, schedule), after)
-    assert watched(edit, None) is edit
+    assert recorded(edit, None) is edit

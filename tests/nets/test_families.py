@@ -91,7 +91,7 @@ def test_a_family_that_takes_every_size_gives_what_timm_computes_there(name, rng
 @torch.no_grad()
 def test_a_family_of_one_size_refuses_others_in_a_sentence(name):
     extractor, _ = make(name)
-    with pytest.raises(InputError, match=r"expected images of 32x32 pixels, .* was made, got 48x64; choose"):
+    with pytest.raises(InputError, match=r"expected images of 32x32 pixels, the fixed .*, got 48x64; choose"):
         extractor.unnormalised(torch.zeros(1, 3, 48, 64))
 
 

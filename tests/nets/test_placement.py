@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mendiff.methods.base import METHODS
-from mendiff.nets.placement import Offload, half_meanwhile, halve, multiplies_bf16
+from mendiff.nets.placement import Offload, multiplies_bf16, store_bf16, temporarily_bf16
 
 SEEDS = torch.tensor([11, 5, 2**62, 0])
 CPU = torch.device("cpu")
@@ -105,7 +105,7 @@ def test_half_precision_changes_results_little(name, fast, tiny_method, pictures
     method = tiny_method(name)
     expected = method.predict(pictures, SEEDS)
     for part in method.parts.values():
-        halve(part, CPU, fast=fast)
+        store_bf16(part, CPU, fast=fast)
     weights = [one for one in method.denoiser.parameters() if one.ndim > 1]
     assert {one.dtype for one in weights} == {torch.bfloat16}
     found = method.predict(pictures, SEEDS)
@@ -120,7 +120,7 @@ def test_half_precision_of_a_slow_device_computes_in_float32():
     rounded = part.layer.weight.detach().bfloat16().float()
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     expected = x @ rounded.T + part.layer.bias + 1
-    halve(part, CPU, fast=False)
+    store_bf16(part, CPU, fast=False)
     torch.testing.assert_close(part(x), expected)
 
 
@@ -144,7 +144,7 @@ class Asked(nn.Module):
 def test_networks_compute_in_half_meanwhile_where_the_device_is_fast_at_it(fast, monkeypatch):
     monkeypatch.setattr("mendiff.nets.placement.multiplies_bf16", lambda _device: fast)
     network, x = Asked(), torch.eye(2)
-    with half_meanwhile([network], torch.device("cpu")):
+    with temporarily_bf16([network], torch.device("cpu")):
         assert network(x).dtype == torch.float32
         assert network.forward(x).dtype == torch.float32
         assert network.computed == (torch.bfloat16 if fast else torch.float32)
@@ -155,8 +155,8 @@ def test_networks_compute_in_half_meanwhile_where_the_device_is_fast_at_it(fast,
 def test_what_computes_in_half_already_goes_on_so(monkeypatch):
     monkeypatch.setattr("mendiff.nets.placement.multiplies_bf16", lambda _device: True)
     network = nn.Linear(2, 2)
-    halve(network, torch.device("cpu"), fast=True)
+    store_bf16(network, torch.device("cpu"), fast=True)
     before = network.forward
-    with half_meanwhile([network], torch.device("cpu")):
+    with temporarily_bf16([network], torch.device("cpu")):
         assert network.forward is before
     assert network.forward is before

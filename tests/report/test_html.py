@@ -126,14 +126,14 @@ def test_pictures_beyond_the_first_wait_in_json_under_their_rows_index(page_of, 
     late = [attrs["data-index"] for attrs in page.rows() if "later" in attrs["class"].split()]
     assert late == [str(index) for index in range(SHOWN, SHOWN + 5)]
     assert [attrs["id"] for attrs in page.all("script") if "id" in attrs] == [f"pictures-{i}" for i in late]
-    assert f"Here are {SHOWN} of {SHOWN + 5} images" in page.text
+    assert f"{SHOWN} of {SHOWN + 5} images are shown" in page.text
 
 
 def test_few_images_are_all_shown_without_a_sentence(page_of, report) -> None:
     page = page_of(report)
 
     assert not [attrs for attrs in page.rows() if "later" in attrs["class"].split()]
-    assert "Here are" not in page.text
+    assert "images are shown" not in page.text
 
 
 def test_every_picture_has_words_and_the_outline_none(page_of, report) -> None:
@@ -278,7 +278,7 @@ def test_several_categories_have_a_mean_a_pool_and_controls(page_of, report, cat
     assert "Mean of categories 0.750 0.750" in page.text
     assert "2 of 6 2 of 4" in page.text
     assert "All images pooled 0.625" in page.text
-    assert "Control: memory bank 0.250" in page.text
+    assert "Baseline: memory bank 0.250" in page.text
 
 
 def test_every_kind_of_defect_has_its_row_and_a_way_to_its_missed_images(page_of, report) -> None:
@@ -360,17 +360,19 @@ def test_dark_colours_are_for_screens_that_ask_for_them_and_never_for_paper(page
     assert used <= light.keys()
 
 
-# ---- how verdicts came about ---------------------------------------------------------------------------
+# ---- intermediate results ------------------------------------------------------------------------------
 
 
 def test_strips_are_folded_away_with_words_and_their_pictures_inside(
     page_of, report, category, strips
 ) -> None:
     page = page_of(replace(report, categories=[replace(category, strips=strips)]))
-    assert "How a few verdicts came about" in page.text
+    assert "Intermediate results of selected images" in page.text
     assert "Found hole/0.png" in page.text
     assert "good/<0>.png" in page.text
-    shown = [image for image in page.all("img", loading="lazy") if image["alt"].endswith("its verdict")]
+    shown = [
+        image for image in page.all("img", loading="lazy") if image["alt"].endswith("intermediate results")
+    ]
     assert [(image["width"], image["height"]) for image in shown] == [("50", "20")] * 2
     assert all(image["src"].startswith("data:image/webp;base64,") for image in shown)
     ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
@@ -381,4 +383,4 @@ def test_strips_are_folded_away_with_words_and_their_pictures_inside(
 
 
 def test_a_report_without_strips_does_not_speak_of_them(page_of, report) -> None:
-    assert "verdicts came about" not in page_of(report).text
+    assert "Intermediate results" not in page_of(report).text

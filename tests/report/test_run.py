@@ -116,8 +116,8 @@ def test_what_cannot_be_written_whole_leaves_nothing(tmp_path, report, category)
         (shutil.rmtree, "there is no such folder"),
         (lambda run: (run / "run.json").unlink(), "it holds no run.json"),
         (lambda run: (run / "run.json").write_text("{"), "run.json is damaged"),
-        (lambda run: (run / "run.json").write_text("[1]"), "its run.json is not mendiff's"),
-        (lambda run: change(run, format="mendiff"), "its run.json is not mendiff's"),
+        (lambda run: (run / "run.json").write_text("[1]"), "its run.json was not written by mendiff"),
+        (lambda run: change(run, format="mendiff"), "its run.json was not written by mendiff"),
         (
             lambda run: change(run, version=VERSION + 1),
             f"expected a run of version {VERSION} or older, got version {VERSION + 1}",

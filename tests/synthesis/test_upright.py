@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mendiff.synthesis.upright import Frame, Pose, lie_variously, pose_of
+from mendiff.synthesis.upright import Frame, Pose, orientations_vary, pose_of
 from mendiff.types import Detection
 
 SIDE = 64
@@ -105,7 +105,7 @@ def poses(angles, clear=None):
     ],
 )
 def test_parts_are_set_upright_where_they_lie_variously_and_for_certain(pose, expected):
-    assert lie_variously(pose) is expected
+    assert orientations_vary(pose) is expected
 
 
 def test_round_and_even_parts_have_no_certain_pose():

@@ -7,7 +7,7 @@ import torch
 
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import METHODS, OPTIMIZERS, TrainingConfig
-from mendiff.nets.placement import halve
+from mendiff.nets.placement import store_bf16
 from mendiff.training.memory import CONTEXT, Footprint, Rehearsal, Tally, training_step
 from mendiff.training.memory import prediction as real_prediction
 from mendiff.training.optimizers import make_optimizer, state_bytes
@@ -107,7 +107,7 @@ def test_offloading_leaves_the_largest_network(name, tiny_config):
 def test_rehearsal_in_half_tells_what_halved_networks_weigh(tiny_config, tiny_method, pictures):
     method = tiny_method("glad")
     for part in method.parts.values():
-        halve(part, torch.device("cpu"), fast=False)
+        store_bf16(part, torch.device("cpu"), fast=False)
     told = Rehearsal("glad", tiny_config("glad"), half=True, fast=False).prediction(4)
     assert told.weights == real_prediction(method, pictures).weights
 

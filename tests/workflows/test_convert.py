@@ -29,7 +29,7 @@ def test_convert_refuses_checkpoints_of_another_kind(refused, data, tmp_path):
     )
     torch.save({"model": Path("x")}, tmp_path / "objects.ckpt")
     sentence = refused("convert", "diad", tmp_path / "objects.ckpt", "-o", tmp_path / "out", *good)
-    assert "or holds other objects; save its state_dict alone." in sentence
+    assert "or has other objects; save only its state_dict." in sentence
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "other.ckpt").read_bytes()[:200])
     sentence = refused("convert", "codec", tmp_path / "cut.ckpt", "-o", tmp_path / "out")
-    assert "the file ends early, after 200 bytes; fetch it again." in sentence
+    assert "the file ends after 200 bytes; download it again." in sentence

@@ -226,7 +226,7 @@ def test_its_strips_are_no_images_of_parts(run, models, photos, tmp_path):
         (["{glad}", "{photos}", "--side", "5000"], "--side: expected at most 1024, got 5000."),
         (["{glad}", "{photos}", "--limit", "-1"], "--limit: expected at least 0, got -1."),
         (["{glad}", "{photos}", "--device", "cuda:99"], "--device: expected auto or one of"),
-        (["{glad}", "{photos}", "--category", "bolts"], "category: expected one that"),
+        (["{glad}", "{photos}", "--category", "bolts"], "category: expected a category of"),
     ],
 )
 def test_slips_are_one_sentence(refused, models, photos, tmp_path, words, sentence):

@@ -66,7 +66,7 @@ def test_every_category_can_have_a_threshold_of_its_own(run, refused, plates, tm
 
 def test_a_category_that_the_model_does_not_know_is_refused(refused, model, data, tmp_path):
     words = ("predict", model, data / "test", "-o", tmp_path / "out", "--category", "plate")
-    assert "knows (none: it has one threshold for all), got 'plate'" in refused(*words)
+    assert "(none: it has a single threshold), got 'plate'" in refused(*words)
 
 
 def test_statistics_of_a_category_with_too_few_images_are_refused(refused, plates, tmp_path):

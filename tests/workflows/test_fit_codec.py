@@ -48,16 +48,10 @@ def test_a_codec_says_what_it_was_tuned_on_and_is_refused_for_other_pixels(run, 
         assert json.loads(text)["config"]["pixels"] == read_codec(tmp_path / pixels)[0].pixels == pixels
     fit = ("fit", data, "-o", tmp_path / "no", *DIAD)
     sentence = refused(*fit, "--codec", tmp_path / "symmetric", "--set", "normalised=true")
-    assert (
-        "expected an autoencoder that was tuned on 'imagenet' pixels, got one tuned on 'symmetric'"
-        in sentence
-    )
+    assert "expected an autoencoder tuned on 'imagenet' pixels, got 'symmetric'" in sentence
     assert "or fit with --set normalised=false." in sentence
     sentence = refused(*fit, "--codec", tmp_path / "imagenet")
-    assert (
-        "expected an autoencoder that was tuned on 'symmetric' pixels, got one tuned on 'imagenet'"
-        in sentence
-    )
+    assert "expected an autoencoder tuned on 'symmetric' pixels, got 'imagenet'" in sentence
     sentence = refused("fit", data, "-o", tmp_path / "no", "--codec", tmp_path / "imagenet")
     assert sentence.endswith("tune it with mendiff fit-codec --set codec.pixels=symmetric.")
     out = tmp_path / "model"

@@ -53,7 +53,7 @@ def test_fit_refuses(refused, data, tmp_path, words, sentence):
     ("name", "kind", "sentence"),
     [
         (None, "other", "--features-weights: expected --features with it, timm's name of the backbone"),
-        ("resnet18", "text", "expected a safetensors file, but it is damaged or of another kind"),
+        ("resnet18", "text", "expected a safetensors file, but it is damaged or of another format"),
         ("resnet18", "none", "expected a safetensors file, but there is no such file"),
         ("resnet18", "other", "expected those of timm's resnet18"),
         ("zebranet", "other", "expected the name of a timm backbone, got 'zebranet'"),

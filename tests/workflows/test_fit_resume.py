@@ -24,7 +24,7 @@ def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(run, data, tmp_path,
     monkeypatch.setattr(torch_io, "_atomic_save", full)
     code, _, err = run("fit", data, "-o", tmp_path / "model", "--json", *settings())
     assert code == 2
-    assert "expected room on the disk, but it is full" in err
+    assert "expected free disk space, but the disk is full" in err
     assert len(err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd"]
 
@@ -49,7 +49,7 @@ def test_a_full_disk_at_a_later_checkpoint_leaves_the_last_one_to_go_on_from(
     words = ("fit", data, "-o", tmp_path / "model", "--json", *settings(training__steps="4"))
     code, _, err = run(*words)
     assert code == 2
-    assert "expected room on the disk, but it is full" in err
+    assert "expected free disk space, but the disk is full" in err
     assert err.endswith("The last whole checkpoint is kept: the same command with --resume goes on.\n")
     assert len(err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".model.fit", "cwd"]
@@ -91,7 +91,7 @@ def test_a_full_disk_at_the_end_of_a_fit_loses_nothing(run, data, tmp_path, monk
     monkeypatch.setattr(weights, "save_file", full)
     code, _, err = run("fit", data, "-o", out, "--json", *settings())
     assert code == 2
-    assert "expected room on the disk, but it is full" in err
+    assert "expected free disk space, but the disk is full" in err
     assert "What was learned is kept: the same command with --resume goes on." in err
     assert len(err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".model.fit", "cwd"]

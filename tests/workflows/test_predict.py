@@ -265,7 +265,7 @@ def test_predict_overwrites_only_when_told(run, refused, model, data, tmp_path):
     ("damage", "sentence"),
     [
         (lambda m: (m / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (lambda m: (m / "config.json").write_text("{}"), "config.json is not mendiff's"),
+        (lambda m: (m / "config.json").write_text("{}"), "config.json was not written by mendiff"),
         (lambda m: (m / "config.json").write_text("{"), "expected JSON, but it is damaged"),
         (
             lambda m: (m / "config.json").write_text('{"format": "mendiff", "version": 99}'),

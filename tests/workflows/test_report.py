@@ -17,7 +17,7 @@ def test_evaluate_writes_a_run_and_report_makes_its_page(run, refused, model, da
     assert told["bytes"] == (out / "report.html").stat().st_size
     assert page == (out / "at-once.html").read_text()
     assert all(f'data-name="{kind}/{i}.png"' in page for kind in ("good", "scratch") for i in (0, 1))
-    assert "How a few verdicts came about" in page
+    assert "Intermediate results of selected images" in page
     assert "PRO, regions of plate" in page
     assert "add --overwrite" in refused("evaluate", model, data, "-o", out)
     assert run("evaluate", model, data, "-o", out, "--overwrite")[0] == 0

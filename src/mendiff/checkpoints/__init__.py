@@ -1,1 +1,1 @@
-"""The only door to weights on disk."""
+"""Reading and writing of weights; no other package accesses weight files."""

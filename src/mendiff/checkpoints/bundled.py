@@ -1,6 +1,6 @@
-"""The networks that come with the package: whether their files are whole, and how a method gets them.
+"""The bundled networks: verification of their files, and loading into a method.
 
-A config says "auto" where the user names nothing else: as the features' name, or as the codec's kind.
+In a config, the features name "auto" or the codec kind "auto" selects a bundled network.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from mendiff.nets.student import BUNDLED, StudentConfig, StudentFeatures
 
 FOLDER = Path(__file__).resolve().parents[1] / "bundled"
 SUMS = "SHA256SUMS"
-"""Of all files, as sha256sum writes them: `sha256sum -c SHA256SUMS` in the folder checks them too."""
+"""Checksums of all files in the format of sha256sum; `sha256sum -c SHA256SUMS` in the folder checks them."""
 FEATURES = "features.safetensors"
 CODEC = "codec"
 BUNDLED_FEATURES = "the network that comes with mendiff"
-"""For people: what a model was made with."""
+"""Name of the bundled features in messages."""
 
 
 def sum_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """SHA-256 of a file in hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def known_sums() -> dict[str, str]:
-    """The sums that the package states, by file name."""
+    """The package's checksums by file name."""
     path = FOLDER / SUMS
     lines = path.read_text().splitlines() if path.is_file() else []
     return {name: digits for digits, name in (line.split(maxsplit=1) for line in lines)}
 
 
 def verified(name: str, instead: str) -> Path:
-    """A file of the package, after its SHA-256 was checked.
+    """Path of a bundled file after verification of its SHA-256.
 
     Args:
-        name: within the folder.
-        instead: for messages: what the user can do without it.
+        name: name within the folder.
+        instead: alternative for the user, for messages.
     """
     path, known = FOLDER / name, known_sums()
     if name not in known or not path.is_file():
@@ -71,7 +71,7 @@ def bundled_features() -> dict[str, Tensor]:
 
 
 def codec_folder(name: str | Path) -> Path:
-    """A codec folder by its path; that of the bundled codec, whole, for the name "auto"."""
+    """Path of a codec folder; for the name "auto" the verified folder of the bundled codec."""
     if str(name) != AUTO:
         return Path(name)
     for part in (CONFIG, WEIGHTS):
@@ -80,14 +80,14 @@ def codec_folder(name: str | Path) -> Path:
 
 
 def bundled_file(part: str) -> Path:
-    """The file with the bundled weights of a method's part, whole."""
+    """The verified file with the bundled weights of a method's part."""
     if part == CODEC:
         return codec_folder(AUTO) / WEIGHTS
     return verified(FEATURES, "name a backbone with --features and --features-weights")
 
 
 def resolved(config: Any) -> Any:
-    """A config with features and codec that says what "auto" stands for, so that it can be stored."""
+    """Replace "auto" for features and codec by the settings of the bundled networks, for storage."""
     features, codec = getattr(config, "features", None), getattr(config, "codec", None)
     if isinstance(features, FeaturesConfig) and features.name == AUTO:
         network = dataclasses.asdict(StudentConfig())
@@ -103,10 +103,10 @@ def resolved(config: Any) -> Any:
 
 
 def fill(parts: Any, config: Any) -> None:
-    """Load the bundled weights into what was made from `resolved(config)`, wherever `config` says "auto"."""
+    """Load the bundled weights into a method built from `resolved(config)`, where `config` is "auto"."""
     features, codec = getattr(config, "features", None), getattr(config, "codec", None)
     if isinstance(features, FeaturesConfig) and features.name == AUTO:
-        for one in parts.modules():  # all of them: a method may have a second one of the same config
+        for one in parts.modules():  # a method may have several extractors of this config
             if isinstance(one, StudentFeatures):
                 one.load_backbone(bundled_features(), FEATURES)
     if isinstance(codec, CodecConfig) and codec.kind == AUTO:
@@ -115,14 +115,14 @@ def fill(parts: Any, config: Any) -> None:
 
 
 def open_features(layers: tuple[str, ...]) -> StudentFeatures:
-    """The bundled feature network, frozen; see StudentFeatures for the layers."""
+    """Load the bundled feature network, frozen; see StudentFeatures for the layers."""
     features = StudentFeatures({}, layers)
     features.load_backbone(bundled_features(), FEATURES)
     return features
 
 
 def install(source: Path, names: Sequence[str]) -> Path:
-    """Copy newly trained files into the package and state their sums; returns the package's folder."""
+    """Copy newly trained files into the package and update the checksums; returns the package's folder."""
     for name in names:
         (FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
         write_bytes(FOLDER / name, (source / name).read_bytes())

@@ -1,4 +1,4 @@
-"""A codec is a folder, config.json and codec.safetensors, written by `mendiff fit-codec` or `convert`."""
+"""Codec folders: config.json and codec.safetensors, written by `mendiff fit-codec` or `convert`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from mendiff.nets.codec import Codec, CodecConfig, make_codec
 FORMAT, VERSION = "mendiff codec", 2
 CONFIG, WEIGHTS = "config.json", "codec.safetensors"
 CODEC = "its config's codec"
-"""For the messages of load_exactly."""
+"""Name in messages of load_exactly."""
 TUNED = {"before", "held_back"}
-"""What only the info of codecs that were trained with mendiff has, and not that of converted ones."""
+"""Info fields of codecs that were trained with mendiff; converted codecs do not have them."""
 
 
 def save_codec(folder: Path, config: CodecConfig, weights: dict[str, Tensor], info: dict[str, Any]) -> None:
-    """Fill an empty folder with a codec.
+    """Write a codec to an empty folder.
 
     Args:
-        folder: exists and is empty.
-        config: of the codec.
-        weights: its state dict.
-        info: what a person wants to know later; JSON-able.
+        folder: existing, empty folder.
+        config: config of the codec.
+        weights: state dict of the codec.
+        info: additional information; JSON-serialisable.
     """
     check_finite(weights, "the codec")
     write_weights(weights, folder / WEIGHTS)
@@ -40,19 +40,19 @@ def save_codec(folder: Path, config: CodecConfig, weights: dict[str, Tensor], in
 
 
 def read_codec(folder: str | Path) -> tuple[CodecConfig, dict[str, Tensor]]:
-    """Config and weights of a codec folder; strangers, incomplete and damaged ones are an error."""
+    """Config and weights of a codec folder; an incomplete, damaged or unrelated folder is an error."""
     config, file = read_codec_config(folder), Path(folder) / WEIGHTS
     files = _content(Path(folder)).get("files", {})
     if files and sha256_of(file) != files.get(WEIGHTS):
         raise InputError(
             f"{file}: expected the file that was written with this codec, but it is damaged or belongs to "
-            "another; copy the codec folder again, or fit it again."
+            "another codec; copy the codec folder again, or fit it again."
         )
     return config, read_weights(file)
 
 
 def read_codec_config(folder: str | Path) -> CodecConfig:
-    """The same without the weights, which may be large."""
+    """The config of a codec folder, without reading the weights."""
     folder = Path(folder)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise InputError(
@@ -63,7 +63,7 @@ def read_codec_config(folder: str | Path) -> CodecConfig:
     config = config_from_dict(CodecConfig, content.get("config"), f"{folder / CONFIG}: config")
     info = content.get("info")
     if isinstance(info, dict) and not config.pixels and TUNED & info.keys():
-        # Folders of a time when what was tuned here was tuned on [-1,1], and nobody said so.
+        # Older folders do not state the normalisation; their codecs were tuned on [-1,1].
         config = dataclasses.replace(config, pixels="symmetric")
     return config
 
@@ -80,14 +80,14 @@ def _content(folder: Path) -> dict[str, Any]:
     known = isinstance(content.get("files"), dict) and is_whole(content)
     if known != (version == VERSION) or (version == 1 and SEAL in content):  # version 1 has no hashes
         raise InputError(
-            f"{folder / CONFIG}: expected it as it was written, but it was changed or is damaged; copy the "
+            f"{folder / CONFIG}: expected an unchanged file, but it was changed or is damaged; copy the "
             "codec folder again, or fit it again."
         )
     return content
 
 
 def open_codec(folder: str | Path) -> Codec:
-    """The codec of a folder, frozen."""
+    """Load the codec of a folder, frozen."""
     config, weights = read_codec(folder)
     codec = make_codec(config)
     load_exactly(codec, weights, str(folder), CODEC)

@@ -1,4 +1,4 @@
-"""Plain files: JSON in and out, hashes that tell one content from another, and what to say of a full disk."""
+"""File utilities: JSON, hashes, and messages for a full disk."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from mendiff.errors import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PIECE = 2**20
-"""Bytes that are read at once."""
+"""Block size for reading, in bytes."""
 
 
 class FullDiskError(InputError):
-    """No room for what is being written.
+    """The disk is full.
 
     Args:
-        sentence: for the user.
-        number: the system's, of the error.
-        filename: of the file that found no room, where it is known.
+        sentence: message for the user.
+        number: errno of the system error.
+        filename: the file that could not be written, if known.
     """
 
     def __init__(self, sentence: str, number: int = errno.ENOSPC, filename: str | None = None) -> None:
@@ -47,18 +47,18 @@ class FullDiskError(InputError):
 
 
 def write_json(path: Path, content: Any, what: str = "") -> None:
-    """Write a JSON file, UTF-8 and indented, whole or not at all.
+    """Write an indented UTF-8 JSON file atomically.
 
     Args:
-        path: of the file.
+        path: path of the file.
         content: see as_json.
-        what: see as_json; the path unless given.
+        what: see as_json; default: the path.
     """
     write_bytes(path, (as_json(content, what or str(path), indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; numbers are finite, whole ones have at most 64 bits."""
+    """Read a JSON object from a file; numbers must be finite, integers must have at most 64 bits."""
     return parse_json(path.read_bytes(), str(path))
 
 
@@ -66,7 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file's bytes in hexadecimal digits, read piece by piece."""
+    """SHA-256 of a file in hexadecimal digits, read in blocks."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while piece := file.read(PIECE):
@@ -75,9 +75,9 @@ def sha256_of(path: str | Path) -> str:
 
 
 def fingerprint(items: Iterable[object]) -> str:
-    """SHA-256, in hexadecimal digits, of a collection of texts or numbers; their order does not matter.
+    """SHA-256, in hexadecimal digits, of a multiset of texts or numbers; independent of their order.
 
-    Of a data set's content seeds it tells what a model saw of it; one that occurs twice counts twice.
+    The fingerprint of a data set's content seeds identifies its images.
     """
     lines = sorted(str(item).encode("utf-8", "surrogateescape") for item in items)
     digest = hashlib.sha256()
@@ -87,7 +87,7 @@ def fingerprint(items: Iterable[object]) -> str:
 
 
 def fingerprint_of_files(paths: Iterable[str | Path]) -> str:
-    """The fingerprint of some files' contents; neither their names nor their order matter."""
+    """The fingerprint of the contents of files; independent of their names and order."""
     return fingerprint(sha256_of(path) for path in paths)
 
 
@@ -96,26 +96,26 @@ def fingerprint_of_files(paths: Iterable[str | Path]) -> str:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn a full disk or a limit on the size of files into a sentence that says what to do."""
+    """Convert errors of a full disk or a file size limit to an error with advice."""
     try:
         yield
     except (OSError, SafetensorError, FullDiskError) as error:
-        # Of blocks in each other, the outermost knows what the user calls the folder.
+        # With nested blocks, the outermost one knows the user's name of the folder.
         number = error.number if isinstance(error, FullDiskError) else _number_of(error)
         named = getattr(error, "filename", None)
         at = f" at {Path(os.fsdecode(named)).name}" if named else ""
         if number in FULL:
-            home = next(one for one in folder.absolute().parents if one.exists())
+            home = next(parent for parent in folder.absolute().parents if parent.exists())
             free = shutil.disk_usage(home).free / 1e9
             sentence = (
-                f"{folder}: expected room on the disk, but it is full ({free:.1f} GB left){at}; make room or "
-                "choose another place."
+                f"{folder}: expected free disk space, but the disk is full ({free:.1f} GB left){at}; free "
+                "some space or choose another folder."
             )
         elif number == errno.EFBIG:
             sentence = (
-                f"{folder}: expected that files may be as large as needed, but their size is limited here"
-                f"{at} (see 'ulimit -f', and what the file system allows); raise the limit or choose another "
-                "place."
+                f"{folder}: expected no limit on the file size, but it is limited here"
+                f"{at} (see 'ulimit -f' and the limits of the file system); raise the limit or choose "
+                "another folder."
             )
         else:
             raise
@@ -123,6 +123,6 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def _number_of(error: BaseException) -> int | None:
-    """The system's number of an error; safetensors hides it in its message."""
+    """The errno of an error; safetensors states it only in its message."""
     hidden = re.search(r"os error (\d+)", str(error))
     return int(hidden[1]) if hidden else getattr(error, "errno", None)

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: from its cache on this machine first, from the network only where needed."""
+"""Files of the Hugging Face hub: from the local cache, or else from the network."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a text may be the name of a repository, such as stable-diffusion-v1-5/stable-diffusion-v1-5."""
+    """Whether a text can be a repository name, such as stable-diffusion-v1-5/stable-diffusion-v1-5."""
     named = HUB_ID.fullmatch(text) is not None and not text.startswith((".", "/"))
     return named and Path(text).suffix not in (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 
 
 def hub_file(repository: str, *names: str) -> Path:
-    """The first of some files of a repository that is in the cache, or else that the hub gives.
+    """The first of the named files that is in the cache, or else that the hub provides.
 
     Args:
-        repository: such as timm/resnet50.a1_in1k.
-        names: of the files, in order of preference.
+        repository: repository such as timm/resnet50.a1_in1k.
+        names: file names in order of preference.
 
     Raises:
-        InputError: where none is to be had; it names the command that fetches the first.
+        InputError: if none is available; the message has the command that downloads the first.
     """
     for name in names:
         kept = cached_file(repository, name)
@@ -41,10 +41,10 @@ def hub_file(repository: str, *names: str) -> Path:
         try:
             with _silent():
                 return Path(hf_hub_download(repository, name))
-        except Exception as error:  # what a network brings up differs between versions of the package
+        except Exception as error:  # network errors differ between versions of the package
             reasons.append(error)
             if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
-                break  # the other names would meet the same
+                break  # the other names would fail in the same way
     raise InputError(
         f"{repository}: expected {names[0]} in the hub's cache, but it is not there, and "
         f"{_why(reasons[-1])}; where there is a network: hf download {repository} {names[0]}"
@@ -53,7 +53,7 @@ def hub_file(repository: str, *names: str) -> Path:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep the hub's client from telling of every attempt; in the end one sentence says what came of them."""
+    """Silence the hub client's log for the attempts; a single error reports the result."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -64,7 +64,7 @@ def _silent() -> Iterator[None]:
 
 
 def cached_file(repository: str, name: str) -> Path | None:
-    """A file of a repository in the cache on this machine, or None where it has not been fetched."""
+    """The cached file of a repository, or None if it is not in the cache."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -89,12 +89,12 @@ def _why(reason: Exception) -> str:
     )
 
     if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE forbids to ask the hub"
+        return "HF_HUB_OFFLINE disables the network"
     sentences = {  # subclasses before their parents
-        GatedRepoError: "the hub gives it only to those who accepted its terms (hf auth login)",
-        RepositoryNotFoundError: "the hub knows no such repository",
+        GatedRepoError: "it is only available after accepting its terms (hf auth login)",
+        RepositoryNotFoundError: "the hub has no such repository",
         LocalEntryNotFoundError: "the hub can't be reached",
         EntryNotFoundError: "the repository has no such file",
     }
     found = next((text for kind, text in sentences.items() if isinstance(reason, kind)), None)
-    return found or f"the hub did not give it ({type(reason).__name__})"
+    return found or f"the download failed ({type(reason).__name__})"

@@ -1,6 +1,6 @@
-"""Published DiAD checkpoints to ours: `diad.ckpt`, plain or as Lightning writes it, and fine-tuned codecs.
+"""Import of published DiAD checkpoints (`diad.ckpt`, plain or from Lightning) and fine-tuned codecs.
 
-Everything that a checkpoint holds must find its place, and every place its weights.
+Every tensor of a checkpoint must be used, and every parameter must be present.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ SCHEDULE = re.compile(
     r"betas|logvar|(sqrt_|log_|sqrt_recip_|sqrt_recipm1_)?(one_minus_)?alphas_cumprod(_prev)?"
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])"
 )
-"""Tables that the schedule's two numbers give again."""
+"""Buffers that are recomputed from the schedule's settings."""
 
 
 def convert_diad(weights: Mapping[str, Tensor], config: DiadConfig, source: str) -> dict[str, Tensor]:
-    """A published DiAD state dict under the names of Diad(config): SG network, denoiser and codec.
+    """Rename a published DiAD state dict for Diad(config): SG network, denoiser and codec.
 
     Args:
-        weights: published names to tensors; on the meta device names and shapes are checked alike.
-        config: with an SG network, a "conditional_unet" and the codec "kl".
-        source: for messages.
+        weights: published state dict; tensors on the meta device are checked in the same way.
+        config: config with an SG network, a "conditional_unet" and the codec "kl".
+        source: origin of the weights, for messages.
 
     Raises:
-        InputError: naming the first weight that is missing, unknown or misshapen.
+        InputError: names the first weight that is missing, unknown or misshapen.
     """
     for prefix, part in ((UNET, "denoiser"), (GUIDE, "SG network"), (CODEC, "autoencoder")):
         if not under(prefix, weights):
@@ -52,7 +52,7 @@ def convert_diad(weights: Mapping[str, Tensor], config: DiadConfig, source: str)
     with torch.device("meta"):
         model = Diad(config)
     if model.denoiser.guide is None or config.codec.kind != "kl":
-        raise InputError("config: expected an SG network and the codec 'kl' to convert weights for.")
+        raise InputError("config: expected an SG network and the codec 'kl' for the conversion.")
     network: Any = model.denoiser.unet.network
     unet = unet_names(under(UNET, weights, keep=True), network.config)
     guide = guide_names(under(GUIDE, weights, keep=True), model.denoiser.guide.network.config)
@@ -78,13 +78,13 @@ def convert_diad(weights: Mapping[str, Tensor], config: DiadConfig, source: str)
 
 
 def convert_codec(weights: Mapping[str, Tensor], config: CodecConfig, source: str) -> dict[str, Tensor]:
-    """A published autoencoder's state dict under the names of our codec of kind "kl".
+    """Rename a published autoencoder's state dict for our codec of kind "kl".
 
     Args:
-        weights: encoder, decoder and the two convolutions between them, by latent diffusion's names or by
-            diffusers'; a discriminator beside them is left.
-        config: of kind "kl".
-        source: for messages.
+        weights: encoder, decoder and the two convolutions between them, with names of latent diffusion or
+            diffusers; a discriminator is ignored.
+        config: codec config of kind "kl".
+        source: origin of the weights, for messages.
     """
     kept = {key: value for key, value in weights.items() if key.startswith(CODEC_PARTS)}
     if not kept:
@@ -109,14 +109,14 @@ def assemble(
     prompt: Tensor,
     source: str,
 ) -> Diad:
-    """A DiAD with these weights; the large networks are never initialised, which would take as much again.
+    """Build a DiAD from weights, without initialising the large networks, which would double the memory.
 
     Args:
         config: see convert_diad.
-        named: see convert_diad.
-        features: of the feature extractor, under timm's names.
+        named: result of convert_diad.
+        features: state dict of the feature extractor, with timm's names.
         prompt: embeddings of the empty text, (1,L,D).
-        source: of the features, for messages.
+        source: origin of the features, for messages.
     """
     with torch.device("meta"):
         model = Diad(config)
@@ -139,17 +139,17 @@ def assemble(
 
 
 def empty_prompt(weights: Mapping[str, Tensor]) -> Tensor | None:
-    """Embeddings of the empty text by the checkpoint's text encoder, (1,77,768); None where it has none."""
+    """Embeddings of the empty text, (1,77,768); None if the checkpoint has no text encoder."""
     text = text_weights(weights)
     return embed(text, [[]], "checkpoint") if text else None
 
 
 def text_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The text encoder's weights, by transformers' names without "text_model."; none where it has none."""
+    """The text encoder's weights with transformers' names without "text_model."; empty if there is none."""
     inside = under(TEXT, weights)
     return {key.removeprefix("transformer.").removeprefix("text_model."): inside[key] for key in inside}
 
 
 def feature_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The feature extractor's weights under timm's names; none where training had not saved it."""
+    """The feature extractor's weights with timm's names; empty if the checkpoint has none."""
     return under(FEATURES, weights)

@@ -1,4 +1,4 @@
-"""Published checkpoint files, pickles among them: read as tensors by name and nothing else."""
+"""Reads published checkpoint files, including pickles, as state dicts of tensors only."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from mendiff.errors import InputError
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name of a .safetensors, .ckpt, .pth or .bin file; objects other than tensors don't load."""
+    """State dict of a .safetensors, .ckpt, .pth or .bin file; objects other than tensors are refused."""
     path = Path(path)
     if path.suffix == ".safetensors":
         return read_weights(path)
     if not path.is_file():
         raise InputError(f"{path}: expected a checkpoint, but there is no such file.")
-    zipped = zipfile.is_zipfile(path)  # reads its end alone
+    zipped = zipfile.is_zipfile(path)  # reads only the end of the file
     if not zipped and _begins(path, ZIPPED):
         raise InputError(
-            f"{path}: expected a whole checkpoint, but the file ends early, after {path.stat().st_size:,} "
-            "bytes; fetch it again."
+            f"{path}: expected a complete checkpoint, but the file ends after {path.stat().st_size:,} bytes; "
+            "download it again."
         )
     try:
-        # Mapped where it can be: names are checked before gigabytes of numbers are read.
+        # Memory-mapped if possible, so that names are checked before the values are read.
         content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # of whatever kind a damaged file or a forbidden object brings up
-        # torch's own words would advise to run whatever code the file holds.
+    except Exception as error:  # damaged files and forbidden objects raise many types
+        # torch's own message advises loading arbitrary code.
         raise InputError(
-            f"{path}: expected a checkpoint of tensors, but it is damaged, of another kind, or holds other "
-            "objects; save its state_dict alone."
+            f"{path}: expected a checkpoint of tensors, but it is damaged, of another format, or has other "
+            "objects; save only its state_dict."
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]  # as Lightning writes it

@@ -1,7 +1,7 @@
-"""Published GLAD weights to ours: the UNet as accelerate writes it, a tuned autoencoder, a tuned DINO.
+"""Import of published GLAD weights: the UNet saved by accelerate, a tuned autoencoder and a tuned DINO.
 
-The published code saves every category's UNet as checkpoint-STEPS/pytorch_model.bin; for VisA and PCB-Bank
-an autoencoder (.ckpt, with its discriminator) and a DINO (.pth) that were tuned on good images come with it.
+The published code saves the UNet of a category as checkpoint-STEPS/pytorch_model.bin. For VisA and PCB-Bank
+there are also an autoencoder (.ckpt, with its discriminator) and a DINO (.pth), tuned on good images.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from mendiff.errors import InputError
 from mendiff.methods.glad import Glad
 
 FILES = ("pytorch_model.bin", "model.safetensors")
-"""What accelerate calls the weights of the one network that it trains."""
+"""accelerate's file names for the weights of a single network."""
 FOLDER = "checkpoint-"
 WRAPPED = "module."
-"""Before every name where several processes trained together and the wrapper was saved, too."""
+"""Prefix of all names if the weights were saved from a distributed wrapper."""
 
 
 def find_unet(place: Path, steps: int) -> Path:
-    """The file with the UNet: itself, in a checkpoint's folder, or in one of a folder of checkpoints.
+    """Find the UNet file: the file itself, or in a checkpoint folder, or in a folder of checkpoints.
 
     Args:
         place: file or folder.
-        steps: training steps of the checkpoint that is meant, where there are several.
+        steps: training steps that select a checkpoint, if there are several.
     """
     if place.is_file():
         return place
@@ -38,15 +38,15 @@ def find_unet(place: Path, steps: int) -> Path:
         for name in FILES:
             if (folder / name).is_file():
                 return folder / name
-    several = sorted(one.name for one in place.glob(f"{FOLDER}*"))
+    several = sorted(folder.name for folder in place.glob(f"{FOLDER}*"))
     if several:
         raise InputError(
-            f"{place}: expected {FOLDER}{steps} with {FILES[0]}, which is the preset's, among "
+            f"{place}: expected {FOLDER}{steps} with {FILES[0]} for this preset, found "
             f"{', '.join(several)}; name one of them, or choose another --preset."
         )
     raise InputError(
-        f"{place}: expected {FILES[0]} or {FILES[1]}, as accelerate writes them, or folders {FOLDER}STEPS "
-        "with one."
+        f"{place}: expected {FILES[0]} or {FILES[1]}, as written by accelerate, or folders {FOLDER}STEPS "
+        "with such a file."
     )
 
 
@@ -56,7 +56,7 @@ def _only(place: Path) -> list[Path]:
 
 
 def import_unet(glad: Glad, file: Path) -> str:
-    """Fill the denoiser from the published file; returns a line that says so."""
+    """Load the published file into the denoiser; returns a message."""
     weights = read_checkpoint(file)
     if weights and all(key.startswith(WRAPPED) for key in weights):
         weights = under(WRAPPED, weights)
@@ -65,7 +65,7 @@ def import_unet(glad: Glad, file: Path) -> str:
 
 
 def import_codec(glad: Glad, place: Path) -> str:
-    """Fill the autoencoder from a published file or a codec folder of ours; returns a line that says so."""
+    """Load a published file or a codec folder into the autoencoder; returns a message."""
     weights = (
         read_codec(place)[1]
         if place.is_dir()

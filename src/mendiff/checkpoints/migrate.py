@@ -1,4 +1,4 @@
-"""Model folders of earlier versions: what their config.json said, as today's says it."""
+"""Migration of the config.json of model folders from earlier versions."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from mendiff.errors import InputError
 OLDEST = 1
 FIELDS_1 = ("format", "version", "mendiff", "method", "config", "info")
 ALWAYS = ("image_size", "crop", "training")
-"""What every method's config had from the first day on."""
+"""Config fields that all methods had in version 1."""
 
 
 def migrated(config: dict[str, Any], where: str) -> dict[str, Any]:
-    """The content of a config.json of any version up to today's, as today's has it; nothing is written.
+    """Convert the content of a config.json of any earlier version to the current one; writes nothing.
 
     Args:
-        config: of a version from OLDEST on.
-        where: for messages: the folder.
+        config: content of a version from OLDEST on.
+        where: the folder, for messages.
     """
     return _from_1(config, where) if config["version"] == 1 else config
 
 
 def _from_1(config: dict[str, Any], where: str) -> dict[str, Any]:
-    """Version 1 has no hashes, so what can be told by the fields alone is checked here.
+    """Migrate version 1, which has no hashes: only the field names can be checked.
 
-    Fields of a method's own that are missing take their defaults, as they always did: version 1 was also
-    written before some of them came up. What every method's config has was always there.
+    Missing fields of a method take their defaults, because some fields were added during version 1. Fields
+    that all methods share must be present.
     """
     strange = sorted(config.keys() - set(FIELDS_1))
     if strange:

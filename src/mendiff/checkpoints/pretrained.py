@@ -1,6 +1,6 @@
 """Pretrained parts of a method: Stable Diffusion's networks and prompts, and timm's backbones.
 
-Every part is read strictly, from a local folder or file, or from the hub's cache and then the hub.
+Every part is loaded strictly, from a local folder or file, or from the hub's cache or the hub.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from mendiff.nets.semantic_guided import GuidedDenoiser
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 TOKENIZER = "openai/clip-vit-large-patch14"
-"""Has Stable Diffusion v1's vocabulary, for single files, which hold none."""
+"""Repository with Stable Diffusion v1's vocabulary, which single-file checkpoints do not have."""
 WEIGHTS = "diffusion_pytorch_model"
 BESIDE_SHAPE = ("sample_size", "upcast_attention", "force_upcast")
-"""Settings of diffusers that may differ: the networks compute the same."""
+"""diffusers settings that may differ because they do not change the network's function."""
 PROMPTS = ("prompt", "no_prompt")
 NOT_FOR_IT = (
     "--pretrained: expected a method and preset with Stable Diffusion's UNet, such as --method glad --preset "
@@ -45,16 +45,16 @@ UNET_NAME, CODEC_NAME = "Stable Diffusion's UNet", "Stable Diffusion's autoencod
 
 @dataclass(frozen=True)
 class Sources:
-    """Where pretrained parts come from.
+    """Sources of pretrained parts.
 
     Attributes:
         diffusion: Stable Diffusion as a folder in diffusers' layout, a single-file checkpoint, or a hub id;
             None for methods without it.
-        prompt: safetensors file with the embeddings "prompt" and "no_prompt", (1,L,D), or one for both; for a
-            model with prompts per category, one by the name of each, and "no_prompt"; None takes Stable
-            Diffusion's text encoder.
-        features: safetensors file with the backbone's weights; None takes timm's.
-        unet, codec: whether these come from `diffusion`, too; another file may have given them.
+        prompt: safetensors file with the embeddings "prompt" and "no_prompt", (1,L,D), or a single embedding
+            for both. With prompts per category: an embedding per category name, and "no_prompt". None for
+            Stable Diffusion's text encoder.
+        features: safetensors file with the backbone's weights; None for timm's weights.
+        unet, codec: whether UNet and codec are loaded from `diffusion`; False if another file provides them.
     """
 
     diffusion: str | None = None
@@ -65,27 +65,27 @@ class Sources:
 
 
 class Diffusion(Protocol):
-    """Stable Diffusion on disk, whatever the layout."""
+    """Stable Diffusion on disk, in any layout."""
 
     def find(self, sources: Sources) -> dict[str, Path]:
-        """All files by what they hold; what only the hub has is fetched, and what lacks is an error."""
+        """Paths of all files by content; downloads from the hub if needed; a missing file is an error."""
 
     def load_unet(self, denoiser: Denoiser) -> str:
-        """Fill the denoiser's network; returns the file."""
+        """Load the denoiser's network; returns the file."""
 
     def load_codec(self, codec: KLCodec) -> str:
-        """Fill the codec; returns the file."""
+        """Load the codec; returns the file."""
 
     def text(self, prompts: Sequence[str]) -> tuple[dict[str, Tensor], list[list[int]], str]:
-        """(weights of the text encoder by transformers' names, token ids of every prompt, the file)."""
+        """(text encoder weights with transformers' names, token ids of every prompt, file)."""
 
 
 def find_pretrained(sources: Sources, extractors: Mapping[str, str]) -> dict[str, Path]:
-    """The files of all parts, by part, found before networks are built that take gigabytes.
+    """Locate the files of all parts, before large networks are built.
 
     Args:
         sources: see Sources.
-        extractors: timm's names of the backbones, by the method's parts; `features` may be a given file.
+        extractors: timm's names of the backbones, by the method's parts; `features` may be a local file.
     """
     files = {} if sources.diffusion is None else open_diffusion(sources.diffusion).find(sources)
     if sources.prompt is not None:
@@ -97,31 +97,31 @@ def find_pretrained(sources: Sources, extractors: Mapping[str, str]) -> dict[str
 
 
 def extractors_of(method: Method) -> dict[str, str]:
-    """Timm's names of a method's backbones, by its parts."""
+    """Timm's names of a method's backbones, by the method's parts."""
     return {part: one.config.name for part, one in method.parts.items() if isinstance(one, FeatureExtractor)}
 
 
 def load_pretrained(method: Method, sources: Sources) -> list[str]:
-    """Fill a method's networks with pretrained weights; returns a line per part: what, from where.
+    """Load pretrained weights into a method's networks; returns a line per part with its source.
 
     Args:
         method: changed in place.
         sources: see Sources.
 
     Raises:
-        InputError: for parts that are missing, damaged or of another architecture.
+        InputError: if a part is missing, damaged or has another architecture.
     """
     lines = load_diffusion(method, sources) if sources.diffusion or sources.prompt else []
     file = sources.features
     lines += load_features(method, None if file is None else (read_weights(file), str(file)))
     check_finite(
         method.state_dict(), "the pretrained weights", method.INFINITE
-    )  # pickles were not checked yet
+    )  # weights from pickles were not checked yet
     return lines
 
 
 def load_diffusion(method: Method, sources: Sources) -> list[str]:
-    """Fill UNet, autoencoder and prompts; arguments and result as for load_pretrained."""
+    """Load UNet, autoencoder and prompts; arguments and result as for load_pretrained."""
     denoiser = next((one for one in method.modules() if isinstance(one, Denoiser)), None)
     if denoiser is None or denoiser.config.kind != "conditional_unet":
         raise InputError(NOT_FOR_IT)
@@ -142,7 +142,7 @@ def load_diffusion(method: Method, sources: Sources) -> list[str]:
 
 
 def open_diffusion(source: str) -> Diffusion:
-    """Stable Diffusion in a folder, a single file, or under a hub id."""
+    """Open Stable Diffusion from a folder, a single file or a hub id."""
     path = Path(source)
     if path.is_dir():
         return _Folder(partial(_local_file, path))
@@ -152,22 +152,20 @@ def open_diffusion(source: str) -> Diffusion:
         return _Folder(partial(hub_file, source))
     raise InputError(
         "--pretrained: expected a folder in diffusers' layout, a single-file checkpoint, or a hub id such as "
-        f"{STABLE_DIFFUSION}, got {source!r}, where there is none."
+        f"{STABLE_DIFFUSION}, got {source!r}, which does not exist."
     )
 
 
 def load_features(method: Method, given: tuple[Mapping[str, Tensor], str] | None = None) -> list[str]:
-    """Fill the method's feature extractors, as far as it has some with weights; returns a line per part.
+    """Load the weights of the method's feature extractors, if it has any; returns a line per part.
 
     Args:
         method: changed in place.
-        given: (weights by timm's names, where they come from), for `features`; None takes timm's own from the
-            hub, which further extractors, such as that of GLAD's stop rule, always get.
+        given: (state dict with timm's names, source) for `features`; None for timm's weights from the hub.
+            Other extractors, such as that of GLAD's stop rule, always use timm's weights.
     """
     if given is not None and not isinstance(getattr(method, "features", None), FeatureExtractor):
-        raise InputError(
-            f"{given[1]}: expected a config whose features.name says which backbone these are of."
-        )
+        raise InputError(f"{given[1]}: expected a config with features.name, the backbone of these weights.")
     lines = []
     for name, extractor in method.parts.items():
         if not isinstance(extractor, FeatureExtractor):
@@ -183,7 +181,7 @@ def load_features(method: Method, given: tuple[Mapping[str, Tensor], str] | None
 
 
 def timm_file(name: str) -> Path:
-    """Timm's own weights of a backbone, from the hub's cache or the hub."""
+    """Timm's weights of a backbone, from the hub's cache or the hub."""
     repository = hub_id(name)
     if not repository:
         raise InputError(f"features: timm has no weights for {name}; give --features-weights.")
@@ -203,7 +201,7 @@ def _set_prompts(denoiser: Denoiser, place: Diffusion | None, file: Path | None)
         weights, words, source = place.text([*denoiser.config.prompts, ""])
         embeddings = list(embed(weights, words, source).split(1))
     else:
-        raise InputError("--prompt: expected a file of prompt embeddings where no text encoder is given.")
+        raise InputError("--prompt: expected a file of prompt embeddings, as no text encoder is given.")
     expected = denoiser.prompt.shape
     for one in embeddings:
         if one.shape != expected:
@@ -219,7 +217,7 @@ class _Folder:
     """Stable Diffusion in diffusers' layout: unet/, vae/, text_encoder/, tokenizer/.
 
     Args:
-        find: the first of some files by their names in the layout; a sentence where none is there.
+        find: returns the first existing file of the given names; raises InputError if there is none.
     """
 
     def __init__(self, find: Callable[..., Path]) -> None:
@@ -254,31 +252,31 @@ class _Folder:
         return self._find(f"{part}/{name}.safetensors", f"{part}/{name}.fp16.safetensors")
 
     def _check_settings(self, part: str, network: nn.Module) -> None:
-        """Refuse another architecture by its settings, which say more than a list of shapes."""
+        """Refuse another architecture by its settings, which are clearer than a list of shapes."""
         file = self._find(f"{part}/config.json")
         stated, ours = read_json(file), _plain(network)
         kind = type(network).__name__
         if stated.get("_class_name", kind) != kind:
             raise InputError(f"{file}: expected the settings of a {kind}, got a {stated['_class_name']}.")
         for key in sorted(ours.keys() & stated.keys() - set(BESIDE_SHAPE)):
-            # Over time null became false and the like.
+            # Versions of diffusers differ in null and false.
             alike = stated[key] == ours[key] or not (stated[key] or ours[key])
             if not key.startswith("_") and not alike:
                 raise InputError(
-                    f"{file}: expected {key} {ours[key]} as the preset has it, got {stated[key]}; Stable "
-                    "Diffusion v1-4 and v1-5 fit the paper's presets."
+                    f"{file}: expected {key} {ours[key]} as in the preset, got {stated[key]}; use Stable "
+                    "Diffusion v1-4 or v1-5 with the paper's presets."
                 )
 
 
 class _SingleFile:
-    """Stable Diffusion as one file with the names of latent diffusion: .safetensors or .ckpt."""
+    """Stable Diffusion as a single file with latent diffusion's names: .safetensors or .ckpt."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._weights: dict[str, Tensor] = {}
 
     def find(self, sources: Sources) -> dict[str, Path]:
-        """The file is there, whatever it holds."""
+        """The path of the file; its content is not checked."""
         return {"diffusion": self._path}
 
     def load_unet(self, denoiser: Denoiser) -> str:
@@ -314,7 +312,7 @@ class _SingleFile:
 
 
 def _words(prompt: str, find: Callable[..., Path], folder: str = "") -> list[int]:
-    """Token ids of a prompt; the empty one needs no vocabulary."""
+    """Token ids of a prompt; the empty prompt needs no vocabulary."""
     if not prompt:
         return []
     return words_of(prompt, find(f"{folder}vocab.json"), find(f"{folder}merges.txt"))
@@ -326,13 +324,13 @@ def _local_file(root: Path, *names: str) -> Path:
             return root / name
     wanted = names[0]
     pickles = [one.name for one in (root / wanted).parent.glob("*.bin")]
-    but = f"only {pickles[0]}, a pickle, is there" if pickles else "there is no such file"
+    but = f"there is only {pickles[0]}, a pickle" if pickles else "there is no such file"
     raise InputError(
-        f"{root / wanted}: expected this file of Stable Diffusion in diffusers' layout, but {but}; fetch it: "
+        f"{root / wanted}: expected this file of Stable Diffusion in diffusers' layout, but {but}; download: "
         f"hf download {STABLE_DIFFUSION} {wanted} --local-dir {root}"
     )
 
 
 def _plain(network: Any) -> dict[str, Any]:
-    """A network's settings as JSON would give them."""
+    """A network's settings as after a JSON round trip."""
     return {key: list(one) if isinstance(one, tuple) else one for key, one in network.config.items()}

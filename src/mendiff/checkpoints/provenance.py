@@ -1,4 +1,4 @@
-"""Where a model comes from: the images, files and machine of its fit, as its folder keeps them."""
+"""Provenance of a model: images, files and machine of its fit, as stored in its folder."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from mendiff.methods.config import config_from_dict, config_to_dict
 from mendiff.nets.placement import multiplies_bf16
 
 FITTED = "fitted"
-"""The field of a model's info that holds all this."""
+"""Field of a model's info with the provenance."""
 CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a model was fitted on; another one may round otherwise.
+    """The machine of a fit; other machines may round differently.
 
     Attributes:
-        processor: its name.
-        capability: the vector instructions that torch uses, and whether it multiplies bfloat16 in matrices.
-        threads: of torch.
-        device: torch's name of what trained, and what it is called.
-        torch: version.
+        processor: name of the processor.
+        capability: vector instructions that torch uses, and whether bfloat16 matrix products are fast.
+        threads: number of torch threads.
+        device: torch device of the training, and the device's product name.
+        torch: version of torch.
     """
 
     processor: str = ""
@@ -40,16 +40,16 @@ class Machine:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a model was fitted on and with.
+    """Data, settings and machine of a fit.
 
     Attributes:
-        held_back: content seeds of the images that were not trained on: what thresholds come from.
-        data: fingerprint of the content seeds of all good images, held back or not.
-        images: how many these are.
-        seed: of training.
-        steps: of training.
-        image_size: side in pixels at which the content seeds hold.
-        files: SHA-256 of what weights came from, by what it is, such as "features" or "codec".
+        held_back: content seeds of the held-back images, which are used for thresholds.
+        data: fingerprint of the content seeds of all good images, including held-back ones.
+        images: number of good images.
+        seed: seed of the training.
+        steps: number of training steps.
+        image_size: image side in pixels at which the content seeds were computed.
+        files: SHA-256 of the files with initial weights, by part, such as "features" or "codec".
         machine: see Machine.
     """
 
@@ -65,16 +65,16 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Info:
-    """The fields of a model's info that the package itself reads; there may be any others.
+    """Fields of a model's info that the package reads; other fields are allowed.
 
     Attributes:
-        preset: that the fit began with.
-        images: good ones that it saw.
-        categories: their names.
-        pretrained: a line for every part that came with weights.
-        seed: of training.
-        seconds: that training took.
-        converted: the published checkpoint that it was.
+        preset: preset of the fit.
+        images: number of good images.
+        categories: names of the categories.
+        pretrained: a line per pretrained part.
+        seed: seed of the training.
+        seconds: training time in seconds.
+        converted: the published checkpoint from which the model was converted.
         tuned: fields that `mendiff tune` changed.
         fitted: see Fitted.
     """
@@ -91,7 +91,7 @@ class Info:
 
 
 def check_info(info: Any, where: str) -> None:
-    """Refuse an info whose known fields are not what they should be; `where` is for messages."""
+    """Refuse an info with known fields of wrong types; `where` is for messages."""
     if not isinstance(info, Mapping):
         raise InputError(f"{where}: expected a group of fields, got {info!r}.")
     known = {key: value for key, value in info.items() if key in Info.__dataclass_fields__}
@@ -99,18 +99,18 @@ def check_info(info: Any, where: str) -> None:
 
 
 def fitted_of(info: Mapping[str, Any]) -> Fitted | None:
-    """What a model's info says of its fit; None for models of versions that did not say it."""
+    """The provenance in a model's info; None for models of older versions."""
     stored = info.get(FITTED)
     return None if stored is None else config_from_dict(Fitted, stored, f"info.{FITTED}")
 
 
 def with_fitted(info: Mapping[str, Any], fitted: Fitted) -> dict[str, Any]:
-    """A model's info that says of its fit, as JSON can hold it."""
+    """A model's info with provenance, JSON-serialisable."""
     return {**info, FITTED: config_to_dict(fitted)}
 
 
 def this_machine(device: str = "cpu") -> Machine:
-    """What runs this program; device is torch's name."""
+    """Describe this machine; device is a torch device name."""
     place = torch.device(device)
     capability = str(torch.backends.cpu.get_cpu_capability())
     if multiplies_bf16(torch.device("cpu")):

@@ -1,12 +1,12 @@
-"""A model is a folder: config.json, model.safetensors and calibration.json. The only door to weights.
+"""Model folders: config.json, model.safetensors and calibration.json.
 
-Where statistics were learned for every category, categories/NAME holds what differs from these: the same two
-files with the tensors and scores of that category alone.
+With statistics per category, categories/NAME has the same two files with only the tensors and scores that
+differ for this category.
 
 config.json holds {"format": "mendiff", "version": 2, "mendiff", "method", "config", "info", "files",
-"sha256"}: files are the hashes of all others by their names, sha256 is that of its own other fields, so that
-no changed byte goes unnoticed. calibration.json holds the hash of the weights beside it, to which it belongs.
-The config is checked against the method's dataclasses when it is read. Nothing here can run code from a file.
+"sha256"}. "files" are the hashes of all other files by name, "sha256" is the hash of the other fields, so
+that every change is detected. calibration.json contains the hash of the weights that it belongs to. The
+config is checked against the method's dataclasses when it is read. No file can execute code.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ def save(
     info: dict[str, Any],
     categories: Iterable[tuple[str, Model]] = (),
 ) -> None:
-    """Write a model folder in one step; a folder of that name must not exist.
+    """Write a model folder atomically. The folder must not exist.
 
     Args:
-        folder: where to.
+        folder: path of the new folder.
         name: the method's name in METHODS.
-        method: trained, statistics learned.
+        method: a trained method with computed statistics.
         calibration: scores of held-back good images.
-        info: what a person wants to know later (data, seed, training time); JSON-able; see provenance.Info.
-        categories: the same networks with statistics of their own, by category.
+        info: additional information (data, seed, training time), JSON-serialisable; see provenance.Info.
+        categories: models with the same networks and statistics per category, by category.
 
     Raises:
-        InputError: also for weights and numbers that are not finite; nothing is left behind then.
+        InputError: if the folder exists, or for non-finite weights or numbers; nothing is written then.
     """
     folder = Path(folder)
     if folder.exists():
@@ -98,7 +98,7 @@ def save(
 def _write_learned(
     folder: Path, place: str, state: Mapping[str, Tensor], calibration: Calibration
 ) -> dict[str, str]:
-    """Write weights and calibration into a place within a model folder; gives their hashes by their names."""
+    """Write weights and calibration to a place within a model folder; returns their hashes by name."""
     _check_scores(calibration, "calibration")
     weights, scores = f"{place}{WEIGHTS}", f"{place}{CALIBRATION}"
     (folder / weights).parent.mkdir(parents=True, exist_ok=True)
@@ -119,22 +119,22 @@ def load(
     """Open a model folder for prediction.
 
     Args:
-        folder: what `mendiff fit -o` wrote.
-        device: torch's name of a device.
-        category: whose statistics and threshold to use, where the model has them for every category.
+        folder: folder written by `mendiff fit -o` or `Model.save`.
+        device: torch device name.
+        category: category whose statistics and threshold are used, for models with statistics per category.
         offload: keep each network on the device only while it is used; see Model.sparing.
-        half: keep weights in bfloat16; see Model.sparing.
+        half: store weights in bfloat16; see Model.sparing.
 
     Raises:
-        InputError: for a folder that is none, or whose files are damaged, of another model, or hold numbers
-            that are not finite.
+        InputError: if the folder is not a model, or a file is damaged, belongs to another model or has
+            non-finite numbers.
     """
     folder = Path(folder)
     config = read_config(folder)
     files: dict[str, str] = config["files"]
     if category is not None and category not in (known := categories_of(folder)):
-        listed = ", ".join(known) or "none: it has one threshold for all"
-        raise InputError(f"category: expected one that {folder} knows ({listed}), got {category!r}.")
+        listed = ", ".join(known) or "none: it has a single threshold"
+        raise InputError(f"category: expected a category of {folder} ({listed}), got {category!r}.")
     place = "" if category is None else f"{CATEGORIES}/{category}/"
     for name in dict.fromkeys((WEIGHTS, f"{place}{WEIGHTS}", f"{place}{CALIBRATION}")):
         _check_hash(folder, name, files)
@@ -152,19 +152,19 @@ def load(
 
 
 def _built(folder: Path, config: Mapping[str, Any]) -> Method:
-    """The method of a config, with fresh weights; only if the file has weights of just these shapes."""
+    """Build the method of a config, after checking that the shapes in the weight file match."""
     kind = find_method(config["method"], f"{folder / CONFIG}: method")
     where = f"{folder / CONFIG}: config"
     settings = config_from_dict(kind.Config, config["config"], where)
     try:
-        with torch.device("meta"):  # takes no memory, whatever sizes a config asks for
+        with torch.device("meta"):  # uses no memory, even for huge sizes in a config
             places = {name: tuple(one.shape) for name, one in kind(settings).state_dict().items()}
     except InputError:
         raise
-    except Exception as error:  # of whatever kind settings bring up that don't go together
+    except Exception as error:  # incompatible settings raise many types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{where}: expected settings that make a model, got some that do not ({reason})."
+            f"{where}: expected valid settings of a model, got invalid ones ({reason})."
         ) from error
     stored, source = read_shapes(folder / WEIGHTS), str(folder / WEIGHTS)
     refuse("lacks", sorted(places.keys() - stored.keys()), source, THIS_CONFIG)
@@ -175,12 +175,12 @@ def _built(folder: Path, config: Mapping[str, Any]) -> Method:
 
 
 def _read_calibration(path: Path, weights: str | None) -> Calibration:
-    """The scores of good images, which belong to weights of a hash; None where none was kept."""
+    """Read the scores of good images and check that they belong to the weights; no check if hash is None."""
     data = read_json(path)
     if weights is not None and data.get("weights") != weights:
         raise InputError(
-            f"{path}: expected the scores of the weights beside it, but they are those of another model; fit "
-            "the model again."
+            f"{path}: expected the scores of this model's weights, but they belong to another model; fit the "
+            "model again."
         )
     calibration = Calibration.from_dict(data, str(path))
     _check_scores(calibration, str(path))
@@ -188,7 +188,7 @@ def _read_calibration(path: Path, weights: str | None) -> Calibration:
 
 
 def _check_scores(calibration: Calibration, where: str) -> None:
-    """Refuse scores that make no thresholds."""
+    """Refuse scores from which no finite threshold can be computed."""
     if len(calibration.pixel_scores) != len(calibration.scores):
         raise InputError(
             f"{where}: expected as many pixel_scores as scores, {len(calibration.scores)}, got "
@@ -200,12 +200,12 @@ def _check_scores(calibration: Calibration, where: str) -> None:
         limits = (math.inf, math.inf)
     if not all(math.isfinite(one) for one in limits):
         raise InputError(
-            f"{where}: expected scores that give a finite threshold, got others; fit the model again."
+            f"{where}: expected scores with a finite threshold, got other scores; fit the model again."
         )
 
 
 def _check_hash(folder: Path, name: str, files: Mapping[str, str]) -> None:
-    """Refuse a file of a model folder that is not the one that was written; version 1 has no hashes."""
+    """Refuse a changed file of a model folder, by its hash; version 1 has no hashes."""
     if files and sha256_of(folder / name) != files[name]:
         raise InputError(
             f"{folder / name}: expected the file that was written with this model, but it is damaged or "
@@ -214,7 +214,7 @@ def _check_hash(folder: Path, name: str, files: Mapping[str, str]) -> None:
 
 
 def categories_of(folder: str | Path) -> list[str]:
-    """The categories that a model folder has statistics of their own for, sorted."""
+    """The categories of a model folder with statistics per category, sorted."""
     files = read_config(Path(folder))["files"]
     if files:
         return sorted({name.split("/")[1] for name in files if "/" in name})
@@ -223,9 +223,9 @@ def categories_of(folder: str | Path) -> list[str]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A model folder's config.json, checked for format, version and damage, as today's version has it.
+    """Read a model folder's config.json, check format, version and hash, and migrate it to this version.
 
-    Raises InputError also where another file of the folder is missing.
+    Raises InputError also if another file of the folder is missing.
     """
     if not folder.is_dir():
         raise InputError(
@@ -235,7 +235,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / CONFIG)
     if config.get("format") != FORMAT:
         raise InputError(
-            f"{folder}: {CONFIG} is not mendiff's; expected a folder written by 'mendiff fit -o'."
+            f"{folder}: {CONFIG} was not written by mendiff; expected a folder of 'mendiff fit -o'."
         )
     version = config.get("version")
     if type(version) is not int or not OLDEST <= version <= VERSION:
@@ -245,7 +245,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if version == VERSION and not is_whole(config):
         raise InputError(
-            f"{folder / CONFIG}: expected it as it was written, but it was changed or is damaged; copy the "
+            f"{folder / CONFIG}: expected an unchanged file, but it was changed or is damaged; copy the "
             "model folder again, or fit it again."
         )
     config = migrated(config, str(folder))
@@ -259,14 +259,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_files(folder: Path, files: Any) -> None:
-    """Refuse a list of files that is not a model's, and a folder that lacks some of them."""
+    """Refuse an invalid list of files, and a folder with missing files."""
     names = list(files) if isinstance(files, dict) else []
     apart = [name.split("/") for name in names if "/" in name]
     known = {parts[1] for parts in apart if len(parts) == 3 and parts[1] not in ("", ".", "..")}
     places = ["", *(f"{CATEGORIES}/{one}/" for one in known)]
     if set(names) != {f"{place}{one}" for place in places for one in (WEIGHTS, CALIBRATION)}:
         raise InputError(
-            f"{folder / CONFIG}: files: expected those of a model, got others; fit the model again."
+            f"{folder / CONFIG}: files: expected the files of a model, got others; fit the model again."
         )
     _check_there(folder, names)
 

@@ -1,4 +1,4 @@
-"""Prompts as embeddings: a CLIP text encoder is built, asked once, and let go."""
+"""Prompt embeddings from a CLIP text encoder, which is discarded after use."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mendiff.errors import InputError
 
 END = "</w>"
 PARTS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
-"""How CLIP splits a text: endings, words, single digits, runs of anything else."""
+"""CLIP's splitting of a text: contractions, words, single digits, runs of other characters."""
 _PLAIN = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
 _OTHER = [byte for byte in range(256) if byte not in _PLAIN]
 _LETTERS = {byte: chr(byte) for byte in _PLAIN} | {byte: chr(256 + at) for at, byte in enumerate(_OTHER)}
-"""Every byte as a letter that can be seen, as in CLIP's vocabulary."""
+"""Printable character of every byte, as in CLIP's vocabulary."""
 
 
 def embed(weights: Mapping[str, Tensor], texts: Sequence[list[int]], source: str) -> Tensor:
-    """What a CLIP text encoder makes of N texts, (N,L,D).
+    """Embed N texts with a CLIP text encoder, (N,L,D).
 
     Args:
-        weights: the encoder's, by transformers' names without "text_model.", which tell its size.
-        texts: token ids of each, without those of start and end.
-        source: for messages.
+        weights: the encoder's state dict with transformers' names without "text_model."; it defines the size.
+        texts: token ids of each text, without start and end tokens.
+        source: origin of the weights, for messages.
     """
     transformers = _transformers()
     tokens, width = _shape(weights, "embeddings.token_embedding.weight", source)
@@ -47,7 +47,7 @@ def embed(weights: Mapping[str, Tensor], texts: Sequence[list[int]], source: str
         bos_token_id=tokens - 2,
         eos_token_id=tokens - 1,
     )
-    with torch.random.fork_rng(devices=[]):  # it begins with random weights
+    with torch.random.fork_rng(devices=[]):  # the constructor draws random weights
         encoder: Any = transformers.CLIPTextModel(settings)
     encoder.train(False)
     own = encoder.state_dict()
@@ -56,7 +56,7 @@ def embed(weights: Mapping[str, Tensor], texts: Sequence[list[int]], source: str
     missing = sorted(key for key in lacking if not key.endswith("position_ids"))
     refuse("lacks", missing, source, "a CLIP text encoder")
     encoder.load_state_dict(named, strict=False)
-    # A text begins with the last but one of CLIP's tokens; the last ends it and fills the rest.
+    # The second last token of CLIP is the start token; the last token is used for end and padding.
     rows = torch.full((len(texts), length), tokens - 1)
     for row, words in zip(rows, texts, strict=True):
         kept = words[: length - 2]
@@ -67,14 +67,14 @@ def embed(weights: Mapping[str, Tensor], texts: Sequence[list[int]], source: str
 
 
 def words_of(text: str, vocabulary: Path, merges: Path) -> list[int]:
-    """CLIP's token ids of a text, without those of start and end: byte pairs, merged by rank.
+    """CLIP's token ids of a text (byte-pair encoding), without start and end tokens.
 
     Args:
-        text: any; case and spaces beyond one don't count.
+        text: any text; case and repeated spaces are ignored.
         vocabulary: vocab.json, token to id.
-        merges: merges.txt, a pair per line, the first rank first.
+        merges: merges.txt, a pair per line, ordered by rank.
 
-    Source: Sennrich et al. 2016; the splitting of CLIP (Radford et al. 2021).
+    Source: Sennrich et al. 2016; splitting of CLIP (Radford et al. 2021).
     """
     ids = read_json(vocabulary)
     pairs = [tuple(line.split()) for line in merges.read_text(encoding="utf-8").splitlines()]
@@ -90,7 +90,7 @@ def words_of(text: str, vocabulary: Path, merges: Path) -> list[int]:
 
 
 def _merged(tokens: list[str], ranks: Mapping[tuple[str, str], int]) -> list[str]:
-    """Join the neighbours of lowest rank until no two have one."""
+    """Merge adjacent tokens with the lowest rank until no pair has a rank."""
     while len(tokens) > 1:
         neighbours = list(pairwise(tokens))
         best = min(neighbours, key=lambda pair: ranks.get(pair, len(ranks)))
@@ -107,13 +107,13 @@ def _merged(tokens: list[str], ranks: Mapping[tuple[str, str], int]) -> list[str
 
 
 def read_prompts(path: Path, names: tuple[str, ...]) -> list[Tensor]:
-    """Prompt embeddings of a safetensors file by name, (1,L,D) each; one alone stands for all names."""
+    """Read prompt embeddings (1,L,D) by name from a safetensors file; a single one is used for all names."""
     tensors = read_weights(path)
     if len(tensors) == 1:
         return list(tensors.values()) * len(names)
     if set(tensors) != set(names):
         raise InputError(
-            f"{path}: expected prompt embeddings named {' and '.join(names)}, or one alone, got "
+            f"{path}: expected prompt embeddings named {' and '.join(names)}, or a single one, got "
             f"{', '.join(sorted(tensors)) or 'none'}."
         )
     return [tensors[name] for name in names]
@@ -124,7 +124,7 @@ def _transformers() -> Any:
         import transformers
     except ImportError as error:
         raise InputError(
-            "prompt: expected the package transformers, to embed it with the text encoder; pip install "
+            "prompt: expected the package transformers for the text encoder; pip install "
             "'mendiff[convert]', or give --prompt."
         ) from error
     return transformers

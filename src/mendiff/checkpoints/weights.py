@@ -1,4 +1,4 @@
-"""Safetensors files in and out."""
+"""Reading and writing of safetensors files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mendiff.checkpoints.names import check_finite
 from mendiff.errors import InputError
 
 ZIPPED = b"PK\x03\x04"
-"""How files begin that today's torch.save wrote."""
+"""First bytes of files of the current torch.save."""
 PICKLED = (ZIPPED, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-"""How files begin that torch.save or pickle wrote."""
+"""First bytes of files of torch.save or pickle."""
 
 
 def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, readable for whom new files are meant to be: safetensors asks nobody."""
+    """Write tensors as safetensors with the default permissions of new files, which safetensors ignores."""
     path.touch()
     mode = path.stat().st_mode
     save_file({key: value.contiguous() for key, value in state.items()}, path)
@@ -29,11 +29,11 @@ def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
 def read_weights(
     path: str | Path, prefixes: tuple[str, ...] = ("",), infinite: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """Tensors of a safetensors file by name, floating ones in float32; NaN and infinity are an error.
+    """Read the tensors of a safetensors file; floating ones in float32. NaN and infinity are an error.
 
     Args:
-        path: of the file.
-        prefixes: only names that begin with one of these are read.
+        path: path of the file.
+        prefixes: read only names that begin with one of these.
         infinite: names whose values may be infinite.
     """
     path = Path(path)
@@ -45,14 +45,14 @@ def read_weights(
             names = [name for name in file.keys() if name.startswith(prefixes)]  # noqa: SIM118 - no dictionary
             read = {name: file.get_tensor(name) for name in names}
         tensors = {name: one.float() if one.is_floating_point() else one for name, one in read.items()}
-    except (SafetensorError, NotImplementedError) as error:  # the latter of numbers in 4 bits
+    except (SafetensorError, NotImplementedError) as error:  # NotImplementedError: 4-bit numbers
         raise _unreadable(path, error) from error
     check_finite(tensors, str(path), infinite)
     return tensors
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a safetensors file's tensors by name; the numbers themselves are not read."""
+    """Shapes of the tensors of a safetensors file by name; values are not read."""
     try:
         with safe_open(path, "pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -65,10 +65,10 @@ def _unreadable(path: Path, error: Exception) -> InputError:
         pickled = raw.read(4).startswith(PICKLED)
     if pickled:
         return InputError(
-            f"{path}: expected a safetensors file, but it is a pickle, which can run code; save its "
-            "tensors with safetensors.torch.save_file, or let 'mendiff convert' read a published one."
+            f"{path}: expected a safetensors file, but it is a pickle, which can execute code; save its "
+            "tensors with safetensors.torch.save_file, or use 'mendiff convert' for published files."
         )
     return InputError(
-        f"{path}: expected a safetensors file, but it is damaged or of another kind ({error}); fetch it "
-        "again."
+        f"{path}: expected a safetensors file, but it is damaged or of another format ({error}); download "
+        "it again."
     )

@@ -1,7 +1,7 @@
 """The command line, `mendiff COMMAND`.
 
-Options are those of `mendiff.workflows.options`. What a command does is in its file in `mendiff.workflows`,
-imported when it runs, so that `mendiff --help` needs no torch.
+The options are defined in `mendiff.workflows.options`. Each command is implemented in its own module in
+`mendiff.workflows`. The module is imported when the command runs, so `mendiff --help` needs no torch.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from mendiff.cli.ending import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_PIPE_CLOSED,
-    READER_GONE,
-    SIGNALLED,
+    OUTPUT_CLOSED,
+    SIGNAL_BASE,
+    describe_os_error,
     flushed,
     interruptible,
-    told_of,
 )
 from mendiff.cli.heap import keep_freed_memory
 from mendiff.errors import InputError
@@ -37,33 +37,33 @@ from mendiff.workflows.reporting import one_line
 OUT_OF_MEMORY = re.compile(r"MemoryError|out of memory|can't allocate memory", re.IGNORECASE)
 LESS_MEMORY = (
     "there is not enough memory; choose a smaller --image-size or --batch-size, or for a fit "
-    "--set training.accumulate=N (parts of a batch one after another) or --set training.checkpointing=true; "
-    "'mendiff plan' says what fits."
+    "--set training.accumulate=N (gradient accumulation) or --set training.checkpointing=true; "
+    "'mendiff plan' estimates what fits."
 )
 
 
 class Parser(ArgumentParser):
-    """Answers a slip with one sentence instead of all options."""
+    """Reports a usage error in one sentence instead of printing all options."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        from mendiff.cli.wording import plain
+        from mendiff.cli.wording import reworded
 
         parser = getattr(ex, "subcommand_parser", None) or self
         name = parser.prog.replace(" [options]", "")
         flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
-        sentence = plain(message, flags, [command.name for command in COMMANDS])
+        sentence = reworded(message, flags, [command.name for command in COMMANDS])
         self.exit(EXIT_BAD_INPUT, f"{name}: {sentence} See '{name} --help'.\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit code.
+    """Run a command line and return the exit code.
 
-    0 well; 1 failed; 2 bad input; 3 done, but not for all images; 130, 143 or 129 ended by Ctrl-C, SIGTERM or
-    SIGHUP; 141 the reader of standard output went away.
+    0: success. 1: failure. 2: bad input. 3: finished, but some images failed. 130, 143, 129: ended by Ctrl-C,
+    SIGTERM or SIGHUP. 141: standard output was closed by its reader.
     """
-    READER_GONE.clear()
+    OUTPUT_CLOSED.clear()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # names of files may hold what the terminal can't show
+        if hasattr(stream, "reconfigure"):  # file names may hold characters that the terminal can't show
             stream.reconfigure(errors="backslashreplace")
     try:
         with interruptible() as signals:
@@ -80,59 +80,64 @@ def _main(argv: list[str], signals: Sequence[int]) -> int:
     except SystemExit as end:
         return int(end.code or EXIT_OK)
     except UnicodeDecodeError:
-        print("mendiff: --config: expected a YAML file in UTF-8, got another kind of file.", file=sys.stderr)
+        print(
+            "mendiff: --config: expected a YAML file in UTF-8, got a file in another encoding.",
+            file=sys.stderr,
+        )
         return EXIT_BAD_INPUT
     name = arguments.subcommand
     if name is None:
         parser.print_help(sys.stderr)
         return EXIT_BAD_INPUT
-    command = next(one for one in COMMANDS if one.name == name)
+    command = next(command for command in COMMANDS if command.name == name)
     try:
         result = run(command, arguments[name])
-        # Of several processes only the first has a result.
+        # With several processes, only the first has a result.
         printed = _as_json(result) if arguments[name].json and result else ""
     except InputError as error:
         return _answer(name, error, error, EXIT_BAD_INPUT)
     except BrokenPipeError:
         raise
     except OSError as error:
-        return _answer(name, told_of(error, getattr(arguments[name], "out", None)), error, EXIT_FAILED)
+        return _answer(
+            name, describe_os_error(error, getattr(arguments[name], "out", None)), error, EXIT_FAILED
+        )
     except (MemoryError, RuntimeError) as error:
         if not OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
             raise
         return _answer(name, LESS_MEMORY, error, EXIT_FAILED)
     except KeyboardInterrupt as interrupt:
-        told = f"interrupted{'; ' if interrupt.args else ''}{''.join(interrupt.args)}."
-        return _answer(name, told, interrupt, SIGNALLED + signals[0] if signals else EXIT_INTERRUPTED)
+        sentence = f"interrupted{'; ' if interrupt.args else ''}{''.join(interrupt.args)}."
+        return _answer(name, sentence, interrupt, SIGNAL_BASE + signals[0] if signals else EXIT_INTERRUPTED)
     if printed:
         print(printed)
-    if result.get("faults"):  # `check` tells of all faults in its result
+    if result.get("faults"):  # `check` lists all faults in its result
         return EXIT_BAD_INPUT
     return EXIT_INCOMPLETE if result.get("complete") is False else EXIT_OK
 
 
 def _as_json(result: Mapping[str, Any]) -> str:
-    from mendiff.checkpoints.files import as_json  # brings torch
+    from mendiff.checkpoints.files import as_json  # imports torch
 
     return as_json(result, "--json")
 
 
 def _answer(name: str, sentence: object, error: BaseException, code: int) -> int:
-    told = " ".join([str(sentence), *getattr(error, "__notes__", [])])
-    print(one_line(f"mendiff {name}: {told}"), file=sys.stderr)
+    message = " ".join([str(sentence), *getattr(error, "__notes__", [])])
+    print(one_line(f"mendiff {name}: {message}"), file=sys.stderr)
     return code
 
 
 def run(command: Command, given: Namespace) -> dict[str, Any]:
-    """Hand the options over to the command's workflow."""
+    """Run the command's workflow with the given options."""
     from importlib import import_module
 
-    from mendiff.cli.terminal import Terminal  # brings rich
+    from mendiff.cli.terminal import Terminal  # imports rich
 
     values = {key: value for key, value in vars(given).items() if key in command.fields}
     command.check(values)
     keep_freed_memory()
-    # What Pillow says of odd files to programmers; what a person should know of a file is our own warning.
+    # Pillow's warnings address programmers; mendiff warns about problematic files itself.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if command.options.SETTINGS:
         values["settings"] = parse_settings(given.set or [])
@@ -142,10 +147,10 @@ def run(command: Command, given: Namespace) -> dict[str, Any]:
 
 
 def parse_settings(pairs: Sequence[Any]) -> dict[str, Any]:
-    """--set key=value pairs as {"key": value}; values are YAML, so numbers and lists come as such.
+    """Parse --set key=value pairs to {"key": value}. Values are YAML, so numbers and lists are typed.
 
     In a --config file `set` may also be a mapping. A mapping for a group of fields, such as training, changes
-    the fields that it names.
+    only the fields that it names.
     """
     import yaml
 
@@ -168,16 +173,16 @@ def parse_settings(pairs: Sequence[Any]) -> dict[str, Any]:
 
 
 def _by_field(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Settings with the fields of a group one by one: {"training": {"steps": 3}} as training.steps."""
+    """Flatten groups of fields: {"training": {"steps": 3}} becomes training.steps."""
     for key, value in settings.items():
         if isinstance(value, Mapping) and "." not in key:
-            yield from ((f"{key}.{field}", one) for field, one in value.items())
+            yield from ((f"{key}.{field}", item) for field, item in value.items())
         else:
             yield key, value
 
 
 def _with_plain_exponents() -> Any:
-    """YAML's safe loader, but 1e-4 is a number as everywhere else; YAML 1.1 wants 1.0e-4."""
+    """YAML's safe loader that also reads 1e-4 as a number; YAML 1.1 requires 1.0e-4."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -192,10 +197,10 @@ def build_parser() -> ArgumentParser:
     """The whole command line."""
     parser = Parser(
         prog="mendiff",
-        description="Find defects with diffusion models that learned from good images only.",
-        epilog="Start with 'mendiff demo'. Help for a command: mendiff COMMAND --help. Exit codes: 0 well, "
-        "1 failed, 2 bad input, 3 done, but some images could not be read or drawn, 130, 143 or 129 ended by "
-        "Ctrl-C, SIGTERM or SIGHUP, 141 nobody reads standard output any more.",
+        description="Find defects with diffusion models that are trained on good images only.",
+        epilog="Start with 'mendiff demo'. Help for a command: mendiff COMMAND --help. Exit codes: "
+        "0 success, 1 failure, 2 bad input, 3 finished, but some images could not be read or drawn, 130, 143 "
+        "or 129 ended by Ctrl-C, SIGTERM or SIGHUP, 141 standard output was closed by its reader.",
         version=f"{__version__}\n",
     )
     subcommands = parser.add_subcommands(
@@ -212,7 +217,7 @@ def _command_parser(command: Command) -> ArgumentParser:
         usage=command.usage,
         description=command.doc.partition("\n\nAttributes:")[0],
         epilog="examples:\n" + "\n".join(f"  {example}" for example in command.options.EXAMPLES),
-        formatter_class=argparse.RawDescriptionHelpFormatter,  # type: ignore[arg-type]  # a plain one serves
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # type: ignore[arg-type]  # any formatter class works
         print_config=None,
     )
     command.fill(parser)

@@ -1,4 +1,4 @@
-"""A sub-command and its parser, made from the options of a workflow."""
+"""Sub-commands and their parsers, generated from the options of the workflows."""
 
 from __future__ import annotations
 
@@ -17,82 +17,83 @@ from mendiff.workflows.options import COMMANDS as OPTIONS
 from mendiff.workflows.options import SHARED, Options
 
 LARGEST = 2**63 - 1
-"""Whole number that torch takes as a seed."""
+"""Largest integer that torch accepts as a seed."""
 METAVARS = {Path: "PATH", int: "N", float: "SHARE"}
 WRITTEN = {"models": "MODEL...", "images": "IMAGES..."}
 
 
 @dataclass(frozen=True)
 class Command:
-    """One sub-command; what it does is in the module of its name in mendiff.workflows."""
+    """A sub-command. The module of the same name in mendiff.workflows implements it."""
 
     options: type[Options]
 
     @property
     def module(self) -> str:
-        """The name of its module."""
+        """Name of its module in mendiff.workflows."""
         return re.sub(r"(?<!^)([A-Z])", r"_\1", self.options.__name__.removesuffix("Options")).lower()
 
     @property
     def name(self) -> str:
-        """As typed by the user."""
+        """Name as the user types it."""
         return self.module.replace("_", "-")
 
     @cached_property
     def doc(self) -> str:
-        """The docstring of the options."""
+        """Docstring of the options."""
         return inspect.getdoc(self.options) or ""
 
     @property
     def summary(self) -> str:
-        """Its first line."""
+        """First line of the docstring."""
         return self.doc.splitlines()[0]
 
     @cached_property
     def fields(self) -> dict[str, Field[Any]]:
-        """The options by name, but those of --set."""
-        return {one.name: one for one in fields(self.options) if one.name != "settings"}
+        """Options by name, without --set."""
+        return {field.name: field for field in fields(self.options) if field.name != "settings"}
 
     @cached_property
     def kinds(self) -> dict[str, Any]:
-        """Their types, without None."""
+        """Types of the options, without None."""
         hints = get_type_hints(self.options)
         return {name: _without_none(hints[name]) for name in self.fields}
 
     @cached_property
     def texts(self) -> dict[str, str]:
-        """Help by name: from the docstring, where further lines of an entry are indented, or from SHARED."""
+        """Help texts from the docstring's Attributes (continuation lines are indented) or from SHARED."""
         entries = re.split(r"\n {4}(?! )", self.doc.partition("Attributes:")[2])[1:]
         pairs = (" ".join(entry.split()).partition(": ") for entry in entries)
-        told = {name: text.rstrip(".") for name, _, text in pairs}
-        return {name: told[name] if name in told else SHARED[name] for name in self.fields}
+        documented = {name: text.rstrip(".") for name, _, text in pairs}
+        return {name: documented[name] if name in documented else SHARED[name] for name in self.fields}
 
     @property
     def required(self) -> list[str]:
-        """The options that must be given, those without a name first."""
-        needed = [name for name, one in self.fields.items() if one.default is MISSING]
+        """Required options, positional ones first."""
+        needed = [name for name, field in self.fields.items() if field.default is MISSING]
         return sorted(needed, key=lambda name: name == "out")
 
     @property
     def usage(self) -> str:
-        """How to call it, in one line."""
-        named = [one for one in self.fields.values() if one.metadata.get("argument")]
-        written = [WRITTEN.get(one.name, one.name.upper()) for one in named]
+        """Usage in one line."""
+        named = [field for field in self.fields.values() if field.metadata.get("argument")]
+        written = [WRITTEN.get(field.name, field.name.upper()) for field in named]
         shown = [
-            text if one.default is MISSING else f"[{text}]" for one, text in zip(named, written, strict=True)
+            text if field.default is MISSING else f"[{text}]"
+            for field, text in zip(named, written, strict=True)
         ]
         out = ["-o DIR"] if "out" in self.required else []
         return " ".join(["mendiff", self.name, *shown, *out, "[options]"])
 
     def fill(self, parser: ArgumentParser) -> None:
         """Add all options to a parser."""
-        for name, one in self.fields.items():
-            self._add(parser, name, one)
+        for name, field in self.fields.items():
+            self._add(parser, name, field)
         if self.options.SETTINGS:
             text = f"change {self.options.SETTINGS}; may be repeated"
             parser.add_argument("--set", action="append", metavar="KEY=VALUE", help=text)
         parser.add_argument(
-            "--json", action="store_true", help="print one JSON object on standard output, nothing else"
+            "--json", action="store_true", help="print a single JSON object on standard output"
         )
         parser.add_argument(
             "--config",
@@ -100,15 +101,15 @@ class Command:
             metavar="FILE",
             help="a YAML file with any of these options, such as 'image_size: 256'",
         )
-        parser.required_args.clear()  # `check` says what is missing, in the order of the usage
+        parser.required_args.clear()  # `check` reports missing options in the order of the usage
 
-    def _add(self, parser: ArgumentParser, name: str, one: Field[Any]) -> None:
-        """One option: flags for booleans, several values for lists."""
+    def _add(self, parser: ArgumentParser, name: str, field: Field[Any]) -> None:
+        """Add an option: a flag for a boolean, several values for a list."""
         kind, text, flag = self.kinds[name], self.texts[name], "--" + name.replace("_", "-")
-        default = None if one.default is MISSING else one.default
-        if one.metadata.get("argument"):
+        default = None if field.default is MISSING else field.default
+        if field.metadata.get("argument"):
             several = get_origin(kind) is tuple
-            nargs = "+" if several else None if one.default is MISSING else "?"
+            nargs = "+" if several else None if field.default is MISSING else "?"
             of = get_args(kind)[0] if several else kind
             parser.add_argument(name, type=of, help=text, metavar=name.upper(), nargs=nargs)
         elif default is False:
@@ -117,12 +118,12 @@ class Command:
             parser.add_argument(flag, type=get_args(kind)[0], nargs="+", help=text, metavar="NAME")
         else:
             text = text if default is None else f"{text} (default: {default})"
-            place = name == "out"
-            flags, metavar = (("-o", flag), "DIR") if place else ((flag,), METAVARS.get(kind, "NAME"))
+            is_out = name == "out"
+            flags, metavar = (("-o", flag), "DIR") if is_out else ((flag,), METAVARS.get(kind, "NAME"))
             parser.add_argument(*flags, type=kind, default=default, help=text, metavar=metavar)
 
     def check(self, given: Mapping[str, Any]) -> None:
-        """Refuse what lacks, words for flags in a config file, and numbers beyond 64 bits."""
+        """Refuse missing options, non-boolean values for flags, and integers beyond 64 bits."""
         for name in self.required:
             if given[name] is None:
                 written = "-o/--out DIR" if name == "out" else name.upper()
@@ -136,7 +137,7 @@ class Command:
 
 
 def _without_none(hint: Any) -> Any:
-    """X of X | None, and every other type as it is."""
+    """Return X for X | None, and any other type unchanged."""
     kinds = get_args(hint)
     return next(kind for kind in kinds if kind is not type(None)) if type(None) in kinds else hint
 

@@ -1,4 +1,4 @@
-"""How a command ends: signals, closed pipes, and what is said of errors that are not ours."""
+"""How a command ends: signals, closed pipes and messages for errors of the operating system."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INCOMPLETE = 0, 1, 2, 3
-SIGNALLED = 128
-"""Shells add it to the number of the signal that ended a command: 130 is Ctrl-C, 143 is SIGTERM."""
-EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = SIGNALLED + signal.SIGINT, SIGNALLED + signal.SIGPIPE
+SIGNAL_BASE = 128
+"""Exit code offset: shells report 128 plus the signal number. 130 is Ctrl-C, 143 is SIGTERM."""
+EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = SIGNAL_BASE + signal.SIGINT, SIGNAL_BASE + signal.SIGPIPE
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-PATIENCE = 5.0
-"""Seconds for cleaning up, in which further signals to end are not needed."""
-READER_GONE = threading.Event()
-"""Set once a table on standard output found no reader any more; nothing is left to be flushed then."""
+CLEANUP_SECONDS = 5.0
+"""Seconds allowed for cleanup. Further termination signals are ignored during this time."""
+OUTPUT_CLOSED = threading.Event()
+"""Set when the reader of standard output has closed it. Nothing needs to be flushed then."""
 
 
 _ADVICE = {
@@ -32,7 +32,7 @@ _ADVICE = {
 
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """Have SIGTERM and SIGHUP end the block as Ctrl-C (SIGINT) does; yields the signals that came."""
+    """Make SIGTERM and SIGHUP end the block like Ctrl-C (SIGINT). Yields the list of received signals."""
     came: list[int] = []
     until = 0.0
 
@@ -41,7 +41,7 @@ def interruptible() -> Iterator[list[int]]:
         if time.monotonic() < until and number != signal.SIGINT:
             return
         came.append(number)
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + CLEANUP_SECONDS
         raise KeyboardInterrupt
 
     before = {}
@@ -56,24 +56,24 @@ def interruptible() -> Iterator[list[int]]:
             signal.signal(one, handler)
 
 
-def told_of(error: OSError, place: object = None) -> str:
-    """What the system says of a file, or where it names none of `place`, and what can be done."""
-    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else place
+def describe_os_error(error: OSError, path: object = None) -> str:
+    """The system's message for a file, with advice. `path` is used where the error names no file."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else path
     parts = [f"{name}: {error.strerror or error}" if name is not None else str(error.strerror or error)]
     return "; ".join([*parts, *([_ADVICE[error.errno] + "."] if error.errno in _ADVICE else [])])
 
 
 def flushed() -> bool:
-    """Write what is left for standard output and error; False where the reader of the first has gone."""
-    wanted = not READER_GONE.is_set()
+    """Flush standard output and standard error. Returns False if the reader of standard output has gone."""
+    wanted = not OUTPUT_CLOSED.is_set()
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
         except BrokenPipeError:
             wanted = wanted and stream is not sys.stdout
-            with suppress(OSError, ValueError):  # what is left vanishes, at the interpreter's end, too
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+            with suppress(OSError, ValueError):  # discard the rest, also at interpreter exit
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
     return wanted

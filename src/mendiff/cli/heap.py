@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next tensor: giving it back costs time on a CPU (benchmarks/heap_speed.py)."""
+"""Keep freed memory for the next tensor. Returning it costs time on a CPU (benchmarks/heap_speed.py)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ import os
 TRIM, MAPPED = -1, -3
 """glibc's numbers for M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (malloc.h)."""
 LARGEST_KEPT = 256 * 2**20
-"""Larger blocks, such as weights of full-size networks, still go back to the system, in bytes."""
+"""In bytes. Larger blocks, such as weights of full-size networks, are still returned to the system."""
 NEVER = 2**31 - 1
-OWN_CHOICE = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
-"""Variables by which a user chooses an allocator or its settings."""
+ALLOCATOR_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
+"""Environment variables with which a user selects an allocator or its settings."""
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse blocks of up to LARGEST_KEPT bytes; nothing where there is no glibc or users chose.
+    """Let glibc reuse blocks of up to LARGEST_KEPT bytes.
 
-    By default it gives large blocks back to the system and asks for them anew; the system then fills each of
-    their pages with zeros when it is first touched.
+    Does nothing without glibc, or if one of ALLOCATOR_VARIABLES is set.
+
+    By default glibc returns large blocks to the system and requests new ones. The system then zeroes each
+    page on first access.
     """
-    if any(name in os.environ for name in OWN_CHOICE):
+    if any(name in os.environ for name in ALLOCATOR_VARIABLES):
         return
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc
         libc = ctypes.CDLL(None)

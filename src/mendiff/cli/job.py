@@ -1,4 +1,4 @@
-"""A job of a benchmark in a process of its own, `python -m mendiff.cli.job FOLDER`; see workflows.job."""
+"""Runs a benchmark job in a separate process: `python -m mendiff.cli.job FOLDER`. See workflows.job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from mendiff.cli.ending import EXIT_INTERRUPTED, PATIENCE, SIGNALLED, interruptible, told_of
+from mendiff.cli.ending import (
+    CLEANUP_SECONDS,
+    EXIT_INTERRUPTED,
+    SIGNAL_BASE,
+    describe_os_error,
+    interruptible,
+)
 from mendiff.cli.heap import keep_freed_memory
 from mendiff.cli.terminal import Terminal
 from mendiff.errors import InputError
@@ -19,27 +25,29 @@ from mendiff.workflows.spec import FAILED, read_moved
 
 
 def main(folder: Path) -> int:
-    """Run what a folder's job.json says and is not done yet; 2 for bad input, with the reason in a file."""
+    """Run the unfinished work of a folder's job.json. Returns 2 for bad input; the reason is in a file."""
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     keep_freed_memory()
     reporter = Terminal()
     (folder / FAILED).unlink(missing_ok=True)
     try:
-        with interruptible() as signals, exclusive_output(folder, "job", wait=PATIENCE):
+        with interruptible() as signals, exclusive_output(folder, "job", wait=CLEANUP_SECONDS):
             run(read_moved(folder), folder, reporter)
     except KeyboardInterrupt:
-        return SIGNALLED + signals[0] if signals else EXIT_INTERRUPTED
+        return SIGNAL_BASE + signals[0] if signals else EXIT_INTERRUPTED
     except (InputError, MemoryError, OSError) as error:
-        told = told_of(error, folder) if isinstance(error, OSError) else str(error) or type(error).__name__
-        reporter.warn(told)
-        with suppress(OSError):  # a full disk may be why
-            (folder / FAILED).write_text(told, errors="backslashreplace")
+        reason = str(error) or type(error).__name__
+        if isinstance(error, OSError):
+            reason = describe_os_error(error, folder)
+        reporter.warn(reason)
+        with suppress(OSError):  # a full disk may be the reason
+            (folder / FAILED).write_text(reason, errors="backslashreplace")
         return 2
     return 0
 
 
 def end_with(parent: int) -> None:
-    """End this process once its parent is gone: a benchmark that was killed may be started again at once."""
+    """End this process when its parent has ended, so that a killed benchmark can be restarted at once."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

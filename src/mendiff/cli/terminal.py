@@ -18,35 +18,35 @@ from rich.progress import (
 )
 from rich.table import Table as RichTable
 
-from mendiff.cli.ending import READER_GONE
+from mendiff.cli.ending import OUTPUT_CLOSED
 from mendiff.workflows.reporting import Reporter, Table, Update, one_line
 
 LINE_SECONDS = 30.0
-"""Between two lines of progress where there is no terminal to draw a bar on."""
+"""Seconds between two lines of progress where no terminal can show a bar."""
 
 
 class Lines:
-    """Progress for a file or a pipe: a line now and then, in place of a bar.
+    """Progress for a file or a pipe: a line from time to time instead of a bar.
 
     Args:
         say: prints a line.
-        title: what is under way.
-        last: whether the end is worth a line, too.
+        title: name of the task.
+        last: whether to print a line at the end.
     """
 
     def __init__(self, say: Callable[[str], None], title: str, last: bool) -> None:
         self._say, self._title, self._last = say, title, last
-        self._began = self._told = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         self._first: tuple[int, float] | None = None
 
     def __call__(self, done: int, total: int, note: str) -> None:
-        """Tell how far it is, unless that was told a moment ago."""
+        """Print the progress, at most every LINE_SECONDS."""
         now = time.monotonic()
-        # A resumed work does not begin at 0, and getting ready for the first step may take long.
+        # A resumed task does not begin at 0, and the preparation of the first step may take long.
         self._first = self._first or (done, now)
-        if not (done == total and self._last) and now - self._told < LINE_SECONDS:
+        if not (done == total and self._last) and now - self._last_line < LINE_SECONDS:
             return
-        self._told = now
+        self._last_line = now
         first, then = self._first
         parts = [f"{self._title} {done}/{total}", _clock(now - self._began)]
         if done > first:
@@ -59,21 +59,21 @@ def _clock(seconds: float) -> str:
 
 
 class Output(Console):
-    """A console whose reader may go, such as `head`: the work goes on, and the command's end tells."""
+    """A console whose reader may close it, such as `head`. The work continues; the exit code reports it."""
 
     def on_broken_pipe(self) -> None:
-        """Say nothing more."""
+        """Print nothing more."""
         self.quiet = True
         if not self.stderr:
-            READER_GONE.set()
+            OUTPUT_CLOSED.set()
 
 
 class Terminal(Reporter):
-    """Progress and notes for people on standard error, tables of results on standard output.
+    """Progress and messages on standard error, tables of results on standard output.
 
     Args:
-        quiet: say warnings only.
-        fleeting: progress bars vanish when they are full.
+        quiet: print warnings only.
+        fleeting: remove progress bars when they are full.
     """
 
     def __init__(self, quiet: bool = False, fleeting: bool = False) -> None:
@@ -81,23 +81,22 @@ class Terminal(Reporter):
         self.console = Output(stderr=True, highlight=False)
 
     def say(self, text: str) -> None:
-        """One line of news."""
+        """Print a message in one line."""
         if not self.quiet:
             self.console.print(one_line(text), soft_wrap=True, markup=False)
 
     def warn(self, text: str) -> None:
-        """One line that matters even with --json."""
-        told = one_line(f"warning: {text}")
-        self.console.print(told, style="yellow", soft_wrap=True, markup=False)
+        """Print a warning in one line, also with --json."""
+        self.console.print(one_line(f"warning: {text}"), style="yellow", soft_wrap=True, markup=False)
 
     def table(self, table: Table) -> None:
-        """A table of results."""
+        """Print a table of results on standard output."""
         if self.quiet:
             return
         drawn = RichTable(title=table.title, title_justify="left", show_header=table.header)
         for number, title in enumerate(table.columns):
             words = number in table.words
-            # Names fold rather than lose their ends.
+            # Long names are folded, not truncated.
             drawn.add_column(
                 title,
                 justify="left" if words else "right",
@@ -109,17 +108,17 @@ class Terminal(Reporter):
         Output(highlight=False).print(drawn)
 
     def result(self, text: str, style: str = "") -> None:
-        """A line of results on standard output."""
+        """Print a line of results on standard output."""
         if not self.quiet:
             Output(highlight=False).print(one_line(text), style=style or None, soft_wrap=True, markup=False)
 
     def brief(self) -> Terminal:
-        """The same, whose progress bars vanish when they are full."""
+        """A copy that removes progress bars when they are full."""
         return Terminal(self.quiet, fleeting=True)
 
     @contextmanager
     def bar(self, title: str) -> Iterator[Update]:
-        """A progress bar with time left."""
+        """Show a progress bar with the remaining time."""
         if not self.console.is_terminal and not self.quiet:
             yield Lines(self.say, title, last=not self.fleeting)
             return

@@ -1,4 +1,4 @@
-"""The parser's complaints in plain words; its own are written for programmers."""
+"""The parser's error messages, reworded for users."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "Path": "a path"}
 
-# (what the parser says, what we say); groups of the one are fields of the other.
+# (pattern of the parser's message, our message); groups of the pattern are fields of our message.
 SENTENCES = (
     (
         r"argument (?P<flag>\S+): expected (one|at least one) argument",
@@ -36,7 +36,7 @@ SENTENCES = (
 
 
 def unknown(word: str, options: Collection[str]) -> str:
-    """The sentence for a word that is no option, with the option that it may stand for."""
+    """The message for an unknown option, with the most similar known option."""
     if not word.startswith("-"):
         return f"expected no further argument, got {word!r}."
     flag = word.partition("=")[0]
@@ -44,12 +44,12 @@ def unknown(word: str, options: Collection[str]) -> str:
     return f"unknown option {flag}" + (f"; did you mean {close[0]}?" if close else ".")
 
 
-def plain(message: str, options: Collection[str], commands: Collection[str]) -> str:
-    """One sentence for a person.
+def reworded(message: str, options: Collection[str], commands: Collection[str]) -> str:
+    """Reword the parser's message in one sentence.
 
     Args:
-        message: the parser's.
-        options: those of the command, such as "--seed".
+        message: the parser's message.
+        options: the command's options, such as "--seed".
         commands: names of all commands.
     """
     found = re.match(r"Unrecognized arguments: (\S+)", message)

@@ -1,1 +1,1 @@
-"""A demo data set that draws its own parts."""
+"""The demo data set: rendered parts with and without defects."""

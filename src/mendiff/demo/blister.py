@@ -1,6 +1,6 @@
 """A blister pack: two-coloured capsules under clear domes on embossed foil.
 
-The foil carries a printed mark under every capsule, which shows when the capsule is gone.
+A mark is printed on the foil under every capsule. It is visible when the capsule is missing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ YELLOWED = np.array([0.80, 0.60, 0.30], np.float32)
 
 @dataclass(frozen=True)
 class Capsule:
-    """One capsule: centre and turn in part coordinates."""
+    """A capsule: centre and rotation in part coordinates."""
 
     centre: Point
     turn: float
@@ -47,7 +47,7 @@ class Capsule:
 def build(
     frame: Frame, defect: str | None, rng: np.random.Generator, flaw: np.random.Generator
 ) -> tuple[Surface, Field]:
-    """Make one pack; returns its surface and the coverage of the defect (H,W)."""
+    """Build a pack; returns its surface and the coverage of the defect (H,W)."""
     surface = Surface.plain(frame, TABLE * float(rng.uniform(0.93, 1.07)))
     surface.albedo *= 1 + 0.04 * grain(frame, 0.022, rng)
     capsules = [Capsule(place, float(rng.normal(0, 0.03))) for place in PLACES]
@@ -57,9 +57,9 @@ def build(
     cover = np.zeros_like(frame.u)
     if defect in ("missing", "misplaced"):
         capsules, cover = _rearrange(capsules, defect, frame, flaw)
-    elif defect == TURNED:  # the pack by half a turn, which shows in its capsules' colours alone
-        capsules = [replace(one, turn=one.turn + np.pi) for one in capsules]
-        cover = inside(np.minimum.reduce([_outline(frame, one) for one in capsules]), frame.step)
+    elif defect == TURNED:  # the pack turned by 180 degrees, visible only in the colours of the capsules
+        capsules = [replace(capsule, turn=capsule.turn + np.pi) for capsule in capsules]
+        cover = inside(np.minimum.reduce([_outline(frame, capsule) for capsule in capsules]), frame.step)
     shells = np.zeros_like(frame.u)
     for capsule in capsules:
         near = frame.window(capsule.centre, CAPSULE[0] + 0.02)
@@ -75,7 +75,7 @@ def build(
 
 
 def _card(surface: Surface, frame: Frame, rng: np.random.Generator) -> Field:
-    """Lay the card with its pockets and domes; returns where the foil lies bare (H,W)."""
+    """Draw the card with its pockets and domes; returns where the foil is bare (H,W)."""
     edge = rounded_box(frame.u, frame.v, CARD, 0.09)
     card = inside(edge, frame.step)
     emboss = np.cos(frame.u * 52) * np.cos(frame.v * 52)

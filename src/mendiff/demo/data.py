@@ -1,4 +1,4 @@
-"""The demo data set: parts that the project draws itself, in the layout of MVTec-AD."""
+"""The demo data set: rendered parts in the layout of MVTec-AD."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Mask = NDArray[np.bool_]
 Build = Callable[[Frame, str | None, np.random.Generator, np.random.Generator], tuple[Surface, Field]]
 
 MIN_SIZE, MAX_SIZE = 64, 1024
-SHIFT, ZOOM = 0.03, 0.02  # how far a part strays from the middle, and from its size
+SHIFT, ZOOM = 0.03, 0.02  # ranges of position and relative size
 
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of part.
+    """A kind of part.
 
     Attributes:
-        build: how to make it.
-        defects: what can be wrong in one place of it.
-        turn: how far it turns, in degrees.
-        turned: whether there are some that lie turned much farther.
+        build: function that builds it.
+        defects: its local defect types.
+        turn: range of normal rotations in degrees.
+        turned: whether it also has the defect "turned": a rotation outside this range.
     """
 
     build: Build
@@ -54,11 +54,11 @@ DEFECTS = {category: (*part.defects, *[TURNED] * part.turned) for category, part
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """How much to draw: the side of the square images in pixels, and counts for each category.
+    """Size of the square images in pixels, and number of images per category.
 
-    `n_defective` are shared out among a category's defects in one place. `n_turned` come on top, where a
-    category has them, and not out of `n_defective`: more kinds leave the images of the others as they are.
-    Raises InputError where a count, the size, the seed or a category is out of range.
+    `n_defective` images are divided among the local defect types of a category. `n_turned` images are
+    additional, for categories that have this defect, so the other images do not depend on it.
+    Raises InputError if a count, the size, the seed or a category is out of range.
     """
 
     size: int = 160
@@ -81,7 +81,7 @@ class DemoConfig:
 
 
 def render_good(category: str, rng: np.random.Generator, size: int = 160) -> Pixels:
-    """Draw one good part: (size,size,3) uint8 sRGB; equal state of `rng`, equal picture.
+    """Draw a good part: (size,size,3) uint8 sRGB. Equal states of `rng` give equal pictures.
 
     Raises InputError for an unknown category or a size out of range.
     """
@@ -91,9 +91,9 @@ def render_good(category: str, rng: np.random.Generator, size: int = 160) -> Pix
 def render_defective(
     category: str, defect: str, rng: np.random.Generator, size: int = 160
 ) -> tuple[Pixels, Mask]:
-    """Draw one defective part: (size,size,3) uint8 sRGB and its mask (size,size), True on the defect.
+    """Draw a defective part: (size,size,3) uint8 sRGB and its mask (size,size), True on the defect.
 
-    The part, its pose, light and noise are those that `render_good` draws from the same state of `rng`.
+    Part, pose, light and noise are the same as for `render_good` with the same state of `rng`.
     Raises InputError for an unknown category or defect or a size out of range.
     """
     _check_category(category)
@@ -106,12 +106,12 @@ def render_defective(
 def make_data(
     root: Path, config: DemoConfig | None = None, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Draw the data set into `root`, which must be missing or empty; progress: called with (done, total).
+    """Draw the data set into `root`, a new or empty folder; `progress` is called with (done, total).
 
-    Every image has a generator of its own, so it depends on the seed, its path and its size only. Beside a
-    defective image's mask lies its clean twin, `CATEGORY/twin/DEFECT/NAME.png`: the same part, pose, light
-    and noise without the defect. The folder appears when it is complete. Raises InputError where `root` is in
-    the way or cannot be written.
+    Every image has its own generator, so an image depends only on the seed, its path and its size. A
+    defective image has a mask and a clean twin, `CATEGORY/twin/DEFECT/NAME.png`: the same part, pose, light
+    and noise without the defect. The folder is moved into place when it is complete. Raises InputError if
+    `root` is not empty or cannot be written.
     """
     config = config or DemoConfig()
     root = Path(root).resolve()
@@ -131,7 +131,7 @@ def make_data(
 
 
 def _draw_all(folder: Path, config: DemoConfig, progress: Callable[[int, int], None] | None) -> None:
-    folder.mkdir()  # with the usual permissions, which the temporary folder around it lacks
+    folder.mkdir()  # with default permissions; the temporary folder is private
     todo = list(_list_images(config))
     for done, (category, split, defect, index) in enumerate(todo, 1):
         name = f"{defect or 'good'}/{index:03d}"
@@ -174,7 +174,7 @@ def _render(category: str, defect: str | None, rng: np.random.Generator, size: i
     _check_category(category)
     _check_size(size)
     part = PARTS[category]
-    # One stream for each concern: a defect then changes neither the part nor its pose, light and noise.
+    # Separate streams, so that a defect does not change the part, its pose, light or noise.
     scene, body, noise, flaw = (np.random.default_rng(int(s)) for s in rng.integers(0, 2**63, size=4))
     turn = float(np.deg2rad(scene.uniform(-part.turn, part.turn)))
     shift = (scene.uniform(-SHIFT, SHIFT), scene.uniform(-SHIFT, SHIFT))

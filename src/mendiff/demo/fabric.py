@@ -1,4 +1,4 @@
-"""A woven cloth: blue warp, pale weft, one over one."""
+"""A plain-weave cloth with blue warp and pale weft."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mendiff.demo.shading import Surface, linear
 DEFECTS = ("discolouration", "hole", "misplaced", "missing", "stain")
 PITCH = 0.135  # from thread to thread
 HALF = 0.45  # half a thread's width, in pitches
-FLOAT = 0.5  # how high a pulled thread lies, in pitches
+FLOAT = 0.5  # height of a pulled thread, in pitches
 GONE = np.float32(-9.0)
 
 WARP, WEFT, BELOW = linear("3a6097"), linear("d3ccb8"), linear("15171c")
@@ -23,7 +23,7 @@ DYED, BLEACHED = np.array([1.15, 0.62, 0.66], np.float32), linear("efe9d6")
 
 @dataclass
 class Weave:
-    """Where each pixel lies in the cloth, in pitches: warp runs along b, weft along a.
+    """Position of each pixel in the cloth, in pitches: warp runs along b, weft along a.
 
     i, j: number of the warp and weft thread; across_warp, across_weft: offset from its middle, within half a
     pitch; warp, weft: height of the two threads, GONE beside them.
@@ -42,7 +42,7 @@ class Weave:
 def build(
     frame: Frame, defect: str | None, rng: np.random.Generator, flaw: np.random.Generator
 ) -> tuple[Surface, Field]:
-    """Weave one cloth; returns its surface and the coverage of the defect (H,W)."""
+    """Build a cloth; returns its surface and the coverage of the defect (H,W)."""
     surface = Surface.plain(frame, BELOW, gloss=0.02)
     weave = _lay_threads(frame, rng)
     tones = _tones(weave, rng)
@@ -97,7 +97,7 @@ def _colour(surface: Surface, weave: Weave, tones: tuple[Field, Field]) -> None:
 
 
 def _stretch(weave: Weave, frame: Frame, rng: np.random.Generator) -> tuple[int, Field]:
-    """Choose one weft thread and a length of it: its number, and how far along (0 to 1) each pixel lies."""
+    """Choose a section of a weft thread: its number, and each pixel's position along it (0 to 1)."""
     spot = pick_point(np.ones_like(frame.u), frame, rng)
     nearest = frame.nearest(spot)
     length = rng.uniform(4.0, 9.0)

@@ -25,7 +25,7 @@ from mendiff.demo.shading import Surface, linear
 DEFECTS = ("chip", "misplaced", "missing", "scratch", "stain")
 RIM, HUB, BORE, SEAL, RING = 0.85, 0.29, 0.16, 0.36, 0.62  # radii; the nuts sit on RING
 SEAT, HEAD, NUTS = 0.185, 0.15, 4
-TURNS = (25.0, 65.0)  # degrees of a flange that lies wrong; after 90 it looks right again
+TURNS = (25.0, 65.0)  # degrees of a misrotated flange; its symmetry is 90 degrees
 
 BENCH, STEEL, RUBBER, BRASS = linear("3d4650"), linear("c3c7cc"), linear("26272b"), linear("d9a94e")
 PIT, CAST = linear("14130f"), linear("4a4038")
@@ -35,7 +35,7 @@ RUST = np.array([0.62, 0.36, 0.20], np.float32)
 
 @dataclass(frozen=True)
 class Nut:
-    """One domed nut: its centre in part coordinates, and the slope of its seat."""
+    """A domed nut: its centre in part coordinates, and the slope of its seat."""
 
     centre: Point
     tilt: Point = (0.0, 0.0)
@@ -44,7 +44,7 @@ class Nut:
 def build(
     frame: Frame, defect: str | None, rng: np.random.Generator, flaw: np.random.Generator
 ) -> tuple[Surface, Field]:
-    """Make one flange; returns its surface and the coverage of the defect (H,W)."""
+    """Build a flange; returns its surface and the coverage of the defect (H,W)."""
     surface = Surface.plain(frame, BENCH * float(rng.uniform(0.92, 1.08)))
     surface.albedo *= 1 + 0.05 * grain(frame, 0.02, rng)
     surface.axis = _middle(frame)
@@ -145,7 +145,7 @@ def _rearrange(
 
 
 def _turn(nuts: list[Nut], frame: Frame, rng: np.random.Generator) -> tuple[list[Nut], Field]:
-    """Turn the whole flange, which shows in its nuts and their seats alone: where they are, and were."""
+    """Rotate the whole flange. The mask covers its nuts and seats in the new and the normal position."""
     turn = float(np.deg2rad(rng.uniform(*TURNS)))
     moved = [Nut(_place(k, turn)) for k in range(NUTS)]
     seats = [circle(frame.u, frame.v, nut.centre, SEAT) for nut in (*nuts, *moved)]

@@ -16,13 +16,13 @@ Window = tuple[slice, slice]
 
 SUPERSAMPLING = 2
 TURNED = "turned"
-"""The defect of a part that is whole and lies the wrong way round."""
+"""The defect of an intact part in a wrong orientation."""
 HALF_SPAN = 1.8  # part coordinates reach this far in every pose
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where every supersampled pixel lies, in image and in part coordinates.
+    """Image and part coordinates of every supersampled pixel.
 
     x, y, u, v: (H,W) float32, the image spans [-1, 1]; pixel: the side of one pixel of the finished image.
     """
@@ -39,7 +39,7 @@ class Frame:
         return self.pixel / SUPERSAMPLING
 
     def window(self, centre: Point, reach: float) -> Window:
-        """The rows and columns that hold every point within `reach` of `centre`, in part coordinates."""
+        """Rows and columns of all points within `reach` of `centre`, in part coordinates."""
         u, v = np.abs(self.u - np.float32(centre[0])), np.abs(self.v - np.float32(centre[1]))
         near = np.maximum(u, v) < reach
         rows, cols = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
@@ -52,12 +52,12 @@ class Frame:
         return int(np.argmin((self.u - np.float32(point[0])) ** 2 + (self.v - np.float32(point[1])) ** 2))
 
     def cut(self, window: Window) -> Frame:
-        """The same frame, seen through a window."""
+        """The part of the frame inside a window."""
         return Frame(self.x[window], self.y[window], self.u[window], self.v[window], self.pixel)
 
 
 def make_frame(size: int, turn: float, shift: Point, scale: float) -> Frame:
-    """Pose a part: turned by `turn` radians, moved by `shift`, enlarged by `scale`."""
+    """The frame of a part that is rotated by `turn` radians, moved by `shift` and scaled by `scale`."""
     axis = ((np.arange(size * SUPERSAMPLING) + 0.5) * (2 / (size * SUPERSAMPLING)) - 1).astype(np.float32)
     x, y = np.meshgrid(axis, axis)
     cos, sin = np.float32(np.cos(turn) / scale), np.float32(np.sin(turn) / scale)
@@ -66,13 +66,13 @@ def make_frame(size: int, turn: float, shift: Point, scale: float) -> Frame:
 
 
 def smoothstep(low: float, high: float, value: Field) -> Field:
-    """Rise from 0 at `low` to 1 at `high` without a kink."""
+    """Smooth step from 0 at `low` to 1 at `high`."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def inside(distance: Field, step: float) -> Field:
-    """Turn a signed distance into an antialiased coverage in [0, 1]."""
+    """Convert a signed distance to an antialiased coverage in [0, 1]."""
     return np.clip(0.5 - distance / step, 0, 1)
 
 
@@ -94,14 +94,14 @@ def hexagon(u: Field, v: Field, inradius: float) -> Field:
 
 
 def turned(u: Field, v: Field, centre: Point, turn: float) -> tuple[Field, Field]:
-    """Coordinates around `centre`, turned by `turn` radians."""
+    """Coordinates relative to `centre`, rotated by `turn` radians."""
     cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
     a, b = u - np.float32(centre[0]), v - np.float32(centre[1])
     return a * cos + b * sin, b * cos - a * sin
 
 
 def polyline(u: Field, v: Field, points: NDArray[np.float64]) -> tuple[Field, Field]:
-    """Distance to a chain of points (N,2), and how far along it (0 to 1) the nearest place lies."""
+    """Distance to a polyline (N,2), and the position (0 to 1) of the nearest point along it."""
     best = np.full(u.shape, np.inf, np.float32)
     along = np.zeros(u.shape, np.float32)
     count = len(points) - 1
@@ -116,7 +116,7 @@ def polyline(u: Field, v: Field, points: NDArray[np.float64]) -> tuple[Field, Fi
 
 
 def blob(u: Field, v: Field, centre: Point, radius: float, rng: np.random.Generator) -> Field:
-    """Distance, roughly, to an irregular rounded patch of about the given radius."""
+    """Approximate signed distance to an irregular rounded patch of about the given radius."""
     a, b = turned(u, v, centre, rng.uniform(0, np.pi))
     b = b * np.float32(rng.uniform(0.75, 1.35))
     angle = np.arctan2(b, a)
@@ -129,7 +129,7 @@ def blob(u: Field, v: Field, centre: Point, radius: float, rng: np.random.Genera
 
 
 def noise(u: Field, v: Field, cells: float, rng: np.random.Generator) -> Field:
-    """Smooth noise of about unit deviation with `cells` lumps per unit of length."""
+    """Smooth noise of about unit standard deviation with `cells` cells per unit of length."""
     fine = 4 if cells < 20 else 1
     count = int(2 * HALF_SPAN * cells) + 4
     grid = rng.standard_normal((count, count)).astype(np.float32)
@@ -140,7 +140,7 @@ def noise(u: Field, v: Field, cells: float, rng: np.random.Generator) -> Field:
 
 
 def grain(frame: Frame, width: float, rng: np.random.Generator) -> Field:
-    """Noise of unit deviation with lumps of about `width`, fixed to the picture: a rough ground."""
+    """Noise of unit standard deviation with correlation length `width` in image coordinates."""
     blurred = ndimage.gaussian_filter(
         rng.standard_normal(frame.x.shape, np.float32), 0.5 * width / frame.step, mode="wrap", truncate=2.5
     )
@@ -148,7 +148,7 @@ def grain(frame: Frame, width: float, rng: np.random.Generator) -> Field:
 
 
 def waves(u: Field, v: Field, cells: float, rng: np.random.Generator) -> Field:
-    """Noise of about unit deviation without any kink, fit for the height of glossy faces."""
+    """Smooth noise of about unit standard deviation, for the height of glossy surfaces."""
     total = np.zeros_like(u)
     for _ in range(5):
         angle, phase = rng.uniform(0, 2 * np.pi, 2).tolist()
@@ -158,7 +158,7 @@ def waves(u: Field, v: Field, cells: float, rng: np.random.Generator) -> Field:
 
 
 def lines(position: Field, per_unit: float, rng: np.random.Generator) -> Field:
-    """Noise that depends on one coordinate only: the streaks of a turned or brushed face."""
+    """Noise that depends on one coordinate only, for the streaks of a turned or brushed surface."""
     count = int(2 * HALF_SPAN * per_unit)
     knots = np.linspace(-HALF_SPAN, HALF_SPAN, count)
     return np.interp(position, knots, rng.standard_normal(count)).astype(np.float32)

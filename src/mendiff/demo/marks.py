@@ -1,4 +1,4 @@
-"""Defects that lie on any surface: each changes it in place and returns its coverage (H,W) in [0, 1]."""
+"""Surface defects. Each function changes a surface in place and returns the coverage (H,W) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 from mendiff.demo.geometry import Field, Frame, Point, blob, inside, noise, polyline, smoothstep
 from mendiff.demo.shading import Surface, linear
 
-DEPTH = linear("1b1a18")  # the dark of a crack
+DEPTH = linear("1b1a18")  # colour inside a crack
 
 
 def pick_point(where: Field, frame: Frame, rng: np.random.Generator) -> Point:
-    """A random place, in part coordinates, well inside `where` (H,W) and away from the picture's edge."""
+    """A random point of `where` (H,W), in part coordinates, away from the edge of the picture."""
     near = (np.abs(frame.x) < 0.82) & (np.abs(frame.y) < 0.82)
     spots = np.flatnonzero((where > 0.5) & near)
     spot = spots[rng.integers(len(spots))]
@@ -19,7 +19,7 @@ def pick_point(where: Field, frame: Frame, rng: np.random.Generator) -> Point:
 
 
 def wander(centre: Point, length: float, bend: float, kink: float, rng: np.random.Generator) -> np.ndarray:
-    """A chain of points (N,2) through `centre`: an arc of total turn `bend` with random kinks, in radians."""
+    """A polyline (N,2) through `centre`: an arc of angle `bend` with random kinks, in radians."""
     count = max(5, int(length / 0.05))
     heading = rng.uniform(0, 2 * np.pi) + np.linspace(-bend / 2, bend / 2, count)
     heading += rng.normal(0, kink, count)
@@ -29,14 +29,14 @@ def wander(centre: Point, length: float, bend: float, kink: float, rng: np.rando
 
 
 def _seen(points: np.ndarray, where: Field, frame: Frame) -> float:
-    """The share of the points (N,2), in part coordinates, that lie on `where` and in the picture."""
+    """The share of the points (N,2), in part coordinates, that are on `where` and inside the picture."""
     ways = [np.abs(frame.u - np.float32(u)) + np.abs(frame.v - np.float32(v)) for u, v in points]
     return float(np.mean([where.flat[int(way.argmin())] > 0.5 and way.min() < frame.pixel for way in ways]))
 
 
 def scratch(surface: Surface, frame: Frame, where: Field, fresh: Field, rng: np.random.Generator) -> Field:
-    """Plough a groove with raised lips through `where`; fresh: (3,) colour of the bared material."""
-    for _ in range(8):  # what stands on the surface may hide most of it
+    """Draw a scratch with raised edges on `where`; fresh: (3,) colour of the exposed material."""
+    for _ in range(8):  # parts on the surface may hide most of it
         centre, length = pick_point(where, frame, rng), rng.uniform(0.35, 0.95)
         points = wander(centre, length, rng.normal(0, 0.35), 0.02, rng)
         if length * _seen(points, where, frame) > 0.3:
@@ -57,7 +57,7 @@ def scratch(surface: Surface, frame: Frame, where: Field, fresh: Field, rng: np.
 def crack(
     surface: Surface, frame: Frame, where: Field, centre: Point, length: float, rng: np.random.Generator
 ) -> Field:
-    """Open a jagged, forking crack of the given length through `centre`, as far as `where` (H,W) goes."""
+    """Draw a jagged, branching crack of the given length through `centre`, limited to `where` (H,W)."""
     trunk = wander(centre, length, rng.normal(0, 0.3), 0.42, rng)
     fork = trunk[len(trunk) // 2 + int(rng.integers(-1, 2))]
     branch = wander((0, 0), length * rng.uniform(0.3, 0.5), 0.0, 0.45, rng)
@@ -74,7 +74,7 @@ def crack(
 
 
 def stain(surface: Surface, frame: Frame, where: Field, factor: Field, rng: np.random.Generator) -> Field:
-    """Dry a blot on `where`, darker at its rim; factor: (3,) what it leaves of the colour."""
+    """Draw a dried stain on `where`, darker at its rim; factor: (3,) remaining share of the colour."""
     centre = pick_point(where, frame, rng)
     radius = rng.uniform(0.07, 0.19)
     distance = blob(frame.u, frame.v, centre, radius, rng)
@@ -94,7 +94,7 @@ def stain(surface: Surface, frame: Frame, where: Field, factor: Field, rng: np.r
 
 
 def fracture(frame: Frame, depth: float, rng: np.random.Generator) -> Field:
-    """The uneven floor (H,W) that breaking leaves."""
+    """Height (H,W) of a rough fracture surface."""
     return np.float32(depth) * (
         1 + 0.28 * noise(frame.u, frame.v, 11, rng) + 0.14 * noise(frame.u, frame.v, 28, rng)
     )

@@ -1,4 +1,4 @@
-"""Light and camera of the demo pictures: from a height map with materials to an 8-bit photograph."""
+"""Light and camera of the demo pictures: from a height map with materials to an 8-bit image."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def linear(code: str) -> Field:
 
 @dataclass
 class Surface:
-    """What the camera sees: a height map with materials, changed in place while a part is built.
+    """The visible surface: a height map with materials, changed in place while a part is built.
 
     height: (H,W) in part units; albedo: (3,H,W) linear; gloss, metal: (H,W) in [0,1];
-    turning: (H,W) in [0,1], how much the face shines like one turned on a lathe around `axis`;
-    cover: (H,W) height of a clear sheet above all, or None.
+    turning: (H,W) in [0,1], strength of the reflections of a surface turned on a lathe around `axis`;
+    cover: (H,W) height of a transparent sheet above everything, or None.
     """
 
     height: Field
@@ -39,14 +39,14 @@ class Surface:
 
     @classmethod
     def plain(cls, frame: Frame, colour: Field, gloss: float = 0.05) -> Surface:
-        """A flat plane of one colour."""
+        """A flat surface of a single colour."""
         flat = np.zeros_like(frame.x)
         return cls(
             flat.copy(), flat + colour[:, None, None], flat + np.float32(gloss), flat.copy(), flat.copy()
         )
 
     def cut(self, window: Window) -> Surface:
-        """The part of the surface in a window; it shares memory, so what is painted there is painted here."""
+        """A view of the surface inside a window; it shares memory with this surface."""
         albedo = self.albedo[(..., *window)]
         height, gloss, metal, turning = (
             layer[window] for layer in (self.height, self.gloss, self.metal, self.turning)
@@ -56,7 +56,7 @@ class Surface:
     def paint(
         self, cover: Field, colour: Field, *, gloss: float = 0.1, metal: float = 0.0, turning: float = 0.0
     ) -> None:
-        """Lay a material over the surface where `cover` (H,W) is 1; colour: (3,) or (3,H,W) linear."""
+        """Apply a material where `cover` (H,W) is 1; colour: (3,) or (3,H,W) linear."""
         self.albedo += cover * (_per_pixel(colour) - self.albedo)
         for layer, value in ((self.gloss, gloss), (self.metal, metal), (self.turning, turning)):
             layer += cover * (np.float32(value) - layer)
@@ -72,7 +72,7 @@ def _per_pixel(colour: Field) -> Field:
 
 @dataclass(frozen=True)
 class Light:
-    """One lamp far away, towards (x, y, z), and the room around it; colour (3,) linear."""
+    """A distant lamp in direction (x, y, z), and ambient light; colour (3,) linear."""
 
     towards: tuple[float, float, float]
     colour: Field
@@ -81,7 +81,7 @@ class Light:
 
 
 def draw_light(rng: np.random.Generator) -> Light:
-    """A lamp at the upper left, with a little play in place, power and colour temperature."""
+    """A lamp at the upper left with small random changes of position, power and colour temperature."""
     azimuth, elevation = np.deg2rad(rng.uniform(-150, -120)), np.deg2rad(rng.uniform(50, 58))
     warmth = rng.uniform(-0.025, 0.025)
     flat = np.cos(elevation)
@@ -100,7 +100,7 @@ def _normals(height: Field, step: float) -> tuple[Field, Field, Field]:
 
 
 def _shadow(height: Field, light: Light, step: float) -> Field:
-    """How freely the lamp reaches each point (1 free, 0 in full shadow), with a soft edge."""
+    """Visibility of the lamp from each point (1 lit, 0 in full shadow), with soft edges."""
     lx, ly, lz = light.towards
     flat = math.hypot(lx, ly)
     rise = lz / flat
@@ -116,10 +116,10 @@ def _shadow(height: Field, light: Light, step: float) -> Field:
 
 
 def shade(surface: Surface, frame: Frame, light: Light) -> Field:
-    """Light a surface: (3,H,W) linear.
+    """Radiance of a lit surface, (3,H,W) linear.
 
-    Lambert's law with soft shadows and darkened corners, Blinn and Phong's highlight, a bright side and a
-    dark side of the room mirrored in metal, and the fan-shaped highlight of turned metal.
+    Lambertian reflection with soft shadows and ambient occlusion, Blinn-Phong highlights, a simple
+    environment reflection for metal, and the fan-shaped highlight of turned metal.
     """
     lx, ly, lz = (np.float32(c) for c in light.towards)
     nx, ny, nz = _normals(surface.height, frame.step)
@@ -129,10 +129,10 @@ def shade(surface: Surface, frame: Frame, light: Light) -> Field:
     lambert = np.clip(nx * lx + ny * ly + nz * lz, 0, None)
     diffuse = light.ambient * open_sky + light.power * lambert * free
 
-    # The camera stands near, so that a flat mirror shows the room slide by.
+    # The camera is near, so the reflection on a flat mirror varies over the image.
     mirrored = 2 * (nx * lx + ny * ly) * nz + 0.28 * (frame.x * lx + frame.y * ly)
-    room = 0.30 + 0.75 * smoothstep(-0.9, 1.0, mirrored)
-    metallic = (room * open_sky) * (0.55 + 0.45 * free)
+    environment = 0.30 + 0.75 * smoothstep(-0.9, 1.0, mirrored)
+    metallic = (environment * open_sky) * (0.55 + 0.45 * free)
     if surface.turning.any():
         metallic = metallic * (1 - 0.5 * surface.turning) + surface.turning * _fan(surface, frame, light)
 
@@ -152,7 +152,7 @@ def _highlight(nx: Field, ny: Field, nz: Field, frame: Frame, light: Light) -> F
 
 
 def _square(value: Field, times: int) -> Field:
-    for _ in range(times):  # far quicker than a power
+    for _ in range(times):  # much faster than a power
         value = value * value
     return value
 
@@ -175,16 +175,16 @@ def pool(field: Field) -> Field:
 
 
 def photograph(radiance: Field, rng: np.random.Generator) -> Pixels:
-    """Take the picture: (3,S*H,S*W) linear to (H,W,3) uint8 with vignetting, sensor noise and gamma.
+    """Camera model: (3,S*H,S*W) linear to (H,W,3) uint8 with vignetting, sensor noise and gamma.
 
-    The noise field is drawn for every pixel whatever it shows, so two scenes share it under equal rng.
+    The noise does not depend on the scene, so two scenes with equal rng have the same noise.
     """
     image = np.stack([ndimage.gaussian_filter(pool(channel), 0.42, truncate=3) for channel in radiance], -1)
     side = len(image)
     axis = np.linspace(-1, 1, side, dtype=np.float32)
     image *= (1 - 0.07 * (axis[:, None] ** 2 + axis[None] ** 2))[..., None]
     image = np.clip(image, 0, None)
-    image = image * (1 + image / 6.0) / (1 + image * 0.42)  # lights bend as on film, instead of clipping hard
+    image = image * (1 + image / 6.0) / (1 + image * 0.42)  # compress highlights instead of clipping
     grey = rng.standard_normal((side, side, 1), np.float32)
     colour = rng.standard_normal((side, side, 3), np.float32)
     image = np.clip(image, 0, 1) ** np.float32(1 / 2.2) * 255

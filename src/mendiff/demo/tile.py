@@ -21,7 +21,7 @@ TEA = np.array([0.52, 0.36, 0.22], np.float32)
 
 @dataclass(frozen=True)
 class Mosaic:
-    """The hexagon under each pixel: its number (0 to 63) and the distance to its edge; (H,W)."""
+    """The hexagon at each pixel: its number (0 to 63) and the signed distance to its edge; (H,W)."""
 
     number: NDArray[np.int_]
     edge: Field
@@ -30,7 +30,7 @@ class Mosaic:
 def build(
     frame: Frame, defect: str | None, rng: np.random.Generator, flaw: np.random.Generator
 ) -> tuple[Surface, Field]:
-    """Lay one mosaic; returns its surface and the coverage of the defect (H,W)."""
+    """Build a mosaic; returns its surface and the coverage of the defect (H,W)."""
     surface = Surface.plain(frame, GROUT * float(rng.uniform(0.95, 1.05)), gloss=0.02)
     grit = grain(frame, 0.025, rng)
     surface.albedo *= 1 + 0.05 * grit
@@ -55,7 +55,7 @@ def build(
 def _lattice(frame: Frame) -> Mosaic:
     best, number, edge = np.full_like(frame.u, np.inf), np.zeros(frame.u.shape, int), np.zeros_like(frame.u)
     tall = WIDTH * math.sqrt(3)
-    for offset in (0.0, 0.5):  # two rectangular lattices, one in the gaps of the other
+    for offset in (0.0, 0.5):  # two interleaved rectangular lattices
         row, col = np.rint(frame.v / tall - offset), np.rint(frame.u / WIDTH - offset)
         a, b = frame.u - (col + offset) * WIDTH, frame.v - (row + offset) * tall
         far = a * a + b * b
@@ -83,8 +83,8 @@ def _chip(surface: Surface, frame: Frame, mosaic: Mosaic, rng: np.random.Generat
     edge = blob(frame.u, frame.v, pick_point(rim, frame, rng), rng.uniform(0.07, 0.13), rng)
     edge += np.float32(0.008) * noise(frame.u, frame.v, 20, rng)
     cover = inside(edge, frame.step) * tile
-    floor = fracture(frame, 0.018, rng) + 0.02 * smoothstep(-0.03, 0.0, edge)
-    surface.height += cover * (np.minimum(floor, surface.height) - surface.height)
+    depth = fracture(frame, 0.018, rng) + 0.02 * smoothstep(-0.03, 0.0, edge)
+    surface.height += cover * (np.minimum(depth, surface.height) - surface.height)
     surface.paint(cover, BISCUIT * float(rng.uniform(0.8, 1.0)), gloss=0.03)
     return cover
 
@@ -92,7 +92,7 @@ def _chip(surface: Surface, frame: Frame, mosaic: Mosaic, rng: np.random.Generat
 def _discolour(surface: Surface, frame: Frame, mosaic: Mosaic, rng: np.random.Generator) -> Field:
     tile = inside(mosaic.edge, frame.step)
     spot = pick_point(tile, frame, rng)
-    near = circle(frame.u, frame.v, spot, WIDTH * 1.3) < 0  # numbers recur farther away
+    near = circle(frame.u, frame.v, spot, WIDTH * 1.3) < 0  # numbers repeat at larger distances
     cover = tile * near * (mosaic.number == mosaic.number.flat[frame.nearest(spot)])
     factor = np.array([[0.55, 0.85, 1.3], [1.15, 1.7, 1.6], [0.6, 0.52, 0.5]], np.float32)[rng.integers(3)]
     surface.tint(cover * rng.uniform(0.7, 1.0), factor)

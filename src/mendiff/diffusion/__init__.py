@@ -1,1 +1,1 @@
-"""The mathematics of diffusion: schedules, ladders, sampling, randomness."""
+"""Diffusion: noise schedules, timestep ladders, sampling, per-image randomness."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def ddim_step(estimate: Estimate, s: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """x_s = a_s x0 + s_s eps, (B,c,h,w); s = -1 lands at the schedule's final alpha_bar."""
+    """x_s = a_s x0 + s_s eps, (B,c,h,w); s = -1 uses the schedule's final alpha_bar."""
     return schedule.add_noise(estimate.x0, estimate.eps, s)
 
 
@@ -28,14 +28,14 @@ def ddim(
     schedule: NoiseSchedule,
     edit: Callable[[Step], Estimate] | None = None,
 ) -> Tensor:
-    """Walk every image down its own ladder and return the clean latents, (B,c,h,w).
+    """Sample every image along its own ladder and return the clean latents, (B,c,h,w).
 
     Args:
-        denoise: (x_t, t) to Estimate.
+        denoise: maps (x_t, t) to an Estimate.
         x_t: noisy latents at ladder[:, 0], (B,c,h,w).
-        ladder: descending timesteps, (B,N); repeated entries leave an image where it is.
-        schedule: where the scales come from.
-        edit: called at every step; the estimate it returns is the one that is followed.
+        ladder: descending timesteps, (B,N); a repeated timestep leaves the latents unchanged.
+        schedule: noise schedule.
+        edit: called at every step; its return value replaces the estimate.
     """
     clean = torch.full_like(ladder[:, :1], -1)
     targets = torch.cat([ladder[:, 1:], clean], dim=1)
@@ -47,21 +47,21 @@ def ddim(
     return x_t
 
 
-def watched(
+def recorded(
     edit: Callable[[Step], Estimate] | None, seen: list[Step] | None
 ) -> Callable[[Step], Estimate] | None:
-    """The same edit of `ddim`, which also keeps every step with the estimate that was followed.
+    """An edit for `ddim` that also records every step with the final estimate.
 
     Args:
-        edit: of the walk, if any.
-        seen: takes the steps; None where nobody watches.
+        edit: edit to apply, if any.
+        seen: list that receives the steps; None disables recording.
     """
     if seen is None:
         return edit
 
-    def watch(step: Step) -> Estimate:
-        followed = step.estimate if edit is None else edit(step)
-        seen.append(replace(step, estimate=followed))
-        return followed
+    def record(step: Step) -> Estimate:
+        estimate = step.estimate if edit is None else edit(step)
+        seen.append(replace(step, estimate=estimate))
+        return estimate
 
-    return watch
+    return record

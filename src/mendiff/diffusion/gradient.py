@@ -1,4 +1,4 @@
-"""Gradient denoising: pull an image towards good features, and let the diffusion model clear the noise."""
+"""Gradient denoising: move an image towards normal features, and remove noise with the diffusion model."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ GRID = 2.0**-16
 
 @dataclass(frozen=True)
 class GradientConfig:
-    """How gradient denoising walks (RAN, Alg. 1 and eq. 13).
+    """Settings of gradient denoising (RAN, Alg. 1 and eq. 13).
 
     Attributes:
         steps: N, gradient steps.
         every: N_d, gradient steps between two reverse-diffusion steps.
         schedule: "constant", x <- omega x - s g (eq. 13), or "linear", x <- sqrt(1 - b_t) x - sqrt(b_t) g
             (Alg. 1) with b_t from `first_beta` at t = 1 to `last_beta` at t = N.
-        step_size: s of eq. 13; moves of more than `largest_move` are cut, whatever the schedule.
-        largest_move: of a pixel in [-1,1] in one step.
+        step_size: s of eq. 13; changes are clipped to `largest_move` with both schedules.
+        largest_move: largest change of a pixel in [-1,1] in one step.
         weight_decay: omega of eq. 13.
-        first_beta, last_beta: of Alg. 1, whose b_t the excerpt leaves open. Ours fall: large steps take the
-            anomaly away, small ones let the image settle.
-        reverse_t: timestep of the reverse-diffusion step, which takes the noise for that of x_t.
-        dims: features of the Gaussians, drawn at random from all channels as in PaDiM.
+        first_beta, last_beta: range of b_t in Alg. 1, which the paper does not give. Ours decrease: large
+            steps first remove the anomaly, small steps then refine the image.
+        reverse_t: timestep of the reverse-diffusion step, which treats the image as x_t.
+        dims: number of feature channels of the Gaussians, a random subset as in PaDiM.
         stride: pixels per position of the Gaussians.
     """
 
@@ -57,7 +57,7 @@ class GradientConfig:
         check_choices(self, "gradient.")
 
     def factors(self, step: int) -> tuple[float, float]:
-        """What the image and the gradient are multiplied by in a step from 1 to N: (omega, s) of its own."""
+        """Factors of the image and of the gradient in step 1 to N: (omega, s)."""
         if self.schedule == "constant":
             return self.weight_decay, self.step_size
         share = (step - 1) / max(self.steps - 1, 1)
@@ -71,22 +71,22 @@ def gradient_denoise(
     reverse: Callable[[Tensor], Tensor],
     config: GradientConfig,
 ) -> list[Tensor]:
-    """Descend an energy with weight decay, with a reverse-diffusion step after every N_d steps.
+    """Gradient descent on an energy with weight decay, and a reverse-diffusion step after every N_d steps.
 
     Args:
-        x: images to start from, (B,c,h,w).
-        energy: (B,c,h,w) to (B,), such as the Mahalanobis distance of deep features (eq. 12).
-        reverse: one reverse-diffusion step, (B,c,h,w) to the same.
+        x: initial images, (B,c,h,w).
+        energy: maps (B,c,h,w) to (B,), such as the Mahalanobis distance of deep features (eq. 12).
+        reverse: one reverse-diffusion step, (B,c,h,w) to the same shape.
         config: see GradientConfig.
 
-    The walk multiplies differences without bound, since most moves are as large as allowed. So that rounding
-    errors, which hang on the number of threads, can't grow, pixels are rounded to GRID before every step: in
-    float64 an error of 1e-15 then vanishes, but for the rare pixel that lies that near to the middle between
-    two values.
+    The iteration amplifies differences, because most changes are clipped to the largest allowed value.
+    Rounding errors depend on the number of threads. To keep them from growing, pixels are rounded to GRID
+    before every step. In float64 this removes an error of 1e-15, except for the rare pixels that are that
+    close to the midpoint of two grid values.
 
     Returns:
-        the images after every reverse step, the start first. Eq. 13 descends; the listing of Alg. 1 omits the
-        sign.
+        the initial images and the images after every reverse step. Eq. 13 descends; the listing of Alg. 1
+        omits the sign.
     """
     walked = [x]
     for step in range(1, config.steps + 1):

@@ -1,4 +1,4 @@
-"""Ladders: the descending timesteps that each image of a batch walks down."""
+"""Ladders: the descending timesteps of the sampler, per image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SPACINGS = get_args(Spacing)
 def ladder(t_start: Tensor, steps: int, spacing: Spacing = "leading", offset: int = 1) -> Tensor:
     """Descending timesteps for every image, (B,) and N to (B,N) int64.
 
-    A row that has fewer than N distinct timesteps repeats some ("leading": its highest one): DDIM from t to t
+    A row with fewer than N distinct timesteps repeats some of them ("leading": the highest). DDIM from t to t
     is the identity.
 
     Args:
-        t_start: where each image starts, (B,) int64, at least 1: the ladder covers the t_start lowest
-            timesteps.
+        t_start: number of timesteps that each ladder covers, (B,) int64, at least 1; the highest possible
+            timestep is t_start - 1.
         steps: N, at least 1.
         spacing: "leading" is k * (t_start // N) + offset for k = N-1..0, so it ends at `offset`; "trailing"
             starts at t_start - 1; "linspace" goes from t_start - 1 to 0 (Lin et al. 2023, table 2).
@@ -35,36 +35,37 @@ def ladder(t_start: Tensor, steps: int, spacing: Spacing = "leading", offset: in
     start = t_start.to(torch.int64)[:, None]
     down = torch.arange(steps - 1, -1, -1, device=t_start.device)[None]
     if spacing == "leading":
-        rungs = down * (start // steps).clamp(min=1) + offset
-        return torch.minimum(rungs, start - 1)
+        timesteps = down * (start // steps).clamp(min=1) + offset
+        return torch.minimum(timesteps, start - 1)
     fractions = down.to(torch.float64)
     if spacing == "trailing":
-        rungs = torch.round((fractions + 1) * start / steps) - 1
+        timesteps = torch.round((fractions + 1) * start / steps) - 1
     else:
-        rungs = torch.round(fractions * (start - 1) / max(steps - 1, 1)) if steps > 1 else start - 1.0
-    return rungs.clamp(min=0).to(torch.int64)
+        timesteps = torch.round(fractions * (start - 1) / max(steps - 1, 1)) if steps > 1 else start - 1.0
+    return timesteps.clamp(min=0).to(torch.int64)
 
 
-def remaining(rungs: Tensor, first: Tensor) -> Tensor:
-    """What is left of every ladder from its rung number `first` on, (B,N) and (B,) to (B,M).
+def remaining(timesteps: Tensor, first: Tensor) -> Tensor:
+    """The rest of every ladder from step index `first`, (B,N) and (B,) to (B,M).
 
-    M is that of the longest row; shorter ones repeat their first rung, where DDIM leaves an image as it is.
+    M is the length of the longest rest. Shorter ones repeat their first timestep; DDIM from t to t is the
+    identity.
     """
-    count = rungs.shape[1]
-    numbers = torch.arange(int(first.min()), count, device=rungs.device)
-    return rungs.gather(1, torch.maximum(numbers[None], first[:, None]))
+    count = timesteps.shape[1]
+    numbers = torch.arange(int(first.min()), count, device=timesteps.device)
+    return timesteps.gather(1, torch.maximum(numbers[None], first[:, None]))
 
 
 def noised_at(first: Tensor, last: Tensor, noise_step: int) -> Tensor:
-    """The timestep whose noise each image carries at the top of its ladder, (B,) int64.
+    """The timestep at which noise is added before sampling, (B,) int64.
 
-    Published code noises further than its ladder begins, but never beyond what the ladder was laid out for: a
-    walk from 361 after noise at 999 would leave most of that noise in the image.
+    The published code may add noise at a higher timestep than the ladder's first. It must not exceed the
+    range of the ladder: sampling from 361 after adding noise at 999 would leave most of the noise.
 
     Args:
-        first: the ladder's first rung, (B,).
-        last: highest timestep that the ladder was laid out for, (B,).
-        noise_step: what is asked for; it counts from `first` to `last`, otherwise it is `first`.
+        first: first timestep of the ladder, (B,).
+        last: highest timestep in the range of the ladder, (B,).
+        noise_step: requested timestep; used if it is between `first` and `last`, otherwise `first` is used.
     """
     within = (first <= noise_step) & (noise_step <= last)
     return torch.where(within, torch.full_like(first, noise_step), first)

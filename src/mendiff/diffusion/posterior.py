@@ -1,6 +1,6 @@
-"""Gaussian posteriors of the reverse process, their divergence, and the loss that learns their variance.
+"""Gaussian posteriors of the reverse process, their KL divergence, and the loss with learned variance.
 
-Source: Nichol & Dhariwal 2021 (improved DDPM), which RAN builds on; divergences are in nats.
+Source: Nichol & Dhariwal 2021 (improved DDPM), used by RAN. Divergences are in nats.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mendiff.diffusion.schedule import NoiseSchedule
 from mendiff.types import Estimate
 
 GREY_LEVEL = 1 / 255
-"""Half the distance between two grey levels in [-1,1]."""
+"""Half the difference of adjacent 8-bit grey levels in [-1,1]."""
 
 
 @dataclass(frozen=True)
@@ -33,33 +33,33 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What latents are as pixels in [-1,1]: mean + std * latents.
+    """Conversion of latents to pixels in [-1,1]: mean + std * latents.
 
     Attributes:
-        mean, std: numbers, or tensors without dimensions.
+        mean, std: numbers or 0-dimensional tensors.
     """
 
     mean: float | Tensor
     std: Tensor
 
     def of(self, latents: Tensor) -> Tensor:
-        """Pixels in [-1,1], (B,c,h,w) to the same."""
+        """Convert latents to pixels in [-1,1], (B,c,h,w)."""
         return self.mean + self.std * latents
 
     def of_gaussian(self, latents: Gaussian) -> Gaussian:
-        """The pixels' distribution."""
+        """Convert a distribution of latents to the distribution of pixels."""
         return Gaussian(self.of(latents.mean), latents.log_var + 2 * self.std.log())
 
 
 RAW = Pixels(0.0, torch.ones((), dtype=torch.float32, device="cpu"))
-"""Latents that are pixels already."""
+"""The identity: latents are pixels."""
 
 
 class Posterior:
-    """The step from t to t - 1: q(x_{t-1} | x_t, x0) and what a denoiser with learned variance makes of it.
+    """The reverse step from t to t - 1: q(x_{t-1} | x_t, x0), and its prediction with learned variance.
 
     Args:
-        schedule: its T steps, one by one; its final alpha_bar is where step 0 leads.
+        schedule: noise schedule with T timesteps; t = 0 leads to its final alpha_bar.
     """
 
     def __init__(self, schedule: NoiseSchedule) -> None:
@@ -67,7 +67,7 @@ class Posterior:
         before = torch.cat([alpha_bar.new_tensor([schedule.final_alpha_bar]), alpha_bar[:-1]])
         beta = 1 - alpha_bar / before
         variance = beta * (1 - before) / (1 - alpha_bar)
-        # Where step 0 ends clean its variance is 0, so it takes that of step 1 (improved DDPM).
+        # If step 0 ends at x0 its variance is 0; the variance of step 1 is used instead (improved DDPM).
         floor = variance[1:2] if len(variance) > 1 and variance[0] == 0 else variance[:1]
         columns = {
             "of_x0": beta * before.sqrt() / (1 - alpha_bar),
@@ -84,12 +84,12 @@ class Posterior:
         return Gaussian(mean, self._at("least", t, x0))
 
     def learned_log_var(self, between: Tensor, t: Tensor) -> Tensor:
-        """Log variance between the posterior's (-1) and log beta (1), (B,c,h,w) (eq. 15)."""
+        """Interpolate between the posterior's log variance (-1) and log beta (1), (B,c,h,w) (eq. 15)."""
         share = (between + 1) / 2
         return share * self._at("most", t, between) + (1 - share) * self._at("least", t, between)
 
     def predicted(self, x_t: Tensor, estimate: Estimate, t: Tensor) -> Gaussian:
-        """p_theta(x_{t-1} | x_t) of an estimate; its log_var, or the posterior's where it has none."""
+        """p_theta(x_{t-1} | x_t) for an estimate; without a log_var the posterior's is used."""
         truth = self.truth(estimate.x0, x_t, t)
         return Gaussian(truth.mean, truth.log_var if estimate.log_var is None else estimate.log_var)
 
@@ -98,7 +98,7 @@ class Posterior:
     ) -> Tensor:
         """The term of the variational bound at t in bits per pixel and channel, (B,).
 
-        The divergence between truth and prediction; at t = 0 the likelihood of the grey levels themselves.
+        KL divergence of true and predicted posterior; at t = 0 the negative log-likelihood of grey levels.
         """
         predicted = self.predicted(x_t, estimate, t)
         divergence = kl_divergence(self.truth(x0, x_t, t), predicted).mean((1, 2, 3))
@@ -123,17 +123,17 @@ def hybrid_loss(
     vb_weight: float = 1.0,
     pixels: Pixels = RAW,
 ) -> Tensor:
-    """Squared error plus a variational term that trains the variance alone, (B,) (Nichol & Dhariwal, eq. 16).
+    """Squared error plus a variational term that trains only the variance, (B,) (Nichol & Dhariwal, eq. 16).
 
     Args:
-        posterior: of the schedule.
+        posterior: posterior of the schedule.
         x0: clean latents, (B,c,h,w).
-        x_t: noisy ones.
-        estimate: what the network made of x_t, with log_var.
-        t: (B,).
-        error: of what the network predicts, (B,).
-        vb_weight: of the variational term, which is in bits per pixel and channel.
-        pixels: what the latents are.
+        x_t: noisy latents, (B,c,h,w).
+        estimate: the network's estimate at x_t, with log_var.
+        t: timesteps, (B,).
+        error: squared error of the network's prediction, (B,).
+        vb_weight: weight of the variational term, which is in bits per pixel and channel.
+        pixels: conversion of latents to pixels.
     """
     frozen = Estimate(estimate.x0.detach(), estimate.eps.detach(), estimate.log_var)
     return error + vb_weight * posterior.variational_bits(x0, x_t, frozen, t, pixels)
@@ -147,11 +147,11 @@ def kl_divergence(truth: Gaussian, predicted: Gaussian) -> Tensor:
 
 
 def grey_level_nll(x0: Tensor, predicted: Gaussian) -> Tensor:
-    """-log of the predicted probability of x0's grey level per pixel and channel in nats, (B,c,h,w).
+    """Negative log-likelihood of x0's grey levels per pixel and channel in nats, (B,c,h,w).
 
     Args:
-        x0: 8-bit pixels scaled to [-1,1]; the outermost levels take all the mass beyond them.
-        predicted: of the pixels.
+        x0: 8-bit pixels scaled to [-1,1]; the lowest and highest level include the tails.
+        predicted: predicted distribution of the pixels.
     """
     inverse_std = torch.exp(-0.5 * predicted.log_var)
     from_mean = x0 - predicted.mean
@@ -163,5 +163,5 @@ def grey_level_nll(x0: Tensor, predicted: Gaussian) -> Tensor:
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
-    # The tanh form of the reference implementation: its gradient stays finite far out in the tails.
+    # The tanh approximation of the reference implementation; its gradient is finite in the tails.
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

@@ -1,4 +1,4 @@
-"""Noise schedules: the alpha-bar table and everything that is read from it."""
+"""Noise schedules: the alpha-bar table and the quantities derived from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mendiff.errors import InputError, check_choice
 
 Kind = Literal["linear", "scaled_linear", "cosine"]
 KINDS = get_args(Kind)
-_TABLE: Any = {"dtype": torch.float64, "device": "cpu"}  # real numbers even where networks are built on meta
+_TABLE: Any = {"dtype": torch.float64, "device": "cpu"}  # real tensors even on the meta device
 
 
 class NoiseSchedule:
@@ -21,8 +21,8 @@ class NoiseSchedule:
     Here a_t = sqrt(alpha_bar_t) and s_t = sqrt(1 - alpha_bar_t).
 
     Args:
-        alpha_bar: cumulative alphas, (T,), strictly inside (0, 1] and not increasing; kept in float64.
-        final_alpha_bar: alpha_bar at s = -1, the end of sampling. 1 is clean; Stable Diffusion uses
+        alpha_bar: cumulative products of alphas, (T,), in (0, 1] and not increasing; stored in float64.
+        final_alpha_bar: alpha_bar at s = -1, the end of sampling. 1 means no noise; Stable Diffusion uses
             alpha_bar_0.
 
     Source: Ho et al. 2020, eq. 4.
@@ -41,29 +41,29 @@ class NoiseSchedule:
         return self.alpha_bar.numel()
 
     def alpha_bar_at(self, t: Tensor) -> Tensor:
-        """alpha_bar of every t, (B,) float64 on t's device; t < 0 reads the final alpha_bar."""
+        """alpha_bar at every t, (B,) float64 on t's device; t < 0 gives the final alpha_bar."""
         table = self._by_device.get(t.device)
         if table is None:
             table = self._by_device[t.device] = self._by_device[torch.device("cpu")].to(t.device)
         return table[t.clamp(min=-1) + 1]
 
     def scales(self, t: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """(a_t, s_t), each (B,1,1,1), rounded once from float64 to dtype; only here is t broadcast."""
+        """(a_t, s_t), each (B,1,1,1), rounded once from float64 to dtype."""
         alpha_bar = self.alpha_bar_at(t)[:, None, None, None]
         return alpha_bar.sqrt().to(dtype), (1 - alpha_bar).sqrt().to(dtype)
 
     def snr(self, t: Tensor) -> Tensor:
-        """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) of every t, (B,) float64."""
+        """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) at every t, (B,) float64."""
         alpha_bar = self.alpha_bar_at(t)
         return alpha_bar / (1 - alpha_bar)
 
     def min_snr_weight(self, t: Tensor, gamma: float, prediction: str) -> Tensor:
-        """Min-SNR-gamma weights of the loss (Hang et al. 2023), (B,) float64, at most 1; 1 where gamma is 0.
+        """Min-SNR-gamma loss weights (Hang et al. 2023), (B,) float64, at most 1; all 1 if gamma is 0.
 
         Args:
-            t: (B,).
-            gamma: limit of the signal-to-noise ratio.
-            prediction: what the squared error is of: "x0", "eps" or "v".
+            t: timesteps, (B,).
+            gamma: upper limit of the signal-to-noise ratio.
+            prediction: prediction target of the squared error: "x0", "eps" or "v".
         """
         snr = self.snr(t)
         if gamma == 0:
@@ -72,7 +72,7 @@ class NoiseSchedule:
         return {"x0": clipped / gamma, "eps": clipped / snr, "v": clipped / (snr + 1)}[prediction]
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """x_t = a_t x0 + s_t eps, (B,c,h,w), one t per image."""
+        """x_t = a_t x0 + s_t eps, (B,c,h,w), with a timestep per image."""
         a_t, s_t = self.scales(t, x0.dtype)
         return a_t * x0 + s_t * eps
 
@@ -93,16 +93,16 @@ class NoiseSchedule:
 
 
 def linear_schedule(steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
-    """DDPM's schedule: equally spaced betas; ends clean (Ho et al. 2020, section 4)."""
+    """DDPM's schedule: equally spaced betas; final alpha_bar 1 (Ho et al. 2020, section 4)."""
     return NoiseSchedule(_from_betas(torch.linspace(beta_start, beta_end, steps, **_TABLE)))
 
 
 def scaled_linear_schedule(
     steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012, *, end_clean: bool = False
 ) -> NoiseSchedule:
-    """Stable Diffusion's schedule: square roots of beta equally spaced.
+    """Stable Diffusion's schedule: equally spaced square roots of beta.
 
-    It ends at alpha_bar_0, not at 1, as the published weights were sampled; `end_clean` ends at 1.
+    The final alpha_bar is alpha_bar_0, as in the published code; with `end_clean` it is 1.
     """
     betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, **_TABLE) ** 2
     alpha_bar = _from_betas(betas)
@@ -110,14 +110,14 @@ def scaled_linear_schedule(
 
 
 def cosine_schedule(steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
-    """The squared-cosine schedule with betas cut at max_beta; ends clean (Nichol & Dhariwal 2021, eq. 17)."""
+    """Squared-cosine schedule, betas up to max_beta; final alpha_bar 1 (Nichol & Dhariwal 2021, eq. 17)."""
     at = torch.arange(steps + 1, **_TABLE) / steps
     curve = torch.cos((at + offset) / (1 + offset) * math.pi / 2) ** 2
     return NoiseSchedule(_from_betas((1 - curve[1:] / curve[:-1]).clamp(max=max_beta)))
 
 
 def make_schedule(kind: Kind, steps: int = 1000) -> NoiseSchedule:
-    """The schedule named in a config: "linear", "scaled_linear" or "cosine", with its published constants."""
+    """The schedule of a config ("linear", "scaled_linear" or "cosine") with its published constants."""
     makers = {"linear": linear_schedule, "scaled_linear": scaled_linear_schedule, "cosine": cosine_schedule}
     check_choice("schedule", kind, makers)
     return makers[kind](steps)

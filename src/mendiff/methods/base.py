@@ -18,7 +18,7 @@ from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.settled import settled
 from mendiff.scoring.readout import Features, Readout, few
 from mendiff.synthesis.probes import probes
-from mendiff.synthesis.upright import Frame, Pose, lie_variously, pose_of
+from mendiff.synthesis.upright import Frame, Pose, orientations_vary, pose_of
 from mendiff.types import Detection, Panel, Step, Trace
 
 METHODS: dict[str, str] = {
@@ -235,7 +235,7 @@ class Method(nn.Module, ABC):
             return
         poses = [pose_of(image) for image in images]
         joined = (torch.cat([getattr(one, name) for one in poses]) for name in ("angle", "centre", "clear"))
-        turn = bool(poses) and lie_variously(Pose(*joined))
+        turn = bool(poses) and orientations_vary(Pose(*joined))
         self.config = replace(self.config, upright="always" if turn else "never")
 
     def find(self, image: Tensor, seeds: Tensor) -> Detection:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mendiff.diffusion.ddim import ddim, watched
+from mendiff.diffusion.ddim import ddim, recorded
 from mendiff.diffusion.ladder import ladder, noised_at
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
@@ -201,7 +201,7 @@ class Diad(Method):
             estimate: Estimate = self.denoiser(x_t, t, embedding)
             return estimate
 
-        return ddim(denoise, z_t, rungs, self.schedule, edit=watched(None, seen))
+        return ddim(denoise, z_t, rungs, self.schedule, edit=recorded(None, seen))
 
     def _rebuild(self, image: Tensor, seeds: Tensor, seen: list[Step] | None = None) -> Tensor:
         """What good parts in the images' place would look like, (B,3,H,W) in about [0,1].

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from mendiff.calibration import upper_bound
-from mendiff.diffusion.ddim import ddim, watched
+from mendiff.diffusion.ddim import ddim, recorded
 from mendiff.diffusion.ladder import ladder, noised_at, remaining
 from mendiff.diffusion.random import PerImageRandom, content_seeds, variant_seeds
 from mendiff.diffusion.schedule import make_schedule
@@ -39,7 +39,7 @@ from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.denoiser import Denoiser, plain_unet
 from mendiff.nets.features import make_features
-from mendiff.nets.placement import half_meanwhile
+from mendiff.nets.placement import temporarily_bf16
 from mendiff.nets.settled import built, settled
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import Readout
@@ -256,12 +256,12 @@ class Glad(Method):
         z_t = self.schedule.add_noise(z0, noise, t)
         thresholds = self.stop_thresholds[run] if thresholds is None else thresholds
         stop = AdaptiveStop(self, z0, noise, thresholds, walk)
-        edit = watched(stop if config.adaptive else None, None if walk is None else walk.steps)
+        edit = recorded(stop if config.adaptive else None, None if walk is None else walk.steps)
         z = ddim(self.denoiser, z_t, rungs, self.schedule, edit=edit)
         rows = stop.resumed_at.nonzero().flatten()
         if len(rows):  # a second walk of those images that went back, each from its own rung
             below = remaining(rungs[rows], stop.resumed_at[rows])
-            edit = watched(None, None if walk is None else walk.again)
+            edit = recorded(None, None if walk is None else walk.again)
             z = z.index_put((rows,), ddim(self.denoiser, stop.resumed[rows], below, self.schedule, edit=edit))
         return z, stop
 
@@ -337,7 +337,7 @@ class Glad(Method):
 
         # A search takes dozens of passes an image, and scatters far more than half precision rounds.
         searching = self.parts.values() if self.config.adaptive else ()
-        with half_meanwhile(searching, next(self.parameters()).device):
+        with temporarily_bf16(searching, next(self.parameters()).device):
             if self.config.adaptive and self.config.threshold is None:
                 for run in range(len(self.config.denoise_steps)):
                     good = track(held_back(), "learning when to stop", progress)

@@ -1,9 +1,9 @@
-"""Networks: the only room that knows diffusers and timm."""
+"""Networks: the only package that imports diffusers and timm."""
 
 from typing import Final
 
 AUTO: Final = "auto"
-"""Name of features or kind of codec that stands for the network that comes with the package."""
+"""Features name or codec kind that stands for the bundled network."""
 LEAST_SIDE = 256
-"""Of images that a backbone describes well: they were trained on some 224 pixels, and of smaller images even
-their finest maps are coarse (benchmarks/readout_choice.py compares)."""
+"""Smallest image side in pixels for backbones. They were trained on about 224 pixels; feature maps of smaller
+images are too coarse (compared in benchmarks/readout_choice.py)."""

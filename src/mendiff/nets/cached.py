@@ -1,4 +1,4 @@
-"""Latents, or features, of images that come again and again, made once."""
+"""Caches for latents or features of images that occur repeatedly."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mendiff.diffusion.random import content_seeds
 
 
 class LatentCache:
-    """Latents by their image's content, kept on the CPU.
+    """A cache of latents by image content, stored on the CPU.
 
-    Every image is encoded alone, so that its latents don't depend on the batch in which it came first.
+    Every image is encoded alone, so its latents do not depend on the batch in which it first occurred.
 
     Args:
-        room: bytes that may be kept; further images are encoded whenever they come.
-        dtype: what is kept is rounded to this.
+        room: capacity in bytes; further images are encoded at every call.
+        dtype: dtype of the stored latents.
     """
 
     def __init__(self, room: float = math.inf, dtype: torch.dtype = torch.float32) -> None:
@@ -27,12 +27,12 @@ class LatentCache:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Empty the cache."""
         self._known: dict[Hashable, Tensor] = {}
         self._left = self._room
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies, and what is stored, begin empty: latents are made again where they are wanted."""
+        """Copies and pickles start with an empty cache."""
         return {"_room": self._room, "_dtype": self._dtype}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -40,18 +40,18 @@ class LatentCache:
         self.clear()
 
     def of(self, keys: Sequence[Hashable], make: Callable[[int], Tensor], like: Tensor) -> Tensor:
-        """What belongs to every key, (B,...), on the device and in the precision of `like`.
+        """The tensors of the given keys, (B,...), with the device and dtype of `like`.
 
         Args:
-            keys: of the rows.
-            make: from a row's number to what belongs to its key; called for keys that are not known yet.
+            keys: keys of the B rows.
+            make: computes the tensor of a row, given its index; called for unknown keys.
             like: any tensor.
         """
         found = []
         for number, key in enumerate(keys):
             one = self._known.get(key)
             if one is None:
-                # Rounded also where it can't be kept: a step is the same whatever was kept before it.
+                # Rounded even if it is not stored, so that results do not depend on the state of the cache.
                 one = make(number).to("cpu", self._dtype)
                 size = one.numel() * one.element_size()
                 if size <= self._left:
@@ -64,8 +64,8 @@ class LatentCache:
         """Latents of a batch, (B,3,H,W) in [0,1] to (B,c,h,w).
 
         Args:
-            image: of any content; what was not seen before is encoded and remembered.
-            encode: frozen and without a draw, the same at every call.
+            image: images; new ones are encoded and stored.
+            encode: deterministic encoder with frozen weights.
         """
         keys = [(seed, image.shape[1:]) for seed in content_seeds(image).tolist()]
         return self.of(keys, lambda number: encode(image[number : number + 1])[0], image)

@@ -1,4 +1,4 @@
-"""Codecs: from pixels in [0,1] to the latents that a denoiser works on, and back."""
+"""Codecs: convert pixels in [0,1] to the latents of the denoiser, and back."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Kind = Literal["pixels", "space_to_depth", "kl", "tiny", "auto"]
 PIXEL_KINDS = ("pixels", "space_to_depth")
 Pixels = Literal["", "symmetric", "imagenet"]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, in RGB."""
+"""ImageNet mean and standard deviation, RGB."""
 TINY_CODEC: Final = "space_to_depth"
-"""Kind of the codec in `tiny`: AUTO for the one that comes with the package."""
+"""Codec kind of the presets `tiny`; AUTO would be the bundled codec."""
 BUNDLED_NETWORK: dict[str, Any] = {
     "encoder_block_out_channels": [64, 64, 64, 64],
     "decoder_block_out_channels": [64, 64, 64, 64],
@@ -31,29 +31,28 @@ BUNDLED_NETWORK: dict[str, Any] = {
     "upsampling_scaling_factor": 2,
     "latent_channels": 16,
 }
-"""Shape of the codec that comes with the package: factor 8, 16 channels, little work at full size."""
+"""Architecture of the bundled codec: factor 8, 16 channels, few operations at full resolution."""
 
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """Which codec, and how big.
+    """Type and size of the codec.
 
     Attributes:
         kind: "pixels", "space_to_depth", "kl" (diffusers' AutoencoderKL), "tiny" (AutoencoderTiny), or "auto"
-            for the "tiny" one that comes with the package.
-        factor: downscaling of "space_to_depth"; the autoencoders' follows from their own config.
-        network: diffusers' config of the autoencoder; empty takes diffusers' defaults.
-        pixels: what an autoencoder was tuned on: "symmetric", pixels in [-1,1], or "imagenet", in ImageNet's
-            normalisation, as DiAD's published ones; empty where nobody says, as of Stable Diffusion's own.
-            Methods refuse one that was tuned on other pixels than they show it.
-        normalise: bring every channel of the latents to zero mean and unit deviation over good images ("tiny"
-            only); both are stored with the weights.
-        fit: the stage in which it learns the good images before the method is trained; then it is frozen.
-        train: whether the method trains it (published methods keep it frozen).
-        slicing: let an autoencoder see the images of a batch one after another: less memory, same latents.
-        tiling: side in pixels of overlapping tiles that an autoencoder sees one after another; 0 for whole
-            images. Memory stays that of a tile, but its norms and its attention see no further, so latents
-            and pixels change a little.
+            for the bundled codec of kind "tiny".
+        factor: downscaling factor of "space_to_depth"; autoencoders define it by their own config.
+        network: diffusers config of the autoencoder; empty for diffusers' defaults.
+        pixels: normalisation of the pixels on which an autoencoder was fine-tuned: "symmetric" for [-1,1],
+            "imagenet" for ImageNet normalisation (DiAD's published autoencoders), empty if unknown (Stable
+            Diffusion's). Methods refuse an autoencoder with a different normalisation from their own.
+        normalise: normalise every latent channel to zero mean and unit standard deviation over good images
+            ("tiny" only); mean and deviation are stored with the weights.
+        fit: training of the codec on the good images before the method is trained; afterwards it is frozen.
+        train: train the codec together with the method (it is frozen in the published methods).
+        slicing: encode and decode the images of a batch one by one: less memory, same latents.
+        tiling: side in pixels of overlapping tiles that are processed one by one; 0 for whole images. The
+            memory is that of a tile. Norms and attention are limited to a tile, so results change slightly.
     """
 
     kind: Kind = "space_to_depth"
@@ -78,33 +77,33 @@ class CodecConfig:
         if self.normalise and self.kind != "tiny":
             raise InputError(f"codec.normalise: expected false for a codec of kind {self.kind!r}, got true.")
         if self.slicing and self.kind in PIXEL_KINDS:
-            raise InputError(f"codec.slicing: expected false with {self.kind!r}, which only moves pixels.")
+            raise InputError(f"codec.slicing: expected false with {self.kind!r}, which has no network.")
         if self.tiling and self.kind != "kl":
             raise InputError(
-                f"codec.tiling: expected 0 for a codec of kind {self.kind!r}, which takes little memory, got "
-                f"{self.tiling}; tiles are for kind 'kl'."
+                f"codec.tiling: expected 0 for a codec of kind {self.kind!r}, got {self.tiling}; tiling is "
+                "available for kind 'kl'."
             )
 
 
 def check_pixels(config: CodecConfig, shown: str, instead: str = "") -> None:
-    """Refuse an autoencoder that says it was tuned on other pixels than it will be shown.
+    """Refuse an autoencoder that was fine-tuned with a different pixel normalisation.
 
     Args:
-        config: of the codec.
-        shown: "symmetric" or "imagenet".
-        instead: for the message: what else the user can do.
+        config: config of the codec.
+        shown: normalisation of the method: "symmetric" or "imagenet".
+        instead: alternative for the user, appended to the message.
     """
     if config.kind not in PIXEL_KINDS and config.pixels not in ("", shown):
         raise InputError(
-            f"codec.pixels: expected an autoencoder that was tuned on {shown!r} pixels, got one tuned on "
-            f"{config.pixels!r} ones; tune it with mendiff fit-codec --set codec.pixels={shown}{instead}."
+            f"codec.pixels: expected an autoencoder tuned on {shown!r} pixels, got {config.pixels!r}; tune "
+            f"it with mendiff fit-codec --set codec.pixels={shown}{instead}."
         )
 
 
 def as_tuned(image: Tensor, pixels: str) -> Tensor:
-    """What `encode` must be given for its network to see an image as it was tuned, (B,3,H,W) in [0,1].
+    """Convert images (B,3,H,W) in [0,1] to the input of `encode` that gives the network its normalisation.
 
-    Codecs scale their input from [0,1] to [-1,1] by themselves; for "imagenet" this undoes that.
+    `encode` scales its input from [0,1] to [-1,1]; for "imagenet" this is compensated.
     """
     if pixels != "imagenet":
         return image
@@ -113,7 +112,7 @@ def as_tuned(image: Tensor, pixels: str) -> Tensor:
 
 
 def as_seen(decoded: Tensor, pixels: str) -> Tensor:
-    """Pixels in about [0,1] from what the decoder puts out, not clamped, (B,3,H,W) to the same."""
+    """Convert the decoder's output to pixels in about [0,1], not clamped, (B,3,H,W)."""
     if pixels != "imagenet":
         return decoded / 2 + 0.5
     mean, std = (decoded.new_tensor(values)[:, None, None] for values in (MEAN, STD))
@@ -137,7 +136,7 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def decode_raw(self, z0: Tensor) -> Tensor:
-        """Pixels in about [-1,1], (B,3,H,W), as the network puts them out."""
+        """The network's output: pixels in about [-1,1], (B,3,H,W)."""
 
     def decode(self, z0: Tensor) -> Tensor:
         """Pixels in [0,1], (B,3,H,W)."""
@@ -145,9 +144,9 @@ class Codec(nn.Module, ABC):
 
 
 class PixelCodec(Codec):
-    """Pixels scaled to [-1,1]; with a factor, blocks of factor x factor pixels moved into channels (no loss).
+    """Pixels scaled to [-1,1]; with a factor > 1, lossless space-to-depth.
 
-    A small network reaches far on moved blocks: less width and height at the same cost per position.
+    Space-to-depth enlarges the receptive field of a small network at the same cost per position.
     """
 
     def __init__(self, factor: int = 1) -> None:
@@ -156,7 +155,7 @@ class PixelCodec(Codec):
         self.channels = 3 * factor**2
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(B,3,H,W) to (B,3 f^2,H/f,W/f) in [-1,1]; there is no posterior, so noise is not used."""
+        """(B,3,H,W) to (B,3 f^2,H/f,W/f) in [-1,1]; noise is ignored, there is no posterior."""
         return F.pixel_unshuffle(image * 2 - 1, self.factor)
 
     def decode_raw(self, z0: Tensor) -> Tensor:
@@ -177,14 +176,14 @@ class KLCodec(Codec):
         self._scale = float(self.network.config["scaling_factor"])
 
     def tile(self, side: int) -> None:
-        """Work in tiles of so many pixels from now on, of which a quarter, in latents, overlaps the next."""
+        """Process tiles of the given side in pixels; neighbouring tiles overlap by a quarter, in latents."""
         if side % (4 * self.factor):
             raise InputError(f"codec.tiling: expected a multiple of {4 * self.factor} pixels, got {side}.")
         self.network.enable_tiling()
         self.network.tile_sample_min_size, self.network.tile_latent_min_size = side, side // self.factor
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The posterior's mode, or with noise its sample mean + std * noise (as the published code does)."""
+        """The posterior's mode, or with noise the sample mean + std * noise (as in the published code)."""
         posterior = self.network.encode(image * 2 - 1).latent_dist
         z0: Tensor = posterior.mean if noise is None else posterior.mean + posterior.std * noise
         return z0 * self._scale
@@ -196,11 +195,11 @@ class KLCodec(Codec):
 
 
 class TinyCodec(Codec):
-    """diffusers' AutoencoderTiny, a codec small enough for a CPU (factor 8, no posterior).
+    """diffusers' AutoencoderTiny, small enough for a CPU (factor 8, no posterior).
 
     Args:
         network: see CodecConfig.
-        normalise: see there; `normalise_by` learns what it needs.
+        normalise: see CodecConfig; `normalise_by` computes mean and deviation.
     """
 
     mean: Tensor
@@ -221,7 +220,7 @@ class TinyCodec(Codec):
             self.register_buffer("std", torch.ones(self.channels, 1, 1))
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(B,3,H,W) in [0,1] to (B,c,h,w); there is no posterior, so noise is not used."""
+        """(B,3,H,W) in [0,1] to (B,c,h,w); noise is ignored, there is no posterior."""
         z0: Tensor = self.network.encode(image * 2 - 1).latents
         z0 = z0 * self._scale
         return (z0 - self.mean) / self.std if self._normalise else z0
@@ -234,7 +233,7 @@ class TinyCodec(Codec):
 
     @torch.no_grad()
     def normalise_by(self, images: Tensor) -> None:
-        """Learn mean and deviation of every channel from good images, (N,3,H,W) in [0,1]."""
+        """Compute mean and deviation of every channel from good images, (N,3,H,W) in [0,1]."""
         self.mean.zero_()
         self.std.fill_(1)
         latents = torch.cat([self.encode(batch) for batch in images.split(8)]).transpose(0, 1).flatten(1)
@@ -243,10 +242,10 @@ class TinyCodec(Codec):
 
 
 def _start_evenly(network: nn.Module) -> None:
-    """Fresh weights of an AutoencoderTiny with which signals keep their size, and blocks begin as identities.
+    """Initialise an AutoencoderTiny so that the signal variance is preserved and blocks start as identities.
 
-    PyTorch's own shrink what passes through a convolution; after a dozen of them next to nothing of colours
-    comes through, and a training stays grey for thousands of steps.
+    PyTorch's default initialisation reduces the variance in every convolution. After a dozen layers almost no
+    colour information is left, and decoded images stay grey for thousands of steps.
     """
     from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 
@@ -264,15 +263,15 @@ def _start_evenly(network: nn.Module) -> None:
 
 
 def widened(codec: TinyCodec, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a codec with fewer latent channels, filled up to a fresh codec's own.
+    """Extend the weights of a codec with fewer latent channels to the shapes of another codec.
 
-    The channels that are new enter the decoder weakly, so that a training begins where the other one ended.
+    New channels have small weights in the decoder, so training continues from the narrower codec.
 
     Args:
-        codec: otherwise of the same shape, with fresh weights.
-        weights: of the narrower one, by name.
+        codec: a newly initialised codec with more latent channels and otherwise the same architecture.
+        weights: state dict of the narrower codec.
     """
-    full = {name: one.clone() for name, one in codec.state_dict().items()}
+    full = {name: tensor.clone() for name, tensor in codec.state_dict().items()}
     for name, one in weights.items():
         target = full[name]
         if target.dim() == 4 and target.shape[1] > one.shape[1]:
@@ -282,7 +281,7 @@ def widened(codec: TinyCodec, weights: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def make_codec(config: CodecConfig) -> Codec:
-    """The codec a config names, with fresh weights; weights come from the model folder."""
+    """Build the codec of a config with random weights."""
     if config.kind == "pixels":
         codec: Any = PixelCodec()
     elif config.kind == "space_to_depth":
@@ -302,12 +301,12 @@ def make_codec(config: CodecConfig) -> Codec:
 
 
 def check_size(codec: Codec, image: Tensor, multiple: int) -> None:
-    """Refuse images whose height or width the codec and the denoiser can't halve evenly.
+    """Refuse image sizes that are not divisible by the downsampling of codec and denoiser.
 
     Args:
-        codec: for its factor.
+        codec: the codec.
         image: (B,3,H,W).
-        multiple: of latent positions that the denoiser needs per side.
+        multiple: divisor that the denoiser requires for the latent height and width.
     """
     unit = codec.factor * multiple
     height, width = image.shape[-2:]

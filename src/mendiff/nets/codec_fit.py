@@ -1,4 +1,4 @@
-"""How a codec is trained: what its loss weighs, and how it is fitted to the good images of a method."""
+"""Settings of codec training: the loss, and the stage in which a codec is fitted to the good images."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from mendiff.errors import LARGEST_SIDE, check_choices, check_count, check_range
 
 @dataclass(frozen=True)
 class CodecLossConfig:
-    """The pixel term, which has weight 1, and the weights of the terms beside it.
+    """Loss of codec training: the pixel term with weight 1, and the weights of the other terms.
 
     Attributes:
-        pixel: "l1", the mean absolute error (latent diffusion's), or "rms", the mean over images of the root
-            of their mean squared error, which PSNR measures.
-        perceptual_weight: of the squared distance between unit-length features, summed over layers.
-        kl_weight: of the posterior's divergence from a unit normal, per latent number; where there is no
-            posterior ("tiny"), of the mean square of the latents.
-        latent_noise: largest deviation of the noise that the decoder finds on its latents in training, as a
-            share of every channel's own; each image draws its share from 0 to this. The decoder then makes a
-            plausible image of the imprecise latents of a denoiser.
-        adversarial_weight: of a discriminator of patches that is trained beside the codec, relative to what
-            the pixel and perceptual terms do to the decoder's last layer; 0 for none.
-        adversarial_start: steps before it comes in.
+        pixel: "l1", the mean absolute error (latent diffusion), or "rms", the mean over images of the root
+            mean squared error, which corresponds to PSNR.
+        perceptual_weight: weight of the squared distance of unit-length features, summed over layers.
+        kl_weight: weight of the posterior's KL divergence from a unit normal, per latent element; without a
+            posterior ("tiny") weight of the mean squared latents.
+        latent_noise: largest standard deviation of the noise added to the latents in training, relative to
+            each channel's standard deviation; every image draws its level from 0 to this value. The decoder
+            becomes robust to imprecise latents of a denoiser.
+        adversarial_weight: weight of the patch discriminator, relative to the gradient norm of the pixel and
+            perceptual terms at the decoder's last layer; 0 for no discriminator.
+        adversarial_start: training step at which the adversarial term begins.
     """
 
     pixel: Literal["l1", "rms"] = "l1"
@@ -41,15 +41,16 @@ class CodecLossConfig:
 
 @dataclass(frozen=True)
 class CodecFitConfig:
-    """The stage of a fit in which the codec learns the good images, before the method learns its latents.
+    """The stage of a fit that trains the codec on the good images, before the method is trained on latents.
 
     Attributes:
-        images: crops that are shown in all; 0 for no such stage.
-        crop: their side in pixels; larger images only.
+        images: total number of training crops; 0 skips the stage.
+        crop: side of the crops in pixels; used for larger images.
         batch_size: crops per step.
-        anomalies: images with synthetic anomalies among the good ones, so that defects get through, too.
-        learning_rate: highest one; it falls to zero along a half cosine.
-        loss: see CodecLossConfig; distances are those of the features that come with the package.
+        anomalies: number of images with synthetic anomalies among the good ones, so that the codec also
+            preserves defects.
+        learning_rate: initial learning rate; it falls to zero along a half cosine.
+        loss: see CodecLossConfig; the perceptual term uses the bundled features.
     """
 
     images: int = 0
@@ -69,5 +70,5 @@ class CodecFitConfig:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the stage."""
+        """Number of optimiser steps of the stage."""
         return -(-self.images // self.batch_size)

@@ -1,4 +1,4 @@
-"""What a codec is trained on: pixels, deep features, and latents that stay near a normal distribution."""
+"""The loss of codec training: pixels, deep features, and regularised latents."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mendiff.nets.features import FeaturesConfig, make_features
 
 @dataclass(frozen=True)
 class CodecParts:
-    """The networks of a codec's training.
+    """Configs of the networks in codec training.
 
     Attributes:
-        codec: "kl" or "tiny".
-        features: of the perceptual term.
+        codec: codec of kind "kl" or "tiny".
+        features: features of the perceptual term.
         loss: see CodecLossConfig.
     """
 
@@ -38,10 +38,10 @@ class CodecTraining(nn.Module):
         config: see CodecParts.
 
     Attributes:
-        discriminator: trained beside the codec, by `rival_loss`; None without an adversarial term.
-        step: number of the training step, which says whether that term has come in.
+        discriminator: patch discriminator, trained with `rival_loss`; None without an adversarial term.
+        step: index of the training step; the adversarial term is active from `adversarial_start`.
 
-    Source: Rombach et al. 2022, appendix G; perceptual distance as in Zhang et al. 2018, unweighted.
+    Source: Rombach et al. 2022, appendix G; perceptual distance of Zhang et al. 2018 without weights.
     """
 
     def __init__(self, config: CodecParts) -> None:
@@ -59,7 +59,7 @@ class CodecTraining(nn.Module):
         self._shown: tuple[Tensor, Tensor] | None = None
 
     def forward(self, image: Tensor, rng: Generator) -> Tensor:
-        """The loss of a batch, (B,3,H,W) in [0,1] to a scalar; rng (CPU) draws from the posterior."""
+        """The loss of a batch, (B,3,H,W) in [0,1] to a scalar; rng (CPU) samples from the posterior."""
         rebuilt, divergence = self._through(image, rng)
         loss = self.pixel(rebuilt.float() - image)
         if self.config.perceptual_weight:
@@ -72,7 +72,7 @@ class CodecTraining(nn.Module):
         return loss + self.config.kl_weight * divergence
 
     def rival_loss(self) -> Tensor | None:
-        """The discriminator's loss on the batch that `forward` saw last, once; None before its start."""
+        """The discriminator's loss on the last batch of `forward`; None before `adversarial_start`."""
         shown, self._shown = self._shown, None
         if shown is None or self.discriminator is None:
             return None
@@ -80,13 +80,13 @@ class CodecTraining(nn.Module):
         return hinge_loss(real, made)
 
     def pixel(self, error: Tensor) -> Tensor:
-        """The mean absolute error, or the mean over images of the root of their squared error."""
+        """The mean absolute error, or the mean over images of the root mean squared error."""
         if self.config.pixel == "l1":
             return error.abs().mean()
         return (error.square().mean((1, 2, 3)) + 1e-6).sqrt().mean()
 
     def perceptual(self, image: Tensor, rebuilt: Tensor) -> Tensor:
-        """Squared distance of unit-length features, mean over positions, summed over layers, to a scalar."""
+        """Squared distance of unit-length features: mean over positions, sum over layers; a scalar."""
         with torch.no_grad():
             truth = self.features(image)
         pairs = zip(truth, self.features(rebuilt), strict=True)
@@ -97,7 +97,7 @@ class CodecTraining(nn.Module):
         return torch.stack(layers).sum()
 
     def _through(self, image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Decoded images in about [0,1], and the divergence in nats per latent number."""
+        """Decoded images in about [0,1], and the KL divergence in nats per latent element."""
         codec = self.codec
         scaled = as_tuned(image, self.pixels) * 2 - 1
         if isinstance(codec, KLCodec):
@@ -112,7 +112,7 @@ class CodecTraining(nn.Module):
         return as_seen(decoded, self.pixels), latents.float().square().mean()
 
     def _disturbed(self, latents: Tensor, rng: Generator) -> Tensor:
-        """Latents with noise of the config's size, (B,c,h,w)."""
+        """Latents with added noise of the config's level, (B,c,h,w)."""
         if not self.config.latent_noise:
             return latents
         share = (
@@ -129,12 +129,12 @@ def _last_weights(codec: Codec) -> Tensor:
 
 
 def latent_scale(codec: Codec, images: Tensor, pixels: str = "") -> float:
-    """The factor that brings a codec's latents to unit deviation over good images, (N,3,H,W) in [0,1].
+    """The factor that scales a codec's latents to unit standard deviation over good images.
 
     Args:
-        codec: trained.
-        images: good ones.
-        pixels: what it was tuned on; see CodecConfig.
+        codec: a trained codec.
+        images: good images, (N,3,H,W) in [0,1].
+        pixels: pixel normalisation; see CodecConfig.
     """
     with torch.no_grad():
         latents = torch.cat([codec.encode(as_tuned(batch, pixels)) for batch in images.split(8)])

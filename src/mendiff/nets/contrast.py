@@ -1,4 +1,4 @@
-"""The contrast of good images, which differs from product to product, while a schedule's noise does not."""
+"""Contrast normalisation: the contrast of images differs between products, the noise schedule does not."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from mendiff.diffusion.posterior import Pixels
 from mendiff.scoring.whitening import Moments
 
 LEAST = 1e-3
-"""Smallest deviation that is divided by: images of a single colour have none."""
+"""Lower limit of the divisor, for images of a single colour."""
 
 
 class Contrast(nn.Module):
-    """Brings latents to zero mean and unit deviation over all good images; as it is made, leaves them alone.
+    """Normalises latents to zero mean and unit deviation over all good images; initially the identity.
 
-    One number each for all channels, so that colours keep their relations.
+    Mean and deviation are shared by all channels, so that the ratios of colours are preserved.
     """
 
     mean: Tensor
@@ -29,23 +29,23 @@ class Contrast(nn.Module):
 
     @property
     def pixels(self) -> Pixels:
-        """How to make pixels in [-1,1] of the latents of a codec that only moves pixels."""
+        """Conversion of normalised latents to pixels in [-1,1], for codecs without a network."""
         return Pixels(self.mean, self.std)
 
     def update(self, latents: Tensor) -> None:
-        """Take in latents of good images, (B,c,h,w)."""
+        """Accumulate latents of good images, (B,c,h,w)."""
         self._moments.update(latents.flatten(1)[:, None, None])
 
     def finish(self) -> None:
-        """Set mean and deviation from all that was taken in; starts anew."""
+        """Set mean and deviation from the accumulated latents, and reset the accumulator."""
         mean, covariance = self._moments.finish()
         self.mean.copy_(mean[0])
         self.std.copy_(covariance[0, 0].clamp(min=LEAST**2).sqrt())
 
     def forward(self, latents: Tensor) -> Tensor:
-        """(B,c,h,w) to the same, at unit contrast."""
+        """Normalise latents, (B,c,h,w)."""
         return (latents - self.mean) / self.std
 
     def undo(self, latents: Tensor) -> Tensor:
-        """(B,c,h,w) at unit contrast to what they were."""
+        """Invert the normalisation, (B,c,h,w)."""
         return self.pixels.of(latents)

@@ -1,4 +1,4 @@
-"""Denoisers: diffusers' UNets behind one call, (x_t, t) to Estimate."""
+"""Denoisers: diffusers UNets with a common interface, (x_t, t) to Estimate."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from mendiff.types import Estimate
 Prediction = Literal["eps", "x0", "v"]
 PREDICTIONS = get_args(Prediction)
 Control = tuple[Sequence[Tensor], Tensor]
-"""What is added to the skips of a UNet2DConditionModel, one tensor each, and to its middle block's output."""
+"""Residuals for the skip connections and for the middle block's output of a UNet2DConditionModel."""
 
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """Which network predicts what.
+    """Type of the denoiser network and its prediction target.
 
     Attributes:
         kind: "unet" (diffusers' UNet2DModel) or "conditional_unet" (UNet2DConditionModel).
-        prediction: what the network puts out: "eps", "x0" or "v".
-        network: diffusers' config of the network; channels in and out follow the codec unless given.
-        guidance: classifier-free guidance scale; 0 leaves it out and halves the work ("conditional_unet"
+        prediction: prediction target of the network: "eps", "x0" or "v".
+        network: diffusers config of the network; input and output channels follow the codec unless given.
+        guidance: classifier-free guidance scale; 0 disables guidance and halves the cost ("conditional_unet"
             only).
-        prompt: the text that conditions the network; embedded once, when pretrained parts are loaded, and
+        prompt: conditioning text; it is embedded when pretrained parts are loaded, and the embedding is
             stored with the weights ("conditional_unet" only).
-        prompt_length: tokens of the stored prompts ("conditional_unet" only).
-        categories: names, each of which has a prompt of its own, `prompt` and the name ("conditional_unet"
-            only); what belongs to no known category gets the mean of their embeddings.
+        prompt_length: number of tokens of the stored prompts ("conditional_unet" only).
+        categories: names of categories with their own prompts, `prompt` followed by the name
+            ("conditional_unet" only); images of an unknown category use the mean of their embeddings.
     """
 
     kind: Literal["unet", "conditional_unet"] = "unet"
@@ -51,12 +51,12 @@ class DenoiserConfig:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The texts to embed: one for every category, or the one for all."""
+        """The texts to embed: one per category, or a single one."""
         return tuple(f"{self.prompt} {name}" for name in self.categories) or (self.prompt,)
 
 
 def plain_unet(*widths: int) -> dict[str, Any]:
-    """DenoiserConfig.network of a small UNet2DModel without attention: a level with one block per width."""
+    """DenoiserConfig.network of a small UNet2DModel without attention: one level with one block per width."""
     return {
         "block_out_channels": list(widths),
         "layers_per_block": 1,
@@ -68,9 +68,9 @@ def plain_unet(*widths: int) -> dict[str, Any]:
 
 
 def attention_unet(*widths: int) -> dict[str, Any]:
-    """DenoiserConfig.network of a UNet2DModel with self-attention on all levels but the finest.
+    """DenoiserConfig.network of a UNet2DModel with self-attention on all levels except the finest.
 
-    A level has two blocks per width, an attention head 64 channels.
+    One level with two blocks per width; attention heads have 64 channels.
     """
     coarse = len(widths) - 1
     return {
@@ -84,9 +84,9 @@ def attention_unet(*widths: int) -> dict[str, Any]:
 
 
 def conditional_unet(*widths: int, attention: bool = False) -> dict[str, Any]:
-    """The same of a UNet2DConditionModel, which an SG network can steer; it has no use for prompts.
+    """DenoiserConfig.network of a UNet2DConditionModel for use with an SG network, without prompts.
 
-    With attention it has transformer blocks on all levels but the finest, and two blocks a level.
+    With attention it has transformer blocks on all levels except the finest, and two blocks per level.
     """
     network = plain_unet(*widths) | {"mid_block_type": "UNetMidBlock2D", "cross_attention_dim": 8}
     del network["add_attention"]
@@ -104,15 +104,15 @@ def conditional_unet(*widths: int, attention: bool = False) -> dict[str, Any]:
 
 
 class Denoiser(nn.Module):
-    """A UNet that turns (x_t, t) into a consistent pair (x0, eps), one t per image.
+    """A UNet that maps (x_t, t) to a consistent pair (x0, eps), with a timestep per image.
 
     Args:
-        config: which network.
-        schedule: converts what the network predicts.
-        channels: of the latents.
+        config: config of the network.
+        schedule: noise schedule, used to convert predictions.
+        channels: number of latent channels.
 
     Attributes:
-        multiple: latent height and width must divide by this.
+        multiple: divisor of the latent height and width.
     """
 
     prompt: Tensor
@@ -134,7 +134,7 @@ class Denoiser(nn.Module):
         self.network = _make_network(config, channels)
         self.multiple = 2 ** (len(self.network.config["block_out_channels"]) - 1)
         if config.kind == "conditional_unet":
-            # Fixed prompt embeddings travel with the weights, so that no text encoder is needed afterwards.
+            # Prompt embeddings are stored with the weights, so that inference needs no text encoder.
             width = int(self.network.config["cross_attention_dim"])
             self.register_buffer("prompt", torch.zeros(1, config.prompt_length, width))
             self.register_buffer("no_prompt", torch.zeros(1, config.prompt_length, width))
@@ -149,13 +149,13 @@ class Denoiser(nn.Module):
         prompt: Tensor | None = None,
         control: Callable[[Tensor], Control] | None = None,
     ) -> Estimate:
-        """Estimate at (x_t, t), guided if the config says so.
+        """Estimate at (x_t, t), with guidance if the config enables it.
 
         Args:
-            x_t: (B,c,h,w).
-            t: (B,).
+            x_t: noisy latents, (B,c,h,w).
+            t: timesteps, (B,).
             prompt: embeddings that replace the stored one, (B or 1,L,D); "conditional_unet" only.
-            control: from prompt embeddings, (B,L,D), to what steers the network; "conditional_unet" only.
+            control: maps prompt embeddings (B,L,D) to residuals; "conditional_unet" only.
         """
         raw = self.raw(x_t, t, prompt, control)
         if self.config.guidance:
@@ -170,7 +170,7 @@ class Denoiser(nn.Module):
         prompt: Tensor | None = None,
         control: Callable[[Tensor], Control] | None = None,
     ) -> Tensor:
-        """What the network itself puts out, (B,c,h,w): eps, x0 or v; float32 whatever the autocast."""
+        """The network's output, (B,c,h,w): eps, x0 or v; always float32."""
         if self.config.kind == "unet":
             raw: Tensor = self.network(x_t, t).sample
             return raw.to(x_t.dtype)
@@ -182,29 +182,29 @@ class Denoiser(nn.Module):
         return raw.to(x_t.dtype)
 
     def estimate(self, x_t: Tensor, raw: Tensor, t: Tensor) -> Estimate:
-        """Complete a raw prediction to the consistent pair (x0, eps)."""
+        """Convert a raw prediction to a consistent pair (x0, eps)."""
         if self.config.prediction == "eps":
             return Estimate(self.schedule.x0_from_eps(x_t, raw, t), raw)
         x0 = raw if self.config.prediction == "x0" else self.schedule.x0_from_v(x_t, raw, t)
         return Estimate(x0, self.schedule.eps_from_x0(x_t, x0, t))
 
     def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the network should put out where x0 and eps are true, (B,c,h,w)."""
+        """The training target of the network, given x0 and eps, (B,c,h,w)."""
         if self.config.prediction == "eps":
             return eps
         a_t, s_t = self.schedule.scales(t, x0.dtype)
         return x0 if self.config.prediction == "x0" else a_t * eps - s_t * x0
 
     def set_prompts(self, prompts: Tensor, no_prompt: Tensor) -> None:
-        """Store the embeddings of the config's prompts, (1,L,D) or one per category, and of the empty one."""
-        # Cloned: tensors that share memory can't be saved.
+        """Store the embeddings of the prompts, (1,L,D) or one per category, and of the empty prompt."""
+        # Cloned because tensors that share memory cannot be saved.
         self.no_prompt = no_prompt.to(self.no_prompt).clone()
         self.prompt = prompts.to(self.prompt).mean(0, keepdim=True).clone()
         if self.config.categories:
             self.category_prompts = prompts.to(self.category_prompts).clone()
 
     def choose_category(self, name: str) -> None:
-        """Make a category's prompt the one that is used."""
+        """Use the prompt of a category."""
         if name not in self.config.categories:
             known = ", ".join(self.config.categories)
             raise InputError(f"category: expected one that has a prompt ({known}), got {name!r}.")

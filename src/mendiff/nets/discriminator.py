@@ -1,6 +1,6 @@
-"""PatchGAN: a small network that tells real patches of images from decoded ones (Isola et al. 2017).
+"""PatchGAN discriminator: classifies patches as real or decoded (Isola et al. 2017).
 
-Loss and weight as in VQGAN (Esser et al. 2021), whose first stage latent diffusion takes over.
+Loss and weight are those of VQGAN (Esser et al. 2021) and latent diffusion's first stage.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from mendiff.errors import InputError
 
 HALVINGS = 3
 LEAST_SIDE = 8 * HALVINGS
-"""Of images, in pixels: smaller ones leave no patch to judge."""
+"""Smallest image side in pixels; the output of smaller images is empty."""
 LARGEST_WEIGHT = 1e4
 
 
 class PatchDiscriminator(nn.Module):
-    """One number per patch of 70x70 pixels, (B,3,H,W) in [-1,1] to (B,1,h,w); higher is more real.
+    """A logit per patch of 70x70 pixels, (B,3,H,W) in [-1,1] to (B,1,h,w); higher means real.
 
     Args:
-        width: channels of the first layer, doubled at every halving.
+        width: channels of the first layer; doubled with every downsampling.
     """
 
     def __init__(self, width: int = 64) -> None:
@@ -40,7 +40,7 @@ class PatchDiscriminator(nn.Module):
                 nn.init.normal_(one.weight, 1.0, 0.02)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """See the class."""
+        """Logits per patch; see the class."""
         if min(pixels.shape[-2:]) < LEAST_SIDE:
             raise InputError(
                 f"loss.adversarial_weight: expected images of at least {LEAST_SIDE} pixels for its "
@@ -51,18 +51,18 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_loss(real: Tensor, made: Tensor) -> Tensor:
-    """What the discriminator minimises, from its numbers for real and decoded images, to a scalar."""
+    """Hinge loss of the discriminator, given its logits for real and decoded images; a scalar."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + made).mean())
 
 
 def adaptive_weight(other: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
-    """How much the adversarial loss must weigh to move the decoder's last layer as far as the others do.
+    """Weight that gives the adversarial loss the same gradient norm as the other terms at the last layer.
 
     |d other / d last| / (|d adversarial / d last| + 1e-4), at most 10,000 (Esser et al. 2021, eq. 7).
 
     Args:
         other: the other terms of the decoder's loss, a scalar.
-        adversarial: a scalar.
+        adversarial: the adversarial loss, a scalar.
         last: weights of the decoder's last layer.
     """
     (theirs,) = torch.autograd.grad(other, last, retain_graph=True)

@@ -1,6 +1,6 @@
-"""Deep features: any timm backbone, its layers by name, normalised inside.
+"""Deep features from any timm backbone, with named layers and built-in normalisation.
 
-Our own thin extractor: the common ones change timm process-wide or drop layers they don't know.
+A thin extractor of our own: existing ones patch timm process-wide or silently drop unknown layers.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from mendiff.nets.student import BUNDLED, StudentFeatures
 from mendiff.scoring.pyramid import PixelPyramid
 
 TINY_FEATURES = AUTO
-"""Name of the features in `tiny`."""
+"""Features name of the presets `tiny`."""
 
 STAGES = ("stage1", "stage2", "stage3")
-"""Layers of a convolutional backbone, unless a config says others."""
+"""Default layers of a convolutional backbone."""
 DEPTHS = (3 / 12, 5 / 12, 7 / 12)
-"""Of the blocks of a vision transformer that these stand for."""
+"""Corresponding relative depths of the blocks of a vision transformer."""
 
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """Which backbone, which layers, and what its input looks like.
+    """Backbone, layers and input normalisation of a feature extractor.
 
     Attributes:
-        name: timm's name of the backbone; "auto" for the network that comes with the package, which a stored
-            config calls "bundled"; empty for no features.
+        name: timm's name of the backbone; "auto" for the bundled network (stored configs call it "bundled");
+            empty for no features.
         layers: "stage0", "stage1", ... of a convolutional backbone (0 is the finest) or "block1", ... of a
-            vision transformer, counted from 1 as in the papers. The default stages stand for blocks 3, 5 and
-            7 of a transformer's 12, and for those at the same depth of another's: deep enough to know what
-            they see, not so deep that they forget where.
-        mean, std: of the normalisation of RGB in [0,1]; empty takes those timm states for the name.
-        network: further arguments of the backbone, such as {"pad_type": "same"} or {"img_size": 224}; of the
+            vision transformer, counted from 1 as in the papers. For a transformer the default stages are
+            replaced by blocks 3, 5 and 7 of 12, or blocks of the same relative depth: these combine semantic
+            content with spatial accuracy.
+        mean, std: normalisation of RGB in [0,1]; empty for timm's values of the backbone.
+        network: further arguments of the backbone, such as {"pad_type": "same"} or {"img_size": 224}; for the
             bundled network, fields of StudentConfig.
-        position_resampling: how a transformer's position embedding is fitted to the image: "timm"
-            (antialiased bicubic) or "dino" (bicubic with the published scale factor (n + 0.1) / sqrt(N)).
+        position_resampling: interpolation of a transformer's position embedding: "timm" (antialiased bicubic)
+            or "dino" (bicubic with the published scale factor (n + 0.1) / sqrt(N)).
     """
 
     name: str = ""
@@ -60,15 +60,15 @@ class FeaturesConfig:
 
 
 class FeatureExtractor(nn.Module):
-    """A frozen backbone that maps (B,3,H,W) in [0,1] to one (B,C,h,w) map per named layer.
+    """A frozen backbone that maps (B,3,H,W) in [0,1] to a (B,C,h,w) map per named layer.
 
     Args:
-        config: which backbone and layers.
+        config: backbone and layers.
 
     Attributes:
         channels: C of every layer.
         strides: pixels per position of every layer.
-        least_side: smaller images are better enlarged to it, in pixels.
+        least_side: recommended smallest image side in pixels; smaller images should be upsampled.
     """
 
     least_side = LEAST_SIDE
@@ -102,18 +102,18 @@ class FeatureExtractor(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> FeatureExtractor:
-        """Stay in evaluation mode: the extractor is frozen, its batch statistics too."""
+        """Stay in evaluation mode: weights and batch statistics are frozen."""
         return super().train(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Features of RGB images in [0,1], one (B,C,h,w) per layer, normalising inside."""
+        """Features of RGB images in [0,1], a (B,C,h,w) map per layer; normalises the images."""
         return self.unnormalised((image - self.mean) / self.std)
 
     def unnormalised(self, pixels: Tensor) -> list[Tensor]:
-        """Features of pixels as they are, (B,3,H,W): GLAD's stop rule feeds the decoder's output directly.
+        """Features of pixels (B,3,H,W) without normalisation, for GLAD's stop rule on the decoder's output.
 
-        Of a transformer the patch tokens after the named blocks, before the final norm; pixels that don't
-        fill a patch are left out, at the right and at the bottom.
+        For a transformer: the patch tokens after the named blocks, before the final norm. Incomplete patches
+        at the right and bottom edge are cropped.
         """
         height, width = (side - side % self._whole for side in pixels.shape[-2:])
         indices = sorted(self.indices)
@@ -128,7 +128,7 @@ class FeatureExtractor(nn.Module):
         return [by_index[index] for index in self.indices]
 
     def _refuse_size(self, size: tuple[int, int], error: Exception) -> None:
-        """Raise InputError where a backbone failed that was made for images of another size (h,w)."""
+        """Raise InputError if a backbone with a fixed input size failed on images of another size (h,w)."""
         stated = self.backbone.default_cfg
         made_for = self.config.network.get("img_size", stated["input_size"][1:])
         rows, columns = (made_for, made_for) if isinstance(made_for, int) else tuple(made_for)
@@ -136,22 +136,22 @@ class FeatureExtractor(nn.Module):
         if not fixed or size == (rows, columns) or isinstance(error, torch.cuda.OutOfMemoryError):
             return
         raise InputError(
-            f"features: expected images of {rows}x{columns} pixels, for which {self.config.name} was made, "
-            f"got {size[0]}x{size[1]}; choose another --image-size, or a backbone that takes every size "
+            f"features: expected images of {rows}x{columns} pixels, the fixed size of {self.config.name}, "
+            f"got {size[0]}x{size[1]}; choose another --image-size, or a backbone without a fixed size "
             f"({' '.join(str(error).split())})."
         ) from error
 
     def position_embedding(self, grid: tuple[int, int]) -> Tensor:
-        """A vision transformer's position embedding fitted to a token grid (h,w), (1,prefix + h w,C)."""
+        """A vision transformer's position embedding, resampled to a grid (h,w), (1,prefix + h w,C)."""
         fitted: Tensor = self.backbone._pos_embed.fitted(grid)
         return fitted
 
     def load_backbone(self, weights: Mapping[str, Tensor], source: str) -> None:
-        """Load a timm state dict; what the named layers don't need (head, later stages) may be in it or not.
+        """Load a timm state dict. Weights that the named layers do not use (head, later stages) are optional.
 
         Args:
-            weights: timm's parameter names to tensors, any float dtype.
-            source: for messages: where the weights come from.
+            weights: state dict with timm's names, of any float dtype.
+            source: origin of the weights, for messages.
         """
         own = self.backbone.state_dict()
         _check_weights(own, self.config, weights, source)
@@ -159,7 +159,7 @@ class FeatureExtractor(nn.Module):
 
 
 def hub_id(name: str) -> str:
-    """The hub's repository of timm's weights for a backbone, such as timm/resnet50.a1_in1k; or empty."""
+    """Hub repository of timm's weights of a backbone, such as timm/resnet50.a1_in1k; may be empty."""
     import timm
 
     stated = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
@@ -167,28 +167,28 @@ def hub_id(name: str) -> str:
 
 
 Features = FeatureExtractor | StudentFeatures | PixelPyramid
-"""What make_features makes."""
+"""Types that make_features returns."""
 
 
 @built
 def make_features(config: FeaturesConfig) -> Features:
-    """The extractor a config names, with fresh weights; the weight-free one for an empty name."""
+    """Build the feature extractor of a config with random weights; a weight-free one for an empty name."""
     if config.name in (AUTO, BUNDLED):
         return StudentFeatures(config.network, config.layers)
     return FeatureExtractor(config) if config.name else PixelPyramid()
 
 
 def network_like(made: nn.Module, config: FeaturesConfig, weights: Mapping[str, Tensor], source: str) -> Any:
-    """A network of timm's as another library made it, but with a config's arguments and with weights.
+    """Rebuild a timm network of another library with a config's arguments and weights.
 
     Args:
-        made: a whole network, or one that gives maps of features alone.
-        config: of the backbone; its layers don't matter.
-        weights: timm's parameter names to tensors; what the network lacks (later stages, the head) may be in
-            them.
-        source: for messages: where the weights come from.
+        made: a timm classifier, or a feature-only network.
+        config: config of the backbone; its layers are ignored.
+        weights: state dict with timm's names; it may contain weights that the network does not have (later
+            stages, head).
+        source: origin of the weights, for messages.
 
-    Raises InputError for weights that lack something. Nothing is downloaded.
+    Raises InputError for missing weights. Nothing is downloaded.
     """
     import timm
 
@@ -197,14 +197,14 @@ def network_like(made: nn.Module, config: FeaturesConfig, weights: Mapping[str, 
         plain = _make_backbone(config)
     if indices:
         plain.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
-    _check_weights(plain.state_dict(), config, weights, source)  # timm itself would leave what lacks as it is
+    _check_weights(plain.state_dict(), config, weights, source)  # timm would ignore missing weights
     maps = {"features_only": True, "exportable": True, "out_indices": indices} if indices else {}
     arguments = _arguments(config) | {"pretrained": True, "num_classes": 0} | maps
-    # Given to timm itself, since networks of maps rename their parts.
+    # Loaded by timm itself, because feature-only networks rename their parts.
     network = timm.create_model(
         config.name, pretrained_cfg_overlay={"state_dict": dict(weights)}, **arguments
     )
-    for one in network.modules():  # timm keeps what it was told
+    for one in network.modules():  # timm stores the given weights
         getattr(one, "pretrained_cfg", {}).pop("state_dict", None)
     return network.requires_grad_(next(made.parameters()).requires_grad).train(made.training)
 
@@ -222,10 +222,10 @@ def _make_backbone(config: FeaturesConfig) -> Any:
 
 
 def _arguments(config: FeaturesConfig) -> dict[str, Any]:
-    """What timm makes the backbone with; where it can be told to take images of every size, it is."""
+    """Arguments for timm's constructor; with dynamic image size if the backbone supports it."""
     import timm
 
-    with torch.device("meta"):  # the class alone is wanted
+    with torch.device("meta"):  # only the class is needed
         kind = type(timm.create_model(config.name, pretrained=False, **config.network))
     known = {name for one in kind.__mro__ for name in inspect.signature(one).parameters}
     every_size = {"dynamic_img_size": True} if "dynamic_img_size" in known else {}
@@ -233,7 +233,7 @@ def _arguments(config: FeaturesConfig) -> dict[str, Any]:
 
 
 def _patch_side(backbone: Any) -> int:
-    """Side in pixels of a transformer's patches, to which images of every size are cut; otherwise 1."""
+    """Patch side in pixels of a transformer with dynamic image size; otherwise 1."""
     from timm.layers.patch_embed import PatchEmbed
 
     patches = getattr(backbone, "patch_embed", None)
@@ -243,7 +243,7 @@ def _patch_side(backbone: Any) -> int:
 
 
 def _place_tokens(backbone: Any, config: FeaturesConfig) -> None:
-    """Let a vision transformer fit its positions as the config says, whatever others do to timm."""
+    """Set a vision transformer's position resampling as configured, independent of patches to timm."""
     from timm.models.vision_transformer import VisionTransformer
 
     table = isinstance(backbone, VisionTransformer) and backbone.pos_embed is not None
@@ -251,15 +251,15 @@ def _place_tokens(backbone: Any, config: FeaturesConfig) -> None:
         backbone._pos_embed = Positions(backbone, config.position_resampling)
     elif config.position_resampling != "timm":
         raise InputError(
-            f"position_resampling: expected 'timm' for {config.name}, which has no table of positions that "
-            f"can be fitted in another way, got {config.position_resampling!r}."
+            f"position_resampling: expected 'timm' for {config.name}, which has no position embedding that "
+            f"can be resampled, got {config.position_resampling!r}."
         )
 
 
 def _check_weights(
     own: Mapping[str, Tensor], config: FeaturesConfig, weights: Mapping[str, Tensor], source: str
 ) -> None:
-    """Refuse weights that lack something of a network's own state, or have what timm's whole one has not."""
+    """Refuse weights with missing names, or with names that are not in timm's complete network."""
     import timm
 
     with torch.device("meta"):

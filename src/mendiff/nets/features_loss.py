@@ -1,4 +1,4 @@
-"""What a feature extractor is tuned by: images and their reconstructions should look alike to it."""
+"""The loss for fine-tuning features: features of images and their reconstructions should be equal."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mendiff.nets.features import FeatureExtractor, FeaturesConfig
 
 
 class FeaturesTuning(nn.Module):
-    """A backbone that is tuned, beside a frozen one that it should stay near.
+    """A backbone to fine-tune, and a frozen copy for regularisation.
 
-    Both stay in evaluation mode: the statistics of batch norms are those of the original.
+    Both stay in evaluation mode, so the batch-norm statistics do not change.
 
     Args:
-        config: of both.
-        keep_weight: of the term that holds the tuned features near the original ones.
+        config: config of both backbones.
+        keep_weight: weight of the distance between tuned and original features.
 
-    Source: domain adaptation of DDAD (Mousakhan et al. 2023), which GLAD takes over for VisA and PCB-Bank.
+    Source: domain adaptation of DDAD (Mousakhan et al. 2023), which GLAD uses for VisA and PCB-Bank.
     """
 
     def __init__(self, config: FeaturesConfig, keep_weight: float) -> None:
@@ -33,10 +33,10 @@ class FeaturesTuning(nn.Module):
         return likeness + self.keep_weight * drift
 
     def terms(self, image: Tensor, rebuilt: Tensor) -> tuple[Tensor, Tensor]:
-        """Two sums over layers of 1 - cosine, mean over positions: two scalars.
+        """Two scalars: 1 - cosine, mean over positions, sum over layers.
 
-        Of the tuned features of images and reconstructions; and of the tuned and the original features of
-        both.
+        First between the tuned features of images and reconstructions, second between tuned and original
+        features of both.
         """
         both = torch.cat([image, rebuilt])
         tuned = self.tuned(both)

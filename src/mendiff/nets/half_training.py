@@ -1,8 +1,8 @@
-"""Networks of diffusers that train in bfloat16 on a processor in less time; what they compute is the same.
+"""Faster bfloat16 training of diffusers networks on CPUs; the computed function is the same.
 
-With pixels in channels-last order convolutions take half the time there, but torch's gradients of group norms
-in that order, and of fused attention, take longer than what is won: both get others. Float32, predictions and
-other devices are as ever.
+Convolutions take half the time in channels-last order. torch's gradients of group norm in that order and of
+fused attention are slower than the gain, so both are replaced. Float32, inference and other devices are not
+affected.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 MOST_TOKENS = 512
-"""Up to so many positions plain products are faster than fused attention, which never holds all pairs."""
+"""Up to this number of positions plain matrix products are faster than fused attention."""
 
 
 def lay_out(network: nn.Module) -> None:
-    """Prepare a network for such training, in place; its weights and their names stay."""
+    """Prepare a network for this training, in place; weights and their names are not changed."""
     from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
     fused: type = AttnProcessor2_0
@@ -40,14 +40,14 @@ def _in_half_on_cpu(x: Tensor) -> bool:
 
 
 def _channels_last(_network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The first input in the order in which convolutions are fastest; others follow it."""
+    """Convert the first input to channels-last order; later activations keep it."""
     if not inputs or not _in_half_on_cpu(inputs[0]):
         return None
     return inputs[0].contiguous(memory_format=torch.channels_last), *inputs[1:]
 
 
 class ShortAttention:
-    """Attention by plain products in such training over few positions, and fused attention elsewhere."""
+    """Attention with plain matrix products for few positions in bfloat16 on CPUs; fused otherwise."""
 
     def __init__(self) -> None:
         from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
@@ -70,7 +70,7 @@ class ShortAttention:
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's group norm with faster gradients for bfloat16 in channels-last order."""
+    """Group norm with faster gradients for bfloat16 in channels-last order."""
 
     def forward(self, input: Tensor) -> Tensor:
         last = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
@@ -80,7 +80,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Group norm whose gradient is one affine map of x and dy per image and channel."""
+    """Group norm whose gradient is an affine map of x and dy per image and channel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -97,7 +97,7 @@ class _GroupNorm(torch.autograd.Function):
         groups, size = mean.shape[1], height * width
         mean, rstd, gain = mean.float(), rstd.float(), weight.float()
         rows, slopes = (one.permute(0, 2, 3, 1).reshape(count, size, channels) for one in (x, dy.to(x.dtype)))
-        ones = x.new_ones(count, 1, size)  # sums by matrix products add in float32
+        ones = x.new_ones(count, 1, size)  # matrix products accumulate in float32
 
         def summed(values: Tensor) -> Tensor:
             return torch.bmm(ones, values).float().view(count, groups, -1)

@@ -1,4 +1,4 @@
-"""RAN's denoiser: noise, its variance, and the deep features of the clean image, from one UNet."""
+"""RAN's denoiser: a UNet that predicts noise, its variance, and the deep features of the clean image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mendiff.scoring.maps import to_grid
 from mendiff.types import Estimate
 
 _heard: ContextVar[list[Tensor] | None] = ContextVar("heard", default=None)
-"""What the decoder's blocks put out in the forward pass that this thread is in."""
+"""Outputs of the decoder blocks in the current forward pass of this thread."""
 
 
 def _keep(_block: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -30,17 +30,16 @@ class JointDenoiser(nn.Module):
     """A model of P(x, f): a UNet with variance channels, and a head that predicts features from its decoder.
 
     Args:
-        config: of the UNet, of kind "unet"; it gets twice the latents' channels to put out.
-        schedule: converts what the network predicts.
+        config: config of the UNet, of kind "unet"; it has twice as many output channels as the latents.
+        schedule: noise schedule, used to convert predictions.
         channels: c of the latents.
         width: channels of the features.
 
     Attributes:
-        multiple: latent height and width must divide by this.
+        multiple: divisor of the latent height and width.
 
-    Source: RAN (Lu et al., ICCV 2023), section 3.2; learned variance of Nichol & Dhariwal 2021, eq. 15. How
-    the features leave the network is not said there: the head sees all levels of the decoder, brought to the
-    features' grid.
+    Source: RAN (Lu et al., ICCV 2023), section 3.2; learned variance of Nichol & Dhariwal 2021, eq. 15. The
+    paper does not describe the feature head. Here it uses all decoder levels, resized to the feature grid.
     """
 
     def __init__(self, config: DenoiserConfig, schedule: NoiseSchedule, channels: int, width: int) -> None:
@@ -53,8 +52,8 @@ class JointDenoiser(nn.Module):
         self.unet = Denoiser(replace(config, network=network), schedule, channels)
         self.posterior = Posterior(schedule)
         self.multiple = self.unet.multiple
-        # diffusers' UNet returns its last layer only; listening spares a second copy of its forward pass. The
-        # network is shared by all threads, so that what is heard belongs to the call and not to the network.
+        # diffusers' UNet returns only its last layer, so hooks collect the decoder outputs. Threads share the
+        # network, so the outputs are stored per call and not in the network.
         for block in self.unet.network.up_blocks:
             block.register_forward_hook(_keep)
         levels = list(self.unet.network.config["block_out_channels"])
@@ -63,12 +62,12 @@ class JointDenoiser(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(sum(levels), hidden, 1), nn.SiLU(), nn.Conv2d(hidden, width, 1))
 
     def forward(self, x_t: Tensor, t: Tensor, grid: tuple[int, int]) -> tuple[Estimate, Tensor, Tensor]:
-        """(estimate with log_var, features of the clean image, what the network itself says of x0 or eps).
+        """(estimate with log_var, features of the clean image, raw prediction of the network).
 
         Args:
-            x_t: (B,c,h,w).
-            t: (B,).
-            grid: of the features, which come as (B,C,*grid).
+            x_t: noisy latents, (B,c,h,w).
+            t: timesteps, (B,).
+            grid: height and width of the features, which have shape (B,C,*grid).
         """
         raw, decoded = self._raw_and_decoder(x_t, t)
         prediction, between = raw.chunk(2, dim=1)
@@ -79,7 +78,7 @@ class JointDenoiser(nn.Module):
         return estimate, features.to(x_t.dtype), prediction
 
     def _raw_and_decoder(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the UNet puts out, and the output of every block of its decoder on the way, deepest first."""
+        """The UNet's output, and the outputs of its decoder blocks, deepest first."""
         decoded: list[Tensor] = []
         token = _heard.set(decoded)
         try:

@@ -1,4 +1,4 @@
-"""Networks in less memory during prediction: weights in bfloat16, and on the device only while in use."""
+"""Memory reduction for inference: weights in bfloat16, and offloading of unused networks to the CPU."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
 
 ENTRIES = ("forward", "raw", "embed", "encode", "decode_raw", "unnormalised")
-"""The methods of codecs, denoisers and extractors that use their weights."""
+"""Methods of codecs, denoisers and extractors that use their weights."""
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 fast: CUDA from Ampere on, CPUs with matrix units for it (AMX).
+    """Whether a device has fast bfloat16 matrix products: CUDA from Ampere on, CPUs with AMX.
 
-    CPUs without these emulate it, some a hundred times slower than float32.
+    Other CPUs emulate bfloat16, some at a hundredth of the speed of float32.
     """
     if device.type == "cuda":
         return bool(torch.cuda.get_device_capability(device)[0] >= 8)
@@ -31,19 +31,19 @@ def multiplies_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(fast())
 
 
-def in_half(device: torch.device) -> AbstractContextManager[object]:
-    """Layers work in bfloat16 where a device multiplies it fast, and in float32 elsewhere.
+def bf16_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 on devices with fast bfloat16; no effect on other devices.
 
-    Without autocast's cache: inside another autocast it would keep the weights of the first step for all.
+    Autocast's cache is disabled: inside another autocast it would keep the weights of the first step.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device), cache_enabled=False)
 
 
 @contextmanager
-def half_meanwhile(parts: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
-    """Let networks compute in bfloat16 inside, where the device is fast at that; what comes out is float32.
+def temporarily_bf16(parts: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
+    """Compute networks in bfloat16 inside the block on devices with fast bfloat16; outputs are float32.
 
-    For what takes many passes and where rounding is small beside what is learned, such as usual scores.
+    For computations with many forward passes that are robust to rounding, such as calibration scores.
     """
     entered = []
     for part in parts if multiplies_bf16(device) else ():
@@ -58,22 +58,22 @@ def half_meanwhile(parts: Iterable[nn.Module], device: torch.device) -> Iterator
 
 
 def _leave(part: nn.Module) -> None:
-    """Take back what `surround` did."""
+    """Undo `surround`."""
     for name in ENTRIES:
         if isinstance(vars(part).get(name), Surrounded):
             delattr(part, name)
 
 
 class Offload:
-    """Keeps networks on the CPU and brings one at a time to the device, while it is used.
+    """Keeps networks on the CPU and moves one network at a time to the device while it is used.
 
-    A network stays until another is called, so that one which is called again and again moves once. The
-    weights on the CPU are kept, so that moving out copies nothing. Results are those without offloading.
-    Threads wait for each other, since there is one device.
+    A network stays on the device until another network is called. The CPU weights are kept, so removing a
+    network from the device copies nothing. Results are the same as without offloading. Threads are
+    serialised, because they share the device.
 
     Args:
         parts: networks by name, on the CPU.
-        device: where they work.
+        device: device on which they run.
 
     Attributes:
         resident: name of the network that is on the device; None before the first call.
@@ -112,16 +112,16 @@ def _moved(home: Tensor, device: torch.device) -> Tensor:
     return nn.Parameter(there, home.requires_grad) if isinstance(home, nn.Parameter) else there
 
 
-def halve(part: nn.Module, device: torch.device, *, fast: bool) -> None:
-    """Store the weights of a network's layers in bfloat16: half the memory, results differ by its rounding.
+def store_bf16(part: nn.Module, device: torch.device, *, fast: bool) -> None:
+    """Store the weights of a network's layers in bfloat16, which halves their memory and rounds them.
 
-    Norms, biases and what comes out stay float32.
+    Norms, biases and outputs stay float32.
 
     Args:
-        part: changed in place; for prediction only.
-        device: where it will work.
-        fast: compute in bfloat16, too (autocast), where the device is fast at that; otherwise every layer's
-            weights go to float32 for the moment it works.
+        part: network, changed in place; for inference only.
+        device: device on which it will run.
+        fast: also compute in bfloat16 (autocast); otherwise the weights of a layer are converted to float32
+            while the layer runs.
     """
     for layer in part.modules():
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
@@ -133,25 +133,25 @@ def halve(part: nn.Module, device: torch.device, *, fast: bool) -> None:
 
 
 class _ToFloat(nn.Module):
-    """Stored in half precision, used in full."""
+    """Parametrization with weights stored in bfloat16 and used in float32."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight.float()
 
 
 def surround(part: nn.Module, context: Callable[[], AbstractContextManager[Any]]) -> None:
-    """Run every entry of a network inside a context; what comes out in bfloat16 becomes float32."""
+    """Run every entry of a network inside a context; bfloat16 outputs are converted to float32."""
     for name in ENTRIES:
         if hasattr(type(part), name):
             setattr(part, name, Surrounded(getattr(part, name), context))
 
 
 class Surrounded:
-    """An entry of a network that runs inside a context; a copy of the network runs the same entry.
+    """A method of a network that runs inside a context. Copies of the network share the method.
 
     Args:
         entry: a bound method.
-        context: makes one for every call.
+        context: creates the context of a call.
     """
 
     def __init__(self, entry: Callable[..., Any], context: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -166,14 +166,16 @@ class Surrounded:
 
 
 def in_double(network: Network, device: torch.device, shared: Sequence[object] = ()) -> Network:
-    """A copy in float64, without what `Offload`, `halve` and `surround` added, for work that rounding spoils.
+    """A float64 copy without the changes of `Offload`, `store_bf16` and `surround`.
+
+    For computations that are sensitive to rounding.
 
     Args:
-        network: which other threads may be using.
-        device: where the copy works; one without float64 (MPS) leaves it on the CPU.
-        shared: what the copy may share with it.
+        network: network to copy; other threads may be using it.
+        device: device of the copy; the CPU instead of a device without float64 (MPS).
+        shared: objects that the copy shares with the network.
     """
-    copied = copy.deepcopy(network, {id(one): one for one in shared})
+    copied = copy.deepcopy(network, {id(item): item for item in shared})
     for part in copied.modules():
         _leave(part)
         if is_parametrized(part, "weight"):

@@ -1,4 +1,4 @@
-"""Where a vision transformer's tokens lie: its table of positions, fitted to other sizes of images."""
+"""Position embeddings of vision transformers, resampled to other image sizes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ Resampling = Literal["timm", "dino"]
 
 
 class Positions:
-    """Adds prefix tokens and fitted positions to patch tokens: takes the place of timm's `_pos_embed`.
+    """Adds prefix tokens and resampled position embeddings to patch tokens; replaces timm's `_pos_embed`.
 
-    timm knows one way of fitting the table, which other libraries change for the whole process. What is
-    fitted here goes to timm's own function, so that registers, distillation tokens and the like stay its
-    business.
+    timm has a single resampling method, which other libraries patch process-wide. The table resampled here is
+    passed to timm's own function, which handles registers, distillation tokens and similar cases.
 
     Args:
-        transformer: timm's VisionTransformer with a table of positions.
+        transformer: a timm VisionTransformer with a position embedding.
         resampling: see FeaturesConfig.position_resampling.
     """
 
@@ -34,7 +33,7 @@ class Positions:
         return tokens
 
     def fitted(self, grid: tuple[int, int]) -> Tensor:
-        """The table for a grid (h,w), (1,prefix + h w,C); the prefix is empty where it has no places."""
+        """The table for a grid (h,w), (1,prefix + h w,C); empty prefix if prefix tokens have no positions."""
         transformer = self._transformer
         table: Tensor = transformer.pos_embed
         rows, columns = transformer.patch_embed.grid_size
@@ -51,7 +50,7 @@ class Positions:
 
 
 class _WithTable:
-    """A transformer as it would be if it had been made for this size: all else is its own."""
+    """A view of a transformer with a position table for the current size."""
 
     dynamic_img_size = False
 

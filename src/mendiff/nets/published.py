@@ -1,7 +1,6 @@
-"""Names of published latent-diffusion weights as diffusers' networks and ours spell them.
+"""Renames published latent-diffusion weights to the names of diffusers and of our networks.
 
-diffusers' single-file converters rename UNet, ControlNet and VAE; the nine SFF weights that they leave are
-ours to name.
+diffusers' single-file converters rename UNet, ControlNet and VAE; the nine SFF weights are renamed here.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from typing import Any
 from torch import Tensor
 
 SFF = re.compile(r"control_model\.down([1-3])([1-3])\.0\.weight")
-"""down{source}{destination}, both counted from 1."""
+"""down{source}{destination}; both indices start at 1."""
 HINT = "controlnet_cond_embedding."
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""diffusers' older names in an autoencoder's attention, which Stable Diffusion's files still have."""
+"""Old diffusers names in the attention of autoencoders, still used in Stable Diffusion's files."""
 
 
 def unet_names(weights: Mapping[str, Tensor], settings: Any) -> dict[str, Tensor]:
-    """The weights below "model.diffusion_model." as a UNet2DConditionModel of these settings names them."""
+    """Rename the weights below "model.diffusion_model." for a UNet2DConditionModel with these settings."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     named: dict[str, Tensor] = convert_ldm_unet_checkpoint(dict(weights), settings)
@@ -28,7 +27,7 @@ def unet_names(weights: Mapping[str, Tensor], settings: Any) -> dict[str, Tensor
 
 
 def guide_names(weights: Mapping[str, Tensor], settings: Any) -> dict[str, Tensor]:
-    """The weights below "control_model." as a SemanticGuide with a network of these settings names them."""
+    """Rename the weights below "control_model." for a SemanticGuide with these network settings."""
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
     named = {}
@@ -43,7 +42,7 @@ def guide_names(weights: Mapping[str, Tensor], settings: Any) -> dict[str, Tenso
 
 
 def renewed_codec_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of an AutoencoderKL under the names that diffusers gives them today."""
+    """Rename the weights of an AutoencoderKL to the current diffusers names."""
     old = re.compile(rf"(.*\.attentions\.\d+)\.({'|'.join(OLD_ATTENTION)})\.(weight|bias)")
     named = {}
     for key, value in weights.items():
@@ -53,7 +52,7 @@ def renewed_codec_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def codec_names(weights: Mapping[str, Tensor], settings: Any) -> dict[str, Tensor]:
-    """The weights of an autoencoder, without a prefix, under the names of a KLCodec of these settings."""
+    """Rename the weights of an autoencoder, without prefix, for a KLCodec with these settings."""
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     return {f"network.{key}": one for key, one in convert_ldm_vae_checkpoint(dict(weights), settings).items()}

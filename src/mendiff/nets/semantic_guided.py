@@ -1,4 +1,4 @@
-"""DiAD's SG network: a ControlNet that looks at the image, and SFF, which fuses its two last levels."""
+"""DiAD's SG network: a ControlNet conditioned on the image, and SFF, which fuses its last two levels."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from mendiff.types import Estimate
 
 Initial = Literal["normal", "zero"]
 HINT_WIDTHS = (16, 32, 96, 256)
-"""Channels of the hint block, one per halving and one before, where the config names none (ControlNet's)."""
+"""Default channels of the hint block (ControlNet's): one before and one per downsampling."""
 
 
 @dataclass(frozen=True)
 class GuideConfig:
-    """How the SG network looks and where its outputs go.
+    """Architecture of the SG network and its connections to the denoiser.
 
     Attributes:
-        network: diffusers' config of the ControlNetModel; channels, levels and the like follow the denoiser's
-            unless given.
-        fusion: the SFF block, where the last level is among the skips: "in_silu" (published), "bn_relu" (its
-            ablation), or "none".
-        skips: levels whose outputs are added to the decoder's skips, 1 is the finest; the middle block's
-            always is. Empty stands for the last one alone, the published wiring (`only_mid_control=True`);
-            all levels for `only_mid_control=False`.
-        middle_alone: add the middle block's output alone, whatever `skips` says (an ablation).
-        initial_fusion: weights of SFF before training: "normal", or "zero" as published, which gets no
-            gradient at all in the published wiring.
-        initial_outputs: of the convolutions that end the SG network's levels and its hint block: "zero"
-            (published) leaves a pretrained denoiser undisturbed at first; "normal" for training from scratch.
+        network: diffusers config of the ControlNetModel; unspecified settings follow the denoiser.
+        fusion: type of the SFF block, used if the last level is in `skips`: "in_silu" (published), "bn_relu"
+            (ablation) or "none".
+        skips: levels whose outputs are added to the decoder's skip connections; 1 is the finest. The middle
+            block's output is always added. Empty means the last level, as published
+            (`only_mid_control=True`); all levels correspond to `only_mid_control=False`.
+        middle_alone: add only the middle block's output and ignore `skips` (an ablation).
+        initial_fusion: initial weights of SFF: "normal", or "zero" as published; with the published
+            connections "zero" weights receive no gradient.
+        initial_outputs: initial weights of the last convolutions of the SG network's levels and hint block:
+            "zero" (published) leaves a pretrained denoiser unchanged at first; "normal" for training from
+            scratch.
     """
 
     network: dict[str, Any] = field(default_factory=dict)
@@ -54,10 +54,10 @@ class GuideConfig:
 
 
 class SpatialFusion(nn.Module):
-    """SFF: adds every output of the last level but one, halved by a branch of its own, to every last one.
+    """SFF: adds every output of the second last level to every output of the last level, through branches.
 
-    Q_i = SiLU(P_i + sum_j F_ij(H_j)), F = 3x3 convolution of stride 2, normalisation, activation. The outer
-    SiLU stands in the published code, not in the paper.
+    Q_i = SiLU(P_i + sum_j F_ij(H_j)), F_ij = 3x3 convolution with stride 2, normalisation, activation. The
+    outer SiLU is in the published code, not in the paper.
 
     Args:
         sources: channels of the H_j.
@@ -86,12 +86,12 @@ class SpatialFusion(nn.Module):
         height, width = last[0].shape[-2:]
         if height * width == 1:
             raise InputError(
-                "image size: expected at least 2 positions at the SG network's lowest level, where instance "
-                "normalisation takes a deviation, got 1x1; choose larger images or crops, or fewer levels."
+                "image size: expected at least 2 positions at the SG network's lowest level for instance "
+                "normalisation, got 1x1; choose larger images or crops, or fewer levels."
             )
         branches, fused = self._all, []
         for to, own in enumerate(last):
-            column = branches[to :: len(last)]  # of this destination, by source
+            column = branches[to :: len(last)]  # branches to this destination, by source
             total = torch.stack([branch(source) for branch, source in zip(column, finer, strict=True)]).sum(0)
             fused.append(F.silu(own + total))
         return fused
@@ -105,12 +105,12 @@ def _branch(source: int, width: int, kind: str) -> nn.Sequential:
 
 
 class SemanticGuide(nn.Module):
-    """The SG network: a copy of the denoiser's encoder that sees the image too, with SFF at its end.
+    """The SG network: a copy of the denoiser's encoder with the image as additional input, followed by SFF.
 
     Args:
         config: see GuideConfig.
         unet: the denoiser's network, whose encoder and middle block are copied.
-        factor: of the codec: the hint block halves the image as often.
+        factor: downscaling factor of the codec, which is also that of the hint block.
 
     Source: DiAD (He et al., AAAI 2024), section 4.1; ControlNet (Zhang & Agrawala 2023).
     """
@@ -118,7 +118,7 @@ class SemanticGuide(nn.Module):
     def __init__(self, config: GuideConfig, unet: Any, factor: int) -> None:
         super().__init__()
         network = _make_network(config, unet, factor)
-        # Kept apart, so that an image is looked at once and not at every step.
+        # Separate from the network, so that the hint is computed once and not at every step.
         self.hint = network.controlnet_cond_embedding
         network.controlnet_cond_embedding = nn.Identity()
         self.network = network
@@ -144,19 +144,19 @@ class SemanticGuide(nn.Module):
             self.fusion = SpatialFusion(sources, last, config.fusion, config.initial_fusion)
             used.add(levels - 1)
         for index, conv in enumerate(network.controlnet_down_blocks):
-            conv.requires_grad_(index // self.outputs + 1 in used)  # the others' outputs go nowhere
+            conv.requires_grad_(index // self.outputs + 1 in used)  # other outputs are unused
 
     def embed(self, hint: Tensor) -> Tensor:
-        """What the SG network sees of an image, (B,3,H,W) to (B,C,H/f,W/f); the same at every step."""
+        """Embed the hint image, (B,3,H,W) to (B,C,H/f,W/f); the same for all timesteps."""
         embedding: Tensor = self.hint(hint)
         return embedding
 
     def outputs_at(self, x_t: Tensor, t: Tensor, prompt: Tensor, embedding: Tensor) -> list[Tensor]:
-        """All outputs, fused, finest level first and the middle block's last, each (B,C,h,w).
+        """All outputs after fusion, finest level first and middle block last, each (B,C,h,w).
 
         Args:
             x_t: noisy latents, (B,c,h,w).
-            t: (B,).
+            t: timesteps, (B,).
             prompt: embeddings, (B,L,D).
             embedding: see embed.
         """
@@ -168,7 +168,7 @@ class SemanticGuide(nn.Module):
         return [*down, middle]
 
     def forward(self, x_t: Tensor, t: Tensor, embedding: Tensor, prompt: Tensor) -> Control:
-        """What is added to the denoiser's skips and to its middle block; arguments as for outputs_at."""
+        """Residuals for the denoiser's skips and middle block; arguments as for outputs_at."""
         *down, middle = self.outputs_at(x_t, t, prompt, embedding)
         nothing = torch.zeros((), dtype=middle.dtype, device=middle.device)
         chosen = [
@@ -178,17 +178,17 @@ class SemanticGuide(nn.Module):
 
 
 class GuidedDenoiser(nn.Module):
-    """A denoiser that the SG network steers by the image.
+    """A denoiser that is conditioned on the image through the SG network.
 
     Args:
-        config: of the denoiser, of kind "conditional_unet".
-        guide: of the SG network; None leaves it out, which is a plain latent diffusion model.
-        schedule: converts what the network predicts.
-        channels: of the latents.
-        factor: of the codec.
+        config: config of the denoiser, of kind "conditional_unet".
+        guide: config of the SG network; None for a plain latent diffusion model.
+        schedule: noise schedule, used to convert predictions.
+        channels: number of latent channels.
+        factor: downscaling factor of the codec.
 
     Attributes:
-        multiple: latent height and width must divide by this.
+        multiple: divisor of the latent height and width.
     """
 
     def __init__(
@@ -213,11 +213,11 @@ class GuidedDenoiser(nn.Module):
         return None if self.guide is None else self.guide.embed(hint)
 
     def forward(self, x_t: Tensor, t: Tensor, embedding: Tensor | None) -> Estimate:
-        """Estimate at (x_t, t), (B,c,h,w) and (B,), for images that `embed` has seen."""
+        """Estimate at (x_t, t), (B,c,h,w) and (B,), given the embedding of the images from `embed`."""
         return self.unet(x_t, t, control=self._control(x_t, t, embedding))  # type: ignore[no-any-return]
 
     def raw(self, x_t: Tensor, t: Tensor, embedding: Tensor | None) -> Tensor:
-        """What the network itself puts out, (B,c,h,w); arguments as for forward."""
+        """The network's output, (B,c,h,w); arguments as for forward."""
         return self.unet.raw(x_t, t, control=self._control(x_t, t, embedding))
 
     def _control(
@@ -228,7 +228,7 @@ class GuidedDenoiser(nn.Module):
         return partial(self.guide, x_t, t, embedding)
 
     def restart_guide(self) -> None:
-        """Copy the denoiser's encoder into the SG network again, as after loading a pretrained denoiser."""
+        """Copy the denoiser's encoder to the SG network again, after loading a pretrained denoiser."""
         if self.guide is not None:
             copy_encoder(self.unet.network, self.guide.network)
 
@@ -266,7 +266,7 @@ def _make_network(config: GuideConfig, unet: Any, factor: int) -> Any:
 
 
 def copy_encoder(unet: Any, guide: Any) -> None:
-    """Start the SG network's encoder and middle block from the denoiser's, where both are built alike."""
+    """Copy the denoiser's encoder and middle block to the SG network where the architectures match."""
     for part in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
         state: Mapping[str, Tensor] = getattr(unet, part).state_dict()
         own = getattr(guide, part).state_dict()

@@ -1,4 +1,4 @@
-"""Networks and findings that are the same whatever the calling program told torch to do."""
+"""Makes networks and results independent of torch's global modes and defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 AUTOCASTS = ("cpu", "cuda", "mps", "xpu")
-"""Kinds of devices that a caller may have an autocast for."""
+"""Device types for which autocast may be enabled."""
 Act = TypeVar("Act", bound=Callable[..., Any])
 
 _building = RLock()
@@ -20,9 +20,9 @@ _building = RLock()
 
 @contextmanager
 def in_float32() -> Iterator[None]:
-    """Build what is inside in float32, and as plain tensors, whatever torch's default dtype and modes are.
+    """Build networks in float32 and outside inference mode, independent of torch's defaults and modes.
 
-    torch's default dtype belongs to the whole process, so that one thread builds at a time.
+    torch's default dtype is global to the process, so only one thread builds at a time.
     """
     with _building, ExitStack() as modes:
         if torch.is_inference_mode_enabled():
@@ -35,7 +35,7 @@ def in_float32() -> Iterator[None]:
 
 
 def built(make: Act) -> Act:
-    """Decorate what builds networks: see `in_float32`."""
+    """Decorator for functions that build networks; see `in_float32`."""
 
     @wraps(make)
     def build(*args: Any, **options: Any) -> Any:
@@ -47,7 +47,7 @@ def built(make: Act) -> Act:
 
 @contextmanager
 def settled_modes() -> Iterator[None]:
-    """No gradients, no inference mode and no autocast inside, whatever surrounds it."""
+    """Disable gradients, inference mode and autocast inside the block."""
     with ExitStack() as modes:
         if torch.is_inference_mode_enabled():
             modes.enter_context(torch.inference_mode(False))  # switches gradients on
@@ -59,13 +59,13 @@ def settled_modes() -> Iterator[None]:
 
 
 def settled(act: Act) -> Act:
-    """Decorate what looks at images: it runs in `settled_modes`, on images whose pixels lie row by row."""
+    """Decorator for inference functions: runs them in `settled_modes` with contiguous tensors."""
 
     @wraps(act)
     def run(self: Any, *args: Any, **options: Any) -> Any:
-        # Convolutions choose other kernels for other layouts, which round otherwise.
-        rows = [one.contiguous() if isinstance(one, Tensor) else one for one in args]
+        # Convolutions use other kernels for other memory layouts, with other rounding.
+        contiguous = [arg.contiguous() if isinstance(arg, Tensor) else arg for arg in args]
         with settled_modes():
-            return act(self, *rows, **options)
+            return act(self, *contiguous, **options)
 
     return run  # type: ignore[return-value]

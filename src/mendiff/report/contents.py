@@ -1,4 +1,4 @@
-"""What a report is made of: numbers that were computed elsewhere, and pictures small enough for a page."""
+"""Contents of a report: precomputed numbers, and pictures small enough for a page."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Curve: TypeAlias = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Pictures:
-    """An image's pictures, all of one size, each as the bytes of a WebP file.
+    """The pictures of an image, all of the same size, each as the bytes of a WebP file.
 
     Attributes:
         size: width and height in pixels.
-        input: the image as tested.
-        reconstruction: what a good part would have looked like.
-        heat: the heat map over the input.
-        contour: the true mask's outline on a transparent ground, to lie over any of the others; None where
-            nothing is marked.
+        input: the tested image.
+        reconstruction: the image without its defect, as the model reconstructs it.
+        heat: the anomaly map, drawn over the input.
+        contour: outline of the true mask on a transparent background, to overlay on the other pictures; None
+            without a mask or for an empty mask.
     """
 
     size: tuple[int, int]
@@ -33,10 +33,10 @@ class Pictures:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One tested image.
+    """A tested image.
 
-    label is `good`, the kind of defect, or None where it isn't known. p_value is the share of good images
-    that score as high; stop_step the noise level, in steps, at which the method stopped, if it says.
+    label is `good`, the defect type, or None if unknown. p_value is the share of good images with a score at
+    least as high. stop_step is the timestep at which the method stopped, if the method reports it.
     """
 
     name: str
@@ -48,14 +48,14 @@ class ImageRow:
 
     @property
     def group(self) -> str:
-        """good, defective or unlabelled."""
+        """Class of the image: good, defective or unlabelled."""
         if self.label is None:
             return "unlabelled"
         return GOOD if self.label == GOOD else "defective"
 
     def verdict(self, threshold: float) -> str:
-        """Compare with the threshold: found, missed, false alarm, passed; without a label flagged or
-        passed.
+        """Compare the score with the threshold: found, missed, false alarm or passed; flagged or passed
+        without a label.
         """
         flagged = self.score > threshold
         if self.label is None:
@@ -67,11 +67,11 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class Strip:
-    """How a model came to its finding on one image.
+    """The intermediate results of a prediction for an image, as one picture.
 
     Attributes:
-        name: of the image.
-        title: why it is shown, in a few words.
+        name: name of the image.
+        title: short reason for showing it.
         size: width and height in pixels.
         picture: the bytes of a WebP file.
     """
@@ -84,8 +84,8 @@ class Strip:
 
 @dataclass(frozen=True)
 class TypeRow:
-    """The images of one label, good or a kind of defect: how many, how many above the threshold, the share of
-    these (0 to 1), and the mean score.
+    """Statistics of the images of a label (good or a defect type): number of images, number and share (0 to
+    1) above the threshold, and mean score.
     """
 
     type: str
@@ -97,10 +97,10 @@ class TypeRow:
 
 @dataclass(frozen=True)
 class CategoryReport:
-    """The images of one category, its score threshold and what was measured on it (empty without labels).
+    """The images of a category, its score threshold and its metrics (empty without labels).
 
-    curves holds what is defined of image_roc, image_pr, pixel_roc, pixel_pr and pro: points from left to
-    right, both coordinates in 0..1. strips are of a few images, if any.
+    curves holds the defined ones of image_roc, image_pr, pixel_roc, pixel_pr and pro: points from left to
+    right, both coordinates in 0..1. strips show the intermediate results of a few images.
     """
 
     name: str
@@ -114,7 +114,7 @@ class CategoryReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A report: metrics as `mendiff.evaluation.metrics.summary` gives them (or empty), model_info as shown
+    """A report. metrics come from `mendiff.evaluation.metrics.summary` (may be empty); model_info is shown as
     lines.
     """
 

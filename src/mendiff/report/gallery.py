@@ -1,4 +1,4 @@
-"""The images of a report in the order in which they are shown, with what the page needs of each."""
+"""The image gallery of a report: order of the images and the data shown for each."""
 
 import base64
 from collections import Counter
@@ -9,7 +9,7 @@ from mendiff.report.contents import CategoryReport, ImageRow, Report
 from mendiff.report.plots import ScoreAxis, score_axis
 
 SHOWN = 24
-"""So many images are shown on paper and without JavaScript."""
+"""Number of images shown in print and without JavaScript."""
 
 VERDICTS = {
     "missed": "Missed",
@@ -18,21 +18,21 @@ VERDICTS = {
     "found": "Found",
     "passed": "Passed",
 }
-"""Worst first, with the words of their buttons."""
+"""Verdicts, worst first, with the labels of their buttons."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of the gallery.
+    """An image of the gallery.
 
     Attributes:
         row: the image.
-        category: its category's place in the report.
-        category_name: and name.
-        threshold: its category's.
+        category: index of its category in the report.
+        category_name: name of its category.
+        threshold: score threshold of its category.
         verdict: one of VERDICTS.
-        score_at: where its score lies on its category's axis, 0 to 1.
-        threshold_at: where the threshold lies there.
+        score_at: position of its score on the category's score axis, 0 to 1.
+        threshold_at: position of the threshold on the same axis.
     """
 
     row: ImageRow
@@ -45,7 +45,7 @@ class Entry:
 
     @property
     def margin(self) -> float:
-        """How far above the threshold, in shares of the axis; below it, negative."""
+        """Distance from the threshold as a share of the axis; negative below the threshold."""
         return self.score_at - self.threshold_at
 
     @property
@@ -59,12 +59,12 @@ class Entry:
 
 
 def data_url(picture: bytes) -> str:
-    """A WebP file as a URL that holds it."""
+    """Encode a WebP file as a data URL."""
     return "data:image/webp;base64," + base64.b64encode(picture).decode()
 
 
 def entries(report: Report) -> list[Entry]:
-    """All images, the worst errors first: missed ones far below the threshold, false alarms far above it."""
+    """All images, worst errors first: missed defects far below the threshold, false alarms far above it."""
     found = [entry for place, one in enumerate(report.categories) for entry in _of_category(place, one)]
     ranks = {verdict: rank for rank, verdict in enumerate(VERDICTS)}
 
@@ -76,7 +76,7 @@ def entries(report: Report) -> list[Entry]:
 
 
 def axis_of(category: CategoryReport) -> ScoreAxis:
-    """The axis of a category's scores, for its histogram and for every image's bar."""
+    """The score axis of a category, used by its histogram and by the bar of every image."""
     return score_axis([row.score for row in category.images], category.threshold)
 
 
@@ -90,6 +90,6 @@ def _of_category(place: int, category: CategoryReport) -> Iterator[Entry]:
 
 
 def types_of(found: list[Entry]) -> dict[str, int]:
-    """How many images there are of every label; good first, then the kinds of defects by name."""
+    """Number of images per label: good first, then the defect types by name."""
     counts = Counter(entry.row.label for entry in found if entry.row.label is not None)
-    return {label: counts[label] for label in sorted(counts, key=lambda one: (one != "good", one))}
+    return {label: counts[label] for label in sorted(counts, key=lambda label: (label != "good", label))}

@@ -37,15 +37,15 @@ COLUMNS = {
     "twin_features_outside": "Features outside",
 }
 GROUPS = {"image": "Whole images", "pixel": "Pixels", "twin": "Against the clean twin"}
-"""Of columns, by the first word of their keys; pixels for all other words."""
+"""Titles of column groups by the first word of the metric's key; other words belong to "pixel"."""
 MARK = b'<meta name="generator" content="mendiff report">'
 FEW_CATEGORIES = 2
-"""So many categories are shown unfolded."""
+"""Up to this number of categories, all are shown unfolded."""
 
 
 @dataclass(frozen=True)
 class ColumnGroup:
-    """Columns of the table of metrics that belong together: where they begin, and how many they are."""
+    """A group of columns of the metrics table: title, index of the first column, number of columns."""
 
     title: str
     first: int
@@ -54,14 +54,14 @@ class ColumnGroup:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One row of the table of metrics: a category, a mean, or a control.
+    """A row of the metrics table: a category, a mean or a baseline.
 
     Attributes:
-        name: as shown.
-        place: of the category in the report, None for others.
-        kind: empty for a category, over-all or control for others.
-        metrics: by the keys of the table's columns.
-        counts: verdicts, or None where they are not known.
+        name: text in the first column.
+        place: index of the category in the report; None for other rows.
+        kind: empty for a category, "over-all" or "control" for other rows.
+        metrics: values by the keys of the table's columns.
+        counts: number of images per verdict; None if unknown.
     """
 
     name: str
@@ -73,7 +73,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class CategoryView:
-    """One category as shown: its place in the report, its plots, and how many images had which verdict."""
+    """A category as shown: its index in the report, its plots and the number of images per verdict."""
 
     place: int
     category: CategoryReport
@@ -82,9 +82,9 @@ class CategoryView:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write the report as one self-contained HTML file, whole or not at all; see check_place."""
+    """Write the report atomically as one self-contained HTML file; see check_place."""
     check_place(path)
-    # A file's name may hold bytes that are no text; they become question marks.
+    # File names may hold bytes that are not valid text; they become question marks.
     page = render(report).encode("utf-8", "replace")
     for at in count(1):
         place = path if at == 1 else path.with_stem(f"{path.stem}-{at}")
@@ -94,18 +94,18 @@ def write_report(path: Path, report: Report) -> None:
             break
     if place != path:
         raise InputError(
-            f"{path}: expected a free name or an earlier report, but something came up there meanwhile, "
-            f"which stays as it is; the report is {place}."
+            f"{path}: expected a free name or an earlier report, but another file was created there in the "
+            f"meantime and was kept; the report is {place}."
         )
 
 
 def _put(page: Path, place: Path) -> None:
-    """Rename a page to a name that is free or an earlier report's, whatever comes up there meanwhile."""
+    """Rename a page to a free name or over an earlier report, without overwriting any other file."""
     if not os.path.lexists(place):
         rename_new(page, place)
         return
     spare = page.with_suffix(".before")
-    exchange(page, place, spare)  # the caller removes what has the page's name
+    exchange(page, place, spare)  # the caller removes the file with the page's name
     if page.is_dir() or not _is_report(page):
         exchange(page, place, spare)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
@@ -117,7 +117,7 @@ def _is_report(path: Path) -> bool:
 
 
 def check_place(path: Path) -> None:
-    """Refuse to write a report where there is anything but an earlier report."""
+    """Refuse to overwrite anything but an earlier report."""
     if not path.parent.is_dir():
         raise InputError(f"{path}: expected a folder {path.parent} to write the report to; make it first.")
     check_writable(path)
@@ -127,13 +127,13 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path}: expected a file name for the report, got a folder; add /report.html.")
     if not _is_report(path):
         raise InputError(
-            f"{path}: expected a new file or an earlier report of mendiff, but this file is something else; "
-            "choose another name."
+            f"{path}: expected a new file or an earlier report of mendiff, got another kind of file; choose "
+            "another name."
         )
 
 
 def render(report: Report) -> str:
-    """The page as text."""
+    """Render the page as HTML text."""
     environment = Environment(
         loader=PackageLoader("mendiff.report"),
         autoescape=True,
@@ -166,12 +166,12 @@ def render(report: Report) -> str:
 
 
 def _cut(found: list[Entry]) -> str:
-    """What is said where not all images are shown."""
+    """The notice that not all images are shown; empty if all are."""
     if len(found) <= SHOWN:
         return ""
     return (
-        f"Here are {SHOWN} of {len(found)} images, the worst errors first. On a screen and with JavaScript "
-        "this page shows all of them, sorted and filtered as you like."
+        f"{SHOWN} of {len(found)} images are shown, the worst errors first. With JavaScript this page shows "
+        "all images and can sort and filter them."
     )
 
 
@@ -184,7 +184,7 @@ def _category_view(category: CategoryReport, place: int) -> CategoryView:
 
 
 def _columns(report: Report) -> list[tuple[str, str]]:
-    """(key, title) of all metrics that any category has, group by group."""
+    """(key, title) of all metrics that any category has, ordered by group."""
     keys = dict.fromkeys(key for one in report.categories for key in one.metrics)
     ordered = [key for key in COLUMNS if key in keys] + [key for key in keys if key not in COLUMNS]
     ordered.sort(key=lambda key: list(GROUPS).index(_group(key)))
@@ -197,7 +197,7 @@ def _group(key: str) -> str:
 
 
 def _groups(columns: list[tuple[str, str]]) -> list[ColumnGroup]:
-    """The groups that have columns, from left to right."""
+    """The non-empty groups of columns, from left to right."""
     counts = Counter(_group(key) for key, _ in columns)
     found, first = [], 0
     for word, title in GROUPS.items():
@@ -208,7 +208,7 @@ def _groups(columns: list[tuple[str, str]]) -> list[ColumnGroup]:
 
 
 def _table(report: Report, views: list[CategoryView]) -> list[MetricRow]:
-    """The rows of the table of metrics; those over all categories only where there are several."""
+    """Rows of the metrics table. Means over categories are shown only if there are several categories."""
     rows = [MetricRow(view.category.name, view.place, view.category.metrics, view.counts) for view in views]
     if len(views) > 1:
         total: Counter = sum((Counter(view.counts) for view in views), Counter())
@@ -219,7 +219,7 @@ def _table(report: Report, views: list[CategoryView]) -> list[MetricRow]:
                     MetricRow(name, None, report.metrics[key], total if key == "mean" else None, "over-all")
                 )
     for name, result in report.metrics.get("controls", {}).items():
-        rows.append(MetricRow(f"Control: {name}", None, result.get("mean", {}), None, "control"))
+        rows.append(MetricRow(f"Baseline: {name}", None, result.get("mean", {}), None, "control"))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Pictures small enough that a page with thousands of images stays light."""
+"""Thumbnails, small enough for a page with thousands of images."""
 
 import math
 
@@ -17,15 +17,15 @@ CONTOUR, RIM = (0, 230, 210, 255), (0, 0, 0, 170)
 
 
 def thumbnail_side(images: int) -> int:
-    """Longest side for a report of so many images: `LARGE` up to `MANY`, then less, never below `SMALL`.
+    """Longest side of the thumbnails, given the number of images: from `LARGE` (up to `MANY`) to `SMALL`.
 
-    In between the pictures' area falls as their number rises, so that the file's size stays about the same.
+    In between, the thumbnail area falls with the number of images, so the file size stays about constant.
     """
     return max(SMALL, min(LARGE, round(LARGE * math.sqrt(MANY / max(images, 1)))))
 
 
 def thumbnail_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """(width, height) in the proportions given, the longer one `side`."""
+    """(width, height) with the given aspect ratio, the longer side being `side`."""
     scale = side / max(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
@@ -33,14 +33,14 @@ def thumbnail_size(height: int, width: int, side: int) -> tuple[int, int]:
 def make_pictures(
     image: Picture, reconstruction: Picture, heat: Heat, mask: Mask | None, size: tuple[int, int]
 ) -> Pictures:
-    """Bring an image's pictures to one size and encode them.
+    """Resize the pictures of an image to a common size and encode them.
 
     Args:
         image: (H,W,3) uint8.
-        reconstruction: (H,W,3) uint8; its size and those of the next two may differ.
+        reconstruction: (H,W,3) uint8; reconstruction, heat and mask may have other sizes than the image.
         heat: (H,W) in [0,1], 0.5 = the threshold (`mendiff.data.images.normalise_heat`).
-        mask: (H,W) bool, or None where it isn't known.
-        size: (width, height) to bring them to.
+        mask: (H,W) bool, or None if unknown.
+        size: (width, height) of the results.
     """
     shown = _fit(image, size)
     warmth = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
@@ -64,7 +64,7 @@ def _lossy(picture: Picture) -> bytes:
 
 
 def _contour(mask: Mask, size: tuple[int, int]) -> bytes:
-    # Averaged, not picked: a defect thinner than a pixel of the small picture must still be outlined.
+    # Area averaging, so that a defect thinner than a pixel of the thumbnail is still outlined.
     covered = Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)
     line, rim = outline(np.asarray(covered) > 0)
     drawn = np.zeros((size[1], size[0], 4), dtype=np.uint8)

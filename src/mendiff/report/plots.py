@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 BINS = 28
 MOST_STEPS = 24
 WIDE = 20.0
-"""Where the largest score is this many times the median, the axis of scores is logarithmic."""
+"""The score axis is logarithmic if the largest score exceeds the median by this factor."""
 
 
 @dataclass(frozen=True)
 class Wording:
-    """What a curve is called, what its axes tell, and the metric that is its area."""
+    """Title of a curve, labels of its axes, and the metric that equals the area under it."""
 
     title: str
     x: str
@@ -45,7 +45,7 @@ CURVES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot with its caption: a title and a figure beside it (or nothing)."""
+    """A plot with its caption: a title and a number beside it (may be empty)."""
 
     title: str
     figure: str
@@ -54,26 +54,26 @@ class Figure:
 
 @dataclass(frozen=True)
 class ScoreAxis:
-    """Where a score lies between the lowest and the highest that is shown."""
+    """An axis of scores from `low` to `high`."""
 
     low: float
     high: float
     logarithmic: bool
 
     def place(self, score: float) -> float:
-        """The share of the axis left of a score, 0 to 1."""
+        """Position of a score on the axis, 0 to 1."""
         values = [self.low, score, self.high]
         low, at, high = (math.log(value) for value in values) if self.logarithmic else values
         return min(max((at - low) / (high - low), 0.0), 1.0)
 
     def edges(self) -> list[float]:
-        """The `BINS` + 1 edges of bins of equal width on this axis."""
+        """The `BINS` + 1 edges of equally wide bins on this axis."""
         spaced = np.geomspace if self.logarithmic else np.linspace
         return [float(edge) for edge in spaced(self.low, self.high, BINS + 1)]
 
 
 def score_axis(scores: Sequence[float], threshold: float) -> ScoreAxis:
-    """An axis for scores and threshold, with some space at its ends; logarithmic where a few are far off."""
+    """An axis that shows all scores and the threshold; logarithmic if there are extreme outliers."""
     shown = [*scores, threshold]
     low, high = min(shown), max(shown)
     if low > 0 and high > WIDE * float(np.median(shown)):
@@ -83,11 +83,11 @@ def score_axis(scores: Sequence[float], threshold: float) -> ScoreAxis:
 
 
 def plots(category: CategoryReport, identity: str) -> list[Figure]:
-    """All plots that the category has data for.
+    """All plots for which the category has data.
 
     Args:
-        category: with at least one image.
-        identity: unlike any other element's id in the page.
+        category: a category with at least one image.
+        identity: unique prefix of the element ids in the page.
     """
     drawn = [_scores(category, f"{identity}-scores")]
     for key in CURVES:
@@ -100,12 +100,12 @@ def plots(category: CategoryReport, identity: str) -> list[Figure]:
 
 
 def number(value: float) -> str:
-    """Three digits that matter."""
+    """Format a number with three significant digits."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def percent(share: float) -> str:
-    """A share in percent; with a decimal only near 0 and 1, where it matters."""
+    """Format a share in percent; with a decimal only below 10 % and above 90 %."""
     value = 100 * share
     digits = 0 if value in (0, 100) or 10 <= value <= 90 else 1
     return f"{value:.{digits}f}\N{NO-BREAK SPACE}%"
@@ -119,11 +119,11 @@ def _curve(category: CategoryReport, key: str, points: Curve, identity: str) -> 
     area = category.metrics.get(wording.metric)
     figure = "" if area is None else f"{wording.area} {area:.3f}"
     at = operating_point(category, key)
-    told = f"{wording.y} over {wording.x}, up to {percent(points[-1][1])} at {percent(points[-1][0])}."
+    description = f"{wording.y} over {wording.x}, up to {percent(points[-1][1])} at {percent(points[-1][0])}."
     if at is not None:
-        told += f" At the threshold: {percent(at[1])} {wording.y}, {percent(at[0])} {wording.x}."
+        description += f" At the threshold: {percent(at[1])} {wording.y}, {percent(at[0])} {wording.x}."
     title = f"{wording.title} of {category.name}{f', {figure}' if figure else ''}"
-    with plot(identity, title, told) as drawn:
+    with plot(identity, title, description) as drawn:
         x, y = (list(values) for values in zip(*points, strict=True))
         _square(drawn.axes, wording, max(x) or 1)
         steps = key.endswith("_pr")
@@ -138,7 +138,7 @@ def _curve(category: CategoryReport, key: str, points: Curve, identity: str) -> 
 
 
 def operating_point(category: CategoryReport, key: str) -> tuple[float, float] | None:
-    """Where the threshold lies on a curve of whole images; None for others and where it can't be told."""
+    """The threshold's point on an image-level curve; None for other curves and if it is undefined."""
     flagged = [row.score > category.threshold for row in category.images if row.group == "defective"]
     alarms = [row.score > category.threshold for row in category.images if row.group == "good"]
     if not flagged or not alarms:
@@ -167,7 +167,7 @@ def _locator(parts: int) -> "MaxNLocator":
 
 
 def _mark(drawn: Plot, at: tuple[float, float], falls: bool) -> None:
-    """The threshold as a dot with its name, written where a rising or falling curve leaves room."""
+    """Mark the threshold with a labelled dot; the label is placed beside the rising or falling curve."""
     drawn.axes.plot(*at, marker="o", markersize=7, color=INK, clip_on=False, zorder=5)
     rightwards, upwards = at[0] < (0.3 if falls else 0.6), at[1] < 0.25
     drawn.axes.annotate(
@@ -187,12 +187,12 @@ def _mark(drawn: Plot, at: tuple[float, float], falls: bool) -> None:
 def _scores(category: CategoryReport, identity: str) -> Figure:
     axis = score_axis([row.score for row in category.images], category.threshold)
     flagged = sum(row.score > category.threshold for row in category.images)
-    told = (
+    description = (
         f"Scores from {number(min(row.score for row in category.images))} to "
         f"{number(max(row.score for row in category.images))}; {flagged} of {len(category.images)} images "
         f"lie above the threshold of {number(category.threshold)}."
     )
-    with plot(identity, f"Histogram of the scores of {category.name}", told) as drawn:
+    with plot(identity, f"Histogram of the scores of {category.name}", description) as drawn:
         edges = axis.edges()
         names = [f"score {number(a)} to {number(b)}" for a, b in pairwise(edges)]
         heights = _stack(drawn, category.images, [row.score for row in category.images], edges, names)
@@ -214,13 +214,13 @@ def _scores(category: CategoryReport, identity: str) -> Figure:
 
 def _stop_steps(name: str, rows: Sequence[ImageRow], identity: str) -> Figure:
     steps = sorted({row.stop_step for row in rows if row.stop_step is not None})
-    told = f"{len(rows)} images stopped between step {steps[0]} and step {steps[-1]}."
-    with plot(identity, f"Histogram of the stop steps of {name}", told) as drawn:
+    description = f"{len(rows)} images stopped between step {steps[0]} and step {steps[-1]}."
+    with plot(identity, f"Histogram of the stop steps of {name}", description) as drawn:
         values = [float(row.stop_step or 0) for row in rows]
         if len(steps) > MOST_STEPS:
             edges = [float(edge) for edge in np.linspace(steps[0], steps[-1], MOST_STEPS + 1)]
             names = [f"step {number(a)} to {number(b)}" for a, b in pairwise(edges)]
-        else:  # one bar for each step that occurs, however far apart
+        else:  # one bar per occurring step, equally spaced
             values = [float(steps.index(int(value))) for value in values]
             edges = [place - 0.5 for place in range(len(steps) + 1)]
             names = [f"step {step}" for step in steps]
@@ -234,14 +234,14 @@ def _stop_steps(name: str, rows: Sequence[ImageRow], identity: str) -> Figure:
 def _stack(
     drawn: Plot, rows: Sequence[ImageRow], values: Sequence[float], edges: Sequence[float], names: list[str]
 ) -> int:
-    """Bars that count values between edges, good images below defective ones; the tallest bar's height.
+    """Draw stacked histogram bars, good images below defective ones; returns the height of the tallest bar.
 
     Args:
-        drawn: where to.
+        drawn: the plot to draw on.
         rows: N images.
-        values: what is counted of them, (N,).
-        edges: of the bars, one more than there are bars.
-        names: of the bars, shown where the pointer rests on them.
+        values: the values to count, (N,).
+        edges: edges of the bins, one more than bins.
+        names: names of the bins, shown as tooltips.
     """
     base = np.zeros(len(edges) - 1, dtype=int)
     for group, colour in GROUPS.items():

@@ -1,8 +1,8 @@
-"""A run: the folder that `mendiff evaluate -o` writes and `mendiff report` makes a page of.
+"""Run folders: written by `mendiff evaluate -o`, rendered to a page by `mendiff report`.
 
 run.json holds {"format": "mendiff run", "version": 1, "mendiff", "title", "subtitle", "metrics",
-"model_info", "categories"} with every number as it was measured; pictures/ holds the images' small pictures,
-named by the image's place in run.json, and the strips of a few, by theirs.
+"model_info", "categories"} with all numbers unrounded. pictures/ holds the thumbnails, named by the index of
+the image in run.json, and the strips, named by their own index.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ KINDS = ("input", "reconstruction", "heat", "contour")
 
 
 def write_run(folder: Path, report: Report) -> None:
-    """Write a run folder, whole or not at all; what is there already must be an empty folder.
+    """Write a run folder atomically. The folder must be new or empty.
 
-    Raises InputError where there is something else, and for numbers that are not finite.
+    Raises InputError if it is not, and for numbers that are not finite.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"{folder}: expected a new or empty folder for the run; choose another name.")
@@ -53,9 +53,9 @@ def write_run(folder: Path, report: Report) -> None:
 
 
 def read_run(folder: Path) -> Report:
-    """Read what `write_run` wrote; other files in the folder don't matter.
+    """Read a folder written by `write_run`; other files in it are ignored.
 
-    Raises InputError where the folder is no run, is incomplete or damaged, or of a newer version.
+    Raises InputError if the folder is not a run, is incomplete or damaged, or has a newer version.
     """
     content = _read_content(folder)
     try:
@@ -132,7 +132,7 @@ def _read_content(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _damaged(folder, str(error)) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{expected}, but its {RUN} is not mendiff's.")
+        raise InputError(f"{expected}, but its {RUN} was not written by mendiff.")
     version = content.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise InputError(
@@ -156,7 +156,7 @@ def _read_category(
         metrics={key: _optional(value) for key, value in data["metrics"].items()},
         curves={key: _curve(points) for key, points in data["curves"].items()},
         types=[_read_type(row) for row in data["types"]],
-        # Earlier runs have none.
+        # Older runs have no strips.
         strips=[_read_strip(folder, one, next(strips)) for one in data.get("strips", [])],
     )
 
@@ -227,7 +227,7 @@ def _curve(points: Any) -> Curve:
 
 
 def _metrics(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics' tree: numbers or None under names, however deep."""
+    """Check the nested metrics: numbers or None by name, at any depth."""
     return {
         key: _metrics(value) if isinstance(value, Mapping) else _optional(value)
         for key, value in data.items()

@@ -1,4 +1,4 @@
-"""How methods came to their findings on one image: a strip of pictures for each, one under another."""
+"""Intermediate results of predictions: a strip of pictures for each model, stacked vertically."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from mendiff.types import Panel, Trace
 
 GROUND, INK, SOFT, DECIDED, LINE = "#ffffff", "#1f2326", "#5d6468", "#a81d16", "#c9cbc6"
 WIDTH = 1800
-"""So wide a strip becomes at most, in pixels, before its columns go on below."""
+"""Maximum width of a strip in pixels. Further columns are wrapped."""
 FEWEST = 4
-"""Columns that stand side by side, however wide they are."""
+"""Minimum number of columns side by side, whatever their width."""
 SMALLEST_TEXT, LARGEST_TEXT = 11, 18
 NO_BREAK = "\N{NO-BREAK SPACE}"
 BAR = 6
@@ -33,15 +33,15 @@ BAR = 6
 
 
 @dataclass(frozen=True)
-class Way:
-    """How one model came to its finding on an image.
+class Explanation:
+    """The intermediate results of a model's prediction for an image.
 
     Attributes:
-        title: of its strip: method, preset, folder.
-        verdict: in words.
-        trace: of the image.
-        threshold: of its scores.
-        heat: (threshold, floor) that its map is drawn by; see `normalise_heat`.
+        title: title of its strip: method, preset, folder.
+        verdict: verdict in words.
+        trace: intermediate results.
+        threshold: score threshold.
+        heat: (threshold, floor) of the anomaly map's colours; see `normalise_heat`.
     """
 
     title: str
@@ -53,13 +53,13 @@ class Way:
 
 @dataclass(frozen=True)
 class Scale:
-    """The colours of a map.
+    """The colour scale of a map.
 
     Attributes:
         low: value without colour.
         high: value of full colour.
-        limit: what the map's score is compared with, if anything.
-        clear: whether the lowest values show what is below.
+        limit: threshold of the map's score, if any.
+        clear: whether the lowest values are transparent.
     """
 
     low: float
@@ -68,38 +68,38 @@ class Scale:
     clear: bool = False
 
     def heat(self, values: Heat) -> Heat:
-        """Values (H,W) in [0,1] for drawing."""
+        """Scale values (H,W) to [0,1] for drawing."""
         return normalise_heat(values, (self.low + self.high) / 2, self.low)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a strip with its words.
+    """A picture of a strip with its texts.
 
     Attributes:
-        stage: heads the column.
-        caption: below the picture.
+        stage: heading of the column.
+        caption: text below the picture.
         picture: (h,w,3) uint8.
-        told: the score, in words; empty for none.
-        note: what was decided.
-        scale: of a map.
+        score: the score as text; empty for none.
+        note: decision of the method at this step.
+        scale: colour scale of a map.
     """
 
     stage: str
     caption: str
     picture: Picture
-    told: str = ""
+    score: str = ""
     note: str = ""
     scale: Scale | None = None
 
 
 @dataclass
 class Sheet:
-    """A picture that words are written on.
+    """A picture with text.
 
     Args:
         width, height: in pixels.
-        size: of the text.
+        size: font size in pixels.
     """
 
     width: int
@@ -113,47 +113,50 @@ class Sheet:
         self.draw = ImageDraw.Draw(self.image)
 
     def write(self, x: int, y: int, lines: Iterable[str], colour: str = INK, bold: bool = False) -> int:
-        """Write lines below each other; gives where the next would stand."""
+        """Write lines below each other; returns the y of the next line."""
         for line in lines:
             self.draw.text((x, y), line, colour, font(self.size, bold))
             y += line_height(self.size)
         return y
 
 
-def draw_ways(
+def draw_explanations(
     picture: Picture,
-    ways: Sequence[Way],
+    explanations: Sequence[Explanation],
     side: int,
     title: str = "",
     mask: Mask | None = None,
     width: int = WIDTH,
 ) -> Picture:
-    """The strips of an image, (H,W,3) uint8: one for every model, one under another.
+    """Draw the strips of an image, one per model, stacked vertically, as (H,W,3) uint8.
 
     Args:
         picture: the image, (H,W,3) uint8.
-        ways: of the models.
-        side: of the single pictures, the longer one, in pixels.
-        title: above all; empty for none.
-        mask: of the true defect, (H,W) bool of any size, where it is known.
-        width: about which strips become at most, in pixels.
+        explanations: one per model.
+        side: longer side of each picture in pixels.
+        title: heading; empty for none.
+        mask: the true defect, (H,W) bool of any size, if known.
+        width: approximate maximum width of the strips in pixels.
     """
     size = thumbnail_size(picture.shape[0], picture.shape[1], side)
     text = min(max(SMALLEST_TEXT, round(side / 12)), LARGEST_TEXT)
     shown = _fitted(picture, size)
     most = max(FEWEST, (width - text) // (size[0] + text))
-    strips = [_strip(way, _cells(way, shown, mask, size), size, text, most) for way in ways]
+    strips = [
+        _strip(explanation, _cells(explanation, shown, mask, size), size, text, most)
+        for explanation in explanations
+    ]
     if title:
-        strips.insert(0, _heading(title, max(one.shape[1] for one in strips), text))
-    widest = max(one.shape[1] for one in strips)
-    wide = [_widened(one, widest) for one in strips]
-    for one in wide[1:]:
-        one[0] = tuple(bytes.fromhex(LINE[1:]))
+        strips.insert(0, _heading(title, max(strip.shape[1] for strip in strips), text))
+    widest = max(strip.shape[1] for strip in strips)
+    wide = [_widened(strip, widest) for strip in strips]
+    for strip in wide[1:]:
+        strip[0] = tuple(bytes.fromhex(LINE[1:]))
     return np.concatenate(wide)
 
 
 def describe(panel: Panel) -> dict[str, object]:
-    """What a panel says without its picture, as plain data."""
+    """The texts and numbers of a panel as plain data, without its picture."""
     return {
         "stage": panel.stage,
         "caption": panel.caption,
@@ -168,43 +171,43 @@ def describe(panel: Panel) -> dict[str, object]:
 # ---- cells -------------------------------------------------------------------------------------------
 
 
-def _cells(way: Way, shown: Picture, mask: Mask | None, size: tuple[int, int]) -> list[Cell]:
-    """The image, the way, and what was found, in this order."""
+def _cells(explanation: Explanation, shown: Picture, mask: Mask | None, size: tuple[int, int]) -> list[Cell]:
+    """The image, the intermediate results and the final results, in this order."""
     first = [Cell("image", "input", shown)]
     if mask is not None and mask.any():
         known = _fitted(mask.astype(np.uint8) * 255, size) > 127
         first.append(Cell("image", "true defect", draw_contour(shown, known)))
-    found = way.trace.found
-    limit, floor = way.heat
+    found = explanation.trace.found
+    limit, floor = explanation.heat
     scale = Scale(floor, 2 * limit - floor, clear=True)
     heat = scale.heat(_fitted(found.anomaly_map[0, 0].numpy(), size))
-    told = f"score {compared(float(found.score), way.threshold)}"
+    score = f"score {compared(float(found.score), explanation.threshold)}"
     last = [
         Cell("result", "reconstruction", _fitted(to_picture(found.reconstruction[0]), size)),
-        Cell("result", "anomaly map", overlay(shown, heat), told, scale=scale),
+        Cell("result", "anomaly map", overlay(shown, heat), score, scale=scale),
     ]
-    return [*first, *(_cell(one, size) for one in way.trace.panels), *last]
+    return [*first, *(_cell(panel, size) for panel in explanation.trace.panels), *last]
 
 
 def _cell(panel: Panel, size: tuple[int, int]) -> Cell:
-    told = "" if panel.score is None else f"score {compared(panel.score, panel.limit)}"
+    score = "" if panel.score is None else f"score {compared(panel.score, panel.limit)}"
     if len(panel.pixels) == 3:
         picture = _fitted(to_picture(panel.pixels), size)
-        return Cell(panel.stage, panel.caption, picture, told, panel.note)
+        return Cell(panel.stage, panel.caption, picture, score, panel.note)
     scale = Scale(*panel.span, panel.limit)
     picture = colour_heat(scale.heat(_fitted(panel.pixels[0].numpy(), size)))
-    return Cell(panel.stage, panel.caption, picture, told, panel.note, scale)
+    return Cell(panel.stage, panel.caption, picture, score, panel.note, scale)
 
 
 def compared(score: float, limit: float | None) -> str:
-    """A score and how it stands to its limit, in words."""
+    """A score compared with its limit, as text."""
     if limit is None:
         return number(score)
     return f"{number(score)} {'>' if score > limit else '≤'} {number(limit)}"
 
 
 def _fitted(picture: Picture | Heat, size: tuple[int, int]) -> np.ndarray:
-    """A picture, or a map of float values, at a size (width, height)."""
+    """Resize a picture, or a map of float values, to (width, height)."""
     if (picture.shape[1], picture.shape[0]) == size:
         return picture
     smooth = Image.Resampling.BICUBIC if picture.dtype == np.uint8 else Image.Resampling.BILINEAR
@@ -217,24 +220,25 @@ def _fitted(picture: Picture | Heat, size: tuple[int, int]) -> np.ndarray:
 
 @cache
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib, which knows the letters of most names."""
+    """The font shipped with matplotlib, which covers the characters of most names."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     path = str(Path(mpl.get_data_path()) / "fonts/ttf" / name)
-    # The other layout is not on every machine, and fails for some names of files.
+    # The other layout engine is not installed everywhere and fails for some file names.
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def line_height(size: int) -> int:
-    """Of text."""
+    """Height of a line of text in pixels."""
     return round(size * 1.35)
 
 
 def wrapped(text: str, width: int, size: int, bold: bool = False) -> list[str]:
-    """Text in lines of at most a width in pixels; a longer word is cut, and figures stay with their signs.
+    """Wrap text into lines of a maximum width in pixels.
 
-    Names of files may hold what is no text: it is replaced.
+    Words that are too long are cut. Numbers stay on the line of their comparison sign. Unprintable characters
+    in file names are replaced.
     """
-    shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     kept = re.sub(" = |(?<=[≤>]) ", lambda part: part[0].replace(" ", NO_BREAK), shown)
     lines: list[str] = []
     for word in filter(None, kept.split(" ")):
@@ -261,8 +265,10 @@ def _heading(title: str, width: int, text: int) -> Picture:
     return np.asarray(sheet.image).copy()
 
 
-def _strip(way: Way, cells: Sequence[Cell], size: tuple[int, int], text: int, most: int) -> Picture:
-    """A model's strip: title and verdict, and below them its columns, at most so many side by side."""
+def _strip(
+    explanation: Explanation, cells: Sequence[Cell], size: tuple[int, int], text: int, most: int
+) -> Picture:
+    """Draw a model's strip: title, verdict and below them its columns, at most `most` side by side."""
     columns = [list(cells) for _, cells in groupby(cells, lambda cell: cell.stage)]
     bands = math.ceil(len(columns) / most)
     each = math.ceil(len(columns) / bands)
@@ -270,8 +276,8 @@ def _strip(way: Way, cells: Sequence[Cell], size: tuple[int, int], text: int, mo
     drawn = [
         _band(columns[first : first + each], width, size, text) for first in range(0, len(columns), each)
     ]
-    titles = wrapped(way.title, width - 2 * text, text, bold=True)
-    verdicts = wrapped(way.verdict, width - 2 * text, text)
+    titles = wrapped(explanation.title, width - 2 * text, text, bold=True)
+    verdicts = wrapped(explanation.verdict, width - 2 * text, text)
     top = Sheet(width, text + line_height(text) * (len(titles) + len(verdicts)), text)
     below = top.write(text, text // 2, titles, bold=True)
     top.write(text, below, verdicts, SOFT)
@@ -279,7 +285,7 @@ def _strip(way: Way, cells: Sequence[Cell], size: tuple[int, int], text: int, mo
 
 
 def _band(columns: Sequence[Sequence[Cell]], width: int, size: tuple[int, int], text: int) -> Picture:
-    """Columns side by side, the pictures of their rows on one level."""
+    """Draw columns side by side, with the pictures of each row aligned."""
     heads = [wrapped(column[0].stage, size[0], text, bold=True) for column in columns]
     line = line_height(text)
     rows = [[column[row] for column in columns if row < len(column)] for row in range(max(map(len, columns)))]
@@ -296,8 +302,8 @@ def _band(columns: Sequence[Sequence[Cell]], width: int, size: tuple[int, int], 
 
 
 def _words(cell: Cell, width: int, text: int) -> list[tuple[str, str]]:
-    """The lines below a picture, each with its colour."""
-    parts = ((cell.caption, INK), (cell.told, SOFT), (cell.note, DECIDED))
+    """The lines of text below a picture, each with its colour."""
+    parts = ((cell.caption, INK), (cell.score, SOFT), (cell.note, DECIDED))
     return [(line, colour) for words, colour in parts for line in wrapped(words, width, text)]
 
 
@@ -317,7 +323,7 @@ def _write_cell(sheet: Sheet, cell: Cell, x: int, y: int) -> None:
 
 
 def _write_scale(sheet: Sheet, scale: Scale, x: int, y: int, width: int) -> int:
-    """A bar of a map's colours with the values at its ends, and a tick at the limit; gives where it ends."""
+    """Draw a colour bar with its end values and a tick at the limit; returns the y below it."""
     ramp = np.tile(np.linspace(0, 1, width, dtype=np.float32), (BAR, 1))
     below = np.full((BAR, width, 3), 190, dtype=np.uint8)
     sheet.image.paste(Image.fromarray(overlay(below, ramp) if scale.clear else colour_heat(ramp)), (x, y))

@@ -1,4 +1,4 @@
-"""A matplotlib figure as an <svg> element inside a page, in the page's own colours and font."""
+"""Renders matplotlib figures as <svg> elements in the colours and font of the page."""
 
 import io
 import re
@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# matplotlib needs colours with numbers; each of these stands for a variable of the style sheet.
+# matplotlib needs numeric colours; each of these is replaced by a CSS variable of the style sheet.
 INK, SOFT, LINE, GOOD, BAD, NONE, ACCENT, PANEL = (f"#0000{number:02d}" for number in range(1, 9))
 VARIABLES = dict(
     zip(
@@ -22,10 +22,10 @@ VARIABLES = dict(
 )
 GROUPS = {"good": GOOD, "defective": BAD, "unlabelled": NONE}
 
-# One unit of the drawing is one pixel of a page wide enough for three plots in a row.
+# One drawing unit is one pixel on a page that is wide enough for three plots in a row.
 WIDTH, HEIGHT, DOTS_PER_INCH = 350, 250, 72
 LEFT, RIGHT, BOTTOM, TOP = 58, 20, 42, 24
-"""Margins around the axes, alike in all plots so that they stand in line; a legend finds room above."""
+"""Margins around the axes. They are equal in all plots, so that the axes are aligned; the legend is above."""
 
 STYLE = {
     "svg.fonttype": "none",
@@ -56,9 +56,9 @@ class Plot:
     """A plot that is being drawn.
 
     Attributes:
-        axes: matplotlib's, to draw on.
-        hints: by an artist's gid, the words that show when the pointer rests on it.
-        svg: the finished element, once the block that draws has ended.
+        axes: matplotlib axes to draw on.
+        hints: tooltips by the artist's gid.
+        svg: the finished element, set when the `with` block of `plot` ends.
     """
 
     axes: "Axes"
@@ -68,21 +68,21 @@ class Plot:
 
 @contextmanager
 def plot(identity: str, title: str, description: str) -> Iterator[Plot]:
-    """A plot to draw on inside the block.
+    """Context manager that yields a plot to draw on.
 
     Args:
-        identity: unlike any other element's id in the page.
-        title: what is shown, for screen readers.
-        description: what can be seen there, for screen readers.
+        identity: unique prefix of the element ids in the page.
+        title: title for screen readers.
+        description: description for screen readers.
     """
-    # Imported here: matplotlib takes a second.
+    # Imported here because importing matplotlib takes a second.
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     settings: Any = {**STYLE, "svg.hashsalt": identity}
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's own settings are
+        matplotlib.rcdefaults()  # ignore the user's settings
         matplotlib.rcParams.update(settings)
         inches = (WIDTH / DOTS_PER_INCH, HEIGHT / DOTS_PER_INCH)
         figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, facecolor="none")
@@ -100,9 +100,9 @@ def plot(identity: str, title: str, description: str) -> Iterator[Plot]:
 
 
 def _clean(root: ElementTree.Element, identity: str, hints: Mapping[str, str]) -> None:
-    """Take off what would reach outside the drawing: namespaces, fonts, style rules, ids that others have."""
+    """Remove what would affect the rest of the page: namespaces, fonts, style rules and shared ids."""
     for parent in root.iter():
-        for child in [one for one in parent if one.tag.endswith(("}style", "}metadata"))]:
+        for child in [child for child in parent if child.tag.endswith(("}style", "}metadata"))]:
             parent.remove(child)
     linked = set(re.findall(r'(?:href="|url\()#([\w-]+)', ElementTree.tostring(root, encoding="unicode")))
     for element in root.iter():
@@ -125,7 +125,7 @@ def _own(key: str, value: str, identity: str) -> str:
 
 
 def _name(root: ElementTree.Element, identity: str, title: str, description: str) -> None:
-    """Give the drawing a title and a description that screen readers find."""
+    """Add a title and a description for screen readers."""
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.set("role", "img")

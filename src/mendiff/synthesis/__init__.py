@@ -7,4 +7,4 @@ from typing import Any
 import torch
 
 DRAWN: Any = {"dtype": torch.float32, "device": "cpu"}
-"""What random numbers are drawn as, whatever torch's defaults are: a seed stands for the same ones."""
+"""Dtype and device of random numbers, so that a seed gives the same numbers with any torch defaults."""

@@ -1,6 +1,6 @@
-"""Strong colour and geometry changes that turn a picture into the texture of a synthetic anomaly.
+"""Strong colour and geometry augmentation for the textures of synthetic anomalies.
 
-The ten operations are those of DRAEM, MemSeg and the published GLAD code; torchvision does the work.
+The ten operations of DRAEM, MemSeg and the published GLAD code, implemented with torchvision.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OPERATIONS: tuple[Callable[[Tensor, torch.Generator], Tensor], ...] = (
 
 
 def augment(image: Tensor, rng: torch.Generator, count: int = 3) -> Tensor:
-    """Apply `count` different random operations of ten, (3,H,W) in [0,1] to (3,H,W) in [0,1]."""
+    """Apply `count` different random operations, (3,H,W) in [0,1] to (3,H,W) in [0,1]."""
     chosen = torch.randperm(len(OPERATIONS), generator=rng)[:count]
     for index in chosen.tolist():
         image = OPERATIONS[index](image, rng).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Synthetic anomalies in the manner of MemSeg (Yang et al. 2023), which GLAD trains on."""
+"""Synthetic anomalies for training, after MemSeg (Yang et al. 2023), as used by GLAD."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from mendiff.synthesis.foreground import Mode, foreground
 from mendiff.synthesis.perlin import perlin_masks, thin_masks
 
 Textures = Sequence[Tensor] | Tensor
-"""Pictures (3,h,w) in [0,1] by number, read when asked for or all in memory."""
+"""Texture images (3,h,w) in [0,1] by index, in memory or read on access."""
 LARGEST_EXPONENT = 10
-"""Of the Perlin lattice: 1024 cells, finer than any image needs."""
+"""Largest exponent of the Perlin lattice: 1024 cells per axis."""
 
 
 @dataclass(frozen=True)
 class SynthesisConfig:
-    """How synthetic anomalies are made.
+    """Settings of synthetic anomalies.
 
     Attributes:
-        share: part of the samples that get an anomaly, 0 to 1 (published: one half).
-        thin_share: part of the anomalies drawn as thin curves instead of blobs (published: none).
-        threshold: of the Perlin noise.
+        share: share of the samples with an anomaly, 0 to 1 (published: 0.5).
+        thin_share: share of the anomalies drawn as thin curves instead of blobs (published: 0).
+        threshold: threshold of the Perlin noise.
         max_exponent: the lattice has 2^0 to 2^max_exponent cells per axis.
-        max_blend: largest weight of the original inside the anomaly; beta is uniform between 0 and this.
+        max_blend: largest weight of the original inside the anomaly; beta is uniform in [0, max_blend].
         grid: cells per side of the self-shuffle.
-        foreground: where anomalies may lie: "none", "dark", "bright" or "auto".
+        foreground: region of the anomalies: "none", "dark", "bright" or "auto"; see `foreground`.
     """
 
     share: float = 0.5
@@ -53,18 +53,18 @@ class SynthesisConfig:
 def synthesize(
     image: Tensor, rng: torch.Generator, config: SynthesisConfig, textures: Textures | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Put a synthetic anomaly into some of the images: (1-m) x + m (beta x + (1-beta) source).
+    """Add synthetic anomalies to some of the images: (1-m) x + m (beta x + (1-beta) source).
 
     Args:
         image: (B,3,H,W) in [0,1].
         rng: CPU generator; the only source of randomness.
-        config: shares, sizes and strengths.
-        textures: pictures to take anomalies from, each (3,h,w) in [0,1] and no smaller than the images; half
-            of the anomalies use a piece of one, the other half a shuffle of the image's own cells; without
-            textures all are shuffles.
+        config: see SynthesisConfig.
+        textures: texture images, each (3,h,w) in [0,1] and no smaller than the images. Half of the anomalies
+            use a crop of a texture, the other half shuffled cells of the image; without textures all use
+            shuffled cells.
 
     Returns:
-        (images with anomalies (B,3,H,W) in [0,1], masks (B,1,H,W) bool: empty where a sample stayed normal).
+        (images with anomalies (B,3,H,W) in [0,1], masks (B,1,H,W) bool, empty for images without an anomaly).
     """
     batch, _, height, width = image.shape
     mask = perlin_masks(batch, (height, width), rng, config.threshold, config.max_exponent)
@@ -85,7 +85,7 @@ def synthesize(
 def synthesize_each(
     image: Tensor, rngs: Sequence[torch.Generator], config: SynthesisConfig, textures: Textures | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Like `synthesize`, with a generator per image: a row's anomaly does not depend on its neighbours."""
+    """Like `synthesize`, with a generator per image: an anomaly does not depend on the rest of the batch."""
     pairs = [synthesize(one, rng, config, textures) for one, rng in zip(image.split(1), rngs, strict=True)]
     images, masks = zip(*pairs, strict=True)
     return torch.cat(images), torch.cat(masks)
@@ -94,7 +94,7 @@ def synthesize_each(
 def anomaly_source(
     image: Tensor, rng: torch.Generator, grid: int = 8, textures: Textures | None = None
 ) -> Tensor:
-    """What anomalies are cut from, (B,3,H,W) in [0,1]: augmented textures or shuffled augmented images."""
+    """Source images of the anomalies, (B,3,H,W) in [0,1]: augmented textures or shuffled augmented images."""
     sources = []
     for one in image:
         if textures is not None and float(torch.rand((), generator=rng, **DRAWN)) < 0.5:
@@ -106,7 +106,7 @@ def anomaly_source(
 
 
 def _piece(texture: Tensor, image: Tensor, rng: torch.Generator) -> Tensor:
-    """A random part of a texture, (3,h,w), that covers an image, (3,H,W)."""
+    """A random crop of a texture, (3,h,w), with the size of an image, (3,H,W)."""
     (height, width), sides = image.shape[-2:], texture.shape[-2:]
     if height > sides[0] or width > sides[1]:
         raise InputError(
@@ -120,7 +120,7 @@ def _piece(texture: Tensor, image: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def shuffle_cells(image: Tensor, grid: int, rng: torch.Generator) -> Tensor:
-    """Permute the grid x grid cells of a picture, (3,H,W) to (3,H,W); H and W must divide by grid."""
+    """Permute the grid x grid cells of an image, (3,H,W) to (3,H,W); H and W must be multiples of grid."""
     channels, height, width = image.shape
     if height % grid or width % grid:
         raise InputError(

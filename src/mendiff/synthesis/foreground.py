@@ -1,4 +1,4 @@
-"""Where the part is: foreground masks by Otsu's threshold (Otsu 1979)."""
+"""Foreground masks by Otsu's threshold (Otsu 1979)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def foreground(image: Tensor, mode: Mode = "auto") -> Tensor:
 
     Args:
         image: RGB.
-        mode: "none" takes the whole image; "dark" what is darker than Otsu's threshold, "bright" what is
-            brighter (modes 3, 1 and 2 of the published GLAD code); "auto" decides per image: the side of the
-            threshold that most of the border lies on is background, and an image without a clear background
-            (a border that mixes both sides) is all foreground.
+        mode: "none": the whole image. "dark": pixels darker than Otsu's threshold. "bright": brighter pixels
+            (modes 3, 1 and 2 of the published GLAD code). "auto": decided per image; the side of the
+            threshold that contains most of the border is background. An image with a mixed border has no
+            clear background and is all foreground.
     """
     check_choice("foreground", mode, get_args(Mode))
     grey = grey_levels(image)
@@ -42,7 +42,7 @@ def grey_levels(image: Tensor) -> Tensor:
 
 
 def otsu_threshold(grey: Tensor) -> Tensor:
-    """Otsu's threshold of every plane, (B,H,W) in 0..255 to (B,): foreground is above it."""
+    """Otsu's threshold per image, (B,H,W) in 0..255 to (B,); foreground is above it."""
     levels = torch.arange(256, dtype=torch.float64, device=grey.device)
     flat = grey.flatten(1)
     counts = torch.zeros(flat.shape[0], 256, dtype=torch.float64, device=grey.device)

@@ -15,7 +15,7 @@ def perlin_noise(cells: Tensor, size: tuple[int, int], rng: torch.Generator) -> 
     """Gradient noise in about [-1,1], (B,H,W) float32.
 
     Args:
-        cells: lattice cells along y and x of every image, (B,2) int64, at least 1.
+        cells: lattice cells along y and x per image, (B,2) int64, at least 1.
         size: (H,W) in pixels.
         rng: CPU generator.
     """
@@ -43,8 +43,8 @@ def perlin_masks(
 ) -> Tensor:
     """Random blob masks, (B,H,W) bool: rotated Perlin noise above a threshold.
 
-    Every image draws its own lattice of 2^0..2^max_exponent cells per axis and a rotation of up to 90 degrees
-    either way (the published GLAD and MemSeg settings).
+    Every image has its own lattice of 2^0..2^max_exponent cells per axis and its own rotation of -90 to 90
+    degrees (the published GLAD and MemSeg settings).
     """
     cells = 2 ** torch.randint(0, max_exponent + 1, (batch, 2), generator=rng)
     noise = perlin_noise(cells, size, rng)
@@ -53,9 +53,9 @@ def perlin_masks(
 
 
 def thin_masks(batch: int, size: tuple[int, int], rng: torch.Generator, max_exponent: int = 3) -> Tensor:
-    """Random thin curves, (B,H,W) bool: a narrow band around a level set of Perlin noise, cut off by a blob.
+    """Random thin curves, (B,H,W) bool: a narrow band around a level set of Perlin noise, inside a blob.
 
-    Blobs alone never look like a crack or a scratch; these do. Width is 1 to 3 pixels.
+    They resemble cracks and scratches, which blobs do not. Their width is 1 to 3 pixels.
     """
     cells = 2 ** torch.randint(1, max_exponent + 1, (batch, 2), generator=rng)
     plain = perlin_noise(cells, size, rng)[:, None]

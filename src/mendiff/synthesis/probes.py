@@ -1,7 +1,7 @@
-"""Small and faint defects to measure with, not to train on: what good images would look like with one flaw.
+"""Probes: small and faint synthetic defects for validation, not for training.
 
-Synthetic anomalies as GLAD trains on are plain to see, and a model has learned them. These are of many sizes
-and contrasts, down to what no model finds, so that what finds more of them can be told apart.
+The synthetic anomalies of GLAD's training are easy to see, and the model was trained on them. Probes have
+many sizes and contrasts, down to undetectable ones, so that they can rank models and settings.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from mendiff.synthesis.blend import anomaly_source
 from mendiff.synthesis.perlin import perlin_noise, thin_masks
 
 SMALLEST, LARGEST = 2.5, 0.16
-"""Radius of a flaw: least in pixels, most as a share of the image's side; the logarithm is uniform."""
+"""Radius of a defect, log-uniform: minimum in pixels, maximum as a share of the image's side."""
 RIM = 0.42
-"""How far from the middle a flaw's centre may lie, as a share of the side."""
+"""Largest distance of a defect's centre from the image centre, as a share of the side."""
 SHUFFLED = 8
-"""Cells per side, at most, of the shuffles that foreign patches are cut from."""
+"""Largest number of cells per side of the shuffled images that foreign patches are taken from."""
 
 VISIBLE, SEEN = 4 / 255, 0.25
-"""What a pixel changes by at least to be seen as changed, and the share of a flaw's pixels that must be."""
+"""Smallest change of a visibly changed pixel, and the smallest share of such pixels in a defect's mask."""
 
 Flaw = Callable[[Tensor, Generator], Tensor]
 
 
 def probe(image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-    """A good image with one flaw, (3,H,W) in [0,1] to the same, and its mask (1,H,W) bool, never empty.
+    """Add a defect to a good image, (3,H,W) in [0,1]; returns image and mask (1,H,W) bool, never empty.
 
-    A flaw that would not show, such as a blur of what is flat, is drawn again.
+    An invisible defect, such as a blur of a uniform region, is drawn again.
 
     Args:
-        image: of any size from 16 pixels.
+        image: a good image of at least 16 pixels per side.
         rng: CPU generator; the only source of randomness.
     """
     while True:
@@ -52,7 +52,7 @@ def probe(image: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
 
 
 def probes(images: Tensor, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Good images, each in turn, with a flaw each, (N,3,H,W) to (count,3,H,W), and masks (count,1,H,W)."""
+    """Probes from good images in turn, (N,3,H,W) to (count,3,H,W), and their masks (count,1,H,W)."""
     made = [probe(images[number % len(images)], rng) for number in range(count)]
     flawed, masks = zip(*made, strict=True)
     return torch.stack(flawed), torch.stack(masks)
@@ -75,7 +75,7 @@ def _from_centre(image: Tensor, rng: Generator) -> Tensor:
 
 
 def _patch(image: Tensor, rng: Generator) -> Tensor:
-    """How far a lumpy patch with a sharp or a soft rim covers every pixel, (1,H,W) in [0,1]."""
+    """Coverage of an irregular patch with a sharp or soft edge, (1,H,W) in [0,1]."""
     size = (image.shape[-2], image.shape[-1])
     radius = _log_uniform(rng, SMALLEST, LARGEST * min(size))
     cells = torch.full((1, 2), max(1, round(0.7 * min(size) / radius)), dtype=torch.int64)
@@ -86,7 +86,7 @@ def _patch(image: Tensor, rng: Generator) -> Tensor:
 
 
 def _line(image: Tensor, rng: Generator) -> Tensor:
-    """The same of a piece of a thin curve."""
+    """Coverage of a section of a thin curve, (1,H,W) in [0,1]."""
     size = (image.shape[-2], image.shape[-1])
     length = _log_uniform(rng, 0.04, 0.4) * min(size)
     near = _from_centre(image, rng) < length
@@ -95,13 +95,13 @@ def _line(image: Tensor, rng: Generator) -> Tensor:
 
 
 def _foreign(image: Tensor, rng: Generator) -> Tensor:
-    """Another texture, more or less see-through."""
-    cells = math.gcd(SHUFFLED, *image.shape[-2:])  # they must share out the image evenly
+    """Another texture with random opacity."""
+    cells = math.gcd(SHUFFLED, *image.shape[-2:])  # must divide the image size
     return torch.lerp(image, anomaly_source(image[None], rng, cells)[0], _uniform(rng, 0.3, 1))
 
 
 def _moved(image: Tensor, rng: Generator) -> Tensor:
-    """The image's own, from another place: colours are right, the pattern is not."""
+    """Content from another place of the image: normal colours, wrong pattern."""
     down, right = (int(_uniform(rng, 0.125, 0.875) * side) for side in image.shape[-2:])
     return image.roll((down, right), (1, 2)).flip(int(torch.randint(1, 3, (), generator=rng)))
 
@@ -121,25 +121,25 @@ def _worn(image: Tensor, rng: Generator) -> Tensor:
 
 
 def _rough(image: Tensor, rng: Generator) -> Tensor:
-    """Grainier."""
+    """With added noise."""
     grain = torch.randn(1, *image.shape[1:], generator=rng, **DRAWN)
     return image + (_uniform(rng, 0.05, 0.3) * grain).to(image)
 
 
 def _pale(image: Tensor, rng: Generator) -> Tensor:
-    """With its contrast reduced, gone or turned round."""
+    """With reduced, zero or inverted contrast."""
     mean = image.mean((1, 2), keepdim=True)
     return mean + _uniform(rng, -0.6, 0.7) * (image - mean)
 
 
 def _toned(image: Tensor, rng: Generator) -> Tensor:
-    """Brighter or darker by an amount."""
+    """Brighter or darker by a constant."""
     sign = 1 if _uniform(rng, 0, 1) < 0.5 else -1
     return image + sign * _uniform(rng, 0.1, 0.7)
 
 
 def _dark(image: Tensor, rng: Generator) -> Tensor:
-    """Darker by a factor, as a crack is."""
+    """Darker by a factor, like a crack."""
     return image * (1 - _uniform(rng, 0.3, 0.95))
 
 

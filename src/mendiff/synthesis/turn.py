@@ -1,4 +1,4 @@
-"""Good images turned about their centre, for parts that lie at any angle."""
+"""Random rotation of good images, for parts with arbitrary orientation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mendiff.synthesis import DRAWN
 
 
 def turned(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Every image turned by an angle of its own, (B,3,H,W) in [0,1] to the same.
+    """Rotate every image by its own random angle, (B,3,H,W) in [0,1].
 
-    What comes in at the corners mirrors the image.
+    The corners are filled by mirroring the image.
 
     Args:
-        images: good ones.
+        images: good images.
         rng: CPU generator.
     """
     angle = 2 * math.pi * torch.rand(len(images), generator=rng, **DRAWN)
@@ -25,7 +25,7 @@ def turned(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def rotate(images: Tensor, angle: Tensor, mode: str = "bilinear") -> Tensor:
-    """Every image rotated about its centre by its own angle in radians, mirrored at the border, (B,C,H,W)."""
+    """Rotate every image about its centre by its own angle in radians, mirrored at the border, (B,C,H,W)."""
     cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
     theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
     grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)

@@ -1,6 +1,6 @@
-"""Parts that lie at any angle set upright: turned by the axis of their foreground, and centred.
+"""Alignment of parts with arbitrary orientation: rotation to their principal axis, and centring.
 
-A part that always lies alike is a far smaller world to learn, and every place in the image means something.
+Aligned parts are easier to learn, and every image position has the same meaning in all images.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from mendiff.synthesis.foreground import foreground
 from mendiff.types import Detection
 
 LONG = 0.5
-"""How much longer than wide a part must be for its axis to be certain: (a - b) / (a + b) of its variances."""
-LOPSIDED = 0.03
-"""How lopsided along its axis for its direction to be certain: the third moment by the deviation cubed."""
+"""Least elongation for a certain axis: (a - b) / (a + b) of the principal variances."""
+SKEWED = 0.03
+"""Least skewness along the axis for a certain direction: third moment by the cubed standard deviation."""
 SMALLEST, LARGEST = 0.02, 0.6
-"""Share of the image that such a part covers."""
+"""Range of the share of the image that a part may cover."""
 CLEAR_SHARE = 0.95
-"""Of good images whose pose must be certain."""
+"""Least share of good images with a certain pose."""
 VARIED = 0.9
-"""Parts lie alike where the mean of their directions, as unit vectors, is longer than this."""
+"""Orientations are equal if the mean of the direction vectors is longer than this."""
 TAIL = 0.003
-"""Share of the foreground beyond what counts as the part's end."""
+"""Share of the foreground that is ignored at each end of the part, as outliers."""
 ROUNDED = 1e4
-"""Poses are rounded to a part of this, so that a last bit does not decide about a pixel."""
+"""Poses are rounded to multiples of 1 / ROUNDED, so that rounding errors do not change pixels."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How the part lies in every image.
+    """Pose of the part in every image.
 
     Attributes:
-        angle: of its axis in radians, towards its longer tail, (B,) float64.
-        centre: of its extent, x and y in [-1,1], (B,2) float64.
-        clear: whether both are certain, (B,) bool.
+        angle: direction of the axis in radians, towards the longer tail, (B,) float64.
+        centre: centre of the part's extent, x and y in [-1,1], (B,2) float64.
+        clear: whether the pose is certain, (B,) bool.
     """
 
     angle: Tensor
@@ -47,7 +47,7 @@ class Pose:
 
 
 def pose_of(image: Tensor) -> Pose:
-    """How the parts lie, from where their foreground is; square images, (B,3,S,S) in [0,1]."""
+    """Estimate the poses of parts from their foreground; square images, (B,3,S,S) in [0,1]."""
     part = foreground(image).cpu()  # in float64, which not every device has
     side = part.shape[-1]
     at = (torch.arange(side, dtype=torch.float64, device="cpu") * 2 + 1) / side - 1
@@ -57,7 +57,7 @@ def pose_of(image: Tensor) -> Pose:
 
 
 def _pose(pixels: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Angle, x, y and certainty of a part, given the rows and columns of its pixels, (N,2)."""
+    """Angle, x, y and certainty of a part's pose, given the rows and columns of its pixels, (N,2)."""
     y, x = at[pixels[:, 0]], at[pixels[:, 1]]
     mean_x, mean_y = x.mean(), y.mean()
     x, y = x - mean_x, y - mean_y
@@ -74,21 +74,21 @@ def _pose(pixels: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     spread = along + across
     long = ((along - across).square() + 4 * both.square()).sqrt() / spread
     covered = len(pixels) / len(at) ** 2
-    clear = (long > LONG) & (lean.abs() / spread**1.5 > LOPSIDED)
+    clear = (long > LONG) & (lean.abs() / spread**1.5 > SKEWED)
     clear = clear & (SMALLEST < covered < LARGEST)
     rounded = [(one * ROUNDED).round() / ROUNDED for one in (angle, centre_x, centre_y)]
     return rounded[0], rounded[1], rounded[2], clear.to(torch.float64)
 
 
 def _middle(along: Tensor) -> Tensor:
-    """Half-way between both ends, a few stray pixels aside."""
+    """Midpoint between both ends, ignoring a few outlying pixels."""
     last = len(along) - 1
     ordered, skipped = along.sort().values, round(TAIL * last)
     return (ordered[skipped] + ordered[last - skipped]) / 2
 
 
-def lie_variously(pose: Pose) -> bool:
-    """Whether good images show one part each that lies at all sorts of angles, and how is certain."""
+def orientations_vary(pose: Pose) -> bool:
+    """Whether good images show single parts with certain poses and varying orientations."""
     if len(pose.clear) == 0 or pose.clear.float().mean() < CLEAR_SHARE:
         return False
     angle = pose.angle[pose.clear]
@@ -96,14 +96,14 @@ def lie_variously(pose: Pose) -> bool:
 
 
 class Frame:
-    """Images with their parts set upright, and the way back; those whose pose is uncertain stay as they are.
+    """Images with aligned parts, and the inverse transform. Images with an uncertain pose are not changed.
 
     Args:
         image: (B,3,S,S) in [0,1].
-        turn: whether parts are set upright at all.
+        turn: whether to align the parts.
 
     Attributes:
-        image: what a method sees, of the same shape.
+        image: aligned images, of the same shape.
     """
 
     def __init__(self, image: Tensor, *, turn: bool) -> None:
@@ -115,7 +115,7 @@ class Frame:
             self.image = _sampled(image, there, "bicubic", "reflection").clamp(0, 1)
 
     def undo(self, found: Detection) -> Detection:
-        """What was found, as the given images lie."""
+        """Transform a detection back to the original orientation."""
         if self._there is None:
             return found
         return replace(
@@ -125,11 +125,11 @@ class Frame:
         )
 
     def undo_map(self, values: Tensor) -> Tensor:
-        """A map (B,1,h,w) that belongs to every image, as that lies, at the same size."""
+        """Transform maps (B,1,h,w) back to the original orientation, at the same size."""
         return values if self._there is None else _sampled(values, self._back, "bilinear", "border")
 
     def undo_picture(self, picture: Tensor) -> Tensor:
-        """A picture (B,3,S,S) that belongs to every image, as that lies; where it has none, the image."""
+        """Transform pictures (B,3,S,S) back; pixels outside the picture are taken from the original image."""
         if self._there is None:
             return picture
         seen = _sampled(torch.ones_like(picture[:, :1]), self._back, "bilinear", "zeros")
@@ -138,7 +138,7 @@ class Frame:
 
 
 def _affine(pose: Pose, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the pixels of upright images come from, and those of the way back, two (B,2,3)."""
+    """Affine matrices of the alignment and of its inverse, two (B,2,3)."""
     angle = torch.where(pose.clear, pose.angle, 0)
     centre = torch.where(pose.clear[:, None], pose.centre, 0)
     cos, sin = angle.cos(), angle.sin()

@@ -17,7 +17,7 @@ from mendiff.nets import AUTO
 from mendiff.nets.codec import Codec, CodecConfig, TinyCodec, make_codec
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeaturesConfig
-from mendiff.nets.placement import in_half
+from mendiff.nets.placement import bf16_autocast
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
 from mendiff.training.loop import Loop, train_network
 from mendiff.training.random import generator
@@ -154,6 +154,6 @@ def _loss(
     chosen = torch.randint(len(images), (config.fit.batch_size,), generator=rng)
     crops = random_crops(images[chosen], config.fit.crop, model.codec.factor, rng)
     batch = crops.to(device, torch.float32, memory_format=torch.channels_last) / 255
-    with in_half(device):
+    with bf16_autocast(device):
         loss: Tensor = model(batch, rng)
     return loss

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from mendiff.methods.base import Method, MethodConfig, TrainingConfig, find_method
-from mendiff.nets.placement import halve, surround
+from mendiff.nets.placement import store_bf16, surround
 from mendiff.training.lora import add_lora
 from mendiff.training.optimizers import state_bytes
 
@@ -116,7 +116,7 @@ class Rehearsal:
         with self._fakes:
             _fill(self.method)
             for part in self.method.parts.values() if half else ():
-                halve(part, torch.device("cpu"), fast=fast)
+                store_bf16(part, torch.device("cpu"), fast=fast)
             if half and fast:
                 _norms_in_float(self.method)
 

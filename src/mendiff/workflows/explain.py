@@ -19,7 +19,7 @@ from mendiff.errors import InputError, NotFiniteError, check_count
 from mendiff.model import Model
 from mendiff.report.contents import Strip
 from mendiff.report.pictures import QUALITY
-from mendiff.report.strips import Way, describe, draw_ways
+from mendiff.report.strips import Explanation, describe, draw_explanations
 from mendiff.types import Trace
 from mendiff.workflows.common import choose_device, warn_of_dark_images
 from mendiff.workflows.findings import counted, left_out, name_images, told
@@ -149,12 +149,12 @@ def _explained(opened: Sequence[Opened], path: Path, name: str, side: int, draft
             trace = one.model.trace(picture)
         except NotFiniteError as error:
             raise NotFiniteError(error.rows, [str(path)]) from error
-        ways.append(way_of(one.model, trace, one.title))
+        ways.append(explanation_of(one.model, trace, one.title))
         row["models"].append({"model": str(one.folder), **verdict_row(one.model, trace), **_panels(trace)})
     try:
         strip = draft / STRIPS / name
         strip.parent.mkdir(parents=True, exist_ok=True)
-        save_png(draw_ways(pictures[0], ways, side, path.name), strip)
+        save_png(draw_explanations(pictures[0], ways, side, path.name), strip)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG):
             raise  # the next image's strip would not find room either
@@ -178,14 +178,14 @@ def verdict_row(model: Model, trace: Trace) -> dict[str, Any]:
     }
 
 
-def way_of(model: Model, trace: Trace, title: str) -> Way:
+def explanation_of(model: Model, trace: Trace, title: str) -> Explanation:
     """A model's way to its finding, for drawing."""
     said = verdict_row(model, trace)
     words = f"looks {'defective' if said['defective'] else 'good'}: score {said['score']:.4g}, threshold "
     words += f"{said['threshold']:.4g}, p = {said['p_value']:.2g}"
     if said["stop_step"]:
         words += f"; stopped at t = {said['stop_step']}"
-    return Way(title, words, trace, model.threshold, model.calibration.heat_range)
+    return Explanation(title, words, trace, model.threshold, model.calibration.heat_range)
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -223,8 +223,8 @@ def informative_images(
 def report_strip(model: Model, sample: Sample, mask: Mask | None, title: str) -> Strip:
     """The strip of one test image, small enough for a page; mask (H,W) of its defect, if known."""
     picture = model.read(sample.path)
-    way = way_of(model, model.trace(picture), Opened(Path(model.source), model).title)
-    drawn = draw_ways(picture, [way], REPORT_SIDE, mask=mask, width=REPORT_WIDTH)
+    way = explanation_of(model, model.trace(picture), Opened(Path(model.source), model).title)
+    drawn = draw_explanations(picture, [way], REPORT_SIDE, mask=mask, width=REPORT_WIDTH)
     size = (drawn.shape[1], drawn.shape[0])
     name = f"{sample.label}/{sample.path.name}"
     return Strip(name, title, size, encode(drawn, "WEBP", quality=QUALITY, method=4))

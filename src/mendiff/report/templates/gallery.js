@@ -10,7 +10,7 @@
   const press = (button, on) => button.setAttribute("aria-pressed", String(on));
   let visible = rows;
 
-  // ---- pictures: decoded when a row comes near the window
+  // ---- pictures: decoded when a row comes near the viewport
 
   const picturesOf = row => {
     if (row.pictures) return row.pictures;
@@ -53,7 +53,7 @@
     { rootMargin: "1200px 0px" },
   );
 
-  // ---- choosing and sorting
+  // ---- filtering and sorting
 
   const { compare } = new Intl.Collator("en", { numeric: true });
   const byName = (a, b) => compare(a.dataset.name, b.dataset.name);
@@ -100,7 +100,7 @@
     choose(select.dataset.choice, select.value);
     arrange();
   }));
-  // The tables' numbers lead to the images that they count.
+  // Numbers in the tables link to the images that they count.
   document.querySelectorAll("a[data-show-verdict]").forEach(link => link.addEventListener("click", () => {
     choose("verdict", link.dataset.showVerdict);
     choose("category", link.dataset.showCategory ?? "");
@@ -129,7 +129,7 @@
     press(button, true);
     show(true);
     let on = true;
-    // Where motion is unwanted, nothing moves by itself: each press of the button swaps once.
+    // With reduced motion, each press of the button swaps the pictures once.
     const timer = still.matches ? 0 : setInterval(() => show(on = !on), 700);
     blinking = { button, show, timer };
   };
@@ -145,7 +145,7 @@
     });
   };
 
-  // ---- one image, large
+  // ---- enlarged image
 
   const viewer = byId("viewer");
   const stage = viewer.querySelector(".stage");
@@ -210,7 +210,7 @@
     row.querySelector('[data-do="enlarge"]').focus();
   });
 
-  // ---- the list: pointer and keys
+  // ---- the list: pointer and keyboard
 
   list.addEventListener("click", event => {
     const which = event.target.closest(".row");
@@ -230,7 +230,7 @@
     if (next) visible[visible.indexOf(which) + next]?.querySelector('[data-do="blink"]').focus();
   });
 
-  // ---- printing: all is unfolded
+  // ---- printing: unfold everything
 
   let folded = [];
   addEventListener("beforeprint", () => {
@@ -241,6 +241,6 @@
 
   arrange();
   rows.forEach(one => nearby.observe(one));
-  // The pictures stand after this script, so that the page answers before all of them have been read.
+  // The pictures are after this script, so that the page responds before all of them are loaded.
   addEventListener("DOMContentLoaded", () => rows.forEach(one => { nearby.unobserve(one); nearby.observe(one); }));
 })();
