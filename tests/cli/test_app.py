@@ -47,7 +47,7 @@ def test_help_has_usage_and_examples(run, name):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["fit", "x"], "mendiff fit: expected -o/--out DIR, where to write the model"),
+        (["fit", "x"], "mendiff fit: expected -o/--out DIR, output folder for the model"),
         (["fit"], "mendiff fit: expected DATA, "),
         (["predict"], "mendiff predict: expected MODEL, a model folder"),
         (["predict", "m", "-o", "x"], "mendiff predict: expected IMAGES, image files or folders"),

@@ -1,4 +1,4 @@
-"""The options of all workflows, and of the command line: types, defaults, help and examples."""
+"""The options of all workflows and of the command line: types, defaults, help texts, examples."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-SETTINGS = "one field of the method's config, all of which 'mendiff info MODEL --json' shows"
+SETTINGS = "one field of the method's config; 'mendiff info MODEL --json' lists all fields"
 CODEC_SETTINGS = "one field of the codec's training, such as crop=128 or codec.network.latent_channels=4"
 FEATURES_SETTINGS = "one field of the tuning, such as features.layers=[stage2,stage3] or keep_weight=0.05"
 BENCHMARK_SETTINGS = "one field of one method's config, as METHOD.FIELD=VALUE"
 ARGUMENT = {"argument": True}
-"""Of a field that stands on the command line without a name."""
+"""Metadata of a positional argument of the command line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a workflow is told.
+    """Base class of the options of a workflow.
 
-    Fields that are not in a class's docstring are described in SHARED.
+    Fields that the docstring of a subclass omits are described in SHARED.
 
     Attributes:
         EXAMPLES: command lines.
-        SETTINGS: what its `settings` change; dotted names of fields to their values.
+        SETTINGS: help text of the field `settings`, which maps dotted config fields to values.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = ()
@@ -32,46 +32,46 @@ class Options:
 SHARED = {
     "data": "a folder of good images; a data set laid out as MVTec-AD, MPDD, VisA, MVTec-3D, BMAD or "
     "PCB-Bank, or one of its categories; or a YAML file that lists folders",
-    "categories": "which of DATA, where it holds several; all unless given",
+    "categories": "categories of DATA to use (default: all)",
     "layout": "auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only",
-    "bit_depth": "bits that the values of 16-bit files use, such as 12; 0 for what the files say",
-    "features": "timm's name of a pretrained backbone, or auto for the network that comes with mendiff, the "
-    "default; none compares pixels alone, which finds less",
-    "features_weights": "the backbone's weights, a local safetensors file; timm's from the hub unless given",
-    "features_input": "how the backbone expects its images: timm for what timm states, the default, or "
-    'tflite for weights that come from TensorFlow Lite ([-1,1], "same" padding)',
+    "bit_depth": "significant bits of 16-bit files, such as 12; 0 (default): as stated in the files",
+    "features": "timm's name of a pretrained backbone, auto (default) for the network that comes with "
+    "mendiff, or none to compare pixels only, which finds fewer defects",
+    "features_weights": "weights of the backbone, a local safetensors file (default: timm's, from the hub)",
+    "features_input": "normalisation and padding of the backbone's input: timm (default) as timm states, "
+    'tflite for weights from TensorFlow Lite ([-1,1], "same" padding)',
     "pretrained": "Stable Diffusion v1 for the paper presets: a folder, a single file, or a hub id",
-    "prompt": "prompt embeddings, a safetensors file, where there is no text encoder: prompt and no_prompt; "
-    "for prompts per category, one by the name of each and no_prompt",
-    "codec": "a codec folder that mendiff fit-codec wrote, or auto for the codec that comes with mendiff",
-    "textures": "a folder of pictures, such as DTD, that half of the synthetic anomalies are cut from; "
-    "unless given, all come from the image itself",
-    "statistics": "global, or category for scales and a threshold of its own for every category; presets "
-    "with a prompt for every category (glad's paper/mvtec) need category",
+    "prompt": "prompt embeddings to use without a text encoder, a safetensors file with the tensors prompt "
+    "and no_prompt; for prompts per category, a tensor per category name and no_prompt",
+    "codec": "a codec folder written by mendiff fit-codec, or auto for the codec that comes with mendiff",
+    "textures": "a folder of texture images, such as DTD, from which half of the synthetic anomalies are cut "
+    "(default: all are cut from the image itself)",
+    "statistics": "global, or category for separate scales and thresholds per category; presets with a "
+    "prompt per category (glad's paper/mvtec) need category",
     "model": "a model folder",
-    "category": "whose statistics, threshold and prompt to use, of a model that has them for every category; "
-    "unless given, those of all together, and the mean of the prompts",
-    "batch_size": "images that pass through the networks together; does not change the results",
-    "false_alarm_rate": "share of good parts that thresholds are meant to flag; the model's own unless "
-    "given, 0.01 in a fit",
-    "seed": "of everything random: training, synthetic anomalies, drawn data",
+    "category": "category whose statistics, threshold and prompt are used, for models that have them per "
+    "category (default: common statistics and the mean of the prompts)",
+    "batch_size": "images per batch; does not change the results",
+    "false_alarm_rate": "share of good parts that the threshold should flag (default: the model's, 0.01 in "
+    "fit)",
+    "seed": "random seed of training, synthetic anomalies and generated data",
     "device": "auto, cpu, cuda, cuda:1, mps",
-    "resume": "continue a run that was interrupted, with the same data and options",
+    "resume": "continue an interrupted run; needs the same data and options",
     "overwrite": "replace the output folder if it exists",
 }
-"""Help of the options that several commands have; a command's own options are in its docstring."""
+"""Help texts of options that several commands share; other options are in the command's docstring."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Options):
-    """Make a set of parts, learn from the good ones, find the defects, and write a report with pictures.
+    """Generate images of parts, train on the good ones, detect the defects, and write a report.
 
     Attributes:
-        out: where to write data, models and the report.
-        make_data: only draw the data set into this folder, and stop. Every defective image comes with its
-            mask and its clean twin, the same photo of the same part without the defect.
-        method: glad, diad or ran, at its tiny preset.
-        categories: which of blister, fabric, flange and tile; all unless given.
+        out: output folder for data, models and the report.
+        make_data: only generate the data set, into this folder. Every defective image has a mask and a clean
+            twin: the same image without the defect.
+        method: glad, diad or ran, with its tiny preset.
+        categories: some of blister, fabric, flange and tile (default: all).
     """
 
     EXAMPLES: ClassVar = (
@@ -93,13 +93,14 @@ class DemoOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
-    """Look for faults in a data set: masks, damaged images, equal pictures, test images in training.
+    """Check a data set: masks, damaged images, duplicates, test images in the training set.
 
-    Good images that look unlike all others are named, too: a defect among them would be learned as good.
-    Ends with 0, or with 2 where fit and evaluate would refuse the data.
+    Also names good images that are outliers, because a defect among them would be learned as good. Exit code:
+    0, or 2 if fit and evaluate would refuse the data.
 
     Attributes:
-        image_size: side that a model will see, to say what vanishes; 0 for the one that fit takes by itself.
+        image_size: the model's image side in pixels, for the warning about defects that vanish on resizing;
+            0 for the default of fit.
     """
 
     EXAMPLES: ClassVar = (
@@ -116,34 +117,33 @@ class CheckOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(Options):
-    """Learn what good parts look like and write a model folder.
+    """Train a model on good images and write a model folder.
 
     Attributes:
-        out: where to write the model.
+        out: output folder for the model.
         method: glad, diad or ran.
-        preset: which settings to start from: tiny; small, which takes about an hour on two
-            cores; auto, which fits both where an hour (--minutes) allows it, and keeps the one that finds
-            more flaws laid into held-back good images; paper, for a category of a paper paper/mvtec/cable, or
-            for one model for all paper/mvtec.
-        image_size: side to which images are resized; the images' own size (up to 320) unless given.
-        balance: image, or category to show every category equally often.
-        devices: how many of this machine, a process each, share out every step's batch; the result is that of
-            one.
-        nodes: machines that train together; run the command on each, with torchrun, SLURM, or the variables
-            MASTER_ADDR, MASTER_PORT and NODE_RANK, and with DATA and -o on a disk that all of them see.
-        strategy: auto, ddp, or fsdp, which shares out gradients and the optimizer's memory, too; the latter
-            for adamw without averaged weights (training.ema=0).
-        steps: of training, the same as --set training.steps; unless given, tiny trains longer where the
-            machine is fast. Data, settings, --seed and --steps together fix the model.
-        minutes: that training may take on this machine, in place of what the preset is meant for: all its
-            stages become shorter or longer alike; with --preset auto, that all its fits may take.
+        preset: base settings. tiny; small, about an hour on two cores; auto fits tiny and small within an
+            hour (or --minutes) and keeps the model that detects more synthetic defects in held-back good
+            images; paper, or paper/mvtec for a multi-class model, paper/mvtec/cable for a category.
+        image_size: side in pixels to which images are resized (default: the images' own, at most 320).
+        balance: image, or category to sample all categories equally often.
+        devices: number of devices of this machine, with a process each. They share the batch of every step;
+            the result does not depend on their number.
+        nodes: number of machines. Run the command on each of them, with torchrun, SLURM, or the variables
+            MASTER_ADDR, MASTER_PORT and NODE_RANK; DATA and -o must be on a shared disk.
+        strategy: auto, ddp, or fsdp, which also shards gradients and optimizer state; fsdp needs adamw
+            without averaged weights (training.ema=0).
+        steps: training steps, the same as --set training.steps. By default, tiny trains longer on a fast
+            machine. Data, settings, --seed and --steps together determine the model.
+        minutes: training time on this machine; scales the steps of all training stages. With --preset auto,
+            the time of all fits together.
     """
 
     EXAMPLES: ClassVar = (
         "mendiff fit photos/good -o model",
         "mendiff fit mvtec/bottle -o bottle --features resnet18 --features-weights resnet18.safetensors",
         "mendiff fit photos/good -o model --steps 2000 --seed 1 --set synthesis.foreground=auto",
-        "mendiff fit photos/good -o model --preset auto --minutes 90  # tiny or small, by what they find",
+        "mendiff fit photos/good -o model --preset auto --minutes 90  # the better of tiny and small",
         "mendiff fit parts -o model --method ran --statistics category",
         "mendiff fit photos/good -o model --textures dtd/images",
         "mendiff fit parts -o model --method diad --codec codec --resume",
@@ -188,14 +188,14 @@ class FitOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class FitCodecOptions(Options):
-    """Train or tune an autoencoder on good images; `mendiff fit --codec` takes it.
+    """Train or fine-tune an autoencoder on good images, for `mendiff fit --codec`.
 
     Attributes:
-        out: where to write the codec.
-        preset: tiny, or kl for Stable Diffusion's kind, tuned as for DiAD's preset paper: on
-            ImageNet-normalised pixels, against a discriminator.
-        features: timm's name of a backbone for the perceptual term, or auto for the bundled one, the default.
-        start: a codec folder to go on from, such as mendiff convert codec writes, or auto for the bundled.
+        out: output folder for the codec.
+        preset: tiny, or kl for Stable Diffusion's autoencoder, fine-tuned as for DiAD's preset paper: on
+            ImageNet-normalised pixels, with a discriminator.
+        features: timm's name of a backbone for the perceptual loss, or auto (default) for the bundled one.
+        start: a codec folder to fine-tune, such as from mendiff convert codec, or auto for the bundled codec.
     """
 
     EXAMPLES: ClassVar = (
@@ -222,11 +222,11 @@ class FitCodecOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class FitFeaturesOptions(Options):
-    """Tune a backbone until good images and their reconstructions look alike to it.
+    """Fine-tune a backbone so that good images and their reconstructions have similar features.
 
     Attributes:
-        out: where to write features.safetensors, which --features-weights of mendiff fit takes.
-        model: a fitted model, which makes the reconstructions.
+        out: output folder for features.safetensors, to be used with --features-weights of mendiff fit.
+        model: a fitted model that computes the reconstructions.
         preset: tiny, or paper for GLAD's backbone and layers.
         features: timm's name of the backbone.
     """
@@ -257,18 +257,18 @@ class FitFeaturesOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(Options):
-    """Find defects in images: scores as CSV and JSON, heat maps and reconstructions as pictures.
+    """Detect defects in images: scores as CSV and JSON, heat maps and reconstructions as images.
 
-    Ends with 0, or with 3 where some images could not be read or drawn: their rows say why. What was found
-    before a run was ended early is kept beside the output folder.
+    Exit code: 0, or 3 if some images could not be read or drawn; their rows state the reason. Results of an
+    interrupted run are kept beside the output folder.
 
     Attributes:
         images: image files or folders.
-        out: where to write the findings.
-        explain: take more time for the reconstructions, where the method can (ran: gradient denoising, in
-            float64; another number of threads changes next to never anything).
-        offload: keep each network on the device only while it is used; less memory, more time, same results.
-        half: keep weights in bfloat16; half their memory, and scores differ a little.
+        out: output folder.
+        explain: compute reconstructions by a slower procedure, where the method has one (ran: gradient
+            denoising in float64).
+        offload: keep each network on the device only while it is used: less memory, more time, same results.
+        half: store weights in bfloat16: half the memory, scores differ slightly.
     """
 
     EXAMPLES: ClassVar = (
@@ -292,24 +292,24 @@ class PredictOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainOptions(Options):
-    """Show how models come to their findings: a strip of pictures for every image, timestep by timestep.
+    """Draw the intermediate results of a prediction: a strip of pictures per image, timestep by timestep.
 
-    Every strip begins with the image and ends with reconstruction and anomaly map; in between stand glad's
-    estimates, stop maps and fusion, diad's estimates, ran's maps and gradient walk. Several models stand one
-    under another. Findings are those of mendiff predict. Ends with 0, or with 3 where some images could not
-    be read or drawn: their rows in explain.json say why.
+    A strip starts with the image and ends with reconstruction and anomaly map. Between them are glad's
+    estimates, stop maps and fusion, diad's estimates, or ran's maps and gradient steps. Several models are
+    drawn below each other. Results are those of mendiff predict. Exit code: 0, or 3 if some images could not
+    be read or drawn; their rows in explain.json state the reason.
 
     Attributes:
         models: one or more model folders.
         images: image files or folders.
-        out: where to write the strips, and explain.json beside them.
-        limit: so many images at most, evenly picked; 0 for all.
-        side: of the single pictures, the longer one, in pixels, 64 to 1024.
+        out: output folder for the strips and explain.json.
+        limit: maximum number of images, evenly spaced; 0 for all.
+        side: longer side of each picture in pixels, 64 to 1024.
     """
 
     EXAMPLES: ClassVar = (
         "mendiff explain model part.png -o why",
-        "mendiff explain glad diad ran part.png -o side-by-side  # several models, one under another",
+        "mendiff explain glad diad ran part.png -o side-by-side  # several models",
         "mendiff explain model photos/today -o why --limit 0 --side 240 --json",
     )
 
@@ -325,17 +325,18 @@ class ExplainOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
-    """Measure a model on labelled test images.
+    """Compute metrics on labelled test images.
 
-    Where DATA has clean twins of defective images (CATEGORY/twin/DEFECT/NAME.png), it compares
-    reconstructions with them. Ends with 0, or with 3 where some test images could not be read: they are named
-    and in no figure.
+    If DATA has clean twins of defective images (CATEGORY/twin/DEFECT/NAME.png), reconstructions are compared
+    with them. Exit code: 0, or 3 if some test images could not be read; they are listed and excluded from the
+    metrics.
 
     Attributes:
         out: also write a run folder with all numbers and pictures, for mendiff report.
-        report: also write this HTML file with all test images.
-        controls: also measure two controls that need no diffusion model, and this one after a single step.
-        half: compute in bfloat16 where the device is fast at that, as predict does; figures differ a little.
+        report: also write this HTML report with all test images.
+        controls: also measure baselines: median colour, memory bank, and this model after a single training
+            step.
+        half: compute in bfloat16 where the device accelerates it; metrics differ slightly.
     """
 
     EXAMPLES: ClassVar = (
@@ -361,20 +362,20 @@ class EvaluateOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateOptions(Options):
-    """Set a model's thresholds anew, from good images that it has not seen, or for another rate; no training.
+    """Recompute a model's thresholds without training, from new good images or for another false-alarm rate.
 
-    Images of a category that the model has a threshold of its own for set that one, and all images together
-    the model's common one. Without images the scores of the fit stay, and the rate alone changes.
+    All images together set the common threshold; the images of a category also set the threshold of that
+    category, if the model has one. Without images only the false-alarm rate changes.
 
     Attributes:
-        data: good images that it has not seen: see DATA.
-        out: where to write the model with its new thresholds.
+        data: good images that are not training images: see DATA.
+        out: output folder for the model with new thresholds.
     """
 
     EXAMPLES: ClassVar = (
         "mendiff calibrate model photos/good-of-this-week -o model-2",
         "mendiff calibrate model photos/good-of-this-week -o model-2 --false-alarm-rate 0.001",
-        "mendiff calibrate model -o fewer-alarms --false-alarm-rate 0.001  # the rate alone",
+        "mendiff calibrate model -o fewer-alarms --false-alarm-rate 0.001  # only the rate",
     )
 
     model: Path = field(metadata=ARGUMENT)
@@ -390,11 +391,11 @@ class CalibrateOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(Options):
-    """Make a page of a run: metrics, curves and all images, in one HTML file that opens offline.
+    """Write an HTML report of a run: metrics, curves and all images in a single file.
 
     Attributes:
-        run: a run folder that mendiff evaluate -o wrote.
-        out: the HTML file (default: report.html in the run folder); an earlier report there is replaced.
+        run: a run folder written by mendiff evaluate -o.
+        out: the HTML file (default: report.html in the run folder); an existing report is replaced.
     """
 
     EXAMPLES: ClassVar = (
@@ -408,14 +409,14 @@ class ReportOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions(Options):
-    """Choose how a model searches (T', thresholds, noise levels), without any defective image.
+    """Tune inference settings (T', thresholds, noise levels) without defective images.
 
-    Every candidate is scored on held-back good images with and without synthetic anomalies; it replaces the
-    present setting only if it is better beyond chance.
+    Every candidate is evaluated on held-back good images with and without synthetic anomalies. It replaces
+    the current setting only if the gain is statistically significant.
 
     Attributes:
-        out: where to write the tuned model, all trials and their curves.
-        repetitions: sets of synthetic anomalies that candidates are compared on.
+        out: output folder for the tuned model, all trials and their curves.
+        repetitions: number of synthetic anomaly sets on which candidates are compared.
     """
 
     EXAMPLES: ClassVar = (
@@ -436,19 +437,20 @@ class TuneOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions(Options):
-    """Compare methods, controls and anomalib's models on the same images; an interrupted run goes on.
+    """Compare methods and baselines on the same images; the same command resumes an interrupted run.
 
     Attributes:
-        out: where jobs and tables are kept; goes on with what is there, and the tables show all of it.
-        suite: a paper's experiment, such as glad-mvtec or diad-visa, with the paper's figures beside ours.
+        out: folder for jobs and tables; existing jobs are resumed, and the tables include all of them.
+        suite: a paper's experiment, such as glad-mvtec or diad-visa; tables include the published results.
         ablation: a paper's ablation, such as glad-mechanisms or diad-sff.
-        methods: ours (glad, diad, ran), controls (median-colour, memory-bank), anomalib's (patchcore, ...).
-        multi_class: one model learns all categories, instead of one model for each.
-        seeds: one repetition each; tables then show means and deviations.
-        preset: of our methods.
-        jobs: how many run at once, each in a process of its own; several GPUs are shared out.
+        methods: mendiff's (glad, diad, ran), simple baselines (median-colour, memory-bank), anomalib's models
+            (patchcore, ...).
+        multi_class: train a single model on all categories instead of a model per category.
+        seeds: a repetition per seed; tables then show mean and standard deviation.
+        preset: of mendiff's methods.
+        jobs: number of parallel jobs, each in its own process; several GPUs are shared.
         ray: address of a Ray cluster that runs the jobs, or local.
-        half: measure our rows in bfloat16 where the device is fast at that; figures differ a little.
+        half: measure mendiff's methods in bfloat16 where the device accelerates it; metrics differ slightly.
     """
 
     EXAMPLES: ClassVar = (
@@ -456,7 +458,7 @@ class BenchmarkOptions(Options):
         "mendiff benchmark mvtec -o runs/mvtec --suite glad-mvtec --preset paper "
         "--pretrained CompVis/stable-diffusion-v1-4 --device cuda",
         "mendiff benchmark parts -o runs/sff --ablation diad-sff --set diad.training.steps=400",
-        "mendiff benchmark parts -o runs/peers --methods glad patchcore padim memory-bank "
+        "mendiff benchmark parts -o runs/baselines --methods glad patchcore padim memory-bank "
         "--seeds 0 1 --features resnet18 --features-weights resnet18.safetensors",
     )
     SETTINGS: ClassVar = BENCHMARK_SETTINGS
@@ -488,16 +490,16 @@ class BenchmarkOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions(Options):
-    """Turn a published checkpoint into a model or codec folder of ours.
+    """Convert a published checkpoint into a model or codec folder.
 
     Attributes:
-        kind: what the checkpoint holds: glad, diad, or codec for a fine-tuned autoencoder.
+        kind: content of the checkpoint: glad, diad, or codec for a fine-tuned autoencoder.
         checkpoint: a .ckpt, .pth, .bin or .safetensors file; for glad also its folder.
-        out: where to write the model or codec.
-        preset: for glad and diad: which settings the weights go with, such as paper/mvtec/cable.
-        good: for glad and diad: some good images, from which the threshold is learned.
-        codec: for glad: a tuned autoencoder, file or codec folder; Stable Diffusion's unless given.
-        features_weights: the feature extractor, where the checkpoint holds none or a tuned one comes with it.
+        out: output folder for the model or codec.
+        preset: for glad and diad: settings that belong to the weights, such as paper/mvtec/cable.
+        good: for glad and diad: good images for the threshold.
+        codec: for glad: a fine-tuned autoencoder, file or codec folder (default: Stable Diffusion's).
+        features_weights: weights of the feature extractor, if the checkpoint has none or others are used.
     """
 
     EXAMPLES: ClassVar = (
@@ -524,16 +526,16 @@ class ConvertOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(Options):
-    """Say beforehand what fits a graphics card: memory of training and prediction, and settings for it.
+    """Estimate the GPU memory of training and prediction, and choose settings that fit.
 
-    One step is rehearsed at full size on tensors without numbers; nothing is downloaded, no card is needed.
+    Peak memory is estimated under torch's FakeTensorMode: no GPU and no download is needed.
 
     Attributes:
         method: glad, diad or ran.
-        preset: which settings to start from: tiny, paper, or for a category of a paper paper/mvtec/cable.
-        memory: of the card, such as 24GB or 11000MB.
-        size: side of the images in pixels; the preset's unless given.
-        batch: images per step of the optimiser; the preset's unless given.
+        preset: base settings: tiny, small, paper, or for a category of a paper paper/mvtec/cable.
+        memory: of the GPU, such as 24GB or 11000MB.
+        size: image side in pixels (default: the preset's).
+        batch: images per optimizer step (default: the preset's).
     """
 
     EXAMPLES: ClassVar = (
@@ -553,7 +555,7 @@ class PlanOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class InfoOptions(Options):
-    """Say what a model folder holds: method, settings, training data, threshold."""
+    """Describe a model folder: method, settings, training data, threshold."""
 
     EXAMPLES: ClassVar = (
         "mendiff info model",
