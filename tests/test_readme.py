@@ -238,7 +238,7 @@ def test_command_lines_are_found_in_all_their_forms():
         ("benchmark mvtec -o runs --ablation diad-sf", "--ablation: expected one of"),
         ("benchmark mvtec -o runs --suite glad-mvtec --preset paper", "--pretrained: expected"),
         ("benchmark mvtec -o runs --methods patchkore", "methods: expected one of"),
-        ("benchmark mvtec -o runs --methods ran --pretrained a/b", "--pretrained: expected rows that take"),
+        ("benchmark mvtec -o runs --methods ran --pretrained a/b", "--pretrained: expected rows that accept"),
         ("bench mvtec -o runs", "bench"),
     ],
 )

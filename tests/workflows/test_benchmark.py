@@ -304,9 +304,9 @@ def test_a_codec_reaches_the_rows_that_are_not_about_another_one(tmp_path, bundl
     [
         (
             ["--pretrained", "a/b"],
-            "--pretrained: expected rows that take it (glad and diad at a",
+            "--pretrained: expected rows that accept it (glad and diad at a",
         ),
-        (["--statistics", "category"], "--statistics: expected rows that take it"),
+        (["--statistics", "category"], "--statistics: expected rows that accept it"),
         (["--statistics", "each"], "--statistics: expected one of global, category"),
         (["glad", "--preset", "paper"], "--pretrained: expected Stable Diffusion v1 for --preset paper"),
         (["glad", "--set", "glad.training.step=3"], "training: expected some of"),
@@ -367,7 +367,7 @@ def test_a_run_on_the_same_data_is_not_done_again_even_at_another_place(done, ow
     assert done(moved) == 0
 
     assert "1 of 1 jobs are done already" in (told := capsys.readouterr().err)
-    assert "lie elsewhere than before, with the same content" in told
+    assert "have moved; their content is unchanged" in told
     assert specs(tmp_path) == before
 
 
@@ -649,7 +649,7 @@ def test_a_killed_run_goes_on_and_equals_an_unbroken_one(parts, tmp_path):
 def test_tables_of_others_are_never_replaced(parts, tmp_path, capsys):
     (tmp_path / "results.csv").write_text("mine")
     assert run(parts, tmp_path) == 2
-    assert "expected a new folder or that of a benchmark, but it holds another results.csv" in (
+    assert "expected a new folder or that of a benchmark, but it has a results.csv from something else" in (
         capsys.readouterr().err
     )
     assert [one.name for one in tmp_path.iterdir()] == ["results.csv"]

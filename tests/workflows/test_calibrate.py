@@ -114,7 +114,7 @@ def test_categories_keep_their_thresholds_unless_there_are_images_of_theirs(run,
     words = ("calibrate", categories, tmp_path / "data", "-o", tmp_path / "new", "--device", "cpu")
     code, _, err = run(*words, "--false-alarm-rate", "0.05")
     assert code == 0, err
-    assert "note: the model has no threshold of its own for washers; it has for bolts, nuts." in err
+    assert "note: the model has no separate threshold for washers, only for bolts, nuts." in err
     assert store.categories_of(tmp_path / "new") == ["bolts", "nuts"]
     new, old = (
         {name: mendiff.load(folder, category=name) for name in (None, "bolts", "nuts")}
@@ -152,7 +152,7 @@ def test_images_of_the_fit_are_refused_but_those_it_held_back_alone_are_not(
     model = written(tmp_path / "model", tiny_method(), {"fitted": known(seeds[:2])})
     code, _, err = run("calibrate", model, fresh, "-o", tmp_path / "new")
     assert code == 2
-    assert "2 of these 6 were held back in its fit" in err
+    assert "2 of these 6 are held-back images of the model's fit" in err
     assert not (tmp_path / "new").exists()
     for path in paths[2:]:
         path.unlink()
@@ -183,7 +183,7 @@ def test_good_images_that_stand_out_are_named_a_few_by_a_warning_each(capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ((), "expected good images, or --false-alarm-rate to change the rate alone, got none"),
+        ((), "expected good images, or --false-alarm-rate to change only the rate, got neither"),
         (
             ("--false-alarm-rate", "0"),
             "--false-alarm-rate: expected a share between 0 and 1, such as 0.01, got 0.",
@@ -206,7 +206,7 @@ def test_calibrate_needs_two_different_images_and_a_folder_of_its_own(run, fitte
     assert code == 2
     assert "expected at least 2 different good images, got 1" in err
     words = ("calibrate", fitted, "-o", fitted, "--overwrite", "--false-alarm-rate", "0.1")
-    assert "expected a new folder beside the model's own" in run(*words)[2]
+    assert "expected another folder than the model's" in run(*words)[2]
 
 
 @pytest.mark.parametrize("command", ["fit", "predict", "evaluate"])

@@ -1,1 +1,1 @@
-"""What the sub-commands do, one file each; only the command line calls them."""
+"""The work of the sub-commands: options in, results out, no terminal."""

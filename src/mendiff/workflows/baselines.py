@@ -1,4 +1,4 @@
-"""What stands beside a model's figures: controls that need no diffusion model, and an untrained one."""
+"""Baselines for a model's metrics: median colour, memory bank, and the model after a single step."""
 
 from __future__ import annotations
 
@@ -21,10 +21,16 @@ from mendiff.workflows.untrained import untrained_on
 def measure_baselines(
     model: Model, category: Category, tests: TestSet, half: bool = False
 ) -> dict[str, Metrics]:
-    """The same metrics for the controls.
+    """Metrics of the baselines by name.
 
-    Median colour, a memory bank on the model's own features, and the model's pipeline after one step, in
-    bfloat16 where asked for, see Model.in_half.
+    Median colour, a memory bank on the model's features, and the model's pipeline after a single training
+    step.
+
+    Args:
+        model: the fitted model.
+        category: its training images fit the baselines.
+        tests: the test set.
+        half: compute the untrained model in bfloat16, see Model.in_half.
     """
     images = tests.images
     depth = model.method.config.bit_depth
@@ -37,15 +43,14 @@ def measure_baselines(
     with fresh.in_half(half):
         found = fresh.predict(images)
     twins = measure_twins(tests, found.reconstruction)
-    mended = twins.mean if twins is not None else {}
-    results["untrained"] = measure(tests, found.score, found.anomaly_map) | mended
+    results["untrained"] = measure(tests, found.score, found.anomaly_map) | (twins.mean if twins else {})
     return results
 
 
 def by_baseline(measured: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
-    """The controls' metrics by category as a table for each control, with the mean over categories."""
+    """From metrics by category and baseline to a summary per baseline, with the mean over categories."""
     tables: dict[str, dict[str, Metrics]] = {}
-    for category, controls in measured.items():
-        for name, metrics in controls.items():
+    for category, baselines in measured.items():
+        for name, metrics in baselines.items():
             tables.setdefault(name, {})[category] = metrics
     return {name: summary(rows) for name, rows in tables.items()}

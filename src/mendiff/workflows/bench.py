@@ -1,4 +1,4 @@
-"""What a benchmark compares on what, and the jobs that this takes."""
+"""The rows and data of a benchmark, and its jobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mendiff.workflows.spec import BANK, BASELINES, UNTRAINED, Job, slug
 ACCEPTED_BY = {
     "pretrained": "glad and diad at a preset paper",
     "prompt": "glad and diad at a preset paper",
-    "codec": "glad and diad, unless the row is about another codec",
+    "codec": "glad and diad, unless the row sets another codec",
     "textures": "glad, and diad with hint_anomalies above 0",
     "statistics": "glad, diad and ran",
 }
@@ -35,7 +35,7 @@ ACCEPTED_BY = {
 
 @dataclass(frozen=True)
 class SharedInputs:
-    """What the fits of our methods get, those that can take it; see Plan."""
+    """Inputs of all fits of mendiff's methods that accept them; see Plan."""
 
     pretrained: str | None = None
     prompt: Path | None = None
@@ -45,35 +45,35 @@ class SharedInputs:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """Job's fields of what was given; places as they are from everywhere."""
+        """The given inputs as fields of Job, with absolute paths."""
         source, codec = self.pretrained, self.codec
-        places = {
+        values = {
             "pretrained": Path(source).resolve() if source and Path(source).exists() else source,
             "prompt": self.prompt and self.prompt.resolve(),
             "codec": codec if codec is None or str(codec) == AUTO else codec.resolve(),
             "textures": self.textures and self.textures.resolve(),
             "statistics": None if self.statistics == STATISTICS[0] else self.statistics,
         }
-        return {name: str(place) for name, place in places.items() if place is not None}
+        return {name: str(value) for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What to compare on what.
+    """A benchmark.
 
     Attributes:
         rows: of the table.
         categories: of the data.
-        multi_class: whether one model learns all of them.
-        data: their root.
+        multi_class: whether a single model learns all categories.
+        data: root folder.
         layout: of the data.
-        seeds: every one is a repetition.
-        preset: of our methods.
+        seeds: a repetition per seed.
+        preset: of mendiff's methods.
         features, features_weights: backbone and its file, or a folder of files named by backbone.
-        features_input: what the backbone's images look like; see Plan.
+        features_input: see Plan.
         suite: the paper's experiment, or None.
-        given: to the fits of our methods.
-        half: whether our rows are measured in bfloat16, see Model.in_half.
+        given: inputs of the fits of mendiff's methods.
+        half: whether mendiff's methods are measured in bfloat16, see Model.in_half.
     """
 
     rows: tuple[Row, ...]
@@ -98,17 +98,17 @@ def chosen_rows(
     settings: Mapping[str, Any],
     preset: str = "tiny",
 ) -> tuple[tuple[Row, ...], bool]:
-    """The rows at a preset, with --set METHOD.FIELD=VALUE, and whether one model learns all categories."""
+    """(rows at a preset with settings METHOD.FIELD=VALUE, whether a single model learns all categories)."""
     if name is not None and methods:
-        raise InputError("--ablation and --methods: expected one of them, got both.")
+        raise InputError("--ablation and --methods: expected only one of them, got both.")
     rows: tuple[Row, ...]
     if name is not None:
         chosen = ablation(name)
-        rows, together = tuple(row.at(preset) for row in chosen.rows), chosen.multi_class
+        rows, multi_class = tuple(row.at(preset) for row in chosen.rows), chosen.multi_class
     else:
         default = (suite.method, *BASELINES) if suite else (*METHODS, *BASELINES)
-        rows = tuple(Row(one, one) for one in unique(methods or default))
-        together = bool(suite and suite.multi_class)
+        rows = tuple(Row(method, method) for method in unique(methods or default))
+        multi_class = bool(suite and suite.multi_class)
     for_method: dict[str, dict[str, Any]] = {}
     for dotted, value in settings.items():
         method, dot, field = dotted.partition(".")
@@ -119,63 +119,62 @@ def chosen_rows(
             )
         for_method.setdefault(method, {})[field] = value
     merged = [replace(row, settings=row.settings | for_method.get(row.method, {})) for row in rows]
-    return with_baselines(merged, bank=name is not None), together
+    return with_baselines(merged, bank=name is not None), multi_class
 
 
 def with_baselines(rows: Sequence[Row], *, bank: bool) -> tuple[Row, ...]:
-    """Rows and what tells how much of their figures a trained network earns.
+    """The rows with baselines that show the contribution of the trained networks.
+
+    For each of mendiff's methods, the row with the fewest changes is repeated as "untrained": the pipeline
+    after a single training step.
 
     Args:
         rows: of a table.
-        bank: add a memory bank, too, if there is none among them.
-
-    Every method of ours gets the row "untrained": its plainest row's pipeline after a single training step.
+        bank: add a memory bank, unless there is one.
     """
     ours = unique(row.method for row in rows if row.method in METHODS)
-    plainest = [min((row for row in rows if row.method == name), key=_changed) for name in ours]
-    fresh = [
-        replace(one, label=f"{one.label}, {UNTRAINED}", changes=one.changes | {UNTRAINED: True})
-        for one in plainest
+    plainest = [
+        min((row for row in rows if row.method == name), key=lambda row: len(row.settings) + len(row.changes))
+        for name in ours
     ]
-    lacking = bank and all(row.label != BANK for row in rows)
-    return (*rows, *fresh, *([Row(BANK, BANK)] if lacking else []))
-
-
-def _changed(row: Row) -> int:
-    """In how many fields a row differs from its method's preset."""
-    return len(row.settings) + len(row.changes)
+    untrained = [
+        replace(row, label=f"{row.label}, {UNTRAINED}", changes=row.changes | {UNTRAINED: True})
+        for row in plainest
+    ]
+    add_bank = bank and all(row.label != BANK for row in rows)
+    return (*rows, *untrained, *([Row(BANK, BANK)] if add_bank else []))
 
 
 def names_of(suite: Suite | None, known: Sequence[Category]) -> list[str]:
-    """The categories to run: all that were chosen, or those of the suite, which must be there."""
-    names = [one.name for one in known]
+    """The categories to run: all chosen ones, or those of the suite; InputError if none of these exists."""
+    names = [category.name for category in known]
     if suite is None:
         return names
     missing = [name for name in suite.categories if name not in names]
     if len(missing) == len(suite.categories):
         raise InputError(
             f"{suite.name}: expected categories {', '.join(suite.categories)}, found {', '.join(names)}; "
-            "give the root of that data set."
+            "give the root folder of the suite's data set."
         )
     return [name for name in suite.categories if name in names]
 
 
 def planned(bench: Bench, device: str) -> dict[str, Job]:
-    """Every job by its name: one for each fit, with all rows that share it."""
+    """All jobs by name: a job per fit, with all rows that use this fit."""
     groups = [bench.categories] if bench.multi_class else [[name] for name in bench.categories]
     jobs: dict[str, Job] = {}
-    shared: dict[str, str] = {}
+    names: dict[str, str] = {}
     for seed in bench.seeds:
         for group in groups:
             for row in bench.rows:
-                settings = plain(row.settings)
+                settings = config_to_dict(row.settings)
                 fit = sha256_of_json([row.method, settings, group, seed], row.label)
-                place = "all" if bench.multi_class else group[0]
-                name = shared.setdefault(fit, f"{slug(row.label)}-{place}-{seed}")
+                data = "all" if bench.multi_class else group[0]
+                name = names.setdefault(fit, f"{slug(row.label)}-{data}-{seed}")
                 rows = jobs[name].rows if name in jobs else {}
                 jobs[name] = Job(
                     method=row.method,
-                    rows={**rows, row.label: plain(row.changes)},
+                    rows={**rows, row.label: config_to_dict(row.changes)},
                     data=str(bench.data),
                     layout=bench.layout,
                     categories=list(group),
@@ -192,47 +191,42 @@ def planned(bench: Bench, device: str) -> dict[str, Job]:
 
 
 def preset_of(bench: Bench, method: str, group: Sequence[str]) -> str:
-    """The preset of a fit: a suite's own, of the category or the data set, where the method has such."""
+    """The preset of a fit: a suite's preset of the category or data set, if the method has it."""
     if bench.suite is None or method not in METHODS:
         return bench.preset
     dataset = f"{bench.preset}/{bench.suite.dataset}"
     known = find_method(method).PRESETS
-    fitting = [dataset] if bench.multi_class else [f"{dataset}/{group[0]}", dataset]
-    return next((one for one in fitting if one in known), bench.preset)
-
-
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back."""
-    return config_to_dict(settings)
+    candidates = [dataset] if bench.multi_class else [f"{dataset}/{group[0]}", dataset]
+    return next((name for name in candidates if name in known), bench.preset)
 
 
 def with_shared_inputs(jobs: Mapping[str, Job], given: SharedInputs) -> dict[str, Job]:
-    """The jobs with what was given to those that can take it; what none can take is refused."""
-    handed = {name: replace(job, **_takes(job, given)) for name, job in jobs.items()}
+    """The jobs with the given inputs that they accept; InputError for an input that no job accepts."""
+    complete = {name: replace(job, **_accepted(job, given)) for name, job in jobs.items()}
     for option, value in given.fields.items():
-        if not any(getattr(job, option) == value for job in handed.values()):
+        if not any(getattr(job, option) == value for job in complete.values()):
             labels = unique(label for job in jobs.values() for label in job.rows)
             raise InputError(
-                f"--{option}: expected rows that take it ({ACCEPTED_BY[option]}), got {', '.join(labels)} at "
-                f"preset {next(iter(jobs.values())).preset}."
+                f"--{option}: expected rows that accept it ({ACCEPTED_BY[option]}), got {', '.join(labels)} "
+                f"at preset {next(iter(jobs.values())).preset}."
             )
-    return handed
+    return complete
 
 
-def _takes(job: Job, given: SharedInputs) -> dict[str, Any]:
-    """What a job's fit can take of what was given."""
+def _accepted(job: Job, given: SharedInputs) -> dict[str, Any]:
+    """The given inputs that a job's fit accepts."""
     if job.method not in METHODS or not given.fields:
         return {}
     config: Any = stated_config(job.plan)
     prompted = config.denoiser.kind == "conditional_unet"
     pastes = hasattr(find_method(job.method), "textures") and getattr(config, "hint_anomalies", 1) > 0
-    takes = {"pretrained": prompted, "prompt": prompted, "textures": pastes, "statistics": True}
-    takes["codec"] = given.codec is not None and _takes_codec(job, config, given.codec)
-    return {name: value for name, value in given.fields.items() if takes[name]}
+    accepts = {"pretrained": prompted, "prompt": prompted, "textures": pastes, "statistics": True}
+    accepts["codec"] = given.codec is not None and _accepts_codec(job, config, given.codec)
+    return {name: value for name, value in given.fields.items() if accepts[name]}
 
 
-def _takes_codec(job: Job, config: Any, codec: Path) -> bool:
-    """Whether a method works on other latents than its preset's, and its row is not about a codec itself."""
+def _accepts_codec(job: Job, config: Any, codec: Path) -> bool:
+    """Whether the method can use another codec than its preset's, and the row does not set one itself."""
     if {"codec", "codec.kind"} & job.settings.keys():
         return False
     stated = config_to_dict(read_codec_config(codec_folder(codec)))
@@ -244,16 +238,17 @@ def _takes_codec(job: Job, config: Any, codec: Path) -> bool:
 
 
 def identified(jobs: Mapping[str, Job], known: Sequence[Category], reporter: Reporter) -> dict[str, Job]:
-    """The jobs with what their results depend on; impossible fits are refused before any runs."""
-    by_name = {one.name: one for one in known}
-    found: dict[str, Job] = {}
+    """The jobs with their `identity`; InputError for a fit that can't run, before any job starts."""
+    by_name = {category.name: category for category in known}
+    complete: dict[str, Job] = {}
     for job in jobs.values():
         if job.method in METHODS:
             config = stated_config(job.plan)
             check_sources(job.plan, config)
             check_prompts(job.plan, config, [by_name[name] for name in job.categories])
-    with reporter.brief().bar("noting contents") as update:
+    with reporter.brief().bar("hashing inputs") as update:
         for number, (name, job) in enumerate(jobs.items(), start=1):
-            found[name] = replace(job, identity=identity(job, [by_name[one] for one in job.categories]))
+            data = [by_name[category] for category in job.categories]
+            complete[name] = replace(job, identity=identity(job, data))
             update(number, len(jobs), "")
-    return found
+    return complete

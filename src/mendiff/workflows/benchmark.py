@@ -1,4 +1,4 @@
-"""`mendiff benchmark`: methods, controls and anomalib's models side by side, as jobs that can be resumed."""
+"""`mendiff benchmark`: compare methods and baselines, in resumable jobs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from mendiff.workflows.reporting import Reporter, Table
 from mendiff.workflows.spec import MOVED, slug
 
 NOTHING = "n/a"
-"""In a cell without a figure; a table of nothing else is not shown."""
+"""Text of an empty cell; a table of empty cells is not shown."""
 RESULTS = "results.json"
 TABLES = (RESULTS, "results.csv", "results.md", "results.tex")
 SAME_RESULTS = (
@@ -55,17 +55,17 @@ SAME_RESULTS = (
     "codec.slicing",
     "codec.tiling",
 )
-"""Settings that save memory or time: a method under its published settings stays that."""
+"""Settings that save memory or time without changing results: published figures still apply."""
 
 
 @exclusive("benchmark")
 def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
-    """Run or resume a benchmark and print its tables."""
+    """Run or resume a benchmark and report its tables."""
     if options.jobs < 1:
         raise InputError(f"--jobs: expected at least 1, got {options.jobs}.")
     check_tables(options.out)
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
-    known = [one for one in chosen if one.test]
+    known = [category for category in chosen if category.test]
     if not known:
         raise InputError(
             f"{options.data}: expected categories with test images, found none; see 'mendiff check --help'."
@@ -75,11 +75,13 @@ def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
         check_choice("--suite", options.suite, SUITES)
     named = SUITES[options.suite] if options.suite else None
     check_choice("--statistics", options.statistics, STATISTICS)
-    rows, together = chosen_rows(named, options.ablation, options.methods, options.settings, options.preset)
+    rows, multi_class = chosen_rows(
+        named, options.ablation, options.methods, options.settings, options.preset
+    )
     bench = Bench(
         rows=rows,
         categories=names_of(named, known),
-        multi_class=options.multi_class or together,
+        multi_class=options.multi_class or multi_class,
         data=options.data.resolve(),
         layout=options.layout,
         seeds=options.seeds or [0],
@@ -110,7 +112,7 @@ def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
         first = next(iter(failed.items()))
         raise InputError(
             f"{len(failed)} of {len(folders)} jobs failed, the first is {first[0].name}: {first[1]} "
-            "The others are in the tables; the same command goes on with those that failed."
+            "The tables contain the other jobs; the same command resumes the failed ones."
         )
     return {
         "results": results,
@@ -120,15 +122,15 @@ def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
 
 
 def check_tables(out: Path) -> None:
-    """Refuse a place where tables would replace files of others; what killed commands left there goes."""
+    """Refuse a folder with files that tables would replace; remove temporary files of killed commands."""
     check_writable(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder to write to, but it is a file; choose another name.")
     theirs = [name for name in TABLES if (out / name).exists()]
     if theirs and not {"results", "figures"} <= _content(out / RESULTS).keys():
         raise InputError(
-            f"{out}: expected a new folder or that of a benchmark, but it holds another {theirs[0]}; choose "
-            "another place."
+            f"{out}: expected a new folder or that of a benchmark, but it has a {theirs[0]} from something "
+            "else; choose another folder."
         )
     for left in (*out.glob(".*.part"), *out.glob("jobs/*/.*.part")):
         left.unlink(missing_ok=True)
@@ -142,22 +144,22 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def notes(bench: Bench, folders: Sequence[Path]) -> Iterator[str]:
-    """What a person should know of the run and its tables beforehand."""
+    """Notes about the run and its tables, to be shown before it starts."""
     moved = sum((folder / MOVED).is_file() for folder in folders)
     if moved:
-        yield f"data or weights of {moved} jobs lie elsewhere than before, with the same content."
+        yield f"data or weights of {moved} jobs have moved; their content is unchanged."
     if bench.suite is not None and bench.multi_class != bench.suite.multi_class:
-        models = "one model for all categories" if bench.suite.multi_class else "a model for every category"
-        yield f"the paper's figures are left out: they are of {models}."
+        models = "one model for all categories" if bench.suite.multi_class else "a model per category"
+        yield f"the paper's results are omitted: they were measured with {models}."
     elif bench.suite is not None and bench.preset.partition("/")[0] == "tiny":
-        yield "the paper's figures are of networks of its size (--preset paper), these rows of small ones."
+        yield "the paper's results were measured with larger networks (--preset paper) than these rows."
 
 
 def printed(bench: Bench) -> Published:
-    """What the suite's papers print, beside the rows that are of the same method and nothing else.
+    """The published results of the suite, by row, category and metric.
 
-    That is a row without changes, of ours or of another method that stands in the same tables, fitted to as
-    many categories at once as in the paper. Its mean is not that of a part of the suite's categories.
+    Only rows without changes have published results, and only if models are fitted to as many categories as
+    in the paper. The published mean is omitted if only a part of the suite's categories is run.
     """
     if bench.suite is None or bench.multi_class != bench.suite.multi_class:
         return {}
@@ -166,34 +168,34 @@ def printed(bench: Bench) -> Published:
     for row in bench.rows:
         if row.changes or row.settings.keys() - set(SAME_RESULTS):
             continue
-        places = found.setdefault(row.label, {})
+        by_category = found.setdefault(row.label, {})
         for table in map(papers.find_table, bench.suite.tables):
             column = _column(table, row.method)
             rows = {**table.categories, **({MEAN: table.mean} if whole else {})}
-            for place, columns in rows.items():
-                places.setdefault(place, {}).update(columns.get(column, {}))
+            for category, columns in rows.items():
+                by_category.setdefault(category, {}).update(columns.get(column, {}))
     return found
 
 
 def _column(table: papers.Table, method: str) -> str:
-    """The column of a method in a paper's table; empty where it has none."""
-    alike = (one for one in table.columns if _letters(one) == _letters(method))
-    return table.methods.get(method) or next(alike, "")
+    """The column of a method in a paper's table; "" without such a column."""
 
+    def letters(name: str) -> str:
+        return slug(name).replace("-", "")
 
-def _letters(name: str) -> str:
-    return slug(name).replace("-", "")
+    same = (column for column in table.columns if letters(column) == letters(method))
+    return table.methods.get(method) or next(same, "")
 
 
 def write_tables(out: Path, results: Sequence[Mapping[str, Any]], found: Sequence[Figure]) -> list[Path]:
     """The results as JSON, CSV, Markdown and LaTeX."""
     tables = [as_markdown(found, metrics) for metrics in groups(found)]
-    told = [stops_as_markdown(results), costs_as_markdown(results)]
+    tables += filter(None, [stops_as_markdown(results), costs_as_markdown(results)])
     texts = {
         RESULTS: as_json({"results": list(results), "figures": [asdict(one) for one in found]}, RESULTS, 2)
         + "\n",
         "results.csv": as_csv(found),
-        "results.md": "\n".join([*tables, *filter(None, told)]) if results else "",
+        "results.md": "\n".join(tables) if results else "",
         "results.tex": "\n".join(as_latex(found, metrics) for metrics in groups(found)) if found else "",
     }
     for name, text in texts.items():
@@ -202,19 +204,19 @@ def write_tables(out: Path, results: Sequence[Mapping[str, Any]], found: Sequenc
 
 
 def show(found: Sequence[Figure], results: Sequence[Mapping[str, Any]], reporter: Reporter) -> None:
-    """One table per category for the reporter, two where there are clean twins."""
-    at = {(one.label, one.category, one.metric): one for one in found}
-    for place, metrics in product(unique(one.category for one in found), groups(found)):
-        table = Table(place, ["row", *(metric.replace("_", "\n") for metric in metrics)])
+    """Report a table per category, and a second one with clean twins."""
+    by_key = {(one.label, one.category, one.metric): one for one in found}
+    for category, metrics in product(unique(one.category for one in found), groups(found)):
+        table = Table(category, ["row", *(metric.replace("_", "\n") for metric in metrics)])
         for label in unique(one.label for one in found):
-            cells = [at.get((label, place, metric)) for metric in metrics]
-            table.add(label, *(_cell(one) for one in cells))
+            table.add(label, *(_cell(by_key.get((label, category, metric))) for metric in metrics))
         if any(cell != NOTHING for row in table.rows for cell in row[1:]):
             reporter.table(table)
 
 
-def _cell(one: Figure | None) -> str:
-    if one is None or one.value is None:
+def _cell(figure: Figure | None) -> str:
+    if figure is None or figure.value is None:
         return NOTHING
-    deviation = "" if one.deviation is None else f" ±{one.deviation:.3f}"
-    return f"{one.value:.3f}{deviation}" + ("" if one.difference is None else f"\n({one.difference:+.3f})")
+    deviation = "" if figure.deviation is None else f" ±{figure.deviation:.3f}"
+    difference = "" if figure.difference is None else f"\n({figure.difference:+.3f})"
+    return f"{figure.value:.3f}{deviation}{difference}"

@@ -1,4 +1,4 @@
-"""`mendiff calibrate`: thresholds of a fitted model anew, from good images that it has not seen."""
+"""`mendiff calibrate`: recompute the thresholds of a fitted model from new good images."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from mendiff.workflows.thresholds import check_rate, report_reliability, warn_of
 
 
 def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:
-    """Write a model folder `out` with the networks and statistics of `model` and other thresholds."""
+    """Write a model folder `out` with the networks and statistics of `model` and new thresholds."""
     place = check_output(options.out, options.overwrite, "a model")
     if options.out.resolve() == options.model.resolve():
-        raise InputError(f"{options.out}: expected a new folder beside the model's own; choose another -o.")
+        raise InputError(f"{options.out}: expected another folder than the model's; choose another -o.")
     if options.data is None and options.false_alarm_rate is None:
         raise InputError(
-            "DATA: expected good images, or --false-alarm-rate to change the rate alone, got none."
+            "DATA: expected good images, or --false-alarm-rate to change only the rate, got neither."
         )
     if options.batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, got {options.batch_size}.")
@@ -43,18 +43,18 @@ def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:
         use = Use(loaded.image_size, loaded.method.config.bit_depth)
         chosen = choose_categories(open_data(options.data, options.layout), options.categories)
         readable = set(readable_paths(chosen, reporter, use))
-        images = {one.name: [path for path in one.train if path in readable] for one in chosen}
-    made = _calibrated(loaded, images, rate, options.batch_size, reporter)
-    own = _own(made, images, options.batch_size, reporter)
+        images = {category.name: [path for path in category.train if path in readable] for category in chosen}
+    model = _calibrated(loaded, images, rate, options.batch_size, reporter)
+    of_categories = _of_categories(model, images, options.batch_size, reporter)
     with new_folder(place) as draft:
         draft.rmdir()
-        save(draft, made.name, made.method, made.calibration, made.info, own)
-    calibration, paths = made.calibration, [path for some in images.values() for path in some]
-    reporter.say(f"model: {options.out} (threshold {made.threshold:.4g} from good images alone)")
+        save(draft, model.name, model.method, model.calibration, model.info, of_categories)
+    calibration, paths = model.calibration, [path for some in images.values() for path in some]
+    reporter.say(f"model: {options.out} (threshold {model.threshold:.4g} from good images only)")
     report_reliability(calibration, reporter)
     return {
         "model": str(options.out),
-        "threshold": made.threshold,
+        "threshold": model.threshold,
         "thresholds": {
             name: load(options.out, category=name).threshold for name in categories_of(options.out)
         },
@@ -68,43 +68,43 @@ def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:
 def _calibrated(
     model: Model, images: dict[str, list[Path]], rate: float | None, batch_size: int, reporter: Reporter
 ) -> Model:
-    """The model with a threshold from all images together, where there are any, and with the rate."""
+    """The model with the false-alarm rate, and with a threshold from all images, if there are any."""
     model = model if rate is None else model.with_false_alarm_rate(rate)
     paths = [path for some in images.values() for path in some]
     if not paths:
         return model
     calibration = scores_of(model, paths, batch_size, reporter, "calibrating")
     warn_of_outliers(calibration, paths, reporter)
-    told = {"images": len(paths), "categories": list(images)}
-    return replace(model, calibration=calibration, info={**model.info, "calibrated": told})
+    source = {"images": len(paths), "categories": list(images)}
+    return replace(model, calibration=calibration, info={**model.info, "calibrated": source})
 
 
-def _own(
+def _of_categories(
     model: Model, images: dict[str, list[Path]], batch_size: int, reporter: Reporter
 ) -> Iterator[tuple[str, Model]]:
-    """The models of the categories that have a threshold of their own, one by one: each is a copy."""
+    """The models of the categories with their own threshold; generated singly, since each is a copy."""
     device = str(next(model.method.parameters()).device)
     names = categories_of(model.source)
     for name in images:
         if names and name not in names:
             reporter.say(
-                f"note: the model has no threshold of its own for {name}; it has for {', '.join(names)}."
+                f"note: the model has no separate threshold for {name}, only for {', '.join(names)}."
             )
     for name in names:
-        one = load(model.source, device, name).with_false_alarm_rate(model.calibration.false_alarm_rate)
+        own = load(model.source, device, name).with_false_alarm_rate(model.calibration.false_alarm_rate)
         if name in images:
-            calibration = scores_of(one, images[name], batch_size, reporter, f"calibrating {name}")
+            calibration = scores_of(own, images[name], batch_size, reporter, f"calibrating {name}")
             report_reliability(calibration, reporter, f"threshold of {name}", warnings_only=True)
-            one = replace(one, calibration=calibration)
-        yield name, one
+            own = replace(own, calibration=calibration)
+        yield name, own
 
 
 def scores_of(
     model: Model, paths: Sequence[Path], batch_size: int, reporter: Reporter, title: str
 ) -> Calibration:
-    """What a fitted model makes of good images that it has not seen, at its own false-alarm rate.
+    """Calibration of a fitted model on new good images, at the model's false-alarm rate.
 
-    Raises InputError for too few different images, and for those of the model's fit.
+    Raises InputError for too few different images, and for training images of the model.
     """
     seeds: list[int] = []
     scores: list[float] = []
@@ -121,9 +121,10 @@ def scores_of(
 
 
 def _check_unseen(model: Model, seeds: Sequence[int], place: Path) -> None:
-    """Refuse too few different images, and those of the model's fit, which it knows by what it held back.
+    """Raise InputError for too few different images, and for training images.
 
-    What the fit held back may calibrate again, but not with others: these were trained on, most likely.
+    A model folder lists only the held-back images of its fit. These alone may be used again. If they come
+    with other images, the others are most likely training images.
     """
     distinct = set(seeds)
     if len(distinct) < MINIMUM:
@@ -133,7 +134,7 @@ def _check_unseen(model: Model, seeds: Sequence[int], place: Path) -> None:
     known = distinct & set((model.info.get("fitted") or {}).get("held_back", ()))
     if known and known != distinct:
         raise InputError(
-            f"{place}: expected good images that the model has not seen, but {len(known)} of these "
-            f"{len(distinct)} were held back in its fit, so that it was trained on most of the others; give "
-            "images taken since."
+            f"{place}: expected good images that are not training images, but {len(known)} of these "
+            f"{len(distinct)} are held-back images of the model's fit, so most of the others are training "
+            "images; give new images."
         )

@@ -1,4 +1,4 @@
-"""`mendiff check`: what a data set holds, and what is wrong with it."""
+"""`mendiff check`: contents and faults of a data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mendiff.workflows.reporting import Reporter, Table
 
 
 def run(options: CheckOptions, reporter: Reporter) -> dict[str, Any]:
-    """Read and check a data set; `faults` in the result counts those that keep it from being used."""
+    """Read and check a data set; `faults` in the result counts the findings that prevent its use."""
     check_depth(options.bit_depth)
     reporter = reporter.brief()
     categories, findings = read_data(options.data, options.layout)
