@@ -34,7 +34,8 @@ from mendiff.nets.codec import BUNDLED_NETWORK, Codec, CodecConfig, TinyCodec, w
 from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeatureExtractor
-from mendiff.nets.placement import bf16_autocast
+from mendiff.training.codec_loss import codec_loss
+from mendiff.training.step import Learner
 from mendiff.workflows.common import choose_device
 from mendiff.workflows.fit_codec import quality
 from mendiff.workflows.fit_config import INPUTS, backbone_changes
@@ -42,7 +43,7 @@ from mendiff.workflows.places import check_output, new_folder
 from tools.images import generate_batch
 from tools.judge import Category, draw_category, judge_all
 from tools.stream import RoundsConfig, batches
-from tools.training import Run, Schedule
+from tools.training import Run, schedule
 from tools.workshop import (
     OTHER_SEED,
     add_training_options,
@@ -93,7 +94,7 @@ def train(options: argparse.Namespace) -> None:
     rounds = rounds_of(options)
     model = prepared(options).to(device)
     steps = steps_of(options, lambda: time_per_step(options, rounds, device))
-    run = Run(model, Schedule(steps, options.rate, decay=0.0), options.out, remembered(options))
+    run = Run(model, schedule(steps, options.rate, decay=0.0), options.out, remembered(options))
     if options.resume:
         run.go_on()
     terminal.say(
@@ -105,10 +106,7 @@ def train(options: argparse.Namespace) -> None:
     def loss_of(batch: list[Tensor]) -> Tensor:
         rng = Generator().manual_seed(rounds.seed * 1_000_003 + run.step)
         cut = coloured(zoomed_crops(batch[0], options.crop, rng), rng)
-        cut = cut.to(device, memory_format=torch.channels_last)
-        with bf16_autocast(torch.device(device)):
-            loss: Tensor = model(cut, rng)
-        return loss
+        return codec_loss(model, cut, rng)
 
     with terminal.bar("training") as update:
         run.learn(
@@ -195,16 +193,11 @@ def through(codec: Codec, one: Category) -> Category:
 def time_per_step(options: argparse.Namespace, rounds: RoundsConfig, device: str) -> float:
     """Seconds per step on this machine, measured on a network that is thrown away."""
     model, rng = prepared(options).to(device).train(), Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], fused=True)
+    learner = Learner(model, schedule(options.steps or 1))
     image = generate_batch(rounds.seed, 0, rounds.batch, rounds.size).float() / 255
 
     def learn() -> None:
-        optimizer.zero_grad()
-        cut = random_crops(image, options.crop, 1, rng).to(device, memory_format=torch.channels_last)
-        with bf16_autocast(torch.device(device)):
-            loss = model(cut, rng)
-        loss.backward()
-        optimizer.step()
+        learner.descend(codec_loss(model, random_crops(image, options.crop, 1, rng), rng), 0)
 
     return seconds_per_step(rounds, lambda: generate_batch(rounds.seed, 0, rounds.batch, rounds.size), learn)
 

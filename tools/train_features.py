@@ -33,12 +33,13 @@ from mendiff.methods.config import config_from_dict
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig
 from mendiff.nets.placement import bf16_autocast
 from mendiff.nets.student import STAGES, Student, StudentConfig, StudentFeatures
+from mendiff.training.step import Learner
 from mendiff.workflows.common import choose_device
 from mendiff.workflows.fit_config import INPUTS, backbone_input
 from tools.judge import draw_category, judge_all
 from tools.stream import Drawn, RoundsConfig, batches
 from tools.teacher import Teacher, Whitenings, distance, explained
-from tools.training import Run, Schedule
+from tools.training import Run, schedule
 from tools.workshop import (
     OTHER_SEED,
     add_training_options,
@@ -108,7 +109,7 @@ def train(options: argparse.Namespace) -> None:
     fit_whitenings(pupil, teacher, rounds)
     teacher.to(device)
     pupil.to(device)
-    run = Run(pupil, Schedule(steps, options.rate), options.out, remembered(options))
+    run = Run(pupil, schedule(steps, options.rate), options.out, remembered(options))
     if options.resume:
         run.go_on()
     count = sum(one.numel() for one in Student(student.config).parameters())
@@ -193,14 +194,12 @@ def judged(student: Student, options: argparse.Namespace, terminal: Terminal) ->
 def time_per_step(teacher: Teacher, pupil: Pupil, rounds: RoundsConfig, device: str) -> float:
     """Seconds per step on this machine, measured on a network that is thrown away."""
     trial = Pupil(Student(pupil.student.config, folded=False), teacher.channels).to(device)
-    optimizer = torch.optim.AdamW(trial.parameters(), fused=True)
+    learner = Learner(trial, schedule(1))
     image, *described = Drawn(rounds, teacher)[0]
     batch = [image.float() / 255, *(one.float() for one in described)]
 
     def learn() -> None:
-        optimizer.zero_grad()
-        loss_of(trial, teacher, device, batch).backward()
-        optimizer.step()
+        learner.descend(loss_of(trial, teacher, device, batch), 0)
 
     return seconds_per_step(rounds, lambda: Drawn(rounds, teacher)[0], learn)
 

@@ -7,8 +7,7 @@ import torch
 
 import mendiff
 from mendiff.checkpoints.codecs import open_codec, read_codec
-from mendiff.training import loop
-from mendiff.workflows import fit_codec
+from mendiff.training import codec_loss, loop
 from tests.commands import DIAD, RAN, interrupted_after_three
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
@@ -78,7 +77,7 @@ def test_an_interrupted_codec_says_how_to_go_on_or_leaves_nothing(run, refused, 
 
     words = ("fit-codec", data, "-o", tmp_path / "codec", "--set", "crop=0", "--set", "image_size=32")
     with monkeypatch.context() as patch:
-        patch.setattr(fit_codec, "random_crops", stop)
+        patch.setattr(codec_loss, "random_crops", stop)
         code, _, err = run(*words)
     assert code == 130
     assert err.endswith("mendiff fit-codec: interrupted.\n")

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from mendiff.checkpoints.bundled import fill, resolved
-from mendiff.methods.base import Batches, Method, TrainingConfig, random_crops
+from mendiff.methods.base import Batches, Method, TrainingConfig
 from mendiff.nets import AUTO
 from mendiff.nets.codec import Codec, CodecConfig, TinyCodec, make_codec
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeaturesConfig
-from mendiff.nets.placement import bf16_autocast
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
+from mendiff.training.codec_loss import crops_loss
 from mendiff.training.loop import Loop, train_network
 from mendiff.training.random import generator
+from mendiff.training.step import Learner
 
 CODEC_CHECKPOINT = "codec.safetensors"
 """Name of the file that a fit keeps the stage in."""
@@ -86,21 +87,14 @@ def fit_codec(
         synthesis: how anomalies are made.
     """
     plan = config.fit
-    training = TrainingConfig(
-        steps=plan.steps,
-        batch_size=plan.batch_size,
-        learning_rate=plan.learning_rate,
-        weight_decay=0.0,
-        warmup=WARMUP,
-        cosine=True,
-    )
     device = next(codec.parameters()).device
     model = _with_loss(codec, config).to(device)
     shown = torch.cat([images, _anomalies(images, plan.anomalies, seed, synthesis)])
-    loop = Loop(training, seed, stage.checkpoint, stage.resume)
+    loop = Loop(_training(config), seed, stage.checkpoint, stage.resume)
     codec.requires_grad_(True)
     with torch.enable_grad():
-        train_network(codec, partial(_loss, model, config, shown, device), loop, stage.progress)
+        loss = partial(crops_loss, model, shown, plan.batch_size, plan.crop)
+        train_network(codec, loss, loop, stage.progress)
     codec.requires_grad_(False)
     if isinstance(codec, TinyCodec) and config.normalise:
         codec.normalise_by(images.to(device).float() / 255)
@@ -112,18 +106,27 @@ def codec_step(config: CodecConfig, device: str) -> Callable[[], None]:
         codec = make_codec(config).to(device)
     model = _with_loss(codec, config).to(device)
     codec.requires_grad_(True)
-    optimizer = torch.optim.AdamW([one for one in codec.parameters() if one.requires_grad], fused=True)
-    side, count = config.fit.crop, config.fit.batch_size
-    images = torch.zeros(count, 3, side, side, dtype=torch.uint8)
+    learner, side = Learner(codec, _training(config)), config.fit.crop
+    images = torch.zeros(config.fit.batch_size, 3, side, side, dtype=torch.uint8)
 
     def step() -> None:
-        loss = _loss(model, config, images, torch.device(device), generator(0))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        loss = crops_loss(model, images, len(images), side, generator(0))
+        learner.descend(loss, 0)
         loss.item()  # waits for a device that works on its own
 
     return step
+
+
+def _training(config: CodecConfig) -> TrainingConfig:
+    """How the stage trains."""
+    return TrainingConfig(
+        steps=config.fit.steps,
+        batch_size=config.fit.batch_size,
+        learning_rate=config.fit.learning_rate,
+        weight_decay=0.0,
+        warmup=WARMUP,
+        cosine=True,
+    )
 
 
 def _with_loss(codec: Codec, config: CodecConfig) -> CodecTraining:
@@ -145,15 +148,3 @@ def _anomalies(images: Tensor, count: int, seed: int, synthesis: SynthesisConfig
         anomalous, _ = synthesize(image, generator(seed, number, 0), config)
         made.append((anomalous * 255).round().to(torch.uint8))
     return torch.cat(made)
-
-
-def _loss(
-    model: CodecTraining, config: CodecConfig, images: Tensor, device: torch.device, rng: Generator
-) -> Tensor:
-    """Of a batch of random crops."""
-    chosen = torch.randint(len(images), (config.fit.batch_size,), generator=rng)
-    crops = random_crops(images[chosen], config.fit.crop, model.codec.factor, rng)
-    batch = crops.to(device, torch.float32, memory_format=torch.channels_last) / 255
-    with bf16_autocast(device):
-        loss: Tensor = model(batch, rng)
-    return loss

@@ -1,10 +1,10 @@
-"""The training loop of what is tuned before a method is fitted, with checkpoints to go on from."""
+"""The training loop of networks, with checkpoints to go on from."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,13 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
-from mendiff.checkpoints.names import load_exactly
+from mendiff.checkpoints.names import load_exactly, refuse
 from mendiff.errors import DivergedError
 from mendiff.methods.base import TrainingConfig
-from mendiff.training.optimizers import learning_rate, make_optimizer
 from mendiff.training.random import generator
+from mendiff.training.step import Learner
 
 CHECKPOINT, CHECKPOINT_SECONDS = "last.safetensors", 30.0
+INTERRUPTED, SAME = "--resume: the interrupted training", "the same network"
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,6 @@ class Rival:
     begin: Callable[[int], None]
     loss: Callable[[], Tensor | None]
 
-    def learn(self, optimizer: torch.optim.Optimizer) -> None:
-        """One step of its own."""
-        loss = self.loss()
-        if loss is not None:
-            optimizer.zero_grad()  # of what the first network's loss left in it
-            loss.backward()
-            optimizer.step()
-
 
 def train_network(
     network: nn.Module,
@@ -71,55 +64,89 @@ def train_network(
     """All steps, or those that are left; a checkpoint about every half minute.
 
     Args:
-        network: what is trained, as far as its parameters ask for gradients, and kept in checkpoints.
+        network: what is trained, as far as its parameters ask for gradients; at the end with its averages.
         loss_of: from a step's generator (CPU), the only randomness, to the loss of a batch.
         loop: see Loop.
         update: called with (step, steps, note).
         rival: a second network that is trained by turns with the first one.
     """
-    training = loop.training
-    trained = [one for one in network.parameters() if one.requires_grad]
-    optimizer, first = make_optimizer(training, trained), 0
-    learning = {"": (network, optimizer)}
+    plan = loop.training
+    learner = Learner(network, plan)
+    learning, first = {"": learner}, 0
     if rival is not None:
-        learning["rival."] = (rival.network, make_optimizer(training, rival.network.parameters()))
+        learning["rival."] = Learner(rival.network, replace(plan, clip=0.0, ema=0.0))
     if loop.resume and loop.checkpoint is not None and loop.checkpoint.is_file():
         first = go_on(loop.checkpoint, learning)
     saved = time.monotonic()
-    for step in range(first, training.steps):
-        for _, one in learning.values():
-            for group in one.param_groups:
-                group["lr"] = training.learning_rate * learning_rate(training, step)
-        if rival is not None:
-            rival.begin(step)
-        loss = loss_of(generator(loop.seed, step))
-        if not bool(loss.isfinite()):
-            raise DivergedError("training")
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, training.clip or float("inf"))
-        optimizer.step()
-        if rival is not None:
-            rival.learn(learning["rival."][1])
-        update(step + 1, training.steps, f"loss {loss.item():.4f}")
+
+    def after(step: int, loss: float) -> None:
+        nonlocal saved
+        update(step, plan.steps, f"loss {loss:.4f}")
         if loop.checkpoint is not None and time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            keep(loop.checkpoint, learning, step + 1)
+            keep(loop.checkpoint, learning, step)
             saved = time.monotonic()
 
+    def loss_at(step: int) -> Tensor:
+        if rival is not None:
+            rival.begin(step)
+        return loss_of(generator(loop.seed, step))
 
-Learning = Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]
-"""Networks with their optimisers, by what their names begin with in a checkpoint."""
+    def oppose(step: int) -> None:
+        loss = None if rival is None else rival.loss()
+        if loss is not None:
+            learning["rival."].descend(loss, step)
+
+    take_steps(learner, first, loss_at, after, oppose)
+    learner.average.swap(learner.own())
 
 
-def keep(checkpoint: Path, learning: Learning, step: int) -> None:
-    """Write what a later run goes on from, under another name first."""
+def take_steps(
+    learner: Learner,
+    first: int,
+    loss_at: Callable[[int], Tensor],
+    after: Callable[[int, float], None],
+    between: Callable[[int], None] = lambda _: None,
+) -> None:
+    """The steps of a training from a first one on.
+
+    Args:
+        learner: what is trained, and for how long.
+        first: number of the first step, from 0.
+        loss_at: the loss at a step.
+        after: called after every step with (steps that are done, loss).
+        between: called with the step once the network has moved.
+    """
+    for step in range(first, learner.plan.steps):
+        loss = loss_at(step)
+        if not bool(loss.isfinite()):
+            raise DivergedError("training")
+        learner.descend(loss, step)
+        between(step)
+        after(step + 1, loss.item())
+
+
+Learning = Mapping[str, Learner]
+"""What is trained, by what its names begin with in a checkpoint."""
+
+
+def keep(checkpoint: Path, learning: Learning, step: int, told: Mapping[str, str] | None = None) -> None:
+    """Write what a later run goes on from, under another name first.
+
+    Args:
+        checkpoint: file.
+        learning: what is trained.
+        step: steps that are done.
+        told: what a later run has to know besides.
+    """
     tensors: dict[str, Tensor] = {}
-    for prefix, (network, optimizer) in learning.items():
-        own = {f"network.{name}": one.contiguous() for name, one in network.state_dict().items()}
-        tensors |= {f"{prefix}{name}": one for name, one in (own | moments_of(optimizer)).items()}
+    for prefix, learner in learning.items():
+        own = {f"network.{name}": one for name, one in learner.own().items()}
+        own |= {f"average.{name}": one for name, one in learner.average.weights.items()}
+        own |= moments_of(learner.optimizer)
+        tensors |= {f"{prefix}{name}": one.detach().cpu().contiguous() for name, one in own.items()}
     draft = checkpoint.with_suffix(".new")
     try:
-        save_file(tensors, draft, metadata={"step": str(step)})
+        save_file(tensors, draft, metadata={**(told or {}), "step": str(step)})
         draft.rename(checkpoint)
     finally:
         draft.unlink(missing_ok=True)
@@ -130,12 +157,22 @@ def go_on(checkpoint: Path, learning: Learning) -> int:
     with safe_open(checkpoint, "pt") as file:
         step = int(file.metadata()["step"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    for prefix, (network, optimizer) in learning.items():
+    for prefix, learner in learning.items():
         own = {name[len(prefix) :]: one for name, one in tensors.items() if name.startswith(prefix)}
-        weights = {name[8:]: one for name, one in own.items() if name.startswith("network.")}
-        load_exactly(network, weights, "--resume: the interrupted training", "the same network")
-        take_moments(optimizer, own)
+        weights, averages = (_named(own, group) for group in ("network.", "average."))
+        for expected, stored in ((learner.own(), weights), (learner.average.weights, averages)):
+            refuse("lacks", sorted(expected.keys() - stored.keys()), INTERRUPTED, SAME)
+        # What is not trained is as it was built.
+        load_exactly(learner.network, learner.network.state_dict() | weights, INTERRUPTED, SAME)
+        for name, mean in learner.average.weights.items():
+            mean.copy_(averages[name])
+        take_moments(learner.optimizer, own)
     return step
+
+
+def _named(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+    """The tensors of a group, by their names within it."""
+    return {name.removeprefix(group): one for name, one in tensors.items() if name.startswith(group)}
 
 
 def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from mendiff.checkpoints.bundled import codec_folder, fill, resolved
 from mendiff.checkpoints.codecs import CODEC, WEIGHTS, read_codec, save_codec
@@ -20,13 +20,14 @@ from mendiff.data.images import resize
 from mendiff.data.reading import check_depth, read_image
 from mendiff.data.samples import Use
 from mendiff.errors import InputError, check_choice
-from mendiff.methods.base import TrainingConfig, random_crops
+from mendiff.methods.base import TrainingConfig
 from mendiff.methods.config import config_to_dict, override
 from mendiff.methods.diad_config import PUBLISHED
 from mendiff.nets.codec import Codec, CodecConfig, as_seen, as_tuned
 from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining, latent_scale
 from mendiff.nets.features import FeatureExtractor
+from mendiff.training.codec_loss import crops_loss
 from mendiff.training.loop import CHECKPOINT, Loop, Rival, train_network
 from mendiff.training.split import split_images
 from mendiff.workflows.common import choose_categories, choose_device
@@ -134,7 +135,9 @@ def run(options: FitCodecOptions, reporter: Reporter) -> dict[str, Any]:
         model.train()
         loop = Loop(plan.training, options.seed, checkpoint, options.resume)
         with reporter.bar("fitting") as update:
-            train_network(model.codec, partial(_loss, model, plan, seen), loop, update, _rival(model))
+            count = plan.training.batch_size
+            loss = partial(crops_loss, model, seen, count, plan.crop, fast=False)
+            train_network(model.codec, loss, loop, update, _rival(model))
         seconds = round(time.monotonic() - began, 1)
         model.to("cpu").eval()
         after = quality(model.codec, kept, plan.codec.pixels)
@@ -151,14 +154,6 @@ def run(options: FitCodecOptions, reporter: Reporter) -> dict[str, Any]:
         f"SSIM {before['ssim']:.3f} to {after['ssim']:.3f}"
     )
     return {"codec": str(options.out), **info, "config": config_to_dict(config)}
-
-
-def _loss(model: CodecTraining, plan: CodecPlan, images: Tensor, rng: Generator) -> Tensor:
-    """Of a batch of random crops."""
-    chosen = torch.randint(len(images), (plan.training.batch_size,), generator=rng)
-    batch = random_crops(images[chosen], plan.crop, model.codec.factor, rng)
-    loss: Tensor = model(batch.to(next(model.parameters()).device), rng)
-    return loss
 
 
 def _rival(model: CodecTraining) -> Rival | None:

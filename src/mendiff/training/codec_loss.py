@@ -1,0 +1,48 @@
+"""The loss of a codec on a batch of good images, wherever a codec is trained."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Generator, Tensor
+
+from mendiff.methods.base import random_crops
+from mendiff.nets.codec_loss import CodecTraining
+from mendiff.nets.placement import bf16_autocast
+
+
+def crops_loss(
+    model: CodecTraining, images: Tensor, count: int, crop: int, rng: Generator, *, fast: bool = True
+) -> Tensor:
+    """Of random crops of some images.
+
+    Args:
+        model: the codec with its loss.
+        images: to choose from, (N,3,H,W), uint8 or in [0,1].
+        count: crops in a batch.
+        crop: their side in pixels; 0 for whole images.
+        rng: the only randomness.
+        fast: see codec_loss.
+    """
+    chosen = torch.randint(len(images), (count,), generator=rng)
+    return codec_loss(model, random_crops(images[chosen], crop, model.codec.factor, rng), rng, fast=fast)
+
+
+def codec_loss(model: CodecTraining, images: Tensor, rng: Generator, *, fast: bool = True) -> Tensor:
+    """Of a batch (B,3,H,W), uint8 or in [0,1], on the model's device.
+
+    Args:
+        model: the codec with its loss.
+        images: all of the batch.
+        rng: the only randomness.
+        fast: in bfloat16 where the hardware multiplies it fast, channels last; otherwise in float32.
+    """
+    device = next(model.parameters()).device
+    layout = torch.channels_last if fast else torch.preserve_format
+    batch = images.to(device, torch.float32, memory_format=layout)
+    if not images.is_floating_point():
+        batch = batch / 255
+    with bf16_autocast(device) if fast else nullcontext():
+        loss: Tensor = model(batch, rng)
+    return loss
