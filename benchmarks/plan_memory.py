@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import OPTIMIZERS, Method, MethodConfig, Precision, find_method, find_preset
 from mendiff.methods.config import override
-from mendiff.nets.placement import Offload, halve, multiplies_bf16
+from mendiff.nets.placement import Offload, multiplies_bf16, store_bf16
 from mendiff.training.lora import add_lora
 from mendiff.training.memory import Footprint, Rehearsal
 from mendiff.training.optimizers import COMPUTED_IN, make_optimizer, trainer_precision
@@ -118,7 +118,7 @@ def random_method(name: str, config: MethodConfig, *, halved: bool) -> Method:
         method = find_method(name)(config)
     if halved:
         for part in method.parts.values():
-            halve(part, torch.device("cpu"), fast=False)
+            store_bf16(part, torch.device("cpu"), fast=False)
     generator = torch.Generator().manual_seed(0)
     for module in method.modules():
         for key, one in module._parameters.items():

@@ -17,7 +17,7 @@ import yaml
 
 from mendiff.checkpoints.store import load
 from mendiff.data.dataset import open_data
-from mendiff.workflows.tune import KEPT, run_trial, tuning_images
+from mendiff.workflows.tune import METRICS, run_trial, tuning_images
 
 REPETITIONS, SEED = 3, 0
 
@@ -34,11 +34,11 @@ def main() -> None:
     model = load(options.model, "cpu")
     paths = [path for category in open_data(options.data, "auto") for path in category.train]
     bed = tuning_images(model, paths, REPETITIONS, SEED)
-    print(f"| setting | {' | '.join(KEPT)} |\n|---{'|---' * len(KEPT)}|")
+    print(f"| setting | {' | '.join(METRICS)} |\n|---{'|---' * len(METRICS)}|")
     for setting in options.settings:
         key, value = setting.split("=", 1)
         metrics = run_trial(model, bed, {}, key, yaml.safe_load(value)).metrics
-        print(f"| {setting} | {' | '.join(f'{metrics[name]:.3f}' for name in KEPT)} |", flush=True)
+        print(f"| {setting} | {' | '.join(f'{metrics[name]:.3f}' for name in METRICS)} |", flush=True)
 
 
 if __name__ == "__main__":

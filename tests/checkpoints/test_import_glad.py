@@ -182,7 +182,7 @@ def test_what_the_weights_do_not_hold_is_asked_for(convert, published, diffusion
     code, answer, _ = convert(published)
     assert code == 2
     assert (
-        "--pretrained: expected Stable Diffusion for the autoencoder, since published GLAD weights" in answer
+        "--pretrained: expected Stable Diffusion for the autoencoder, which published GLAD weights" in answer
     )
     code, answer, _ = convert(published, "--codec", diffusion / "vae/diffusion_pytorch_model.safetensors")
     assert code == 2

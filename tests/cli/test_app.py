@@ -67,7 +67,7 @@ def test_help_has_usage_and_examples(run, name):
             ["fit", "x", "-o", "y", "--config", "no.yaml"],
             "--config: expected a YAML file, but there is no such",
         ),
-        (["demo", "--categories", "zebra"], "--categories: expected some of blister, fabric, flange, tile"),
+        (["demo", "--categories", "zebra"], "--categories: expected one of blister, fabric, flange, tile"),
         (["demo", "--set", "zebra"], "--set: expected key=value such as training.steps=2000, got 'zebra'"),
         (["demo", "--set", "a=[1"], "--set a: expected a YAML value such as 3 or [1, 2], got '[1'"),
     ],

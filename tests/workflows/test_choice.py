@@ -78,7 +78,7 @@ def test_a_preset_that_takes_too_long_is_named_and_left_out(good, judged, tmp_pa
     judged.tiny, judged.small = POOR, GOOD
     assert fit(good, tmp_path / "model", "--minutes", "10") == 0
     assert judged.asked == ["tiny"]
-    assert "small was not tried: it takes about 45 minutes here, and 10 are left" in capsys.readouterr().err
+    assert "small is skipped: it takes about 45 minutes here, and 10 are left" in capsys.readouterr().err
     assert load(tmp_path / "model", "cpu").info["preset"] == "tiny"
 
 
@@ -102,7 +102,7 @@ def test_what_was_fitted_before_an_interruption_is_not_fitted_again(good, judged
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--steps", "5"], "expected --minutes in place of a number of steps"),
+        (["--steps", "5"], "expected --minutes instead of a number of steps"),
         (["--resume"], "expected an interrupted fit"),
         (["--method", "none"], "expected one of"),
     ],
@@ -114,7 +114,7 @@ def test_what_makes_no_sense_with_it_is_refused(more, said, good, tmp_path, caps
 
 
 def test_a_model_is_judged_by_flaws_in_what_its_fit_held_back(good, tmp_path, monkeypatch):
-    monkeypatch.setattr(choice, "FLAWS", 6)
+    monkeypatch.setattr(choice, "DEFECTS", 6)
     assert main(["fit", str(good), "-o", str(tmp_path / "model"), "--preset", "tiny"]) == 0
     model, paths = load(tmp_path / "model", "cpu"), sorted(good.iterdir())
     first, again, other = (

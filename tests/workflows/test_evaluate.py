@@ -69,7 +69,7 @@ def test_unreadable_test_images_are_named_in_the_run_and_end_with_3(run, model, 
     assert told["unreadable test images"] == lost
     code, _, err = run("evaluate", model, torn)
     assert code == 3
-    assert "note: 1 of 4 test images could not be read and are in no figure." in err
+    assert "note: 1 of 4 test images could not be read and are not in the metrics." in err
 
 
 def test_evaluate_table_keeps_whole_names_in_80_columns(run, model, data, tmp_path):

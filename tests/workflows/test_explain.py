@@ -120,7 +120,7 @@ def test_models_and_images_may_come_in_any_order(run, models, photos, tmp_path):
 def test_limit_picks_images_of_all_folders_and_says_so(run, models, photos, tmp_path):
     code, _, err = run("explain", models / "glad", photos, "-o", tmp_path / "why", "--limit", 2)
     assert code == 0
-    assert "note: 2 of 6 images, evenly picked; --limit 0 explains all." in err
+    assert "note: 2 of 6 images, evenly spaced; --limit 0 for all." in err
     assert "2 strips; see " in err
     rows = json.loads((tmp_path / "why/explain.json").read_text())["images"]
     assert [row["strip"] for row in rows] == ["strips/good/0.png", "strips/hole/3.png"]
@@ -218,14 +218,14 @@ def test_its_strips_are_no_images_of_parts(run, models, photos, tmp_path):
     [
         ([], "expected MODELS, one or more model folders"),
         (["{glad}"], "expected IMAGES, image files or folders"),
-        (["{glad}", "{diad}"], "expected IMAGES after the models, image files or folders, got models alone."),
+        (["{glad}", "{diad}"], "IMAGES: expected image files or folders after the models, got only models."),
         (["{photos}", "{photos}"], "photos: expected a model folder with config.json"),
         (["nothing", "{photos}"], "nothing: expected a model folder written by 'mendiff fit -o'"),
         (["{glad}", "nothing"], "nothing"),
         (["{glad}", "{photos}", "--side", "20"], "--side: expected at least 64, got 20."),
         (["{glad}", "{photos}", "--side", "5000"], "--side: expected at most 1024, got 5000."),
         (["{glad}", "{photos}", "--limit", "-1"], "--limit: expected at least 0, got -1."),
-        (["{glad}", "{photos}", "--device", "cuda:99"], "--device: expected auto or one of"),
+        (["{glad}", "{photos}", "--device", "cuda:99"], "--device: expected auto or a device of"),
         (["{glad}", "{photos}", "--category", "bolts"], "category: expected a category of"),
     ],
 )

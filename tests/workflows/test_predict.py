@@ -198,7 +198,7 @@ def test_predict_names_and_counts_the_files_that_it_passes_over(run, model, data
     monkeypatch.setattr("mendiff.workflows.findings.images_left_out", lambda folder: left)
     code, out, err = run("predict", model, data / "test", "-o", tmp_path / "found", "--json")
     assert code == 0
-    assert err == "warning: 3 files are not inspected: 2 (type .pgm), 1 (broken link).\n"
+    assert err == "warning: 3 files are skipped: 2 (type .pgm), 1 (broken link).\n"
     told = [{"path": str(path), "reason": reason} for path, reason in left]
     assert json.loads(out)["left_out"] == told
     assert json.loads((tmp_path / "found/predictions.json").read_text())["left_out"] == told
@@ -235,7 +235,7 @@ def test_predict_names_damaged_images_and_goes_on(run, refused, model, data, tmp
     assert [(row["image"], row["score"]) for row in rows if row["error"]] == [(str(photos / "cut.png"), "")]
     code, _, err = run("predict", model, photos, "-o", tmp_path / "again")
     assert code == 3
-    assert "2 images look defective" in err or "of 2 images look defective" in err
+    assert "2 images are defective" in err or "of 2 images are defective" in err
     assert "; 1 of 3 could not be read; see " in err
 
 
@@ -243,7 +243,7 @@ def test_predict_without_any_readable_image_ends_with_2_and_writes_nothing(run, 
     (tmp_path / "bad.png").write_bytes(b"")
     code, out, err = run("predict", model, tmp_path / "bad.png", "-o", tmp_path / "found")
     assert (code, out) == (2, "")
-    assert "No readable image is left" in err
+    assert "No image could be read" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.png", "cwd"]
 
 

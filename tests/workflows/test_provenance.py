@@ -193,7 +193,7 @@ def test_tune_refuses_other_data(told, fitted, data, tmp_path):
 
 def test_tune_refuses_other_categories(told, apart, data, tmp_path):
     sentence = told("tune", apart, data, "--categories", "nuts", "-o", tmp_path / "out")
-    assert "expected the categories that" in sentence
+    assert "expected the categories for which" in sentence
     assert "(nuts, screws), got nuts" in sentence
 
 

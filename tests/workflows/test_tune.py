@@ -99,7 +99,7 @@ def test_every_candidate_is_tried_once_and_drawn(folder, good, tmp_path, capsys)
     trials = json.loads(capsys.readouterr().out)["trials"]
     # The preset does not stop adaptively, so there is no threshold to choose.
     assert [one["value"] for one in trials] == [[50, 200], [50], [900]]
-    assert all(0 <= one["metrics"][key] <= 1 for one in trials for key in tune.KEPT)
+    assert all(0 <= one["metrics"][key] <= 1 for one in trials for key in tune.METRICS)
     drawn = ET.parse(tmp_path / "out/tuning.svg").getroot()
     assert drawn.tag.endswith("svg")
 

@@ -1,4 +1,4 @@
-"""What several commands need: a device, data, progress and tables on the reporter."""
+"""Shared by several commands: choice of device and categories, checks, metric tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mendiff.data.fitness import dark_sentence
 from mendiff.data.names import same_name
 from mendiff.data.reading import brightest, read_header
 from mendiff.data.samples import Use
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_choice
 from mendiff.workflows.reporting import Reporter, Table
 
 METRIC_TITLES = {
@@ -30,20 +30,19 @@ METRIC_TITLES = {
     "aupro": "\nAUPRO",
 }
 MOST_WARNINGS = 5
-"""Warnings of one kind that a command prints; `mendiff check` prints all."""
+"""Most warnings of the same kind that a command prints; `mendiff check` prints all."""
 FIRST_DEEP = 8
-"""16-bit images whose values `predict` looks at before it starts."""
+"""Number of 16-bit images whose values `predict` checks before it starts."""
 
 
 def choose_device(name: str) -> str:
-    """The device by torch's name: "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    """The device by torch's name; "auto" prefers CUDA, then Apple's MPS, then the CPU."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    available = [*(["cuda"] * cuda), *(["mps"] * mps), "cpu"]
     if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    there = ["cpu", *(["cuda"] * torch.cuda.is_available()), *(["mps"] * torch.backends.mps.is_available())]
+        return available[0]
     refusal = InputError(
-        f"--device: expected auto or one of this machine's ({', '.join(there)}), got {name!r}."
+        f"--device: expected auto or a device of this machine ({', '.join(available)}), got {name!r}."
     )
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise refusal
@@ -55,26 +54,25 @@ def choose_device(name: str) -> str:
 
 
 def choose_categories(categories: list[Category], wanted: Sequence[str] | None) -> list[Category]:
-    """The categories that were asked for; all if none were, or with the word all."""
+    """The categories named in `wanted`; all for None, an empty list, or "all"."""
     if not wanted or list(wanted) == ["all"]:
         return categories
     by_name = {same_name(category.name): category for category in categories}
-    wanted = [same_name(name) for name in wanted]
-    unknown = [name for name in wanted if name not in by_name]
-    if unknown:
-        raise InputError(f"--categories: expected some of {', '.join(by_name)}, got {unknown[0]!r}.")
-    return [by_name[name] for name in wanted]
+    names = [same_name(name) for name in wanted]
+    for name in names:
+        check_choice("--categories", name, by_name)
+    return [by_name[name] for name in names]
 
 
 def readable_categories(
     categories: Sequence[Category], reporter: Reporter, use: Use | None = None
 ) -> list[Category]:
-    """The categories without the images that can't be read; other faults are an error or a warning each.
+    """The categories without unreadable images; other faults raise InputError or are warnings.
 
     Args:
-        categories: as `open_data` gives them.
+        categories: from `open_data`.
         reporter: for warnings.
-        use: how a model will take the images, where that is known.
+        use: image size and bit depth of the model, if known.
     """
     with reporter.brief().bar("checking") as update:
         findings = check_data(categories, update, use)
@@ -82,33 +80,33 @@ def readable_categories(
     if hard:
         more = f" {len(hard) - 1} more: see 'mendiff check'." if len(hard) > 1 else ""
         raise InputError(hard[0].sentence + more)
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for finding in findings:
-        told[finding.kind] += 1
-        if told[finding.kind] <= MOST_WARNINGS:
+        counts[finding.kind] += 1
+        if counts[finding.kind] <= MOST_WARNINGS:
             reporter.warn(finding.sentence)
-    for kind, count in told.items():
+    for kind, count in counts.items():
         if count > MOST_WARNINGS:
             reporter.warn(f"{count - MOST_WARNINGS} more of this kind ({kind}): see 'mendiff check'.")
-    lost = {path for finding in findings if finding.kind == UNREADABLE for path in finding.paths}
+    unreadable = {path for finding in findings if finding.kind == UNREADABLE for path in finding.paths}
     return [
         dataclasses.replace(
             category,
-            train=tuple(path for path in category.train if path not in lost),
-            test=tuple(sample for sample in category.test if sample.path not in lost),
+            train=tuple(path for path in category.train if path not in unreadable),
+            test=tuple(sample for sample in category.test if sample.path not in unreadable),
         )
         for category in categories
     ]
 
 
 def warn_of_dark_images(paths: Sequence[Path], bit_depth: int, reporter: Reporter) -> None:
-    """Warn of 16-bit images that are nearly black to a model, by the first of them; `check` looks at all."""
+    """Warn of 16-bit images that are nearly black to a model; only the first FIRST_DEEP are checked."""
     deep: list[Path] = []
     for path in paths if not bit_depth else ():
         try:
             deep += [path] if read_header(path).deep else []
         except InputError:
-            continue  # it is named when its turn comes
+            continue  # reported when the image is read
         if len(deep) == FIRST_DEEP:
             break
     highest = [value for path in deep if (value := _brightest(path)) is not None]
@@ -125,8 +123,8 @@ def _brightest(path: Path) -> int | None:
 
 
 def metrics_table(summary: dict[str, Any], title: str) -> Table:
-    """The metrics of every category, their mean and all images pooled, for the reporter."""
-    # Up to 20 letters of names fit beside the figures in 80 columns.
+    """Table of the metrics of every category, their mean, and the metrics of all images pooled."""
+    # Names of up to 20 letters fit into 80 columns.
     longest = max((len(name) for name in summary["categories"]), default=0)
     table = Table(title, ["category", *METRIC_TITLES.values()], narrowest=min(max(longest, 8), 20))
     rows: Iterable[tuple[str, dict[str, Any]]] = summary["categories"].items()
@@ -142,8 +140,8 @@ def metrics_table(summary: dict[str, Any], title: str) -> Table:
 
 
 def threshold_table(cuts: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What every category's threshold does, and what it finds of each kind of defect, for the reporter."""
-    titles = ["category", "threshold", "precision", "recall", "false\nalarms", "found of each kind"]
+    """Table of precision, recall, false-alarm rate and detected defects by type, at the threshold."""
+    titles = ["category", "threshold", "precision", "recall", "false\nalarms", "detected by type"]
     table = Table("at the threshold from good images", titles, words=(0, 5))
     for name, cut in cuts.items():
         shares = (cut[key] for key in ("precision", "recall", "false_alarm_rate"))

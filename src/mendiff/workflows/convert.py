@@ -1,4 +1,4 @@
-"""`mendiff convert`: published checkpoints to model and codec folders."""
+"""`mendiff convert`: from published checkpoints to model and codec folders."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ from mendiff.workflows.thresholds import report_reliability
 KINDS = ("glad", "diad", "codec")
 BATCH = 8
 MOST_GOOD = 64
-"""Good images that thresholds are learned from, at most."""
+"""Most good images used for the thresholds."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """What may come beside the checkpoint; None where it was not given.
+    """Optional inputs beside the checkpoint.
 
     Attributes:
         pretrained: Stable Diffusion, as for fit; for glad.
-        codec: a tuned autoencoder, file or codec folder; for glad.
-        features_weights: the feature extractor.
-        prompt: embeddings of the prompts.
+        codec: a fine-tuned autoencoder, file or codec folder; for glad.
+        features_weights: weights of the feature extractor.
+        prompt: prompt embeddings.
     """
 
     pretrained: str | None = None
@@ -79,8 +79,8 @@ def run(options: ConvertOptions, reporter: Reporter) -> dict[str, Any]:
         return _codec(options.checkpoint, options.out, place, options.settings, reporter)
     if options.good is None:
         raise InputError(
-            "--good: expected a folder of good images, since a published checkpoint has no threshold; some "
-            "that it was not trained on are best."
+            "--good: expected a folder of good images, since a published checkpoint has no threshold; images "
+            "that are not training images are best."
         )
     device = choose_device(options.device)
     read = _glad if name == "glad" else _diad
@@ -117,7 +117,7 @@ def run(options: ConvertOptions, reporter: Reporter) -> dict[str, Any]:
     with new_folder(place) as draft:
         draft.rmdir()
         save(draft, name, method, calibration, info)
-    reporter.say(f"model: {options.out} (threshold {calibration.threshold:.4g} from good images alone)")
+    reporter.say(f"model: {options.out} (threshold {calibration.threshold:.4g} from good images only)")
     report_reliability(calibration, reporter)
     return {
         "model": str(options.out),
@@ -130,7 +130,7 @@ def run(options: ConvertOptions, reporter: Reporter) -> dict[str, Any]:
 def _diad(
     checkpoint: Path, preset: str, settings: dict[str, Any], pieces: Pieces
 ) -> tuple[Method, list[str]]:
-    """A published DiAD, whose one file holds nearly all of it."""
+    """A published DiAD checkpoint, a single file with nearly all weights."""
     weights = read_checkpoint(checkpoint)
     config = override(find_preset("diad", preset), settings)
     assert isinstance(config, DiadConfig)
@@ -140,8 +140,8 @@ def _diad(
         features, source = read_weights(pieces.features_weights), str(pieces.features_weights)
     elif not features and config.features.name:
         raise InputError(
-            f"{checkpoint}: holds no feature extractor; give --features-weights, a safetensors file of "
-            f"timm's {config.features.name}."
+            f"{checkpoint}: expected a feature extractor, found none; give --features-weights, a safetensors "
+            f"file of timm's {config.features.name}."
         )
     method = assemble(config, named, features, _prompt(pieces.prompt, weights, checkpoint), source)
     return method, [f"networks: {checkpoint}", f"features, {config.features.name or 'none'}: {source}"]
@@ -150,7 +150,7 @@ def _diad(
 def _glad(
     checkpoint: Path, preset: str, settings: dict[str, Any], pieces: Pieces
 ) -> tuple[Method, list[str]]:
-    """A published GLAD: its UNet, and what it shares with Stable Diffusion and timm."""
+    """A published GLAD checkpoint: its UNet, with the other parts from Stable Diffusion and timm."""
     changes = dict(settings)
     if pieces.codec is not None and pieces.codec.is_dir():
         changes = {"codec": config_to_dict(read_codec_config(pieces.codec)), **changes}
@@ -158,10 +158,10 @@ def _glad(
     assert isinstance(config, GladConfig)
     unet = find_unet(checkpoint, config.training.steps)
     if pieces.pretrained is None and (pieces.codec is None or pieces.prompt is None):
-        lacks = "autoencoder" if pieces.codec is None else "prompt"
+        missing = "autoencoder" if pieces.codec is None else "prompt"
         raise InputError(
-            f"--pretrained: expected Stable Diffusion for the {lacks}, since published GLAD weights hold "
-            f"none: a folder, a single file, or a hub id such as {STABLE_DIFFUSION}; or give --codec and "
+            f"--pretrained: expected Stable Diffusion for the {missing}, which published GLAD weights do not "
+            f"contain: a folder, a single file, or a hub id such as {STABLE_DIFFUSION}; or give --codec and "
             "--prompt."
         )
     method = Glad(config)
@@ -176,7 +176,7 @@ def _glad(
 
 
 def _fitted(images: Tensor, files: Mapping[str, Path], device: str) -> Fitted:
-    """What is known of a published model: its files, and that it was trained on none of the good images."""
+    """Provenance of a published model: its files; all good images count as held-back."""
     seeds = content_seeds(images).tolist()
     return Fitted(
         held_back=tuple(sorted(set(seeds))),
@@ -188,13 +188,14 @@ def _fitted(images: Tensor, files: Mapping[str, Path], device: str) -> Fitted:
     )
 
 
-def _hash_of(place: Path) -> str:
-    inside = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else []
-    return fingerprint_of_files(inside) if place.is_dir() else sha256_of(place)
+def _hash_of(path: Path) -> str:
+    if not path.is_dir():
+        return sha256_of(path)
+    return fingerprint_of_files(sorted(file for file in path.rglob("*") if file.is_file()))
 
 
 def _calibrate(method: Method, prepared: Tensor, reporter: Reporter) -> Calibration:
-    """Scores of good images (N,3,S,S), under a progress bar."""
+    """Calibration from good images (N,3,S,S), with a progress bar."""
     device = next(method.parameters()).device
     batches = list(prepared.split(BATCH))
 
@@ -220,13 +221,13 @@ def _codec(
 
 
 def _prompt(file: Path | None, weights: dict[str, Tensor], checkpoint: Path) -> Tensor:
-    """Embeddings of the empty text: from a file, or by the checkpoint's text encoder."""
+    """Embeddings of the empty text: from a file, or from the checkpoint's text encoder."""
     if file is not None:
         return read_prompts(file, ("no_prompt",))[0]
     embeddings = empty_prompt(weights)
     if embeddings is None:
         raise InputError(
-            f"{checkpoint}: holds no text encoder; give --prompt, a safetensors file with the embeddings of "
-            "the empty text, (1,77,768)."
+            f"{checkpoint}: expected a text encoder, found none; give --prompt, a safetensors file with the "
+            "embeddings of the empty text, (1,77,768)."
         )
     return embeddings

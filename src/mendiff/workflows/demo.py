@@ -1,4 +1,4 @@
-"""`mendiff demo`: draw parts, learn from the good ones, find the defects, and write a report."""
+"""`mendiff demo`: generate parts, train on the good ones, detect the defects, and write a report."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 from mendiff.checkpoints.files import fingerprint, write_json
 from mendiff.checkpoints.provenance import Fitted, with_fitted
 from mendiff.checkpoints.store import save
-from mendiff.data.dataset import Category, open_data
+from mendiff.data.dataset import open_data
 from mendiff.demo.data import CATEGORIES, DemoConfig, make_data
 from mendiff.diffusion.random import content_seeds
-from mendiff.errors import InputError
+from mendiff.errors import check_choice
 from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.evaluation.twins import TwinFigures
 from mendiff.methods.base import find_method
@@ -34,31 +34,31 @@ from mendiff.workflows.options import DemoOptions
 from mendiff.workflows.places import check_output, new_folder
 from mendiff.workflows.reporting import Reporter
 from mendiff.workflows.testing import find, measure, read_tests
-from mendiff.workflows.twins import measure_twins, show_twins, told
+from mendiff.workflows.twins import measure_twins, show_twins, twins_as_json
 
 WHOLE_PICTURES = {"image_size": 128, "crop": 0}
 SEEN = 24
-"""Good parts of every kind, of those that are trained on, from which its read-out learns."""
+"""Training images per category from which the statistics of the read-out are estimated."""
 CALIBRATION = 12
-"""Good parts of every kind that are kept from training, for thresholds."""
+"""Held-back good images per category, for thresholds."""
 
 
 def run(options: DemoOptions, reporter: Reporter) -> dict[str, Any]:
-    """The whole demo, or with `make_data` only its data set."""
+    """Run the demo; with `make_data`, only generate its data set."""
     reporter = reporter.brief()
-    unknown = [name for name in options.categories or () if name not in CATEGORIES]
-    if unknown:
-        raise InputError(f"--categories: expected some of {', '.join(CATEGORIES)}, got {unknown[0]!r}.")
+    for name in options.categories or ():
+        check_choice("--categories", name, CATEGORIES)
     config = DemoConfig(categories=tuple(options.categories or CATEGORIES), seed=options.seed)
     if options.make_data is not None:
         return _data_alone(options.make_data, config, reporter)
     place = check_output(options.out, options.overwrite, "a demo")
     changes = {**WHOLE_PICTURES, **find_method(options.method).DEMO, **options.settings}
     plan = Plan(options.method, settings=changes, seed=options.seed, device=choose_device(options.device))
-    asked_config(plan)  # a slip should show before anything is drawn
+    asked_config(plan)  # errors in the settings must show before the images are generated
     began = time.monotonic()
-    kinds = len(config.categories)
-    reporter.say(f"{kinds} kind{'s' * (kinds > 1)} of parts, learned from good ones alone, on {plan.device}")
+    count = len(config.categories)
+    noun = "categories" if count > 1 else "category"
+    reporter.say(f"{count} {noun}, trained on good images only, on {plan.device}")
     with exclusive_output(options.out, "demo"), new_folder(place) as draft:
         draw(draft / "data", config, reporter)
         result = _fit_and_report(draft, plan, reporter)
@@ -70,9 +70,9 @@ def run(options: DemoOptions, reporter: Reporter) -> dict[str, Any]:
 
 
 def _data_alone(folder: Path, config: DemoConfig, reporter: Reporter) -> dict[str, Any]:
-    """Only draw the data set."""
+    """Only generate the data set."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        draw(folder, config, reporter)  # which says what it expects
+        draw(folder, config, reporter)  # raises InputError
     with new_folder(check_output(folder, False, "a demo")) as draft:
         draw(draft, config, reporter)
     reporter.say(f"data: {folder}")
@@ -80,25 +80,26 @@ def _data_alone(folder: Path, config: DemoConfig, reporter: Reporter) -> dict[st
 
 
 def draw(folder: Path, config: DemoConfig, reporter: Reporter) -> None:
-    """Draw the data set under a progress bar."""
-    with reporter.bar("drawing parts") as update:
+    """Generate the data set, with a progress bar."""
+    with reporter.bar("generating images") as update:
         make_data(folder, config, lambda done, total: update(done, total, ""))
 
 
 def _fit_and_report(folder: Path, plan: Plan, reporter: Reporter) -> dict[str, Any]:
-    """One network for all parts, calibrated for each kind; the metrics, and folder/report.html."""
+    """Train a model on all categories, calibrate it per category; returns metrics, writes report.html."""
     from mendiff.anomalib_models import GoodImages
 
     categories = open_data(folder / "data")
-    paths = readable_paths([_but_last(one) for one in categories], reporter)
+    trained = [dataclasses.replace(one, train=one.train[:-CALIBRATION]) for one in categories]
+    paths = readable_paths(trained, reporter)
     config = make_config(plan, paths)
     module = prepared(plan, config)[0]
-    module.calibrates = False  # every kind of part is calibrated on its own
+    module.calibrates = False  # every category is calibrated separately
     module.files = hashes_of(plan, config)
     with reporter.stages() as update, TemporaryDirectory(dir=folder) as workdir:
         images = GoodImages(paths, config.image_size)
         seconds = train(plan, module, images, Path(workdir), update)
-    reporter.say(f"learned {len(paths)} good parts in {seconds:.0f} s")
+    reporter.say(f"trained on {len(paths)} good images in {seconds:.0f} s")
     info = {"preset": plan.preset, "images": len(paths), "categories": [one.name for one in categories]}
     info |= {"seed": plan.seed, "seconds": seconds}
     method, results, pages = module.method.to(plan.device), {}, []
@@ -112,34 +113,26 @@ def _fit_and_report(folder: Path, plan: Plan, reporter: Reporter) -> dict[str, A
         tests = read_tests(category, model.image_size, reporter)
         found = find(model, tests, 8, reporter, category.name)
         results[category.name] = measure(tests, found.score, found.anomaly_map)
-        twins[category.name] = mended = measure_twins(tests, found.reconstruction)
-        results[category.name] |= {} if mended is None else mended.mean
+        twins[category.name] = figures = measure_twins(tests, found.reconstruction)
+        results[category.name] |= {} if figures is None else figures.mean
         controls[category.name] = measure_baselines(model, category, tests)
         shown = page(model, category.name, tests, found, results[category.name], side)
         pages.append(dataclasses.replace(shown, strips=strips(model, tests, found, reporter)))
         save(folder / "models" / category.name, model.name, model.method, model.calibration, model.info)
     result = summary(results)
-    reporter.table(metrics_table(result, "defects in parts the models have never seen"))
+    reporter.table(metrics_table(result, "metrics on test images"))
     show_twins(twins, reporter)
     result["controls"] = by_baseline(controls)
     for name, rows in result["controls"].items():
-        reporter.table(metrics_table(rows, f"control: {name}"))
-    title, subtitle = "mendiff demo", _subtitle(plan)
-    write_report(folder / "report.html", Report(title, subtitle, pages, result, about(model)))
-    return result | told(twins)
+        reporter.table(metrics_table(rows, f"baseline: {name}"))
+    method = f"{plan.method.upper()} {plan.preset}"
+    subtitle = f"{method}, trained on good images only, without pretrained weights"
+    write_report(folder / "report.html", Report("mendiff demo", subtitle, pages, result, about(model)))
+    return result | twins_as_json(twins)
 
 
 def _fitted(made: Fitted, model: Model, kept: Sequence[Path], good: Sequence[Path]) -> Fitted:
-    """What the network was fitted with, and which images of one kind of part its thresholds come from."""
+    """Provenance of the training, with the held-back images of a single category."""
     seeds = {path: int(content_seeds(model.prepare(path)[None])) for path in good}
     held_back = tuple(sorted(seeds[path] for path in kept))
     return dataclasses.replace(made, held_back=held_back, data=fingerprint(seeds.values()), images=len(good))
-
-
-def _subtitle(plan: Plan) -> str:
-    return f"{plan.method.upper()} {plan.preset}, trained on good images only, without pretrained weights"
-
-
-def _but_last(category: Category) -> Category:
-    """A category without the good images that are kept for its calibration."""
-    return dataclasses.replace(category, train=category.train[:-CALIBRATION])

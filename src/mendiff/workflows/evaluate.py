@@ -1,4 +1,4 @@
-"""`mendiff evaluate`: metrics on labelled images, controls beside them, a run folder and a report of it."""
+"""`mendiff evaluate`: metrics on labelled images, baselines, a run folder and a report."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ from mendiff.workflows.places import Place, check_output, new_folder
 from mendiff.workflows.reporting import Reporter
 from mendiff.workflows.testing import Ranked, TestSet, find, mask_of, measure, pooled, read_tests
 from mendiff.workflows.thresholds import check_rate
-from mendiff.workflows.twins import measure_twins, show_twins, told
+from mendiff.workflows.twins import measure_twins, show_twins, twins_as_json
 
 MOST_IMAGES, MOST_CATEGORIES = 2000, 6
-"""Test images, and categories, up to which a report shows how a few verdicts came about."""
+"""Up to so many test images and categories a report shows intermediate results of a few images."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found on a category's test images.
+    """Results on a category's test images.
 
     Attributes:
-        metrics: of the model, with those of TWIN_METRICS where images have clean twins.
-        twins: more of the latter; None where there are none.
-        cut: counts at its threshold.
-        ranked: what metrics over several categories are made of.
-        controls: the controls' metrics by name; none unless asked for.
-        page: its part of the report, if one is asked for.
-        measured: the images.
+        metrics: of the model, with TWIN_METRICS where images have clean twins.
+        twins: comparison of reconstructions with clean twins; None without twins.
+        cut: counts at the threshold.
+        ranked: scores, labels, maps and masks for metrics over several categories.
+        controls: metrics of the baselines by name; empty unless requested.
+        page: the category's part of the report, if a report is requested.
+        measured: paths of the images.
     """
 
     metrics: Metrics
@@ -77,7 +77,7 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         check_rate(options.false_alarm_rate)
     place = _check_places(options.out, options.report, options.overwrite)
     device = choose_device(options.device)
-    # A folder that is none should show before the data is read.
+    # A wrong model folder must show before the data is read.
     use = _use(read_config(options.model)["config"])
     asked = _with_tests(options.data, options.layout, options.categories)
     chosen = readable_categories(asked, reporter, use)
@@ -87,8 +87,8 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     outcomes: dict[str, Outcome] = {}
 
     def opened(name: str | None = None) -> Model:
-        one, rate = load(options.model, device, name), options.false_alarm_rate
-        return one if rate is None else one.with_false_alarm_rate(rate)
+        model, rate = load(options.model, device, name), options.false_alarm_rate
+        return model if rate is None else model.with_false_alarm_rate(rate)
 
     for category in chosen:
         if category.name in own:
@@ -109,21 +109,24 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     show_twins(twins, reporter)
     binned = any(not is_exact(maps) for _, _, maps, _ in everything)
     if binned:
-        reporter.say("note: so many pixels that their metrics are of values binned to one part in 4,096.")
+        reporter.say("note: pixel metrics are computed from values binned to 4,096 levels (many pixels).")
     if options.controls:
         result["controls"] = by_baseline({name: one.controls for name, one in outcomes.items()})
         for name, rows in result["controls"].items():
-            reporter.table(metrics_table(rows, f"control: {name}"))
+            reporter.table(metrics_table(rows, f"baseline: {name}"))
     if unread:
         images = sum(len(one.test) for one in asked)
-        reporter.say(f"note: {len(unread)} of {images} test images could not be read and are in no figure.")
+        reporter.say(
+            f"note: {len(unread)} of {images} test images could not be read and are not in the metrics."
+        )
     title = f"{options.model.resolve().name} on {options.data.resolve().name}"
     pages = [one.page for one in outcomes.values() if one.page is not None]
-    shown = Report(title, _subtitle(fitted), pages, result, {**about(fitted), **_missing(unread)})
+    missing = {"unreadable test images": unread} if unread else {}
+    shown = Report(title, _subtitle(fitted), pages, result, {**about(fitted), **missing})
     _write(shown, place, options.out, options.report, reporter)
     return {
         **result,
-        **told(twins),
+        **twins_as_json(twins),
         "at_threshold": cuts,
         "binned": binned,
         "unreadable": unread,
@@ -132,18 +135,13 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
 
 
 def _unread(asked: Sequence[Category], outcomes: Mapping[str, Outcome]) -> list[str]:
-    """The test images that were asked for and not measured, since they can't be read."""
+    """The requested test images that could not be read."""
     measured = {path for one in outcomes.values() for path in one.measured}
     return [str(sample.path) for one in asked for sample in one.test if sample.path not in measured]
 
 
-def _missing(unread: Sequence[str]) -> dict[str, Any]:
-    """What a reader of the run should know of them."""
-    return {"unreadable test images": list(unread)} if unread else {}
-
-
 def _use(config: Any) -> Use:
-    """How a model takes images, by its config as read; what is wrong with that shows when it is loaded."""
+    """A model's image size and bit depth from its raw config, which `load` checks later."""
     given = config if isinstance(config, dict) else {}
     size, depth = given.get("image_size"), given.get("bit_depth")
     return Use(size if isinstance(size, int) else None, depth if isinstance(depth, int) else 0)
@@ -168,9 +166,15 @@ def _evaluated(
     explained: bool,
     reporter: Reporter,
 ) -> Outcome:
-    """Evaluate a model on one category; with a side of pictures its part of the report, too.
+    """Evaluate a model on a category.
 
-    That part shows the way to a few verdicts where it shall be explained.
+    Args:
+        model: with the category's threshold.
+        category: has test images.
+        options: of the command.
+        side: of the pictures in the report; None without a report.
+        explained: whether the report shows intermediate results of a few images.
+        reporter: for progress.
     """
     tests = read_tests(category, model.image_size, reporter, model.method.config.bit_depth)
     if tests.masks is None:
@@ -193,16 +197,16 @@ def _evaluated(
 
 
 def strips(model: Model, tests: TestSet, found: Detection, reporter: Reporter) -> list[Strip]:
-    """How the model came to its verdict on a few images that tell most."""
+    """Intermediate results of a few informative images."""
     chosen = informative_images(tests.labels.tolist(), found.score.tolist(), model.threshold)
     return [
         report_strip(model, tests.samples[index], mask_of(tests, index), title)
-        for index, title in reporter.track(chosen, "explaining a few")
+        for index, title in reporter.track(chosen, "explaining")
     ]
 
 
 def _check_places(out: Path | None, report: Path | None, overwrite: bool) -> Place | None:
-    """Refuse places that can't be written to, before any work is done."""
+    """Raise InputError for output paths that can't be written to, before any work is done."""
     place = None if out is None else check_output(out, overwrite, "a run")
     inside = out is not None and report is not None and report.resolve().parent == out.resolve()
     if report is not None and not inside:
@@ -213,11 +217,11 @@ def _check_places(out: Path | None, report: Path | None, overwrite: bool) -> Pla
 def _write(
     made: Report, place: Place | None, out: Path | None, report: Path | None, reporter: Reporter
 ) -> None:
-    """Write the run folder and the report, those that were asked for."""
+    """Write the run folder and the report, as requested."""
     if place is not None:
         with new_folder(place) as draft:
             write_run(draft, made)
-        reporter.say(f"run: {out}; a page of it: mendiff report {out}")
+        reporter.say(f"run: {out}; for an HTML report: mendiff report {out}")
     if report is not None:
         write_report(report, made)
         reporter.say(f"report: {report}")
@@ -226,17 +230,16 @@ def _write(
 def page(
     model: Model, name: str, tests: TestSet, found: Detection, metrics: Metrics, side: int
 ) -> CategoryReport:
-    """A category's part of the report: its curves, its kinds of defects, and one row for each test image.
+    """A category's part of the report: curves, defect types, and a row per test image.
 
     Args:
-        model: as it was used.
-        name: the category's.
+        model: the evaluated model.
+        name: of the category.
         tests: N images.
-        found: what the model found in them.
-        metrics: what was measured on them.
-        side: of the pictures, the longer one, in pixels.
+        found: the model's results for them.
+        metrics: of the category.
+        side: longer side of the pictures in pixels.
     """
-    # What the report draws and does not compute itself: curves, and counts at the threshold.
     labels = [sample.label for sample in tests.samples]
     cut = at_threshold(found.score.tolist(), labels, model.threshold)
     drawn = curves(
@@ -260,7 +263,7 @@ def _image_row(model: Model, tests: TestSet, found: Detection, index: int, side:
         to_picture(found.reconstruction[index]),
         normalise_heat(found.anomaly_map[index, 0].numpy(), *model.calibration.heat_range),
         mask_of(tests, index),
-        # The model sees a square; people should see the part in its own proportions.
+        # The model's input is square; the report keeps the aspect ratio of the image.
         thumbnail_size(*image_size(sample.path), min(side, model.image_size)),
     )
     return ImageRow(
@@ -274,11 +277,11 @@ def _image_row(model: Model, tests: TestSet, found: Detection, index: int, side:
 
 
 def about(model: Model) -> dict[str, str]:
-    """What a reader of the report wants to know of the model, beside its name."""
+    """Description of the model for the report."""
     rate = model.calibration.false_alarm_rate
     return {
         **describe(model),
-        "threshold": f"meant to flag {100 * rate:.3g}% of good parts; from held-back good images alone",
+        "threshold": f"for a false-alarm rate of {100 * rate:.3g}%; from held-back good images only",
         "evaluated": f"{date.today().isoformat()} with mendiff {__version__}",
     }
 

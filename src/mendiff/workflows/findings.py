@@ -1,4 +1,4 @@
-"""Findings on disk: a row for every image as it is found, and a name of its own for what is drawn of it."""
+"""Results of `predict` on disk: a row per image, written immediately, and unique names for pictures."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from mendiff.data.found import find_images
 from mendiff.data.found import left_out as images_left_out
 from mendiff.errors import InputError
 from mendiff.evaluation.tables import cell
+from mendiff.model import Model
+from mendiff.types import Detection
 
 COLUMNS = (
     *("image", "score", "threshold", "defective", "p_value", "stop_step"),
@@ -30,13 +32,13 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\\]")
 
 
 class Findings:
-    """What is found, kept as it comes: a killed run leaves the rows that it had.
+    """Collects results and writes every row immediately, so that a killed run keeps its rows.
 
     Args:
         folder: to write to.
-        model: as the user named it.
-        threshold: of all images.
-        left_out: files that were passed over, and why.
+        model: path as the user named it.
+        threshold: of the model.
+        left_out: skipped files with reasons.
     """
 
     def __init__(
@@ -51,13 +53,13 @@ class Findings:
         self.unreadable: list[str] = []
 
     def add(self, row: dict[str, Any]) -> None:
-        """A row with a score, or of an image without one, whose `error` says why."""
+        """Add a row; without a score, its `error` states the reason."""
         if row["score"] is None:
             self.unreadable.append(row["error"])
         else:
             self.rows.append(row)
         self._waiting.append(row)
-        if self.rows:  # before there is one, nothing is worth keeping
+        if self.rows:  # files are written from the first score on
             self._append()
 
     def _append(self) -> None:
@@ -78,19 +80,19 @@ class Findings:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the table; where the block failed, write what was found as JSON, too."""
+        """Close the table; after an error, also write the results as JSON."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
         if error is not None and self.rows:
-            with suppress(OSError):  # a full disk may be why
+            with suppress(OSError):  # the disk may be full
                 self.write(complete=False)
 
     def write(self, complete: bool) -> dict[str, Any]:
-        """Write all of it as JSON, too; gives what was written.
+        """Write all results as JSON and return the content.
 
         Args:
-            complete: whether all images were gone through; it says so only if all could be inspected as well.
+            complete: whether all images were processed; stored as true only if none had an error.
         """
         whole = complete and not self.unreadable and not any(row["error"] for row in self.rows)
         content = {
@@ -104,27 +106,39 @@ class Findings:
         return content
 
 
+def result_row(model: Model, found: Detection, index: int) -> dict[str, Any]:
+    """Score, threshold, decision, p-value and stop step of an image of a batch."""
+    score = float(found.score[index])
+    return {
+        "score": score,
+        "threshold": model.threshold,
+        "defective": score > model.threshold,
+        "p_value": model.calibration.p_value(score),
+        "stop_step": int(found.stop_step[index]),
+    }
+
+
 def left_out(given: Sequence[Path]) -> list[dict[str, str]]:
-    """The files below the given folders that are not inspected, and why."""
+    """The skipped files below the given folders, with reasons."""
+    folders = [path for path in given if path.is_dir()]
     return [
         {"path": str(path), "reason": reason}
-        for one in given
-        if one.is_dir()
-        for path, reason in images_left_out(one)
+        for folder in folders
+        for path, reason in images_left_out(folder)
     ]
 
 
 def counted(left: Sequence[Mapping[str, str]]) -> str:
-    """How many files were left out for which reason, the most frequent first."""
-    reasons = Counter(one["reason"] for one in left).most_common()
-    told = [f"{number} ({reason})" for reason, number in reasons[:MOST_REASONS]]
+    """Number of skipped files by reason, most frequent first."""
+    reasons = Counter(file["reason"] for file in left).most_common()
+    parts = [f"{number} ({reason})" for reason, number in reasons[:MOST_REASONS]]
     if rest := sum(number for _, number in reasons[MOST_REASONS:]):
-        told.append(f"{rest} for other reasons")
-    return ", ".join(told)
+        parts.append(f"{rest} for other reasons")
+    return ", ".join(parts)
 
 
-def told(path: Path, what: str, error: Exception) -> str:
-    """One sentence of what went wrong with an image."""
+def error_sentence(path: Path, what: str, error: Exception) -> str:
+    """The error message for an image, in one sentence."""
     if isinstance(error, InputError):
         return str(error)
     detail = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
@@ -132,10 +146,10 @@ def told(path: Path, what: str, error: Exception) -> str:
 
 
 def name_images(images: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Every image below the given files and folders, with the name of the PNG files that are written of it.
+    """All images below the given files and folders, each with a unique name for its PNG files.
 
-    Names stay apart on file systems that know no capitals or one form of Unicode, no name is a folder of
-    another's, and what some file systems refuse is not in them: control characters, bytes that are no text,
+    Names are unique on file systems that ignore case or Unicode normalisation, no name equals a folder of
+    another name, and names contain nothing that file systems refuse: control characters, undecodable bytes,
     more than 255 bytes.
     """
     named = []
@@ -159,5 +173,5 @@ def _safe(part: str) -> str:
 
 
 def _alike(name: str) -> str:
-    """Equal for names that some file system takes for one."""
+    """Key that is equal for names that some file system treats as equal."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

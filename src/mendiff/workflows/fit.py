@@ -50,7 +50,8 @@ UPRIGHT = (
     "the part lies at all sorts of angles, so every image is turned upright and centred before the model "
     "sees it (--set upright=never leaves images as they are)."
 )
-NO_FEATURES = "it looks at pixels alone; with --features auto it would find much more."
+NO_FEATURES = "only pixels are compared; --features auto detects many more defects."
+NOTHING_TO_RESUME = "--resume: expected an interrupted fit of {} to resume, found none; run without --resume."
 
 
 def run(options: FitOptions, reporter: Reporter) -> dict[str, Any]:
@@ -397,9 +398,7 @@ def workdir_of(out: Path, resume: bool) -> Path:
     workdir = _workdir(out)
     check_free(out, "training")
     if resume and not workdir.is_dir():
-        raise InputError(
-            f"--resume: expected an interrupted fit of {out} to go on with, found none; fit without it."
-        )
+        raise InputError(NOTHING_TO_RESUME.format(out))
     return workdir
 
 

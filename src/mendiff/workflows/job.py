@@ -45,8 +45,7 @@ from mendiff.workflows.fit_config import backbone_input, own_size, readable_path
 from mendiff.workflows.identity import difference, identity
 from mendiff.workflows.reporting import Reporter
 from mendiff.workflows.spec import BASELINES, MODEL, UNTRAINED, Job, config_changes, result_file
-from mendiff.workflows.twins import measure_twins
-from mendiff.workflows.twins import told as twins_told
+from mendiff.workflows.twins import measure_twins, twins_as_json
 from mendiff.workflows.untrained import untrained_on
 from mendiff.workflows.variants import variant
 
@@ -141,7 +140,7 @@ def row_metrics(
     count = sum(len(one[0]) for one in everything)
     return {
         **summary(metrics, testing.pooled(everything) if len(everything) > 1 else None),
-        **twins_told(mended),
+        **twins_as_json(mended),
         "size": subject.size,
         "at_threshold": cuts,
         "mean_stop_step": float(torch.cat(steps).float().mean()) if steps else None,

@@ -1,4 +1,4 @@
-"""`mendiff predict`: findings for images that have no labels."""
+"""`mendiff predict`: detect defects in unlabelled images."""
 
 from __future__ import annotations
 
@@ -21,26 +21,35 @@ from mendiff.errors import InputError, NotFiniteError
 from mendiff.model import Model
 from mendiff.types import Detection
 from mendiff.workflows.common import choose_device, warn_of_dark_images
-from mendiff.workflows.findings import COLUMNS, TABLE, Findings, counted, left_out, name_images, told
+from mendiff.workflows.findings import (
+    COLUMNS,
+    TABLE,
+    Findings,
+    counted,
+    error_sentence,
+    left_out,
+    name_images,
+    result_row,
+)
 from mendiff.workflows.options import PredictOptions
 from mendiff.workflows.places import check_output, new_folder
 from mendiff.workflows.reporting import Reporter
 from mendiff.workflows.thresholds import check_rate
 
 KEPT_BYTES = 2**26
-"""So much of a batch's pictures at most stays in memory until they are drawn on; others are read again."""
+"""Bytes of a batch's pictures kept in memory until drawing; further pictures are read again."""
 
 
 @dataclass
 class BatchImage:
-    """An image on its way through a batch.
+    """An image of a batch.
 
     Attributes:
         path: of the image.
-        name: of what is written of it.
-        prepared: (3,S,S) in [0,1]; None where it can't be read.
-        picture: as it was read, where it is small enough to be kept.
-        error: why it can't be read; empty otherwise.
+        name: of its output files.
+        prepared: (3,S,S) in [0,1]; None for an unreadable image.
+        picture: at full size; None if too large to be kept.
+        error: reason why the image can't be read; "" otherwise.
     """
 
     path: Path
@@ -51,12 +60,10 @@ class BatchImage:
 
 
 def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
-    """Score every readable image below `images`, and write CSV, JSON and pictures into `out`."""
+    """Score all readable images below `images`; write CSV, JSON and pictures into `out`."""
     place = check_output(options.out, options.overwrite, "findings")
     for folder in place.kept:
-        reporter.warn(
-            f"an earlier run into {options.out} did not come to its end; what it had found is in {folder}."
-        )
+        reporter.warn(f"an earlier run into {options.out} was interrupted; its results are in {folder}.")
     if options.batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, got {options.batch_size}.")
     rate = None if options.false_alarm_rate is None else check_rate(options.false_alarm_rate)
@@ -68,7 +75,7 @@ def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
         reporter.warn(note.sentence)
     warn_of_dark_images([path for path, _ in named], loaded.method.config.bit_depth, reporter)
     if passed:
-        reporter.warn(f"{len(passed)} files are not inspected: {counted(passed)}.")
+        reporter.warn(f"{len(passed)} files are skipped: {counted(passed)}.")
     size = options.batch_size
     batches = [named[first : first + size] for first in range(0, len(named), size)]
     with (
@@ -79,7 +86,7 @@ def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
             for row in _inspected(loaded, batch, options.explain, draft, reporter):
                 findings.add(row)
         if not findings.rows:
-            raise InputError(f"{findings.unreadable[0]} No readable image is left.")
+            raise InputError(f"{findings.unreadable[0]} No image could be read.")
         result = findings.write(complete=True)
     reporter.say(f"{_summary(findings, loaded.threshold)}; see {options.out}")
     return result
@@ -88,15 +95,15 @@ def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
 def _summary(findings: Findings, threshold: float) -> str:
     rows, missed = findings.rows, len(findings.unreadable)
     flagged, undrawn = (sum(bool(row[key]) for row in rows) for key in ("defective", "error"))
-    told = f"{flagged} of {len(rows)} images look defective (score above {threshold:.4g})"
-    told += f"; {missed} of {len(rows) + missed} could not be read" if missed else ""
-    return told + (f"; the pictures of {undrawn} could not be written" if undrawn else "")
+    text = f"{flagged} of {len(rows)} images are defective (score above {threshold:.4g})"
+    text += f"; {missed} of {len(rows) + missed} could not be read" if missed else ""
+    return text + (f"; the pictures of {undrawn} could not be written" if undrawn else "")
 
 
 def _inspected(
     model: Model, batch: Sequence[tuple[Path, str]], explain: bool, folder: Path, reporter: Reporter
 ) -> Iterator[dict[str, Any]]:
-    """A row for every image of a batch, and its pictures; what is wrong with one is that one's own."""
+    """Write the pictures of a batch; yields a row per image, with an error for a failed image."""
     subjects = list(_prepared(model, batch, reporter))
     found = _found(model, subjects, explain)
     index = -1
@@ -106,30 +113,23 @@ def _inspected(
             yield row
             continue
         index += 1
-        score = float(found.score[index])
-        row |= {
-            "score": score,
-            "threshold": model.threshold,
-            "defective": score > model.threshold,
-            "p_value": model.calibration.p_value(score),
-            "stop_step": int(found.stop_step[index]),
-        }
+        row |= result_row(model, found, index)
         try:
-            for kind, place in _write_pictures(
+            for kind, file in _write_pictures(
                 model, one, found.anomaly_map[index], found.reconstruction[index], folder
             ):
-                row[kind] = place
+                row[kind] = file
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG):
-                raise  # the next image's pictures would not find room either
-            row["error"] = told(one.path, "its pictures can't be written", error)
+                raise  # the disk is full for the next image, too
+            row["error"] = error_sentence(one.path, "its pictures can't be written", error)
             reporter.warn(row["error"])
         one.picture = None
         yield row
 
 
 def _found(model: Model, subjects: Sequence[BatchImage], explain: bool) -> Detection | None:
-    """What the model finds in the images that could be read; None where there are none."""
+    """The model's results for the readable images; None without readable images."""
     known = [(one.path, one.prepared) for one in subjects if one.prepared is not None]
     if not known:
         return None
@@ -140,18 +140,18 @@ def _found(model: Model, subjects: Sequence[BatchImage], explain: bool) -> Detec
 
 
 def _prepared(model: Model, batch: Sequence[tuple[Path, str]], reporter: Reporter) -> Iterator[BatchImage]:
-    """Read the images of a batch; of those that are large only what the model sees stays in memory."""
-    room = KEPT_BYTES
+    """Read the images of a batch; full-size pictures are kept up to KEPT_BYTES."""
+    free = KEPT_BYTES
     for path, name in batch:
         one = BatchImage(path, name)
         try:
             picture = model.read(path)
             one.prepared = model.prepare(picture)
-            if picture.nbytes <= room:
-                one.picture, room = picture, room - picture.nbytes
+            if picture.nbytes <= free:
+                one.picture, free = picture, free - picture.nbytes
             del picture
-        except Exception as error:  # decoders raise nearly anything, and the other images wait
-            one.error = told(path, "the image can't be read", error)
+        except Exception as error:  # decoders raise nearly any exception
+            one.error = error_sentence(path, "the image can't be read", error)
             reporter.warn(one.error)
         yield one
 
@@ -159,20 +159,20 @@ def _prepared(model: Model, batch: Sequence[tuple[Path, str]], reporter: Reporte
 def _write_pictures(
     model: Model, one: BatchImage, anomaly_map: Tensor, reconstruction: Tensor, folder: Path
 ) -> Iterator[tuple[str, str]]:
-    """Heat map on the picture and reconstruction, both of the picture's size; gives the place of each."""
+    """Write heat map overlay and reconstruction at the picture's size; yields (kind, relative path)."""
     picture = model.read(one.path) if one.picture is None else one.picture
     height, width = picture.shape[:2]
-    heat, mended = Enlarged(anomaly_map, height, width), Enlarged(reconstruction, height, width)
+    heat, rebuilt = Enlarged(anomaly_map, height, width), Enlarged(reconstruction, height, width)
     limits = model.calibration.heat_range
     drawn = {
         "heat_map": (
             overlay(picture[rows], normalise_heat(heat[rows][0].numpy(), *limits))
             for rows in bands(height, width)
         ),
-        "reconstruction": (to_picture(mended[rows]) for rows in bands(height, width)),
+        "reconstruction": (to_picture(rebuilt[rows]) for rows in bands(height, width)),
     }
     for kind, pixels in drawn.items():
-        place = f"{kind}s/{one.name}"
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        save_bands(folder / place, height, width, pixels)
-        yield kind, place
+        file = f"{kind}s/{one.name}"
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        save_bands(folder / file, height, width, pixels)
+        yield kind, file

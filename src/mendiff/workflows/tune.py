@@ -1,7 +1,7 @@
-"""`mendiff tune`: choose how a fitted model searches, from good images and synthetic anomalies alone.
+"""`mendiff tune`: tune inference settings on good images and synthetic anomalies only.
 
-The published code chose its thresholds by the test metric. Here the images that the fit held back are parted
-in two: one half calibrates every candidate, the other half is scored with and without synthetic anomalies.
+The published code tunes thresholds on the test set. Here the held-back images of the fit are split in halves:
+the first calibrates every candidate, the second is scored with and without synthetic anomalies.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from mendiff.workflows.places import check_output, new_folder
 from mendiff.workflows.reporting import Reporter, Table
 from mendiff.workflows.variants import split_as_fitted, variant_of
 
-KEPT = ("image_auroc", "pixel_auroc", "pixel_ap")
+METRICS = ("image_auroc", "pixel_auroc", "pixel_ap")
 SMALLEST_GAIN = 0.01
-"""Of the mean of image AUROC and pixel AP: less would not show on the user's own defects."""
+"""Smallest relevant gain of the mean of image AUROC and pixel AP."""
 FEWEST = 6
-"""Held-back images, so that three calibrate and three test."""
+"""Fewest held-back images: three for calibration, three for the comparison."""
 TUNING = "tuning.json"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate's figures.
+    """Results of a candidate.
 
     Attributes:
-        field, value: what was tried.
-        metrics: of KEPT, on good images with and without synthetic anomalies.
-        merits: mean of image AUROC and pixel AP of every repetition, each with other anomalies.
-        stop_step: at which images stopped on average, where they do.
+        field, value: the changed setting.
+        metrics: METRICS, on good images with and without synthetic anomalies.
+        merits: mean of image AUROC and pixel AP for every repetition, with different anomalies each.
+        stop_step: mean stop step; 0 for methods without adaptive stopping.
     """
 
     field: str
@@ -68,18 +68,18 @@ class Trial:
         return mean(self.merits)
 
     def beats(self, other: Trial) -> bool:
-        """Whether it is better by SMALLEST_GAIN and by twice the standard error of the paired differences."""
+        """Whether the gain exceeds SMALLEST_GAIN and twice the standard error of paired differences."""
         gains = [ours - theirs for ours, theirs in zip(self.merits, other.merits, strict=True)]
         return mean(gains) > max(SMALLEST_GAIN, 2 * stdev(gains) / math.sqrt(len(gains)))
 
 
 @dataclass(frozen=True)
 class TuningImages:
-    """What candidates are tried on.
+    """Images on which candidates are compared.
 
     Attributes:
-        seen: images (3,S,S) that the networks were trained on, some of them.
-        calibrating, testing: held-back ones, two halves.
+        seen: some training images (3,S,S).
+        calibrating, testing: the two halves of the held-back images.
         repeated: for every repetition the testing images with anomalies (N,3,S,S) and their masks (N,1,S,S).
     """
 
@@ -90,31 +90,33 @@ class TuningImages:
 
 
 def run(options: TuneOptions, reporter: Reporter) -> dict[str, Any]:
-    """Write the model with the settings that found synthetic anomalies best."""
+    """Tune the model and write it with the best settings."""
     place = check_output(options.out, options.overwrite, "a tuned model")
     if options.repetitions < 2:
         raise InputError(
-            f"--repetitions: expected at least 2, to tell gain from chance, got {options.repetitions}."
+            f"--repetitions: expected at least 2, for a standard error, got {options.repetitions}."
         )
     loaded = load(options.model, choose_device(options.device))
     if not loaded.method.searched:
-        raise InputError(f"{options.model}: {loaded.name} has no settings that could be tuned.")
+        raise InputError(f"{options.model}: expected a method with tunable settings, got {loaded.name}.")
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
     paths = readable_paths(chosen, reporter, Use(bit_depth=loaded.method.config.bit_depth))
-    apart = _apart(options.model, loaded, chosen, paths)
-    data = tuning_images(loaded, paths, options.repetitions, options.seed, apart)
+    by_category = _split_by_category(options.model, loaded, chosen, paths)
+    data = tuning_images(loaded, paths, options.repetitions, options.seed, by_category)
     trials, best = search(loaded, data, reporter)
     tuned = variant_of(loaded, best, [*data.calibrating, *data.testing], data.seen) if best else loaded
 
-    def learned(name: str) -> Model:
-        return tuned.calibrated(*apart[name], category=name) if best else load(options.model, category=name)
+    def of_category(name: str) -> Model:
+        if not best:
+            return load(options.model, category=name)
+        return tuned.calibrated(*by_category[name], category=name)
 
-    # One by one while the folder is written: every one is a copy of the networks.
-    own = ((name, learned(name)) for name in apart)
+    # Generated singly while the folder is written: every model is a copy of the networks.
+    of_categories = ((name, of_category(name)) for name in by_category)
     report = {"changes": best, "trials": [asdict(trial) for trial in trials], "images": len(paths)}
     with new_folder(place) as draft:
         info = tuned.info | {"tuned": best}
-        save(draft / "model", tuned.name, tuned.method, tuned.calibration, info, own)
+        save(draft / "model", tuned.name, tuned.method, tuned.calibration, info, of_categories)
         write_json(draft / TUNING, report)
         write_bytes(draft / "tuning.svg", curves(trials, best))
     reporter.table(trial_table(trials, best))
@@ -122,23 +124,23 @@ def run(options: TuneOptions, reporter: Reporter) -> dict[str, Any]:
     return {"model": str(options.out / "model"), **report}
 
 
-def _apart(
+def _split_by_category(
     folder: Path, model: Model, chosen: Sequence[Category], paths: Sequence[Path]
 ) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
-    """Held-back and seen images of every category that has statistics of its own, as in the fit.
+    """(held-back, training images) of every category with its own statistics, as split by the fit.
 
     Args:
         folder: of the model.
-        model: the same.
+        model: loaded from `folder`.
         chosen: categories of the data.
-        paths: of their images that can be read.
+        paths: of their readable images.
     """
     names, readable, fitted = categories_of(folder), set(paths), fitted_of(model.info)
     given = [one.name for one in chosen]
     if names and sorted(given) != names:
         raise InputError(
-            f"data: expected the categories that {folder} has statistics for ({', '.join(names)}), got "
-            f"{', '.join(given)}; give the data, and the --categories, of its fit."
+            f"data: expected the categories for which {folder} has statistics ({', '.join(names)}), got "
+            f"{', '.join(given)}; give the data and the --categories of its fit."
         )
     kept = None if fitted is None else fitted.held_back
     return {
@@ -153,27 +155,27 @@ def tuning_images(
     paths: Sequence[Path],
     repetitions: int,
     seed: int,
-    apart: Mapping[str, tuple[list[Tensor], list[Tensor]]],
+    by_category: Mapping[str, tuple[list[Tensor], list[Tensor]]],
 ) -> TuningImages:
-    """Part the images as the fit did, and put synthetic anomalies into one half of the held-back ones.
+    """Split the images as the fit did, and add synthetic anomalies to a half of the held-back images.
 
     Args:
         model: fitted.
         paths: of its good images.
-        repetitions: how often anomalies are drawn.
-        seed: of these.
-        apart: see _apart; a fit for categories held back images of every one.
+        repetitions: number of anomaly sets.
+        seed: of the anomalies.
+        by_category: see _split_by_category.
     """
     images = [model.prepare(path) for path in paths]
-    if apart and fitted_of(model.info) is None:
-        chosen = content_seeds(torch.stack([one for held_back, _ in apart.values() for one in held_back]))
+    if by_category and fitted_of(model.info) is None:
+        chosen = content_seeds(torch.stack([one for kept, _ in by_category.values() for one in kept]))
         held_back, seen = held_back_and_seen(images, chosen.tolist())
     else:
         held_back, seen = split_as_fitted(model, images)
     if len(held_back) < FEWEST:
         raise InputError(
-            f"{paths[0].parent}: expected at least {FEWEST} held-back good images, half to calibrate by "
-            f"and half to compare settings on, got {len(held_back)} of {len(paths)}; add good images."
+            f"{paths[0].parent}: expected at least {FEWEST} held-back good images, half of them for "
+            f"calibration, half for the comparison, got {len(held_back)} of {len(paths)}; add good images."
         )
     calibrating, testing = held_back[::2], held_back[1::2]
     config: Any = model.method.config
@@ -186,7 +188,7 @@ def tuning_images(
 
 
 def search(model: Model, data: TuningImages, reporter: Reporter) -> tuple[list[Trial], dict[str, Any]]:
-    """Try every field's candidates in turn; all trials, and the changes that were better beyond chance."""
+    """Evaluate the candidates of all fields in turn; returns all trials and the significant changes."""
     config: Any = model.method.config
     fields = {
         name: [value for value in values if value != as_json_value(getattr(config, name))]
@@ -212,60 +214,60 @@ def search(model: Model, data: TuningImages, reporter: Reporter) -> tuple[list[T
 
 
 def as_json_value(value: Any) -> Any:
-    """A config's value as JSON has it."""
+    """A config value as JSON returns it: tuples as lists."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def run_trial(model: Model, data: TuningImages, best: Mapping[str, Any], name: str, value: Any) -> Trial:
-    """One candidate, with what was chosen before it."""
+    """Evaluate a candidate together with the changes chosen before."""
     changed = variant_of(model, {**best, name: value}, data.calibrating, data.seen)
     good = changed.predict(data.testing)
     rows = [
         metrics_against_good(good, changed.predict(list(images)), masks) for images, masks in data.repeated
     ]
-    metrics = {key: mean(row[key] for row in rows) for key in KEPT}
+    metrics = {key: mean(row[key] for row in rows) for key in METRICS}
     merits = [(row["image_auroc"] + row["pixel_ap"]) / 2 for row in rows]
     return Trial(name, value, metrics, merits, float(good.stop_step.float().mean()))
 
 
-def metrics_against_good(good: Detection, marred: Detection, masks: Tensor) -> dict[str, float]:
-    """KEPT of what was found in good images beside what was found in images with anomalies.
+def metrics_against_good(good: Detection, anomalous: Detection, masks: Tensor) -> dict[str, float]:
+    """METRICS for good images against images with anomalies.
 
     Args:
-        good: one row per good image.
-        marred: one row per image with an anomaly.
-        masks: of the latter, (N,1,S,S) bool; images whose mask came out empty do not count.
+        good: results for good images.
+        anomalous: results for N images with anomalies.
+        masks: of these N images, (N,1,S,S) bool; images with an empty mask are ignored.
     """
-    there = masks.flatten(1).any(1)
+    nonempty = masks.flatten(1).any(1)
     count = len(good.score)
     metrics = image_and_pixel_metrics(
-        torch.cat([good.score, marred.score[there]]),
-        torch.arange(count + int(there.sum())) >= count,
-        torch.cat([good.anomaly_map, marred.anomaly_map[there]]),
-        torch.cat([masks.new_zeros(count, *masks.shape[1:]), masks[there]]),
+        torch.cat([good.score, anomalous.score[nonempty]]),
+        torch.arange(count + int(nonempty.sum())) >= count,
+        torch.cat([good.anomaly_map, anomalous.anomaly_map[nonempty]]),
+        torch.cat([masks.new_zeros(count, *masks.shape[1:]), masks[nonempty]]),
     )
-    return {key: float(metrics[key] or 0.0) for key in KEPT}
+    return {key: float(metrics[key] or 0.0) for key in METRICS}
 
 
 def trial_table(trials: Sequence[Trial], best: Mapping[str, Any]) -> Table:
-    """Every trial; what was chosen is marked."""
-    titles = ["setting", "", *(key.replace("_", " ") for key in KEPT)]
+    """Table of all trials, with chosen values marked."""
+    titles = ["setting", "", *(key.replace("_", " ") for key in METRICS)]
     table = Table("tuning, on good images and synthetic anomalies", titles)
     for trial in trials:
         mark = "chosen" if trial.field in best and best[trial.field] == trial.value else ""
-        cells = [f"{trial.metrics[key]:.3f}" for key in KEPT]
+        cells = [f"{trial.metrics[key]:.3f}" for key in METRICS]
         table.add(f"{trial.field}={as_json(trial.value, trial.field)}", mark, *cells)
     return table
 
 
 def curves(trials: Sequence[Trial], best: Mapping[str, Any]) -> bytes:
-    """The trials as SVG: one panel per field, image AUROC and pixel AP with standard errors of their mean."""
+    """The trials as SVG: a panel per field with image AUROC, pixel AP, and their mean with standard error."""
     from matplotlib.figure import Figure
 
     fields = list(dict.fromkeys(trial.field for trial in trials))
     figure = Figure(figsize=(4 * len(fields), 3.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(fields), squeeze=False)[0], fields, strict=True):
-        # The first trial is the present setting, which stays unless another one beats it.
+        # The first trial is the current setting, kept unless another trial beats it.
         some = [trial for trial in trials if trial.field == name]
         kept = best.get(name, some[0].value)
         some.sort(key=lambda trial: (trial.value is not None, trial.value))

@@ -1,4 +1,4 @@
-"""What commands do with clean twins: read them, compare reconstructions with them, and tell the figures."""
+"""Comparison of reconstructions with clean twins, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ TITLES = ("PSNR in dB\ninside", "outside\nthe mask", "features\ninside", "outsid
 
 
 def measure_twins(tests: TestSet, rebuilt: Tensor) -> TwinFigures | None:
-    """The figures of reconstructions (N,3,S,S) of a test set; None where no image has twin and mask."""
+    """Compare reconstructions (N,3,S,S) of a test set with clean twins; None without twins or masks."""
     if not tests.twins or tests.masks is None:
         return None
     labels = [sample.label for sample in tests.samples]
     return twin_figures(rebuilt, tests.images, tests.twins, tests.masks, labels)
 
 
-def told(figures: Mapping[str, TwinFigures | None]) -> dict[str, Any]:
-    """The figures by category under "twins", for JSON; nothing where no category has twins."""
+def twins_as_json(figures: Mapping[str, TwinFigures | None]) -> dict[str, Any]:
+    """{"twins": figures by category} for JSON; {} if no category has twins."""
     known = {name: asdict(one) for name, one in figures.items() if one is not None}
     return {"twins": known} if known else {}
 
 
 def show_twins(figures: Mapping[str, TwinFigures | None], reporter: Reporter) -> None:
-    """The figures of every category that has twins, and below them those of the images themselves."""
+    """Report a table for all categories with twins; the second row compares the unchanged images."""
     table = Table("reconstructions against clean twins", ["category", "images", *TITLES])
     for name, one in figures.items():
         if one is None:
             continue
         for shown, count, metrics in (
             (name, str(one.images), one.mean),
-            ("  nothing mended", "", one.untouched),
+            ("  image unchanged", "", one.untouched),
         ):
             values = [metrics[metric] for metric in TWIN_METRICS]
             cells = (
