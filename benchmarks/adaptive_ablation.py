@@ -1,13 +1,13 @@
-r"""GLAD's Tables 6 and 7 in small: what adaptive steps, anomaly-oriented training and fusion each bring.
+r"""GLAD's Tables 6 and 7 at small scale: ablation of adaptive steps, anomaly-oriented training and fusion.
 
     python benchmarks/adaptive_ablation.py DATA --features mobilenetv2_100 --features-weights FILE \
         --features-input tflite -o runs
 
-For every category two small models are trained from scratch over all timesteps, one on good images alone
-(baseline) and one with synthetic anomalies (ATP). Each row of the tables is one of them with other
-inference settings; the read-out (cosine distance of three feature layers) is the same everywhere. The UNet
-sees blocks of 4x4 pixels, which makes the many steps affordable. Stop thresholds come from good training
-images. Finished models and rows are kept, so that an interrupted run goes on.
+For every category two small models are trained from scratch over all timesteps: one on good images only
+(baseline) and one with synthetic anomalies (ATP). Each row of the tables is one of these models with other
+inference settings. The read-out (cosine distance of three feature layers) is the same for all rows. The UNet
+works on 4x4 pixel blocks to make many steps affordable. Stop thresholds come from good training images.
+Finished models and rows are stored, so an interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ COMMON = {
     "readout": {"distance": "cosine", "sigma": 2.0, "taps": 0, "top_k": 0, "top_share": 0.002},
 }
 GOOD_IMAGES = 40
-"""Training images that stop thresholds are learned from, at most."""
+"""Maximum number of training images for the stop thresholds."""
 MODELS = {"baseline": {"synthesis.share": 0.0}, "atp": {}}
 
 
@@ -83,7 +83,7 @@ def main() -> None:
 def run_rows(
     category: Category, done: Collection[str], options: argparse.Namespace, terminal: Terminal
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """The metrics and the mean stop step of every row that is not done yet."""
+    """Metrics and mean stop step of every unfinished row."""
     good = [resize(read_image(path), options.image_size) for path in category.train[:GOOD_IMAGES]]
     tests = testing.read_tests(category, options.image_size, terminal)
     for row, kind, changes in ROWS:
@@ -101,7 +101,7 @@ def run_rows(
                 seed=options.seed,
             )
             fit(plan, [category], place, terminal)
-        # GLAD's stop thresholds are all that is learned anew here.
+        # Only GLAD's stop thresholds are computed again here.
         model = variant_of(load(place), {"adaptive": True, "fusion": "x0", **changes}, good, good)
         found = testing.find(model, tests, 16, terminal, f"{category.name}: {row}")
         metrics = dict(testing.measure(tests, found.score, found.anomaly_map))
@@ -109,7 +109,7 @@ def run_rows(
 
 
 def as_markdown(results: dict[str, dict[str, Any]]) -> str:
-    """One line per row, one column per category: image AUROC / pixel AUROC (mean stop step)."""
+    """A line per row, a column per category: image AUROC / pixel AUROC (mean stop step)."""
     lines = [f"| row | {' | '.join(results)} | mean |", "|---" * (len(results) + 2) + "|"]
     for row, _, _ in ROWS:
         pairs = [(result[row]["image_auroc"], result[row]["pixel_auroc"]) for result in results.values()]

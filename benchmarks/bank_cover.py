@@ -1,10 +1,10 @@
-"""A memory bank alone: positions drawn evenly or so that they cover all, images as they lie or upright.
+"""A memory bank alone: uniform or covering sampling of positions, original or aligned images.
 
     python benchmarks/bank_cover.py DATA [DATA ...] --size 256
 
-DATA is a category; the features are those that come with mendiff, in float32. The bank is the control of
-`mendiff evaluate`, made of up to 200 good images. Upright is measured only where the good images ask for it.
-Prints a Markdown table.
+DATA is a category. Features are the bundled ones, in float32. The memory bank is the baseline of
+`mendiff evaluate`, built from up to 200 good images. Aligned images are measured only if the good images
+meet the condition for alignment. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from mendiff.types import Detection
 from mendiff.workflows import testing
 
 MOST = 200
-"""Good images that a bank is made of."""
+"""Maximum number of good images for a memory bank."""
 SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap")
 
 
-def evenly(vectors: Tensor, count: int, rng: Generator) -> Tensor:
-    """Indices of positions, each as likely as any other."""
+def uniform(vectors: Tensor, count: int, rng: Generator) -> Tensor:
+    """Indices of uniformly sampled positions."""
     return torch.randperm(len(vectors), generator=rng)[:count]
 
 
 def figures(features: Any, seen: Tensor, tests: Any, draw: Callable[..., Tensor], *, turn: bool) -> str:
-    """What a bank finds, as a cell of the table."""
+    """Metrics of a memory bank, as a cell of the table."""
     frame = Frame(tests.images, turn=turn)
     banks.covering = draw
     score, maps = fit_memory_bank(features, Frame(seen, turn=turn).image).predict(frame.image)
@@ -62,12 +62,12 @@ def main() -> None:
     method: Any = find_method("glad")(resolved(config))
     fill(method, config)
     covering = banks.covering
-    print("| | drawn evenly | covering | covering, upright |\n|---|---|---|---|")
+    print("| | uniform | covering | covering, aligned |\n|---|---|---|---|")
     for folder in options.data:
         (category,) = open_data(folder)
         tests = testing.read_tests(category, options.size, Terminal(True))
         seen = torch.stack([resize(read_image(path), options.size) for path in category.train[:MOST]])
-        cells = [figures(method.features, seen, tests, draw, turn=False) for draw in (evenly, covering)]
+        cells = [figures(method.features, seen, tests, draw, turn=False) for draw in (uniform, covering)]
         turn = orientations_vary(pose_of(seen))
         cells.append(figures(method.features, seen, tests, covering, turn=True) if turn else "")
         print(f"| {category.name} | {' | '.join(cells)} |", flush=True)

@@ -1,9 +1,9 @@
-"""The share of the memory bank that a fit chooses, and what is found with it, without it, and by it alone.
+"""The memory bank's weight that a fit selects, and results with it, without it, and with the bank alone.
 
     python benchmarks/bank_share.py MODEL DATA
 
-The networks of MODEL stay; its read-out is fitted anew on the good images of DATA, its own. Prints a Markdown
-table of figures on the test images, which have no part in the choice.
+The networks of MODEL are kept. Its read-out is fitted again on the good images of DATA, the data of its fit.
+Prints a Markdown table of metrics on the test images, which are not used for the selection.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def main() -> None:
         metrics = testing.measure(tests, found.score, found.anomaly_map)
         share = float(getattr(made.method.readout, "bank_share", torch.zeros(())))
         flagged, bad = found.score > made.threshold, tests.labels
-        told = " | ".join(f"{metrics[name]:.3f}" for name in SHOWN)
-        caught = " | ".join(f"{int(flagged[one].sum())} of {int(one.sum())}" for one in (bad, ~bad))
-        print(f"| {label} | {share:.1f} | {told} | {caught} |", flush=True)
+        values = " | ".join(f"{metrics[name]:.3f}" for name in SHOWN)
+        counts = " | ".join(f"{int(flagged[mask].sum())} of {int(mask.sum())}" for mask in (bad, ~bad))
+        print(f"| {label} | {share:.1f} | {values} | {counts} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-r"""The networks that come with mendiff against the teacher and against random weights, on real images.
+r"""The bundled networks compared with the teacher and with random weights, on real images.
 
     PYTHONPATH=. python benchmarks/bundled.py DATA --teacher-weights FILE --teacher-input tflite -o runs
     PYTHONPATH=. python benchmarks/bundled.py DATA --teacher-weights FILE --teacher-input tflite \
@@ -7,10 +7,10 @@ r"""The networks that come with mendiff against the teacher and against random w
     PYTHONPATH=. python benchmarks/bundled.py --speed --teacher-weights FILE --teacher-input tflite
 
 A memory bank (8,000 random patches, stages 2 to 4 pooled 3x3, maximum of the map) on the features of the
-teacher, of the student and of the teacher's network with random weights; the share of the teacher's gain over
-random weights that the student keeps; the codec's PSNR and SSIM on good test images, and what the bank loses
-on decoded images. Prints Markdown; finished parts are kept in results.json: an interrupted run goes on.
---speed times teacher and student alternately on one thread.
+teacher, of the student and of the teacher's network with random weights; the student's share of the teacher's
+gain over random weights; the codec's PSNR and SSIM on good test images; the memory bank on decoded images.
+Prints Markdown. Finished parts are stored in results.json, so an interrupted run can be continued. --speed
+measures teacher and student alternately on one thread.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def student_of(path: Path) -> StudentFeatures:
-    """A student from a file that need not be installed."""
+    """Load a student from a file."""
     features = StudentFeatures({}, STAGES)
     features.load_backbone(read_weights(path), str(path))
     return features
@@ -109,7 +109,7 @@ def parts(
     codec: Codec | None,
     terminal: Terminal,
 ) -> dict[str, Callable[[], Any]]:
-    """Everything that is measured on a category, by its label; nothing is done before it is called."""
+    """All measurements of a category by label, as functions."""
     paths = readable_paths([category], terminal)
     side = int(size) if size else own_size(paths, 32)
     train = torch.stack([resize(read_image(path), side) for path in paths])
@@ -128,7 +128,7 @@ def parts(
 def bank_metrics(
     features: Features, train: Tensor, tests: TestSet, codec: Codec | None
 ) -> dict[str, float | None]:
-    """A memory bank's metrics, on what a codec makes of the images where one is given."""
+    """Metrics of a memory bank; on decoded images if a codec is given."""
 
     def seen(images: Tensor) -> Tensor:
         if codec is None:
@@ -141,7 +141,7 @@ def bank_metrics(
 
 
 def as_markdown(results: dict[str, Any]) -> str:
-    """Teacher, student and random weights, and the share of the gain that the student keeps."""
+    """Table of teacher, student and random weights, and the student's share of the gain."""
     lines = ["| | | teacher | student | random weights | gain kept |", "|---|---|---|---|---|---|"]
     for name, found in results.items():
         for column in COLUMNS:
@@ -155,7 +155,7 @@ def as_markdown(results: dict[str, Any]) -> str:
 
 
 def codec_as_markdown(results: dict[str, Any]) -> str:
-    """The codec on every category, and the teacher's memory bank on images and on decoded images."""
+    """Table of the codec per category, and of the teacher's memory bank on images and on decoded images."""
     lines = [
         "| | PSNR | SSIM | image AUROC | decoded | pixel AUROC | decoded |",
         "|---|---|---|---|---|---|---|",
@@ -171,13 +171,13 @@ def codec_as_markdown(results: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def speed(teacher: FeatureExtractor, student: StudentFeatures) -> str:
-    """Milliseconds of one core per image, alternately; as torch comes, and keeping
-    freed memory as our commands do; in bfloat16 too where the processor multiplies it fast.
+    """Milliseconds per image on one core, alternately; with torch's defaults, and with freed memory kept as
+    in our commands; also in bfloat16 if the processor has fast bfloat16.
     """
     torch.set_num_threads(1)
     halves = (False, True) if multiplies_bf16(torch.device("cpu")) else (False,)
     lines = ["| computed in | freed memory | batch | teacher | student | ratio |", "|---" * 6 + "|"]
-    for memory in ("given back", "kept"):
+    for memory in ("returned", "kept"):
         if memory == "kept":
             keep_freed_memory()
         for half, count in product(halves, BATCHES):
@@ -192,7 +192,7 @@ def speed(teacher: FeatureExtractor, student: StudentFeatures) -> str:
 
 @torch.no_grad()
 def timed(teacher: FeatureExtractor, student: StudentFeatures, count: int) -> dict[str, float]:
-    """Processor seconds per image of each, in the memory format that suits it best."""
+    """Processor seconds per image of each network, in its faster memory format."""
     taken: dict[tuple[str, torch.memory_format], list[float]] = {}
     for _ in range(ROUNDS):
         for form in (torch.contiguous_format, torch.channels_last):

@@ -1,9 +1,9 @@
-"""How well codecs decode imprecise latents: PSNR on good test images with noise on their latents.
+"""Robustness of codecs to imprecise latents: PSNR on good test images with noise on their latents.
 
     python benchmarks/codec_noise.py DATA auto runs/other-codec --size 256 --images 8
 
-Each codec is a folder, or auto for the one that comes with mendiff. Noise is given as a share of every
-channel's own deviation. Prints a Markdown table; the column of 0 is the plain quality.
+Each codec is a folder, or auto for the bundled one. Noise levels are relative to each channel's standard
+deviation. Prints a Markdown table; column 0 is the quality without noise.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHARES = (0.0, 0.1, 0.25, 0.5)
 
 @torch.no_grad()
 def psnrs(codec: Codec, images: Tensor) -> list[float]:
-    """PSNR in decibels at every share of noise."""
+    """PSNR in decibels at every noise level."""
     latents = codec.encode(images)
     deviation, rng = latents.std((0, 2, 3), keepdim=True), Generator().manual_seed(0)
     found = []
@@ -55,8 +55,8 @@ def main() -> None:
     print(f"|---|---{'|---' * len(SHARES)}|")
     for name in options.codecs:
         codec = open_codec(codec_folder(name))
-        told = " | ".join(f"{one:.1f}" for one in psnrs(codec, images))
-        print(f"| {name} | {quality(codec, images)['ssim']:.3f} | {told} |", flush=True)
+        values = " | ".join(f"{value:.1f}" for value in psnrs(codec, images))
+        print(f"| {name} | {quality(codec, images)['ssim']:.3f} | {values} |", flush=True)
 
 
 if __name__ == "__main__":

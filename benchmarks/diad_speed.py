@@ -1,10 +1,10 @@
-"""Seconds and peak memory of full-size DiAD with random weights: ours against the published order of work.
+"""Time and peak memory of full-size DiAD with random weights: our implementation and the published one.
 
     python benchmarks/diad_speed.py [--precision float32 bfloat16] [--steps 10]
 
-One image of 256 pixels, the same steps, one process per row so that peak memory is each row's own. The
-published order computes both halves of a guidance between equal prompts, looks at the hint at every step
-anew, and decodes twice, the input's latents too. Prints a Markdown table.
+One image of 256 pixels, the same steps, one process per row so that peak memory is measured per row. The
+published implementation computes guidance between equal prompts, embeds the hint at every step, and also
+decodes the input's latents. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PATHS = ("published order", "ours")
 
 
 def main() -> None:
-    """Measure every row in a process of its own and print."""
+    """Measure every row in a separate process and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,7 +60,7 @@ def measured(path: str, precision: str, steps: int) -> tuple[float, float]:
     model = full_size(steps).to(kind)
     image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(kind)
     noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(1)).to(kind)
-    model.denoiser.unet.raw(noise, torch.tensor([1]))  # the first call sets up what later ones reuse
+    model.denoiser.unet.raw(noise, torch.tensor([1]))  # warm-up
     began = time.perf_counter()
     if path == "ours":
         model.decode(model.reconstruct(model.encode(image), noise, model.scaled(image)))
@@ -71,7 +71,7 @@ def measured(path: str, precision: str, steps: int) -> tuple[float, float]:
 
 
 def full_size(steps: int) -> Diad:
-    """The published architecture with random weights, each network's drawn in place."""
+    """The published architecture with random weights, initialised in place."""
     config = dataclasses.replace(PUBLISHED, features=FeaturesConfig(), steps=steps)
     with torch.device("meta"):
         shapes = Diad(config).state_dict()
@@ -85,7 +85,7 @@ def full_size(steps: int) -> Diad:
 
 
 def published(model: Diad, image: torch.Tensor, noise: torch.Tensor) -> None:
-    """The order of work of the published code."""
+    """The steps of the published implementation."""
     hint, z0 = model.scaled(image), model.encode(image)
     z_t = model.schedule.add_noise(z0, noise, torch.tensor([model.config.noise_step]))
 
@@ -94,8 +94,8 @@ def published(model: Diad, image: torch.Tensor, noise: torch.Tensor) -> None:
         eps = halves[0] + GUIDANCE * (halves[1] - halves[0])
         return Estimate(model.schedule.x0_from_eps(x_t, eps, t), eps)
 
-    rungs = ladder(torch.tensor([1000]), model.config.steps)
-    z = ddim(denoise, z_t, rungs, model.schedule)
+    timesteps = ladder(torch.tensor([1000]), model.config.steps)
+    z = ddim(denoise, z_t, timesteps, model.schedule)
     model.decode(z0)
     model.decode(z)
 

@@ -1,9 +1,9 @@
-"""A training step in bfloat16 on a processor, with the layout of mendiff.nets.half_training and without it.
+"""A bfloat16 training step on a CPU, with and without the memory layout of mendiff.nets.half_training.
 
     OMP_NUM_THREADS=1 python benchmarks/half_training.py
 
-GLAD's denoiser of the preset `small`, 16 latents of 32x32, steps of both by turns. Prints the median seconds
-of a step and their ratio. Meant for processors with matrix units.
+GLAD's denoiser of the preset `small`, 16 latents of 32x32, alternating steps. Prints the median seconds per
+step and their ratio. For processors with matrix units.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH, CHANNELS, SIDE, WARM_UP, ROUNDS = 16, 16, 32, 2, 12
 
 
 def stepper() -> Callable[[], None]:
-    """A step of a network of its own."""
+    """Create a training step of a new network."""
     preset: Any = find_preset("glad", "small")
     torch.manual_seed(0)
     denoiser = Denoiser(preset.denoiser, make_schedule(preset.schedule, TIMESTEPS), CHANNELS)

@@ -1,9 +1,9 @@
-"""What keeping freed memory saves on a CPU: training steps with and without, in processes of their own.
+"""Effect of keeping freed memory on a CPU: training steps with and without it, in separate processes.
 
     python benchmarks/heap_speed.py
 
-GLAD and RAN `tiny` on noise, one thread. Prints processor seconds per step, the share that the system took of
-them, page faults, and the process's peak memory, in Markdown.
+GLAD and RAN `tiny` on noise, one thread. Prints processor seconds per step, system time, page faults and the
+peak memory of the process, in Markdown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> None:
     """Measure both ways for both methods and print."""
     print("| | seconds | of the system | page faults | peak memory |\n|---|---|---|---|---|")
     for name in ("glad", "ran"):
-        for label in ("given back", "kept"):
+        for label in ("returned", "kept"):
             words = [sys.executable, __file__, name, label]
             found = json.loads(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
             print(
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def measure(name: str, label: str) -> dict[str, float]:
-    """Per training step of a method, in this process."""
+    """Measure a training step of a method in this process."""
     import torch
 
     from mendiff.cli.heap import keep_freed_memory

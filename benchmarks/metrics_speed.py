@@ -1,11 +1,11 @@
-"""Time and memory of all metrics on a test set of MVTec AD's size, and beside them the usual order of work.
+"""Time and memory of all metrics on a test set of MVTec AD's size, compared with the usual implementation.
 
     python benchmarks/metrics_speed.py                      # 1,725 maps of 256x256; the loop on 60 of them
     python benchmarks/metrics_speed.py --maps 500 --loop 40
 
-The usual order of work, as in GLAD's published evaluation: scikit-learn's curves of all pixels, and the
-per-region overlap by walking 200 thresholds and, for each, every region of every mask. It is so slow that
-it runs on a few maps only, and our metrics on the very same ones, alternately, several rounds.
+The usual implementation, as in GLAD's published evaluation: scikit-learn's curves of all pixels, and the
+per-region overlap with loops over 200 thresholds and all regions of all masks. It is slow and runs only on a
+few maps; our metrics are measured on the same maps, alternately, in several rounds.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
         ours.append(timed(lambda: image_and_pixel_metrics(scores[few], labels[few], maps[few], masks[few])))
         usual.append(timed(lambda: usual_order(maps[few, 0].numpy(), masks[few, 0].numpy())))
     fast, slow = np.median(ours), np.median(usual)
-    print(f"{options.loop} maps: {fast:.2f} s, the usual order of work {slow:.2f} s, {slow / fast:.0f} times")
+    print(f"{options.loop} maps: {fast:.2f} s, usual implementation {slow:.2f} s, {slow / fast:.0f} times")
     exact = image_and_pixel_metrics(scores[few], labels[few], maps[few], masks[few])
     theirs = usual_order(maps[few, 0].numpy(), masks[few, 0].numpy())
     for name, value in theirs.items():
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def blobs(count: int) -> tuple[Tensor, Tensor]:
-    """Noise maps with raised blobs, and the blobs as masks, a third of the images without any."""
+    """Noise maps with raised blobs, and masks of the blobs; a third of the images have none."""
     generator = torch.Generator().manual_seed(0)
     masks = F.interpolate(torch.randn(count, 1, 8, 8, generator=generator), SIDE, mode="bicubic") > 1.6
     masks[::3] = False
@@ -65,7 +65,7 @@ def blobs(count: int) -> tuple[Tensor, Tensor]:
 
 
 def usual_order(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
-    """Pixel metrics by scikit-learn, and AUPRO from 200 thresholds, each walking all regions."""
+    """Pixel metrics by scikit-learn, and AUPRO from 200 thresholds with a loop over all regions."""
     truth, values = masks.ravel(), maps.ravel()
     precision, recall, _ = precision_recall_curve(truth, values)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
@@ -92,14 +92,14 @@ def usual_order(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that it takes."""
+    """Seconds that the work takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def peak() -> float:
-    """The most memory that this process has held, in GB."""
+    """Peak memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 

@@ -1,4 +1,4 @@
-"""Memory of full-size GLAD and DiAD with random weights: what `mendiff plan` predicts, and what is taken.
+"""Memory of full-size GLAD and DiAD with random weights: estimate of `mendiff plan`, and measured peak.
 
     python benchmarks/plan_memory.py --method glad --what training --checkpointing --optimizer adafactor
     python benchmarks/plan_memory.py --method glad --what training --batch 4 --accumulate 8 --repeat 6
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -80,14 +80,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     parser.add_argument("--lora-rank", type=int, default=0)
     parser.add_argument(
-        "--repeat", type=int, default=1, help="steps; the first is not counted where there are more"
+        "--repeat", type=int, default=1, help="steps; the first is not counted if there are several"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 
 
 def asked(options: argparse.Namespace) -> MethodConfig:
-    """The paper's preset with the options."""
+    """The preset `paper` with the given options."""
     changes: dict[str, Any] = {
         "training.batch_size": options.batch * options.accumulate,
         "training.accumulate": options.accumulate,
@@ -104,7 +104,7 @@ def asked(options: argparse.Namespace) -> MethodConfig:
 
 
 def rehearsed(options: argparse.Namespace, config: MethodConfig, device: torch.device) -> Footprint:
-    """What the plan says; nothing of its own stays in memory."""
+    """The estimate of the plan."""
     if options.what == "training":
         half = trainer_precision(config.training, str(device)) in COMPUTED_IN
         return Rehearsal(options.method, config).training(config.training, half)
@@ -113,7 +113,7 @@ def rehearsed(options: argparse.Namespace, config: MethodConfig, device: torch.d
 
 
 def random_method(name: str, config: MethodConfig, *, halved: bool) -> Method:
-    """The method at full size, every tensor drawn in place, in the type that it is kept in."""
+    """The method at full size with random weights, initialised in place in their storage dtype."""
     with torch.device("meta"):
         method = find_method(name)(config)
     if halved:
@@ -134,7 +134,7 @@ def random_method(name: str, config: MethodConfig, *, halved: bool) -> Method:
 
 
 def trained(method: Method, config: MethodConfig, image: Tensor) -> Callable[[], None]:
-    """One training step, as `mendiff fit` takes it."""
+    """A training step as in `mendiff fit`."""
     plan, device = config.training, image.device
     if plan.lora_rank:
         add_lora(method, plan.lora_rank, seed=0)
@@ -161,7 +161,7 @@ def trained(method: Method, config: MethodConfig, image: Tensor) -> Callable[[],
 
 
 def used(method: Method, image: Tensor, options: argparse.Namespace) -> Callable[[], None]:
-    """One prediction."""
+    """A prediction."""
     method.eval()
     if options.offload:
         for one in method.children():

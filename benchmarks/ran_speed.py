@@ -1,11 +1,11 @@
-"""Images per second: RAN's one batch per image against GLAD's loop over the same UNet, side by side.
+"""Images per second: RAN's single batch per image and GLAD's sampling loop, with the same UNet.
 
     python benchmarks/ran_speed.py [--image-size 256]
 
-Random weights, the same small UNet on 4x4 pixel blocks and the same weight-free features for both, so that
-only the course of inference differs: RAN shows the network all timesteps and draws of an image at once, GLAD
-walks down its ladder step by step (as `tiny` does: one-step estimates; and 25 steps with the adaptive stop).
-Runs alternate; the median counts.
+Random weights, the same small UNet on 4x4 pixel blocks and the same weight-free features for both methods, so
+that only the inference procedure differs. RAN processes all timesteps and noise samples of an image in one
+batch. GLAD runs step by step (one-step estimates as in `tiny`, and 25 steps with the adaptive stop). Runs
+alternate; the median is reported.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     for _ in range(options.rounds + 1):
         for taken, method in zip(seconds, methods, strict=True):
             taken.append(clock(method, images))
-    rates = [options.batch / median(taken[1:]) for taken in seconds]  # the first round warms up
+    rates = [options.batch / median(taken[1:]) for taken in seconds]  # the first round is a warm-up
     print("| inference | images/s | against the first |\n|---|---|---|")
     for (row, _, _), rate in zip(ROWS, rates, strict=True):
         print(f"| {row} | {rate:.2f} | {rate / rates[0]:.2f} |")

@@ -1,12 +1,12 @@
-r"""RAN's claims on real categories: KL against RGB error, one noise scale against several, one model for all.
+r"""RAN's claims on real categories: KL and RGB error, one and several noise scales, one model for all.
 
     python benchmarks/ran_tables.py DATA --features mobilenetv2_100 --features-weights FILE \
         --features-input tflite -o runs/ran
 
-DATA holds categories in MVTec layout. Fits RAN tiny for every category and once for all together. The rows
-are the same networks under other scores, with statistics learned anew from the same good images as in the
-fit. Prints Markdown tables, and what gradient denoising does to good and to defective images. Finished
-models and rows are kept, so that an interrupted run goes on.
+DATA contains categories in MVTec layout. Fits RAN tiny for every category and once for all together. The rows
+are the same networks with other scores; statistics are computed from the good images of the fit. Prints
+Markdown tables, and the effect of gradient denoising on good and defective images. Finished models and rows
+are stored, so an interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ALONE: dict[str, dict[str, Any]] = {
 }
 UNIFIED = "unified"
 EXPLAINED = 8
-"""Good, and defective, test images of a category that gradient denoising is measured on, at most."""
+"""Maximum number of good, and of defective, test images per category for gradient denoising."""
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--features-weights", type=Path, required=True)
     parser.add_argument("--features-input", help="tflite for weights that come from TensorFlow Lite")
     parser.add_argument(
-        "--steps", type=int, help="of every training; as many as fit into its minutes unless given"
+        "--steps", type=int, help="training steps (default: as many as fit into the preset's minutes)"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -83,7 +83,7 @@ def main() -> None:
 def measured(
     category: Category, done: dict[str, Any], out: Path, terminal: Terminal
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """The figures of every row that is not done yet."""
+    """Metrics of every unfinished row."""
     model = load(out / category.name)
     tests = testing.read_tests(category, model.image_size, terminal)
     steps = model.method.config.noise_steps  # type: ignore[attr-defined]

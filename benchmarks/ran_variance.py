@@ -1,12 +1,12 @@
-"""What RAN's learned variance can say beyond the squared error, per timestep.
+"""Information of RAN's learned variance beyond the squared error, per timestep.
 
     python benchmarks/ran_variance.py MODEL DATA --timesteps 1 2 5 10 20 60 150 250 400
 
-MODEL is a RAN, DATA the category that it was fitted on. The variance of a reverse step is learned between the
-posterior's and beta, so where these are equal the KL divergence is the squared error of the clean estimate
-times a number, and no score can tell them apart. Prints, per timestep, how much larger beta is, how well the
-learned variance meets the squared error on good test images (1 where it is right; below 1 it is too large),
-the correlation of KL and squared error over pixels, and what each finds alone.
+MODEL is a RAN model, DATA the category of its fit. The variance of a reverse step is learned between the
+posterior's variance and beta. If these are equal, the KL divergence is proportional to the squared error of
+the clean estimate. Prints per timestep: the ratio of beta to the posterior's variance; the ratio of squared
+error to learned variance on good test images (1 if correct, below 1 if the variance is too large); the
+correlation of KL divergence and squared error over pixels; and the metrics of each alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mendiff.workflows import testing
 BATCH, SIGMA, SHARE = 8, 2 / 256, 0.002
 
 
-def looked_at(method: Any, images: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
+def compared(method: Any, images: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
     """KL divergence, squared error (two (B,1,H,W)) and the error of the mean in learned variances, (B,)."""
     x0, truth = method.latents(images), method.target(images)
     steps = torch.full((len(images),), t)
@@ -39,7 +39,7 @@ def looked_at(method: Any, images: Tensor, t: int) -> tuple[Tensor, Tensor, Tens
     estimate, _, _ = method.denoiser(x_t, steps, tuple(truth.shape[-2:]))
     true, predicted = method.posterior.truth(x0, x_t, steps), method.posterior.predicted(x_t, estimate, steps)
     kl = kl_divergence(true, predicted)
-    # A step from the truth scatters by the posterior's variance around its mean.
+    # A sample of the true posterior varies around its mean by the posterior's variance.
     expected = (true.mean - predicted.mean).square() + true.log_var.exp()
     calibrated = (expected / predicted.log_var.exp()).mean((1, 2, 3))
     maps = [method.codec.decode_raw(one).mean(1, keepdim=True) for one in (kl, (x0 - estimate.x0).square())]
@@ -67,7 +67,7 @@ def main() -> None:
     print("| t | beta / posterior variance | error / variance | correlation | KL alone | squared error |")
     print("|---|---|---|---|---|---|")
     for t in options.timesteps:
-        parts = [looked_at(method, batch, t) for batch in frame.image.split(BATCH)]
+        parts = [compared(method, batch, t) for batch in frame.image.split(BATCH)]
         kl, error, calibrated = (torch.cat(column) for column in zip(*parts, strict=True))
         bounds = [method.posterior._at(name, torch.tensor([t]), kl).exp() for name in ("most", "least")]
         together = float(torch.corrcoef(torch.stack([kl.flatten(), error.flatten()]))[0, 1])

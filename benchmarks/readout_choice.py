@@ -1,11 +1,11 @@
-"""Compares settings of a fitted model on good images and home-made defects alone; no test image is looked at.
+"""Compares settings of a fitted model on good images and synthetic defects; no test images are used.
 
     python benchmarks/readout_choice.py MODEL DATA readout.enlarge=false readout.enlarge=true
     python benchmarks/readout_choice.py MODEL ROOT readout.places=0 readout.places=40
 
-MODEL was fitted on the good images of DATA, which are parted as `mendiff tune` parts them: half of the
-held-back ones calibrate every setting, the other half is scored with and without synthetic anomalies, three
-times with other ones. Prints a Markdown table.
+MODEL was fitted on the good images of DATA. They are split as in `mendiff tune`: half of the held-back images
+calibrates every setting, the other half is scored with and without synthetic anomalies, in three repetitions
+with different anomalies. Prints a Markdown table.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Reconstructions from several noise levels, read out alike: what a start timestep is worth.
+"""Reconstructions from several start timesteps with the same read-out.
 
     python benchmarks/starts.py MODEL DATA --starts 200 350 500 650
     python benchmarks/starts.py MODEL DATA --walk
 
-MODEL is a GLAD that works on an autoencoder's latents. Features of image and reconstruction are averaged over
-3x3 positions and compared at the same place by cosine; beside them a memory bank of the same features, alone
-and added, each at the scale of held-back good images. Networks work in bfloat16. Prints a Markdown table, and
-with --walk where images stop.
+MODEL is a GLAD model with an autoencoder. Features of image and reconstruction are averaged over 3x3
+positions and compared position by position with the cosine distance. For comparison: a memory bank of the
+same features, alone and added, both scaled by held-back good images. Networks run in bfloat16. Prints a
+Markdown table, and with --walk the stop steps.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap")
 
 
 class Reader:
-    """Maps from features, all smoothed alike, (N,1,S,S)."""
+    """Smoothed maps from features, (N,1,S,S)."""
 
     def __init__(self, method: Any) -> None:
         self.features = method.features
@@ -49,12 +49,12 @@ class Reader:
         return self.features(images), (images.shape[-2], images.shape[-1])
 
     def from_bank(self, images: Tensor) -> Tensor:
-        """Distance to the nearest known position."""
+        """Distance to the nearest vector of the memory bank."""
         maps = [self.bank(*self.described(batch)) for batch in images.split(BATCH)]
         return self.smoothed(torch.cat(maps), images.shape[-1])
 
     def between(self, images: Tensor, rebuilt: Tensor) -> Tensor:
-        """Distance at the same place, the mean over layers."""
+        """Distance at the same position, mean over layers."""
         maps = []
         for one, other in zip(images.split(BATCH), rebuilt.split(BATCH), strict=True):
             pairs = zip(self.described(one)[0], self.described(other)[0], strict=True)
@@ -67,7 +67,7 @@ class Reader:
 
     @staticmethod
     def smoothed(maps: Tensor, side: int) -> Tensor:
-        """At the images' size."""
+        """Resize maps to the images' size and smooth them."""
         return gaussian_blur(F.interpolate(maps, (side, side), mode="bilinear"), SIGMA * side)
 
 
@@ -91,7 +91,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path, help="one category, with what the model was fitted on")
+    parser.add_argument("data", type=Path, help="a category with the data of the model's fit")
     parser.add_argument("--starts", type=int, nargs="+", default=[200, 350, 500, 650])
     parser.add_argument("--walk", action="store_true", help="the model's own search, too")
     options = parser.parse_args()
@@ -114,8 +114,8 @@ def main() -> None:
             torch.cat([rebuild(one) for one in images.split(BATCH)]) for images in (tests.images, held_back)
         )
         error = (rebuilt - tests.images)[good].square().mean((1, 2, 3))
-        maps, usual = reader.between(tests.images, rebuilt), reader.between(held_back, kept)
-        both = (maps - usual.mean()) / usual.std() + (banks[0] - banks[1].mean()) / banks[1].std()
+        maps, normal = reader.between(tests.images, rebuilt), reader.between(held_back, kept)
+        both = (maps - normal.mean()) / normal.std() + (banks[0] - banks[1].mean()) / banks[1].std()
         psnr = float(-10 * error.log10().mean())
         print(f"| {label} | {psnr:.1f} dB | {figures(maps)} | {figures(both)} |", flush=True)
 
@@ -135,10 +135,10 @@ def main() -> None:
     print(f"| memory bank | | {figures(banks[0])} | |")
     if options.walk:
         found = torch.cat(stops)[: len(tests.images)]
-        told = stop_figures(found, tests.labels, tests.masks)
-        print(f"\nstop steps of good images: {told['good']}")
-        print(f"of defective ones: {told['defective']}")
-        print(f"rank correlation with the defect's area: {told['area_rank']}")
+        stopped = stop_figures(found, tests.labels, tests.masks)
+        print(f"\nstop steps of good images: {stopped['good']}")
+        print(f"stop steps of defective images: {stopped['defective']}")
+        print(f"rank correlation with the defect's area: {stopped['area_rank']}")
 
 
 if __name__ == "__main__":

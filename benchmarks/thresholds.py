@@ -1,16 +1,15 @@
-"""How often the threshold from n good scores flags a fresh good part, and how high it sits.
+"""False-alarm rate and height of the threshold from n good scores.
 
     python benchmarks/thresholds.py [--fits 2000] [--rate 0.01]
 
-Every cell is the mean share of fresh good scores above the threshold, in percent, over many sets of n
-scores (exact for each set, from the distribution's own tail), and after the slash the median height of the
-threshold: 0 is the median of good scores, 1 the value that a share of `rate` of them exceeds. A rule that
-knows the distribution has the rate before the slash, and a height a little above 1 after it. "log-normal" is
-the rule of version 0.1.0: a normal fit to logarithms, or to scores that are not all positive, with a normal
-quantile.
+Every cell is the mean share of new good scores above the threshold, in percent, over many sets of n scores
+(exact for each set, from the tail of the distribution). After the slash: the median height of the threshold,
+where 0 is the median of good scores and 1 the value that a share of `rate` exceeds. A rule that knows the
+distribution has the rate before the slash and a height slightly above 1 after it. "log-normal" is the rule of
+version 0.1.0: a normal fit to logarithms, or to scores that are not all positive, with a normal quantile.
 
-The last table puts one odd score among n good ones, at a height of 3, 10 or 30: before the slash the height
-of the threshold (median), after it the percentage of sets whose threshold lies below the odd score.
+The last table adds an outlier to n good scores, at a height of 3, 10 or 30. Before the slash: the median
+height of the threshold. After it: the percentage of sets whose threshold is below the outlier.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def log_normal(scores: Sequence[float], rate: float) -> float:
 
 
 def student(scores: Sequence[float], rate: float) -> float:
-    """Student's prediction limit of normal scores."""
+    """Student's t prediction limit for normal scores."""
     n = len(scores)
     return fmean(scores) + stats.t.isf(rate, n - 1) * stdev(scores) * math.sqrt(1 + 1 / n)
 
@@ -58,14 +57,14 @@ RULES: dict[str, Rule] = {"log-normal": log_normal, "Student's t": student, "men
 
 
 def heights(rule: Rule, samples: np.ndarray, rate: float, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds of samples (fits, n) of a distribution: exact shares above them, and heights."""
+    """Exact shares above the thresholds of samples (fits, n) of a distribution, and their heights."""
     one = DISTRIBUTIONS[name]
     limits = np.array([rule(sample, rate) for sample in samples.tolist()])
     return one.sf(limits), (limits - one.median()) / (one.isf(rate) - one.median())
 
 
 def sound(fits: int, rate: float) -> None:
-    """Print the table of good scores alone."""
+    """Print the table of good scores only."""
     print(f"| scores, rule | {' | '.join(f'n = {n}' for n in SIZES)} |\n|---{'|---' * len(SIZES)}|")
     for name, one in DISTRIBUTIONS.items():
         for title, rule in RULES.items():
@@ -78,8 +77,10 @@ def sound(fits: int, rate: float) -> None:
 
 
 def contaminated(fits: int, rate: float) -> None:
-    """Print the table of sets with one odd score."""
-    print(f"| scores, odd at, rule | {' | '.join(f'n = {n}' for n in SIZES)} |\n|---{'|---' * len(SIZES)}|")
+    """Print the table of sets with an outlier."""
+    print(
+        f"| scores, outlier at, rule | {' | '.join(f'n = {n}' for n in SIZES)} |\n|---{'|---' * len(SIZES)}|"
+    )
     for name in ("normal", "log-normal 0.5"):
         one = DISTRIBUTIONS[name]
         for odd in (3, 10, 30):

@@ -1,11 +1,11 @@
-"""A fitted model under other settings, measured for every category with stop steps and clean twins.
+"""A fitted model with other settings, measured per category with stop steps and clean twins.
 
     python benchmarks/variants.py MODEL DATA --change min_step=350 --change min_step=250
 
-The networks of MODEL stay; for every category of DATA, its own, statistics and thresholds are learned anew
-from that category's good images, as `mendiff fit --statistics category` does. Networks work in bfloat16.
-Prints a Markdown table: means over the categories of image AUROC, pixel AUROC and pixel AP, and of the errors
-to clean twins where there are some; below it where images stopped.
+The networks of MODEL are kept. For every category of DATA, the data of its fit, statistics and thresholds are
+computed from that category's good images, as in `mendiff fit --statistics category`. Networks run in
+bfloat16. Prints a Markdown table: means over the categories of image AUROC, pixel AUROC and pixel AP, and of
+the errors with respect to clean twins if there are some. Stop steps follow below.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap", *TWIN_METRICS)
 
 
 def subject(model: Model, category: Category, changes: dict[str, Any]) -> RowPredictor:
-    """The model with changes, and statistics of one category."""
+    """The model with changed settings and statistics of a category."""
     fitted = fitted_of(model.info)
     images = [model.prepare(path) for path in category.train]
     held_back, seen = held_back_and_seen(images, None if fitted is None else fitted.held_back)
@@ -55,8 +55,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path, help="what it was fitted on, with test images")
-    parser.add_argument("--change", action="append", default=[], metavar="KEY=VALUE", help="a row of its own")
+    parser.add_argument("data", type=Path, help="the data of the fit, with test images")
+    parser.add_argument(
+        "--change", action="append", default=[], metavar="KEY=VALUE", help="setting of an additional row"
+    )
     options = parser.parse_args()
     model, categories = load(options.model, "cpu"), {one.name: one for one in open_data(options.data)}
     same = {"upright": config_to_dict(model.method.config)["upright"]}
@@ -76,8 +78,8 @@ def main() -> None:
         print(f"| {label} | {cells} |", flush=True)
         stops[label] = found["stop_steps"]
     for label, places in stops.items():
-        for name, told in places.items():
-            print(f"\n{label}, {name}: defective {told['defective']}, rank by area {told['area_rank']}")
+        for name, stopped in places.items():
+            print(f"\n{label}, {name}: defective {stopped['defective']}, rank by area {stopped['area_rank']}")
 
 
 if __name__ == "__main__":

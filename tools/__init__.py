@@ -1,8 +1,8 @@
-"""The workshop of the networks that come with mendiff: generators of images, teachers, training, judging.
+"""Development of the bundled networks: image generators, teachers, training, assessment.
 
     python -m tools.train_features --help
     python -m tools.train_codec --help
 
-Run from the root of the repository, with the package installed for editing (`pip install -e .`), so that
-`--install` writes to it. The package holds the weights that come of this and never imports it.
+Run from the root of the repository with an editable installation (`pip install -e .`), so that `--install`
+writes to the package. The package contains the resulting weights and never imports this code.
 """

@@ -1,4 +1,4 @@
-"""What a camera and a file do to a picture: light, lens, sensor and compression, (S,S,3) in [0,1]."""
+"""Camera model: light, lens, sensor and compression, for images (S,S,3) in [0,1]."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def photographed(image: Field, rng: Rng) -> Pixels:
-    """Take the picture, to (S,S,3) uint8: every change comes or stays away by chance."""
+    """Apply random camera effects, each with some probability; returns (S,S,3) uint8."""
     image = _tones(_lens(turned_over(image, rng), rng), rng)
     if chance(rng, 0.5):
         image = _sensor(image, rng)
@@ -27,13 +27,13 @@ def photographed(image: Field, rng: Rng) -> Pixels:
 
 
 def turned_over(image: Any, rng: Rng) -> Any:
-    """Turned by a right angle or several, and mirrored or not: the first thing that `photographed` draws."""
+    """Rotate by a random multiple of 90 degrees and mirror at random; the first step of `photographed`."""
     image = np.rot90(image, int(rng.integers(4)))
     return image[::-1] if chance(rng, 0.5) else image
 
 
 def _lens(image: Field, rng: Rng) -> Field:
-    """Out of focus, or with sharpened edges; darker towards the corners."""
+    """Blur or sharpening, and vignetting."""
     kind = rng.random()
     if kind < 0.3:
         sigma = log_uniform(rng, 0.4, 2.0)
@@ -49,7 +49,7 @@ def _lens(image: Field, rng: Rng) -> Field:
 
 
 def _tones(image: Field, rng: Rng) -> Field:
-    """Colour, brightness and contrast; many inspection cameras see grey only, and little contrast."""
+    """Colour, brightness and contrast; many inspection cameras are monochrome with low contrast."""
     if chance(rng, 0.4):
         image = (image @ _LUMA)[..., None]
     elif chance(rng, 0.3):
@@ -68,7 +68,7 @@ def _tones(image: Field, rng: Rng) -> Field:
 
 
 def _sensor(image: Field, rng: Rng) -> Field:
-    """Noise, grey or in colours, more of it in the dark where it is strong."""
+    """Noise, grey or coloured; strong noise is stronger in dark regions."""
     strength = np.float32(log_uniform(rng, 0.004, 0.08))
     channels = 1 if chance(rng, 0.5) else 3
     return image + strength * rng.standard_normal((*image.shape[:2], channels), np.float32)

@@ -1,6 +1,6 @@
-"""Drawn pictures: dead leaves, printed circuits, writing and line art, (S,S,3) in [0,1].
+"""Drawn images: dead leaves, printed circuits, writing and line art, (S,S,3) in [0,1].
 
-Pillow fills numbered shapes at twice the size; colours and textures are given to the numbers afterwards.
+Pillow fills numbered shapes at twice the size; colours and textures are assigned to the numbers afterwards.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tools.textures import draw_texture
 Drawing = Callable[[int, Rng], Field]
 Outline = list[tuple[float, float]]
 FINER = 2
-"""Drawn pixels per finished pixel and side: edges come out smooth."""
+"""Supersampling factor per side, for smooth edges."""
 
 
 class Sheet:
-    """Paper of (2S,2S) drawn pixels that shapes with numbers are laid on; lengths are finished pixels."""
+    """A label image of (2S,2S) supersampled pixels for numbered shapes; lengths are in final pixels."""
 
     def __init__(self, size: int) -> None:
         self._paper = Image.new("I", (FINER * size, FINER * size))
@@ -34,7 +34,7 @@ class Sheet:
         self._pen.polygon(_as_outline(points), fill=number)
 
     def line(self, points: np.ndarray, width: float, number: int) -> None:
-        """Draw a chain of points (N,2) with round bends."""
+        """Draw a polyline (N,2) with round joints."""
         thick = max(1, round(FINER * width))
         self._pen.line(_as_outline(points), fill=number, width=thick, joint="curve")
 
@@ -44,7 +44,7 @@ class Sheet:
         self._pen.ellipse((float(x - r), float(y - r), float(x + r), float(y + r)), fill=number)
 
     def labels(self) -> Labels:
-        """The numbers, (2S,2S)."""
+        """The label image, (2S,2S)."""
         return np.asarray(self._paper, np.int32)
 
 
@@ -53,7 +53,7 @@ def _as_outline(points: np.ndarray) -> Outline:
 
 
 def pooled(fine: Field) -> Field:
-    """Averages of the drawn pixels of each finished pixel, (2S,2S,...) to (S,S,...)."""
+    """Average the supersampled pixels of each final pixel, (2S,2S,...) to (S,S,...)."""
     return (fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2]) * np.float32(0.25)
 
 
@@ -61,7 +61,7 @@ def pooled(fine: Field) -> Field:
 
 
 def outline(kind: int, radius: float, rng: Rng) -> np.ndarray:
-    """A shape of one of seven families: disc, ellipse, box, bar, polygon, star, lumpy patch."""
+    """A shape of one of seven families: disc, ellipse, box, bar, polygon, star, irregular patch."""
     turn = rng.uniform(0, 2 * math.pi)
     if kind in (2, 3):
         long = rng.uniform(0.5, 1.0) if kind == 2 else rng.uniform(2, 6)
@@ -86,7 +86,7 @@ def outline(kind: int, radius: float, rng: Rng) -> np.ndarray:
 
 
 def dead_leaves(size: int, rng: Rng) -> Field:
-    """Shapes of all sizes that cover one another, many textured, some with shadows (Lee et al. 2001)."""
+    """Overlapping shapes of all sizes, many textured, some with shadows (Lee et al. 2001)."""
     sheet = Sheet(size)
     kinds = rng.choice(7, int(rng.integers(1, 4)), replace=False)
     smallest = log_uniform(rng, 1.5, 6)
@@ -104,7 +104,7 @@ def dead_leaves(size: int, rng: Rng) -> Field:
 
 
 def painted(labels: Labels, rng: Rng, count: int, shadow: float = 0.4) -> Field:
-    """Colours, textures and maybe shadows for the numbers 0 to count - 1, (2S,2S) to (S,S,3)."""
+    """Colours, textures and optional shadows for the labels 0 to count - 1, (2S,2S) to (S,S,3)."""
     base, play = draw_colour(rng), log_uniform(rng, 0.07, 0.5)
     if chance(rng, 0.5):
         colours = base + play * rng.standard_normal((count, 1))  # one material
@@ -130,7 +130,7 @@ def painted(labels: Labels, rng: Rng, count: int, shadow: float = 0.4) -> Field:
 
 
 def circuit(size: int, rng: Rng) -> Field:
-    """Conductors with bends of 45 degrees, pads, vias and printing, as of a circuit board or its negative."""
+    """A circuit board or its negative: conductors with bends of 45 degrees, pads, vias and print."""
     sheet, unit = Sheet(size), log_uniform(rng, 3, 14)
     width, steps = unit * rng.uniform(0.25, 0.6), np.array([[1, 0], [1, 1], [0, 1], [-1, 1]])
     if chance(rng, 0.3):
@@ -150,7 +150,7 @@ def circuit(size: int, rng: Rng) -> Field:
     for _ in range(int(rng.integers(0, 12))):
         _pad(sheet, np.round(rng.uniform(0, size, 2) / unit) * unit, unit * rng.uniform(0.3, 0.9), rng)
     labels = sheet.labels()
-    if chance(rng, 0.3):  # as an inspection camera makes it: two tones
+    if chance(rng, 0.3):  # two tones, as from an inspection camera
         tones = np.array([draw_colour(rng), *[draw_colour(rng)] * 2, draw_colour(rng)])
         tones[3] = tones[0]
         return pooled(tones.take(labels, axis=0))
@@ -168,10 +168,10 @@ def _pad(sheet: Sheet, place: np.ndarray, radius: float, rng: Rng) -> None:
 
 
 def writing(size: int, rng: Rng) -> Field:
-    """Lines of signs that return, as print, engraving or dot codes have them."""
+    """Lines of repeated signs, like print, engraving or dot codes."""
     sheet, height = Sheet(size), log_uniform(rng, 6, 30)
     signs = [rng.uniform(0, 1, (int(rng.integers(2, 6)), 2)) for _ in range(int(rng.integers(3, 14)))]
-    if chance(rng, 0.4):  # upright and level strokes only
+    if chance(rng, 0.4):  # vertical and horizontal strokes only
         signs = [np.round(one * 2) / 2 for one in signs]
     width, turn = height * rng.uniform(0.08, 0.25), rng.choice([0.0, rng.normal(0, 0.2), math.pi / 2])
     cos, sin = math.cos(turn), math.sin(turn)
@@ -189,7 +189,7 @@ def writing(size: int, rng: Rng) -> Field:
 
 
 def line_art(size: int, rng: Rng) -> Field:
-    """Curves, circles, boxes and hatching drawn with a pen."""
+    """Pen drawings of curves, circles, boxes and hatching."""
     sheet, count = Sheet(size), int(rng.integers(1, 6))
     for _ in range(int(log_uniform(rng, 2, 40))):
         number, width = int(rng.integers(1, count + 1)), log_uniform(rng, 0.5, 6)
@@ -213,7 +213,7 @@ def line_art(size: int, rng: Rng) -> Field:
 
 
 def wandering(rng: Rng, length: float, kink: float) -> np.ndarray:
-    """A chain of points (N,2) that starts at the origin, with an arc and random kinks in radians."""
+    """A polyline (N,2) from the origin, with an arc and random kinks in radians."""
     count = max(4, int(length / 4))
     heading = rng.uniform(0, 2 * math.pi) + np.linspace(0, rng.normal(0, 1), count)
     heading = heading + rng.normal(0, max(kink, 1e-3), count).cumsum() * (0.5 if chance(rng, 0.5) else 1)
@@ -222,7 +222,7 @@ def wandering(rng: Rng, length: float, kink: float) -> np.ndarray:
 
 
 def drawn_mask(size: int, draw: Callable[[Sheet], None]) -> Field:
-    """Coverage (S,S) in [0,1] of what `draw` draws with the number 1."""
+    """Coverage (S,S) in [0,1] of the shapes that `draw` draws with label 1."""
     sheet = Sheet(size)
     draw(sheet)
     return pooled((sheet.labels() > 0).astype(np.float32))
@@ -234,7 +234,7 @@ def plain_texture(size: int, rng: Rng) -> Field:
     if chance(rng, 0.2):
         tint = draw_colour(rng) - np.float32(0.5)
         image = image + np.float32(0.3) * draw_texture(size, rng)[..., None] * tint
-    if chance(rng, 0.3):  # uneven light over it
+    if chance(rng, 0.3):  # uneven illumination
         x, y = grid(size)
         slope = rng.uniform(-0.6, 0.6, 2).astype(np.float32) / size
         image = image * (1 + x * slope[0] + y * slope[1])[..., None]

@@ -1,4 +1,4 @@
-"""What generated images are made of: coordinates, noise, colours. Fields are (S,S) float32."""
+"""Building blocks of generated images: coordinates, noise, colours. Fields are (S,S) float32."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Labels = NDArray[np.int32]
 
 
 def log_uniform(rng: Rng, low: float, high: float) -> float:
-    """A number whose logarithm is uniform: sizes of textures have no scale of their own."""
+    """A log-uniform random number, used for scale-free sizes."""
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 def chance(rng: Rng, share: float) -> bool:
-    """True in `share` of the draws."""
+    """True with probability `share`."""
     return bool(rng.random() < share)
 
 
@@ -31,7 +31,7 @@ def chance(rng: Rng, share: float) -> bool:
 
 @lru_cache(maxsize=8)
 def grid(size: int) -> tuple[Field, Field]:
-    """(x, y) of every pixel, the middle of the image being 0."""
+    """(x, y) of every pixel relative to the image centre."""
     axis = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
     x, y = np.meshgrid(axis, axis)
     x.flags.writeable = y.flags.writeable = False
@@ -39,19 +39,19 @@ def grid(size: int) -> tuple[Field, Field]:
 
 
 def turned(size: int, angle: float) -> tuple[Field, Field]:
-    """The same, turned by an angle in radians."""
+    """(x, y) of every pixel, rotated by an angle in radians."""
     x, y = grid(size)
     cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
     return x * cos + y * sin, y * cos - x * sin
 
 
 def draw_angle(rng: Rng) -> float:
-    """A direction; made things are often level or upright."""
+    """A random direction, often horizontal or vertical as in man-made objects."""
     return rng.choice([0.0, math.pi / 2]) if chance(rng, 0.4) else rng.uniform(0, math.pi)
 
 
 def bent(size: int, rng: Rng) -> tuple[Field, Field]:
-    """Coordinates of a pattern on a surface: turned, stretched, sometimes seen at a slant or wavy."""
+    """Coordinates of a pattern on a surface: rotated, stretched, sometimes in perspective or wavy."""
     u, v = turned(size, draw_angle(rng))
     stretch = np.float32(math.exp(rng.normal(0, 0.15)))
     u, v = u * stretch + np.float32(rng.uniform(0, 500)), v / stretch + np.float32(rng.uniform(0, 500))
@@ -68,7 +68,7 @@ def bent(size: int, rng: Rng) -> tuple[Field, Field]:
     return u, v
 
 
-# Noise, all of zero mean and unit deviation.
+# Noise with zero mean and unit standard deviation.
 
 
 @lru_cache(maxsize=8)
@@ -81,14 +81,14 @@ def _frequencies(size: int) -> tuple[Field, Field, Field]:
 
 
 def normal(field: Field) -> Field:
-    """A field brought to zero mean and unit deviation; a constant one becomes 0."""
+    """Normalise a field to zero mean and unit standard deviation; a constant field becomes 0."""
     field = field - field.mean(dtype=np.float32)
     flat = field.ravel()
     return field / np.float32(max(math.sqrt(float(flat @ flat) / flat.size), 1e-6))
 
 
 def spectral(size: int, rng: Rng, amplitude: Field) -> Field:
-    """Gaussian noise of a given amplitude by frequency, (S,S//2+1); the mean's is not used."""
+    """Gaussian noise with a given amplitude per frequency, (S,S//2+1); frequency 0 is ignored."""
     drawn = rng.standard_normal((*amplitude.shape, 2), np.float32).view(np.complex64)[..., 0]
     drawn *= amplitude
     drawn[0, 0] = 0
@@ -96,7 +96,7 @@ def spectral(size: int, rng: Rng, amplitude: Field) -> Field:
 
 
 def clouds(size: int, rng: Rng, slope: float, stretch: float = 1.0, angle: float = 0.0) -> Field:
-    """Noise of amplitude f^-slope: 0 is white, 1 like photographs, 2 smooth; stretched lengthwise."""
+    """Noise with amplitude f^-slope: 0 is white, 1 as in photographs, 2 smooth; optionally stretched."""
     fx, fy, length = _frequencies(size)
     if stretch != 1:
         cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
@@ -107,14 +107,14 @@ def clouds(size: int, rng: Rng, slope: float, stretch: float = 1.0, angle: float
 
 
 def ripples(size: int, rng: Rng, period: float, width: float, spread: float = 0.0) -> Field:
-    """Noise of one scale.
+    """Noise of a single scale.
 
     Args:
         size: S.
         rng: the only source of randomness.
-        period: in pixels.
-        width: of the band in octaves.
-        spread: of the directions, small for parallel waves; 0 for all directions alike.
+        period: period in pixels.
+        width: bandwidth in octaves.
+        spread: spread of the directions, small for parallel waves; 0 for isotropic noise.
     """
     fx, fy, length = _frequencies(size)
     octaves = np.log2(length * np.float32(period)) / np.float32(width)
@@ -127,7 +127,7 @@ def ripples(size: int, rng: Rng, period: float, width: float, spread: float = 0.
 
 
 def profile(position: Field, rng: Rng, knots: int = 256) -> Field:
-    """A random function of one coordinate, a knot per pixel, the same again after `knots` pixels."""
+    """A random function of one coordinate with a knot per pixel and a period of `knots` pixels."""
     values = rng.standard_normal(knots).astype(np.float32)
     low = np.floor(position)
     at = low.astype(np.int32)
@@ -136,7 +136,7 @@ def profile(position: Field, rng: Rng, knots: int = 256) -> Field:
 
 
 def tone_of(row: Field, column: Field, rng: Rng) -> Field:
-    """A random number in [-1,1] for every cell of a lattice, given by its whole-numbered row and column."""
+    """A random number in [-1,1] for every cell of a lattice, given by integer row and column."""
     table = rng.uniform(-1, 1, 1024).astype(np.float32)
     return table[(row.astype(np.int32) * 7919 + column.astype(np.int32) * 10477) & 1023]
 
@@ -145,12 +145,12 @@ def tone_of(row: Field, column: Field, rng: Rng) -> Field:
 
 
 def soft(distance: Field, edge: float = 1.0) -> Field:
-    """Coverage in [0,1] of what has negative signed distance, with an edge of some pixels."""
+    """Coverage in [0,1] of the region with negative signed distance, with a soft edge."""
     return np.clip(0.5 - distance / np.float32(edge), 0, 1)
 
 
 def blob(size: int, rng: Rng, radius: float, centre: tuple[float, float]) -> Field:
-    """Signed distance, roughly, to an uneven patch of about the given radius."""
+    """Approximate signed distance to an irregular patch of about the given radius."""
     x, y = grid(size)
     a, b = x - np.float32(centre[0]), y - np.float32(centre[1])
     angle, squeeze = rng.uniform(0, math.pi), np.float32(math.exp(rng.normal(0, 0.3)))
@@ -161,7 +161,7 @@ def blob(size: int, rng: Rng, radius: float, centre: tuple[float, float]) -> Fie
 
 
 def draw_colour(rng: Rng) -> Field:
-    """A colour (3,) in [0,1]; most things have little of it."""
+    """A random colour (3,) in [0,1], mostly with low saturation."""
     saturation = rng.beta(0.8, 2.5)
     return np.array(colorsys.hsv_to_rgb(rng.random(), saturation, rng.uniform(0.05, 1.0)), np.float32)
 
@@ -169,7 +169,7 @@ def draw_colour(rng: Rng) -> Field:
 def draw_palette(rng: Rng) -> Field:
     """Colours from low to high, (256,3): a ramp of one tint or several colours, smooth or in steps."""
     kind = rng.random()
-    if kind < 0.55:  # one material, brighter and darker
+    if kind < 0.55:  # shades of a single colour
         base, contrast = draw_colour(rng), log_uniform(rng, 0.15, 2)
         middle = rng.uniform(0.2, 0.8)
         levels = np.clip(middle + contrast * np.linspace(-0.5, 0.5, 256), 0, 1).astype(np.float32)
@@ -184,6 +184,6 @@ def draw_palette(rng: Rng) -> Field:
 
 
 def coloured(field: Field, rng: Rng) -> Field:
-    """A field of about unit deviation in the colours of a random palette, (S,S,3) in [0,1]."""
+    """Map a field of about unit standard deviation to a random palette, (S,S,3) in [0,1]."""
     levels = np.clip(field * np.float32(51) + np.float32(127.5), 0, 255).astype(np.uint8)
     return draw_palette(rng).take(levels, axis=0)

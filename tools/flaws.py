@@ -1,4 +1,4 @@
-"""Flaws: something small and unusual, laid into a picture (S,S,3) in [0,1]; each returns picture and mask."""
+"""Defect generators for images (S,S,3) in [0,1]; each returns image and mask."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _radius(size: int, rng: Rng) -> float:
 
 
 def _patch(size: int, rng: Rng) -> Field:
-    """Coverage of a lumpy or an angular patch with a sharp or a soft rim."""
+    """Coverage of an irregular or angular patch with a sharp or soft edge."""
     radius, centre = _radius(size, rng), _place(size, rng)
     if chance(rng, 0.65):
         return soft(blob(size, rng, radius, centre), log_uniform(rng, 1, 0.6 * radius + 1))
@@ -36,7 +36,7 @@ def _patch(size: int, rng: Rng) -> Field:
 
 
 def _curve(size: int, rng: Rng, width: float, kink: float) -> Field:
-    """Coverage of a thin line through the picture, with branches where it is jagged."""
+    """Coverage of a thin line through the image; jagged lines have branches."""
     start, length = np.array(_place(size, rng)) + size / 2, log_uniform(rng, 0.08, 0.8) * size
     points = start + wandering(rng, length, kink)
 
@@ -54,14 +54,14 @@ def _laid(image: Field, mask: Field, other: Field) -> tuple[Field, Field]:
 
 
 def foreign(image: Field, rng: Rng) -> tuple[Field, Field]:
-    """A patch of another texture, more or less see-through."""
+    """A patch of another texture with random opacity."""
     mask = _patch(len(image), rng)
     laid, _ = _laid(image, mask * np.float32(rng.uniform(0.3, 1)), plain_texture(len(image), rng))
     return laid, mask
 
 
 def moved(image: Field, rng: Rng) -> tuple[Field, Field]:
-    """A patch of the picture's own, from another place or turned: colours are right, the pattern is not."""
+    """A patch from another place of the image, or rotated: normal colours, wrong pattern."""
     shift = rng.integers(len(image) // 8, len(image) - len(image) // 8, 2).tolist()
     other = np.roll(image, shift, (0, 1))
     if chance(rng, 0.5):
@@ -70,14 +70,14 @@ def moved(image: Field, rng: Rng) -> tuple[Field, Field]:
 
 
 def stain(image: Field, rng: Rng) -> tuple[Field, Field]:
-    """A spot that tints, darkens or bleaches what lies under it."""
+    """A spot that tints, darkens or bleaches the image."""
     mask = _patch(len(image), rng)
     factor = np.exp(rng.choice([-1, 1]) * rng.uniform(0.1, 1) + rng.normal(0, 0.25, 3)).astype(np.float32)
     return image * (1 + mask[..., None] * (factor - 1)), mask
 
 
 def spot(image: Field, rng: Rng) -> tuple[Field, Field]:
-    """One or a few dots, holes or crumbs of one colour."""
+    """One or several dots, holes or crumbs of a single colour."""
     size, count, colour = len(image), int(log_uniform(rng, 1, 9)), draw_colour(rng)
     middle, spread = np.array(_place(size, rng)) + size / 2, log_uniform(rng, 3, 0.2 * size)
     places = middle + spread * rng.standard_normal((count, 2)) * (count > 1)
@@ -93,7 +93,7 @@ def spot(image: Field, rng: Rng) -> tuple[Field, Field]:
 
 
 def scratch(image: Field, rng: Rng) -> tuple[Field, Field]:
-    """A thin, nearly straight line, brighter or darker than the ground, or two-sided as a groove."""
+    """A thin, nearly straight line, brighter or darker than the background, or both as in a groove."""
     mask = _curve(len(image), rng, log_uniform(rng, 0.6, 3), rng.uniform(0, 0.05))
     if chance(rng, 0.4):
         lit = mask - np.roll(mask, (1, 1), (0, 1))
@@ -109,7 +109,7 @@ def crack(image: Field, rng: Rng) -> tuple[Field, Field]:
 
 
 def thread(image: Field, rng: Rng) -> tuple[Field, Field]:
-    """A hair or fibre that lies on the surface and throws a shadow."""
+    """A hair or fibre on the surface, with a shadow."""
     mask = _curve(len(image), rng, log_uniform(rng, 0.8, 5), rng.uniform(0.02, 0.2))
     down, right = (int(one) for one in rng.integers(-2, 3, 2))
     shade = ndimage.uniform_filter(np.roll(mask, (down, right), (0, 1)), 3)
@@ -117,7 +117,7 @@ def thread(image: Field, rng: Rng) -> tuple[Field, Field]:
 
 
 def worn(image: Field, rng: Rng) -> tuple[Field, Field]:
-    """A place where the pattern is gone: blurred, or flat."""
+    """A region without the pattern: blurred or uniform."""
     mask = _patch(len(image), rng)
     if chance(rng, 0.3):
         weight = mask[..., None] + np.float32(1e-3)
@@ -127,7 +127,7 @@ def worn(image: Field, rng: Rng) -> tuple[Field, Field]:
 
 
 def distorted(image: Field, rng: Rng) -> tuple[Field, Field]:
-    """A place where the pattern is pushed aside."""
+    """A region with a distorted pattern."""
     size, (x, y) = len(image), np.meshgrid(np.arange(len(image)), np.arange(len(image)))
     mask = _patch(size, rng)
     slope = ndimage.gaussian_filter(mask, max(1.0, 0.02 * size))
@@ -138,7 +138,7 @@ def distorted(image: Field, rng: Rng) -> tuple[Field, Field]:
 
 
 def dent(image: Field, rng: Rng) -> tuple[Field, Field]:
-    """A hollow or a bump that catches the light."""
+    """A dent or a bump with shading."""
     size, radius = len(image), max(4.0, _radius(len(image), rng))
     distance = blob(size, rng, radius, _place(size, rng))
     depth = np.float32(rng.choice([-1, 1]) * rng.uniform(0.3, 1.5) * radius)
@@ -149,14 +149,14 @@ def dent(image: Field, rng: Rng) -> tuple[Field, Field]:
 
 
 def rough(image: Field, rng: Rng) -> tuple[Field, Field]:
-    """A place with more grain than the rest."""
+    """A region with added noise."""
     mask = _patch(len(image), rng)
     noise = clouds(len(image), rng, rng.uniform(0, 1)) * np.float32(rng.uniform(0.05, 0.3))
     return image + (mask * noise)[..., None], mask
 
 
 def inverted(image: Field, rng: Rng) -> tuple[Field, Field]:
-    """A place whose tones are swapped, or pulled together."""
+    """A region with inverted or reduced contrast."""
     mask = _patch(len(image), rng)
     mean = image.mean((0, 1))
     return _laid(image, mask, mean - np.float32(rng.uniform(-0.6, 1)) * (image - mean))
@@ -179,6 +179,6 @@ FLAWS: tuple[Flaw, ...] = (
 
 
 def flawed(image: Field, rng: Rng) -> tuple[Field, Mask]:
-    """The picture with one flaw of any kind, and where it lies, (S,S) bool."""
+    """Add a random defect; returns the image and its mask, (S,S) bool."""
     changed, mask = FLAWS[rng.integers(len(FLAWS))](image, rng)
     return np.clip(changed, 0, 1), mask > np.float32(0.5)

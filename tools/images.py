@@ -1,7 +1,7 @@
-"""Pictures without end: image n of a seed is always the same, and no two are of the same kind.
+"""Infinite stream of generated images: image n of a seed is reproducible.
 
-Textures, dead leaves, fractals, drawings, reliefs and rendered parts, mixed with each other, most of them
-with flaws, under any light and camera. No real image goes in.
+Textures, dead leaves, fractals, drawings, reliefs and rendered parts, and mixtures of these, most of them
+with defects, with random light and camera. No real images are used.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ KINDS: dict[Kind, float] = {
     line_art: 5,
     writing: 5,
 }
-"""What a picture may show, and its share relative to the others."""
+"""Kinds of images and their relative frequencies."""
 _SHARES = np.array(list(KINDS.values())) / sum(KINDS.values())
 MIXED, FLAWED, MOST_FLAWS = 0.25, 0.6, 3
 
 
 def draw_kind(rng: Rng) -> Kind:
-    """One of KINDS, by its share."""
+    """A random element of KINDS, according to the frequencies."""
     return list(KINDS)[rng.choice(len(KINDS), p=_SHARES)]
 
 

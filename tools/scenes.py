@@ -1,4 +1,4 @@
-"""Pictures of things: shaded reliefs, parts on a ground, and the parts of the demo, (S,S,3) in [0,1]."""
+"""Images of objects: shaded reliefs, parts on a background, and the demo's parts, (S,S,3) in [0,1]."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tools.fields import Rng, chance, clouds, draw_colour, grid, log_uniform, so
 from tools.textures import draw_texture
 
 PARTS = 96
-"""Different parts of the demo: each takes a tenth of a second, so that they are drawn once and cut often."""
+"""Number of different demo parts. Rendering takes a tenth of a second, so they are cached."""
 
 
 def shaded(height: Field, albedo: Field, rng: Rng) -> Field:
-    """A surface under one lamp.
+    """Shade a surface with a single lamp.
 
     Args:
         height: (S,S) in pixels.
@@ -45,7 +45,7 @@ def shaded(height: Field, albedo: Field, rng: Rng) -> Field:
 
 
 def relief(size: int, rng: Rng) -> Field:
-    """A texture as the height of a surface, plain or painted with another."""
+    """A texture used as height map, uniform or with another texture as colour."""
     height = draw_texture(size, rng) * np.float32(log_uniform(rng, 0.15, 4))
     if chance(rng, 0.5):
         height = ndimage.gaussian_filter(height, rng.uniform(0.5, 2.5))
@@ -54,9 +54,9 @@ def relief(size: int, rng: Rng) -> Field:
 
 
 def things(size: int, rng: Rng) -> Field:
-    """One or a few parts with bevels, holes and materials of their own on a ground, with their shadows."""
+    """One or several parts with bevels, holes, materials and shadows on a background."""
     image = plain_texture(size, rng)
-    if chance(rng, 0.5):  # a plain ground
+    if chance(rng, 0.5):  # a uniform background
         image = image.mean((0, 1), keepdims=True) * 0.8 + 0.2 * image
     count = 1 if chance(rng, 0.6) else int(rng.integers(2, 5))
     material = plain_texture(size, rng)
@@ -84,7 +84,7 @@ def _shadow(distance: Field, rng: Rng) -> Field:
 
 
 def part(size: int, rng: Rng, radius: float, centre: tuple[float, float]) -> Field:
-    """Signed distance, roughly, to a disc, polygon, gear, flower, box or ring, some with holes."""
+    """Approximate signed distance to a disc, polygon, gear, flower, box or ring, some with holes."""
     turn = rng.uniform(0, math.pi)
     (x, y), cos, sin = turned(size, turn), math.cos(turn), math.sin(turn)
     u = x - np.float32(centre[0] * cos + centre[1] * sin)
@@ -119,7 +119,7 @@ def part(size: int, rng: Rng, radius: float, centre: tuple[float, float]) -> Fie
 
 @lru_cache(maxsize=PARTS)
 def _demo_part(number: int) -> Image.Image:
-    """One part of the demo, good or defective, at its own size; the same for a number on every machine."""
+    """Demo part `number`, good or defective, at its original size; reproducible on all machines."""
     rng = np.random.default_rng([20260, number])
     category, size = CATEGORIES[number % len(CATEGORIES)], int(rng.integers(160, 257))
     if chance(rng, 0.5):
@@ -129,7 +129,7 @@ def _demo_part(number: int) -> Image.Image:
 
 
 def demo_part(size: int, rng: Rng) -> Field:
-    """A part of the demo, whole or cut, resized."""
+    """A demo part, complete or cropped, resized."""
     picture = _demo_part(int(rng.integers(PARTS)))
     side = picture.width * rng.uniform(0.45, 1.0)
     left, top = rng.uniform(0, picture.width - side, 2)
@@ -139,7 +139,7 @@ def demo_part(size: int, rng: Rng) -> Field:
 
 
 def mixed(size: int, rng: Rng, first: Field, second: Field) -> Field:
-    """Two pictures in one: side by side along a line or cloud, one through the other, or multiplied."""
+    """Combine two images: side by side with a straight or irregular border, blended, or multiplied."""
     kind = rng.integers(4)
     if kind == 0:
         x, _ = turned(size, rng.uniform(0, math.pi))

@@ -1,4 +1,4 @@
-"""Generated images in rounds: drawn and described by other processes while the network learns."""
+"""Rounds of generated images, drawn and encoded by worker processes during training."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.utils.data import DataLoader, Dataset
 from tools.images import generate_batch
 
 Describe = Callable[[Tensor], Sequence[Tensor]]
-"""Images (B,3,S,S) in [0,1] to what is to be learned of them."""
+"""Maps images (B,3,S,S) in [0,1] to training targets."""
 
 
 @dataclass(frozen=True)
 class RoundsConfig:
-    """How generated images are shown.
+    """Settings of the stream of generated images.
 
     Attributes:
-        seed: of the images.
+        seed: seed of the images.
         size: side of the images in pixels.
         batch: images per step.
-        batches: new ones per round.
-        passes: how often every image of a round is shown.
-        workers: processes that draw images; 0 draws them in between.
+        batches: new batches per round.
+        passes: number of passes over the images of a round.
+        workers: worker processes that draw images; 0 draws them in the training process.
     """
 
     seed: int = 0
@@ -42,7 +42,7 @@ class RoundsConfig:
 
 
 class Drawn(Dataset):
-    """Batch n of a seed: uint8 images (B,3,S,S), and what `describe` says of them in half precision."""
+    """Batch n of a seed: uint8 images (B,3,S,S), and the targets of `describe` in half precision."""
 
     def __init__(self, config: RoundsConfig, describe: Describe | None) -> None:
         self._config, self._describe = config, describe
@@ -57,9 +57,9 @@ class Drawn(Dataset):
 
 
 def batches(config: RoundsConfig, first: int, last: int, describe: Describe | None) -> Iterator[list[Tensor]]:
-    """The batches of steps first to last - 1: images in [0,1], and what is to be learned of them, in float32.
+    """The batches of steps first to last - 1: images in [0,1] and training targets, in float32.
 
-    A step's batch depends on the config and the step alone, so that a resumed training sees the same.
+    A batch depends only on the config and the step, so a resumed training uses the same batches.
     """
     rounds = range(first // config.steps, -(-last // config.steps))
     numbers = range(rounds.start * config.batches, rounds.stop * config.batches)
@@ -82,7 +82,7 @@ def batches(config: RoundsConfig, first: int, last: int, describe: Describe | No
 
 
 def _order(config: RoundsConfig, number: int) -> list[Tensor]:
-    """Which images of a round every step shows: all of them, shuffled anew in every pass."""
+    """Image indices of every step of a round: all images, shuffled in every pass."""
     count = config.batch * config.batches
     rng = Generator().manual_seed(config.seed * 1_000_003 + number)
     passes = [torch.randperm(count, generator=rng) for _ in range(config.passes)]

@@ -1,4 +1,4 @@
-"""What the student is to say: a pretrained network's features, aligned with the image and whitened."""
+"""Training targets of the student: a pretrained network's features, aligned with the image and whitened."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from mendiff.nets.student import STRIDES, Student
 from mendiff.scoring.whitening import ChannelWhitening
 
 SHRINKAGE = 0.3
-"""Share of the mean variance below which a direction of the features counts less."""
+"""Directions with a variance below this share of the mean variance have less weight."""
 FAINT = 0.1
-"""Whitened variance within an image below which its deviations count less."""
+"""Deviations in images with a whitened variance below this value have less weight."""
 
 
 class Teacher(nn.Module):
-    """A pretrained network's features at strides 4, 8 and 16, of the inner part of an image.
+    """A pretrained network's features at strides 4, 8 and 16, for the inner part of an image.
 
-    Where a position looks depends on the padding, while maps are enlarged as if position i of stride s looked
-    at pixel s i + (s - 1) / 2. MobileNetV2 with TensorFlow's "same" padding looks at s i + 2.3, 5.6 and 10
-    pixels (centre of the squared gradient); with PyTorch's padding, networks look at about s i. The student
-    sees a cut whose corner makes up for that, so that its maps lie better on the image than its teacher's;
-    the teacher sees what lies around the cut, where the student has only its margin of zeros.
+    The centre of a position's receptive field depends on the padding, but maps are upsampled as if position i
+    of stride s had its centre at pixel s i + (s - 1) / 2. For MobileNetV2 with TensorFlow's "same" padding
+    the centres are at s i + 2.3, 5.6 and 10 pixels (centre of the squared gradient); with PyTorch's padding
+    they are at about s i. The student's crop is shifted to compensate for this, which aligns its maps better
+    with the image than the teacher's. The teacher also receives the surroundings of the crop, where the
+    student has zero padding.
 
     Args:
-        features: of the teacher, all three stages.
-        same: whether it pads as TensorFlow does.
+        features: features of the teacher, all three stages.
+        same: whether the teacher uses TensorFlow's padding.
     """
 
     def __init__(self, features: FeatureExtractor, *, same: bool) -> None:
@@ -41,12 +42,12 @@ class Teacher(nn.Module):
         self._corner, self._dropped = (2, (0, 0, 0)) if same else (11, (3, 2, 1))
 
     def cut(self, image: Tensor) -> Tensor:
-        """The part that the student sees, (B,3,H,W) to (B,3,H-16,W-16)."""
+        """The student's crop, (B,3,H,W) to (B,3,H-16,W-16)."""
         height, width = image.shape[-2] - STRIDES[-1], image.shape[-1] - STRIDES[-1]
         return image[..., self._corner : self._corner + height, self._corner : self._corner + width]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """RGB (B,3,H,W) in [0,1] to the features of its cut, (B,C,(H-16)/s,(W-16)/s); 16 divides H and W."""
+        """RGB (B,3,H,W) in [0,1] to features of the crop, (B,C,(H-16)/s,(W-16)/s); 16 divides H and W."""
         found = []
         layers = self.features(image.contiguous(memory_format=torch.channels_last))
         for layer, stride, first in zip(layers, STRIDES, self._dropped, strict=True):
@@ -56,7 +57,7 @@ class Teacher(nn.Module):
 
 
 def folded(features: FeatureExtractor) -> FeatureExtractor:
-    """Fold every batch norm into the convolution before it, in place: nearly twice as fast on a CPU."""
+    """Fold every batch norm into the preceding convolution, in place; nearly twice as fast on a CPU."""
     for parent in list(features.modules()):
         names = [name for name, _ in parent.named_children()]
         for first, second in pairwise(names):
@@ -68,11 +69,11 @@ def folded(features: FeatureExtractor) -> FeatureExtractor:
 
 
 class Whitenings(nn.Module):
-    """Features brought to unit covariance within images: a defect is a deviation from its image's own
-    features, in whatever direction.
+    """Whitening of features to unit covariance within images, because a defect is a deviation from the
+    features of its image in any direction.
 
     Args:
-        channels: of every stage.
+        channels: channels of every stage.
     """
 
     def __init__(self, channels: tuple[int, ...]) -> None:
@@ -80,7 +81,7 @@ class Whitenings(nn.Module):
         self.stages = nn.ModuleList(ChannelWhitening(one, SHRINKAGE) for one in channels)
 
     def fit(self, described: list[list[Tensor]]) -> None:
-        """Learn mean and covariance from batches of all stages."""
+        """Compute mean and covariance from batches of all stages."""
         for stage, batches in zip(self.stages, zip(*described, strict=True), strict=True):
             assert isinstance(stage, ChannelWhitening)
             for batch in batches:
@@ -89,12 +90,12 @@ class Whitenings(nn.Module):
             stage.mean.copy_(torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0))
 
     def forward(self, layers: list[Tensor]) -> list[Tensor]:
-        """One (B,C,h,w) per stage to the same, whitened."""
+        """Whiten features, a (B,C,h,w) map per stage."""
         return [stage(layer) for stage, layer in zip(self.stages, layers, strict=True)]
 
     @torch.no_grad()
     def undone_by(self, student: Student) -> None:
-        """Let a student that gives whitened features give the teacher's own: its last layers are linear."""
+        """Change the linear output layers of a student from whitened features to the teacher's features."""
         for stage, head in zip(self.stages, student.heads, strict=True):
             assert isinstance(stage, ChannelWhitening)
             assert isinstance(head, nn.Conv2d)
@@ -105,10 +106,10 @@ class Whitenings(nn.Module):
 
 
 def distance(said: list[Tensor], meant: list[Tensor]) -> Tensor:
-    """How far the student's whitened features are from the teacher's, summed over stages, (B,C,h,w) each.
+    """Distance of the student's whitened features from the teacher's, summed over stages, (B,C,h,w) each.
 
-    Three terms per stage: smooth L1; one minus the cosine; and the squared error of what deviates from the
-    image's mean, relative to how much there is of it, so that faint images count as much as loud ones.
+    Three terms per stage: smooth L1; one minus the cosine; and the squared error of the deviation from the
+    image's mean relative to its variance, so that images with low and high contrast have equal weight.
     """
     total = said[0].new_zeros(())
     for ours, theirs in zip(said, meant, strict=True):
@@ -121,7 +122,7 @@ def distance(said: list[Tensor], meant: list[Tensor]) -> Tensor:
 
 
 def explained(said: list[Tensor], meant: list[Tensor]) -> list[float]:
-    """Share of the whitened variance within images that the student gets right, by stage; 1 is all of it."""
+    """Share of the whitened variance within images that the student explains, per stage; at most 1."""
     shares = []
     for ours, theirs in zip(said, meant, strict=True):
         own, off = (one - one.mean((2, 3), keepdim=True) for one in (theirs, ours - theirs))

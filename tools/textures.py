@@ -1,4 +1,4 @@
-"""Textures without colour: each function draws one (S,S) field of about zero mean and unit deviation."""
+"""Grey textures: each function draws an (S,S) field of about zero mean and unit standard deviation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cloudy(size: int, rng: Rng) -> Field:
 
 
 def octaves(size: int, rng: Rng) -> Field:
-    """Several layers of noise of one scale each, plain, as ridges or as bulges."""
+    """Several layers of noise of one scale each, unchanged, as ridges or as bulges."""
     kind, period, total = rng.integers(3), log_uniform(rng, 10, 80), np.zeros((size, size), np.float32)
     fall, step = rng.uniform(0.35, 0.8), rng.uniform(1.8, 2.6)
     for layer in range(int(rng.integers(2, 5))):
@@ -46,13 +46,13 @@ def octaves(size: int, rng: Rng) -> Field:
 
 
 def labyrinth(size: int, rng: Rng) -> Field:
-    """Spots or stripes as reaction and diffusion leave them: noise of one scale, pushed to two levels."""
+    """Spots or stripes like a reaction-diffusion pattern: noise of one scale, pushed to two levels."""
     noise = ripples(size, rng, log_uniform(rng, 4, 40), rng.uniform(0.1, 0.4), rng.choice([0.0, 0.3, 0.8]))
     return normal(np.tanh((noise - np.float32(rng.uniform(-1.2, 1.2))) * np.float32(log_uniform(rng, 1, 10))))
 
 
 def veins(size: int, rng: Rng) -> Field:
-    """Marble: waves of a coordinate that noise has bent."""
+    """Marble: waves of a coordinate distorted by noise."""
     u, _ = bent(size, rng)
     bend = np.float32(rng.uniform(2, 14)) * clouds(size, rng, rng.uniform(1.2, 2.2))
     wave = np.sin((u + bend) * (TAU / np.float32(log_uniform(rng, 8, 80))))
@@ -71,7 +71,7 @@ def grains(size: int, rng: Rng) -> Field:
 
 
 def speckle(size: int, rng: Rng) -> Field:
-    """Laser light or radar: the length of complex noise, or salt and pepper."""
+    """Laser or radar speckle (magnitude of complex noise), or salt-and-pepper noise."""
     if chance(rng, 0.3):
         drawn = rng.random((size, size), np.float32)
         share = np.float32(log_uniform(rng, 0.002, 0.2))
@@ -85,7 +85,7 @@ def speckle(size: int, rng: Rng) -> Field:
 
 
 def gratings(size: int, rng: Rng) -> Field:
-    """One to four waves, each of its own direction and length, some under a slow envelope."""
+    """One to four waves with random directions and lengths, some with a slow envelope."""
     total = np.zeros((size, size), np.float32)
     for _ in range(int(rng.integers(1, 5))):
         u, _ = bent(size, rng)
@@ -97,7 +97,7 @@ def gratings(size: int, rng: Rng) -> Field:
 
 
 def stripes(size: int, rng: Rng) -> Field:
-    """Stripes: sharp, blunt or sawtooth, even or with the widths of a bar code."""
+    """Stripes: sharp, smooth or sawtooth, of equal width or like a bar code."""
     u, _ = bent(size, rng)
     phase = u / np.float32(log_uniform(rng, 3, 50))
     kind = rng.integers(4)
@@ -112,7 +112,7 @@ def stripes(size: int, rng: Rng) -> Field:
 
 
 def brushed(size: int, rng: Rng) -> Field:
-    """Metal that was brushed along a line, turned around a point, or sanded without direction."""
+    """Metal: linearly brushed, turned around a point, or sanded without direction."""
     kind = rng.integers(3)
     if kind == 0:
         return clouds(size, rng, rng.uniform(0, 0.8), log_uniform(rng, 12, 60), draw_angle(rng))
@@ -126,7 +126,7 @@ def brushed(size: int, rng: Rng) -> Field:
 
 
 def wood(size: int, rng: Rng) -> Field:
-    """Growth rings cut at a slant, and fibres along them."""
+    """Wood: obliquely cut growth rings, and fibres along them."""
     u, v = bent(size, rng)
     u, v = u - u.mean(), (v - v.mean()) * np.float32(rng.uniform(0.03, 0.3))
     away = np.float32(rng.uniform(-1, 1) * size)
@@ -141,7 +141,7 @@ def wood(size: int, rng: Rng) -> Field:
 
 
 def woven(size: int, rng: Rng) -> Field:
-    """Cloth: two sets of threads, each over and under the other in the order of a plain weave or a twill."""
+    """Cloth: two sets of threads in a plain weave or a twill."""
     u, v = bent(size, rng)
     pitch = np.float32(log_uniform(rng, 3, 24))
     u, v = u / pitch, v / (pitch * np.float32(math.exp(rng.normal(0, 0.2))))
@@ -156,7 +156,7 @@ def woven(size: int, rng: Rng) -> Field:
 
 
 def bricks(size: int, rng: Rng) -> Field:
-    """Bricks, tiles or planks in rows, each with a tone and maybe a grain of its own."""
+    """Bricks, tiles or planks in rows, with individual tones and optionally grain."""
     u, v = bent(size, rng)
     height = np.float32(log_uniform(rng, 6, 60))
     width = height * np.float32(log_uniform(rng, 0.6, 5))
@@ -189,7 +189,7 @@ def lattice(size: int, rng: Rng) -> Field:
 
 
 def quasicrystal(size: int, rng: Rng) -> Field:
-    """Waves in three to seven even directions, which make hexagons or patterns that never repeat."""
+    """Waves in three to seven evenly spaced directions: hexagonal or aperiodic patterns."""
     u, v = bent(size, rng)
     count, period = int(rng.integers(3, 8)), log_uniform(rng, 5, 40)
     angles = np.arange(count) * math.pi / count
@@ -202,7 +202,7 @@ def quasicrystal(size: int, rng: Rng) -> Field:
 
 
 def cells(size: int, rng: Rng) -> Field:
-    """Voronoi's cells: as tones, as pebbles, as walls or as cracked ground."""
+    """Voronoi cells as tones, pebbles, walls or cracked ground."""
     u, v = bent(size, rng)
     pitch = np.float32(log_uniform(rng, 6, 50))
     nearest, second, tone = nearest_points(u / pitch, v / pitch, rng)
@@ -221,7 +221,7 @@ def cells(size: int, rng: Rng) -> Field:
 
 
 def nearest_points(u: Field, v: Field, rng: Rng) -> tuple[Field, Field, Field]:
-    """Squared distances to the nearest and the second nearest point of a shaken lattice, and a tone of each.
+    """Squared distances to the nearest and the second nearest point of a jittered lattice, and their tones.
 
     Worley, "A cellular texture basis function", 1996.
     """
@@ -248,7 +248,7 @@ def nearest_points(u: Field, v: Field, rng: Rng) -> tuple[Field, Field, Field]:
 
 
 def julia(size: int, rng: Rng) -> Field:
-    """How soon z^2 + c runs away, around a random place of the plane."""
+    """Escape time of z^2 + c around a random point of the plane."""
     x, y = turned_view(size, rng)
     z = (x + 1j * y).astype(np.complex64)
     angle = rng.uniform(0, 2 * math.pi)
@@ -271,7 +271,7 @@ def turned_view(size: int, rng: Rng) -> tuple[Field, Field]:
 
 
 def attractor(size: int, rng: Rng) -> Field:
-    """The picture of some contractions of the plane: ferns, gaskets, dust (Barnsley 1988)."""
+    """Attractor of an iterated function system: ferns, gaskets, dust (Barnsley 1988)."""
     maps = rng.uniform(-0.75, 0.75, (int(rng.integers(2, 5)), 2, 3)).astype(np.float32)
     points = rng.uniform(-1, 1, (2, 512)).astype(np.float32)
     chosen = rng.integers(len(maps), size=(56, 512))
@@ -294,7 +294,7 @@ def attractor(size: int, rng: Rng) -> Field:
 
 
 def gradient(size: int, rng: Rng) -> Field:
-    """A slow change: straight, round, a saddle, or a soft cloud."""
+    """A slow gradient: linear, radial, a saddle, or a soft cloud."""
     u, v = (one / np.float32(size) for one in bent(size, rng))
     u, v = u - u.mean(), v - v.mean()
     kind = rng.integers(4)
@@ -321,12 +321,12 @@ TEXTURES: dict[Texture, float] = {
     attractor: 0.7,
     gradient: 1.2,
 }
-"""Every texture and how often it is drawn, relative to the others."""
+"""Textures and their relative frequencies."""
 _SHARES = np.array(list(TEXTURES.values())) / sum(TEXTURES.values())
 
 
 def draw_texture(size: int, rng: Rng) -> Field:
-    """One texture, or two of them added, or one that another modulates, (S,S) of unit deviation."""
+    """A texture, the sum of two textures, or a modulated texture, (S,S) of unit standard deviation."""
     first = list(TEXTURES)[rng.choice(len(TEXTURES), p=_SHARES)](size, rng)
     kind = rng.random()
     if kind < 0.65:

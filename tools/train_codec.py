@@ -1,12 +1,12 @@
-"""Trains the bundled codec on generated images: pixels to 16 channels at an eighth of the size, and back.
+"""Trains the bundled codec on generated images: 16 channels at one eighth of the image size.
 
 Examples:
     python -m tools.train_codec --features auto --minutes 60 -o runs/codec
     python -m tools.train_codec --features resnet18 --features-weights r18.safetensors -o runs/codec
     python -m tools.train_codec --features auto --resume -o runs/codec --install
 
-The folder gets checkpoint.safetensors about every minute, log.jsonl, and at the end codec/ as
-`mendiff fit-codec` writes it; --install puts the latter into the package. docs/curves.py draws the log.
+Writes checkpoint.safetensors about every minute, log.jsonl, and at the end codec/ in the format of
+`mendiff fit-codec`. --install copies the codec to the package. docs/curves.py plots the log.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ from mendiff.workflows.common import choose_device
 from mendiff.workflows.fit_codec import quality
 from mendiff.workflows.fit_config import INPUTS, backbone_changes
 from mendiff.workflows.places import check_output, new_folder
-from tools.images import generate_batch
-from tools.judge import Category, draw_category, judge_all
-from tools.stream import RoundsConfig, batches
-from tools.training import Run, schedule
-from tools.workshop import (
+from tools.assessment import Category, assess_all, draw_category
+from tools.command import (
     OTHER_SEED,
     add_training_options,
-    answered,
     check_folder,
     finish,
-    remembered,
     rounds_of,
+    run_command,
     seconds_per_step,
     set_threads,
     steps_of,
+    stored_options,
 )
+from tools.images import generate_batch
+from tools.stream import RoundsConfig, batches
+from tools.training import Run, schedule
 
 HELD_BACK = 48
-"""Images that are never trained on."""
+"""Number of held-back images."""
 COLOURED, MOST_KEPT, LUMA = 0.6, 1.5, (0.299, 0.587, 0.114)
-"""Share of images that get other colours, and how strong their own stay at most; brightness of RGB."""
+"""Share of recoloured images, largest weight of their original colours, and luma weights."""
 ZOOMED, LARGEST_ZOOM = 0.5, 2.0
-"""Share of batches that are enlarged, and how much at most: methods enlarge photos of fewer pixels too."""
+"""Share of upsampled batches, and largest factor: methods upsample small images too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,20 +73,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--features", help="of the perceptual term: auto for the bundled network, or timm's name"
+        "--features", help="features of the perceptual term: auto for the bundled network, or timm's name"
     )
     parser.add_argument("--features-weights", type=Path, help="the backbone's safetensors file")
-    parser.add_argument("--features-input", choices=INPUTS, help="how the backbone wants its images")
-    parser.add_argument("--perceptual", type=float, default=0.1, help="weight of that term (%(default)s)")
-    parser.add_argument("--noise", type=float, default=0.5, help="most noise on the latents (%(default)s)")
-    parser.add_argument("--start", type=Path, help="folder of a codec of fewer channels to begin with")
-    parser.add_argument("--crop", type=int, default=64, help="side of what is trained on (%(default)s)")
+    parser.add_argument("--features-input", choices=INPUTS, help="input normalisation of the backbone")
+    parser.add_argument(
+        "--perceptual", type=float, default=0.1, help="weight of the perceptual term (%(default)s)"
+    )
+    parser.add_argument(
+        "--noise", type=float, default=0.5, help="largest noise level on the latents (%(default)s)"
+    )
+    parser.add_argument("--start", type=Path, help="folder of a codec with fewer channels as initialisation")
+    parser.add_argument("--crop", type=int, default=64, help="side of the training crops (%(default)s)")
     add_training_options(parser, size=128, batch=16, passes=8, rate=2e-3)
-    return answered(parser.prog, lambda: train(parser.parse_args(arguments)))
+    return run_command(parser.prog, lambda: train(parser.parse_args(arguments)))
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train, judge and write."""
+    """Train, assess and write."""
     terminal = Terminal(options.quiet)
     device = choose_device(options.device)
     check_folder(options)
@@ -94,12 +98,12 @@ def train(options: argparse.Namespace) -> None:
     rounds = rounds_of(options)
     model = prepared(options).to(device)
     steps = steps_of(options, lambda: time_per_step(options, rounds, device))
-    run = Run(model, schedule(steps, options.rate, decay=0.0), options.out, remembered(options))
+    run = Run(model, schedule(steps, options.rate, decay=0.0), options.out, stored_options(options))
     if options.resume:
-        run.go_on()
+        run.resume()
     terminal.say(
         f"codec: {sum(one.numel() for one in model.codec.parameters()):,} parameters, {steps} steps of "
-        f"{rounds.batch} cuts of {options.crop} pixels on {device}"
+        f"{rounds.batch} crops of {options.crop} pixels on {device}"
     )
     kept = generate_batch(rounds.seed + OTHER_SEED, 0, HELD_BACK, rounds.size).float() / 255
 
@@ -118,7 +122,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def zoomed_crops(images: Tensor, size: int, rng: Generator) -> Tensor:
-    """A cut of every image (B,3,H,W) to (B,3,size,size), now and then of less of it, enlarged."""
+    """Random crops of images (B,3,H,W) to (B,3,size,size); some batches use smaller, upsampled crops."""
     share, zoom = torch.rand(2, generator=rng).tolist()
     if share > ZOOMED:
         return random_crops(images, size, 1, rng)
@@ -127,10 +131,10 @@ def zoomed_crops(images: Tensor, size: int, rng: Generator) -> Tensor:
 
 
 def coloured(images: Tensor, rng: Generator) -> Tensor:
-    """Images (B,3,H,W), many of them in other colours: most generated ones are grey, which teaches none.
+    """Recolour many of the images (B,3,H,W), because most generated images are grey.
 
-    From dark to bright an image then goes from one random colour to another, and what it had of colours
-    comes on top, weaker or stronger.
+    Grey values are mapped to a gradient between two random colours. The original colour is added with a
+    random weight.
     """
     count = len(images)
     grey = (images * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
@@ -144,12 +148,12 @@ def coloured(images: Tensor, rng: Generator) -> Tensor:
 def write(
     model: CodecTraining, run: Run, kept: Tensor, options: argparse.Namespace, terminal: Terminal
 ) -> None:
-    """Judge the codec and write its folder."""
+    """Assess the codec and write its folder."""
     codec, figures = model.codec.eval(), quality(model.codec, kept)
     terminal.say(f"PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.3f} on {HELD_BACK} held-back images")
     surfaces = [draw_category(OTHER_SEED, number) for number in range(options.categories)]
-    banks = judge_all({"images": model.features}, surfaces, terminal)
-    banks |= judge_all(
+    banks = assess_all({"images": model.features}, surfaces, terminal)
+    banks |= assess_all(
         {"decoded images": model.features}, [through(codec, one) for one in surfaces], terminal
     )
     run.log({"judged": {**figures, **banks}})
@@ -162,7 +166,7 @@ def write(
 
 
 def prepared(options: argparse.Namespace) -> CodecTraining:
-    """The networks of the training, with the weights of the perceptual term's features."""
+    """Build the networks of the training and load the features of the perceptual term."""
     parts = CodecParts(
         codec=CodecConfig("tiny", network=BUNDLED_NETWORK, normalise=True),
         loss=CodecLossConfig("rms", options.perceptual, kl_weight=2e-3, latent_noise=options.noise),
@@ -182,7 +186,7 @@ def prepared(options: argparse.Namespace) -> CodecTraining:
 
 
 def through(codec: Codec, one: Category) -> Category:
-    """A category whose pictures the codec has encoded and decoded."""
+    """A category with encoded and decoded images."""
     train, tests = (
         torch.cat([codec.decode(codec.encode(batch)) for batch in images.split(8)])
         for images in (one.train, one.tests)
@@ -191,7 +195,7 @@ def through(codec: Codec, one: Category) -> Category:
 
 
 def time_per_step(options: argparse.Namespace, rounds: RoundsConfig, device: str) -> float:
-    """Seconds per step on this machine, measured on a network that is thrown away."""
+    """Seconds per step on this machine, measured on a temporary network."""
     model, rng = prepared(options).to(device).train(), Generator().manual_seed(0)
     learner = Learner(model, schedule(options.steps or 1))
     image = generate_batch(rounds.seed, 0, rounds.batch, rounds.size).float() / 255

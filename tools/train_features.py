@@ -1,4 +1,4 @@
-"""Teaches the bundled feature network what a pretrained one says of generated images.
+"""Trains the bundled feature network on generated images to predict a pretrained network's features.
 
 Examples:
     TEACHER="--teacher-weights FILE --teacher-input tflite"
@@ -6,9 +6,9 @@ Examples:
     python -m tools.train_features $TEACHER --resume -o runs/features
     python -m tools.train_features $TEACHER --resume -o runs/features --install
 
-FILE holds the teacher's weights, safetensors; tflite is for such as come from TensorFlow Lite. The folder
-gets checkpoint.safetensors about every minute, log.jsonl, and at the end features.safetensors; --install puts
-the latter and its SHA-256 into the package. docs/curves.py draws the log.
+FILE contains the teacher's weights as safetensors; tflite is for weights converted from TensorFlow Lite.
+Writes checkpoint.safetensors about every minute, log.jsonl, and at the end features.safetensors. --install
+copies the features and their SHA-256 to the package. docs/curves.py plots the log.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ from mendiff.nets.student import STAGES, Student, StudentConfig, StudentFeatures
 from mendiff.training.step import Learner
 from mendiff.workflows.common import choose_device
 from mendiff.workflows.fit_config import INPUTS, backbone_input
-from tools.judge import draw_category, judge_all
-from tools.stream import Drawn, RoundsConfig, batches
-from tools.teacher import Teacher, Whitenings, distance, explained
-from tools.training import Run, schedule
-from tools.workshop import (
+from tools.assessment import assess_all, draw_category
+from tools.command import (
     OTHER_SEED,
     add_training_options,
-    answered,
     check_folder,
     finish,
-    remembered,
     rounds_of,
+    run_command,
     seconds_per_step,
     set_threads,
     steps_of,
+    stored_options,
 )
+from tools.stream import Drawn, RoundsConfig, batches
+from tools.teacher import Teacher, Whitenings, distance, explained
+from tools.training import Run, schedule
 
 FITTED, HELD_BACK = 16, 8
-"""Batches that whitening is learned from, and batches that are never trained on."""
+"""Number of batches for the whitening, and number of held-back batches."""
 
 
-class Pupil(nn.Module):
-    """The student in training, and the whitening of what it is to say, which belong in one checkpoint."""
+class StudentTraining(nn.Module):
+    """The student in training with the whitening of its targets, for a common checkpoint."""
 
     def __init__(self, student: Student, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -66,14 +66,14 @@ class Pupil(nn.Module):
         self.whitenings = Whitenings(channels)
 
     def forward(self, image: Tensor, described: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """What it says of images (B,3,H,W) in [0,1], and what it should say, whitened."""
+        """Predictions for images (B,3,H,W) in [0,1], and whitened targets."""
         with torch.autocast(image.device.type, enabled=False):
             meant = self.whitenings(list(described))
         return self.student(image * 2 - 1), meant
 
     @torch.no_grad()
-    def graduate(self) -> Student:
-        """The student as it is shipped: without norms, in the teacher's own units."""
+    def final_student(self) -> Student:
+        """The final student, without batch norm and without whitening."""
         plain = self.student.folded()
         self.whitenings.undone_by(plain)
         return plain
@@ -88,13 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--teacher", default="mobilenetv2_100", help="timm's name (%(default)s)")
     parser.add_argument("--teacher-weights", type=Path, required=True, help="its safetensors file")
-    parser.add_argument("--teacher-input", choices=INPUTS, help="how it wants its images (timm unless given)")
+    parser.add_argument(
+        "--teacher-input", choices=INPUTS, help="input normalisation of the teacher (default: timm's)"
+    )
     add_training_options(parser, size=160, batch=16, passes=4, rate=2e-3)
-    return answered(parser.prog, lambda: train(parser.parse_args(arguments)))
+    return run_command(parser.prog, lambda: train(parser.parse_args(arguments)))
 
 
 def train(options: argparse.Namespace) -> None:
-    """Teach, judge and write."""
+    """Train, assess and write."""
     terminal = Terminal(options.quiet)
     device = choose_device(options.device)
     check_folder(options)
@@ -104,14 +106,14 @@ def train(options: argparse.Namespace) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(options.seed)
         student = Student(StudentConfig(outputs=extractor.channels), folded=False)
-    teacher, pupil = Teacher(extractor, same=same), Pupil(student, extractor.channels)
-    steps = steps_of(options, lambda: time_per_step(teacher, pupil, rounds, device))
-    fit_whitenings(pupil, teacher, rounds)
+    teacher, training_student = Teacher(extractor, same=same), StudentTraining(student, extractor.channels)
+    steps = steps_of(options, lambda: time_per_step(teacher, training_student, rounds, device))
+    fit_whitenings(training_student, teacher, rounds)
     teacher.to(device)
-    pupil.to(device)
-    run = Run(pupil, schedule(steps, options.rate), options.out, remembered(options))
+    training_student.to(device)
+    run = Run(training_student, schedule(steps, options.rate), options.out, stored_options(options))
     if options.resume:
-        run.go_on()
+        run.resume()
     count = sum(one.numel() for one in Student(student.config).parameters())
     shown = -(-steps // rounds.steps) * rounds.batches * rounds.batch
     terminal.say(
@@ -122,18 +124,21 @@ def train(options: argparse.Namespace) -> None:
     source = batches(rounds, run.step, steps, teacher if device == "cpu" else None)
     with terminal.bar("teaching") as update:
         run.learn(
-            source, partial(loss_of, pupil, teacher, device), partial(checked, pupil, teacher, kept), update
+            source,
+            partial(loss_of, training_student, teacher, device),
+            partial(checked, training_student, teacher, kept),
+            update,
         )
     with run.averaged():
-        shipped = pupil.to("cpu").graduate()
-    run.log({"judged": judged(shipped, options, terminal)})
+        shipped = training_student.to("cpu").final_student()
+    run.log({"judged": assessed(shipped, options, terminal)})
     state = {name: one.half().contiguous() for name, one in sorted(shipped.state_dict().items())}
     write_bytes(options.out / FEATURES, save(state))
     finish(options, [FEATURES], terminal)
 
 
 def open_teacher(name: str, weights: Path, told: str | None = None) -> tuple[FeatureExtractor, bool]:
-    """The teacher, and whether it pads as TensorFlow does; `told` is one of INPUTS, or None."""
+    """The teacher, and whether it uses TensorFlow's padding; `told` is one of INPUTS, or None."""
     tensors = read_weights(weights)
     given = {key.removeprefix("features."): value for key, value in backbone_input(weights, told).items()}
     config = config_from_dict(FeaturesConfig, {"name": name, "layers": list(STAGES), **given})
@@ -142,35 +147,35 @@ def open_teacher(name: str, weights: Path, told: str | None = None) -> tuple[Fea
     return extractor, config.network.get("pad_type") == "same"
 
 
-def fit_whitenings(pupil: Pupil, teacher: Teacher, rounds: RoundsConfig) -> None:
-    """Learn the whitening from images that are not trained on."""
+def fit_whitenings(training_student: StudentTraining, teacher: Teacher, rounds: RoundsConfig) -> None:
+    """Compute the whitening from images that are not used for training."""
     other = Drawn(replace(rounds, seed=rounds.seed + OTHER_SEED), teacher)
-    pupil.whitenings.fit([[one.float() for one in other[number][1:]] for number in range(FITTED)])
+    training_student.whitenings.fit([[one.float() for one in other[number][1:]] for number in range(FITTED)])
 
 
 def held_back(teacher: Teacher, rounds: RoundsConfig, device: str) -> list[list[Tensor]]:
-    """Batches that are not trained on: images in [0,1], and what the teacher says of them."""
+    """Held-back batches: images in [0,1], and the teacher's features."""
     other = Drawn(replace(rounds, seed=rounds.seed + OTHER_SEED + 1), teacher.to("cpu"))
     drawn = [[one.to(device) for one in other[number]] for number in range(HELD_BACK)]
     teacher.to(device)
     return [[images.float() / 255, *(one.float() for one in described)] for images, *described in drawn]
 
 
-def loss_of(pupil: Pupil, teacher: Teacher, device: str, batch: list[Tensor]) -> Tensor:
-    """The pupil's distance from the teacher; on a CPU the workers have described the images already."""
+def loss_of(training_student: StudentTraining, teacher: Teacher, device: str, batch: list[Tensor]) -> Tensor:
+    """The student's distance from the teacher; on a CPU the workers have already computed the targets."""
     image, *described = (one.to(device, non_blocking=True) for one in batch)
     if not described:
         with torch.no_grad():
             described = teacher(image)
     with bf16_autocast(torch.device(device)):
-        said, meant = pupil(teacher.cut(image), described)
+        said, meant = training_student(teacher.cut(image), described)
     return distance([one.float() for one in said], meant)
 
 
 @torch.no_grad()
-def checked(pupil: Pupil, teacher: Teacher, kept: list[list[Tensor]]) -> dict[str, Any]:
+def checked(training_student: StudentTraining, teacher: Teacher, kept: list[list[Tensor]]) -> dict[str, Any]:
     """Loss on held-back images, and the share of the teacher's variance within images that is explained."""
-    pairs = [pupil(teacher.cut(image), described) for image, *described in kept]
+    pairs = [training_student(teacher.cut(image), described) for image, *described in kept]
     losses = [float(distance(*pair)) for pair in pairs]
     shares = torch.tensor([explained(*pair) for pair in pairs]).mean(0)
     return {
@@ -179,8 +184,10 @@ def checked(pupil: Pupil, teacher: Teacher, kept: list[list[Tensor]]) -> dict[st
     }
 
 
-def judged(student: Student, options: argparse.Namespace, terminal: Terminal) -> dict[str, dict[str, float]]:
-    """Memory banks on generated surfaces: on features of student, teacher and random weights."""
+def assessed(
+    student: Student, options: argparse.Namespace, terminal: Terminal
+) -> dict[str, dict[str, float]]:
+    """Memory banks on generated surfaces, with features of student, teacher and random weights."""
     surfaces = [draw_category(OTHER_SEED, number) for number in range(options.categories)]
     ours = StudentFeatures({"outputs": list(student.config.outputs)}, STAGES)
     ours.load_backbone(student.state_dict(), "student")
@@ -188,12 +195,16 @@ def judged(student: Student, options: argparse.Namespace, terminal: Terminal) ->
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         fresh = FeatureExtractor(taught.config)
-    return judge_all({"student": ours, "teacher": taught, "random weights": fresh}, surfaces, terminal)
+    return assess_all({"student": ours, "teacher": taught, "random weights": fresh}, surfaces, terminal)
 
 
-def time_per_step(teacher: Teacher, pupil: Pupil, rounds: RoundsConfig, device: str) -> float:
-    """Seconds per step on this machine, measured on a network that is thrown away."""
-    trial = Pupil(Student(pupil.student.config, folded=False), teacher.channels).to(device)
+def time_per_step(
+    teacher: Teacher, training_student: StudentTraining, rounds: RoundsConfig, device: str
+) -> float:
+    """Seconds per step on this machine, measured on a temporary network."""
+    trial = StudentTraining(Student(training_student.student.config, folded=False), teacher.channels).to(
+        device
+    )
     learner = Learner(trial, schedule(1))
     image, *described = Drawn(rounds, teacher)[0]
     batch = [image.float() / 255, *(one.float() for one in described)]

@@ -1,4 +1,4 @@
-"""A training that can stop at any step and go on as if it had not: averages, checkpoints, log."""
+"""A training loop that can be interrupted and resumed exactly: weight averaging, checkpoints, log."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from mendiff.training.step import Learner
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 CHECKPOINT_SECONDS = 60.0
 LINES, LINES_PER_CHECK = 200, 10
-"""Lines of the log over a whole training, of which every tenth tells of held-back images too."""
+"""Number of log lines per training, and interval of lines with results on held-back images."""
 LONGEST_WARMUP = 200
-"""Steps over which the learning rate rises, at most; otherwise a tenth of all."""
+"""Maximum number of warm-up steps; otherwise a tenth of all steps."""
 
 
 def schedule(steps: int, rate: float = 2e-3, decay: float = 1e-4, average: float = 0.999) -> TrainingConfig:
-    """How the weights move: AdamW, whose rate rises and then falls to zero along a half cosine.
+    """Settings of AdamW with warm-up and half-cosine decay of the learning rate to zero.
 
     Args:
-        steps: of the whole training.
-        rate: highest learning rate.
-        decay: of the weights.
-        average: of the moving average of the weights, which becomes the network.
+        steps: total number of steps.
+        rate: peak learning rate.
+        decay: weight decay.
+        average: decay of the moving average of the weights, which are the final weights.
     """
     return TrainingConfig(
         steps=steps,
@@ -47,17 +47,17 @@ def schedule(steps: int, rate: float = 2e-3, decay: float = 1e-4, average: float
 
 
 class Run:
-    """A network in training, in a folder of its own.
+    """The training of a network, with its own folder.
 
     Args:
-        network: what is trained: its parameters that require gradients.
+        network: network to train; parameters that require gradients are trained.
         plan: see `schedule`.
-        folder: for checkpoint and log.
-        asked: what a resumed training has to know besides; kept in the checkpoint.
+        folder: folder of checkpoint and log.
+        asked: options that a resumed training needs; stored in the checkpoint.
 
     Attributes:
-        step: steps that are done.
-        seconds: that they took, interruptions not counted.
+        step: number of finished steps.
+        seconds: training time, without interruptions.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Run:
         check: Callable[[], dict[str, Any]],
         progress: Callable[[int, int, str], None],
     ) -> None:
-        """Take all steps that are left, with a checkpoint from time to time and at the end.
+        """Run the remaining steps, with regular checkpoints and a final one.
 
         Args:
-            source: a batch per step, from the first that is not done.
-            loss_of: a batch's loss.
-            check: figures of held-back images, within `averaged`.
+            source: a batch per remaining step.
+            loss_of: computes the loss of a batch.
+            check: computes metrics on held-back images, called inside `averaged`.
             progress: called with (step, steps, note).
         """
         batches = iter(source)
@@ -94,10 +94,10 @@ class Run:
         try:
             take_steps(self.learner, self.step, lambda _: loss_of(next(batches)), after)
         finally:  # also when interrupted
-            self.keep()
+            self.save()
 
     def advance(self, step: int, loss: float, check: Callable[[], dict[str, Any]]) -> None:
-        """Note a step that is done: in the log, and from time to time in a checkpoint."""
+        """Record a finished step in the log, and regularly write a checkpoint."""
         plan = self.learner.plan
         self.step, every, last = step, max(1, plan.steps // LINES), step == plan.steps
         self._losses.append(loss)
@@ -110,11 +110,11 @@ class Run:
             self.log(line)
             self._losses = []
         if time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
-            self.keep()
+            self.save()
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """The network with averaged weights in evaluation mode, for as long as the block runs."""
+        """Context manager: the network with averaged weights in evaluation mode."""
         network, average = self.learner.network, self.learner.average
         was_training = network.training
         average.swap(self.learner.own())
@@ -124,8 +124,8 @@ class Run:
             average.swap(self.learner.own())
             network.train(was_training)
 
-    def keep(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+    def save(self) -> None:
+        """Write the checkpoint atomically."""
         self.seconds += time.monotonic() - self._resumed
         self._resumed = time.monotonic()
         about = {
@@ -137,37 +137,37 @@ class Run:
         keep(self.folder / CHECKPOINT, {"": self.learner}, self.step, {"about": as_json(about, "about")})
         self._saved = time.monotonic()
 
-    def go_on(self) -> None:
-        """Take up what `keep` wrote, and forget what was logged after it."""
+    def resume(self) -> None:
+        """Load the checkpoint of `save`, and remove later lines of the log."""
         self.step = go_on(self.folder / CHECKPOINT, {"": self.learner})
-        self.seconds = read_about(self.folder)["seconds"]
+        self.seconds = read_state(self.folder)["seconds"]
         log = self.folder / LOG
         kept = [line for line in read_log(log) if line.get("step", 0) <= self.step]
         write_bytes(log, "".join(as_json(line, LOG) + "\n" for line in kept).encode())
 
     def log(self, figures: Mapping[str, Any]) -> None:
-        """Add a line to the log: the step, the seconds so far, and the figures."""
+        """Append a line to the log: step, elapsed seconds and metrics."""
         seconds = round(self.seconds + time.monotonic() - self._resumed, 1)
         with (self.folder / LOG).open("a") as file:
             file.write(as_json({"step": self.step, "seconds": seconds, **figures}, LOG) + "\n")
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """Step, steps, seconds and remembered options of a folder's checkpoint."""
+def read_state(folder: Path) -> dict[str, Any]:
+    """Step, steps, seconds and stored options of a folder's checkpoint."""
     path = folder / CHECKPOINT
     if not path.is_file():
-        raise InputError(f"{folder}: expected an interrupted training to go on with, found no {CHECKPOINT}.")
+        raise InputError(f"{folder}: expected an interrupted training to resume, found no {CHECKPOINT}.")
     with safe_open(path, "pt") as file:
         about: dict[str, Any] = parse_json(file.metadata()["about"], str(path))
     return about
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, as far as it was written whole."""
+    """The complete lines of a log."""
     lines = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
             lines.append(parse_json(line, LOG))
-        except ValueError:  # cut off while it was written
+        except ValueError:  # truncated line
             break
     return lines

@@ -4,10 +4,10 @@ import torch
 
 from mendiff.demo.data import render_good
 from mendiff.nets.features import PixelPyramid
+from tools.assessment import _as_seen, _taken, assess, draw_category
 from tools.camera import photographed
 from tools.flaws import FLAWS, flawed
 from tools.images import KINDS, generate, generate_batch
-from tools.judge import _as_seen, _taken, draw_category, judge
 from tools.textures import TEXTURES
 
 SIZE = 64
@@ -110,7 +110,7 @@ def test_category_is_repeatable_and_its_flaws_can_be_found():
     one, again = draw_category(0, 2), draw_category(0, 2)
     assert torch.equal(one.tests, again.tests)
     assert torch.equal(one.masks.flatten(1).any(1), one.labels)
-    found = judge(PixelPyramid(), [one])
+    found = assess(PixelPyramid(), [one])
     assert 0.5 < found["pixel_auroc"] <= 1
 
 

@@ -101,8 +101,8 @@ def test_trained_codec_is_a_codec_folder_of_half_precision(codec, tmp_path):
     trained = open_codec(tmp_path / "codec")
     assert (trained.factor, trained.channels) == (8, 16)
     assert {one.dtype for one in load_file(tmp_path / "codec/codec.safetensors").values()} == {torch.float16}
-    judged = json.loads((tmp_path / LOG).read_text().splitlines()[-1])["judged"]
-    assert judged.keys() == {"psnr", "ssim"}
+    assessed = json.loads((tmp_path / LOG).read_text().splitlines()[-1])["judged"]
+    assert assessed.keys() == {"psnr", "ssim"}
 
 
 def test_codec_sees_cuts_of_its_size_and_some_of_them_are_enlarged():
@@ -160,9 +160,9 @@ def test_folder_of_a_training_is_not_begun_anew(codec, tmp_path, capsys):
 
 
 def test_checkpoint_of_another_network_is_refused(tmp_path):
-    Run(torch.nn.Linear(2, 3), schedule(4), tmp_path).keep()
+    Run(torch.nn.Linear(2, 3), schedule(4), tmp_path).save()
     with pytest.raises(InputError, match="has another shape of 'bias'"):
-        Run(torch.nn.Linear(2, 4), schedule(4), tmp_path).go_on()
+        Run(torch.nn.Linear(2, 4), schedule(4), tmp_path).resume()
 
 
 def test_minutes_become_steps(codec, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What both training commands share: options, threads, the number of steps, and the end."""
+"""Common parts of the training commands: options, threads, number of steps, and final output."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ from mendiff.cli.heap import keep_freed_memory
 from mendiff.cli.terminal import Terminal
 from mendiff.errors import InputError
 from tools.stream import RoundsConfig
-from tools.training import CHECKPOINT, read_about
+from tools.training import CHECKPOINT, read_state
 
 OTHER_SEED = 900_000_000
-"""Added to the seed for images that are not trained on."""
+"""Offset of the seed for images that are not used for training."""
 REMEMBERED = ("seed", "size", "batch", "round", "passes", "rate", "crop", "perceptual", "features")
-"""Options that a resumed training has from its beginning: with others it would not go on as if unbroken."""
+"""Options that are stored in the checkpoint, because a resumed training needs the same values."""
 
 
 def add_training_options(
     parser: argparse.ArgumentParser, *, size: int, batch: int, passes: int, rate: float
 ) -> None:
-    """The options of a training on generated images."""
+    """Add the options of a training on generated images."""
     cores = os.cpu_count() or 1
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="folder for checkpoint, log and weights"
     )
-    parser.add_argument("--minutes", type=float, help="choose as many steps as fit into this time here")
-    parser.add_argument("--steps", type=int, help="take this many instead")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and images (%(default)s)")
+    parser.add_argument("--minutes", type=float, help="train for as many steps as fit into this time")
+    parser.add_argument("--steps", type=int, help="number of steps instead of --minutes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and images (%(default)s)")
     parser.add_argument("--size", type=int, default=size, help="side of the generated images (%(default)s)")
     parser.add_argument("--batch", type=int, default=batch, help="images per step (%(default)s)")
     parser.add_argument("--round", type=int, default=64, help="new batches per round (%(default)s)")
-    parser.add_argument("--passes", type=int, default=passes, help="times every image is shown (%(default)s)")
+    parser.add_argument("--passes", type=int, default=passes, help="passes over every image (%(default)s)")
     parser.add_argument("--rate", type=float, default=rate, help="highest learning rate (%(default)s)")
     parser.add_argument(
-        "--workers", type=int, default=max(1, cores - 1), help="processes that draw (%(default)s)"
+        "--workers", type=int, default=max(1, cores - 1), help="processes that draw images (%(default)s)"
     )
     parser.add_argument(
-        "--threads", type=int, default=0, help="of the network on a CPU; 0: those that are left"
+        "--threads", type=int, default=0, help="threads of the network on a CPU; 0: the remaining cores"
     )
     parser.add_argument(
-        "--categories", type=int, default=12, help="generated surfaces to judge on (%(default)s)"
+        "--categories", type=int, default=12, help="generated surfaces for the assessment (%(default)s)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (%(default)s)")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with an interrupted training, as it was begun"
+        "--resume", action="store_true", help="continue an interrupted training with its options"
     )
-    parser.add_argument("--install", action="store_true", help="put the weights into the package at the end")
-    parser.add_argument("--quiet", action="store_true", help="say warnings only")
+    parser.add_argument("--install", action="store_true", help="copy the weights to the package at the end")
+    parser.add_argument("--quiet", action="store_true", help="print warnings only")
 
 
-def answered(name: str, work: Callable[[], None]) -> int:
-    """Do the work; what is wrong with the input becomes one line."""
+def run_command(name: str, work: Callable[[], None]) -> int:
+    """Run a command and return its exit code; an input error is printed in one line."""
     keep_freed_memory()
     try:
         work()
@@ -68,15 +68,15 @@ def answered(name: str, work: Callable[[], None]) -> int:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; the same command with --resume goes on from here.", file=sys.stderr)
+        print(f"{name}: interrupted; run the same command with --resume to continue.", file=sys.stderr)
         return 130
     return 0
 
 
 def check_folder(options: argparse.Namespace) -> None:
-    """Refuse options that make no sense, and to begin anew where a training lies.
+    """Refuse invalid options, and a new training in the folder of another one.
 
-    A resumed training takes up the options that it was begun with.
+    A resumed training uses its original options.
     """
     for name, lowest in (("batch", 2), ("round", 1), ("passes", 1), ("workers", 0), ("categories", 0)):
         if getattr(options, name) < lowest:
@@ -86,39 +86,39 @@ def check_folder(options: argparse.Namespace) -> None:
     there = (options.out / CHECKPOINT).is_file()
     if there and not options.resume:
         raise InputError(
-            f"{options.out}: expected a new folder, but a training lies there; add --resume or choose "
+            f"{options.out}: expected a new folder, but it contains a training; add --resume or choose "
             "another -o."
         )
     if options.resume and not there:
-        raise InputError(f"--resume: expected a training in {options.out} to go on with, found none.")
+        raise InputError(f"--resume: expected a training in {options.out}, found none.")
     if options.resume:
-        vars(options).update(read_about(options.out)["asked"])
+        vars(options).update(read_state(options.out)["asked"])
     options.out.mkdir(parents=True, exist_ok=True)
 
 
-def remembered(options: argparse.Namespace) -> dict[str, Any]:
-    """What a checkpoint keeps of the options."""
+def stored_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that are stored in a checkpoint."""
     return {name: value for name, value in vars(options).items() if name in REMEMBERED}
 
 
 def rounds_of(options: argparse.Namespace) -> RoundsConfig:
-    """How the options want the images shown."""
+    """The stream settings of the options."""
     return RoundsConfig(
         options.seed, options.size, options.batch, options.round, options.passes, options.workers
     )
 
 
 def set_threads(options: argparse.Namespace, device: str) -> None:
-    """Leave the workers' cores to them."""
+    """Set the number of torch threads so that cores remain for the workers."""
     if device == "cpu":
         cores = os.cpu_count() or 1
         torch.set_num_threads(options.threads or max(1, cores - options.workers))
 
 
 def steps_of(options: argparse.Namespace, seconds: Callable[[], float]) -> int:
-    """Steps of the training: a resumed one's own, those asked for, or as many as fit into the time."""
+    """Number of steps: from the checkpoint, from --steps, or as many as fit into --minutes."""
     if options.resume:
-        return int(read_about(options.out)["steps"])
+        return int(read_state(options.out)["steps"])
     if (options.steps is None) == (options.minutes is None):
         raise InputError("--steps and --minutes: expected one of them.")
     steps = options.steps if options.minutes is None else round(60 * options.minutes / seconds())
@@ -128,12 +128,12 @@ def steps_of(options: argparse.Namespace, seconds: Callable[[], float]) -> int:
 
 
 def seconds_per_step(rounds: RoundsConfig, draw: Callable[[], object], learn: Callable[[], object]) -> float:
-    """How long a step takes: the slower of what the workers and what this process have to do for it.
+    """Seconds per step: the maximum of the workers' time and this process's time.
 
     Args:
-        rounds: how images are shown.
-        draw: makes a batch, as a worker does.
-        learn: one step.
+        rounds: settings of the image stream.
+        draw: draws a batch, like a worker.
+        learn: runs a training step.
     """
     drawing = _timed(draw) / max(rounds.workers, 1) / rounds.passes
     learning = median(_timed(learn) for _ in range(5))
@@ -147,7 +147,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def finish(options: argparse.Namespace, names: Sequence[str], terminal: Terminal) -> None:
-    """Tell of the finished files in the folder, and put them into the package where that was asked for."""
+    """Print the finished files, and copy them to the package with --install."""
     for name in names:
         path = options.out / name
         terminal.say(f"{path}: {path.stat().st_size / 1e6:.2f} MB, SHA-256 {sum_of(path)}")

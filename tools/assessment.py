@@ -1,4 +1,4 @@
-"""A quick judgement without real images: memory banks on generated surfaces with home-made defects."""
+"""Assessment of features without real images: memory banks on generated surfaces with synthetic defects."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SURFACES: tuple[Kind, ...] = (plain_texture, relief, dead_leaves, plain_texture,
 SIDE, SHEET = 128, 448
 GOOD, TESTS, POSITIONS = 20, 24, 2000
 CONTRAST = 0.02
-"""Deviation of pixels below which a surface shows nothing, and is drawn again."""
+"""Least standard deviation of a surface's pixels; a flatter surface is drawn again."""
 
 
 @dataclass(frozen=True)
 class Category:
-    """Cuts from one surface: good ones to learn from, and others of which every second has a flaw.
+    """Crops of a surface: good ones for training, and test crops of which every second has a defect.
 
     train: (N,3,S,S) in [0,1]; tests: (M,3,S,S); labels: (M,) bool; masks: (M,1,S,S) bool.
     """
@@ -43,7 +43,7 @@ class Category:
 
 
 def draw_category(seed: int, number: int) -> Category:
-    """Category `number` of a seed, always the same; lessons and tests come from different halves."""
+    """Category `number` of a seed, reproducible; training and test crops come from different halves."""
     rng = np.random.default_rng([seed, number, 7])
     camera = int(rng.integers(2**32))
     while True:
@@ -70,36 +70,36 @@ def _cut(surface: Field, rng: Rng, top: int, bottom: int) -> Field:
 
 
 def _taken(image: Field, camera: int) -> Tensor:
-    """Every picture of a category is taken alike, (3,S,S)."""
+    """Apply the camera model of a category, (3,S,S)."""
     pixels = photographed(image, np.random.default_rng(camera))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
 
 
 def _as_seen(mask: Mask, camera: int) -> Tensor:
-    """The mask turned as the picture is, (1,S,S) bool."""
+    """Rotate and mirror the mask like the image, (1,S,S) bool."""
     seen = turned_over(mask, np.random.default_rng(camera))
     return torch.from_numpy(seen.copy())[None]
 
 
 @torch.no_grad()
-def judge(features: Features, categories: Sequence[Category]) -> dict[str, float]:
+def assess(features: Features, categories: Sequence[Category]) -> dict[str, float]:
     """Mean image and pixel AUROC of a memory bank on these features."""
     rows = []
-    for one in categories:
-        scores, maps = fit_memory_bank(features, one.train, POSITIONS).predict(one.tests)
-        found = image_and_pixel_metrics(scores, one.labels, maps, one.masks)
+    for category in categories:
+        scores, maps = fit_memory_bank(features, category.train, POSITIONS).predict(category.tests)
+        found = image_and_pixel_metrics(scores, category.labels, maps, category.masks)
         rows.append((found["image_auroc"] or 0.0, found["pixel_auroc"] or 0.0))
     image, pixel = zip(*rows, strict=True)
     return {"image_auroc": round(sum(image) / len(rows), 4), "pixel_auroc": round(sum(pixel) / len(rows), 4)}
 
 
-def judge_all(
+def assess_all(
     rows: Mapping[str, Features], categories: Sequence[Category], terminal: Terminal
 ) -> dict[str, dict[str, float]]:
-    """The same for several features, told row by row; nothing without categories."""
+    """Assess several features and print a row for each; does nothing without categories."""
     found = {}
     for name, features in rows.items() if categories else ():
-        found[name] = judge(features, categories)
+        found[name] = assess(features, categories)
         image, pixel = found[name]["image_auroc"], found[name]["pixel_auroc"]
         place = f"on {len(categories)} generated surfaces"
         terminal.say(f"{name}: image AUROC {image:.3f}, pixel AUROC {pixel:.3f} {place}")
