@@ -1,12 +1,12 @@
-# The checks by short names, for `just`: `just fast`, `just all`.
+# Short names of the checks for `just`: `just fast`, `just all`.
 
-fast:      # tests of a change: those that failed before, then all that are quick
+fast:      # fast tests, previously failed ones first
     pytest --failed-first
-slow:      # the long tests
+slow:      # slow tests
     pytest -m slow
 lint:
     ruff check && ruff format --check && mypy
-docs:      # the documentation as a site, made anew at every change
+docs:      # the documentation site, rebuilt after every change
     mkdocs serve
-all:       # what must pass before a merge, in a fresh environment
+all:       # all checks in a new environment; required before a merge
     .ci/run

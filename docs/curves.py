@@ -1,4 +1,4 @@
-"""Draws the course of a training of the bundled networks from its log.
+"""Plots the log of a training of the bundled networks.
 
 python docs/curves.py docs/bundled-features.jsonl docs/bundled-features.svg
 python docs/curves.py runs/codec/log.jsonl docs/bundled-codec.svg
@@ -16,9 +16,9 @@ STAGES = ("stride 4", "stride 8", "stride 16")
 
 
 def main(log: Path, out: Path) -> None:
-    """Loss on the left, figures of held-back images on the right."""
+    """Plot the loss on the left and metrics of held-back images on the right."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    # No date and fixed names, so that the same log gives the same file; text stays text.
+    # Fixed ids and no date, so that the same log gives the same file; text is not converted to paths.
     mpl.rcParams.update({"svg.hashsalt": "mendiff", "svg.fonttype": "none", "font.size": 9})
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
     curve(left, lines, "loss", "training")
@@ -43,7 +43,7 @@ def main(log: Path, out: Path) -> None:
 
 
 def curve(axes: Axes, lines: list[dict], name: str, label: str) -> None:
-    """One figure over the steps."""
+    """Plot a metric over the steps."""
     seen = [line for line in lines if name in line]
     axes.plot([one["step"] for one in seen], [one[name] for one in seen], label=label)
 

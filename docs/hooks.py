@@ -1,4 +1,4 @@
-"""Pages of the documentation that are made from the code: the reference of the command line."""
+"""Documentation pages that are generated from the code: the command line reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mendiff.cli.command import COMMANDS, Command
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that no file holds."""
+    """Add the generated pages."""
     files.append(File.generated(config, "cli.md", content=reference()))
     return files
 
@@ -21,7 +21,7 @@ def reference() -> str:
 
 
 def section(command: Command) -> str:
-    """One command."""
+    """The section of a command."""
     lines = [f"## mendiff {command.name}", "", command.doc.partition("\n\nAttributes:")[0], ""]
     lines += ["```text", command.usage, "```", "", "| option | default | |", "|---|---|---|"]
     for name, one in command.fields.items():

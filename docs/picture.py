@@ -1,4 +1,4 @@
-"""Draws the README's picture from what `mendiff demo` left behind.
+"""Draws the README's picture from the output of `mendiff demo`.
 
     python docs/picture.py mendiff-demo docs/demo.png
 
@@ -27,7 +27,7 @@ from mendiff.data.reading import read_image
 
 
 def main(demo: Path, out: Path) -> None:
-    """One row per kind of part."""
+    """Draw a row per kind of part."""
     rows = []
     for category in open_data(demo / "data"):
         model = load(demo / "models" / category.name)

@@ -1,9 +1,9 @@
-"""Draws the pictures of RAN from what `mendiff demo --method ran -o DEMO` left behind.
+"""Draws the pictures of RAN from the output of `mendiff demo --method ran -o DEMO`.
 
     python docs/ran_pictures.py DEMO docs
 
-For every kind of part, as docs/ran-NAME.png, the defective test image of median score: input, KL map at
-every timestep, mean of the feature maps, combined map, gradient-denoised image, true mask.
+For every kind of part the defective test image of median score, as docs/ran-NAME.png: input, KL map at every
+timestep, mean of the feature maps, combined map, gradient-denoised image, true mask.
 """
 
 import sys
@@ -30,7 +30,7 @@ from mendiff.model import Model
 
 
 def main(demo: Path, out: Path) -> None:
-    """One file per kind of part."""
+    """Draw a file per kind of part."""
     out.mkdir(parents=True, exist_ok=True)
     for category in open_data(demo / "data"):
         tiles = row(load(demo / "models" / category.name), category)
@@ -40,7 +40,7 @@ def main(demo: Path, out: Path) -> None:
 
 @torch.no_grad()
 def row(model: Model, category: Category) -> list[Picture]:
-    """The pictures of one image."""
+    """The pictures of an image."""
     defective = [sample for sample in category.test if not sample.is_good]
     found = model.predict([sample.path for sample in defective])
     middle = int(found.score.argsort()[len(defective) // 2])
