@@ -77,12 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--features-weights", type=Path, help="the backbone's safetensors file")
     parser.add_argument("--features-input", choices=INPUTS, help="input normalisation of the backbone")
-    parser.add_argument(
-        "--perceptual", type=float, default=0.1, help="weight of the perceptual term (%(default)s)"
-    )
-    parser.add_argument(
-        "--noise", type=float, default=0.5, help="largest noise level on the latents (%(default)s)"
-    )
+    parser.add_argument("--perceptual", type=float, default=0.1, help="weight of this term (%(default)s)")
+    parser.add_argument("--noise", type=float, default=0.5, help="largest latent noise (%(default)s)")
     parser.add_argument("--start", type=Path, help="folder of a codec with fewer channels as initialisation")
     parser.add_argument("--crop", type=int, default=64, help="side of the training crops (%(default)s)")
     add_training_options(parser, size=128, batch=16, passes=8, rate=2e-3)

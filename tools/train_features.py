@@ -88,9 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--teacher", default="mobilenetv2_100", help="timm's name (%(default)s)")
     parser.add_argument("--teacher-weights", type=Path, required=True, help="its safetensors file")
-    parser.add_argument(
-        "--teacher-input", choices=INPUTS, help="input normalisation of the teacher (default: timm's)"
-    )
+    parser.add_argument("--teacher-input", choices=INPUTS, help="input normalisation (default: timm's)")
     add_training_options(parser, size=160, batch=16, passes=4, rate=2e-3)
     return run_command(parser.prog, lambda: train(parser.parse_args(arguments)))
 
@@ -106,12 +104,12 @@ def train(options: argparse.Namespace) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(options.seed)
         student = Student(StudentConfig(outputs=extractor.channels), folded=False)
-    teacher, training_student = Teacher(extractor, same=same), StudentTraining(student, extractor.channels)
-    steps = steps_of(options, lambda: time_per_step(teacher, training_student, rounds, device))
-    fit_whitenings(training_student, teacher, rounds)
+    teacher, model = Teacher(extractor, same=same), StudentTraining(student, extractor.channels)
+    steps = steps_of(options, lambda: time_per_step(teacher, model, rounds, device))
+    fit_whitenings(model, teacher, rounds)
     teacher.to(device)
-    training_student.to(device)
-    run = Run(training_student, schedule(steps, options.rate), options.out, stored_options(options))
+    model.to(device)
+    run = Run(model, schedule(steps, options.rate), options.out, stored_options(options))
     if options.resume:
         run.resume()
     count = sum(one.numel() for one in Student(student.config).parameters())
@@ -125,12 +123,12 @@ def train(options: argparse.Namespace) -> None:
     with terminal.bar("teaching") as update:
         run.learn(
             source,
-            partial(loss_of, training_student, teacher, device),
-            partial(checked, training_student, teacher, kept),
+            partial(loss_of, model, teacher, device),
+            partial(checked, model, teacher, kept),
             update,
         )
     with run.averaged():
-        shipped = training_student.to("cpu").final_student()
+        shipped = model.to("cpu").final_student()
     run.log({"judged": assessed(shipped, options, terminal)})
     state = {name: one.half().contiguous() for name, one in sorted(shipped.state_dict().items())}
     write_bytes(options.out / FEATURES, save(state))
@@ -147,10 +145,10 @@ def open_teacher(name: str, weights: Path, told: str | None = None) -> tuple[Fea
     return extractor, config.network.get("pad_type") == "same"
 
 
-def fit_whitenings(training_student: StudentTraining, teacher: Teacher, rounds: RoundsConfig) -> None:
+def fit_whitenings(model: StudentTraining, teacher: Teacher, rounds: RoundsConfig) -> None:
     """Compute the whitening from images that are not used for training."""
     other = Drawn(replace(rounds, seed=rounds.seed + OTHER_SEED), teacher)
-    training_student.whitenings.fit([[one.float() for one in other[number][1:]] for number in range(FITTED)])
+    model.whitenings.fit([[one.float() for one in other[number][1:]] for number in range(FITTED)])
 
 
 def held_back(teacher: Teacher, rounds: RoundsConfig, device: str) -> list[list[Tensor]]:
@@ -161,21 +159,21 @@ def held_back(teacher: Teacher, rounds: RoundsConfig, device: str) -> list[list[
     return [[images.float() / 255, *(one.float() for one in described)] for images, *described in drawn]
 
 
-def loss_of(training_student: StudentTraining, teacher: Teacher, device: str, batch: list[Tensor]) -> Tensor:
+def loss_of(model: StudentTraining, teacher: Teacher, device: str, batch: list[Tensor]) -> Tensor:
     """The student's distance from the teacher; on a CPU the workers have already computed the targets."""
     image, *described = (one.to(device, non_blocking=True) for one in batch)
     if not described:
         with torch.no_grad():
             described = teacher(image)
     with bf16_autocast(torch.device(device)):
-        said, meant = training_student(teacher.cut(image), described)
+        said, meant = model(teacher.cut(image), described)
     return distance([one.float() for one in said], meant)
 
 
 @torch.no_grad()
-def checked(training_student: StudentTraining, teacher: Teacher, kept: list[list[Tensor]]) -> dict[str, Any]:
+def checked(model: StudentTraining, teacher: Teacher, kept: list[list[Tensor]]) -> dict[str, Any]:
     """Loss on held-back images, and the share of the teacher's variance within images that is explained."""
-    pairs = [training_student(teacher.cut(image), described) for image, *described in kept]
+    pairs = [model(teacher.cut(image), described) for image, *described in kept]
     losses = [float(distance(*pair)) for pair in pairs]
     shares = torch.tensor([explained(*pair) for pair in pairs]).mean(0)
     return {
@@ -198,13 +196,9 @@ def assessed(
     return assess_all({"student": ours, "teacher": taught, "random weights": fresh}, surfaces, terminal)
 
 
-def time_per_step(
-    teacher: Teacher, training_student: StudentTraining, rounds: RoundsConfig, device: str
-) -> float:
+def time_per_step(teacher: Teacher, model: StudentTraining, rounds: RoundsConfig, device: str) -> float:
     """Seconds per step on this machine, measured on a temporary network."""
-    trial = StudentTraining(Student(training_student.student.config, folded=False), teacher.channels).to(
-        device
-    )
+    trial = StudentTraining(Student(model.student.config, folded=False), teacher.channels).to(device)
     learner = Learner(trial, schedule(1))
     image, *described = Drawn(rounds, teacher)[0]
     batch = [image.float() / 255, *(one.float() for one in described)]

@@ -81,7 +81,7 @@ def test_resumed_training_ends_where_an_unbroken_one_does(command, result, reque
     assert all(torch.equal(one, broken[key]) for key, one in whole.items())
     steps = [line["step"] for line in read_log(tmp_path / "broken" / LOG)]
     assert steps == sorted(steps)
-    assert steps[-2:] == [6, 6]  # the last step, and the judgement
+    assert steps[-2:] == [6, 6]  # the last step, and the assessment
 
 
 def test_trained_features_are_half_precision_and_can_be_used(features, tmp_path):
@@ -137,7 +137,7 @@ def test_most_images_get_other_colours_and_keep_their_drawing():
         (["--steps", "0"], "--steps: expected at least 1"),
         (["--steps", "4", "--size", "50"], "--size: expected a multiple of 16"),
         (["--steps", "4", "--batch", "1"], "--batch: expected at least 2"),
-        (["--resume"], "to go on with, found none"),
+        (["--resume"], "--resume: expected a training in"),
         (
             ["--steps", "4", "--features", "auto", "--features-weights", "x"],
             "or --features auto without a file",
@@ -156,7 +156,7 @@ def test_folder_of_a_training_is_not_begun_anew(codec, tmp_path, capsys):
     main, options = codec
     (tmp_path / CHECKPOINT).write_bytes(b"")
     assert main([*options, "-o", str(tmp_path), "--steps", "2"]) == 2
-    assert "a training lies there" in capsys.readouterr().err
+    assert "it contains a training" in capsys.readouterr().err
 
 
 def test_checkpoint_of_another_network_is_refused(tmp_path):
