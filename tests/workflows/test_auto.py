@@ -64,7 +64,7 @@ def test_a_backbones_input_is_what_was_told(folded):
     assert backbone_input(folded, None, {"features.mean": HALF}) == {}
     assert backbone_input(None, None) == {}
     with pytest.raises(
-        InputError, match=r"folded.safetensors: expected to be told .* --features-input tflite"
+        InputError, match=r"folded.safetensors: expected --features-input, since .* --features-input tflite"
     ):
         backbone_input(folded, None, {"features.layers": ["stage1"]})
 
@@ -104,7 +104,7 @@ def test_plan_may_name_both(paths, bundled):
 
 def test_plan_refuses_a_file_for_auto(paths, bundled):
     plan = Plan(features="auto", features_weights=bundled / FEATURES)
-    with pytest.raises(InputError, match="--features-weights: expected --features with it"):
+    with pytest.raises(InputError, match="--features-weights: expected --features, too"):
         make_config(plan, paths)
 
 

@@ -83,10 +83,7 @@ def test_fit_needs_images(run, refused, tmp_path):
     assert "no such folder" in refused("fit", tmp_path / "none", "-o", tmp_path / "m", *settings())
     one = draw(tmp_path / "one", 1)
     sentence = refused("fit", one, "-o", tmp_path / "m", *settings())
-    assert (
-        "expected at least 2 good images, one to learn from and one to set the threshold by, got 1"
-        in sentence
-    )
+    assert "expected at least 2 good images, for training and for the threshold, got 1" in sentence
     shutil.copy(one / "0.png", one / "same.png")
     code, _, err = run("fit", one, "-o", tmp_path / "m", *settings())
     assert code == 2

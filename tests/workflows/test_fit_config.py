@@ -52,7 +52,7 @@ def test_fit_refuses(refused, data, tmp_path, words, sentence):
 @pytest.mark.parametrize(
     ("name", "kind", "sentence"),
     [
-        (None, "other", "--features-weights: expected --features with it, timm's name of the backbone"),
+        (None, "other", "--features-weights: expected --features, too, with timm's name of the backbone"),
         ("resnet18", "text", "expected a safetensors file, but it is damaged or of another format"),
         ("resnet18", "none", "expected a safetensors file, but there is no such file"),
         ("resnet18", "other", "expected those of timm's resnet18"),
@@ -81,7 +81,7 @@ def test_fit_asks_how_images_must_look_where_all_running_means_are_zero(refused,
     assert "--features-input tflite" in sentence
     assert "--features-input timm" in sentence
     assert "expected one of timm, tflite, got 'caffe'" in refused(*words, *named, "--features-input", "caffe")
-    assert "--features-input: expected --features with it" in refused(*words, "--features-input", "tflite")
+    assert "--features-input: expected --features, too" in refused(*words, "--features-input", "tflite")
 
 
 def test_fit_without_the_hub_names_the_command_that_fetches_a_backbone(refused, data, tmp_path, cache):

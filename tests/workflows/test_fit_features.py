@@ -72,7 +72,7 @@ def test_interrupted_features_go_on_to_the_same_weights(run, data, model, backbo
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ((), "--model: expected a fitted model whose reconstructions to learn from, got none."),
+        ((), "--model: expected a fitted model that computes the reconstructions, got none."),
         (("--model", "nowhere"), "nowhere: expected a model folder"),
         (("--features", "auto"), "--features: expected timm's name of a backbone to tune, got 'auto'."),
         (("--features", "zebra"), "features: expected the name of a timm backbone, got 'zebra'"),

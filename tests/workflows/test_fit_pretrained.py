@@ -44,7 +44,7 @@ def test_one_model_has_a_prompt_for_every_category(run, refused, plates, tmp_pat
     words += ["--prompt", prompts, *shrink(shrunk), "--set", "features.name=''", "--device", "cpu"]
     words += ["--set", "training.steps=1", "--set", "training.batch_size=2", "--set", "steps=2"]
     sentence = refused(*words)
-    assert "--categories: expected some that have a prompt (carpet, grid," in sentence
+    assert "--categories: expected categories with a prompt (carpet, grid," in sentence
     words += ["--set", "denoiser.categories=[dark, light]", "--set", "both_ways=[light]"]
     sentence = refused(*words)
     assert sentence.endswith("for a model with prompts per category, got global.")

@@ -92,7 +92,7 @@ def test_a_full_disk_at_the_end_of_a_fit_loses_nothing(run, data, tmp_path, monk
     code, _, err = run("fit", data, "-o", out, "--json", *settings())
     assert code == 2
     assert "expected free disk space, but the disk is full" in err
-    assert "What was learned is kept: the same command with --resume goes on." in err
+    assert "The training result is kept: repeat the command with --resume." in err
     assert len(err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".model.fit", "cwd"]
     monkeypatch.setattr(weights, "save_file", write)

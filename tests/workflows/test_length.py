@@ -168,12 +168,12 @@ def test_the_chosen_number_is_told_and_kept_and_with_the_seed_it_makes_the_same_
     monkeypatch.setitem(Glad.PRESETS, "tiny", dataclasses.replace(tiny, training=plan))
     code, told, fast = fit("fast", "--seed", "3", seconds=1e-3)
     assert code == 0
-    assert "8 steps on cpu, about 1 minute (--steps 8 repeats this length)" in told
+    assert "8 steps on cpu, about 1 minute (repeat with --steps 8)" in told
     assert steps_of(fast) == 8
 
     code, told, again = fit("again", "--seed", "3", "--steps", "8", seconds=100.0)
     assert code == 0
-    assert "repeats this length" not in told
+    assert "repeat with" not in told
     assert steps_of(again) == 8
     weights = [(one / "model.safetensors").read_bytes() for one in (fast, again)]
     assert weights[0] == weights[1]
@@ -186,7 +186,7 @@ def test_the_chosen_number_is_told_and_kept_and_with_the_seed_it_makes_the_same_
     ("options", "sentence"),
     [
         (["--steps", "0"], "--steps: expected at least 1, got 0."),
-        (["--steps", "3", "--set", "training.steps=4"], "expected one number, got 3 and 4"),
+        (["--steps", "3", "--set", "training.steps=4"], "expected equal numbers, got 3 and 4"),
     ],
 )
 def test_a_number_of_steps_that_is_none_or_two_is_refused(fit, options, sentence):

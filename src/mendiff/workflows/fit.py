@@ -1,4 +1,4 @@
-"""`mendiff fit`: from a folder of good images to a model folder."""
+"""`mendiff fit`: train on a folder of good images and write a model folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ BALANCES = ("image", "category")
 PARTS_FILE = "parts"
 STEPS = "training.steps"
 UPRIGHT = (
-    "the part lies at all sorts of angles, so every image is turned upright and centred before the model "
-    "sees it (--set upright=never leaves images as they are)."
+    "the part has varying orientations, so every image is rotated upright and centred before inference "
+    "(--set upright=never disables this)."
 )
 NO_FEATURES = "only pixels are compared; --features auto detects many more defects."
 NOTHING_TO_RESUME = "--resume: expected an interrupted fit of {} to resume, found none; run without --resume."
@@ -67,32 +68,18 @@ def run(options: FitOptions, reporter: Reporter) -> dict[str, Any]:
     check_choice("--statistics", options.statistics, STATISTICS)
     check_choice("--balance", options.balance, BALANCES)
     depth = {"bit_depth": options.bit_depth} if options.bit_depth else {}
-    plan = Plan(
-        method=options.method,
-        preset=options.preset,
-        settings=with_steps(depth | options.settings, options.steps),
-        features=options.features,
-        features_weights=options.features_weights,
-        features_input=options.features_input,
-        image_size=options.image_size,
-        seed=options.seed,
-        device=processes.device,
-        devices=options.devices,
-        nodes=options.nodes,
-        strategy=options.strategy,
-        statistics=options.statistics,
-        balance=options.balance,
-        codec=options.codec,
-        pretrained=options.pretrained,
-        prompt=options.prompt,
-        textures=options.textures,
-        false_alarm_rate=check_rate(options.false_alarm_rate),
-        minutes=check_minutes(options.minutes, options.steps, processes),
-    )
+    same: dict[str, Any] = {one.name: getattr(options, one.name) for one in fields(Plan)}
+    changed = {
+        "settings": with_steps(depth | options.settings, options.steps),
+        "device": processes.device,
+        "false_alarm_rate": check_rate(options.false_alarm_rate),
+        "minutes": check_minutes(options.minutes, options.steps, processes),
+    }
+    plan = Plan(**same | changed)
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
     how = {"resume": options.resume, "overwrite": options.overwrite}
     if options.preset == AUTO:
-        from mendiff.workflows.choice import fit_candidates  # which makes several fits
+        from mendiff.workflows.choice import fit_candidates  # imports this module
 
         return fit_candidates(plan, chosen, options.out, reporter, **how)
     return fit(plan, chosen, options.out, reporter, **how)
@@ -107,16 +94,16 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Fit a plan to the good training images of some categories; returns what a person wants to know.
+    """Train on the good images of the categories and write a model folder; returns a summary.
 
-    Of several processes only the first writes, and has something to return.
+    Of several processes, only the first writes files and returns a summary.
     """
     first = rank_of(plan.processes) == 0
     place = check_output(out, overwrite, "a model")
     paths = readable_paths(categories, reporter, use_of(plan))
     config = make_config(plan, paths)
     check_prompts(plan, config, categories)
-    apart = _apart(categories, paths) if plan.statistics == "category" else {}
+    by_category = _paths_by_category(categories, paths) if plan.statistics == "category" else {}
     groups = _groups(categories, paths) if plan.balance == "category" else None
     workdir = workdir_of(out, resume) if first else _workdir(out)
     earlier = workdir / CODEC_CHECKPOINT
@@ -148,7 +135,7 @@ def fit(
         if first:
             (workdir / PARTS_FILE).write_text("\n".join(loaded))
             write_length(workdir, length)
-        _hold_back(module, apart)
+        _hold_back(module, by_category)
         with reporter.stages() as update:
             images = _images(module, categories, paths)
             seconds = train(plan, module, images, workdir, update, groups, resume=resume)
@@ -157,73 +144,74 @@ def fit(
         steps = config.training.steps
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "steps": steps, "seconds": seconds}
         model = module.as_model(info).to(plan.device).with_false_alarm_rate(plan.false_alarm_rate)
-        odd = warn_of_outliers(model.calibration, [paths[at] for at in module.split.scored_at], reporter)
-        _save(model, place, apart, reporter)
+        scored = [paths[at] for at in module.split.scored_at]
+        outliers = warn_of_outliers(model.calibration, scored, reporter)
+        _save(model, place, by_category, reporter)
     reporter.say(
-        f"model: {out} (fitted in {seconds:.0f} s; threshold {model.threshold:.4g} from good images alone)"
+        f"model: {out} (fitted in {seconds:.0f} s; threshold {model.threshold:.4g} from good images only)"
     )
     if line := bank_share_note(module.method):
         reporter.say(line)
     if module.config.upright == "always":
         reporter.say(f"note: {UPRIGHT}")
     report_reliability(model.calibration, reporter)
-    told = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": odd}
-    return {"model": str(out), **told, **info, "config": config_to_dict(module.config)}
+    summary = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": outliers}
+    return {"model": str(out), **summary, **info, "config": config_to_dict(module.config)}
 
 
 def bank_share_note(method: Any) -> str:
-    """A line on how much of a memory bank the read-out takes, where the fit chose it; otherwise nothing."""
+    """A line about the memory bank's share of the scores, if the fit chose it; otherwise ""."""
     readout = getattr(method, "readout", None)
     if readout is None or len(readout.config.bank_shares) < 2:
         return ""
     share = round(100 * float(readout.bank_share))
-    chosen = "as flaws laid into held-back images had it"
+    chosen = "chosen on synthetic defects in held-back images"
     if share == 100:
-        return f"note: scores come from the memory bank alone, {chosen}: reconstructions add nothing here."
+        return f"note: scores come from the memory bank only, {chosen}: reconstructions do not improve them."
     return f"scores: {share} % memory bank, {100 - share} % reconstruction, {chosen}"
 
 
 def median_size(paths: Sequence[Path]) -> list[int]:
-    """[H, W] of the image that is in the middle of some by its longer side."""
+    """[H, W] of the image with the median longer side, among the first 200."""
     sizes = sorted((read_size(path) for path in paths[:200]), key=max)
     return list(sizes[len(sizes) // 2])
 
 
 def check_minutes(minutes: float | None, steps: int | None, processes: Processes) -> float:
-    """The minutes of --minutes, 0 where it was not given."""
+    """The value of --minutes; 0 if it was not given."""
     if minutes is None:
         return 0.0
     if steps is not None:
-        raise InputError("--minutes and --steps: expected one of them, got both.")
+        raise InputError("--minutes and --steps: expected only one of them, got both.")
     if processes.count > 1:
-        raise InputError(f"--minutes: expected one process, got {processes.count}; say --steps.")
+        raise InputError(f"--minutes: expected a single process, got {processes.count}; use --steps.")
     if not 0 < minutes < math.inf:
         raise InputError(f"--minutes: expected more than 0, got {minutes:g}.")
     return minutes
 
 
 def with_steps(settings: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
-    """Settings with the number of steps that --steps gives, which --set must not give otherwise."""
+    """Settings with the value of --steps; InputError if --set has another number of steps."""
     if steps is None:
         return dict(settings)
     if steps < 1:
         raise InputError(f"--steps: expected at least 1, got {steps}.")
-    said = settings.get(STEPS, steps)
-    if said != steps:
-        raise InputError(f"--steps and --set {STEPS}: expected one number, got {steps} and {said!r}.")
+    other = settings.get(STEPS, steps)
+    if other != steps:
+        raise InputError(f"--steps and --set {STEPS}: expected equal numbers, got {steps} and {other!r}.")
     return {**settings, STEPS: steps}
 
 
 def _length(plan: Plan, config: MethodConfig, workdir: Path, reporter: Reporter, *, resume: bool) -> Length:
-    """How long to train: as long as a resumed training, as was asked for, or by this machine's speed."""
+    """Training length: that of the resumed training, as requested, or chosen by the machine's speed."""
     kept = read_length(workdir) if resume else None
-    if STEPS in plan.settings or plan.processes.count > 1:  # a number that was asked for stays
+    if STEPS in plan.settings or plan.processes.count > 1:
         return configured_length(config)
     return kept or chosen_length(plan.method, config, plan.device, minutes=plan.minutes, say=reporter.say)
 
 
 def _repeat(plan: Plan, config: MethodConfig, length: Length) -> str:
-    """How long that takes, and how to train as long again, where the length was chosen by speed."""
+    """Expected duration, and the options that repeat a length that was chosen by speed."""
     if not length.minutes:
         return ""
     again = f"--steps {config.training.steps}"
@@ -231,18 +219,18 @@ def _repeat(plan: Plan, config: MethodConfig, length: Length) -> str:
         again += f" --set codec.fit.images={length.codec_images}"
     chosen = plan.minutes or config.training.minutes
     whole = max(1, round(length.minutes))
-    taken = f", about {whole} minute{'s' if whole > 1 else ''}"
-    return taken + (f" ({again} repeats this length)" if chosen else "")
+    duration = f", about {whole} minute{'s' if whole > 1 else ''}"
+    return duration + (f" (repeat with {again})" if chosen else "")
 
 
 def check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> None:
-    """Refuse categories that a model with prompts per category has none for, or could not use later."""
+    """Raise InputError for categories without a prompt, if the model has prompts per category."""
     prompted = getattr(getattr(config, "denoiser", None), "categories", ())
     unknown = [one.name for one in categories if one.name not in prompted]
     if prompted and unknown:
         raise InputError(
-            f"--categories: expected some that have a prompt ({', '.join(prompted)}), got {unknown[0]!r}; "
-            "--set denoiser.categories=[...] names others."
+            f"--categories: expected categories with a prompt ({', '.join(prompted)}), got {unknown[0]!r}; "
+            "set the names with --set denoiser.categories=[...]."
         )
     if prompted and plan.statistics != "category":
         raise InputError(
@@ -250,34 +238,34 @@ def check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> No
         )
 
 
-def _apart(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """The readable images of every category; too few of one are an error."""
+def _paths_by_category(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """The readable images of every category; InputError for too few."""
     readable = set(paths)
-    apart = {one.name: [path for path in one.train if path in readable] for one in categories}
-    for name, some in apart.items():
+    found = {one.name: [path for path in one.train if path in readable] for one in categories}
+    for name, some in found.items():
         if len(some) < FEWEST_IMAGES:
             raise InputError(
                 f"--statistics category: expected at least {FEWEST_IMAGES} good images of {name}, got "
-                f"{len(some)}; add some, or choose --statistics global."
+                f"{len(some)}; add images, or choose --statistics global."
             )
-    return apart
+    return found
 
 
 def _groups(categories: Sequence[Category], paths: Sequence[Path]) -> list[list[int]]:
-    """The numbers of every category's readable images."""
-    number = {path: index for index, path in enumerate(paths)}
-    return [[number[path] for path in one.train if path in number] for one in categories]
+    """Indices into `paths` of every category's images."""
+    index = {path: at for at, path in enumerate(paths)}
+    return [[index[path] for path in one.train if path in index] for one in categories]
 
 
 def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> tuple[Any, list[str]]:
-    """What is to be trained, with the weights that it starts from, and a line for each of these.
+    """(anomalib module with its initial weights, a line per source of weights).
 
     Args:
-        plan: method, seed, and where weights come from.
+        plan: method, seed, sources of weights.
         config: see make_config.
-        workdir: of a training that goes on, whose checkpoint holds all weights.
+        workdir: of a training to resume, whose checkpoint has all weights.
     """
-    from mendiff import anomalib_models  # brings anomalib and Lightning: seconds, so only now
+    from mendiff import anomalib_models  # importing anomalib and Lightning takes seconds
 
     anomalib_models.quiet()
     check_savings(config.training, plan.device)
@@ -296,13 +284,13 @@ def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> t
 
 
 def _parts(workdir: Path) -> list[str]:
-    """What an interrupted training started from."""
+    """The lines about weights of an interrupted training."""
     try:
         return (workdir / PARTS_FILE).read_text().splitlines()
     except FileNotFoundError:
         raise InputError(
-            f"{workdir}: expected what an interrupted training left, found no {PARTS_FILE!r} in it; "
-            "remove the folder and fit again."
+            f"{workdir}: expected the files of an interrupted training, found no {PARTS_FILE!r}; remove the "
+            "folder and fit again."
         ) from None
 
 
@@ -316,16 +304,16 @@ def train(
     *,
     resume: bool = False,
 ) -> float:
-    """Train a module, without a word; returns the seconds that it took.
+    """Train a module; returns the duration in seconds.
 
     Args:
-        plan: devices.
+        plan: its devices.
         module: see prepared.
-        images: good ones, anomalib_models.GoodImages.
+        images: anomalib_models.GoodImages.
         workdir: for checkpoints.
-        update: called with (what is trained, step, steps, note).
-        groups: of the images, by number, that are shown equally often; all are one group unless given.
-        resume: go on with an interrupted training in `workdir`.
+        update: called with (stage, step, steps, note).
+        groups: indices of the images in groups that are sampled equally often; None for a single group.
+        resume: resume the interrupted training in `workdir`.
     """
     from mendiff import anomalib_models
 
@@ -344,7 +332,7 @@ def train(
 
 
 def _images(module: Any, categories: Sequence[Category], paths: Sequence[Path]) -> Any:
-    """What is trained on; images know their category where the method asks for it."""
+    """The training images, with their categories if the method uses categories."""
     from mendiff import anomalib_models
 
     names = {path: one.name for one in categories for path in one.train} if module.method.categories else {}
@@ -354,20 +342,19 @@ def _images(module: Any, categories: Sequence[Category], paths: Sequence[Path]) 
     )
 
 
-def _hold_back(module: Any, apart: Mapping[str, Sequence[Path]]) -> None:
-    """See that every category that gets statistics of its own has its share of the held-back images."""
+def _hold_back(module: Any, by_category: Mapping[str, Sequence[Path]]) -> None:
+    """Hold back images of every category that gets separate statistics."""
     from mendiff import anomalib_models
 
-    for some in apart.values():
+    for some in by_category.values():
         images = anomalib_models.GoodImages(some, module.config.image_size, bit_depth=module.config.bit_depth)
-        identities = images.identities
-        module.held_back += choose([seed for seed, _ in identities])
+        module.held_back += choose([seed for seed, _ in images.identities])
 
 
-def _save(model: Model, place: Place, apart: Mapping[str, Sequence[Path]], reporter: Reporter) -> None:
-    """Calibrate for the categories that get statistics of their own, and write the model."""
-    # One by one while the folder is written: every one is a copy of the networks.
-    categories = ((name, _of_category(model, name, some, reporter)) for name, some in apart.items())
+def _save(model: Model, place: Place, by_category: Mapping[str, Sequence[Path]], reporter: Reporter) -> None:
+    """Calibrate the categories that get separate statistics, and write the model folder."""
+    # Generated singly while the folder is written: every model is a copy of the networks.
+    categories = ((name, _of_category(model, name, some, reporter)) for name, some in by_category.items())
     try:
         with new_folder(place) as draft:
             draft.rmdir()
@@ -375,26 +362,24 @@ def _save(model: Model, place: Place, apart: Mapping[str, Sequence[Path]], repor
     except TakenError:
         raise
     except InputError as error:
-        raise InputError(
-            f"{error} What was learned is kept: the same command with --resume goes on."
-        ) from error
+        raise InputError(f"{error} The training result is kept: repeat the command with --resume.") from error
 
 
 def _of_category(model: Model, name: str, paths: Sequence[Path], reporter: Reporter) -> Model:
-    """The model with statistics and a threshold from one category's images."""
+    """The model with statistics and threshold from the images of a single category."""
     images = [model.prepare(path) for path in paths]
     fitted = fitted_of(model.info)
     held_back, seen = held_back_and_seen(images, None if fitted is None else fitted.held_back)
-    made = model.calibrated(held_back, seen, category=name)
+    calibrated = model.calibrated(held_back, seen, category=name)
     by_seed = dict(zip(content_seeds(torch.stack(images)).tolist(), paths, strict=True))
     scored = content_seeds(torch.stack([*held_back, *seen])).tolist()
-    warn_of_outliers(made.calibration, [by_seed[seed] for seed in scored], reporter)
-    report_reliability(made.calibration, reporter, f"threshold of {name}", warnings_only=True)
-    return made
+    warn_of_outliers(calibrated.calibration, [by_seed[seed] for seed in scored], reporter)
+    report_reliability(calibrated.calibration, reporter, f"threshold of {name}", warnings_only=True)
+    return calibrated
 
 
 def workdir_of(out: Path, resume: bool) -> Path:
-    """Where checkpoints lie until the model is written, which to resume there must be."""
+    """Folder of the checkpoints until the model is written; InputError if missing on resume."""
     workdir = _workdir(out)
     check_free(out, "training")
     if resume and not workdir.is_dir():

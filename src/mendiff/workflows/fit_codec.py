@@ -1,4 +1,4 @@
-"""`mendiff fit-codec`: train or tune an autoencoder on good images, for methods that work on latents."""
+"""`mendiff fit-codec`: train or fine-tune an autoencoder on good images, for latent-space methods."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ from mendiff.workflows.options import FitCodecOptions
 from mendiff.workflows.places import check_output, new_folder, resumable
 from mendiff.workflows.reporting import Reporter
 
-SHOWN = 16
-"""Images that the latents' scale is measured on."""
+SCALE_IMAGES = 16
+"""Number of images on which the scale of the latents is measured."""
 NOT_FOR_CODECS = ("accumulate", "checkpointing", "precision", "lora_rank", "cache_latents", "ema")
-"""Fields of TrainingConfig that only the training of a method uses."""
+"""Fields of TrainingConfig that codecs do not support."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CodecPlan(CodecParts):
-    """Everything that the training of a codec can be told.
+    """Settings of the training of a codec.
 
     Attributes:
-        image_size: side of the square images; 0 takes the images' own.
-        crop: side of the random crops that are trained on; 0 for whole images.
+        image_size: side of the square images; 0 for the images' own size.
+        crop: side of the random training crops; 0 for whole images.
         training: see TrainingConfig.
-        bit_depth: how many bits the values of 16-bit files really have; 0 for what the files say.
+        bit_depth: significant bits of 16-bit files; 0: as stated in the files.
     """
 
     image_size: int = 0
@@ -141,7 +141,7 @@ def run(options: FitCodecOptions, reporter: Reporter) -> dict[str, Any]:
         seconds = round(time.monotonic() - began, 1)
         model.to("cpu").eval()
         after = quality(model.codec, kept, plan.codec.pixels)
-        # Published codecs keep their scale, which a denoiser may have been trained with.
+        # Published codecs keep their scale, because published denoisers depend on it.
         config = plan.codec if options.start is not None else _scaled(plan.codec, model.codec, seen)
         info: dict[str, Any] = {"images": len(paths), "held_back": len(kept), "seconds": seconds}
         info |= {"before": before, "after": after}
@@ -157,7 +157,7 @@ def run(options: FitCodecOptions, reporter: Reporter) -> dict[str, Any]:
 
 
 def _rival(model: CodecTraining) -> Rival | None:
-    """The discriminator, if there is one."""
+    """The discriminator's training, if there is a discriminator."""
     if model.discriminator is None:
         return None
 
@@ -168,19 +168,19 @@ def _rival(model: CodecTraining) -> Rival | None:
 
 
 def _scaled(config: CodecConfig, codec: Codec, seen: Tensor) -> CodecConfig:
-    """The config with the scale that the trained codec's latents want."""
-    scale = latent_scale(codec, seen[:SHOWN], config.pixels)
+    """The config with the measured scale of the trained codec's latents."""
+    scale = latent_scale(codec, seen[:SCALE_IMAGES], config.pixels)
     return dataclasses.replace(config, network={**config.network, "scaling_factor": scale})
 
 
 def _prepared(options: FitCodecOptions) -> tuple[CodecPlan, CodecTraining]:
-    """The preset with all changes, and its networks with the weights that were given."""
+    """The preset with all changes, and its networks with the given weights."""
     changes: dict[str, Any] = {}
-    begun = None if options.start is None else read_codec(codec_folder(options.start))
-    if begun is not None:
-        # Tuned from here on as the preset has it, where nobody says what it was tuned on before.
-        pixels = begun[0].pixels or PRESETS[options.preset].codec.pixels
-        changes["codec"] = config_to_dict(dataclasses.replace(begun[0], pixels=pixels))
+    start = None if options.start is None else read_codec(codec_folder(options.start))
+    if start is not None:
+        # The preset's pixel normalisation, unless the codec states its own.
+        pixels = start[0].pixels or PRESETS[options.preset].codec.pixels
+        changes["codec"] = config_to_dict(dataclasses.replace(start[0], pixels=pixels))
     weights, settings = options.features_weights, options.settings
     changes |= backbone_changes(options.features, weights, options.features_input, settings)
     asked = override(PRESETS[options.preset], changes | settings)
@@ -188,8 +188,8 @@ def _prepared(options: FitCodecOptions) -> tuple[CodecPlan, CodecTraining]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(options.seed)
         model = CodecTraining(plan)
-    if begun is not None:
-        load_exactly(model.codec, begun[1], str(options.start), CODEC)
+    if start is not None:
+        load_exactly(model.codec, start[1], str(options.start), CODEC)
     fill(model, asked)
     if weights is not None and isinstance(model.features, FeatureExtractor):
         model.features.load_backbone(read_weights(weights), str(weights))
@@ -197,7 +197,7 @@ def _prepared(options: FitCodecOptions) -> tuple[CodecPlan, CodecTraining]:
 
 
 def quality(codec: Codec, images: Tensor, pixels: str = "") -> dict[str, float]:
-    """Mean PSNR in decibels and SSIM of decoded images, (N,3,H,W) in [0,1], to a codec tuned on `pixels`."""
+    """Mean PSNR in dB and SSIM of decoded images, (N,3,H,W) in [0,1], for a codec with normalisation `pixels`."""
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     device = next(codec.parameters()).device

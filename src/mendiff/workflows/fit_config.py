@@ -1,4 +1,4 @@
-"""What to fit, and with which settings: from options to a config that the networks can take."""
+"""The plan of a fit, and its config: a preset with changes, checked against the networks."""
 
 from __future__ import annotations
 
@@ -37,34 +37,33 @@ INPUTS: dict[str, dict[str, Any]] = {
         "features.network": {"pad_type": "same"},
     },
 }
-"""For --features-input, as changes of a config: timm's statement of it, or TensorFlow Lite's custom."""
+"""Values of --features-input with their config changes: as timm states, or as in TensorFlow Lite."""
 NONE = "none"
-"""For --features: pixels alone are compared, whatever the preset has."""
+"""Value of --features: only pixels are compared."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to fit, whatever the data.
+    """A fit, without its data.
 
     Attributes:
         method, preset: names.
-        settings: dotted config fields to their values.
+        settings: dotted config fields to values.
         features: timm's name, "auto" for the bundled network, "none" for none, or None for the preset's.
-        features_weights: local safetensors file of the backbone, or None for timm's own.
-        features_input: what its images look like, one of INPUTS, or None for what timm states.
-        image_size: in pixels, or None for the images' own.
+        features_weights: local safetensors file of the backbone, or None for timm's.
+        features_input: normalisation and padding, one of INPUTS, or None for timm's statement.
+        image_size: side in pixels, or None for the images' own.
         seed: of training.
         device: torch's name.
         devices, nodes, strategy: see Processes.
-        statistics: whether scales and thresholds are learned for all categories together ("global") or for
-            each ("category").
-        codec: folder that `mendiff fit-codec` wrote, "auto" for the bundled codec, or None for the preset's.
-        balance: whether every "image" or every "category" is shown equally often in training.
+        statistics: "global" for common scales and thresholds, "category" for separate ones.
+        codec: folder written by `mendiff fit-codec`, "auto" for the bundled codec, or None for the preset's.
+        balance: "image" or "category": which of them is sampled equally often in training.
         pretrained: Stable Diffusion as a folder, a single file or a hub id, or None.
         prompt: safetensors file of prompt embeddings, or None.
-        textures: folder of pictures that synthetic anomalies are cut from, or None.
-        false_alarm_rate: share of good parts that thresholds are meant to flag.
-        minutes: that training may take, codec included; 0 leaves it to the preset.
+        textures: folder of texture images for synthetic anomalies, or None.
+        false_alarm_rate: share of good parts that thresholds should flag.
+        minutes: training time, codec included; 0 for the preset's length.
     """
 
     method: str = "glad"
@@ -90,16 +89,16 @@ class Plan:
 
     @property
     def processes(self) -> Processes:
-        """What training is shared out over."""
+        """The processes of the training."""
         return Processes(self.device, self.devices, self.nodes, self.strategy)
 
 
 def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
-    """The preset with the plan's changes, and with an image size that the networks can take."""
+    """The preset with the plan's changes, and with an image size that the networks accept."""
     config, multiple = asked_config(plan)
     if config.image_size == 0:
         config = dataclasses.replace(config, image_size=own_size(paths, multiple))
-    # A preset's own crop fits its own codec, not every one that may take its place.
+    # The preset's crop may not fit another codec.
     if "crop" not in plan.settings:
         config = dataclasses.replace(config, crop=-(-config.crop // multiple) * multiple)
     check_side("--image-size", config.image_size, multiple)
@@ -109,24 +108,24 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
 
 
 def asked_config(plan: Plan) -> tuple[MethodConfig, int]:
-    """The preset with the plan's changes, and what image sizes must divide by; weights are there."""
+    """(preset with the plan's changes, divisor of image sizes); InputError for missing weights."""
     config = _changed(plan)
     check_sources(plan, config)
     return _checked(plan, config)
 
 
 def stated_config(plan: Plan) -> MethodConfig:
-    """The preset with the plan's changes, as far as they are said without looking into files."""
+    """The preset with the plan's changes, without those that need files."""
     return _changed(dataclasses.replace(plan, features_weights=None, codec=None))
 
 
 def changed_config(plan: Plan) -> tuple[MethodConfig, int]:
-    """The preset with the plan's changes, and what image sizes must divide by."""
+    """(preset with the plan's changes, divisor of image sizes)."""
     return _checked(plan, _changed(plan))
 
 
 def use_of(plan: Plan) -> Use:
-    """How the model will take images, before it is known whether it can be built."""
+    """Image size and bit depth of the plan."""
     config = _changed(plan)
     return Use(config.image_size, config.bit_depth)
 
@@ -147,23 +146,23 @@ def _changed(plan: Plan) -> MethodConfig:
 
 
 def _checked(plan: Plan, config: MethodConfig) -> tuple[MethodConfig, int]:
-    """The config, whose steps can be shared out as the plan wants, and what image sizes must divide by."""
+    """(config, divisor of image sizes); InputError if the batch can't be split as planned."""
     training, count = config.training, plan.processes.count
     if plan.strategy == "fsdp":
         _check_shards(training)
-    shares = training.accumulate * count
-    if training.batch_size % shares:
+    parts = training.accumulate * count
+    if training.batch_size % parts:
         what = f"{count} processes times training.accumulate" if count > 1 else "training.accumulate"
         raise InputError(
-            f"training.batch_size: expected a multiple of {shares} ({what}), got {training.batch_size}; it "
+            f"training.batch_size: expected a multiple of {parts} ({what}), got {training.batch_size}; it "
             "counts all images of a step."
         )
-    with torch.device("meta"):  # shapes are enough
+    with torch.device("meta"):  # only shapes are needed
         return config, find_method(plan.method)(config).size_multiple
 
 
 def _check_shards(training: TrainingConfig) -> None:
-    """Refuse what can't be computed from shards of the weights."""
+    """Raise InputError for settings that FSDP does not support."""
     for name, got, wanted in (("ema", training.ema, 0), ("optimizer", training.optimizer, "adamw")):
         if got != wanted:
             raise InputError(
@@ -173,22 +172,22 @@ def _check_shards(training: TrainingConfig) -> None:
 
 
 def check_side(name: str, side: int, multiple: int) -> None:
-    """Refuse a side in pixels that the networks can't take."""
+    """Raise InputError for a side in pixels that the networks do not accept."""
     if side < 0 or side % multiple:
         nearest = max(multiple, round(side / multiple) * multiple)
         raise InputError(f"{name}: expected a multiple of {multiple}, got {side}; try {nearest}.")
 
 
 def check_sources(plan: Plan, config: MethodConfig) -> None:
-    """Refuse what could not be filled with weights, before anything is built."""
+    """Raise InputError for missing or unused sources of weights, before networks are built."""
     features = getattr(getattr(config, "features", None), "name", "")
     if plan.features_weights is not None and features in ("", AUTO):
         raise InputError(
-            "--features-weights: expected --features with it, timm's name of the backbone that they are of."
+            "--features-weights: expected --features, too, with timm's name of the backbone, got none."
         )
     if plan.features_input is not None and features in ("", AUTO):
         raise InputError(
-            "--features-input: expected --features with it, timm's name of the backbone that wants these."
+            "--features-input: expected --features, too, with timm's name of the backbone, got none."
         )
     denoiser = getattr(getattr(config, "denoiser", None), "kind", "")
     if denoiser != "conditional_unet":
@@ -204,16 +203,16 @@ def check_sources(plan: Plan, config: MethodConfig) -> None:
 def backbone_changes(
     features: str | None,
     weights: Path | None,
-    told: str | None = None,
+    features_input: str | None = None,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """What a backbone's name and local file, or the name "auto" alone, change in a config; or nothing.
+    """Config changes for a backbone's name with its file, or for the name "auto"; {} for None.
 
     Args:
-        features: name.
-        weights: file.
-        told: see backbone_input.
-        settings: see there.
+        features: timm's name.
+        weights: its file.
+        features_input: see backbone_input.
+        settings: see backbone_input.
     """
     if features == AUTO and weights is None:
         return {"features.name": AUTO}
@@ -223,48 +222,48 @@ def backbone_changes(
         )
     if features is None or weights is None:
         return {}
-    return {"features.name": features, **backbone_input(weights, told, settings)}
+    return {"features.name": features, **backbone_input(weights, features_input, settings)}
 
 
 def backbone_input(
-    weights: Path | None, told: str | None, settings: Mapping[str, Any] = MappingProxyType({})
+    weights: Path | None, features_input: str | None, settings: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """How a backbone wants its input, as changes of a config: what was told, otherwise timm's statement.
+    """Config changes for the input of a backbone: as requested, otherwise as timm states.
 
     Args:
-        weights: its file.
-        told: one of INPUTS, or None.
-        settings: dotted config fields to their values, which may tell it, too.
+        weights: file of the backbone.
+        features_input: one of INPUTS, or None.
+        settings: dotted config fields to values, which may set the input, too.
 
-    Raises InputError for a file that looks as if timm's statement were wrong where nothing was told.
+    Raises InputError for a file that seems to come from TensorFlow Lite, if nothing was requested.
     """
-    if told is not None:
-        check_choice("--features-input", told, INPUTS)
-    if told is not None or weights is None or any(name in settings for name in INPUTS["tflite"]):
-        return dict(INPUTS[told or "timm"])
-    means = [one for key, one in read_weights(weights).items() if key.endswith("running_mean")]
-    if means and not any(bool(one.any()) for one in means):
+    if features_input is not None:
+        check_choice("--features-input", features_input, INPUTS)
+    if features_input is not None or weights is None or any(name in settings for name in INPUTS["tflite"]):
+        return dict(INPUTS[features_input or "timm"])
+    means = [tensor for key, tensor in read_weights(weights).items() if key.endswith("running_mean")]
+    if means and not any(bool(mean.any()) for mean in means):
         raise InputError(
-            f"{weights}: expected to be told how the images must look, since all running means are zero, as "
-            "in files that come from TensorFlow Lite; add --features-input tflite for [-1,1] and 'same' "
-            "padding, or --features-input timm for what timm states."
+            f"{weights}: expected --features-input, since all running means are zero, as in files from "
+            "TensorFlow Lite; add --features-input tflite for [-1,1] and 'same' padding, or "
+            "--features-input timm for timm's normalisation."
         )
     return {}
 
 
 def own_size(paths: Sequence[Path], multiple: int) -> int:
-    """The images' usual longer side, between 64 and 320 pixels, rounded to what the networks can take."""
+    """The typical longer side of the images, 64 to 320 pixels, rounded to a multiple of `multiple`."""
     sides = [max(read_size(path)) for path in paths[:200]]
     side = own_side(sides)
     return max(multiple, math.floor(side / multiple + 0.5) * multiple)
 
 
 def readable_paths(categories: Sequence[Category], reporter: Reporter, use: Use | None = None) -> list[Path]:
-    """The good training images that can be read; the others are named and left out. See `checked`."""
+    """The readable good training images; others are reported. See readable_categories."""
     paths = [path for category in readable_categories(categories, reporter, use) for path in category.train]
     if len(paths) < FEWEST_IMAGES:
         raise InputError(
-            f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, one to learn from and one "
-            f"to set the threshold by, got {len(paths)}; add some."
+            f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, for training and for the "
+            f"threshold, got {len(paths)}; add images."
         )
     return paths

@@ -1,4 +1,4 @@
-"""`mendiff fit-features`: tune a backbone until good images and their reconstructions look alike to it."""
+"""`mendiff fit-features`: fine-tune a backbone on good images and their reconstructions."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ FORMAT, CONFIG, WEIGHTS = "mendiff features", "config.json", "features.safetenso
 
 @dataclass(frozen=True)
 class FeaturesPlan:
-    """Everything that the tuning of a backbone can be told.
+    """Settings of the fine-tuning of a backbone.
 
     Attributes:
-        features: the backbone and the layers that are compared; its name comes from --features.
-        keep_weight: of the distance from the original features; 0 lets go of them.
-        crop: side of the random crops that are trained on; 0 for whole images.
+        features: the backbone and its compared layers; the name comes from --features.
+        keep_weight: weight of the distance to the original features; 0 to ignore it.
+        crop: side of the random training crops; 0 for whole images.
         training: see TrainingConfig.
     """
 
@@ -62,7 +62,7 @@ class FeaturesPlan:
         check_range("crop", self.crop, 0)
 
 
-# Neither paper says for how long; the figures are ours.
+# The papers state no training length; these values are ours.
 PRESETS = {
     "tiny": FeaturesPlan(
         training=TrainingConfig(steps=300, batch_size=4, learning_rate=1e-4, warmup=10, cosine=True)
@@ -75,24 +75,24 @@ PRESETS = {
 
 
 def run(options: FitFeaturesOptions, reporter: Reporter) -> dict[str, Any]:
-    """Tune a backbone on the good images of `data` and write the folder `out` with its weights."""
+    """Fine-tune a backbone on the good images of `data` and write its weights into the folder `out`."""
     place = check_output(options.out, options.overwrite, "tuned features")
     if options.model is None:
-        raise InputError("--model: expected a fitted model whose reconstructions to learn from, got none.")
+        raise InputError("--model: expected a fitted model that computes the reconstructions, got none.")
     checkpoint = workdir_of(options.out, options.resume) / CHECKPOINT
     plan, weights, source = _plan(options)
     tuning = FeaturesTuning(plan.features, plan.keep_weight)
     for extractor in (tuning.tuned, tuning.original):
         extractor.load_backbone(weights, source)
-    mender = load(options.model, choose_device(options.device))
-    use = Use(bit_depth=mender.method.config.bit_depth)
+    model = load(options.model, choose_device(options.device))
+    use = Use(bit_depth=model.method.config.bit_depth)
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
     paths = readable_paths(chosen, reporter, use)
-    if plan.crop < mender.image_size:  # otherwise images stay whole
+    if plan.crop < model.image_size:  # otherwise images stay whole
         check_side("--set crop", plan.crop, max(tuning.tuned.strides))
     reporter.say(
         f"features ({plan.features.name}, {', '.join(plan.features.layers)}): {len(paths)} good images, "
-        f"{mender.image_size} pixels, mended by {options.model}, {plan.training.steps} steps"
+        f"{model.image_size} pixels, reconstructions by {options.model}, {plan.training.steps} steps"
     )
     started = {
         "data": data_hashes(chosen, paths),
@@ -103,10 +103,10 @@ def run(options: FitFeaturesOptions, reporter: Reporter) -> dict[str, Any]:
     with resumable(checkpoint, options.out, options.resume):
         check_manifest(checkpoint.parent, checkpoint, started, resume=options.resume)
         loop = Loop(plan.training, options.seed, checkpoint, options.resume)
-        info = {"images": len(paths), **_tune(tuning, plan, loop, mender, paths, reporter)}
+        info = {"images": len(paths), **_tune(tuning, plan, loop, model, paths, reporter)}
         info |= {"seed": options.seed, "model": str(options.model), "started": started}
         with new_folder(place) as draft:
-            # With all that the layers did not need, so that the file serves for other layers, too.
+            # Including weights that these layers do not use, so that other layers can be chosen later.
             tuned = weights | tuning.tuned.backbone.state_dict()
             check_finite(tuned, "the tuned features")
             write_weights(tuned, draft / WEIGHTS)
@@ -114,8 +114,8 @@ def run(options: FitFeaturesOptions, reporter: Reporter) -> dict[str, Any]:
             write_json(draft / CONFIG, content)
     reporter.say(
         f"features: {options.out / WEIGHTS} (fitted in {info['seconds']:.0f} s); on {info['held_back']} "
-        f"held-back good images, image and reconstruction were {info['before']['distance']:.4f} apart and "
-        f"now are {info['after']['distance']:.4f}; both moved by {info['after']['drift']:.4f}"
+        f"held-back good images: distance of image and reconstruction {info['before']['distance']:.4f} "
+        f"before, {info['after']['distance']:.4f} after; drift of the features {info['after']['drift']:.4f}"
     )
     return {"features": str(options.out / WEIGHTS), **info, "config": config_to_dict(plan)}
 
@@ -124,15 +124,15 @@ def _tune(
     tuning: FeaturesTuning,
     plan: FeaturesPlan,
     loop: Loop,
-    mender: Model,
+    model: Model,
     paths: Sequence[Path],
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Train, on the model's device and back; gives both terms on held-back images before and after."""
+    """Train on the model's device; returns both loss terms on held-back images before and after."""
     began = time.monotonic()
-    kept, seen = split_images(torch.stack([mender.prepare(path) for path in paths]))
-    kept, seen = (with_reconstructions(mender, images, reporter) for images in (kept, seen))
-    tuning.to(next(mender.method.parameters()).device)
+    kept, seen = split_images(torch.stack([model.prepare(path) for path in paths]))
+    kept, seen = (with_reconstructions(model, images, reporter) for images in (kept, seen))
+    tuning.to(next(model.method.parameters()).device)
     before = terms_of(tuning, kept)
     with reporter.bar("fitting") as update:
         train_network(tuning.tuned.backbone, partial(_loss, tuning, plan, seen), loop, update)
@@ -143,7 +143,7 @@ def _tune(
 
 
 def _plan(options: FitFeaturesOptions) -> tuple[FeaturesPlan, dict[str, Tensor], str]:
-    """The preset with all changes, the backbone's weights, and where they come from."""
+    """(preset with all changes, weights of the backbone, their source)."""
     check_choice("--preset", options.preset, PRESETS)
     named = {} if options.features is None else {"features.name": options.features}
     plan = override(PRESETS[options.preset], named | options.settings)
@@ -157,21 +157,21 @@ def _plan(options: FitFeaturesOptions) -> tuple[FeaturesPlan, dict[str, Tensor],
     return override(plan, stated | options.settings), weights, str(place)
 
 
-def with_reconstructions(mender: Model, images: Tensor, reporter: Reporter) -> Tensor:
-    """Images beside their reconstructions: (N,3,S,S) in [0,1] to (N,6,S,S) uint8.
+def with_reconstructions(model: Model, images: Tensor, reporter: Reporter) -> Tensor:
+    """Images with their reconstructions: (N,3,S,S) in [0,1] to (N,6,S,S) uint8.
 
-    Made once and kept: the noise belongs to the image, so that a reconstruction made anew would be the same,
-    at many times the cost of a training step; six bytes per pixel hold both.
+    Reconstructions are computed once and cached: they are deterministic, and computing one costs many times
+    a training step. Both take six bytes per pixel.
     """
     pairs = [
-        torch.cat([batch, mender.predict_batch(batch).reconstruction], dim=1)
-        for batch in reporter.track(images.split(4), "mending")
+        torch.cat([batch, model.predict_batch(batch).reconstruction], dim=1)
+        for batch in reporter.track(images.split(4), "reconstructing")
     ]
     return torch.cat([(255 * one).round().to(torch.uint8) for one in pairs])
 
 
 def _loss(tuning: FeaturesTuning, plan: FeaturesPlan, pairs: Tensor, rng: Generator) -> Tensor:
-    """Of a batch of random crops, the same of an image and its reconstruction."""
+    """Loss of a batch of random crops, equal for an image and its reconstruction."""
     chosen = torch.randint(len(pairs), (plan.training.batch_size,), generator=rng)
     batch = random_crops(pairs[chosen], plan.crop, max(tuning.tuned.strides), rng)
     loss: Tensor = tuning(*_split(batch, tuning))
@@ -179,13 +179,13 @@ def _loss(tuning: FeaturesTuning, plan: FeaturesPlan, pairs: Tensor, rng: Genera
 
 
 def _split(pairs: Tensor, tuning: FeaturesTuning) -> tuple[Tensor, ...]:
-    """Images and reconstructions as the networks take them."""
+    """Images and reconstructions as float tensors in [0,1]."""
     return (pairs.to(tuning.tuned.mean.device).float() / 255).chunk(2, dim=1)
 
 
 @torch.no_grad()
 def terms_of(tuning: FeaturesTuning, pairs: Tensor) -> dict[str, float]:
-    """Both terms of the loss, means over images with reconstructions, (N,6,S,S) uint8."""
+    """Both loss terms, averaged over images with reconstructions, (N,6,S,S) uint8."""
     found = [tuning.terms(*_split(one, tuning)) for one in pairs.split(1)]
     distance, drift = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
     return {"distance": distance, "drift": drift}
