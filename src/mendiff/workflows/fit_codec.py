@@ -197,7 +197,7 @@ def _prepared(options: FitCodecOptions) -> tuple[CodecPlan, CodecTraining]:
 
 
 def quality(codec: Codec, images: Tensor, pixels: str = "") -> dict[str, float]:
-    """Mean PSNR in dB and SSIM of decoded images, (N,3,H,W) in [0,1], for a codec with normalisation `pixels`."""
+    """Mean PSNR in dB and SSIM of decoded images (N,3,H,W) in [0,1]; codec with normalisation `pixels`."""
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     device = next(codec.parameters()).device
