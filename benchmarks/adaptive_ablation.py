@@ -29,26 +29,26 @@ from mendiff.workflows.fit import fit
 from mendiff.workflows.fit_config import Plan
 from mendiff.workflows.variants import variant_of
 
-# (row, model, changes): Table 6, then Table 7, with T' = 750 and min_step = 350 as published.
+# (row, model, changes): Table 6, then Table 7, with T' = 750 and min_timestep = 350 as published.
 ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("baseline", "baseline", {"adaptive": False}),
     ("baseline + ADS", "baseline", {"fusion": "none"}),
     ("baseline + ATP", "atp", {"adaptive": False}),
     ("baseline + ADS + ATP, without SAFF", "atp", {"fusion": "none"}),
     ("baseline + ADS + ATP, with SAFF", "atp", {}),
-    ("fixed 350", "atp", {"adaptive": False, "denoise_steps": [350]}),
-    ("fixed 550", "atp", {"adaptive": False, "denoise_steps": [550]}),
+    ("fixed 350", "atp", {"adaptive": False, "start_timesteps": [350]}),
+    ("fixed 550", "atp", {"adaptive": False, "start_timesteps": [550]}),
     ("fixed 750", "atp", {"adaptive": False}),
 )
 COMMON = {
     "codec.factor": 4,
     "denoiser.network": plain_unet(64, 96, 128),
-    "train_t": [0, 1000],
-    "denoise_steps": [750],
-    "steps": 10,
+    "train_timesteps": [0, 1000],
+    "start_timesteps": [750],
+    "sampler_steps": 10,
     "spacing": "leading",
-    "min_step": 350,
-    "readout": {"distance": "cosine", "sigma": 2.0, "taps": 0, "top_k": 0, "top_share": 0.002},
+    "min_timestep": 350,
+    "readout": {"distance": "cosine", "sigma": 2.0, "taps": 0, "top_k": 0},
 }
 GOOD_IMAGES = 40
 """Maximum number of training images for the stop thresholds."""

@@ -72,7 +72,7 @@ def measured(path: str, precision: str, steps: int) -> tuple[float, float]:
 
 def full_size(steps: int) -> Diad:
     """The published architecture with random weights, initialised in place."""
-    config = dataclasses.replace(PUBLISHED, features=FeaturesConfig(), steps=steps)
+    config = dataclasses.replace(PUBLISHED, features=FeaturesConfig(), sampler_steps=steps)
     with torch.device("meta"):
         shapes = Diad(config).state_dict()
     rng = torch.Generator().manual_seed(0)
@@ -87,14 +87,14 @@ def full_size(steps: int) -> Diad:
 def published(model: Diad, image: torch.Tensor, noise: torch.Tensor) -> None:
     """The steps of the published implementation."""
     hint, z0 = model.scaled(image), model.encode(image)
-    z_t = model.schedule.add_noise(z0, noise, torch.tensor([model.config.noise_step]))
+    z_t = model.schedule.add_noise(z0, noise, torch.tensor([model.config.noise_timestep]))
 
     def denoise(x_t: torch.Tensor, t: torch.Tensor) -> Estimate:
         halves: list[Any] = [model.denoiser(x_t, t, model.denoiser.embed(hint)).eps for _ in range(2)]
         eps = halves[0] + GUIDANCE * (halves[1] - halves[0])
         return Estimate(model.schedule.x0_from_eps(x_t, eps, t), eps)
 
-    timesteps = ladder(torch.tensor([1000]), model.config.steps)
+    timesteps = ladder(torch.tensor([1000]), model.config.sampler_steps)
     z = ddim(denoise, z_t, timesteps, model.schedule)
     model.decode(z0)
     model.decode(z)

@@ -52,7 +52,7 @@ def main() -> None:
         "size": config.image_size,
         "batch": options.batch,
         "parts": parts,
-        "steps": getattr(config, "steps", None) if options.what == "inference" else None,
+        "steps": getattr(config, "sampler_steps", None) if options.what == "inference" else None,
         "predicted_gb": {key: round(value / 1e9, 2) for key, value in vars(predicted).items()},
         **measured(device, before),
         "seconds": round(steady, 2),
@@ -99,7 +99,7 @@ def asked(options: argparse.Namespace) -> MethodConfig:
     if options.size:
         changes["image_size"] = options.size
     if options.steps:
-        changes["steps"] = options.steps
+        changes["sampler_steps"] = options.steps
     return override(find_preset(options.method, "paper"), changes)
 
 

@@ -22,7 +22,13 @@ from mendiff.methods.config import override
 from mendiff.nets.denoiser import plain_unet
 
 SHARED: dict[str, Any] = {"codec.factor": 4, "denoiser.network": plain_unet(64, 96, 128)}
-LOOP = {"denoise_steps": [750], "steps": 25, "spacing": "leading", "adaptive": True, "threshold": 1e9}
+LOOP = {
+    "start_timesteps": [750],
+    "sampler_steps": 25,
+    "spacing": "leading",
+    "adaptive": True,
+    "threshold": 1e9,
+}
 ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("RAN, 3 timesteps x 1 draw in one batch", "ran", {}),
     ("RAN, 3 timesteps x 4 draws in one batch", "ran", {"draws": 4}),

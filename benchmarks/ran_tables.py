@@ -33,9 +33,9 @@ from mendiff.workflows.variants import variant
 
 COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
 ALONE: dict[str, dict[str, Any]] = {
-    "KL alone": {"kl_weight": 1.0},
-    "RGB error alone": {"kl_weight": 1.0, "pixel_score": "rgb"},
-    "feature error alone": {"kl_weight": 0.0},
+    "KL alone": {"readout.kl_weight": 1.0},
+    "RGB error alone": {"readout.kl_weight": 1.0, "readout.pixel_score": "rgb"},
+    "feature error alone": {"readout.kl_weight": 0.0},
 }
 UNIFIED = "unified"
 EXPLAINED = 8
@@ -86,9 +86,9 @@ def measured(
     """Metrics of every unfinished row."""
     model = load(out / category.name)
     tests = testing.read_tests(category, model.image_size, terminal)
-    steps = model.method.config.noise_steps  # type: ignore[attr-defined]
+    steps = model.method.config.start_timesteps  # type: ignore[attr-defined]
     variants: dict[str, dict[str, Any]] = {"RAN tiny": {}, **ALONE}
-    variants |= {f"t = {step} alone": {"noise_steps": [step]} for step in steps}
+    variants |= {f"t = {step} alone": {"start_timesteps": [step]} for step in steps}
     for row, changes in variants.items():
         if row not in done:
             yield row, figures(variant(model, changes, category.train), tests, terminal, row)

@@ -1,7 +1,7 @@
 """Compares settings of a fitted model on good images and synthetic defects; no test images are used.
 
-    python benchmarks/readout_choice.py MODEL DATA readout.enlarge=false readout.enlarge=true
-    python benchmarks/readout_choice.py MODEL ROOT readout.places=0 readout.places=40
+    python benchmarks/readout_choice.py MODEL DATA readout.enlarge=0 readout.enlarge=1
+    python benchmarks/readout_choice.py MODEL ROOT readout.position_grid=0 readout.position_grid=40
 
 MODEL was fitted on the good images of DATA. They are split as in `mendiff tune`: half of the held-back images
 calibrates every setting, the other half is scored with and without synthetic anomalies, in three repetitions

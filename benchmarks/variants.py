@@ -1,6 +1,6 @@
 """A fitted model with other settings, measured per category with stop steps and clean twins.
 
-    python benchmarks/variants.py MODEL DATA --change min_step=350 --change min_step=250
+    python benchmarks/variants.py MODEL DATA --change min_timestep=350 --change min_timestep=250
 
 The networks of MODEL are kept. For every category of DATA, the data of its fit, statistics and thresholds are
 computed from that category's good images, as in `mendiff fit --statistics category`. Networks run in

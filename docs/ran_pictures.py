@@ -48,7 +48,7 @@ def row(model: Model, category: Category) -> list[Picture]:
     mask = resize_mask(read_mask(defective[middle].mask_path), model.image_size)[0].numpy()
     seeds, picture = content_seeds(image), to_picture(image[0])
     maps = model.method.scales(model.method.maps(model.method.look(image, seeds)))
-    steps = len(model.method.config.noise_steps)
+    steps = len(model.method.config.start_timesteps)
     pixel, feature = maps[:steps], maps[steps:]
     combined = normalise_heat(found.anomaly_map[middle, 0].numpy(), *model.calibration.heat_range)
     return [

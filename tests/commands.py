@@ -36,7 +36,7 @@ def settings(**changes):
     return [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
 
 
-RAN = ("--method", "ran", *settings(codec__factor="8", noise_steps="[20, 90]", gradient__steps="2"))
+RAN = ("--method", "ran", *settings(codec__factor="8", start_timesteps="[20, 90]", gradient__steps="2"))
 DIAD = ("--method", "diad", *settings(codec__factor="4", denoiser__network=GUIDED_NETWORK))
 PAPER = ("--preset", "paper/mvtec/cable", "--device", "cpu", "--set", "training.steps=1", "--set", "steps=2")
 

@@ -71,7 +71,7 @@ def test_pictures_on_the_way_to_a_finding_lie_as_the_given_image_does(tiny_metho
     along, across = (columns + rows) / 2**0.5, (rows - columns) / 2**0.5  # a peg with a head, at 45 degrees
     peg = (along.abs() < 0.6) & (across.abs() < 0.08) | ((along + 0.5).abs() < 0.12) & (across.abs() < 0.2)
     image = torch.where(peg, 0.2, 0.9).float().expand(3, side, side)
-    changes = {"image_size": side, "upright": "always", "denoise_steps": [50]}
+    changes = {"image_size": side, "upright": "always", "start_timesteps": [50]}
     method = tiny_method("glad", changes)
     traced = Model("glad", method, Calibration((0.1, 0.2)), {}).trace(image)
     frame = method.frame(image[None])

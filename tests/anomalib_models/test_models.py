@@ -79,7 +79,7 @@ DEEPER = {
     ("kind", "changes"),
     [
         (Glad, {"denoiser.network": NETWORK, "adaptive": "false", "synthesis.grid": 4}),
-        (Ran, {"denoiser.network": DEEPER, "codec.factor": 4, "noise_steps": [20], "gradient.dims": 6}),
+        (Ran, {"denoiser.network": DEEPER, "codec.factor": 4, "start_timesteps": [20], "gradient.dims": 6}),
     ],
 )
 def test_anomalib_command_line_trains_it(kind, changes, folder, tmp_path):

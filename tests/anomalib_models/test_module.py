@@ -163,7 +163,7 @@ def test_predictions_during_fit_are_made_where_a_metric_wants_them(folder, tmp_p
 
 def test_ran_goes_through_the_engine_like_glad(folder, tmp_path, tiny_config, monkeypatch):
     training = {"training.steps": 3, "training.batch_size": 4}
-    config = tiny_config("ran", {**training, "noise_steps": [20, 90], "gradient.dims": 6})
+    config = tiny_config("ran", {**training, "start_timesteps": [20, 90], "gradient.dims": 6})
     model = get_model("ran", config=config)
     assert type(model) is Ran is module_class("ran")
     runner, parts = engine(tmp_path), datamodule(folder)
@@ -222,7 +222,7 @@ def test_pretrained_parts_are_loaded_before_training(diffusion, shrunk, networks
 
 
 def test_textures_of_a_folder_reach_training(tmp_path):
-    config = override(CONFIG, {"synthesis.share": 1.0, "synthesis.max_blend": 0.0, "crop": 16})
+    config = override(CONFIG, {"synthesis.share": 1.0, "crop": 16})
     (tmp_path / "dtd/striped").mkdir(parents=True)
     for number, colour in enumerate(((250, 10, 10), (10, 250, 10))):
         save_png(np.full((50, 70, 3), colour, np.uint8), tmp_path / f"dtd/striped/{number}.png")
@@ -238,7 +238,7 @@ def test_textures_of_a_folder_reach_training(tmp_path):
 def test_textures_are_refused_where_nothing_would_use_them(tmp_path):
     save_png(np.zeros((8, 8, 3), np.uint8), tmp_path / "a.png")
     with pytest.raises(
-        InputError, match=r"textures: expected a method that trains on synthetic anomalies \(gl"
+        InputError, match=r"textures: expected a method that trains on synthetic anomalies, such as gl"
     ):
         Ran(preset="tiny").use_textures(tmp_path)
     (tmp_path / "b.png").write_text("no image")

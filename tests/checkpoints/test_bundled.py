@@ -22,7 +22,6 @@ from mendiff.checkpoints.codecs import WEIGHTS, read_codec
 from mendiff.errors import InputError
 from mendiff.methods.base import find_method
 from mendiff.methods.config import config_from_dict, config_to_dict
-from mendiff.nets.codec import CodecConfig
 from mendiff.nets.features import FeaturesConfig
 from mendiff.nets.student import STAGES
 
@@ -129,13 +128,6 @@ def test_method_of_a_resolved_config_needs_no_file(auto_config, bundled):
 def test_codec_by_name(bundled, tmp_path):
     assert codec_folder("auto") == bundled / "codec"
     assert codec_folder(tmp_path) == tmp_path
-
-
-@pytest.mark.parametrize("kind", ["auto", "tiny"])
-def test_codec_that_is_trained_stays_so(kind, tiny_config, bundled):
-    changes = {"codec": {"kind": kind, "network": bundled_codec()[0].network, "train": True}}
-    config = resolved(tiny_config("glad", {**changes, "image_size": 64}))
-    assert config.codec == CodecConfig("tiny", network=bundled_codec()[0].network, train=True)
 
 
 # What the package itself holds.

@@ -46,7 +46,10 @@ def convert(good, shrunk, tmp_path, capsys):
     """Run mendiff convert glad; gives (code, output or the sentence, model folder)."""
 
     def run(place, *words, preset=PRESET, **changes):
-        fields = shrunk | {"steps": 2, **{key.replace("__", "."): one for key, one in changes.items()}}
+        fields = shrunk | {
+            "sampler_steps": 2,
+            **{key.replace("__", "."): one for key, one in changes.items()},
+        }
         settings = [word for key, one in fields.items() for word in ("--set", f"{key}={json.dumps(one)}")]
         out = tmp_path / "model"
         options = [
@@ -98,7 +101,7 @@ def test_published_weights_go_through_and_compute_what_they_did(
     ]
     assert result["pretrained"][0].endswith("checkpoint-1500/pytorch_model.bin")
     config = model.method.config
-    assert (config.threshold, config.denoise_steps, config.min_step) == (0.4, (750,), 350)
+    assert (config.threshold, config.start_timesteps, config.min_timestep) == (0.4, (750,), 350)
     # The networks by themselves, as diffusers runs them.
     raw, latents, pixels, _ = networks_of(model.method)
     rng = torch.Generator().manual_seed(0)

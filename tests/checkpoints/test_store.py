@@ -13,6 +13,7 @@ from mendiff import __version__
 from mendiff.calibration import Calibration
 from mendiff.checkpoints import store, weights
 from mendiff.checkpoints.files import sealed, sha256_of
+from mendiff.checkpoints.migrate import migrated
 from mendiff.errors import InputError
 
 CALIBRATION = Calibration((1.0, 2.0, 4.0), (5.0, 6.0, 7.0), 0.05)
@@ -68,7 +69,7 @@ def test_a_model_is_three_files(written):
     )
     assert [other.name for other in written.parent.iterdir()] == ["bolts"]
     config = json.loads((written / "config.json").read_text())
-    assert (config["format"], config["version"], config["mendiff"]) == ("mendiff", 2, __version__)
+    assert (config["format"], config["version"], config["mendiff"]) == ("mendiff", 3, __version__)
     assert config["info"] == INFO
     names = ("model.safetensors", "calibration.json")
     assert config["files"] == {name: sha256_of(written / name) for name in names}
@@ -185,10 +186,10 @@ def test_a_config_of_somebody_else_is_refused(folder, value):
         store.load(folder)
 
 
-@pytest.mark.parametrize("version", [3, 99, 0, -1, 1.0, True, "1", None, ...])
+@pytest.mark.parametrize("version", [4, 99, 0, -1, 1.0, True, "1", None, ...])
 def test_a_newer_version_is_refused_with_what_to_do(folder, version):
     edit(folder / "config.json", version=version, mendiff="9.0")
-    with pytest.raises(InputError, match=r"version 2 or older, got version .* mendiff 9.0; update mendiff"):
+    with pytest.raises(InputError, match=r"version 3 or older, got version .* mendiff 9.0; update mendiff"):
         store.load(folder)
 
 
@@ -228,19 +229,19 @@ def test_a_config_that_fits_no_method_is_refused(old, changes, message):
     ("field", "value", "message"),
     [
         ("step", 1, "config: expected some of .*, got 'step'"),
-        ("steps", "many", "config.steps: expected int, got 'many'"),
-        ("steps", 10**400, "damaged .*a whole number of 401 digits, which is too large"),
+        ("sampler_steps", "many", "config.sampler_steps: expected int, got 'many'"),
+        ("sampler_steps", 10**400, "damaged .*a whole number of 401 digits, which is too large"),
         ("image_size", ..., "config lacks the field 'image_size'"),
         ("image_size", None, "config.image_size: expected int, got None"),
         ("image_size", 10**9, "image_size: expected at most 16384, got 1000000000"),
         ("image_size", -32, "image_size: expected at least 0, got -32"),
         ("image_size", 32.0, "image_size: expected int, got 32.0"),
-        ("steps", 10**9, "steps: expected at most 1000, got 1000000000"),
-        ("stop_rate", float("nan"), "damaged .*got NaN as a number"),
-        ("stop_rate", float("inf"), "damaged .*got Infinity as a number"),
+        ("sampler_steps", 10**9, "sampler_steps: expected at most 1000, got 1000000000"),
+        ("threshold", float("nan"), "damaged .*got NaN as a number"),
+        ("threshold", float("inf"), "damaged .*got Infinity as a number"),
         ("codec.factor", 10**9, "codec.factor: expected at most 256"),
         ("codec.factor", 3, "model.safetensors: .* has another shape of"),
-        ("readout.places", 10**9, "places: expected at most 1024"),
+        ("readout.position_grid", 10**9, "position_grid: expected at most 1024"),
         ("denoiser.network.layers_per_block", 10**9, "layers_per_block: expected numbers up to 65536"),
         ("denoiser.network.layers_per_block", -3, "model.safetensors: .*(lacks|unknown)"),
         ("denoiser.network.block_out_channels", [-16, 32], "expected valid settings"),
@@ -633,10 +634,100 @@ def test_the_categories_of_a_folder_of_version_1_open():
 def test_a_folder_of_version_1_is_written_anew_as_one_of_today(tmp_path):
     model = store.load(VERSION_1)
     store.save(tmp_path / "model", model.name, model.method, model.calibration, model.info)
-    assert json.loads((tmp_path / "model/config.json").read_text())["version"] == 2
+    assert json.loads((tmp_path / "model/config.json").read_text())["version"] == 3
     again = store.load(tmp_path / "model")
     assert (again.calibration, again.info, again.method.config) == (
         model.calibration,
         model.info,
         model.method.config,
     )
+
+
+VERSION_2 = Path(__file__).parent / "version-2"
+"""Model folders as version 2 of the format wrote them, one per method."""
+SCORES_2 = {
+    "glad": [1.2465834617614746, 1.673945665359497],
+    "diad": [1.1250416040420532, 1.5340677499771118],
+    "ran": [1.913489818572998, 1.5185935497283936],
+}
+"""What the code of that time found in two images of noise."""
+
+
+@pytest.mark.parametrize("name", SCORES_2)
+def test_a_folder_of_version_2_opens_and_finds_what_it_found(name):
+    images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))[:2]
+    found = store.load(VERSION_2 / name).method.find(images, torch.arange(2))
+    assert found.score.tolist() == pytest.approx(SCORES_2[name], rel=1e-4)
+
+
+def test_fields_of_version_2_have_todays_names_and_types():
+    glad, diad, ran = (store.load(VERSION_2 / name).method.config for name in ("glad", "diad", "ran"))
+    assert (glad.start_timesteps, glad.sampler_steps, glad.noise_timestep) == ((100, 300), 2, 250)
+    assert (glad.min_timestep, glad.train_timesteps) == (120, (1, 500))
+    assert (glad.readout.position_grid, glad.readout.enlarge) == (4, 1)
+    assert (diad.start_timesteps, diad.sampler_steps, diad.noise_timestep) == ((300,), 2, 299)
+    assert (diad.readout.position_grid, diad.readout.enlarge) == (2, 0)
+    assert (ran.start_timesteps, ran.readout.kl_weight, ran.readout.distance) == (
+        (20, 90),
+        0.25,
+        "mahalanobis",
+    )
+    assert (ran.readout.position_grid, ran.gradient.reverse_timestep) == (None, 5)
+    assert ran.training.cache_gigabytes == 0.5
+
+
+def version_2(name, tmp_path, **changes):
+    """A folder of version 2 with some of its config's fields changed, by dotted name."""
+    folder = shutil.copytree(VERSION_2 / name, tmp_path / name)
+    content = json.loads((folder / "config.json").read_text())
+    for dotted, value in changes.items():
+        *parents, last = dotted.split("__")
+        place = content["config"]
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    (folder / "config.json").write_text(json.dumps(content))
+    reseal(folder)
+    return folder
+
+
+def test_caches_of_version_2_become_gigabytes(tmp_path):
+    content = json.loads((VERSION_2 / "diad/config.json").read_text())
+    content["config"]["training"]["cache_latents"] = True
+    assert migrated(content, "diad")["config"]["training"]["cache_gigabytes"] == 1
+    variants = store.load(version_2("glad", tmp_path, variants=8)).method.config
+    assert variants.training.cache_gigabytes == pytest.approx(2.147, abs=1e-3)
+
+
+def test_options_that_only_training_had_are_left_out(tmp_path):
+    gone = {"turn": True, "stop_rate": 0.2, "codec__train": True, "synthesis__max_blend": 0.5}
+    assert (
+        store.load(version_2("glad", tmp_path, **gone)).method.config
+        == store.load(VERSION_2 / "glad").method.config
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "sentence"),
+    [
+        (
+            "diad",
+            {"readout__combine": "product"},
+            "readout.combine: expected 'sum', the only choice",
+        ),
+        ("ran", {"gradient__schedule": "linear"}, "gradient.schedule: expected 'constant', the only choice"),
+        ("glad", {"spacing": "linspace"}, "spacing: expected one of leading, trailing, got 'linspace'"),
+        ("glad", {"fusion": "latent"}, "fusion: expected one of x0, none, got 'latent'"),
+        ("glad", {"readout__places": "many"}, "config.readout.position_grid: expected int, got 'many'"),
+    ],
+)
+def test_a_choice_that_is_gone_is_refused(tmp_path, name, changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        store.load(version_2(name, tmp_path, **changes))
+
+
+def test_a_changed_folder_of_version_2_is_refused(tmp_path):
+    folder = shutil.copytree(VERSION_2 / "glad", tmp_path / "glad")
+    edit(folder / "config.json", mendiff="9.0")
+    with pytest.raises(InputError, match="expected it as it was written, but it was changed or is damaged"):
+        store.load(folder)

@@ -31,7 +31,7 @@ def test_tables_8_to_10_and_the_poolings_of_diad_have_a_row_for_each_of_theirs()
         ("diad-pooling", "diad-pooling"),
     ):
         assert len(ABLATIONS[name].rows) == len(find_table(key).settings)
-    steps = [row.changes["steps"] for row in ABLATIONS["diad-steps"].rows]
+    steps = [row.changes["sampler_steps"] for row in ABLATIONS["diad-steps"].rows]
     assert [f"{one} step{'s' * (one > 1)}" for one in steps] == list(find_table("diad-10").settings)
     pooling = [list(row.changes.values()) for row in ABLATIONS["diad-pooling"].rows]
     assert [f"{rounds} x {side}" for rounds, side in pooling] == list(find_table("diad-pooling").settings)
@@ -45,11 +45,11 @@ def test_tables_8_to_10_and_the_poolings_of_diad_have_a_row_for_each_of_theirs()
 @pytest.mark.parametrize(
     ("name", "field", "published"),
     [
-        ("diad-steps", "steps", 10),
-        ("diad-timesteps", "start", 1000),
+        ("diad-steps", "sampler_steps", 10),
+        ("diad-timesteps", "start_timesteps", [1000]),
         ("diad-pooling", "readout.pool_side", 8),
-        ("ran-alpha", "kl_weight", 0.5),
-        ("ran-timesteps", "noise_steps", [20, 60, 150, 250]),
+        ("ran-alpha", "readout.kl_weight", 0.5),
+        ("ran-timesteps", "start_timesteps", [20, 60, 150, 250]),
         ("glad-rewind", "rewind", 0),
     ],
 )

@@ -1,4 +1,4 @@
-"""training.cache_latents: where it applies, and that it changes nothing but the work."""
+"""training.cache_gigabytes: where it applies, and that it changes nothing but the work."""
 
 import pytest
 import torch
@@ -14,13 +14,15 @@ AUTOENCODER = {
         "num_decoder_blocks": [1, 1],
         "latent_channels": 2,
     },
-    "training.cache_latents": True,
+    "training.cache_gigabytes": 1.0,
 }
 
 
 @pytest.mark.parametrize(("name", "encoded"), [("glad", 4 + 8), ("diad", 4)])
 def test_a_good_image_is_encoded_once(name, encoded, tiny_method, pictures, streams, monkeypatch):
-    cached, plain = (tiny_method(name, {**AUTOENCODER, "training.cache_latents": on}) for on in (True, False))
+    cached, plain = (
+        tiny_method(name, {**AUTOENCODER, "training.cache_gigabytes": room}) for room in (1.0, 0.0)
+    )
     counts = []
     encode = cached.codec.encode
     monkeypatch.setattr(
@@ -36,14 +38,12 @@ def test_a_good_image_is_encoded_once(name, encoded, tiny_method, pictures, stre
     ("name", "changes", "reason"),
     [
         ("glad", {"crop": 16}, "crops of 16 pixels are new at every step"),
-        ("glad", {"codec.train": True}, "the autoencoder is trained, too"),
         ("diad", {"reference": True}, "the latents are drawn anew at every step"),
-        ("ran", {}, "'space_to_depth' latents cost nothing"),
+        ("glad", {"codec.kind": "space_to_depth"}, "'space_to_depth' latents cost nothing"),
+        ("ran", {"crop": 16, "window": 0}, "crops of 16 pixels are new at every step; use window"),
     ],
 )
 def test_it_is_refused_where_latents_change_or_cost_nothing(name, changes, reason, tiny_config):
     codec = {} if name == "ran" else AUTOENCODER
-    with pytest.raises(
-        InputError, match=f"training.cache_latents: expected false, got true, although {reason}"
-    ):
-        tiny_config(name, {**codec, "training.cache_latents": True, **changes})
+    with pytest.raises(InputError, match=f"training.cache_gigabytes: expected 0, got 1, although {reason}"):
+        tiny_config(name, {**codec, "training.cache_gigabytes": 1.0, **changes})

@@ -1,5 +1,6 @@
 import json
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mendiff.errors import InputError
+from mendiff.methods.base import METHODS, find_method
 from mendiff.methods.config import LARGEST, config_from_dict, config_to_dict, override
 
 
@@ -117,3 +119,16 @@ def test_overriding_inside_a_group_that_was_given_leaves_the_given_one_alone(tin
     network = {"block_out_channels": [8, 16]}
     tiny_config("glad", {"denoiser.network": network, "denoiser.network.block_out_channels": [4]})
     assert network == {"block_out_channels": [8, 16]}
+
+
+RENAMED = [(name, *pair) for name in METHODS for pair in find_method(name).Config.RENAMED.items()]
+
+
+@pytest.mark.parametrize(("name", "old", "new"), RENAMED)
+def test_the_old_name_of_a_field_is_refused_with_its_new_one(name, old, new):
+    config = find_method(name).Config()
+    attrgetter(new)(config)
+    with pytest.raises(AttributeError):
+        attrgetter(old)(config)
+    with pytest.raises(InputError, match=rf"^{old}: expected {new}, as this field is called now\.$"):
+        override(config, {old: 5})

@@ -28,7 +28,7 @@ FULL = {
         "readout.local_share": 0.4,
         "features.name": "test_resnet",
     },
-    "diad": {"readout.local_share": 0.4, "hint_anomalies": 0.5, "features.name": "test_resnet"},
+    "diad": {"readout.local_share": 0.4, "features.name": "test_resnet"},
     "ran": {"distance": "mahalanobis", "features.name": "test_resnet"},
 }
 """What gives a method of the preset "tiny" every part that some preset has."""
@@ -345,8 +345,8 @@ def test_the_preset_small_learns_and_finds(name, pictures, streams):
     changes = {
         "image_size": 64,
         "training.batch_size": 2,
-        **({} if name == "ran" else {"steps": 2, "readout.bank_size": 200}),
-        **({"noise_steps": [10, 400], "window": 0} if name == "ran" else {}),
+        **({} if name == "ran" else {"sampler_steps": 2, "readout.bank_size": 200}),
+        **({"start_timesteps": [10, 400], "window": 0} if name == "ran" else {}),
     }
     config = override(find_preset(name, "small"), changes)
     with torch.random.fork_rng(devices=[]):

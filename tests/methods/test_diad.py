@@ -29,7 +29,7 @@ def count_calls(module, action):
 
 
 def test_image_is_looked_at_once_however_many_steps_there_are(make, pictures):
-    method = make({"steps": 5, "start": 1000})
+    method = make({"sampler_steps": 5, "start_timesteps": [1000]})
     assert count_calls(method.denoiser.guide.hint, lambda: method.predict(pictures, SEEDS)) == 1
     assert count_calls(method.denoiser.guide.network, lambda: method.predict(pictures, SEEDS)) == 5
 
@@ -44,7 +44,9 @@ def test_reconstruction_follows_the_hint(make, pictures):
 
 
 def test_published_start_carries_the_noise_of_the_last_timestep(make, pictures):
-    method = make({"start": 1000, "steps": 10, "spacing": "leading", "noise_step": 999})
+    method = make(
+        {"start_timesteps": [1000], "sampler_steps": 10, "spacing": "leading", "noise_timestep": 999}
+    )
     seen = []
     hook = method.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
     with torch.no_grad():
@@ -61,7 +63,7 @@ def test_published_start_carries_the_noise_of_the_last_timestep(make, pictures):
 
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize(
-    ("start", "spacing", "noise_step", "expected"),
+    ("start", "spacing", "noise_timestep", "expected"),
     [
         (1000, "leading", 999, 999),
         (400, "leading", 999, 361),
@@ -72,8 +74,13 @@ def test_published_start_carries_the_noise_of_the_last_timestep(make, pictures):
         (999, "leading", 999, 892),
     ],
 )
-def test_noise_follows_the_start(make, pictures, reference, start, spacing, noise_step, expected):
-    changes = {"start": start, "steps": 10, "spacing": spacing, "noise_step": noise_step}
+def test_noise_follows_the_start(make, pictures, reference, start, spacing, noise_timestep, expected):
+    changes = {
+        "start_timesteps": [start],
+        "sampler_steps": 10,
+        "spacing": spacing,
+        "noise_timestep": noise_timestep,
+    }
     method, seen = make(changes | {"reference": reference}), []
     method.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
     with torch.no_grad():
@@ -83,10 +90,12 @@ def test_noise_follows_the_start(make, pictures, reference, start, spacing, nois
     torch.testing.assert_close(seen[0][0], noised)
 
 
-@pytest.mark.parametrize("start", find_method("diad").SEARCHED["start"])
+@pytest.mark.parametrize("start", [one for (one,) in find_method("diad").SEARCHED["start_timesteps"]])
 def test_no_start_of_the_search_walks_from_far_below_its_noise(start, tiny_method, pictures):
     # As `mendiff tune` and the ablation over timesteps change a published model.
-    method = tiny_method("diad", {"start": start, "steps": 10, "spacing": "leading", "noise_step": 999})
+    method = tiny_method(
+        "diad", {"start_timesteps": [start], "sampler_steps": 10, "spacing": "leading", "noise_timestep": 999}
+    )
     seen = []
     method.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
     with torch.no_grad():
@@ -118,22 +127,6 @@ def test_published_training_leaves_the_encoder_alone(make):
     assert all(name.startswith(("up_blocks.", "conv_norm_out.", "conv_out.")) for name in trained)
 
 
-def test_anomalies_are_put_into_hints_alone(make, pictures, streams, monkeypatch):
-    method = make({"hint_anomalies": 0.5})
-    got = {}
-
-    def loss(z0, hint, t, eps):
-        got.update(z0=z0, hint=hint)
-        return z0.sum()
-
-    monkeypatch.setattr(method, "noise_loss", loss)
-    many = pictures.repeat(10, 1, 1, 1)
-    method.training_loss(many, streams(len(many)))
-    torch.testing.assert_close(got["z0"], method.encode(many))
-    changed = (got["hint"] != method.scaled(many)).flatten(1).any(1)
-    assert 8 <= int(changed.sum()) <= 32
-
-
 def test_without_guide_there_is_no_hint(make, pictures):
     method = make({"guide": None})
     assert method.denoiser.guide is None
@@ -153,12 +146,18 @@ def test_published_size_has_the_published_numbers_of_weights():
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"train_t": (5, 5)}, "train_t: expected two timesteps, low < high <= 1000, got [5, 5]."),
-        ({"start": 0}, "start: expected 1 to 1000, got 0."),
-        ({"noise_step": 1000}, "noise_step: expected 0 to 999, got 1000."),
-        ({"steps": 0}, "steps: expected at least 1, got 0."),
-        ({"spacing": "random"}, "spacing: expected one of leading, trailing, linspace, got 'random'."),
-        ({"hint_anomalies": 1.5}, "hint_anomalies: expected 0 to 1, got 1.5."),
+        (
+            {"train_timesteps": (5, 5)},
+            "train_timesteps: expected two timesteps, low < high <= 1000, got [5, 5].",
+        ),
+        ({"start_timesteps": (0,)}, "start_timesteps: expected timesteps from 1 to 1000, got [0]."),
+        ({"noise_timestep": 1000}, "noise_timestep: expected 0 to 999, got 1000."),
+        ({"sampler_steps": 0}, "sampler_steps: expected at least 1, got 0."),
+        ({"spacing": "random"}, "spacing: expected one of leading, trailing, got 'random'."),
+        (
+            {"start_timesteps": (100, 200)},
+            "start_timesteps: expected one for DiAD, which draws every image once, got [100, 200].",
+        ),
     ],
 )
 def test_config_refuses_what_cannot_be(fields, sentence):
@@ -174,7 +173,7 @@ def test_image_size_that_the_networks_cannot_halve_is_refused(make):
 
 @torch.no_grad()
 def test_a_trace_shows_the_noised_start_and_the_estimates_down_the_ladder(make, pictures):
-    diad = make({"steps": 3})
+    diad = make({"sampler_steps": 3})
     traced = diad.trace(pictures[:1], SEEDS[:1])
     shown = [(panel.caption, panel.t) for panel in traced.panels]
     assert shown == [("noised input", 199), ("estimate", 199), ("estimate", 132), ("estimate", 66)]

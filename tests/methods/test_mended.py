@@ -24,7 +24,7 @@ def image(rng):
     ("settings", "expected"),
     [
         ({"distance": "whitened", "standardise": True}, [1, 2, 3]),
-        ({"distance": "cosine", "standardise": True, "places": 2}, [1, 2, 3]),
+        ({"distance": "cosine", "standardise": True, "position_grid": 2}, [1, 2, 3]),
         ({"distance": "cosine", "standardise": True}, [1, 2]),  # scales come from held-back images alone
         ({"distance": "cosine"}, []),
     ],
@@ -54,7 +54,7 @@ def test_flaws_are_mended_only_where_there_is_a_choice(pictures, monkeypatch):
 
     for shares, more in (((), 0), ((0.5,), 0), ((0.0, 0.5), 12)):
         mended.clear()
-        config = ReadoutConfig(distance="squared", standardise=True, bank_shares=shares, bank_size=64)
+        config = ReadoutConfig(distance="cosine", standardise=True, bank_shares=shares, bank_size=64)
         readout = Readout(config, CHANNELS)
         fit_to_mended(readout, features, mend, lambda: [(pictures, torch.arange(4))])
         assert len(mended) == 4 + more

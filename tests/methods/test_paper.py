@@ -62,9 +62,12 @@ def test_categories_differ_from_the_common_preset_in_their_settings_alone():
     for config in CATEGORIES.values():
         assert config.threshold is not None
         assert not config.reference
-        kept = {name: getattr(common, name) for name in ("threshold", "denoise_steps", "steps", "min_step")}
+        kept = {
+            name: getattr(common, name)
+            for name in ("threshold", "start_timesteps", "sampler_steps", "min_timestep")
+        }
         kept |= {name: getattr(common, name) for name in ("readout", "synthesis", "own_stop_features")}
-        kept["noise_step"] = common.noise_step
+        kept["noise_timestep"] = common.noise_timestep
         training = replace(config.training, steps=common.training.steps)
         assert replace(config, training=training, object_mask="none", **kept) == common
 
@@ -75,14 +78,14 @@ def test_reference_noises_every_preset_to_the_published_timestep(name, tiny_meth
     config = GLAD[name]
     # T' for MVTec-AD and MPDD; for VisA and PCB-Bank the published code draws it from T' - 1 to T' - 1.
     below = int(name.split("/")[1:2] in (["visa"], ["pcbbank"]))
-    (start,) = config.denoise_steps
+    (start,) = config.start_timesteps
     glad = tiny_method(
         "glad",
         {
-            "denoise_steps": [start],
-            "steps": config.steps,
+            "start_timesteps": [start],
+            "sampler_steps": config.sampler_steps,
             "spacing": config.spacing,
-            "noise_step": config.noise_step,
+            "noise_timestep": config.noise_timestep,
             "reference": True,
             "adaptive": False,
         },
@@ -93,7 +96,7 @@ def test_reference_noises_every_preset_to_the_published_timestep(name, tiny_meth
     glad.reconstruct(z0, torch.ones_like(z0))
     expected = glad.schedule.add_noise(z0, torch.ones_like(z0), torch.full((len(z0),), start - below))
     assert torch.equal(seen[0][0], expected)
-    assert len(seen) == config.steps
+    assert len(seen) == config.sampler_steps
 
 
 def test_one_model_for_a_whole_set_has_a_prompt_per_category_and_what_most_of_them_have():
@@ -101,8 +104,18 @@ def test_one_model_for_a_whole_set_has_a_prompt_per_category_and_what_most_of_th
     assert mvtec.denoiser.prompts[:2] == ("a photo of sks carpet", "a photo of sks grid")
     assert len(mvtec.denoiser.prompts) == 15
     assert (mvtec.both_ways, visa.both_ways) == (("transistor",), ("pcb1", "pcb4"))
-    assert (mvtec.denoise_steps, mvtec.min_step, mvtec.steps, mvtec.threshold) == ((750,), 350, 25, None)
-    assert (visa.denoise_steps, visa.min_step, visa.steps, visa.threshold) == ((450,), 200, 15, None)
+    assert (mvtec.start_timesteps, mvtec.min_timestep, mvtec.sampler_steps, mvtec.threshold) == (
+        (750,),
+        350,
+        25,
+        None,
+    )
+    assert (visa.start_timesteps, visa.min_timestep, visa.sampler_steps, visa.threshold) == (
+        (450,),
+        200,
+        15,
+        None,
+    )
     assert (visa.readout.resolution, visa.own_stop_features) == (256, True)
     assert mvtec.training.steps == 29_500
     assert mvtec.readout.backward == visa.readout.backward == "none"
@@ -112,13 +125,23 @@ def test_settings_land_in_their_fields():
     cable, white, pcb1 = (
         GLAD[f"paper/{name}"] for name in ("mvtec/cable", "mpdd/bracket_white", "pcbbank/pcb1")
     )
-    assert (cable.denoise_steps, cable.threshold, cable.min_step, cable.steps) == ((750,), 0.4, 350, 25)
+    assert (cable.start_timesteps, cable.threshold, cable.min_timestep, cable.sampler_steps) == (
+        (750,),
+        0.4,
+        350,
+        25,
+    )
     assert (cable.training.steps, cable.training.batch_size, cable.training.learning_rate) == (1500, 32, 5e-6)
     assert (cable.readout.pixel_weight, cable.readout.resolution, cable.readout.backward) == (0, 0, "none")
     assert (cable.denoiser.guidance, cable.denoiser.prompt) == (9.0, "a photo of sks")
-    assert (white.denoise_steps, white.min_step, white.object_mask) == ((450,), 200, "bright")
+    assert (white.start_timesteps, white.min_timestep, white.object_mask) == ((450,), 200, "bright")
     assert white.synthesis.foreground == "bright"
-    assert (pcb1.denoise_steps, pcb1.threshold, pcb1.min_step, pcb1.steps) == ((450,), 0.3, 200, 15)
+    assert (pcb1.start_timesteps, pcb1.threshold, pcb1.min_timestep, pcb1.sampler_steps) == (
+        (450,),
+        0.3,
+        200,
+        15,
+    )
     assert (pcb1.readout.pixel_weight, pcb1.readout.resolution, pcb1.readout.backward) == (1, 256, "sum")
     assert pcb1.own_stop_features
 

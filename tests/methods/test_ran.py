@@ -11,11 +11,11 @@ from mendiff.types import Estimate
 
 SEEDS = torch.tensor([11, 5, 2**62, 0])
 CHANGES = {
-    "noise_steps": [20, 300],
+    "start_timesteps": [20, 300],
     "draws": 3,
-    "cached_features": 0.0,
-    "by_layer": False,
-    "coarse_share": 0.0,
+    "training.cache_gigabytes": 0.0,
+    "readout.by_layer": False,
+    "readout.coarse_share": 0.0,
     "enlarge": 0,
 }
 
@@ -42,7 +42,7 @@ def test_all_timesteps_and_draws_of_a_batch_go_through_the_network_at_once(make,
 
 @torch.no_grad()
 def test_maps_are_those_of_every_noisy_version_on_its_own(make, pictures):
-    ran = make({"distance": "squared"})
+    ran = make({"readout.distance": "squared"})
     got = ran.maps(ran.look(pictures, SEEDS))
     assert got.shape == (2 + 2, 4, 1, 32, 32)
     # Image 2 alone: its own stream of noise, one version after the other.
@@ -63,7 +63,7 @@ def test_maps_are_those_of_every_noisy_version_on_its_own(make, pictures):
 
 @torch.no_grad()
 def test_the_pixel_score_to_compare_with_is_the_squared_error_of_the_clean_estimate(make, pictures):
-    ran = make({"pixel_score": "rgb", "noise_steps": [50], "draws": 1})
+    ran = make({"readout.pixel_score": "rgb", "start_timesteps": [50], "draws": 1})
     look = ran.look(pictures, SEEDS)
     # One draw: the mean clean estimate is the only one (but for its clipping to [0,1]).
     error = ((look.rebuilt - pictures) * 2).square().mean(1, keepdim=True)
@@ -184,13 +184,15 @@ def losses_and_extractions(ran, pictures, streams, monkeypatch):
 
 def test_kept_features_spare_the_extractor_and_change_next_to_nothing(make, pictures, streams, monkeypatch):
     anew, extracted = losses_and_extractions(make(), pictures, streams, monkeypatch)
-    kept, once = losses_and_extractions(make({"cached_features": 1.0}), pictures, streams, monkeypatch)
+    kept, once = losses_and_extractions(
+        make({"training.cache_gigabytes": 1.0}), pictures, streams, monkeypatch
+    )
     assert (extracted, once) == ([4, 4], [1, 1, 1, 1])
     assert kept == pytest.approx(anew, rel=1e-3)
 
 
 def test_features_that_were_kept_are_forgotten_when_their_scale_is_learned(make, pictures, streams):
-    ran, fresh = make({"cached_features": 1.0}), make({"cached_features": 1.0})
+    ran, fresh = make({"training.cache_gigabytes": 1.0}), make({"training.cache_gigabytes": 1.0})
     ran.training_loss(pictures, streams())
     for one in (ran, fresh):
         one.prepare(batches(pictures))
@@ -199,7 +201,7 @@ def test_features_that_were_kept_are_forgotten_when_their_scale_is_learned(make,
 
 @torch.no_grad()
 def test_residuals_are_whitened_by_images_that_were_trained_on(make, pictures):
-    ran = make({"by_place": False})
+    ran = make({"readout.position_grid": 0})
     ran.fit_statistics(batches(pictures.flip(0) ** 2), batches(pictures))
     maps = ran.maps(ran.look(pictures, SEEDS))
     # A squared Mahalanobis distance per channel is 1 on average (a little less: shrinkage).
@@ -208,7 +210,14 @@ def test_residuals_are_whitened_by_images_that_were_trained_on(make, pictures):
 
 @torch.no_grad()
 def test_every_layer_has_a_map_of_its_own_and_they_count_alike(make, pictures):
-    ran = make({"by_layer": True, "distance": "squared", "kl_weight": 0.0, "sigma_share": 0.0})
+    ran = make(
+        {
+            "readout.by_layer": True,
+            "readout.distance": "squared",
+            "readout.kl_weight": 0.0,
+            "readout.sigma_share": 0.0,
+        }
+    )
     look = ran.look(pictures, SEEDS)
     maps = ran.maps(look)
     assert maps.shape == (2 + 2 * 3, 4, 1, 32, 32)
@@ -221,7 +230,14 @@ def test_every_layer_has_a_map_of_its_own_and_they_count_alike(make, pictures):
 
 @torch.no_grad()
 def test_the_coarse_distance_has_its_share_of_the_feature_map(make, pictures):
-    ran = make({"by_layer": True, "coarse_share": 0.25, "kl_weight": 0.0, "sigma_share": 0.0})
+    ran = make(
+        {
+            "readout.by_layer": True,
+            "readout.coarse_share": 0.25,
+            "readout.kl_weight": 0.0,
+            "readout.sigma_share": 0.0,
+        }
+    )
     maps = ran.maps(ran.look(pictures, SEEDS))
     assert maps.shape == (2 + 2 * 4, 4, 1, 32, 32)
     fine, coarse = maps[[2, 3, 4, 6, 7, 8]].mean(0), maps[[5, 9]].mean(0)
@@ -232,7 +248,7 @@ def test_the_coarse_distance_has_its_share_of_the_feature_map(make, pictures):
 def test_alpha_weighs_divergence_against_features(make, pictures):
     maps = {}
     for alpha in (0.0, 0.25, 1.0):
-        ran = make({"kl_weight": alpha, "sigma_share": 0.0})
+        ran = make({"readout.kl_weight": alpha, "readout.sigma_share": 0.0})
         ran.fit_statistics(batches(pictures))
         maps[alpha] = ran.predict(pictures, SEEDS).anomaly_map
     torch.testing.assert_close(maps[0.25], 0.25 * maps[1.0] + 0.75 * maps[0.0], rtol=1e-4, atol=1e-4)
@@ -258,8 +274,15 @@ def test_prepared_targets_are_white(make, pictures):
 
 def test_the_variational_term_trains_the_variance_alone(make, pictures, streams, monkeypatch):
     """With the other losses off, nothing but the variance channels of the last layer's output may move."""
-    ran = make({"feature_weight": 0.0, "vb_weight": 1.0})
+    ran = make({"vb_weight": 1.0})
     monkeypatch.setattr(ran.schedule, "min_snr_weight", lambda t, *_: torch.zeros(len(t)))
+    forward = ran.denoiser.forward
+
+    def without_features(*inputs):
+        estimate, features, prediction = forward(*inputs)
+        return estimate, features.detach(), prediction
+
+    monkeypatch.setattr(ran.denoiser, "forward", without_features)
     ran.training_loss(pictures, streams()).backward()
     channels = ran.codec.channels
     gradient = ran.denoiser.unet.network.conv_out.weight.grad
@@ -271,7 +294,9 @@ def test_the_variational_term_trains_the_variance_alone(make, pictures, streams,
 def test_gradient_denoising_pulls_a_defect_back_and_leaves_good_images(make, pictures, monkeypatch):
     """The network is untrained: its reverse step gives way to that of a network that takes x_t for clean."""
     many = torch.cat([pictures.roll(shift, -1) for shift in range(-3, 4)])
-    ran = make({"gradient.steps": 20, "gradient.every": 5, "gradient.dims": 6, "gradient.reverse_t": 1})
+    ran = make(
+        {"gradient.steps": 20, "gradient.every": 5, "gradient.dims": 6, "gradient.reverse_timestep": 1}
+    )
     ran.fit_statistics(lambda: iter([(many, torch.arange(len(many)))]))
 
     def content(x_t, t, grid):
@@ -302,19 +327,19 @@ def test_an_explanation_has_the_images_shape_and_range_and_belongs_to_it_alone(m
 
 @pytest.mark.parametrize("steps", [[0], [20, 1000], [], [-1]])
 def test_timesteps_outside_the_schedule_are_refused(steps):
-    with pytest.raises(InputError, match="noise_steps: expected timesteps of the schedule, 1 to 999, got"):
-        RanConfig(noise_steps=tuple(steps))
+    with pytest.raises(InputError, match="start_timesteps: expected timesteps from 1 to 999, got"):
+        RanConfig(start_timesteps=tuple(steps))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"draws": 0}, "draws: expected at least 1"),
-        ({"kl_weight": 1.5}, "kl_weight: expected 0 to 1, got 1.5"),
-        ({"coarse_share": -0.5}, "coarse_share: expected 0 to 1, got -0.5"),
-        ({"pixel_score": "l1"}, "pixel_score: expected one of kl, rgb, got 'l1'"),
-        ({"distance": "cosine"}, "distance: expected one of squared, mahalanobis, got 'cosine'"),
-        ({"train_t": [5, 5]}, "train_t: expected two timesteps"),
+        ({"readout.kl_weight": 1.5}, "kl_weight: expected 0 to 1, got 1.5"),
+        ({"readout.coarse_share": -0.5}, "coarse_share: expected 0 to 1, got -0.5"),
+        ({"readout.pixel_score": "l1"}, "pixel_score: expected one of kl, rgb, got 'l1'"),
+        ({"readout.distance": "cosine"}, "distance: expected one of squared, mahalanobis, got 'cosine'"),
+        ({"train_timesteps": [5, 5]}, "train_timesteps: expected two timesteps"),
         (
             {"codec.kind": "kl"},
             r"codec: expected one of pixels, space_to_depth .*, got 'kl'",
@@ -352,11 +377,11 @@ def test_a_few_good_images_are_enough_for_the_gaussians(make, pictures, count):
 
 
 def test_crops_are_refused_beside_what_is_kept_of_whole_images(tiny_config):
-    with pytest.raises(InputError, match=r"cached_features: expected 0 with crop=16, .* use window"):
-        tiny_config("ran", {"crop": 16, "cached_features": 0.5, "window": 0})
+    with pytest.raises(InputError, match=r"cache_gigabytes: expected 0, got 0\.5, .* use window"):
+        tiny_config("ran", {"crop": 16, "training.cache_gigabytes": 0.5, "window": 0})
     with pytest.raises(InputError, match="crop and window: expected one of them, got 16 and 128"):
-        tiny_config("ran", {"crop": 16, "cached_features": 0.0, "window": 128})
-    assert tiny_config("ran", {"crop": 16, "cached_features": 0.0, "window": 0}).crop == 16
+        tiny_config("ran", {"crop": 16, "training.cache_gigabytes": 0.0, "window": 128})
+    assert tiny_config("ran", {"crop": 16, "training.cache_gigabytes": 0.0, "window": 0}).crop == 16
 
 
 def test_a_trace_shows_the_maps_of_every_timestep_and_where_gradients_lead(make, pictures):

@@ -45,17 +45,6 @@ def test_fusion_learns_with_its_own_initial_weights():
     assert {"0.weight", "1.weight", "2.weight"} <= sources
 
 
-def test_fusion_gets_no_gradient_in_the_published_set_up():
-    # Weight decay alone moves weights by a hundredth of the learning rate; these are zero anyway.
-    assert moved(GuideConfig(initial_fusion="zero")) == [set(), set()]
-
-
-def test_fusion_with_zero_weights_learns_where_all_levels_are_wired():
-    fusion, sources = moved(GuideConfig(initial_fusion="zero", skips=(1, 2, 3)))
-    assert fusion
-    assert sources
-
-
 def test_untrained_sg_network_leaves_the_denoiser_as_it_is():
     model = denoiser(GuideConfig())
     with torch.no_grad():
@@ -104,7 +93,7 @@ def test_hint_reaches_the_estimate_after_training_only_through_the_guide():
 
 def test_fusion_adds_every_finer_output_to_every_last_one():
     torch.manual_seed(0)
-    fusion = SpatialFusion([2, 3], [4, 5], "in_silu", "normal")
+    fusion = SpatialFusion([2, 3], [4, 5], "in_silu")
     finer = [torch.randn(2, 2, 8, 8), torch.randn(2, 3, 8, 8)]
     last = [torch.randn(2, 4, 4, 4), torch.randn(2, 5, 4, 4)]
     for to, found in enumerate(fusion(finer, last)):
@@ -118,7 +107,7 @@ def test_fusion_adds_every_finer_output_to_every_last_one():
 
 
 def test_batch_norm_is_the_ablation():
-    branch = SpatialFusion([2], [4], "bn_relu", "normal").branches[0][0]
+    branch = SpatialFusion([2], [4], "bn_relu").branches[0][0]
     assert [type(one).__name__ for one in branch] == ["Conv2d", "BatchNorm2d", "ReLU"]
 
 
@@ -126,7 +115,7 @@ def test_batch_norm_is_the_ablation():
     ("make", "sentence"),
     [
         (lambda: GuideConfig(fusion="ln"), "fusion: expected one of in_silu, bn_relu, none, got 'ln'."),
-        (lambda: GuideConfig(initial_fusion="one"), "initial_fusion: expected one of normal, zero"),
+        (lambda: GuideConfig(initial_outputs="one"), "initial_outputs: expected one of normal, zero"),
         (
             lambda: denoiser(GuideConfig(skips=(4,))),
             "skips: expected levels 1 to 3 of the SG network, got [4].",

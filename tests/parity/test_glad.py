@@ -176,12 +176,12 @@ def walker(build, reconstruction):
         config = glad_config(
             notes,
             embeds,
-            denoise_steps=(notes["denoise_step"],),
-            steps=notes["inference_step"],
-            noise_step=int(start.flatten()[0]),
+            start_timesteps=(notes["denoise_step"],),
+            sampler_steps=notes["inference_step"],
+            noise_timestep=int(start.flatten()[0]),
             adaptive=facts["input_threshold"] > 0,
             threshold=float(facts["input_threshold"]),
-            min_step=facts["min_step"],
+            min_timestep=facts["min_step"],
         )
         guided = dataclasses.replace(config.denoiser, guidance=float(notes["guidance_scale"]))
         glad = build(dataclasses.replace(config, denoiser=guided, **changes), reconstruction)

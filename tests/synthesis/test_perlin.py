@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendiff.synthesis.perlin import perlin_masks, perlin_noise, thin_masks
-from mendiff.synthesis.turn import rotate
+from mendiff.synthesis.perlin import perlin_masks, perlin_noise, rotate, thin_masks
 
 
 def seeded(seed=0):

@@ -149,7 +149,7 @@ def test_a_device_needs_more_than_the_peak():
 
 
 def test_memory_of_a_training_on_windows_can_be_planned(tiny_config):
-    plan = tiny_config("ran", {"image_size": 64, "window": 32, "cached_features": 1.0})
+    plan = tiny_config("ran", {"image_size": 64, "window": 32, "training.cache_gigabytes": 1.0})
     whole = tiny_config("ran", {"image_size": 64, "window": 0})
     windowed, entire = (Rehearsal("ran", one).training(one.training, half=False) for one in (plan, whole))
     assert 0 < windowed.activations < entire.activations

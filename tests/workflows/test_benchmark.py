@@ -165,12 +165,16 @@ def test_bad_input_is_one_sentence(parts, tmp_path, capsys, options, sentence):
 
 
 def test_rows_that_are_trained_alike_share_one_fit(tmp_path):
-    rows = (Row("a", "ran"), Row("b", "ran", changes={"kl_weight": 1.0}), Row("c", "ran", {"steps": 2}))
+    rows = (
+        Row("a", "ran"),
+        Row("b", "ran", changes={"readout.kl_weight": 1.0}),
+        Row("c", "ran", {"steps": 2}),
+    )
 
     jobs = planned(bench(rows, seeds=(0, 1), tmp_path=tmp_path), "cpu")
 
     assert len(jobs) == 2 * 2 * 2  # fits x categories x seeds
-    assert jobs["a-nut-1"].rows == {"a": {}, "b": {"kl_weight": 1.0}}
+    assert jobs["a-nut-1"].rows == {"a": {}, "b": {"readout.kl_weight": 1.0}}
     assert jobs["c-bolt-0"].settings == {"steps": 2}
 
 

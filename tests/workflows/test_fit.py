@@ -173,7 +173,7 @@ def test_output_folder_in_use_needs_overwrite_and_foreign_files_stay(refused, ru
 def test_ran_goes_through_fit_predict_with_explanations_and_evaluate(run, data, tmp_path):
     code, out, _ = run("fit", data, "-o", tmp_path / "ran", "--json", *RAN)
     assert code == 0
-    assert json.loads(out)["config"]["noise_steps"] == [20, 90]
+    assert json.loads(out)["config"]["start_timesteps"] == [20, 90]
     scores, pictures = [], []
     for words in ([], ["--explain"]):
         out = tmp_path / f"found{len(words)}"

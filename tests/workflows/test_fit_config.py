@@ -113,7 +113,10 @@ def test_savings_that_cannot_be_had_end_with_2(run, data, tmp_path, field, said)
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("noise_steps=[1000]", "noise_steps: expected timesteps of the schedule, 1 to 999, got [1000]."),
+        (
+            "start_timesteps=[1000]",
+            "start_timesteps: expected timesteps from 1 to 999, got [1000].",
+        ),
         ("codec.factor=4", "layers: expected feature maps no coarser than the denoiser's deepest level"),
         ("features.layers=[stage9]", "layers: expected some of stage0..stage4 for resnet18, got 'stage9'."),
     ],

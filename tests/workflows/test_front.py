@@ -80,13 +80,13 @@ def test_evaluation_holds_metrics_by_category_and_shows_them_as_a_table(model, p
 
 
 def test_tune_gives_a_model_and_all_trials(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(Glad, "SEARCHED", {"denoise_steps": [[50], [900]]})
+    monkeypatch.setattr(Glad, "SEARCHED", {"start_timesteps": [[50], [900]]})
     for index in range(40):  # six are held back
         save(pictures[index % 4] * (1 - 0.01 * index), tmp_path / f"good/{index}.png")
     fitted = mendiff.fit(tmp_path / "good", settings=SMALL)
     tuned = mendiff.tune(fitted, tmp_path / "good", repetitions=2)
     assert [one["value"] for one in tuned.trials] == [[50, 200], [50], [900]]
-    assert tuned.changes in ({}, {"denoise_steps": [50]}, {"denoise_steps": [900]})
+    assert tuned.changes in ({}, {"start_timesteps": [50]}, {"start_timesteps": [900]})
     assert tuned.model.info["tuned"] == tuned.changes
     assert tuned.model.predict(tmp_path / "good/0.png").score.isfinite().all()
 

@@ -106,7 +106,7 @@ def told(capsys):
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr(Glad, "SEARCHED", {"denoise_steps": [[900]]})
+    monkeypatch.setattr(Glad, "SEARCHED", {"start_timesteps": [[900]]})
     monkeypatch.setattr(tune, "FEWEST", 4)
 
 
@@ -207,7 +207,7 @@ def test_a_variant_refuses_other_images_and_another_backbone_file(fitted, data, 
     with pytest.raises(InputError, match="expected the backbone file that the model was fitted with"):
         variant(model, changes, paths, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="data: expected the 12 good images"):
-        variant(model, {"stop_rate": 0.5}, paths[:8])
+        variant(model, {"min_timestep": 5}, paths[:8])
 
 
 # Held-back images.
@@ -253,7 +253,7 @@ def test_tune_keeps_the_categories_and_takes_no_image_for_held_back_that_was_tra
     assert not set(content_seeds(torch.stack(bed.seen)).tolist()) & held_back
     tuned = tmp_path / "out/model"
     assert store.categories_of(tuned) == ["nuts", "screws"]
-    assert store.load(tuned).method.config.denoise_steps == ((900,) if chosen else (50, 200))
+    assert store.load(tuned).method.config.start_timesteps == ((900,) if chosen else (50, 200))
     for name, seeds in both.items():
         before, after = store.load(apart, category=name), store.load(tuned, category=name)
         assert (before.calibration == after.calibration) is not chosen
@@ -282,7 +282,7 @@ def test_tune_keeps_the_stop_rules_own_features(data, backbone, tmp_path, capsys
     monkeypatch.setattr(Trial, "beats", lambda self, other: True)
     words = ("-o", str(tmp_path / "out"), "--repetitions", "2", "--json")
     assert main(["tune", str(tmp_path / "model"), str(data / "nuts"), *words]) == 0
-    assert json.loads(capsys.readouterr().out)["changes"] == {"denoise_steps": [900]}
+    assert json.loads(capsys.readouterr().out)["changes"] == {"start_timesteps": [900]}
     tuned = store.load(tmp_path / "out/model").method.state_dict()
     names = [name for name in own if name.startswith("stop_features.")]
     assert len(names) > 10

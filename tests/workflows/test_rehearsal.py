@@ -103,7 +103,7 @@ def small(tiny_config, shrunk):
 
     def changes(method, preset):
         if preset == "paper" and method != "ran":
-            few = {"glad": {"steps": 4}, "diad": {"image_size": 64, "steps": 2}}
+            few = {"glad": {"sampler_steps": 4}, "diad": {"image_size": 64, "sampler_steps": 2}}
             return {**shrunk, **features, **few[method]}
         network = plain if method == "ran" else own[method]["denoiser"]["network"]
         sizes = {"image_size": 32, "crop": 0, "denoiser.network": network, **features}
@@ -111,7 +111,7 @@ def small(tiny_config, shrunk):
             layers = ["stage1", "stage2"] if preset == "tiny" else ["stage1"]
             return {**sizes, "features.layers": layers, "gradient.dims": 4, "enlarge": 0, "window": 0}
         side = {"image_size": 64} if method == "diad" else {}  # what its poolings need
-        return {**sizes, **side, "codec.factor": 4, "readout.enlarge": False}
+        return {**sizes, **side, "codec.factor": 4, "readout.enlarge": 0}
 
     return changes
 
@@ -181,7 +181,7 @@ def benchmark(mvtec, tmp_path, diffusion, backbone, shrunk, monkeypatch):
             "training.steps": 1,
             "training.batch_size": 2,
             "training.accumulate": 1,
-            "steps": 4,
+            "sampler_steps": 4,
             **changes,
         }
         words = [

@@ -46,7 +46,7 @@ def folder(fitted, tmp_path):
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr(Glad, "SEARCHED", {"denoise_steps": [[50], [900]], "threshold": [0.3]})
+    monkeypatch.setattr(Glad, "SEARCHED", {"start_timesteps": [[50], [900]], "threshold": [0.3]})
 
 
 def trial(*merits):
@@ -68,10 +68,10 @@ def test_the_model_is_written_with_what_was_best(folder, good, tmp_path, capsys,
     )
 
     told = json.loads(capsys.readouterr().out)
-    assert told["changes"] == {"denoise_steps": [900]}
+    assert told["changes"] == {"start_timesteps": [900]}
     tuned = load(tmp_path / "out/model")
-    assert tuned.method.config.denoise_steps == (900,)
-    assert tuned.info["tuned"] == {"denoise_steps": [900]}
+    assert tuned.method.config.start_timesteps == (900,)
+    assert tuned.info["tuned"] == {"start_timesteps": [900]}
     before = load(folder)
     for name, value in before.method.denoiser.state_dict().items():
         assert torch.equal(value, tuned.method.denoiser.state_dict()[name])

@@ -31,9 +31,9 @@ def test_a_model_that_was_opened_for_a_category_is_calibrated_by_its_images_alon
     settings |= {"training.steps": 2}
     mendiff.fit(parts, tmp_path / "model", statistics="category", settings=settings)
     fitted = load(tmp_path / "model", "cpu", "nut")
-    changed = variant(fitted, {"denoise_steps": [100]}, sorted((parts / "nut/train/good").iterdir()))
+    changed = variant(fitted, {"start_timesteps": [100]}, sorted((parts / "nut/train/good").iterdir()))
     assert changed.category == "nut"
     assert len(changed.calibration.scores) == len(fitted.calibration.scores)
     assert changed.calibration.scores != fitted.calibration.scores
-    back = variant(changed, {"denoise_steps": [50, 200]}, sorted((parts / "nut/train/good").iterdir()))
+    back = variant(changed, {"start_timesteps": [50, 200]}, sorted((parts / "nut/train/good").iterdir()))
     assert back.calibration.scores == fitted.calibration.scores

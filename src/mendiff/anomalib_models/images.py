@@ -110,9 +110,9 @@ class Textures(Sequence[Tensor]):
 
 def give_textures(method: Any, folder: str | Path) -> None:
     """Let a method cut half of its synthetic anomalies from the pictures in a folder; see `Textures`."""
-    if not hasattr(method, "textures") or not getattr(method.config, "hint_anomalies", 1):
+    if not hasattr(method, "textures"):
         raise InputError(
-            "textures: expected a method that trains on synthetic anomalies (glad, or diad with "
-            f"hint_anomalies above 0), got {type(method).__name__.lower()}."
+            "textures: expected a method that trains on synthetic anomalies, such as glad, got "
+            f"{type(method).__name__.lower()}."
         )
     method.textures = Textures(folder, method.config.image_size)

@@ -96,9 +96,7 @@ def resolved(config: Any) -> Any:
         )
     if isinstance(codec, CodecConfig) and codec.kind == AUTO:
         stored = read_codec_config(codec_folder(AUTO))
-        config = dataclasses.replace(
-            config, codec=dataclasses.replace(stored, train=codec.train, fit=codec.fit)
-        )
+        config = dataclasses.replace(config, codec=dataclasses.replace(stored, fit=codec.fit))
     return config
 
 

@@ -60,7 +60,10 @@ def read_codec_config(folder: str | Path) -> CodecConfig:
             "writes it."
         )
     content = _content(folder)
-    config = config_from_dict(CodecConfig, content.get("config"), f"{folder / CONFIG}: config")
+    stored = content.get("config")
+    if isinstance(stored, dict):
+        stored.pop("train", None)  # folders of earlier versions have this option
+    config = config_from_dict(CodecConfig, stored, f"{folder / CONFIG}: config")
     info = content.get("info")
     if isinstance(info, dict) and not config.pixels and TUNED & info.keys():
         # Older folders do not state the normalisation; their codecs were tuned on [-1,1].

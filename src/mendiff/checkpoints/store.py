@@ -3,7 +3,7 @@
 With statistics per category, categories/NAME has the same two files with only the tensors and scores that
 differ for this category.
 
-config.json holds {"format": "mendiff", "version": 2, "mendiff", "method", "config", "info", "files",
+config.json holds {"format": "mendiff", "version": 3, "mendiff", "method", "config", "info", "files",
 "sha256"}. "files" are the hashes of all other files by name, "sha256" is the hash of the other fields, so
 that every change is detected. calibration.json contains the hash of the weights that it belongs to. The
 config is checked against the method's dataclasses when it is read. No file can execute code.
@@ -35,7 +35,7 @@ from mendiff.methods.config import config_from_dict, config_to_dict
 from mendiff.model import Model
 
 FORMAT = "mendiff"
-VERSION = 2
+VERSION = 3
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
 CATEGORIES = "categories"
 THIS_CONFIG = "this model's config"
@@ -243,17 +243,18 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder}: expected a model of version {VERSION} or older, got version {version}, written by "
             f"mendiff {config.get('mendiff')}; update mendiff."
         )
-    if version == VERSION and not is_whole(config):
+    if version > 1 and not is_whole(config):
         raise InputError(
             f"{folder / CONFIG}: expected an unchanged file, but it was changed or is damaged; copy the "
             "model folder again, or fit it again."
         )
-    config = migrated(config, str(folder))
-    lacking = [key for key in ("method", "config", "info", "files") if key not in config]
+    known = ("method", "config", "info") if version == 1 else ("method", "config", "info", "files")
+    lacking = [key for key in known if key not in config]
     if lacking:
         raise InputError(f"{folder}: {CONFIG} lacks the field {lacking[0]!r}; fit the model again.")
+    config = migrated(config, str(folder))
     check_info(config["info"], f"{folder / CONFIG}: info")
-    if version == VERSION:
+    if version > 1:
         _check_files(folder, config["files"])
     return config
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mendiff.errors import InputError, check_choice
 
-Spacing = Literal["leading", "trailing", "linspace"]
+Spacing = Literal["leading", "trailing"]
 SPACINGS = get_args(Spacing)
 
 
@@ -24,7 +24,7 @@ def ladder(t_start: Tensor, steps: int, spacing: Spacing = "leading", offset: in
             timestep is t_start - 1.
         steps: N, at least 1.
         spacing: "leading" is k * (t_start // N) + offset for k = N-1..0, so it ends at `offset`; "trailing"
-            starts at t_start - 1; "linspace" goes from t_start - 1 to 0 (Lin et al. 2023, table 2).
+            starts at t_start - 1 (Lin et al. 2023, table 2).
         offset: added by "leading" only; Stable Diffusion uses 1.
     """
     check_choice("spacing", spacing, SPACINGS)
@@ -37,11 +37,7 @@ def ladder(t_start: Tensor, steps: int, spacing: Spacing = "leading", offset: in
     if spacing == "leading":
         timesteps = down * (start // steps).clamp(min=1) + offset
         return torch.minimum(timesteps, start - 1)
-    fractions = down.to(torch.float64)
-    if spacing == "trailing":
-        timesteps = torch.round((fractions + 1) * start / steps) - 1
-    else:
-        timesteps = torch.round(fractions * (start - 1) / max(steps - 1, 1)) if steps > 1 else start - 1.0
+    timesteps = torch.round((down.to(torch.float64) + 1) * start / steps) - 1
     return timesteps.clamp(min=0).to(torch.int64)
 
 
@@ -56,7 +52,7 @@ def remaining(timesteps: Tensor, first: Tensor) -> Tensor:
     return timesteps.gather(1, torch.maximum(numbers[None], first[:, None]))
 
 
-def noised_at(first: Tensor, last: Tensor, noise_step: int) -> Tensor:
+def noised_at(first: Tensor, last: Tensor, noise_timestep: int) -> Tensor:
     """The timestep at which noise is added before sampling, (B,) int64.
 
     The published code may add noise at a higher timestep than the ladder's first. It must not exceed the
@@ -65,7 +61,7 @@ def noised_at(first: Tensor, last: Tensor, noise_step: int) -> Tensor:
     Args:
         first: first timestep of the ladder, (B,).
         last: highest timestep in the range of the ladder, (B,).
-        noise_step: requested timestep; used if it is between `first` and `last`, otherwise `first` is used.
+        noise_timestep: requested timestep; used if it is from `first` to `last`, otherwise `first` is used.
     """
-    within = (first <= noise_step) & (noise_step <= last)
-    return torch.where(within, torch.full_like(first, noise_step), first)
+    within = (first <= noise_timestep) & (noise_timestep <= last)
+    return torch.where(within, torch.full_like(first, noise_timestep), first)

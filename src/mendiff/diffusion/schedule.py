@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from mendiff.errors import InputError, check_choice
 
-Kind = Literal["linear", "scaled_linear", "cosine"]
+Kind = Literal["linear", "scaled_linear"]
 KINDS = get_args(Kind)
 _TABLE: Any = {"dtype": torch.float64, "device": "cpu"}  # real tensors even on the meta device
 
@@ -109,16 +108,9 @@ def scaled_linear_schedule(
     return NoiseSchedule(alpha_bar, 1.0 if end_clean else float(alpha_bar[0]))
 
 
-def cosine_schedule(steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
-    """Squared-cosine schedule, betas up to max_beta; final alpha_bar 1 (Nichol & Dhariwal 2021, eq. 17)."""
-    at = torch.arange(steps + 1, **_TABLE) / steps
-    curve = torch.cos((at + offset) / (1 + offset) * math.pi / 2) ** 2
-    return NoiseSchedule(_from_betas((1 - curve[1:] / curve[:-1]).clamp(max=max_beta)))
-
-
 def make_schedule(kind: Kind, steps: int = 1000) -> NoiseSchedule:
-    """The schedule of a config ("linear", "scaled_linear" or "cosine") with its published constants."""
-    makers = {"linear": linear_schedule, "scaled_linear": scaled_linear_schedule, "cosine": cosine_schedule}
+    """The schedule of a config ("linear" or "scaled_linear") with its published constants."""
+    makers = {"linear": linear_schedule, "scaled_linear": scaled_linear_schedule}
     check_choice("schedule", kind, makers)
     return makers[kind](steps)
 

@@ -71,13 +71,13 @@ def _unet(*widths: int, **more: Any) -> dict[str, Any]:
 _SEARCH: dict[str, Any] = {
     "codec.factor": 4,
     "denoiser.network": _unet(64, 96, 128, add_attention=False),
-    "train_t": [0, 1000],
-    "denoise_steps": [750],
-    "steps": 10,
+    "train_timesteps": [0, 1000],
+    "start_timesteps": [750],
+    "sampler_steps": 10,
     "spacing": "leading",
     "adaptive": True,
-    "min_step": 350,
-    "readout": {"distance": "cosine", "sigma": 2.0, "taps": 0, "top_k": 0, "top_share": 0.002},
+    "min_timestep": 350,
+    "readout": {"distance": "cosine", "sigma": 2.0, "taps": 0, "top_k": 0},
 }
 _PLAIN = {"synthesis.share": 0.0}
 _FIXED = {"adaptive": False}
@@ -112,7 +112,7 @@ _PIECES = (
     _glad("baseline + ADS + ATP, without SAFF", {}, {"fusion": "none"}),
     _glad("baseline + ADS + ATP, with SAFF"),
 )
-_FIXED_STEPS = tuple(_glad(f"fixed {step}", {}, _FIXED | {"denoise_steps": [step]}) for step in (350, 550))
+_FIXED_STEPS = tuple(_glad(f"fixed {step}", {}, _FIXED | {"start_timesteps": [step]}) for step in (350, 550))
 
 
 def _layers(*numbers: int) -> Row:
@@ -135,6 +135,10 @@ def _backbone(name: str) -> Row:
     )
 
 
+def _start(timestep: int) -> Row:
+    return Row(f"DiAD, {timestep} timesteps", "diad", changes={"start_timesteps": [timestep]})
+
+
 def _pooling(rounds: int, side: int) -> Row:
     changes = {"readout.pool_rounds": rounds, "readout.pool_side": side}
     return Row(f"DiAD, {rounds} x {side}", "diad", changes=changes)
@@ -154,7 +158,7 @@ _UNGUIDED = (
             },
             "small": {
                 "codec.fit.images": 0,
-                "training.cache_latents": False,
+                "training.cache_gigabytes": 0,
                 "denoiser.network": _SMALL_DDPM,
             },
             # A network of its own, from random weights: Stable Diffusion's knows no pixels.
@@ -180,7 +184,7 @@ ABLATIONS: dict[str, Ablation] = {
         "GLAD, Table 7",
         (
             *_FIXED_STEPS,
-            _glad("fixed 750", {}, _FIXED | {"denoise_steps": [750]}),
+            _glad("fixed 750", {}, _FIXED | {"start_timesteps": [750]}),
             _glad("adaptive"),
         ),
     ),
@@ -238,12 +242,12 @@ ABLATIONS: dict[str, Ablation] = {
     ),
     "diad-steps": Ablation(
         "DiAD, Table 10",
-        tuple(Row(f"DiAD, {steps} steps", "diad", changes={"steps": steps}) for steps in STEPS),
+        tuple(Row(f"DiAD, {steps} steps", "diad", changes={"sampler_steps": steps}) for steps in STEPS),
         multi_class=True,
     ),
     "diad-timesteps": Ablation(
         "DiAD, Figure 6, a curve that is said to fall below 600",
-        tuple(Row(f"DiAD, {start} timesteps", "diad", changes={"start": start}) for start in TIMESTEPS),
+        tuple(_start(timestep) for timestep in TIMESTEPS),
         multi_class=True,
     ),
     "diad-pooling": Ablation(
@@ -268,8 +272,8 @@ ABLATIONS: dict[str, Ablation] = {
         "DiAD, Tables 1, 7 and 10 and Figure 6 in short; rows of the method itself share one fit",
         (
             Row("DiAD", "diad"),
-            *(Row(f"DiAD, {steps} steps", "diad", changes={"steps": steps}) for steps in (1, 5)),
-            *(Row(f"DiAD, {start} timesteps", "diad", changes={"start": start}) for start in (200, 600)),
+            *(Row(f"DiAD, {steps} steps", "diad", changes={"sampler_steps": steps}) for steps in (1, 5)),
+            *(_start(timestep) for timestep in (200, 600)),
             Row("DiAD without SFF", "diad", {"guide.fusion": "none"}),
             *_UNGUIDED,
         ),
@@ -279,25 +283,25 @@ ABLATIONS: dict[str, Ablation] = {
         "RAN: KL divergence against RGB error, one noise scale against several",
         (
             Row("RAN", "ran"),
-            Row("KL alone", "ran", changes={"kl_weight": 1.0}),
-            Row("RGB error alone", "ran", changes={"kl_weight": 1.0, "pixel_score": "rgb"}),
-            Row("feature error alone", "ran", changes={"kl_weight": 0.0}),
-            Row("t = 20 alone", "ran", changes={"noise_steps": [20]}),
-            Row("t = 60 alone", "ran", changes={"noise_steps": [60]}),
-            Row("t = 150 alone", "ran", changes={"noise_steps": [150]}),
+            Row("KL alone", "ran", changes={"readout.kl_weight": 1.0}),
+            Row("RGB error alone", "ran", changes={"readout.kl_weight": 1.0, "readout.pixel_score": "rgb"}),
+            Row("feature error alone", "ran", changes={"readout.kl_weight": 0.0}),
+            Row("t = 20 alone", "ran", changes={"start_timesteps": [20]}),
+            Row("t = 60 alone", "ran", changes={"start_timesteps": [60]}),
+            Row("t = 150 alone", "ran", changes={"start_timesteps": [150]}),
         ),
     ),
     "ran-alpha": Ablation(
         "RAN: alpha of eq. 11, the weight of the KL divergence",
         tuple(
-            Row(f"alpha = {alpha}", "ran", changes={"kl_weight": alpha})
+            Row(f"alpha = {alpha}", "ran", changes={"readout.kl_weight": alpha})
             for alpha in (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
         ),
     ),
     "ran-timesteps": Ablation(
         "RAN: T of eq. 11, the timesteps that are looked at",
         tuple(
-            Row(f"T = {', '.join(map(str, steps))}", "ran", changes={"noise_steps": list(steps)})
+            Row(f"T = {', '.join(map(str, steps))}", "ran", changes={"start_timesteps": list(steps)})
             for steps in (
                 *((10,), (20,), (60,), (100,), (150,), (250,)),
                 *((20, 60), (20, 60, 150), (20, 60, 150, 250)),

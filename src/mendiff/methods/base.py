@@ -7,14 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Generator, Tensor, nn
 
 from mendiff.diffusion.random import PerImageRandom, content_seeds
+from mendiff.diffusion.schedule import Kind
 from mendiff.errors import LARGEST_SIDE, InputError, check_choice, check_choices, check_count, check_range
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
+from mendiff.nets.denoiser import DenoiserConfig
+from mendiff.nets.features import FeaturesConfig
 from mendiff.nets.settled import settled
 from mendiff.scoring.readout import Features, Readout, few
 from mendiff.synthesis.probes import probes
@@ -64,9 +68,10 @@ class TrainingConfig:
             tensor, so that it wants one some thirty times as high.
         lora_rank: train only an addition of this rank to each matrix of the pretrained networks (LoRA, by
             peft) and add it in when the model is saved; 0 trains the weights themselves.
-        cache_latents: encode a good image once and not at every step. Only for images that are the same at
-            every step (no crops) and a frozen autoencoder. Synthetic anomalies are new at every step, so
-            GLAD still encodes those.
+        cache_gigabytes: memory for what the frozen networks make of a good image, so that it is computed once
+            and not at every step: latents of an autoencoder (GLAD, DiAD), features (RAN), or GLAD's
+            variants. Images beyond that are computed at every step; 0 computes all. Only for images that
+            are the same at every step (no crops).
         learning_rate: of the optimiser.
         weight_decay: of the same.
         warmup: steps of linear warm-up.
@@ -83,7 +88,7 @@ class TrainingConfig:
     precision: Precision = "auto"
     optimizer: Optimizer = "adamw"
     lora_rank: int = 0
-    cache_latents: bool = False
+    cache_gigabytes: float = 0.0
     learning_rate: float = 5e-6
     weight_decay: float = 1e-2
     warmup: int = 0
@@ -94,7 +99,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate"):
             check_range(f"training.{name}", getattr(self, name), 1)
-        for name in ("minutes", "learning_rate", "weight_decay", "warmup", "clip"):
+        for name in ("minutes", "learning_rate", "weight_decay", "warmup", "clip", "cache_gigabytes"):
             check_range(f"training.{name}", getattr(self, name), 0)
         check_range("training.lora_rank", self.lora_rank, 0)
         check_range("training.ema", self.ema, 0, 1)
@@ -132,8 +137,10 @@ class MethodConfig:
             say. Images of 8 bits stay as they are.
         upright: whether the method sees every part turned upright and centred, see mendiff.synthesis.upright:
             "always", "never", or "auto", which the good images decide when a model is fitted.
+        RENAMED: dotted names of fields in earlier versions, and what they are called now.
     """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {}
     image_size: int = 256
     crop: int = 0
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -146,6 +153,66 @@ class MethodConfig:
             check_count(name, getattr(self, name), 0, LARGEST_SIDE)
         if self.bit_depth:
             check_range("bit_depth", self.bit_depth, 9, 31)
+
+    def check_cache(self, reasons: Mapping[str, bool] = MappingProxyType({})) -> None:
+        """Refuse a cache of what differs from step to step, or costs nothing.
+
+        Args:
+            reasons: further ones of the method, and whether each holds.
+        """
+        crops = f"crops of {self.crop} pixels are new at every step (--set crop=0)"
+        known = {**reasons, crops: self.crop > 0}
+        reason = next((one for one, holds in known.items() if holds), None)
+        if self.training.cache_gigabytes and reason:
+            raise InputError(
+                f"training.cache_gigabytes: expected 0, got {self.training.cache_gigabytes:g}, although "
+                f"{reason}."
+            )
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(MethodConfig):
+    """What the configs of GLAD, DiAD and RAN share.
+
+    Attributes:
+        schedule: of the noise, "linear" or "scaled_linear" (Stable Diffusion's).
+        codec, denoiser, features: see their configs.
+        train_timesteps: lowest and highest timestep (exclusive) that is trained.
+        min_snr_gamma: of the loss weights; 0 weighs all timesteps equally (published).
+        start_timesteps: timesteps that an image is noised to; the maps of several are averaged.
+        LATEST_START: the highest of these that the method can take.
+    """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "train_t": "train_timesteps",
+        "training.cache_latents": "training.cache_gigabytes",
+        "readout.places": "readout.position_grid",
+    }
+    LATEST_START: ClassVar[int] = TIMESTEPS
+    schedule: Kind = "scaled_linear"
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    train_timesteps: tuple[int, ...] = (0, TIMESTEPS)
+    min_snr_gamma: float = 0.0
+    start_timesteps: tuple[int, ...] = (TIMESTEPS,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        trained = self.train_timesteps
+        if len(trained) != 2 or not 0 <= trained[0] < trained[1] <= TIMESTEPS:
+            raise InputError(
+                f"train_timesteps: expected two timesteps, low < high <= {TIMESTEPS}, got {list(trained)}."
+            )
+        starts, latest = self.start_timesteps, self.LATEST_START
+        if not starts or not all(1 <= one <= latest for one in starts):
+            raise InputError(f"start_timesteps: expected timesteps from 1 to {latest}, got {list(starts)}.")
+        check_range("min_snr_gamma", self.min_snr_gamma, 0)
+
+    @property
+    def uncacheable(self) -> dict[str, bool]:
+        """Why latents can't be cached, and whether each reason holds; see check_cache."""
+        return {f"{self.codec.kind!r} latents cost nothing": self.codec.kind in PIXEL_KINDS}
 
 
 class Method(nn.Module, ABC):
@@ -294,33 +361,6 @@ class Method(nn.Module, ABC):
     def size_multiple(self) -> int:
         """Image height and width must divide by this."""
         return 1
-
-
-def check_train_t(train_t: Sequence[int]) -> None:
-    """Refuse a range of training timesteps that is none within the schedule."""
-    if len(train_t) != 2 or not 0 <= train_t[0] < train_t[1] <= TIMESTEPS:
-        raise InputError(f"train_t: expected two timesteps, low < high <= {TIMESTEPS}, got {list(train_t)}.")
-
-
-def check_cached_latents(config: MethodConfig, codec: CodecConfig, *, drawn: bool = False) -> None:
-    """Refuse training.cache_latents where a good image's latents differ from step to step, or cost nothing.
-
-    Args:
-        config: the method's.
-        codec: its codec's.
-        drawn: whether training draws latents from the codec's posterior.
-    """
-    if not config.training.cache_latents:
-        return
-    reasons = {
-        f"{codec.kind!r} latents cost nothing": codec.kind in PIXEL_KINDS,
-        "the autoencoder is trained, too": codec.train,
-        f"crops of {config.crop} pixels are new at every step (--set crop=0)": config.crop > 0,
-        "the latents are drawn anew at every step (reference)": drawn,
-    }
-    reason = next((reason for reason, holds in reasons.items() if holds), None)
-    if reason:
-        raise InputError(f"training.cache_latents: expected false, got true, although {reason}.")
 
 
 def find_method(name: str, where: str = "method") -> type[Method]:

@@ -40,12 +40,20 @@ def config_from_dict(kind: type[Config], data: Any, where: str = "config") -> Co
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(names))
     if unknown:
+        _refuse_renamed(kind, unknown[0])
         raise InputError(f"{where}: expected some of {', '.join(names)}, got {unknown[0]!r}.")
     missing = [one.name for one in fields(kind) if one.name not in data and _is_required(one)]  # type: ignore[arg-type]
     if missing:
         raise InputError(f"{where}: expected the field {missing[0]!r}, but it is missing.")
     values = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}
     return kind(**values)
+
+
+def _refuse_renamed(kind: type, name: str) -> None:
+    """Refuse the dotted name that a field had in an earlier version, and say what it is called now."""
+    new = getattr(kind, "RENAMED", {}).get(name)
+    if new:
+        raise InputError(f"{name}: expected {new}, as this field is called now.")
 
 
 def _is_required(field: Any) -> bool:
@@ -56,6 +64,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
     """A config with some fields replaced, by dotted name: {"training.steps": 100}."""
     data = config_to_dict(config)
     for dotted, value in changes.items():
+        _refuse_renamed(type(config), dotted)
         *parents, last = dotted.split(".")
         place: Any = data
         for parent in parents:

@@ -6,7 +6,6 @@ A denoiser draws a good part anew from pure noise; the SG network tells it which
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -38,7 +37,6 @@ from mendiff.nets.semantic_guided import GuidedDenoiser
 from mendiff.nets.settled import built, settled
 from mendiff.scoring.readout import Readout
 from mendiff.scoring.readout_config import DRAWN_PARTS
-from mendiff.synthesis.blend import Textures, synthesize_each
 from mendiff.types import Detection, Estimate, Step, Trace
 
 GUIDANCE = 9.0
@@ -50,16 +48,16 @@ class Diad(Method):
 
     Args:
         config: see DiadConfig.
-
-    Attributes:
-        textures: pictures that synthetic anomalies of hints are cut from in training; see `synthesize`.
     """
 
     Config: ClassVar[type[MethodConfig]] = DiadConfig
     PRESETS: ClassVar = PRESETS
     NETWORKS: ClassVar = ("codec", "denoiser", "features")
     STATISTICS: ClassVar = ("readout",)
-    SEARCHED: ClassVar = {"start": [100, 200, 300, 500, 750, 1000], "steps": [1, 2, 5, 10]}
+    SEARCHED: ClassVar = {
+        "start_timesteps": [[100], [200], [300], [500], [750], [1000]],
+        "sampler_steps": [1, 2, 5, 10],
+    }
     # A step of DiAD, with its second network, takes as long as two of GLAD: as many minutes for both.
     DEMO: ClassVar = {
         "training.steps": 700,
@@ -70,14 +68,14 @@ class Diad(Method):
     config: DiadConfig
     mean: Tensor
     std: Tensor
-    textures: Textures | None = None
 
     @built
     def __init__(self, config: DiadConfig) -> None:
         super().__init__(config)
         self.schedule = make_schedule(config.schedule, TIMESTEPS)
         self.codec = make_codec(config.codec)
-        self.cache = LatentCache() if config.training.cache_latents else None
+        room = config.training.cache_gigabytes * 1e9
+        self.cache = LatentCache(room) if room else None
         unet = config.denoiser
         if config.reference:
             unet = replace(unet, guidance=unet.guidance or GUIDANCE)
@@ -96,8 +94,8 @@ class Diad(Method):
     @property
     def size_multiple(self) -> int:
         """Image height and width must divide by this."""
-        unit = self.codec.factor * self.denoiser.multiple
-        return math.lcm(unit, self.config.synthesis.grid) if self.config.hint_anomalies else unit
+        multiple: int = self.codec.factor * self.denoiser.multiple
+        return multiple
 
     # Training.
 
@@ -108,11 +106,10 @@ class Diad(Method):
         if config.reference:
             height, width = (side // self.codec.factor for side in image.shape[-2:])
             noise = rng.like(image.new_empty(len(image), self.codec.channels, height, width))
-        hint = self._training_hint(image, rng)
         with torch.no_grad():
             z0 = self.cache.latents(image, self.encode) if self.cache else self.encode(image, noise)
-        t = rng.integers(*config.train_t).to(image.device)
-        return self.noise_loss(z0, self.scaled(hint), t, rng.like(z0))
+        t = rng.integers(*config.train_timesteps).to(image.device)
+        return self.noise_loss(z0, self.scaled(image), t, rng.like(z0))
 
     def noise_loss(self, z0: Tensor, hint: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Squared error of what the network predicts, at given noise, to a scalar.
@@ -129,13 +126,6 @@ class Diad(Method):
         error = (raw - target).square().mean((1, 2, 3))
         weight = self.schedule.min_snr_weight(t, self.config.min_snr_gamma, self.config.denoiser.prediction)
         return (weight.to(error) * error).mean()
-
-    def _training_hint(self, image: Tensor, rng: PerImageRandom) -> Tensor:
-        if self.config.hint_anomalies == 0:
-            return image
-        anomalous, _ = synthesize_each(image, rng.generators, self.config.synthesis, self.textures)
-        shown = rng.uniform() < self.config.hint_anomalies
-        return torch.where(shown.to(image.device)[:, None, None, None], anomalous, image)
 
     # Pixels as the networks take them.
 
@@ -191,10 +181,10 @@ class Diad(Method):
             seen: takes the steps of the walk, for who wants to see them.
         """
         config = self.config
-        start = torch.full((len(z0),), config.start, device=z0.device)
-        rungs = ladder(start, config.steps, config.spacing)
+        start = torch.full((len(z0),), config.start_timesteps[0], device=z0.device)
+        rungs = ladder(start, config.sampler_steps, config.spacing)
         # The published code noises to the last timestep although its ladder starts 98 below.
-        z_t = self.schedule.add_noise(z0, noise, noised_at(rungs[:, 0], start - 1, config.noise_step))
+        z_t = self.schedule.add_noise(z0, noise, noised_at(rungs[:, 0], start - 1, config.noise_timestep))
         embedding = self.denoiser.embed(hint)  # once: it is the same at every step
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from mendiff.diffusion.ladder import Spacing
-from mendiff.diffusion.schedule import Kind
 from mendiff.errors import InputError, check_count, check_range
 from mendiff.methods.base import (
     SMALL_TRAINING,
     TIMESTEPS,
-    MethodConfig,
+    DiffusionConfig,
     TrainingConfig,
-    check_cached_latents,
-    check_train_t,
 )
 from mendiff.nets import AUTO
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
@@ -24,60 +23,54 @@ from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
 from mendiff.nets.semantic_guided import GuideConfig
 from mendiff.nets.stable_diffusion import CODEC, UNET
 from mendiff.scoring.readout_config import LEARNED, SAME_PLACE, ReadoutConfig
-from mendiff.synthesis.blend import SynthesisConfig
 
 
 @dataclass(frozen=True)
-class DiadConfig(MethodConfig):
+class DiadConfig(DiffusionConfig):
     """Everything that DiAD can be told.
 
     Attributes:
-        schedule: "linear", "scaled_linear" (published) or "cosine".
-        codec, denoiser, features, readout: see their configs.
+        readout: see ReadoutConfig.
         guide: the SG network; None leaves it out (the paper's LDM, or with the codec "pixels" its DDPM).
-        synthesis: of the anomalies in hints, if there are any.
-        hint_anomalies: share of the training images whose hint shows synthetic anomalies that the denoiser
-            must not copy; 0 as published.
         train_encoder: train the denoiser's encoder and middle block too, as training from scratch needs;
             published weights keep those of Stable Diffusion.
         normalised: give codec and SG network pixels in ImageNet's normalisation, as published weights
             expect; [-1,1] otherwise.
-        train_t: lowest and highest timestep (exclusive) that is trained.
-        min_snr_gamma: of the loss weights; 0 weighs all timesteps equally (published).
-        start: the ladder covers the `start` lowest timesteps.
-        noise_step: timestep whose noise the start latents carry, where the ladder begins at or below it (999
-            as published, with `start` at 1000); otherwise, and for 0, they carry that of its first rung.
-        steps: DDIM steps.
-        spacing: of the ladder: "leading" (published), "trailing" or "linspace".
+        start_timesteps: one; the sampler's timesteps are among that many lowest.
+        noise_timestep: whose noise the start latents carry, where the sampler begins at or below it (999 as
+            published, with a start at 1000); otherwise, and for 0, that of the sampler's first timestep.
+        sampler_steps: DDIM steps.
+        spacing: of the sampler's timesteps: "leading" (published) or "trailing".
         reference: follow the published code number for number: latents are drawn from the codec's posterior,
             and guidance runs between equal prompts.
     """
 
-    schedule: Kind = "scaled_linear"
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        **DiffusionConfig.RENAMED,
+        "start": "start_timesteps",
+        "steps": "sampler_steps",
+        "noise_step": "noise_timestep",
+    }
     codec: CodecConfig = field(default_factory=lambda: CodecConfig("kl"))
     denoiser: DenoiserConfig = field(default_factory=lambda: DenoiserConfig("conditional_unet"))
     guide: GuideConfig | None = field(default_factory=GuideConfig)
-    features: FeaturesConfig = field(default_factory=FeaturesConfig)
-    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     readout: ReadoutConfig = field(
         default_factory=lambda: ReadoutConfig(
             distance="cosine", sigma=5.0, taps=0, border="symmetric", top_k=0, pool_side=8, pool_rounds=8
         )
     )
-    hint_anomalies: float = 0.0
     train_encoder: bool = False
     normalised: bool = False
-    train_t: tuple[int, ...] = (0, 1000)
-    min_snr_gamma: float = 0.0
-    start: int = 1000
-    noise_step: int = 999
-    steps: int = 10
+    start_timesteps: tuple[int, ...] = (1000,)
+    noise_timestep: int = 999
+    sampler_steps: int = 10
     spacing: Spacing = "leading"
     reference: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_cached_latents(self, self.codec, drawn=self.reference)
+        drawn = {"the latents are drawn anew at every step (reference)": self.reference}
+        self.check_cache(self.uncacheable | drawn)
         check_pixels(
             self.codec,
             "imagenet" if self.normalised else "symmetric",
@@ -90,12 +83,13 @@ class DiadConfig(MethodConfig):
             )
         if self.denoiser.categories:
             raise InputError("denoiser.categories: expected none for DiAD, whose prompt is always empty.")
-        check_train_t(self.train_t)
-        check_range("start", self.start, 1, TIMESTEPS)
-        check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
-        check_count("steps", self.steps, 1, TIMESTEPS)
-        check_range("min_snr_gamma", self.min_snr_gamma, 0)
-        check_range("hint_anomalies", self.hint_anomalies, 0, 1)
+        if len(self.start_timesteps) > 1:
+            raise InputError(
+                f"start_timesteps: expected one for DiAD, which draws every image once, got "
+                f"{list(self.start_timesteps)}."
+            )
+        check_range("noise_timestep", self.noise_timestep, 0, TIMESTEPS - 1)
+        check_count("sampler_steps", self.sampler_steps, 1, TIMESTEPS)
 
 
 PUBLISHED = DiadConfig(
@@ -126,19 +120,19 @@ _TINY = DiadConfig(
     guide=GuideConfig(initial_outputs="normal"),
     readout=LEARNED,
     train_encoder=True,
-    train_t=(1, 400),
+    train_timesteps=(1, 400),
     min_snr_gamma=5.0,
     # A network that has minutes to learn draws nothing believable from pure noise.
-    start=200,
-    noise_step=0,
-    steps=1,
+    start_timesteps=(200,),
+    noise_timestep=0,
+    sampler_steps=1,
     spacing="trailing",
 )
 
 _SMALL = DiadConfig(
     upright="auto",
     image_size=256,
-    training=replace(SMALL_TRAINING, steps=2000, cache_latents=True),
+    training=replace(SMALL_TRAINING, steps=2000, cache_gigabytes=1.0),
     codec=CodecConfig(AUTO, fit=CodecFitConfig(images=16_000)),
     features=FeaturesConfig(AUTO),
     denoiser=DenoiserConfig(

@@ -44,13 +44,12 @@ from mendiff.nets.settled import built, settled
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import Readout
 from mendiff.scoring.readout_config import DRAWN_PARTS
-from mendiff.synthesis.blend import Textures, synthesize, synthesize_each
+from mendiff.synthesis.blend import GRID, Textures, synthesize, synthesize_each
 from mendiff.synthesis.foreground import foreground
-from mendiff.synthesis.turn import turned
 from mendiff.types import Detection, Trace
 
-MOST_VARIANTS = 2**31
-"""Bytes of latents of variants that are kept; further ones are made whenever they come."""
+STOP_RATE = 0.01
+"""Share of good images that should exceed a learned stop score."""
 STOP_FLOOR = 1e-3
 """Learned stop scores are at least this: at the first rung the two estimates differ by rounding alone."""
 
@@ -71,9 +70,9 @@ class Glad(Method):
     STATISTICS: ClassVar = ("readout", "stop_thresholds")
     INFINITE: ClassVar = ("stop_thresholds",)  # where images never stop
     SEARCHED: ClassVar = {
-        "denoise_steps": [[25], [50], [100], [200], [300], [500], [750], [50, 200], [100, 300]],
+        "start_timesteps": [[25], [50], [100], [200], [300], [500], [750], [50, 200], [100, 300]],
         "threshold": [None, 0.1, 0.2, 0.3, 0.4, 0.5],
-        "min_step": [100, 200, 350, 500],
+        "min_timestep": [100, 200, 350, 500],
     }
     DEMO: ClassVar = {
         "training.steps": 1200,
@@ -92,18 +91,19 @@ class Glad(Method):
         self.codec = make_codec(config.codec)
         self.denoiser = Denoiser(config.denoiser, self.schedule, self.codec.channels)
         self.features = make_features(config.features)
-        self.cache = LatentCache() if config.training.cache_latents else None
-        self._variants = LatentCache(MOST_VARIANTS, torch.float16) if config.variants else None
+        room = config.training.cache_gigabytes * 1e9
+        self.cache = LatentCache(room) if room and not config.variants else None
+        self._variants = LatentCache(room, torch.float16) if config.variants else None
         self.stop_features = make_features(config.features) if config.own_stop_features else None
-        runs = len(config.denoise_steps)
+        runs = len(config.start_timesteps)
         self.readout = Readout(config.readout, self.features.channels, runs, batch_maxima=config.reference)
         threshold = math.inf if config.threshold is None else config.threshold
-        self.register_buffer("stop_thresholds", torch.full((runs, config.steps), threshold))
+        self.register_buffer("stop_thresholds", torch.full((runs, config.sampler_steps), threshold))
 
     @property
     def size_multiple(self) -> int:
         """Image height and width must divide by this."""
-        return math.lcm(self.codec.factor * self.denoiser.multiple, self.config.synthesis.grid)
+        return math.lcm(self.codec.factor * self.denoiser.multiple, GRID)
 
     # Training (ATP).
 
@@ -128,7 +128,7 @@ class Glad(Method):
             categories: the number of each image's category, (B,), where these have prompts of their own.
         """
         check_size(self.codec, image, self.denoiser.multiple)
-        t = rng.integers(*self.config.train_t)
+        t = rng.integers(*self.config.train_timesteps)
         with torch.no_grad():
             z0, z_anomalous = self._pairs(image, rng)
         prompt = None if categories is None else self.denoiser.category_prompts[categories]
@@ -148,10 +148,8 @@ class Glad(Method):
         return z0, encode(anomalous, noise)
 
     def _variant(self, images: Tensor, rngs: Sequence[Generator], number: int) -> Tensor:
-        """One image of a batch, turned if the config says so, without and with an anomaly, (2,c,h,w)."""
+        """One image of a batch, without and with an anomaly, (2,c,h,w)."""
         image, rng = images[number][None], rngs[number]
-        if self.config.turn:
-            image = turned(image, rng)
         anomalous, _ = synthesize(image, rng, self.config.synthesis, self.textures)
         return self.codec.encode(torch.cat([image, anomalous]))
 
@@ -212,7 +210,7 @@ class Glad(Method):
         """What every walk saw, rung by rung; see Method.trace."""
         check_single(image)
         check_size(self.codec, image, self.denoiser.multiple)
-        walks = [Walk() for _ in self.config.denoise_steps]
+        walks = [Walk() for _ in self.config.start_timesteps]
         found = self._judge(image, *self._mend(image, seeds, walks))
         return Trace(found, walk_panels(walks, self.codec.decode, self.config))
 
@@ -241,18 +239,18 @@ class Glad(Method):
         Args:
             z0: clean latents, (B,c,h,w).
             noise: start noise of the same shape.
-            run: which of the config's denoise_steps to start from.
+            run: which of the config's start_timesteps to start from.
             thresholds: stop score of every rung, (N,), in place of the model's own.
             walk: takes what is seen of a single image on the way; see `trace`.
         """
         config = self.config
-        start = torch.full((len(z0),), config.denoise_steps[run], device=z0.device)
-        rungs = ladder(start, config.steps, config.spacing)
-        t = noised_at(rungs[:, 0], start, config.noise_step)
+        start = torch.full((len(z0),), config.start_timesteps[run], device=z0.device)
+        rungs = ladder(start, config.sampler_steps, config.spacing)
+        t = noised_at(rungs[:, 0], start, config.noise_timestep)
         if (
             config.reference
         ):  # the published code noises to T' or T' - 1 although its ladder starts a rung lower
-            t = torch.where(t == config.noise_step, t, start)
+            t = torch.where(t == config.noise_timestep, t, start)
         z_t = self.schedule.add_noise(z0, noise, t)
         thresholds = self.stop_thresholds[run] if thresholds is None else thresholds
         stop = AdaptiveStop(self, z0, noise, thresholds, walk)
@@ -280,7 +278,7 @@ class Glad(Method):
         """Reconstructions (B,3,H,W) in about [0,1], and stop steps (B,), one of each per run."""
         z0, noise = self._start(image, seeds)
         rebuilt, stops = [], []
-        for run in range(len(self.config.denoise_steps)):
+        for run in range(len(self.config.start_timesteps)):
             z, stop = self.reconstruct(z0, noise, run, walk=walks[run] if walks else None)
             rebuilt.append(self.codec.decode_raw(z) / 2 + 0.5)
             stops.append(stop.stopped_at)
@@ -306,7 +304,7 @@ class Glad(Method):
         t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
         z0 = self.denoiser(z0, t).x0
         self.stop_map(z0, z0)
-        rebuilt = [self.codec.decode_raw(z0) for _ in self.config.denoise_steps]
+        rebuilt = [self.codec.decode_raw(z0) for _ in self.config.start_timesteps]
         self.readout.anomaly_map(image, rebuilt, self.features, self._object_weight(image))
 
     @property
@@ -317,7 +315,7 @@ class Glad(Method):
     @property
     def searched(self) -> Mapping[str, Sequence[Any]]:
         """The stop rule's fields, too, where it searches."""
-        adaptive = ("threshold", "min_step")
+        adaptive = ("threshold", "min_timestep")
         return {
             name: values
             for name, values in self.SEARCHED.items()
@@ -339,18 +337,18 @@ class Glad(Method):
         searching = self.parts.values() if self.config.adaptive else ()
         with temporarily_bf16(searching, next(self.parameters()).device):
             if self.config.adaptive and self.config.threshold is None:
-                for run in range(len(self.config.denoise_steps)):
+                for run in range(len(self.config.start_timesteps)):
                     good = track(held_back(), "learning when to stop", progress)
                     self.stop_thresholds[run] = self._learn_thresholds(good, run)
             fit_to_mended(self.readout, self.features, mend, held_back, seen, progress)
 
     def _learn_thresholds(self, batches: Iterable[tuple[Tensor, Tensor]], run: int) -> Tensor:
-        """The stop score that a share of stop_rate of good images exceeds, per rung, (N,)."""
+        """The stop score that a share of STOP_RATE of good images exceeds, per rung, (N,)."""
         never = torch.full_like(self.stop_thresholds[run], math.inf)
         seen = []
         for image, seeds in batches:
             _, stop = self.reconstruct(*self._start(image, seeds), run, never)
             seen.append(torch.stack(stop.scores))
         good = torch.cat(seen, dim=1).tolist() if seen else [[]]
-        limits = never.new_tensor([upper_bound(rung, self.config.stop_rate) for rung in good])
+        limits = never.new_tensor([upper_bound(rung, STOP_RATE) for rung in good])
         return limits.clamp(min=STOP_FLOOR).to(never)

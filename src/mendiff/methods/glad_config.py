@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mendiff.diffusion.ladder import Spacing
-from mendiff.diffusion.schedule import Kind
 from mendiff.errors import InputError, check_count, check_range
 from mendiff.methods.base import (
     SMALL_TRAINING,
     TIMESTEPS,
-    MethodConfig,
+    DiffusionConfig,
     TrainingConfig,
-    check_cached_latents,
-    check_train_t,
 )
 from mendiff.methods.glad_settings import SETS, SETTINGS, Setting
 from mendiff.nets import AUTO
@@ -31,107 +28,94 @@ from mendiff.synthesis.foreground import Mode
 
 
 @dataclass(frozen=True)
-class GladConfig(MethodConfig):
+class GladConfig(DiffusionConfig):
     """Everything that GLAD can be told.
 
     Attributes:
-        schedule: "linear", "scaled_linear" (published) or "cosine".
-        codec, denoiser, features, synthesis, readout: see their configs.
+        synthesis, readout: see their configs.
         own_stop_features: give the stop rule an extractor of its own, of the same config: in the published
             models of VisA and PCB-Bank the read-out's was fine-tuned and the stop rule's was not.
         mix: train on (t/T) anomalous + (1 - t/T) normal latents, as the published code does.
         variants: so many variants of every good image are trained on, half of which have a synthetic anomaly
-            (see synthesis.share); each is made and encoded once and kept with its latents. 0 makes new
+            (see synthesis.share); their latents are kept up to training.cache_gigabytes. 0 makes new
             anomalies at every step.
-        turn: train on images that are turned about their centre by any angle, for parts that lie anyhow.
-        train_t: lowest and highest timestep (exclusive) that is trained.
-        min_snr_gamma: of the loss weights; 0 weighs all timesteps equally (published).
-        denoise_steps: T', where the search starts; several are run one by one and their maps added.
-        steps: N, DDIM steps from T' down.
-        spacing: of the ladder: "leading" (published), "trailing" or "linspace".
-        noise_step: timestep whose noise the start latents carry, if it is from the ladder's first rung to T'
+        start_timesteps: T', where the search starts; several are run one by one and their maps averaged.
+        sampler_steps: N, DDIM steps from T' down.
+        spacing: of the sampler's timesteps: "leading" (published) or "trailing".
+        noise_timestep: timestep whose noise the start latents carry, if it is from the sampler's first to T'
             (T' - 1 in the published settings of VisA and PCB-Bank); otherwise, and for 0, it is that of the
-            first rung (of T' in `reference`).
+            sampler's first timestep (of T' in `reference`).
         adaptive: whether images stop on their own (ADS); otherwise all walk from T' to the end.
-        threshold: stop score of ADS; None learns one per rung from good images (see stop_rate).
-        stop_rate: share of good images that should exceed a learned threshold.
-        min_step: an image that reaches a timestep below this stops there.
+        threshold: stop score of ADS; None learns one per rung from good images.
+        min_timestep: an image that reaches a timestep below this stops there.
         rewind: n, rungs of the ladder that an image whose stop score was exceeded at t goes back to continue
             from t + n, not beyond the ladder's first (the paper: at t some of the anomaly is preserved, from
             t + n it can be reconstructed while normal regions are kept best); 0 goes on at t, as the code
-            does. Images that `min_step` stops go on at t.
-        fusion: of normal regions at the stop (SAFF): "x0" as in the code, "latent" as in the paper (the noise
-            is predicted anew from the fused latent), "none" goes on from the true noisy input.
+            does. Images that `min_timestep` stops go on at t.
+        fusion: of normal regions at the stop (SAFF): "x0" fuses clean estimates, as the published code does;
+            "none" goes on from the true noisy input.
         object_mask: weigh the final map by the part: "none", "dark", "bright" or "auto".
         both_ways: categories of one model for many whose map is the mean of both directions of the match, as
             in the published multi-class code; see denoiser.categories.
         reference: follow the published code number for number, faults included.
     """
 
-    schedule: Kind = "scaled_linear"
-    codec: CodecConfig = field(default_factory=CodecConfig)
-    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
-    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        **DiffusionConfig.RENAMED,
+        "denoise_steps": "start_timesteps",
+        "steps": "sampler_steps",
+        "noise_step": "noise_timestep",
+        "min_step": "min_timestep",
+    }
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
     own_stop_features: bool = False
     mix: bool = True
     variants: int = 0
-    turn: bool = False
-    train_t: tuple[int, ...] = (0, 1000)
-    min_snr_gamma: float = 0.0
-    denoise_steps: tuple[int, ...] = (750,)
-    steps: int = 25
+    start_timesteps: tuple[int, ...] = (750,)
+    sampler_steps: int = 25
     spacing: Spacing = "leading"
-    noise_step: int = 0
+    noise_timestep: int = 0
     adaptive: bool = True
     threshold: float | None = None
-    stop_rate: float = 0.01
-    min_step: int = 350
+    min_timestep: int = 350
     rewind: int = 0
-    fusion: Literal["x0", "latent", "none"] = "x0"
+    fusion: Literal["x0", "none"] = "x0"
     object_mask: Mode = "none"
     both_ways: tuple[str, ...] = ()
     reference: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_cached_latents(self, self.codec, drawn=self.reference)
+        drawn = {"the latents are drawn anew at every step (reference)": self.reference}
+        self.check_cache({} if self.variants else self.uncacheable | drawn)
         check_pixels(self.codec, "symmetric")
         if self.training.lora_rank and self.denoiser.kind != "conditional_unet":
             raise InputError(
                 "training.lora_rank: expected 0 for a network that starts from random weights, got "
                 f"{self.training.lora_rank}; preset paper has a pretrained one."
             )
-        check_train_t(self.train_t)
-        if not self.denoise_steps or not all(1 <= step <= TIMESTEPS for step in self.denoise_steps):
-            raise InputError(
-                f"denoise_steps: expected timesteps from 1 to {TIMESTEPS}, got {list(self.denoise_steps)}."
-            )
-        check_range("noise_step", self.noise_step, 0, TIMESTEPS - 1)
-        check_count("steps", self.steps, 1, TIMESTEPS)
+        check_range("noise_timestep", self.noise_timestep, 0, TIMESTEPS - 1)
+        check_count("sampler_steps", self.sampler_steps, 1, TIMESTEPS)
         check_range("rewind", self.rewind, 0)
         if self.reference and self.rewind:
             raise InputError(
                 f"rewind: expected 0 with reference, whose published code never goes back, got {self.rewind}."
             )
-        if self.reference and self.noise_step != TIMESTEPS - 1 and max(self.denoise_steps) == TIMESTEPS:
+        if self.reference and self.noise_timestep != TIMESTEPS - 1 and max(self.start_timesteps) == TIMESTEPS:
             raise InputError(
-                f"denoise_steps: expected at most {TIMESTEPS - 1} with reference, which noises to T' itself, "
-                f"got {TIMESTEPS}; set noise_step={TIMESTEPS - 1}."
+                f"start_timesteps: expected at most {TIMESTEPS - 1} with reference, which noises to T' "
+                f"itself, got {TIMESTEPS}; set noise_timestep={TIMESTEPS - 1}."
             )
         self._check_variants()
-        check_range("min_snr_gamma", self.min_snr_gamma, 0)
 
     def _check_variants(self) -> None:
         check_range("variants", self.variants, 0)
-        if self.variants and (self.crop or self.codec.train or self.reference):
+        if self.variants and (self.crop or self.reference):
             raise InputError(
-                "variants: expected 0 with crops, a trained autoencoder or reference, whose latents are new "
-                f"at every step, got {self.variants}."
+                "variants: expected 0 with crops or reference, whose latents are new at every step, got "
+                f"{self.variants}."
             )
-        if self.turn and not self.variants:
-            raise InputError("turn: expected false with variants=0, got true; set variants=8.")
 
 
 _TINY = GladConfig(
@@ -147,10 +131,10 @@ _TINY = GladConfig(
     synthesis=SynthesisConfig(share=0.7, thin_share=0.4),
     readout=LEARNED,
     mix=False,
-    train_t=(1, 400),
+    train_timesteps=(1, 400),
     min_snr_gamma=5.0,
-    denoise_steps=(50, 200),
-    steps=1,
+    start_timesteps=(50, 200),
+    sampler_steps=1,
     spacing="trailing",
     adaptive=False,
 )
@@ -158,7 +142,7 @@ _TINY = GladConfig(
 _SMALL = GladConfig(
     upright="auto",
     image_size=256,
-    training=SMALL_TRAINING,
+    training=replace(SMALL_TRAINING, cache_gigabytes=2**31 / 1e9),
     codec=CodecConfig(AUTO, fit=CodecFitConfig(images=16_000)),
     features=FeaturesConfig(AUTO),
     denoiser=DenoiserConfig(prediction="v", network=attention_unet(64, 128, 192)),
@@ -167,8 +151,8 @@ _SMALL = GladConfig(
     mix=False,
     variants=8,
     min_snr_gamma=5.0,
-    denoise_steps=(750,),
-    steps=15,
+    start_timesteps=(750,),
+    sampler_steps=15,
     rewind=1,
 )
 """The published mechanism in full, as small as it can be: trained from scratch on the latents of a codec that
@@ -198,11 +182,11 @@ def _published(setting: Setting) -> GladConfig:
             resolution=setting.resolution,
         ),
         own_stop_features=setting.tuned_features,
-        denoise_steps=(setting.start,),
-        steps=setting.steps,
-        noise_step=setting.noise_step,
+        start_timesteps=(setting.start_timestep,),
+        sampler_steps=setting.sampler_steps,
+        noise_timestep=setting.noise_timestep,
         threshold=setting.threshold,
-        min_step=setting.min_step,
+        min_timestep=setting.min_timestep,
         object_mask=setting.part,
     )
 
@@ -210,8 +194,8 @@ def _published(setting: Setting) -> GladConfig:
 def _multi_class(settings: Mapping[str, Setting]) -> GladConfig:
     """The preset of one model for all categories of a set, each with its prompt.
 
-    T', min_step and resolution are those that most categories have; stop thresholds are learned for each. It
-    trains for as many steps as the single models together, which is our choice.
+    T', min_timestep and resolution are those that most categories have; stop thresholds are learned for
+    each. It trains for as many steps as the single models together, which is our choice.
     """
     steps = sum(one.trained for one in settings.values())
     alike: dict[str, Any] = {

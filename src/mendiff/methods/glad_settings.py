@@ -16,14 +16,13 @@ class Setting:
     """What the published code sets for one category; the fields of GladConfig that they go into.
 
     Attributes:
-        start: T', `denoise_steps`.
+        start_timestep: T', the only one of `start_timesteps`.
         threshold: of the stop rule.
         trained: steps, `training.steps`.
         pixels: v, `readout.pixel_weight`.
-        min_step: see GladConfig.
-        steps: DDIM steps.
-        noise_step: see GladConfig; 0 noises to T' in `reference`. The published code noises VisA and PCB-Bank
-            to T' - 1.
+        min_timestep, sampler_steps: see GladConfig.
+        noise_timestep: see GladConfig; 0 noises to T' in `reference`. The published code noises VisA and
+            PCB-Bank to T' - 1.
         resolution: side at which images are compared, `readout.resolution`; 0 for the images' own, 512.
         both_ways: match reconstruction to image, too, `readout.backward`.
         tuned_features: whether the read-out's extractor was fine-tuned and the stop rule's was not.
@@ -31,13 +30,13 @@ class Setting:
         part: what the final map is weighed by, `object_mask`.
     """
 
-    start: int
+    start_timestep: int
     threshold: float
     trained: int
     pixels: float = 0.0
-    min_step: int = 350
-    steps: int = 25
-    noise_step: int = 0
+    min_timestep: int = 350
+    sampler_steps: int = 25
+    noise_timestep: int = 0
     resolution: int = 0
     both_ways: bool = False
     tuned_features: bool = False
@@ -48,13 +47,13 @@ class Setting:
 def _fine(threshold: float, pixels: float, anomalies: Mode = "none", *, both_ways: bool = False) -> Setting:
     """A category of VisA or PCB-Bank."""
     return Setting(
-        start=450,
+        start_timestep=450,
         threshold=threshold,
         trained=4000,
         pixels=pixels,
-        min_step=200,
-        steps=15,
-        noise_step=449,
+        min_timestep=200,
+        sampler_steps=15,
+        noise_timestep=449,
         resolution=256,
         both_ways=both_ways,
         tuned_features=True,
@@ -83,7 +82,9 @@ MVTEC = {  # mean 99.3 / 98.6
 MPDD = {  # mean 97.5 / 98.7
     "bracket_black": Setting(500, 0.35, 2500, anomalies="dark", part="dark"),  # 98.0 / 99.4
     "bracket_brown": Setting(500, 0.35, 7000, anomalies="dark", part="dark"),  # 90.7 / 97.5
-    "bracket_white": Setting(450, 0.35, 1000, min_step=200, anomalies="bright", part="bright"),  # 98.3 / 99.7
+    "bracket_white": Setting(
+        450, 0.35, 1000, min_timestep=200, anomalies="bright", part="bright"
+    ),  # 98.3 / 99.7
     "connector": Setting(500, 0.35, 1000),  # 100 / 98.2
     "metal_plate": Setting(500, 0.35, 2500, anomalies="dark"),  # 99.9 / 99.4
     "tubes": Setting(500, 0.1, 500),  # 98.1 / 97.8

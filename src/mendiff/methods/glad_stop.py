@@ -35,7 +35,7 @@ class AdaptiveStop:
     ) -> None:
         self._walk = walk
         self._glad, self._z0, self._noise, self._thresholds = glad, z0, noise, thresholds
-        self._min_step = glad.config.min_step if bool(thresholds.isfinite().all()) else 0
+        self._min_timestep = glad.config.min_timestep if bool(thresholds.isfinite().all()) else 0
         self.stopped_at = torch.zeros(len(z0), dtype=torch.int64, device=z0.device)
         self.resumed, self.resumed_at = torch.zeros_like(z0), torch.zeros_like(self.stopped_at)
         self.scores: list[Tensor] = []
@@ -54,7 +54,7 @@ class AdaptiveStop:
         limit = self._thresholds[len(self.scores)]
         over = score > limit
         self.scores.append(torch.zeros_like(self.stopped_at, dtype=score.dtype).index_put((rows,), score))
-        stops = over | (t < self._min_step)
+        stops = over | (t < self._min_timestep)
         if self._walk is not None:
             weight = _fusion_weight(distance, over, truth)
             x0 = step.estimate.x0[rows]
@@ -88,17 +88,13 @@ class AdaptiveStop:
         fusion, x0, eps = self._glad.config.fusion, step.estimate.x0.clone(), step.estimate.eps
         if len(rows) == 0:
             return step.estimate
-        if fusion == "latent":
-            fused = weight * step.x_t[rows] + (1 - weight) * true_z_t
-            anew = self._glad.denoiser(fused, step.t[rows])
-            return Estimate(x0.index_put((rows,), anew.x0), eps.index_put((rows,), anew.eps))
         weight = torch.zeros_like(weight) if fusion == "none" else weight
         # The direction keeps the noise estimate of the unfused latent (published code).
         return Estimate(x0.index_put((rows,), weight * x0[rows] + (1 - weight) * truth), eps)
 
 
 def _fusion_weight(distance: Tensor, over: Tensor, latent: Tensor) -> Tensor:
-    """m = sigmoid(map) at latent size where the score stopped the image, 0 where min_step did, (B,1,h,w)."""  # noqa: D403
+    """m = sigmoid(map) at latent size where the score stopped it, 0 where min_timestep did, (B,1,h,w)."""  # noqa: D403
     if distance.shape[-2:] != latent.shape[-2:]:
         distance = F.interpolate(distance, latent.shape[-2:], mode="bilinear", align_corners=False)
     return torch.sigmoid(distance) * over[:, None, None, None]

@@ -27,7 +27,7 @@ class Check:
         score: of the map, (1,).
         limit: its threshold, a scalar.
         over: whether the score exceeds it, (1,).
-        stops: whether the image stops, for that or since it is below min_step, (1,).
+        stops: whether the image stops, for that or since it is below min_timestep, (1,).
         weight: what the generated estimate would be fused with, (1,1,h,w).
     """
 
@@ -87,7 +87,7 @@ def _looked(check: Check, walk: Walk, decode: Decode, config: GladConfig, run: s
     yield Panel(stage, "true input", decode(check.truth)[0], t)
     note = ""
     if bool(check.stops):
-        note = "stops: above threshold" if bool(check.over) else f"stops: below t = {config.min_step}"
+        note = "stops: above threshold" if bool(check.over) else f"stops: below t = {config.min_timestep}"
         if walk.resumed is not None:
             note = f"stops, back to t = {int(walk.resumed[0])}"
     # Where nothing ever stops, the colours are those of all rungs together.

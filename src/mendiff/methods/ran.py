@@ -84,8 +84,8 @@ class Ran(Method):
     NETWORKS: ClassVar = ("codec", "denoiser", "features")
     STATISTICS: ClassVar = ("residuals", "scales", "gaussians")
     SEARCHED: ClassVar = {
-        "noise_steps": [[10], [20], [60], [150], [250], [20, 60, 150]],
-        "kl_weight": [0.0, 0.1, 0.25, 0.5, 0.75, 1.0],
+        "start_timesteps": [[10], [20], [60], [150], [250], [20, 60, 150]],
+        "readout.kl_weight": [0.0, 0.1, 0.25, 0.5, 0.75, 1.0],
     }
     config: RanConfig
 
@@ -100,24 +100,26 @@ class Ran(Method):
         self._check()
         self.target_whitening = ChannelWhitening(width)
         self.contrast = Contrast()
-        room = config.cached_features * 1e9
+        room = config.training.cache_gigabytes * 1e9
         self._cache = LatentCache(room, torch.float16) if room else None
         size = config.image_size or self.size_multiple
-        places = size // min(self.features.strides) if config.by_place else 0
+        readout = config.readout
+        finest = size // min(self.features.strides)
+        grid = finest if readout.position_grid is None else readout.position_grid
         strides = seen_strides(self.features, size, config.enlarge)
         self.residuals = nn.ModuleList(
             ResidualDistances(
                 self.features.channels,
                 strides,
-                by_layer=config.by_layer,
-                coarse=config.coarse_share > 0,
-                places=places,
-                whiten=config.distance == "mahalanobis",
+                by_layer=readout.by_layer,
+                coarse=readout.coarse_share > 0,
+                places=grid,
+                whiten=readout.distance == "mahalanobis",
             )
-            for _ in config.noise_steps
+            for _ in config.start_timesteps
         )
         maps = sum(1 + one.count for one in self._distances)
-        self.scales = MapScales(maps, places, divide=True)
+        self.scales = MapScales(maps, grid, divide=True)
         drawn = torch.randperm(width, generator=Generator("cpu").manual_seed(0), device="cpu")
         chosen = drawn[: config.gradient.dims]
         side = size // config.gradient.stride
@@ -154,7 +156,7 @@ class Ran(Method):
     def training_loss(self, image: Tensor, rng: PerImageRandom) -> Tensor:
         """Hybrid loss plus feature loss (eq. 10) of good images, (B,3,H,W) in [0,1] to a scalar."""
         check_size(self.codec, image, self.denoiser.multiple)
-        t = rng.integers(*self.config.train_t).to(image.device)
+        t = rng.integers(*self.config.train_timesteps).to(image.device)
         # In float32: whitening lifts small differences of features, and with them what half precision rounds.
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             x0, truth = self.windows(self.latents(image), self._truth(image), rng.generators)
@@ -170,7 +172,7 @@ class Ran(Method):
         hybrid = hybrid_loss(
             self.posterior, x0, x_t, estimate, t, error, config.vb_weight, self.contrast.pixels
         )
-        loss: Tensor = hybrid.mean() + config.feature_weight * (features - truth).square().mean()
+        loss: Tensor = hybrid.mean() + (features - truth).square().mean()
         return loss
 
     def rehearse_training(self, image: Tensor) -> Tensor:
@@ -236,18 +238,18 @@ class Ran(Method):
     def _map_panels(self, maps: Tensor) -> Iterator[Panel]:
         """The single maps of one image at every timestep, standardised, (n+nl,1,1,H,W)."""
         pixel, feature = self._parted(maps)
-        name = "KL map" if self.config.pixel_score == "kl" else "RGB error"
-        for number, t in enumerate(self.config.noise_steps):
+        name = "KL map" if self.config.readout.pixel_score == "kl" else "RGB error"
+        for number, t in enumerate(self.config.start_timesteps):
             both = {name: pixel[number], "feature map": self._mixed(feature[number : number + 1])}
             for caption, one in both.items():
-                score = float(top_share_mean(one, self.config.top_share))
+                score = float(top_share_mean(one, self.config.readout.top_share))
                 yield Panel(f"t = {t}", caption, one[0], t, score, span=(0.0, FULL_COLOUR))
 
     def _judge(self, look: Look, maps: Tensor) -> Detection:
         """What was found, given all single maps, standardised, (n+nl,B,1,H,W)."""
         anomaly_map = self.weigh(maps)
         return Detection(
-            score=top_share_mean(anomaly_map, self.config.top_share),
+            score=top_share_mean(anomaly_map, self.config.readout.top_share),
             anomaly_map=anomaly_map,
             reconstruction=look.rebuilt,
             stop_step=torch.zeros(maps.shape[1], dtype=torch.int64, device=maps.device),
@@ -257,7 +259,7 @@ class Ran(Method):
         """Show the network all noisy versions of every image in one batch; (B,3,H,W) in [0,1], seeds (B,)."""
         check_size(self.codec, image, self.denoiser.multiple)
         x0, truth = self.latents(image), self.target(image)
-        steps, draws = torch.tensor(self.config.noise_steps, device=image.device), self.config.draws
+        steps, draws = torch.tensor(self.config.start_timesteps, device=image.device), self.config.draws
         random = PerImageRandom(seeds)
         eps = torch.stack([random.like(x0) for _ in range(len(steps) * draws)], dim=1).flatten(0, 1)
         t = steps.repeat_interleave(draws).repeat(len(image))
@@ -288,20 +290,20 @@ class Ran(Method):
     def weigh(self, maps: Tensor) -> Tensor:
         """Eq. 11 as a mean over timesteps and layers, smoothed, (n+nl,B,1,H,W) to (B,1,H,W)."""
         pixel, feature = self._parted(maps)
-        alpha = self.config.kl_weight
+        alpha = self.config.readout.kl_weight
         total = alpha * pixel.mean(0) + (1 - alpha) * self._mixed(feature)
-        return gaussian_blur(total, self.config.sigma_share * total.shape[-1])
+        return gaussian_blur(total, self.config.readout.sigma_share * total.shape[-1])
 
     def _parted(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Pixel maps (n,B,1,H,W) and feature maps (n,l,B,1,H,W) of all single maps."""
-        steps = len(self.config.noise_steps)
+        steps = len(self.config.start_timesteps)
         return maps[:steps], maps[steps:].unflatten(0, (steps, -1))
 
     def _mixed(self, feature: Tensor) -> Tensor:
         """The mean of feature maps over timesteps and layers, (n,l,B,1,H,W) to (B,1,H,W)."""
         fine = self._distances[0].fine
         mixed: Tensor = feature[:, :fine].mean((0, 1))
-        if share := self.config.coarse_share:
+        if share := self.config.readout.coarse_share:
             mixed = (1 - share) * mixed + share * feature[:, fine:].mean((0, 1))
         return mixed
 
@@ -312,13 +314,13 @@ class Ran(Method):
 
     def _by_step(self, rows: Tensor) -> Tensor:
         """One row per image, timestep and draw, (B n d,C,H,W), as (n,d,B,C,H,W)."""
-        counts = (-1, len(self.config.noise_steps), self.config.draws)
+        counts = (-1, len(self.config.start_timesteps), self.config.draws)
         by_step: Tensor = rows.unflatten(0, counts).movedim(0, 2)
         return by_step
 
     def _pixel_score(self, x0: Tensor, x_t: Tensor, estimate: Estimate, t: Tensor) -> Tensor:
         """s_t per latent and channel: KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)), or RGB error."""
-        if self.config.pixel_score == "rgb":
+        if self.config.readout.pixel_score == "rgb":
             return (x0 - estimate.x0).square()
         return kl_divergence(self.posterior.truth(x0, x_t, t), self.posterior.predicted(x_t, estimate, t))
 
@@ -347,7 +349,7 @@ class Ran(Method):
         config = self.config.gradient
         check_size(self.codec, image, self.denoiser.multiple)
         random = PerImageRandom(seeds)
-        t = torch.full((len(image),), config.reverse_t, device=image.device)
+        t = torch.full((len(image),), config.reverse_timestep, device=image.device)
         grid = _grid(self.features(image)[0])
 
         def energy(x: Tensor) -> Tensor:
@@ -391,7 +393,7 @@ class Ran(Method):
         looks = [self.look(image, seeds) for image, seeds in track(known(), USUAL, progress)]
         for step, distances in enumerate(self._distances):
             distances.fit(partial(self._lacks, step, looks))
-        if self.config.by_place:
+        if self.scales.places:
             self.scales.fit_places(self.maps(look) for look in looks)
         good = track(held_back(), "learning the scale of scores", progress)
         self.scales.fit(self.maps(self.look(image, seeds)) for image, seeds in good)
@@ -408,7 +410,7 @@ class Ran(Method):
         Whitening mixes layers, and each shall have a distance of its own.
         """
         lack = truth - predicted
-        return self.target_whitening.undo(lack) if self.config.distance == "mahalanobis" else lack
+        return self.target_whitening.undo(lack) if self.config.readout.distance == "mahalanobis" else lack
 
 
 def _grid(features: Tensor) -> tuple[int, int]:

@@ -49,7 +49,6 @@ class CodecConfig:
         normalise: normalise every latent channel to zero mean and unit standard deviation over good images
             ("tiny" only); mean and deviation are stored with the weights.
         fit: training of the codec on the good images before the method is trained; afterwards it is frozen.
-        train: train the codec together with the method (it is frozen in the published methods).
         slicing: encode and decode the images of a batch one by one: less memory, same latents.
         tiling: side in pixels of overlapping tiles that are processed one by one; 0 for whole images. The
             memory is that of a tile. Norms and attention are limited to a tile, so results change slightly.
@@ -61,7 +60,6 @@ class CodecConfig:
     pixels: Pixels = ""
     normalise: bool = False
     fit: CodecFitConfig = field(default_factory=CodecFitConfig)
-    train: bool = False
     slicing: bool = False
     tiling: int = 0
 
@@ -296,7 +294,7 @@ def make_codec(config: CodecConfig) -> Codec:
         codec.network.enable_slicing()
     if isinstance(codec, KLCodec) and config.tiling:
         codec.tile(config.tiling)
-    made: Codec = codec.requires_grad_(config.train)
+    made: Codec = codec.requires_grad_(False)
     return made
 
 

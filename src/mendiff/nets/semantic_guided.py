@@ -18,7 +18,6 @@ from mendiff.nets.build import build
 from mendiff.nets.denoiser import Control, Denoiser, DenoiserConfig
 from mendiff.types import Estimate
 
-Initial = Literal["normal", "zero"]
 HINT_WIDTHS = (16, 32, 96, 256)
 """Default channels of the hint block (ControlNet's): one before and one per downsampling."""
 
@@ -35,8 +34,6 @@ class GuideConfig:
             block's output is always added. Empty means the last level, as published
             (`only_mid_control=True`); all levels correspond to `only_mid_control=False`.
         middle_alone: add only the middle block's output and ignore `skips` (an ablation).
-        initial_fusion: initial weights of SFF: "normal", or "zero" as published; with the published
-            connections "zero" weights receive no gradient.
         initial_outputs: initial weights of the last convolutions of the SG network's levels and hint block:
             "zero" (published) leaves a pretrained denoiser unchanged at first; "normal" for training from
             scratch.
@@ -46,8 +43,7 @@ class GuideConfig:
     fusion: Literal["in_silu", "bn_relu", "none"] = "in_silu"
     skips: tuple[int, ...] = ()
     middle_alone: bool = False
-    initial_fusion: Initial = "normal"
-    initial_outputs: Initial = "zero"
+    initial_outputs: Literal["normal", "zero"] = "zero"
 
     def __post_init__(self) -> None:
         check_choices(self, "guide.")
@@ -63,19 +59,15 @@ class SpatialFusion(nn.Module):
         sources: channels of the H_j.
         widths: channels of the P_i.
         kind: "in_silu" or "bn_relu".
-        initial: see GuideConfig.initial_fusion.
 
     Source: DiAD (He et al., AAAI 2024), eq. 8.
     """
 
-    def __init__(self, sources: Sequence[int], widths: Sequence[int], kind: str, initial: str) -> None:
+    def __init__(self, sources: Sequence[int], widths: Sequence[int], kind: str) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             nn.ModuleList(_branch(source, width, kind) for width in widths) for source in sources
         )
-        if initial == "zero":
-            for branch in self._all:
-                nn.init.zeros_(next(branch.parameters()))
 
     @property
     def _all(self) -> list[nn.Sequential]:
@@ -141,7 +133,7 @@ class SemanticGuide(nn.Module):
             widths = [conv.out_channels for conv in network.controlnet_down_blocks]
             sources = widths[-2 * self.outputs : -self.outputs]
             last = widths[-self.outputs :]
-            self.fusion = SpatialFusion(sources, last, config.fusion, config.initial_fusion)
+            self.fusion = SpatialFusion(sources, last, config.fusion)
             used.add(levels - 1)
         for index, conv in enumerate(network.controlnet_down_blocks):
             conv.requires_grad_(index // self.outputs + 1 in used)  # other outputs are unused

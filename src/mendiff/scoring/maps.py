@@ -16,11 +16,6 @@ def cosine_map(features: Tensor, rebuilt: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(features, rebuilt, dim=1)[:, None]
 
 
-def squared_map(features: Tensor, rebuilt: Tensor) -> Tensor:
-    """Mean over channels of the squared difference, two (B,C,h,w) to (B,1,h,w)."""
-    return (features - rebuilt).square().mean(1, keepdim=True)
-
-
 def nearest_patch_map(features: Tensor, rebuilt: Tensor, *, reverse: bool = False) -> Tensor:
     """Distance of every position to its best match anywhere in the other image (GLAD, section 3.5).
 

@@ -16,7 +16,6 @@ from mendiff.scoring.maps import (
     multi_scale_pixel_map,
     nearest_patch_map,
     pixel_map,
-    squared_map,
 )
 from mendiff.scoring.pyramid import PixelPyramid
 from mendiff.scoring.readout_config import ReadoutConfig
@@ -73,7 +72,7 @@ class Readout(nn.Module):
         self.bank = PatchBank(channels, config.bank_size) if config.bank_shares else None
         if config.bank_shares:
             self.register_buffer("bank_share", torch.tensor(config.bank_shares[0], dtype=torch.float32))
-        self.scales = MapScales(len(self._shares) + (self.bank is not None), config.places)
+        self.scales = MapScales(len(self._shares) + (self.bank is not None), config.position_grid)
 
     @property
     def learns(self) -> bool:
@@ -83,7 +82,7 @@ class Readout(nn.Module):
     @property
     def learns_of_seen(self) -> bool:
         """Whether `fit` asks for reconstructions of images that were trained on."""
-        return self.config.distance == "whitened" or self.config.places > 0
+        return self.config.distance == "whitened" or self.config.position_grid > 0
 
     def anomaly_map(
         self,
@@ -105,8 +104,6 @@ class Readout(nn.Module):
         maps = self._maps(image, rebuilt, features)
         if config.standardise:
             total = torch.tensordot(self._weights(maps), self.scales(maps), dims=1)
-        elif config.combine == "product":
-            total = maps.prod(0)
         else:
             total = maps.sum(0) / len(rebuilt)
         if config.pixel_weight:
@@ -159,7 +156,7 @@ class Readout(nn.Module):
         if self.bank is not None:
             known = images or (lambda: (image for image, _ in (seen or pairs)()))
             self.bank.fit(self._for_bank(image, features) for image in known())
-        if self.config.places:
+        if self.config.position_grid:
             usual = resized(seen or pairs)
             self.scales.fit_places(self._maps(image, rebuilt, features) for image, rebuilt in usual)
         if self.config.standardise:
@@ -250,9 +247,7 @@ class Readout(nn.Module):
             return [
                 whiten(ours, theirs) for whiten, (ours, theirs) in zip(self.whitening, layers, strict=True)
             ]
-        distance = {"nearest": self._nearest, "cosine": cosine_map, "squared": squared_map}[
-            self.config.distance
-        ]
+        distance = self._nearest if self.config.distance == "nearest" else cosine_map
         return [distance(ours, theirs) for ours, theirs in layers]
 
     def _nearest(self, ours: Tensor, theirs: Tensor) -> Tensor:
@@ -277,7 +272,7 @@ class Readout(nn.Module):
         side = self.config.resolution
         if side:
             return [_at_size(one, [side, side]) for one in images]
-        return [enlarged(one, features) for one in images] if self.config.enlarge else list(images)
+        return [enlarged(one, features, self.config.enlarge) for one in images]
 
 
 def _at_size(images: Tensor, size: list[int]) -> Tensor:

@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from mendiff.errors import LARGEST_SIDE, InputError, check_choices, check_count, check_range
 
-Distance = Literal["nearest", "cosine", "squared", "whitened"]
+MOST_ENLARGED = 64
+"""Upsampling factor of images, at most."""
+Distance = Literal["nearest", "cosine", "whitened"]
 Backward = Literal["none", "sum", "mean"]
 
 
@@ -16,8 +18,8 @@ class ReadoutConfig:
     """How an image and its reconstruction are compared.
 
     Attributes:
-        distance: between features: "nearest" patch of the reconstruction (published), "cosine" or "squared"
-            at the same place, or "whitened": how surprising the image's features are, given the
+        distance: between features: "nearest" patch of the reconstruction (published), "cosine" at the same
+            place, or "whitened": how surprising the image's features are, given the
             reconstruction's (see mendiff.scoring.whitening).
         backward: for "nearest": also match reconstruction to image, and take the "sum" (transistor, pcb1,
             pcb4) or the "mean" (multi-class code) of both.
@@ -32,15 +34,14 @@ class ReadoutConfig:
             other shares are of what is left. Of several the fit chooses the one that finds most of the flaws
             that are laid into held-back images; none for no memory bank. Needs `standardise`.
         bank_size: positions that the memory bank keeps.
-        combine: of all maps: "sum", or "product" (a variant of the published DiAD code).
         standardise: bring every map to zero mean and unit deviation on good images before adding.
         average_layers: average the maps of all layers before standardising: one map per reconstruction, in
             which layers keep the ratio of their distances. Not for "whitened" distances.
         logarithm: take logarithms of all maps but the memory bank's before that: where maps disagree, one
             high value then counts for less, so that a coarse layer cannot smear a defect over places where
             the fine ones see none.
-        places: side of the grid on which the usual map of good images at every place is taken off before
-            maps are standardised; 0 treats all places alike; needs `standardise`.
+        position_grid: side of the square grid on which the mean map of good images is subtracted before maps
+            are standardised; 0 for no such map; needs `standardise`.
         sigma: of the Gaussian that smooths the map, in pixels; taps its kernel length, 0 for 8 sigma + 1.
         taps: see sigma.
         sigma_share: sigma as a share of the map's side, in place of sigma; 0 takes sigma.
@@ -51,7 +52,8 @@ class ReadoutConfig:
             side, pool_rounds times (DiAD: 8 and 8); 0 for no pooling.
         pool_rounds: see pool_side.
         resolution: side to which images are resized before the comparison; 0 keeps their own.
-        enlarge: whether images that are smaller than the features' `least_side` are enlarged to it before.
+        enlarge: upsampling factor of images before the comparison, and at least to the features'
+            `least_side`; 0 leaves images as they are.
     """
 
     distance: Distance = "nearest"
@@ -61,11 +63,10 @@ class ReadoutConfig:
     local_share: float = 0.0
     bank_shares: tuple[float, ...] = ()
     bank_size: int = 20_000
-    combine: Literal["sum", "product"] = "sum"
     standardise: bool = False
     average_layers: bool = False
     logarithm: bool = False
-    places: int = 0
+    position_grid: int = 0
     sigma: float = 6.0
     taps: int = 49
     sigma_share: float = 0.0
@@ -75,7 +76,7 @@ class ReadoutConfig:
     pool_side: int = 0
     pool_rounds: int = 8
     resolution: int = 0
-    enlarge: bool = False
+    enlarge: int = 0
 
     def __post_init__(self) -> None:
         check_choices(self, "readout.")
@@ -105,14 +106,12 @@ class ReadoutConfig:
             )
         if self.taps and self.taps % 2 == 0:
             raise InputError(f"taps: expected an odd kernel length, or 0, got {self.taps}.")
-        if self.places < 0 or (self.places and not self.standardise):
+        check_count("readout.position_grid", self.position_grid, 0, 1024)
+        check_count("readout.enlarge", self.enlarge, 0, MOST_ENLARGED)
+        if self.position_grid and not self.standardise:
             raise InputError(
-                f"places: expected 0, or more with standardise=true, got {self.places} with "
-                f"standardise={str(self.standardise).lower()}."
+                f"readout.position_grid: expected 0, or standardise=true with it, got {self.position_grid}."
             )
-        check_count("readout.places", self.places, 0, 1024)
-        if self.standardise and self.combine == "product":
-            raise InputError("combine: expected 'sum' with standardise=true, whose maps change sign.")
 
 
 SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
@@ -122,22 +121,22 @@ LEARNED = ReadoutConfig(
     distance="whitened",
     standardise=True,
     logarithm=True,
-    places=40,
+    position_grid=40,
     pixel_share=0.15,
     bank_shares=SHARES,
     sigma_share=6 / 512,  # GLAD's 6 pixels at 512
     taps=0,
     top_k=0,
-    enlarge=True,
+    enlarge=1,
 )
 """How `tiny` is read out: by all that good images can teach about its reconstructions."""
 
 DRAWN_PARTS: dict[str, Any] = {
     # Aligned parts are hard to mend exactly where they may break: a usual map would hide missing nuts.
-    "readout.places": 0,
+    "readout.position_grid": 0,
     # Drawn parts differ in colours, of which deep features tell little: as much weight for what is local.
     "readout.local_share": 0.425,
-    "readout.enlarge": False,
+    "readout.enlarge": 0,
 }
 """How the demo's parts are read out, as changes of a config."""
 SAME_PLACE = ReadoutConfig(

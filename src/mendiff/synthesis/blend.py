@@ -16,8 +16,10 @@ from mendiff.synthesis.perlin import perlin_masks, thin_masks
 
 Textures = Sequence[Tensor] | Tensor
 """Texture images (3,h,w) in [0,1] by index, in memory or read on access."""
-LARGEST_EXPONENT = 10
-"""Largest exponent of the Perlin lattice: 1024 cells per axis."""
+MAX_BLEND = 0.8
+"""Largest weight of the original inside the anomaly: beta is uniform in [0, MAX_BLEND] (published)."""
+GRID = 8
+"""Cells per side of the self-shuffle (published); image sides must divide by it."""
 
 
 @dataclass(frozen=True)
@@ -27,26 +29,16 @@ class SynthesisConfig:
     Attributes:
         share: share of the samples with an anomaly, 0 to 1 (published: 0.5).
         thin_share: share of the anomalies drawn as thin curves instead of blobs (published: 0).
-        threshold: threshold of the Perlin noise.
-        max_exponent: the lattice has 2^0 to 2^max_exponent cells per axis.
-        max_blend: largest weight of the original inside the anomaly; beta is uniform in [0, max_blend].
-        grid: cells per side of the self-shuffle.
         foreground: region of the anomalies: "none", "dark", "bright" or "auto"; see `foreground`.
     """
 
     share: float = 0.5
     thin_share: float = 0.0
-    threshold: float = 0.3
-    max_exponent: int = 5
-    max_blend: float = 0.8
-    grid: int = 8
     foreground: Mode = "none"
 
     def __post_init__(self) -> None:
-        for name in ("share", "thin_share", "max_blend"):
+        for name in ("share", "thin_share"):
             check_range(f"synthesis.{name}", getattr(self, name), 0, 1)
-        check_range("synthesis.max_exponent", self.max_exponent, 0, LARGEST_EXPONENT)
-        check_range("synthesis.grid", self.grid, 1)
         check_choices(self, "synthesis.")
 
 
@@ -67,17 +59,17 @@ def synthesize(
         (images with anomalies (B,3,H,W) in [0,1], masks (B,1,H,W) bool, empty for images without an anomaly).
     """
     batch, _, height, width = image.shape
-    mask = perlin_masks(batch, (height, width), rng, config.threshold, config.max_exponent)
+    mask = perlin_masks(batch, (height, width), rng)
     thin = torch.rand(batch, 1, 1, generator=rng, **DRAWN) < config.thin_share
     if config.thin_share > 0:
         mask = torch.where(thin, thin_masks(batch, (height, width), rng), mask)
     chosen = torch.rand(batch, 1, 1, generator=rng, **DRAWN) < config.share
     mask = (mask & chosen).to(image.device) & foreground(image, config.foreground)
-    beta = (torch.rand(batch, 1, 1, 1, generator=rng, **DRAWN) * config.max_blend).to(image)
+    beta = (torch.rand(batch, 1, 1, 1, generator=rng, **DRAWN) * MAX_BLEND).to(image)
     picked = chosen.flatten().nonzero().flatten()
     source = image.clone()
     if len(picked):
-        source[picked] = anomaly_source(image[picked], rng, config.grid, textures)
+        source[picked] = anomaly_source(image[picked], rng, textures=textures)
     inside = mask[:, None].to(image.dtype)
     return image + inside * (1 - beta) * (source - image), mask[:, None]
 
@@ -92,7 +84,7 @@ def synthesize_each(
 
 
 def anomaly_source(
-    image: Tensor, rng: torch.Generator, grid: int = 8, textures: Textures | None = None
+    image: Tensor, rng: torch.Generator, grid: int = GRID, textures: Textures | None = None
 ) -> Tensor:
     """Source images of the anomalies, (B,3,H,W) in [0,1]: augmented textures or shuffled augmented images."""
     sources = []

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mendiff.synthesis import DRAWN
-from mendiff.synthesis.turn import rotate
 
 
 def perlin_noise(cells: Tensor, size: tuple[int, int], rng: torch.Generator) -> Tensor:
@@ -70,3 +70,11 @@ def thin_masks(batch: int, size: tuple[int, int], rng: torch.Generator, max_expo
 
 def _fade(x: Tensor) -> Tensor:
     return x**3 * (x * (x * 6 - 15) + 10)
+
+
+def rotate(images: Tensor, angle: Tensor) -> Tensor:
+    """Rotate every image about its centre by its own angle in radians, mirrored at the border, (B,C,H,W)."""
+    cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
+    theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
+    grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -134,7 +134,7 @@ def _with_loss(codec: Codec, config: CodecConfig) -> CodecTraining:
     parts = CodecParts(codec=config, features=FeaturesConfig(AUTO), loss=config.fit.loss)
     with torch.random.fork_rng(devices=[]):
         model = CodecTraining(resolved(parts))
-    fill(model, replace(parts, codec=replace(config, train=False)))
+    fill(model, parts)
     model.codec = codec
     return model.train()
 

@@ -28,7 +28,7 @@ ACCEPTED_BY = {
     "pretrained": "glad and diad at a preset paper",
     "prompt": "glad and diad at a preset paper",
     "codec": "glad and diad, unless the row sets another codec",
-    "textures": "glad, and diad with hint_anomalies above 0",
+    "textures": "glad",
     "statistics": "glad, diad and ran",
 }
 
@@ -219,7 +219,7 @@ def _accepted(job: Job, given: SharedInputs) -> dict[str, Any]:
         return {}
     config: Any = stated_config(job.plan)
     prompted = config.denoiser.kind == "conditional_unet"
-    pastes = hasattr(find_method(job.method), "textures") and getattr(config, "hint_anomalies", 1) > 0
+    pastes = hasattr(find_method(job.method), "textures")
     accepts = {"pretrained": prompted, "prompt": prompted, "textures": pastes, "statistics": True}
     accepts["codec"] = given.codec is not None and _accepts_codec(job, config, given.codec)
     return {name: value for name, value in given.fields.items() if accepts[name]}

@@ -51,7 +51,7 @@ TABLES = (RESULTS, "results.csv", "results.md", "results.tex")
 SAME_RESULTS = (
     "training.accumulate",
     "training.checkpointing",
-    "training.cache_latents",
+    "training.cache_gigabytes",
     "codec.slicing",
     "codec.tiling",
 )

@@ -40,7 +40,7 @@ from mendiff.workflows.reporting import Reporter
 
 SCALE_IMAGES = 16
 """Number of images on which the scale of the latents is measured."""
-NOT_FOR_CODECS = ("accumulate", "checkpointing", "precision", "lora_rank", "cache_latents", "ema")
+NOT_FOR_CODECS = ("accumulate", "checkpointing", "precision", "lora_rank", "cache_gigabytes", "ema")
 """Fields of TrainingConfig that codecs do not support."""
 
 

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -191,7 +192,7 @@ def search(model: Model, data: TuningImages, reporter: Reporter) -> tuple[list[T
     """Evaluate the candidates of all fields in turn; returns all trials and the significant changes."""
     config: Any = model.method.config
     fields = {
-        name: [value for value in values if value != as_json_value(getattr(config, name))]
+        name: [value for value in values if value != as_json_value(attrgetter(name)(config))]
         for name, values in model.method.searched.items()
     }
     trials: list[Trial] = []
@@ -200,7 +201,7 @@ def search(model: Model, data: TuningImages, reporter: Reporter) -> tuple[list[T
         total = sum(len(values) + 1 for values in fields.values())
         update(0, total, "")
         for name, values in fields.items():
-            winner = run_trial(model, data, best, name, as_json_value(getattr(config, name)))
+            winner = run_trial(model, data, best, name, as_json_value(attrgetter(name)(config)))
             trials.append(winner)
             update(len(trials), total, name)
             for value in values:
@@ -208,7 +209,7 @@ def search(model: Model, data: TuningImages, reporter: Reporter) -> tuple[list[T
                 trials.append(trial)
                 update(len(trials), total, name)
                 winner = trial if trial.beats(winner) else winner
-            if winner.value != as_json_value(getattr(config, name)):
+            if winner.value != as_json_value(attrgetter(name)(config)):
                 best[name] = winner.value
     return trials, best
 
