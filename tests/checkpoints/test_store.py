@@ -729,5 +729,5 @@ def test_a_choice_that_is_gone_is_refused(tmp_path, name, changes, sentence):
 def test_a_changed_folder_of_version_2_is_refused(tmp_path):
     folder = shutil.copytree(VERSION_2 / "glad", tmp_path / "glad")
     edit(folder / "config.json", mendiff="9.0")
-    with pytest.raises(InputError, match="expected it as it was written, but it was changed or is damaged"):
+    with pytest.raises(InputError, match="expected an unchanged file, but it was changed or is damaged"):
         store.load(folder)
