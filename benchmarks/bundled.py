@@ -30,7 +30,6 @@ from torch import Tensor
 from mendiff.checkpoints.bundled import codec_folder, open_features
 from mendiff.checkpoints.codecs import open_codec
 from mendiff.checkpoints.store import read_weights
-from mendiff.cli.heap import keep_freed_memory
 from mendiff.cli.terminal import Terminal
 from mendiff.data.dataset import Category, open_data
 from mendiff.data.images import resize, write_bytes
@@ -171,22 +170,17 @@ def codec_as_markdown(results: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def speed(teacher: FeatureExtractor, student: StudentFeatures) -> str:
-    """Milliseconds per image on one core, alternately; with torch's defaults, and with freed memory kept as
-    in our commands; also in bfloat16 if the processor has fast bfloat16.
-    """
+    """Milliseconds per image on one core, alternately; also in bfloat16 if the processor has fast bfloat16."""
     torch.set_num_threads(1)
     halves = (False, True) if multiplies_bf16(torch.device("cpu")) else (False,)
-    lines = ["| computed in | freed memory | batch | teacher | student | ratio |", "|---" * 6 + "|"]
-    for memory in ("returned", "kept"):
-        if memory == "kept":
-            keep_freed_memory()
-        for half, count in product(halves, BATCHES):
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                best = timed(teacher, student, count)
-            cells = " | ".join(f"{1e3 * one:.1f} ms" for one in best.values())
-            ratio = best["teacher"] / best["student"]
-            kind = "bfloat16" if half else "float32"
-            lines.append(f"| {kind} | {memory} | {count} of {SIDE} px | {cells} | {ratio:.1f} |")
+    lines = ["| computed in | batch | teacher | student | ratio |", "|---" * 5 + "|"]
+    for half, count in product(halves, BATCHES):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            best = timed(teacher, student, count)
+        cells = " | ".join(f"{1e3 * one:.1f} ms" for one in best.values())
+        ratio = best["teacher"] / best["student"]
+        kind = "bfloat16" if half else "float32"
+        lines.append(f"| {kind} | {count} of {SIDE} px | {cells} | {ratio:.1f} |")
     return "\n".join(lines)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from mendiff.checkpoints.bundled import install, sum_of
-from mendiff.cli.heap import keep_freed_memory
 from mendiff.cli.terminal import Terminal
 from mendiff.errors import InputError
 from tools.stream import RoundsConfig
@@ -61,7 +60,6 @@ def add_training_options(
 
 def run_command(name: str, work: Callable[[], None]) -> int:
     """Run a command and return its exit code; an input error is printed in one line."""
-    keep_freed_memory()
     try:
         work()
     except InputError as error:

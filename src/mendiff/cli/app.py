@@ -30,7 +30,6 @@ from mendiff.cli.ending import (
     flushed,
     interruptible,
 )
-from mendiff.cli.heap import keep_freed_memory
 from mendiff.errors import InputError
 from mendiff.workflows.reporting import one_line
 
@@ -136,7 +135,6 @@ def run(command: Command, given: Namespace) -> dict[str, Any]:
 
     values = {key: value for key, value in vars(given).items() if key in command.fields}
     command.check(values)
-    keep_freed_memory()
     # Pillow's warnings address programmers; mendiff warns about problematic files itself.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if command.options.SETTINGS:

@@ -16,7 +16,6 @@ from mendiff.cli.ending import (
     describe_os_error,
     interruptible,
 )
-from mendiff.cli.heap import keep_freed_memory
 from mendiff.cli.terminal import Terminal
 from mendiff.errors import InputError
 from mendiff.workflows.job import run
@@ -27,7 +26,6 @@ from mendiff.workflows.spec import FAILED, read_moved
 def main(folder: Path) -> int:
     """Run the unfinished work of a folder's job.json. Returns 2 for bad input; the reason is in a file."""
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
-    keep_freed_memory()
     reporter = Terminal()
     (folder / FAILED).unlink(missing_ok=True)
     try:
