@@ -170,7 +170,7 @@ def codec_as_markdown(results: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def speed(teacher: FeatureExtractor, student: StudentFeatures) -> str:
-    """Milliseconds per image on one core, alternately; also in bfloat16 if the processor has fast bfloat16."""
+    """Milliseconds per image on one core, alternately; also in bfloat16 if it is fast."""
     torch.set_num_threads(1)
     halves = (False, True) if multiplies_bf16(torch.device("cpu")) else (False,)
     lines = ["| computed in | batch | teacher | student | ratio |", "|---" * 5 + "|"]
