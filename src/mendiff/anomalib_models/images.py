@@ -7,30 +7,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from anomalib.data import ImageBatch, ImageItem
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mendiff.anomalib_models.categories import CategoryBatch, CategoryItem
+from mendiff.data.cache import CACHE_BYTES, ImageCache
 from mendiff.data.found import find_images
-from mendiff.data.images import resize
-from mendiff.data.reading import Picture, image_size, read_image
+from mendiff.data.reading import Picture, image_size
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 
-CACHE_BYTES = 2**30
-
 
 class GoodImages(Dataset[ImageItem]):
-    """Good images, resized to the model's input size and cached in memory.
+    """Good pictures, resized to what the model sees and kept in memory while there is room.
 
     Args:
         pictures: files, or (H,W,3) uint8 arrays.
         size: side in pixels.
-        room: cache size in bytes; images beyond it are read each time.
-        categories: category of every image, for models with categories.
+        room: bytes to keep images in; the others are read each time.
+        categories: of every picture, where batches should know them.
         bit_depth: of 16-bit files, see read_image.
+        cache: of this size, in place of an empty one.
     """
 
     def __init__(
@@ -40,10 +38,10 @@ class GoodImages(Dataset[ImageItem]):
         room: int = CACHE_BYTES,
         categories: Sequence[str] = (),
         bit_depth: int = 0,
+        cache: ImageCache | None = None,
     ) -> None:
-        self._bit_depth = bit_depth
-        self._pictures, self._size, self._room, self._categories = pictures, size, room, categories
-        self._kept: dict[int, Tensor] = {}
+        self._pictures, self._categories = pictures, categories
+        self._cache = ImageCache(size, bit_depth, room) if cache is None else cache
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -61,21 +59,8 @@ class GoodImages(Dataset[ImageItem]):
 
     def image(self, index: int) -> Tensor:
         """One picture, (3,S,S) float32 in [0,1]."""
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept.float() / 255 if kept.dtype == torch.uint8 else kept
         source = self._pictures[index]
-        image = resize(self._read(source), self._size)
-        levels = (image * 255).round().to(torch.uint8)
-        # In 8 bits only if lossless: calibration and prediction must use identical pixels.
-        kept = levels if torch.equal(levels.float() / 255, image) else image
-        if kept.nbytes <= self._room:
-            self._room -= kept.nbytes
-            self._kept[index] = kept
-        return image
-
-    def _read(self, source: str | Path | Picture) -> Picture:
-        return read_image(source, self._bit_depth) if isinstance(source, str | Path) else source
+        return self._cache.image(source, source if isinstance(source, str | Path) else index)
 
     @cached_property
     def identities(self) -> Sequence[tuple[int, str | None]]:

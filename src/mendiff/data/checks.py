@@ -10,21 +10,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from mendiff.data.contents import top_key, whole_key
+from mendiff.data.contents import keys_of, top_key, whole_key
 from mendiff.data.equal import equal_pictures
 from mendiff.data.fitness import depth_notes, mask_notes, orientation_notes, size_notes
 from mendiff.data.masks import read_mask
-from mendiff.data.reading import Header, brightest, image_size, read_header
+from mendiff.data.reading import Header, Picture, brightest, image_size, read_header, read_image
 from mendiff.data.samples import Category, Finding, Look, Looks, Sample, Use
 from mendiff.errors import InputError
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, note)."""
+Take = Callable[[Path, Picture], object]
+"""Called with a file and its decoded picture, by several threads."""
 UNREADABLE = "unreadable"
 
 
 def check_data(
-    categories: Sequence[Category], progress: Progress | None = None, use: Use | None = None
+    categories: Sequence[Category],
+    progress: Progress | None = None,
+    use: Use | None = None,
+    take: Take | None = None,
 ) -> list[Finding]:
     """Everything that is wrong with some categories that are used together, hard faults first.
 
@@ -41,9 +46,10 @@ def check_data(
         categories: as `read_data` gives them.
         progress: called for every image.
         use: how a model will take the images.
+        take: gets the training images of 8 bits, so that nobody has to decode them again.
     """
     use = use or Use()
-    looks = _look_at_all(categories, progress, use)
+    looks = _look_at_all(categories, progress, use, take)
     findings = check_files(categories)
     # A mask that is at fault already says enough; its content is not looked at.
     faulty = {path for finding in findings for path in finding.paths}
@@ -155,17 +161,22 @@ def _mask_size(image: Path, mask: Path) -> Iterator[Finding]:
     yield Finding("mask size", True, sentence, (image, mask))
 
 
-def _look_at_all(categories: Sequence[Category], progress: Progress | None, use: Use) -> Looks:
+def _look_at_all(
+    categories: Sequence[Category], progress: Progress | None, use: Use, take: Take | None
+) -> Looks:
     """Read every image and mask; whole pictures are compared only where size and top rows are equal."""
     train = [(path, None) for category in categories for path in category.train]
     test = [(sample.path, sample.mask_path) for category in categories for sample in category.test]
     pairs = list(dict.fromkeys([*train, *test]))
     looks: Looks = {}
+    wanted = set(train) if take is not None else set()
+
+    def look_at(pair: tuple[Path, Path | None]) -> Look:
+        return _look_at(*pair, use, take if pair in wanted else None)
+
     # Pillow's decoders let go of Python's lock, so threads help.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for pair, look in zip(
-            pairs, pool.map(lambda pair: _look_at(pair[0], pair[1], use), pairs), strict=True
-        ):
+        for pair, look in zip(pairs, pool.map(look_at, pairs), strict=True):
             looks[pair] = look
             if progress is not None:
                 progress(len(looks), len(pairs), "")
@@ -176,8 +187,13 @@ def _look_at_all(categories: Sequence[Category], progress: Progress | None, use:
     return looks
 
 
-def _look_at(image: Path, mask: Path | None, use: Use) -> Look:
+def _look_at(image: Path, mask: Path | None, use: Use, take: Take | None = None) -> Look:
     try:
+        if take is not None and not _is_deep(image):
+            picture = read_image(image, use.bit_depth)
+            take(image, picture)
+            key, whole = keys_of(picture)
+            return Look(key, header=read_header(image), whole=whole)
         key, header = top_key(image), read_header(image)
         highest = brightest(image) if header.deep else 0
         _check_depth(image, header, highest, use)
@@ -185,6 +201,14 @@ def _look_at(image: Path, mask: Path | None, use: Use) -> Look:
         return Look("", str(error))
     look = Look(key, header=header, highest=highest)
     return look if mask is None else _look_at_mask(look, image, mask)
+
+
+def _is_deep(image: Path) -> bool:
+    """Whether an image has more than 8 bits, or a header that can't be read, of which others tell more."""
+    try:
+        return read_header(image).deep
+    except InputError:
+        return True
 
 
 def _check_depth(image: Path, header: Header, highest: int, use: Use) -> None:
@@ -200,7 +224,7 @@ def _check_depth(image: Path, header: Header, highest: int, use: Use) -> None:
 def _compare(image: Path, look: Look) -> Look:
     """The look at an image with a key of all its pixels in place of that of its top rows."""
     try:
-        return replace(look, key=whole_key(image))
+        return replace(look, key=look.whole or whole_key(image))
     except InputError as error:
         return Look("", str(error))
 

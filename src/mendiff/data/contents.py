@@ -22,13 +22,24 @@ def top_key(path: Path) -> str:
     if found is None:
         picture = read_image(path)
         found = picture.shape[:2], picture[:ROWS]
-    (height, width), rows = found
-    return f"{height} {width} {_digest(rows)}"
+    return _top_key(*found)
+
+
+def keys_of(picture: Picture) -> tuple[str, str]:
+    """What `top_key` and `whole_key` give of a file, from its decoded picture."""
+    return _top_key(picture.shape[:2], picture[:ROWS]), _whole_key(picture)
 
 
 def whole_key(path: Path) -> str:
     """A key that equal pictures share and no others, from all their pixels."""
-    picture = read_image(path)
+    return _whole_key(read_image(path))
+
+
+def _top_key(size: tuple[int, ...], rows: Picture) -> str:
+    return f"{size[0]} {size[1]} {_digest(rows)}"
+
+
+def _whole_key(picture: Picture) -> str:
     return f"{picture.shape} {_digest(picture)}"
 
 

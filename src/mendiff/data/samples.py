@@ -88,6 +88,7 @@ class Look:
     Attributes:
         key: equal for equal pictures and for no others; empty where the image can't be read.
         problem: why it can't be read, otherwise empty.
+        whole: such a key of all pixels, where the image was decoded for it; otherwise empty.
         faults: what is wrong with the mask.
         header: what the image's file says of itself.
         highest: value in an image of more than 8 bits, 0 in others.
@@ -102,6 +103,7 @@ class Look:
     highest: int = 0
     marked: float = 0.0
     mask_turned: bool = False
+    whole: str = ""
 
 
 Looks = dict[tuple[Path, Path | None], Look]

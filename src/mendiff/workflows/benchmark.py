@@ -38,11 +38,12 @@ from mendiff.workflows.bench import (
 )
 from mendiff.workflows.common import choose_categories, choose_device, readable_categories
 from mendiff.workflows.fit import STATISTICS
+from mendiff.workflows.identity import note_contents
 from mendiff.workflows.locks import exclusive
 from mendiff.workflows.options import BenchmarkOptions
 from mendiff.workflows.queue import check_folder, collected, others_of, prepared, run_all
 from mendiff.workflows.reporting import Reporter, Table
-from mendiff.workflows.spec import MOVED, slug
+from mendiff.workflows.spec import CONTENTS, MOVED, slug
 
 NOTHING = "n/a"
 """Text of an empty cell; a table of empty cells is not shown."""
@@ -70,7 +71,7 @@ def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
         raise InputError(
             f"{options.data}: expected categories with test images, found none; see 'mendiff check --help'."
         )
-    readable_categories(known, reporter)
+    readable = readable_categories(known, reporter)
     if options.suite:
         check_choice("--suite", options.suite, SUITES)
     named = SUITES[options.suite] if options.suite else None
@@ -99,6 +100,10 @@ def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
     every = identified(with_shared_inputs(jobs, bench.given), known, reporter)
     check_folder(options.out, every)
     folders = [prepared(options.out, name, job) for name, job in every.items()]
+    left_out = {path for one in known for path in one.train} - {
+        path for one in readable for path in one.train
+    }
+    note_contents(options.out / "jobs" / CONTENTS, sorted(left_out))
     for line in notes(bench, folders):
         reporter.say(f"note: {line}")
     failed = run_all(folders, options.jobs, options.ray, reporter)

@@ -17,8 +17,9 @@ from mendiff.data.dataset import Category
 from mendiff.errors import InputError
 from mendiff.model import Model
 from mendiff.synthesis.probes import probes
+from mendiff.workflows.common import readable_categories
 from mendiff.workflows.fit import NOTHING_TO_RESUME, STEPS, fit
-from mendiff.workflows.fit_config import Plan, make_config, readable_paths
+from mendiff.workflows.fit_config import Plan, make_config, training_paths, use_of
 from mendiff.workflows.length import chosen_length
 from mendiff.workflows.locks import hidden_path
 from mendiff.workflows.manifest import MANIFEST, check_manifest, data_hashes
@@ -79,7 +80,8 @@ def fit_candidates(
     place, work = check_output(out, overwrite, "a model"), hidden_path(out, "auto")
     if resume and not work.is_dir():
         raise InputError(NOTHING_TO_RESUME.format(out))
-    paths = readable_paths(categories, Reporter())  # every fit reports unreadable images itself
+    categories = readable_categories(categories, reporter, use_of(replace(plan, preset=CANDIDATES[0])))
+    paths = training_paths(categories)
     left = plan.minutes or MINUTES
     found: dict[str, dict[str, Any]] = {}
     tried: dict[str, Candidate] = {}
@@ -119,7 +121,7 @@ def _fitted(
     """Fit a candidate or resume its fit; the manifest is removed if nothing can be resumed."""
     try:
         resumed = resume and hidden_path(folder, "fit").is_dir()
-        return fit(plan, categories, folder, reporter, resume=resumed)
+        return fit(plan, categories, folder, reporter, resume=resumed, checked=True)
     except BaseException:
         if not any(path.is_dir() for path in folder.parent.iterdir()):
             (folder.parent / MANIFEST).unlink()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mendiff.data.checks import UNREADABLE, check_data
+from mendiff.data.checks import UNREADABLE, Take, check_data
 from mendiff.data.dataset import GOOD, Category
 from mendiff.data.fitness import dark_sentence
 from mendiff.data.names import same_name
@@ -65,7 +65,7 @@ def choose_categories(categories: list[Category], wanted: Sequence[str] | None) 
 
 
 def readable_categories(
-    categories: Sequence[Category], reporter: Reporter, use: Use | None = None
+    categories: Sequence[Category], reporter: Reporter, use: Use | None = None, take: Take | None = None
 ) -> list[Category]:
     """The categories without unreadable images; other faults raise InputError or are warnings.
 
@@ -73,9 +73,10 @@ def readable_categories(
         categories: from `open_data`.
         reporter: for warnings.
         use: image size and bit depth of the model, if known.
+        take: see check_data.
     """
     with reporter.brief().bar("checking") as update:
-        findings = check_data(categories, update, use)
+        findings = check_data(categories, update, use, take)
     hard = [finding for finding in findings if finding.hard]
     if hard:
         more = f" {len(hard) - 1} more: see 'mendiff check'." if len(hard) > 1 else ""

@@ -19,6 +19,7 @@ from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.pretrained import load_pretrained
 from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import save
+from mendiff.data.cache import ImageCache
 from mendiff.data.dataset import Category, open_data
 from mendiff.data.found import find_images
 from mendiff.data.reading import image_size as read_size
@@ -33,7 +34,7 @@ from mendiff.training.optimizers import check_savings
 from mendiff.training.split import FEWEST_IMAGES, choose, held_back_and_seen
 from mendiff.types import Processes
 from mendiff.workflows.common import choose_categories, choose_device
-from mendiff.workflows.fit_config import Plan, make_config, readable_paths, use_of
+from mendiff.workflows.fit_config import Plan, check_images
 from mendiff.workflows.length import Length, chosen_length, configured_length, read_length, write_length
 from mendiff.workflows.locks import check_free, hidden_path
 from mendiff.workflows.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
@@ -93,15 +94,16 @@ def fit(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    checked: bool = False,
 ) -> dict[str, Any]:
     """Train on the good images of the categories and write a model folder; returns a summary.
 
-    Of several processes, only the first writes files and returns a summary.
+    Of several processes, only the first writes files and returns a summary. `checked` states that
+    `readable_categories` returned the categories.
     """
     first = rank_of(plan.processes) == 0
     place = check_output(out, overwrite, "a model")
-    paths = readable_paths(categories, reporter, use_of(plan))
-    config = make_config(plan, paths)
+    paths, config, cache = check_images(plan, categories, reporter, checked=checked)
     check_prompts(plan, config, categories)
     by_category = _paths_by_category(categories, paths) if plan.statistics == "category" else {}
     groups = _groups(categories, paths) if plan.balance == "category" else None
@@ -135,9 +137,9 @@ def fit(
         if first:
             (workdir / PARTS_FILE).write_text("\n".join(loaded))
             write_length(workdir, length)
-        _hold_back(module, by_category)
+        _hold_back(module, by_category, cache)
         with reporter.stages() as update:
-            images = _images(module, categories, paths)
+            images = _images(module, categories, paths, cache)
             seconds = train(plan, module, images, workdir, update, groups, resume=resume)
         if not first:
             return {}
@@ -146,7 +148,7 @@ def fit(
         model = module.as_model(info).to(plan.device).with_false_alarm_rate(plan.false_alarm_rate)
         scored = [paths[at] for at in module.split.scored_at]
         outliers = warn_of_outliers(model.calibration, scored, reporter)
-        _save(model, place, by_category, reporter)
+        _save(model, place, by_category, cache, reporter)
     reporter.say(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {model.threshold:.4g} from good images only)"
     )
@@ -331,30 +333,33 @@ def train(
     return round(time.monotonic() - began, 1)
 
 
-def _images(module: Any, categories: Sequence[Category], paths: Sequence[Path]) -> Any:
+def _images(module: Any, categories: Sequence[Category], paths: Sequence[Path], cache: ImageCache) -> Any:
     """The training images, with their categories if the method uses categories."""
     from mendiff import anomalib_models
 
     names = {path: one.name for one in categories for path in one.train} if module.method.categories else {}
     labels = [names[path] for path in paths] if names else ()
-    return anomalib_models.GoodImages(
-        paths, module.config.image_size, categories=labels, bit_depth=module.config.bit_depth
-    )
+    return anomalib_models.GoodImages(paths, cache.size, categories=labels, cache=cache)
 
 
-def _hold_back(module: Any, by_category: Mapping[str, Sequence[Path]]) -> None:
+def _hold_back(module: Any, by_category: Mapping[str, Sequence[Path]], cache: ImageCache) -> None:
     """Hold back images of every category that gets separate statistics."""
-    from mendiff import anomalib_models
-
     for some in by_category.values():
-        images = anomalib_models.GoodImages(some, module.config.image_size, bit_depth=module.config.bit_depth)
-        module.held_back += choose([seed for seed, _ in images.identities])
+        module.held_back += choose([int(content_seeds(cache.image(path, path)[None])) for path in some])
 
 
-def _save(model: Model, place: Place, by_category: Mapping[str, Sequence[Path]], reporter: Reporter) -> None:
+def _save(
+    model: Model,
+    place: Place,
+    by_category: Mapping[str, Sequence[Path]],
+    cache: ImageCache,
+    reporter: Reporter,
+) -> None:
     """Calibrate the categories that get separate statistics, and write the model folder."""
     # Generated singly while the folder is written: every model is a copy of the networks.
-    categories = ((name, _of_category(model, name, some, reporter)) for name, some in by_category.items())
+    categories = (
+        (name, _of_category(model, name, some, cache, reporter)) for name, some in by_category.items()
+    )
     try:
         with new_folder(place) as draft:
             draft.rmdir()
@@ -365,9 +370,11 @@ def _save(model: Model, place: Place, by_category: Mapping[str, Sequence[Path]],
         raise InputError(f"{error} The training result is kept: repeat the command with --resume.") from error
 
 
-def _of_category(model: Model, name: str, paths: Sequence[Path], reporter: Reporter) -> Model:
+def _of_category(
+    model: Model, name: str, paths: Sequence[Path], cache: ImageCache, reporter: Reporter
+) -> Model:
     """The model with statistics and threshold from the images of a single category."""
-    images = [model.prepare(path) for path in paths]
+    images = [cache.image(path, path) for path in paths]
     fitted = fitted_of(model.info)
     held_back, seen = held_back_and_seen(images, None if fitted is None else fitted.held_back)
     calibrated = model.calibrated(held_back, seen, category=name)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +18,9 @@ from mendiff.checkpoints.codecs import CODEC, WEIGHTS, read_codec, save_codec
 from mendiff.checkpoints.files import sha256_of
 from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.weights import read_weights
+from mendiff.data.cache import ImageCache
 from mendiff.data.dataset import open_data
-from mendiff.data.images import resize
-from mendiff.data.reading import check_depth, read_image
+from mendiff.data.reading import check_depth
 from mendiff.data.samples import Use
 from mendiff.errors import InputError, check_choice
 from mendiff.methods.base import TrainingConfig
@@ -105,13 +108,16 @@ def run(options: FitCodecOptions, reporter: Reporter) -> dict[str, Any]:
     plan, model = _prepared(options)
     use = Use(bit_depth=plan.bit_depth)
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
-    paths = readable_paths(chosen, reporter, use)
     unit = model.codec.factor
-    size = plan.image_size or own_size(paths, unit)
-    check_side("--set image_size", size, unit)
-    if plan.crop < size:  # otherwise images stay whole
-        check_side("--set crop", plan.crop, unit)
-    images = torch.stack([resize(read_image(path, plan.bit_depth), size) for path in paths])
+    cache: ImageCache | None = None
+    with suppress(InputError):  # the check may have more to say
+        size = _size_of(plan, [path for one in chosen for path in one.train], unit)
+        cache = ImageCache(size, plan.bit_depth)
+    paths = readable_paths(chosen, reporter, use, None if cache is None else cache.take)
+    size = _size_of(plan, paths, unit)
+    if cache is None or cache.size != size:
+        cache = ImageCache(size, plan.bit_depth)
+    images = torch.stack([cache.image(path, path) for path in paths])
     kept, seen = split_images(images)
     reporter.say(
         f"codec ({plan.codec.kind}, factor {unit}, {model.codec.channels} channels): {len(paths)} good "
@@ -154,6 +160,15 @@ def run(options: FitCodecOptions, reporter: Reporter) -> dict[str, Any]:
         f"SSIM {before['ssim']:.3f} to {after['ssim']:.3f}"
     )
     return {"codec": str(options.out), **info, "config": config_to_dict(config)}
+
+
+def _size_of(plan: CodecPlan, paths: Sequence[Path], unit: int) -> int:
+    """The side of the images, which the codec must be able to take."""
+    size = plan.image_size or own_size(paths, unit)
+    check_side("--set image_size", size, unit)
+    if plan.crop < size:  # otherwise images stay whole
+        check_side("--set crop", plan.crop, unit)
+    return size
 
 
 def _rival(model: CodecTraining) -> Rival | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,8 @@ from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import read_codec_config
 from mendiff.checkpoints.pretrained import NOT_FOR_IT, STABLE_DIFFUSION
 from mendiff.checkpoints.weights import read_weights
+from mendiff.data.cache import ImageCache
+from mendiff.data.checks import Take
 from mendiff.data.dataset import Category
 from mendiff.data.fitness import own_side
 from mendiff.data.reading import image_size as read_size
@@ -258,9 +261,48 @@ def own_size(paths: Sequence[Path], multiple: int) -> int:
     return max(multiple, math.floor(side / multiple + 0.5) * multiple)
 
 
-def readable_paths(categories: Sequence[Category], reporter: Reporter, use: Use | None = None) -> list[Path]:
-    """The readable good training images; others are reported. See readable_categories."""
-    paths = [path for category in readable_categories(categories, reporter, use) for path in category.train]
+def check_images(
+    plan: Plan, categories: Sequence[Category], reporter: Reporter, *, checked: bool = False
+) -> tuple[list[Path], MethodConfig, ImageCache]:
+    """The training images that can be read, the config for them, and a cache with them at its size.
+
+    An image of 8 bits is decoded once, for the check and for training.
+
+    Args:
+        plan: what to fit.
+        categories: with the images.
+        reporter: names the images that are left out.
+        checked: whether `readable_categories` gave the categories.
+    """
+    every = [path for category in categories for path in category.train]
+    config: MethodConfig | None = None
+    with suppress(InputError):  # the check may have more to say
+        config = make_config(plan, every)
+    cache = None if config is None else ImageCache(config.image_size, config.bit_depth)
+    if checked:
+        paths = training_paths(categories)
+    else:
+        paths = readable_paths(categories, reporter, use_of(plan), None if cache is None else cache.take)
+    if config is None or paths != every:
+        config = make_config(plan, paths)
+    if cache is None or cache.size != config.image_size:
+        cache = ImageCache(config.image_size, config.bit_depth)
+    return paths, config, cache
+
+
+def readable_paths(
+    categories: Sequence[Category], reporter: Reporter, use: Use | None = None, take: Take | None = None
+) -> list[Path]:
+    """The readable good training images; others are reported.
+
+    Arguments as for `readable_categories`.
+    """
+    return training_paths(readable_categories(categories, reporter, use, take))
+
+
+def training_paths(categories: Sequence[Category]) -> list[Path]:
+    """The training images of categories; too few are an error."""
+    paths = [path for category in categories for path in category.train]
     if len(paths) < FEWEST_IMAGES:
         raise InputError(
             f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, for training and for the "

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from mendiff.checkpoints.pretrained import timm_file
 from mendiff.checkpoints.store import CONFIG as MODEL
 from mendiff.checkpoints.store import load
 from mendiff.checkpoints.weights import read_weights, write_weights
+from mendiff.data.cache import ImageCache
 from mendiff.data.dataset import open_data
 from mendiff.data.samples import Use
 from mendiff.errors import InputError, check_choice, check_range
@@ -87,7 +86,8 @@ def run(options: FitFeaturesOptions, reporter: Reporter) -> dict[str, Any]:
     model = load(options.model, choose_device(options.device))
     use = Use(bit_depth=model.method.config.bit_depth)
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
-    paths = readable_paths(chosen, reporter, use)
+    cache = ImageCache(model.image_size, use.bit_depth)
+    paths = readable_paths(chosen, reporter, use, cache.take)
     if plan.crop < model.image_size:  # otherwise images stay whole
         check_side("--set crop", plan.crop, max(tuning.tuned.strides))
     reporter.say(
@@ -102,8 +102,9 @@ def run(options: FitFeaturesOptions, reporter: Reporter) -> dict[str, Any]:
     }
     with resumable(checkpoint, options.out, options.resume):
         check_manifest(checkpoint.parent, checkpoint, started, resume=options.resume)
+        images = torch.stack([cache.image(path, path) for path in paths])
         loop = Loop(plan.training, options.seed, checkpoint, options.resume)
-        info = {"images": len(paths), **_tune(tuning, plan, loop, model, paths, reporter)}
+        info = {"images": len(paths), **_tune(tuning, plan, loop, model, images, reporter)}
         info |= {"seed": options.seed, "model": str(options.model), "started": started}
         with new_folder(place) as draft:
             # Including weights that these layers do not use, so that other layers can be chosen later.
@@ -125,13 +126,12 @@ def _tune(
     plan: FeaturesPlan,
     loop: Loop,
     model: Model,
-    paths: Sequence[Path],
+    images: Tensor,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Train on the model's device; returns both loss terms on held-back images before and after."""
     began = time.monotonic()
-    kept, seen = split_images(torch.stack([model.prepare(path) for path in paths]))
-    kept, seen = (with_reconstructions(model, images, reporter) for images in (kept, seen))
+    kept, seen = (with_reconstructions(model, some, reporter) for some in split_images(images))
     tuning.to(next(model.method.parameters()).device)
     before = terms_of(tuning, kept)
     with reporter.bar("fitting") as update:

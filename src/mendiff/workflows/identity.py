@@ -6,7 +6,8 @@ Contents are known by hashes, so that what lies at another place is the same, an
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mendiff import __version__
 from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import CONFIG, WEIGHTS
-from mendiff.checkpoints.files import fingerprint, sha256_of
+from mendiff.checkpoints.files import fingerprint, read_json, sha256_of, write_json
 from mendiff.checkpoints.hub import cached_file
 from mendiff.checkpoints.pretrained import Sources, open_diffusion
 from mendiff.data.dataset import Category
@@ -119,13 +120,44 @@ def _existing(option: str, path: Path) -> str:
 
 def content(path: Path) -> str:
     """SHA-256 of a file, computed once a run as long as its size and its time stay."""
+    state = state_of(path)
+    if state not in _HASHES:
+        _HASHES[state] = sha256_of(path)
+    return _HASHES[state]
+
+
+State = tuple[str, int, int]
+"""Path, size and time of change of a file: while these stay, so does its content."""
+_HASHES: dict[State, str] = {}
+
+
+def note_contents(file: Path, unreadable: Iterable[Path]) -> None:
+    """Write what is known of files' contents, for the processes that this one starts."""
+    hashes = [[*state, one] for state, one in _HASHES.items()]
+    write_json(file, {"hashes": hashes, "unreadable": [str(path) for path in unreadable]})
+
+
+def recall_contents(file: Path, categories: Sequence[Category]) -> list[Category] | None:
+    """Take up what `note_contents` wrote of categories: these without the training images that can't be read.
+
+    None where nothing was written, or where one of their training images has changed since.
+    """
+    if not file.is_file():
+        return None
+    known = read_json(file)
+    _HASHES.update({(path, size, changed): one for path, size, changed, one in known["hashes"]})
+    if any(state_of(path) not in _HASHES for category in categories for path in category.train):
+        return None
+    lost = set(known["unreadable"])
+    return [
+        replace(one, train=tuple(path for path in one.train if str(path) not in lost)) for one in categories
+    ]
+
+
+def state_of(path: Path) -> State:
+    """What tells whether a file is as it was."""
     state = path.stat()
-    return _content(path, state.st_size, state.st_mtime_ns)
-
-
-@cache
-def _content(path: Path, size: int, changed: int) -> str:
-    return sha256_of(path)
+    return str(path), state.st_size, state.st_mtime_ns
 
 
 @cache

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from mendiff.checkpoints.weights import read_weights
 from mendiff.data.dataset import Category, open_data
 from mendiff.data.images import resize
 from mendiff.data.reading import read_image
+from mendiff.data.samples import Use
 from mendiff.errors import InputError
 from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.metrics import Metrics, summary
@@ -39,12 +40,12 @@ from mendiff.model import Model
 from mendiff.nets import AUTO
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig, make_features
 from mendiff.workflows import testing
-from mendiff.workflows.common import choose_categories
+from mendiff.workflows.common import choose_categories, readable_categories
 from mendiff.workflows.fit import fit
-from mendiff.workflows.fit_config import backbone_input, own_size, readable_paths
-from mendiff.workflows.identity import difference, identity
+from mendiff.workflows.fit_config import backbone_input, own_size, training_paths, use_of
+from mendiff.workflows.identity import difference, identity, recall_contents
 from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.spec import BASELINES, MODEL, UNTRAINED, Job, config_changes, result_file
+from mendiff.workflows.spec import BASELINES, CONTENTS, MODEL, UNTRAINED, Job, config_changes, result_file
 from mendiff.workflows.twins import measure_twins, twins_as_json
 from mendiff.workflows.untrained import untrained_on
 from mendiff.workflows.variants import variant
@@ -84,7 +85,12 @@ def run(job: Job, folder: Path, reporter: Reporter) -> None:
     if not todo:
         return
     categories = choose_categories(open_data(Path(job.data), job.layout), job.categories)
+    known = recall_contents(folder.parent / CONTENTS, categories)
     check_identity(job, categories)
+    use = use_of(job.plan) if job.method in METHODS else Use()
+    if known is None or use.bit_depth:  # the benchmark has looked at 16-bit images otherwise
+        known = readable_categories(categories, reporter, use)
+    categories = [replace(one, train=some.train) for one, some in zip(categories, known, strict=True)]
     torch.manual_seed(job.seed)  # for whoever uses the global generator; ours do not
     subject_of, facts = fitted(job, categories, folder, reporter)
     for label in todo:
@@ -157,7 +163,7 @@ def fitted(
     """How to get a row's subject, by its label and a category's name, and the facts of the fit."""
     if job.method in METHODS:
         return method_rows(job, categories, folder, reporter)
-    paths = readable_paths(categories, reporter)
+    paths = training_paths(categories)
     size = own_size(paths, MULTIPLE)
     began = time.monotonic()
     predict, facts = control(job, paths, size) if job.method in BASELINES else peer(job, paths, size, folder)
@@ -171,7 +177,8 @@ def method_rows(
     """The same for a method of ours; the fitted model stays in the folder."""
     place = folder / MODEL
     if not place.is_dir():
-        fit(job.plan, categories, place, reporter, resume=(folder / f".{MODEL}.fit").is_dir())
+        resume = (folder / f".{MODEL}.fit").is_dir()
+        fit(job.plan, categories, place, reporter, resume=resume, checked=True)
     model = load(place, job.device)
     own, by_name = categories_of(place), {one.name: one for one in categories}
     config: Any = model.method.config
@@ -181,7 +188,7 @@ def method_rows(
         fitted = model if category is None else load(place, job.device, category)
         some = categories if category is None else [by_name[category]]
         changes, fresh = config_changes(job.rows[label]), UNTRAINED in job.rows[label]
-        paths = readable_paths(some, reporter) if changes or fresh else []
+        paths = training_paths(some) if changes or fresh else []
         changed = variant(fitted, changes, paths, job.weights)
         images = [changed.prepare(path) for path in paths] if fresh else []
         return untrained_on(changed, images, job.seed) if fresh else changed

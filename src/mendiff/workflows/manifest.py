@@ -28,6 +28,7 @@ from mendiff.methods.base import MethodConfig, find_method
 from mendiff.methods.config import config_to_dict
 from mendiff.nets import AUTO
 from mendiff.workflows.fit_config import Plan
+from mendiff.workflows.identity import content
 
 MANIFEST = "manifest.json"
 HASH = re.compile("[0-9a-f]{64}")
@@ -45,7 +46,7 @@ def data_hashes(categories: Sequence[Category], paths: Sequence[Path]) -> dict[s
     readable = set(paths)
     read = {one.name: [path for path in one.train if path in readable] for one in categories}
     return {
-        name: fingerprint(f"{at} {sha256_of(path)}" for at, path in enumerate(some))
+        name: fingerprint(f"{at} {content(path)}" for at, path in enumerate(some))
         for name, some in read.items()
     }
 

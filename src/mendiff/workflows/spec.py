@@ -18,6 +18,8 @@ from mendiff.workflows.identity import PARTS
 from mendiff.workflows.identity import difference as difference_of_content
 
 SPEC, MOVED, MODEL, FAILED = "job.json", "places.json", "model", "failed.txt"
+CONTENTS = "contents.json"
+"""Beside the jobs' folders: what the benchmark knows of the files that they read."""
 BANK = "memory-bank"
 BASELINES = ("median-colour", BANK)
 UNTRAINED = "untrained"
