@@ -201,7 +201,7 @@ def test_an_interrupt_does_not_wait_for_all_images(tmp_path, put, monkeypatch):
         put(tmp_path / f"{index:02}.png")
     looked = []
 
-    def interrupt(image, mask, use):
+    def interrupt(image, mask, use, take):
         looked.append(image)
         if image.name == "03.png":
             raise KeyboardInterrupt
