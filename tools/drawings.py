@@ -96,7 +96,7 @@ def dead_leaves(size: int, rng: Rng) -> Field:
     bounds = smallest ** (1 - power), largest ** (1 - power)
     radii = (bounds[0] + share * (bounds[1] - bounds[0])) ** (1 / (1 - power))
     if chance(rng, 0.5):
-        radii = -np.sort(-radii)  # the small ones lie on top, where all of them are seen
+        radii = -np.sort(-radii)  # small shapes are on top, so that all are visible
     places = rng.uniform(0, size, (count, 2))
     for number, (radius, place) in enumerate(zip(radii.tolist(), places, strict=True), start=1):
         sheet.area(outline(int(rng.choice(kinds)), radius, rng) + place, number)

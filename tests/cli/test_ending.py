@@ -40,13 +40,12 @@ def test_lack_of_memory_is_one_sentence_that_says_what_to_do(run, model, monkeyp
             OSError(errno.EFBIG, "File too large", "x"),
             (
                 1,
-                "x: File too large; raise the limit on the size of files (see 'ulimit -f') or choose another "
-                "place.",
+                "x: File too large; raise the file size limit (see 'ulimit -f') or choose another folder.",
             ),
         ),
         (
             OSError(errno.ENOSPC, "No space left on device", b"caf\xe9\n"),
-            (1, "caf\\udce9\\n: No space left on device; make room or choose another place."),
+            (1, "caf\\udce9\\n: No space left on device; free some space or choose another folder."),
         ),
     ],
 )

@@ -29,14 +29,14 @@ def test_equal_bytes_of_another_shape_are_another_image():
     assert cache.latents(image.reshape(1, 3, 8, 4), lambda one: one).shape == (1, 3, 8, 4)
 
 
-def test_images_beyond_the_room_are_encoded_whenever_they_come():
+def test_images_beyond_the_capacity_are_encoded_at_every_call():
     images, asked = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), []
 
     def encode(image):
         asked.append(image)
         return image
 
-    cache = LatentCache(room=images[0].numel() * 2, dtype=torch.float16)
+    cache = LatentCache(capacity=images[0].numel() * 2, dtype=torch.float16)
     for _ in range(2):
         assert torch.equal(cache.latents(images, encode), images.half().float())
     assert [torch.equal(one, images[:1]) for one in asked] == [True, False, False]

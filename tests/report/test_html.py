@@ -315,7 +315,7 @@ def test_the_page_has_the_plots_of_its_category_with_words_for_who_cannot_see_th
     titles = [attrs["id"] for attrs in page.all("title") if attrs.get("id", "").endswith("-title")]
     assert [attrs["aria-labelledby"] for attrs in plots] == titles
     assert "ROC, images of flange, AUROC 0.750" in page.text
-    assert "2 of 5 images lie above the threshold of 0.5." in page.text
+    assert "2 of 5 images are above the threshold of 0.5." in page.text
 
 
 def palettes() -> list[dict[str, str]]:

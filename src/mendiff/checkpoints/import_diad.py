@@ -19,8 +19,8 @@ from mendiff.methods.diad import Diad
 from mendiff.methods.diad_config import DiadConfig
 from mendiff.nets.codec import MEAN, STD, CodecConfig, make_codec
 from mendiff.nets.features import FeatureExtractor, make_features
+from mendiff.nets.modes import builds_in_float32
 from mendiff.nets.published import codec_names, guide_names, renewed_codec_names, unet_names
-from mendiff.nets.settled import built
 from mendiff.scoring.readout import Readout
 
 UNET, GUIDE, CODEC = "model.diffusion_model.", "control_model.", "first_stage_model."
@@ -101,7 +101,7 @@ def convert_codec(weights: Mapping[str, Tensor], config: CodecConfig, source: st
     return named
 
 
-@built
+@builds_in_float32
 def assemble(
     config: DiadConfig,
     named: Mapping[str, Tensor],

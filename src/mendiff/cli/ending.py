@@ -24,9 +24,9 @@ OUTPUT_CLOSED = threading.Event()
 
 
 _ADVICE = {
-    errno.ENOSPC: "make room or choose another place",
-    errno.EDQUOT: "make room within the quota or choose another place",
-    errno.EFBIG: "raise the limit on the size of files (see 'ulimit -f') or choose another place",
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space within the quota or choose another folder",
+    errno.EFBIG: "raise the file size limit (see 'ulimit -f') or choose another folder",
 }
 
 

@@ -161,7 +161,7 @@ def _bite(frame: Frame, rng: np.random.Generator) -> Field:
 
 
 def _break_away(surface: Surface, frame: Frame, body: Field, bitten: Field, rng: np.random.Generator) -> None:
-    floor = fracture(frame, 0.025, rng) * smoothstep(0, 0.02, -body)
-    surface.height += bitten * (floor - surface.height)
+    depth = fracture(frame, 0.025, rng) * smoothstep(0, 0.02, -body)
+    surface.height += bitten * (depth - surface.height)
     cover = bitten * inside(body, frame.step)
     surface.paint(cover, CAST[:, None, None] * (1 + 0.10 * noise(frame.u, frame.v, 30, rng)), gloss=0.05)

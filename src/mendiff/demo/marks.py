@@ -79,7 +79,7 @@ def stain(surface: Surface, frame: Frame, where: Field, factor: Field, rng: np.r
     radius = rng.uniform(0.07, 0.19)
     distance = blob(frame.u, frame.v, centre, radius, rng)
     distance += np.float32(0.012) * noise(frame.u, frame.v, 9, rng)
-    for _ in range(int(rng.integers(0, 3))):  # splashes beside it
+    for _ in range(int(rng.integers(0, 3))):  # separate drops
         angle, reach = rng.uniform(0, 2 * np.pi), radius * rng.uniform(1.25, 1.6)
         drop = (centre[0] + reach * np.cos(angle), centre[1] + reach * np.sin(angle))
         distance = np.minimum(distance, blob(frame.u, frame.v, drop, rng.uniform(0.022, 0.04), rng))

@@ -68,11 +68,11 @@ class Posterior:
         beta = 1 - alpha_bar / before
         variance = beta * (1 - before) / (1 - alpha_bar)
         # If step 0 ends at x0 its variance is 0; the variance of step 1 is used instead (improved DDPM).
-        floor = variance[1:2] if len(variance) > 1 and variance[0] == 0 else variance[:1]
+        first = variance[1:2] if len(variance) > 1 and variance[0] == 0 else variance[:1]
         columns = {
             "of_x0": beta * before.sqrt() / (1 - alpha_bar),
             "of_x_t": (1 - before) * (alpha_bar / before).sqrt() / (1 - alpha_bar),
-            "least": torch.cat([floor, variance[1:]]).clamp(min=1e-20).log(),
+            "least": torch.cat([first, variance[1:]]).clamp(min=1e-20).log(),
             "most": beta.log(),
         }
         self._rows = {name: row for row, name in enumerate(columns)}

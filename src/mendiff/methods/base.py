@@ -19,7 +19,7 @@ from mendiff.errors import LARGEST_SIDE, InputError, check_choice, check_choices
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.features import FeaturesConfig
-from mendiff.nets.settled import settled
+from mendiff.nets.modes import deterministic
 from mendiff.scoring.readout import Features, Readout, few
 from mendiff.synthesis.probes import probes
 from mendiff.synthesis.upright import Frame, Pose, orientations_vary, pose_of
@@ -287,7 +287,7 @@ class Method(nn.Module, ABC):
         """Whether a name of its state belongs to its STATISTICS."""
         return name.partition(".")[0] in self.STATISTICS
 
-    @settled
+    @deterministic
     def frame(self, image: Tensor) -> Frame:
         """Images as the method is to see them, (B,3,H,W) in [0,1], and the way back."""
         return Frame(image, turn=self.config.upright == "always")
@@ -314,7 +314,7 @@ class Method(nn.Module, ABC):
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Find anomalies, (B,3,H,W) in [0,1]; seeds (B,) int64 fix each image's noise."""
 
-    @settled
+    @deterministic
     def explain(self, image: Tensor, seeds: Tensor) -> Tensor:
         """What a good part would have looked like, (B,3,H,W) in [0,1], at any cost; arguments as for predict.
 
@@ -322,7 +322,7 @@ class Method(nn.Module, ABC):
         """
         return self.predict(image, seeds).reconstruction
 
-    @settled
+    @deterministic
     def trace(self, image: Tensor, seeds: Tensor) -> Trace:
         """How it comes to its finding on one image, (1,3,H,W) in [0,1], at any cost; seeds (1,).
 

@@ -33,8 +33,8 @@ from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import MEAN, STD, check_size, make_codec
 from mendiff.nets.denoiser import conditional_unet
 from mendiff.nets.features import make_features
+from mendiff.nets.modes import builds_in_float32, deterministic
 from mendiff.nets.semantic_guided import GuidedDenoiser
-from mendiff.nets.settled import built, settled
 from mendiff.scoring.readout import Readout
 from mendiff.scoring.readout_config import DRAWN_PARTS
 from mendiff.types import Detection, Estimate, Step, Trace
@@ -69,7 +69,7 @@ class Diad(Method):
     mean: Tensor
     std: Tensor
 
-    @built
+    @builds_in_float32
     def __init__(self, config: DiadConfig) -> None:
         super().__init__(config)
         self.schedule = make_schedule(config.schedule, TIMESTEPS)
@@ -144,13 +144,13 @@ class Diad(Method):
 
     # Inference.
 
-    @settled
+    @deterministic
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Draw every image anew from noise and compare features; see Method.predict."""
         check_size(self.codec, image, self.denoiser.multiple)
         return self._judge(image, self._rebuild(image, seeds))
 
-    @settled
+    @deterministic
     def trace(self, image: Tensor, seeds: Tensor) -> Trace:
         """The noised start and the estimates down the ladder; see Method.trace."""
         check_single(image)
@@ -204,7 +204,7 @@ class Diad(Method):
             z0 = self.encode(image, random.like(z0))
         return self.decode(self.reconstruct(z0, random.like(z0), self.scaled(image), seen))
 
-    @settled
+    @deterministic
     def rehearse_prediction(self, image: Tensor) -> None:
         """One step down the ladder and the read-out: the other steps repeat it."""
         z0, embedding = self.encode(image), self.denoiser.embed(self.scaled(image))
@@ -221,7 +221,7 @@ class Diad(Method):
 
     # What good images look like.
 
-    @settled
+    @deterministic
     def fit_statistics(
         self, held_back: Batches, seen: Batches | None = None, progress: Progress = unwatched
     ) -> None:

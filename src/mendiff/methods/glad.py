@@ -39,8 +39,8 @@ from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.denoiser import Denoiser, plain_unet
 from mendiff.nets.features import make_features
+from mendiff.nets.modes import builds_in_float32, deterministic
 from mendiff.nets.placement import temporarily_bf16
-from mendiff.nets.settled import built, settled
 from mendiff.scoring.maps import nearest_patch_map, object_mask
 from mendiff.scoring.readout import Readout
 from mendiff.scoring.readout_config import DRAWN_PARTS
@@ -84,7 +84,7 @@ class Glad(Method):
     stop_thresholds: Tensor
     textures: Textures | None = None
 
-    @built
+    @builds_in_float32
     def __init__(self, config: GladConfig) -> None:
         super().__init__(config)
         self.schedule = make_schedule(config.schedule, TIMESTEPS)
@@ -199,13 +199,13 @@ class Glad(Method):
 
     # Inference (ADS, SAFF).
 
-    @settled
+    @deterministic
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Mend every image from its own noise and score what had to be mended; see Method.predict."""
         check_size(self.codec, image, self.denoiser.multiple)
         return self._judge(image, *self._mend(image, seeds))
 
-    @settled
+    @deterministic
     def trace(self, image: Tensor, seeds: Tensor) -> Trace:
         """What every walk saw, rung by rung; see Method.trace."""
         check_single(image)
@@ -297,7 +297,7 @@ class Glad(Method):
             return None
         return object_mask(foreground(image, self.config.object_mask)).to(image)
 
-    @settled
+    @deterministic
     def rehearse_prediction(self, image: Tensor) -> None:
         """One step down the ladder, one look of the stop rule and the read-out: all others repeat these."""
         z0 = self.codec.encode(image)
@@ -324,7 +324,7 @@ class Glad(Method):
 
     # What good images look like.
 
-    @settled
+    @deterministic
     def fit_statistics(
         self, held_back: Batches, seen: Batches | None = None, progress: Progress = unwatched
     ) -> None:

@@ -40,8 +40,8 @@ from mendiff.nets.codec import check_size, make_codec
 from mendiff.nets.contrast import Contrast
 from mendiff.nets.features import make_features
 from mendiff.nets.joint import JointDenoiser
+from mendiff.nets.modes import builds_in_float32, deterministic
 from mendiff.nets.placement import in_double
-from mendiff.nets.settled import built, settled
 from mendiff.scoring.gaussians import PositionGaussians
 from mendiff.scoring.maps import gaussian_blur
 from mendiff.scoring.readout import few
@@ -89,7 +89,7 @@ class Ran(Method):
     }
     config: RanConfig
 
-    @built
+    @builds_in_float32
     def __init__(self, config: RanConfig) -> None:
         super().__init__(config)
         self.schedule = make_schedule(config.schedule, TIMESTEPS)
@@ -214,13 +214,13 @@ class Ran(Method):
 
     # Scores.
 
-    @settled
+    @deterministic
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Score images by KL divergence and feature error at several noise scales; see Method.predict."""
         look = self.look(image, seeds)
         return self._judge(look, self.scales(self.maps(look)))
 
-    @settled
+    @deterministic
     def trace(self, image: Tensor, seeds: Tensor) -> Trace:
         """The maps at every timestep, and where gradient denoising leads; see Method.trace."""
         check_single(image)
@@ -326,12 +326,12 @@ class Ran(Method):
 
     # Gradient denoising (Alg. 1).
 
-    @settled
+    @deterministic
     def explain(self, image: Tensor, seeds: Tensor) -> Tensor:
         """What a good part would have looked like, by gradient denoising; see Method.explain."""
         return self.codec.decode(self.gradient_walk(image, seeds)[-1])
 
-    @settled
+    @deterministic
     def gradient_walk(self, image: Tensor, seeds: Tensor) -> list[Tensor]:
         """The clean latents after every reverse-diffusion step, the image's own first, each (B,c,h,w).
 
@@ -368,7 +368,7 @@ class Ran(Method):
 
     # What good images look like.
 
-    @settled
+    @deterministic
     def prepare(self, seen: Batches) -> None:
         """Learn the scale of the features that are to be predicted; see Method.prepare."""
         whiten, contrast = self.config.whiten_targets, self.config.unit_contrast
@@ -384,7 +384,7 @@ class Ran(Method):
         if self._cache is not None:
             self._cache.clear()
 
-    @settled
+    @deterministic
     def fit_statistics(
         self, held_back: Batches, seen: Batches | None = None, progress: Progress = unwatched
     ) -> None:

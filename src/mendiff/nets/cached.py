@@ -18,22 +18,22 @@ class LatentCache:
     Every image is encoded alone, so its latents do not depend on the batch in which it first occurred.
 
     Args:
-        room: capacity in bytes; further images are encoded at every call.
+        capacity: capacity in bytes; further images are encoded at every call.
         dtype: dtype of the stored latents.
     """
 
-    def __init__(self, room: float = math.inf, dtype: torch.dtype = torch.float32) -> None:
-        self._room, self._dtype = room, dtype
+    def __init__(self, capacity: float = math.inf, dtype: torch.dtype = torch.float32) -> None:
+        self._capacity, self._dtype = capacity, dtype
         self.clear()
 
     def clear(self) -> None:
         """Empty the cache."""
         self._known: dict[Hashable, Tensor] = {}
-        self._left = self._room
+        self._left = self._capacity
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles start with an empty cache."""
-        return {"_room": self._room, "_dtype": self._dtype}
+        return {"_capacity": self._capacity, "_dtype": self._dtype}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

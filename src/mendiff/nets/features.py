@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mendiff.errors import InputError, check_choices
 from mendiff.nets import AUTO, LEAST_SIDE
+from mendiff.nets.modes import builds_in_float32
 from mendiff.nets.positions import Positions, Resampling
-from mendiff.nets.settled import built
 from mendiff.nets.student import BUNDLED, StudentFeatures
 from mendiff.scoring.pyramid import PixelPyramid
 
@@ -170,7 +170,7 @@ Features = FeatureExtractor | StudentFeatures | PixelPyramid
 """Types that make_features returns."""
 
 
-@built
+@builds_in_float32
 def make_features(config: FeaturesConfig) -> Features:
     """Build the feature extractor of a config with random weights; a weight-free one for an empty name."""
     if config.name in (AUTO, BUNDLED):

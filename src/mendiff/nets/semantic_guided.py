@@ -194,7 +194,7 @@ class GuidedDenoiser(nn.Module):
         super().__init__()
         if guide is not None and config.kind != "conditional_unet":
             raise InputError(
-                f"denoiser: expected kind 'conditional_unet' beside an SG network, got {config.kind!r}."
+                f"denoiser: expected kind 'conditional_unet' with an SG network, got {config.kind!r}."
             )
         self.unet = Denoiser(config, schedule, channels)
         self.guide = None if guide is None else SemanticGuide(guide, self.unet.network, factor)

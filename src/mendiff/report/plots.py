@@ -190,7 +190,7 @@ def _scores(category: CategoryReport, identity: str) -> Figure:
     description = (
         f"Scores from {number(min(row.score for row in category.images))} to "
         f"{number(max(row.score for row in category.images))}; {flagged} of {len(category.images)} images "
-        f"lie above the threshold of {number(category.threshold)}."
+        f"are above the threshold of {number(category.threshold)}."
     )
     with plot(identity, f"Histogram of the scores of {category.name}", description) as drawn:
         edges = axis.edges()

@@ -34,7 +34,7 @@ def in_float32() -> Iterator[None]:
         yield
 
 
-def built(make: Act) -> Act:
+def builds_in_float32(make: Act) -> Act:
     """Decorator for functions that build networks; see `in_float32`."""
 
     @wraps(make)
@@ -46,7 +46,7 @@ def built(make: Act) -> Act:
 
 
 @contextmanager
-def settled_modes() -> Iterator[None]:
+def inference_modes() -> Iterator[None]:
     """Disable gradients, inference mode and autocast inside the block."""
     with ExitStack() as modes:
         if torch.is_inference_mode_enabled():
@@ -58,14 +58,14 @@ def settled_modes() -> Iterator[None]:
         yield
 
 
-def settled(act: Act) -> Act:
-    """Decorator for inference functions: runs them in `settled_modes` with contiguous tensors."""
+def deterministic(act: Act) -> Act:
+    """Decorator for inference functions: runs them in `inference_modes` with contiguous tensors."""
 
     @wraps(act)
     def run(self: Any, *args: Any, **options: Any) -> Any:
         # Convolutions use other kernels for other memory layouts, with other rounding.
         contiguous = [arg.contiguous() if isinstance(arg, Tensor) else arg for arg in args]
-        with settled_modes():
+        with inference_modes():
             return act(self, *contiguous, **options)
 
     return run  # type: ignore[return-value]
