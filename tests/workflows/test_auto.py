@@ -16,7 +16,7 @@ from mendiff.errors import InputError
 from mendiff.nets.student import StudentFeatures
 from mendiff.workflows.fit import prepared
 from mendiff.workflows.fit_config import Plan, backbone_changes, backbone_input, make_config
-from mendiff.workflows.job import Job, control, features_config, peer
+from mendiff.workflows.job import Job, anomalib_baseline, features_config, simple_baseline
 from mendiff.workflows.variants import variant_of
 
 SMALL = {"training.steps": 2, "denoiser.network.layers_per_block": 1}
@@ -161,17 +161,17 @@ def test_codec_by_the_name_auto_is_loaded(paths, bundled):
 @pytest.mark.parametrize("features", ["auto", None])
 def test_memory_bank_control_takes_the_bundled_features(paths, bundled, features):
     job = Job("memory-bank", {"bank": {}}, data="", categories=[], features=features)
-    predict, _ = control(job, paths, 32)
+    predict, _ = simple_baseline(job, paths, 32)
     scores, maps = predict(torch.rand(2, 3, 32, 32))
     assert scores.shape == (2,)
     assert maps.shape == (2, 1, 32, 32)
 
 
 @pytest.mark.parametrize("features", ["auto", None])
-def test_peers_want_a_backbone_of_timm(paths, tmp_path, features):
+def test_baselines_want_a_backbone_of_timm(paths, tmp_path, features):
     job = Job("patchcore", {"patchcore": {}}, data="", categories=[], features=features)
     with pytest.raises(InputError, match="patchcore: expected a pretrained backbone; give --features"):
-        peer(job, paths, 32, tmp_path)
+        anomalib_baseline(job, paths, 32, tmp_path)
 
 
 def test_variant_takes_other_layers_of_the_bundled_network(tiny_config, bundled, pictures):

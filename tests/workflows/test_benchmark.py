@@ -394,7 +394,7 @@ def test_another_picture_or_mask_is_other_data(done, own, tmp_path, capsys, name
 
     assert done(other) == 2
 
-    assert "data: the images, masks or twins of nut are not those of before" in capsys.readouterr().err
+    assert "data: images, masks or twins of nut have changed" in capsys.readouterr().err
     assert specs(tmp_path) == before
     assert (tmp_path / "run/results.json").read_bytes() == results
 
@@ -404,7 +404,7 @@ def test_data_that_are_changed_in_place_are_other_data(done, own, capsys):
 
     assert done() == 2
 
-    assert "the images, masks or twins of nut" in capsys.readouterr().err
+    assert "images, masks or twins of nut" in capsys.readouterr().err
 
 
 def test_a_fingerprint_is_of_contents_labels_and_names_and_not_of_places(own, tmp_path):
@@ -467,7 +467,7 @@ def test_reconstructions_are_measured_where_there_are_twins(own):
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        ({"sources": "other"}, "code: mendiff's own files have changed since"),
+        ({"sources": "other"}, "code: the files of the package mendiff have changed"),
         ({"torch": "1.0"}, "code: torch: "),
         ({"mendiff": "9.0"}, "code: mendiff: "),
     ],
@@ -501,9 +501,9 @@ def stated(name, folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"files": {"features_weights": "3"}}, "features_weights: other contents than before"),
-        ({"files": {}}, "features_weights: one before, none now"),
-        ({"files": {"features_weights": "2", "codec": "4"}}, "codec: none before, one now"),
+        ({"files": {"features_weights": "3"}}, "features_weights: content has changed"),
+        ({"files": {}}, "features_weights: removed"),
+        ({"files": {"features_weights": "2", "codec": "4"}}, "codec: added"),
         ({"device": {"device": "cuda"}}, "device: cpu before, cuda now"),
     ],
 )
@@ -555,7 +555,7 @@ def test_a_job_of_an_earlier_version_is_not_taken_for_this_ones(tmp_path):
     place = tmp_path / "jobs/a/job.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | {"identity": {}}))
 
-    with pytest.raises(InputError, match="as an earlier version left them"):
+    with pytest.raises(InputError, match="an earlier version wrote this run"):
         prepared(tmp_path, "a", stated("a", tmp_path))
 
 
@@ -566,7 +566,7 @@ def test_data_that_change_while_a_job_waits_are_not_measured(own):
     check_identity(job, [category])
     brighten(category.train[0])
 
-    with pytest.raises(InputError, match="expected what was there when the benchmark began"):
+    with pytest.raises(InputError, match="expected the data, weights and code of the benchmark's start"):
         check_identity(job, [category])
 
 
@@ -681,7 +681,7 @@ def test_sigterm_ends_a_benchmark_and_its_jobs(parts, tmp_path):
     process.terminate()
     told = process.communicate()[1]
     assert process.returncode == 143
-    assert told.splitlines()[-1] == "mendiff benchmark: interrupted; the same command goes on from here."
+    assert told.splitlines()[-1] == "mendiff benchmark: interrupted; run the same command to continue."
     left = [one.name for one in (tmp_path / "run/jobs/glad-bolt-0").iterdir()]
     assert sorted(left) == ["job.json", "log.txt"]
     assert "Traceback" not in log.read_text()

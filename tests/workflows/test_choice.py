@@ -85,7 +85,7 @@ def test_a_preset_that_takes_too_long_is_named_and_left_out(good, judged, tmp_pa
 def test_what_was_fitted_before_an_interruption_is_not_fitted_again(good, judged, tmp_path, capsys):
     judged.tiny, judged.small = POOR, KeyboardInterrupt()
     assert fit(good, tmp_path / "model") == 130
-    assert "--resume goes on from here" in capsys.readouterr().err
+    assert "--resume to continue" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
     times = {one: one.stat().st_mtime_ns for one in tmp_path.rglob("model.safetensors")}
     assert len(times) == 2

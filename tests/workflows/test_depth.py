@@ -74,7 +74,7 @@ def test_a_model_keeps_the_depth_that_it_was_fitted_with(tmp_path, run):
     assert code == 0
     assert "65535" not in err
     _, out, _ = run("info", model)
-    assert "16-bit files hold 12 bits" in " ".join(out.replace("│", "").split())
+    assert "16-bit files have 12 significant bits" in " ".join(out.replace("│", "").split())
 
 
 def test_check_fit_and_predict_say_that_twelve_bits_are_nearly_black(tmp_path, run):

@@ -188,7 +188,7 @@ def test_what_was_drawn_before_an_interrupt_is_kept(run, models, photos, tmp_pat
     code, _, err = run("explain", models / "glad", photos, "-o", tmp_path / "why")
     assert code == 130
     kept = tmp_path / "why-unfinished"
-    assert f"What was found so far is in {kept}." in err
+    assert f"Partial results are in {kept}." in err
     content = json.loads((kept / "explain.json").read_text())
     assert content["complete"] is False
     assert [row["strip"] for row in content["images"]] == ["strips/good/0.png", "strips/good/1.png"]

@@ -41,11 +41,11 @@ def test_fit_and_evaluate_take_a_list_of_folders(run, data, tmp_path):
 def test_a_second_fit_into_a_place_is_refused_while_the_first_runs(refused, data, tmp_path):
     with exclusive_output(tmp_path / "model", "training"):
         sentence = refused("fit", data, "-o", tmp_path / "model", *settings())
-        assert "another training into this place is running; wait for its end" in sentence
+        assert "another training into this folder is running; wait for its end" in sentence
         for command in ("fit-codec", "fit-features", "benchmark", "demo"):
             words = ("--model", tmp_path) if command == "fit-features" else ()
             data_of = () if command == "demo" else (data,)
-            assert "into this place is running" in refused(
+            assert "into this folder is running" in refused(
                 command, *data_of, "-o", tmp_path / "model", *words
             )
 
@@ -124,7 +124,7 @@ def test_fit_says_that_a_rate_is_extrapolated_and_keeps_the_one_that_was_asked_f
     model = mendiff.load(tmp_path / "model")
     assert model.calibration.false_alarm_rate == 0.05
     assert model.threshold < model.with_false_alarm_rate(0.01).threshold
-    assert "meant to flag 5% of good parts" in " ".join(run("info", tmp_path / "model")[1].split())
+    assert "for a false-alarm rate of 5%" in " ".join(run("info", tmp_path / "model")[1].split())
 
 
 def test_fit_names_a_defect_among_the_good_images_and_passes_over_it(run, tmp_path):
@@ -161,7 +161,7 @@ def test_output_folder_in_use_needs_overwrite_and_foreign_files_stay(refused, ru
     assert "it holds files; add --overwrite" in refused(*fit, own_model)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
-    assert "holds other files" in refused(*fit, tmp_path / "mine", "--overwrite")
+    assert "has other files" in refused(*fit, tmp_path / "mine", "--overwrite")
     assert "it is a file" in refused(*fit, tmp_path / "mine/letter.txt")
     code, out, err = run(*fit, own_model, "--overwrite", "--seed", "5", "--json")
     assert code == 0, err

@@ -87,11 +87,11 @@ def test_an_interrupted_codec_says_how_to_go_on_or_leaves_nothing(run, refused, 
     monkeypatch.setattr(loop, "keep", lambda *arguments: (keep(*arguments), stop()))
     code, _, err = run(*words)
     assert code == 130
-    assert "interrupted; the same command with --resume goes on from here" in err
+    assert "interrupted; run the same command with --resume to continue" in err
     assert (tmp_path / ".codec.fit/last.safetensors").is_file()
     refused(*words, "--set", "training.steps=0")
     sentence = refused(*words, "--resume", "--set", "codec.network.latent_channels=3")
-    assert "--resume: expected what the interrupted training was started with, but" in sentence
+    assert "--resume: expected the inputs of the interrupted training, but" in sentence
     assert "config.codec.network.latent_channels was 8 and is 3" in sentence
 
 

@@ -90,4 +90,4 @@ def test_fit_features_refuses(refused, data, model, backbone, tmp_path, words, s
 
 def test_overwrite_replaces_tuned_features_only_by_tuned_features(refused, run, data, own_model, backbone):
     sentence = refused("fit-features", data, "-o", own_model, "--overwrite", *backbone)
-    assert "--overwrite would replace tuned features here, but this folder holds a model" in sentence
+    assert "--overwrite only replaces tuned features here, but this folder holds a model" in sentence

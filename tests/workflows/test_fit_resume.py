@@ -50,7 +50,9 @@ def test_a_full_disk_at_a_later_checkpoint_leaves_the_last_one_to_go_on_from(
     code, _, err = run(*words)
     assert code == 2
     assert "expected free disk space, but the disk is full" in err
-    assert err.endswith("The last whole checkpoint is kept: the same command with --resume goes on.\n")
+    assert err.endswith(
+        "The last complete checkpoint is kept: run the same command with --resume to continue.\n"
+    )
     assert len(err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".model.fit", "cwd"]
     code, _, err = run(*words, "--resume")
@@ -74,7 +76,9 @@ def test_a_full_disk_at_a_checkpoint_of_a_codec_is_told_alike(run, data, tmp_pat
     changes = ("--set", "training.steps=3", "--set", "training.batch_size=2", "--set", "crop=0")
     code, _, err = run("fit-codec", data, "-o", tmp_path / "codec", "--json", *changes)
     assert code == 2
-    assert err.endswith("The last whole checkpoint is kept: the same command with --resume goes on.\n")
+    assert err.endswith(
+        "The last complete checkpoint is kept: run the same command with --resume to continue.\n"
+    )
     kept = sorted(one.name for one in (tmp_path / ".codec.fit").iterdir())
     assert kept == [loop.CHECKPOINT, "manifest.json"]
     assert run("fit-codec", data, "-o", tmp_path / "codec", "--json", "--resume", *changes)[0] == 0
@@ -92,7 +96,7 @@ def test_a_full_disk_at_the_end_of_a_fit_loses_nothing(run, data, tmp_path, monk
     code, _, err = run("fit", data, "-o", out, "--json", *settings())
     assert code == 2
     assert "expected free disk space, but the disk is full" in err
-    assert "The training result is kept: repeat the command with --resume." in err
+    assert "The training result is kept: run the same command with --resume to continue." in err
     assert len(err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".model.fit", "cwd"]
     monkeypatch.setattr(weights, "save_file", write)
@@ -116,7 +120,7 @@ def test_interrupted_fit_is_resumed_and_equals_an_unbroken_one(run, model, data,
         code, _, err = run(*fit)
         signal.signal(signal.SIGINT, handler)
     assert code == 130
-    assert "interrupted; the same command with --resume goes on from here" in err
+    assert "interrupted; run the same command with --resume to continue" in err
     assert not (tmp_path / "model").exists()
     assert (tmp_path / ".model.fit").is_dir()
     code, _, err = run(*fit, "--resume", "--json")
@@ -157,7 +161,7 @@ def test_a_fit_interrupted_while_its_codec_learns_goes_on_from_there(run, data, 
         signal.signal(signal.SIGINT, handler)
     assert code == 130
     assert kept == [1]
-    assert "the same command with --resume goes on from here" in err
+    assert "run the same command with --resume to continue" in err
     code, _, err = run(*fit, tmp_path / "model", "--resume", "--set", "codec.fit.images=40")
     assert code == 2
     assert "codec.fit.images" in err
@@ -181,7 +185,7 @@ def test_a_slip_and_an_interrupt_before_training_leave_what_can_be_resumed(
     refused(*fit, "--set", "training.stps=3")
     code, _, err = run(*fit, "--resume")
     assert code == 130
-    assert "interrupted; the same command with --resume goes on from here" in err
+    assert "interrupted; run the same command with --resume to continue" in err
     assert (tmp_path / ".model.fit/last.ckpt").read_text() == "weights"
 
 

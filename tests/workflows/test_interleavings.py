@@ -174,7 +174,7 @@ def test_what_comes_up_while_a_command_runs_stays_and_the_findings_are_beside_it
             out.mkdir()
             (out / "theirs").write_text("theirs")
 
-    with pytest.raises(TakenError, match=r"something came up meanwhile.* is in .*out-2\.$"):
+    with pytest.raises(TakenError, match=r"the path was created or changed meanwhile.* is in .*out-2\.$"):
         command(out, False, theirs)
     assert (out if kind == "file" else out / "theirs").read_text() == "theirs"
     assert (tmp_path / "out-2/ours").read_text() == "ours"
@@ -289,7 +289,7 @@ def test_of_two_that_may_not_share_a_place_the_second_is_refused_while_the_first
     out = tmp_path / "deep/model"
     with exclusive_output(out, "fit"):
         with (
-            pytest.raises(InputError, match="another fit into this place is running"),
+            pytest.raises(InputError, match="another fit into this folder is running"),
             exclusive_output(out, "fit"),
         ):
             pass

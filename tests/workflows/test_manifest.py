@@ -1,4 +1,4 @@
-"""--resume goes on with what was started, or names what differs."""
+"""--resume continues only with the inputs of the start, or names what differs."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ NETWORK = (
 )
 FIT = ("image_size=32", "crop=0", "training.steps=3", "features.name=", f"denoiser.network={NETWORK}")
 CODEC = ("image_size=32", "crop=0", "training.steps=3")
-START = "--resume: expected what the interrupted training was started with, but "
+START = "--resume: expected the inputs of the interrupted training, but "
 
 
 def draw(folder, seed, count=9):
@@ -94,7 +94,7 @@ def started(data, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("folder", "words", "difference"),
     [
-        ("other", (), "data.good is another"),
+        ("other", (), "data.good has changed"),
         ("good", ("--seed", "7"), "seed was 0 and is 7"),
         (
             "good",
@@ -106,8 +106,8 @@ def started(data, tmp_path, monkeypatch, capsys):
         ("good", ("--set", "training.steps=20"), "config.training.steps was 3 and is 20"),
         ("good", ("--method", "ran"), 'method was "glad" and is "ran"'),
         ("good", ("--balance", "category"), 'balance was "image" and is "category"'),
-        ("good", ("--features-weights", "1"), "files.features is another"),
-        ("good", ("--textures", "other"), "files.textures is another"),
+        ("good", ("--features-weights", "1"), "files.features has changed"),
+        ("good", ("--textures", "other"), "files.textures has changed"),
     ],
 )
 def test_a_fit_goes_on_with_nothing_else(data, started, told, tmp_path, folder, words, difference):
@@ -119,7 +119,7 @@ def test_a_fit_goes_on_with_nothing_else(data, started, told, tmp_path, folder, 
     sentence = told("fit", data / folder, *started, "--resume", *words)
     assert START in sentence
     assert difference in sentence
-    assert "give the same, or start anew without --resume" in sentence
+    assert "give the same inputs, or start a new training without --resume" in sentence
     assert (tmp_path / ".model.fit/last.ckpt").read_bytes() == before
     assert not (tmp_path / "model").exists()
 
@@ -127,11 +127,11 @@ def test_a_fit_goes_on_with_nothing_else(data, started, told, tmp_path, folder, 
 def test_images_that_were_changed_or_exchanged_are_told_by_their_category(data, started, told, tmp_path):
     changed = shutil.copytree(data / "good", tmp_path / "good")
     shutil.copy(changed / "1.png", changed / "0.png")
-    assert f"{START}data.good is another; give the same" in told("fit", changed, *started, "--resume")
+    assert f"{START}data.good has changed; give the same" in told("fit", changed, *started, "--resume")
     for one, other in (("0", "x"), ("1", "0"), ("x", "1")):
         shutil.copy(data / "good" / f"{'1' if one == '0' else '0'}.png", changed / f"{other[0]}.png")
     (changed / "x.png").unlink()
-    assert "data.good is another" in told("fit", changed, *started, "--resume")
+    assert "data.good has changed" in told("fit", changed, *started, "--resume")
 
 
 def test_the_same_fit_goes_on(data, started, monkeypatch, tmp_path, capsys):
@@ -149,7 +149,7 @@ def test_the_same_fit_goes_on(data, started, monkeypatch, tmp_path, capsys):
 def test_a_working_folder_without_a_manifest_is_refused(data, started, told, tmp_path):
     (tmp_path / ".model.fit/manifest.json").unlink()
     sentence = told("fit", data / "good", *started, "--resume")
-    assert "expected manifest.json, which says what the interrupted training was started with" in sentence
+    assert "expected manifest.json with the inputs of the interrupted training" in sentence
     (tmp_path / ".model.fit/manifest.json").write_text("{")
     assert "manifest.json: expected JSON, but it is damaged" in told(
         "fit", data / "good", *started, "--resume"
@@ -195,7 +195,9 @@ def test_tuned_features_go_on_with_nothing_else(data, told, tmp_path, monkeypatc
     assert f"{START}data." in told("fit-features", data / "other", *fit, "--resume")
     assert "seed was 0 and is 3" in told("fit-features", data / "good", *fit, "--resume", "--seed", 3)
     other = ("--features-weights", data / "backbone1.safetensors")
-    assert "files.features is another" in told("fit-features", data / "good", *fit, "--resume", *other)
+    assert "files.features has changed" in told("fit-features", data / "good", *fit, "--resume", *other)
     model = shutil.copytree(VERSION_1, tmp_path / "model")
     (model / "config.json").write_text((model / "config.json").read_text() + "\n")
-    assert "files.model is another" in told("fit-features", data / "good", *fit, "--resume", "--model", model)
+    assert "files.model has changed" in told(
+        "fit-features", data / "good", *fit, "--resume", "--model", model
+    )

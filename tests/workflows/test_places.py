@@ -43,7 +43,7 @@ def test_every_kind_of_output_is_told_from_the_others(tmp_path):
 def test_what_others_wrote_is_never_replaced(tmp_path, name, content):
     theirs = fill(tmp_path / "theirs", name, content)
     assert made(theirs) is None
-    with pytest.raises(InputError, match="--overwrite only replaces what mendiff wrote"):
+    with pytest.raises(InputError, match="--overwrite only replaces folders written by mendiff"):
         check_output(theirs, True, "a model")
     assert list(theirs.iterdir()) == [theirs / name]
 
@@ -51,7 +51,7 @@ def test_what_others_wrote_is_never_replaced(tmp_path, name, content):
 def test_only_an_output_of_its_own_kind_is_replaced(tmp_path):
     model = fill(tmp_path / "model", *KINDS["a model"])
     check_output(model, True, "a model")
-    with pytest.raises(InputError, match=r"would replace findings here, .* holds a model; choose another"):
+    with pytest.raises(InputError, match=r"only replaces findings here, .* holds a model; choose another"):
         check_output(model, True, "findings")
     with pytest.raises(InputError, match="it holds files; add --overwrite"):
         check_output(model, False, "a model")
@@ -103,7 +103,7 @@ def test_a_training_stays_exactly_as_long_as_it_can_be_gone_on_with(tmp_path, ke
     if error is None:
         training()
     elif kept and error is KeyboardInterrupt:
-        with pytest.raises(KeyboardInterrupt, match="the same command with --resume goes on from here"):
+        with pytest.raises(KeyboardInterrupt, match="run the same command with --resume to continue"):
             training()
     else:
         with pytest.raises(type(error) if error is not KeyboardInterrupt else KeyboardInterrupt) as caught:

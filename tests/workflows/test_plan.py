@@ -45,7 +45,7 @@ def test_size_that_the_networks_cannot_take_ends_with_2(capsys):
 def test_plan_for_people_is_a_table_and_two_commands(capsys):
     assert main([*WORDS, "--memory", "4GB"]) == 0
     out = capsys.readouterr().out
-    assert "kept for the backward pass" in out
+    assert "activations" in out
     assert "mendiff fit DATA -o MODEL --method glad --preset tiny --image-size 64" in out
 
 

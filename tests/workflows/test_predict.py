@@ -170,7 +170,7 @@ def test_a_full_disk_keeps_what_was_found_so_far(run, model, data, tmp_path, mon
     assert code == 2
     assert " at 1.png" in sentence
     assert "choose another place." in sentence
-    assert sentence.endswith(f"What was found so far is in {kept}.")
+    assert sentence.endswith(f"Partial results are in {kept}.")
     assert len((kept / "predictions.csv").read_text().splitlines()) == 1 + 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "found-unfinished"]
 
@@ -249,7 +249,7 @@ def test_predict_without_any_readable_image_ends_with_2_and_writes_nothing(run, 
 
 def test_predict_never_replaces_a_model(refused, own_model, data):
     sentence = refused("predict", own_model, data / "test", "-o", own_model, "--overwrite")
-    assert "--overwrite would replace findings here, but this folder holds a model" in sentence
+    assert "--overwrite only replaces findings here, but this folder holds a model" in sentence
 
 
 def test_predict_overwrites_only_when_told(run, refused, model, data, tmp_path):

@@ -182,9 +182,9 @@ def test_a_module_of_anomalib_saves_what_is_known(tmp_path, data):
 def test_tune_refuses_other_data(told, fitted, data, tmp_path):
     out = tmp_path / "out"
     sentence = told("tune", fitted, data / "screws", "-o", out)
-    assert "data: expected the 12 good images that the model was fitted on" in sentence
-    assert "got 12 of which only 0 are among the 4 that it held back" in sentence
-    assert "got 24 of which only 4" in told("tune", fitted, data, "-o", out)
+    assert "data: expected the 12 good images of the model's fit" in sentence
+    assert "got 12 images with 0 of its 4 held-back images" in sentence
+    assert "got 24 images with 4 of its 4" in told("tune", fitted, data, "-o", out)
     some = shutil.copytree(data / "nuts", tmp_path / "some")
     (some / "train/good/3.png").unlink()
     assert "got 11 of which" in told("tune", fitted, some, "-o", out)
@@ -204,7 +204,7 @@ def test_a_variant_refuses_other_images_and_another_backbone_file(fitted, data, 
     assert variant(model, changes, paths, backbone[-1]).method.config.features.layers == ("stage1", "stage2")
     weights = load_file(backbone[-1])
     save_file({name: one + 1 for name, one in weights.items()}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="expected the backbone file that the model was fitted with"):
+    with pytest.raises(InputError, match="expected the backbone file of the model's fit"):
         variant(model, changes, paths, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="data: expected the 12 good images"):
         variant(model, {"min_timestep": 5}, paths[:8])

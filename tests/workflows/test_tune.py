@@ -114,7 +114,7 @@ def test_a_variant_keeps_the_networks_and_learns_the_rest_anew(fitted, good):
 
 
 def test_a_variant_that_needs_other_networks_is_refused(fitted, good):
-    with pytest.raises(InputError, match="need a fit of their own"):
+    with pytest.raises(InputError, match="need a separate fit"):
         variant(fitted, {"codec.factor": 2}, sorted(good.iterdir()))
 
 

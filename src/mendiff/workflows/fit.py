@@ -367,7 +367,9 @@ def _save(
     except TakenError:
         raise
     except InputError as error:
-        raise InputError(f"{error} The training result is kept: repeat the command with --resume.") from error
+        raise InputError(
+            f"{error} The training result is kept: run the same command with --resume to continue."
+        ) from error
 
 
 def _of_category(

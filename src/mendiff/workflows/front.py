@@ -1,7 +1,7 @@
-"""What `import mendiff` offers beside `load`: the workflows as functions that return objects.
+"""The Python interface of the workflows: mendiff.fit, evaluate, tune, benchmark.
 
-Options are those of the command line, by the same names; see mendiff.workflows.options. News and warnings go
-to Python's logging under the name "mendiff".
+Options have the names of the command line; see mendiff.workflows.options. Messages and warnings go to
+Python's logger "mendiff".
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from mendiff.workflows.common import METRIC_TITLES
 from mendiff.workflows.options import BenchmarkOptions, EvaluateOptions, FitOptions, Options, TuneOptions
 from mendiff.workflows.reporting import Reporter
 
-Place = str | Path
-TITLES = [one.replace("\n", " ") for one in METRIC_TITLES.values()]
+PathLike = str | Path
+TITLES = [title.replace("\n", " ") for title in METRIC_TITLES.values()]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model finds in labelled test images.
+    """Metrics of a model on labelled test images; shown as a table in a notebook.
 
     Attributes:
-        categories: metrics by category, see evaluation.metrics; a metric without sense is None.
+        categories: metrics by category, see evaluation.metrics; an undefined metric is None.
         mean: of every metric over the categories.
-        pooled: of the images of several categories in one ranking; empty for one category.
-        controls: the same three by the name of a control; empty unless asked for.
-        at_threshold: what the model's threshold does, by category.
-        unreadable: test images that are in no figure.
+        pooled: metrics of the images of all categories together; empty for a single category.
+        controls: categories, mean and pooled of every baseline, by name; empty unless requested.
+        at_threshold: precision, recall and the like at the model's threshold, by category.
+        unreadable: unreadable test images, which the metrics exclude.
     """
 
     categories: dict[str, Metrics]
@@ -57,12 +57,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What `tune` came to.
+    """The result of `tune`.
 
     Attributes:
-        model: with the settings that found synthetic anomalies best.
-        changes: those of them that differ from before, by dotted name.
-        trials: all that were tried.
+        model: the tuned model.
+        changes: changed settings by dotted name.
+        trials: all evaluated candidates.
     """
 
     model: Model
@@ -72,12 +72,12 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `benchmark` came to.
+    """The result of `benchmark`; shown as a table in a notebook.
 
     Attributes:
-        results: of every job and row, with their metrics, time and memory.
-        figures: mean and deviation of every metric over the seeds, by row and category.
-        tables: the files with the tables.
+        results: metrics, time and memory of every job and row.
+        figures: mean and standard deviation of every metric over the seeds, by row and category.
+        tables: files with the tables.
     """
 
     results: tuple[Mapping[str, Any], ...]
@@ -87,45 +87,46 @@ class Comparison:
     def _repr_html_(self) -> str:
         names = list(METRIC_TITLES)
         means: dict[str, Metrics] = {}
-        places = {one["category"] for one in self.figures}
-        shown = "mean" if "mean" in places else next(iter(places), "")
-        for one in self.figures:
-            if one["category"] == shown and one["metric"] in names:
-                means.setdefault(one["label"], {})[one["metric"]] = one["value"]
+        categories = {figure["category"] for figure in self.figures}
+        shown = "mean" if "mean" in categories else next(iter(categories), "")
+        for figure in self.figures:
+            if figure["category"] == shown and figure["metric"] in names:
+                means.setdefault(figure["label"], {})[figure["metric"]] = figure["value"]
         return _table([shown, *TITLES], _cells(means))
 
 
-def fit(data: Place, out: Place | None = None, *, reporter: Reporter | None = None, **options: Any) -> Model:
-    """Learn what good parts look like.
+def fit(
+    data: PathLike, out: PathLike | None = None, *, reporter: Reporter | None = None, **options: Any
+) -> Model:
+    """Train a model on good images.
 
     Args:
         data: a folder of good images, a data set, one of its categories, or a YAML file that lists folders.
-        out: where to write the model folder; without it nothing stays but the model that is returned, which
-            `save` writes.
-        reporter: told of progress.
+        out: output folder for the model; without it, the model is only returned.
+        reporter: receives progress and messages.
         options: fields of FitOptions, such as method="ran", preset="small", settings={"training.steps": 500}.
 
     Raises InputError for bad input.
     """
-    with _place(out) as folder:
-        fits.run(_made(FitOptions, data=data, out=folder, **options), reporter or Reporter())
+    with _output(out) as folder:
+        fits.run(_options(FitOptions, data=data, out=folder, **options), reporter or Reporter())
         model = load(folder)
-    return model if out is not None else _loose(model)
+    return model if out is not None else _without_source(model)
 
 
 def evaluate(
-    model: Model | Place, data: Place, *, reporter: Reporter | None = None, **options: Any
+    model: Model | PathLike, data: PathLike, *, reporter: Reporter | None = None, **options: Any
 ) -> Evaluation:
-    """Measure a model on labelled test images.
+    """Compute metrics of a model on labelled test images.
 
     Args:
-        model: or the folder of one.
+        model: a model or a model folder.
         data: a data set with test images, or one of its categories.
-        reporter: told of progress.
+        reporter: receives progress and messages.
         options: fields of EvaluateOptions, such as controls=True, report="report.html".
     """
     with _folder_of(model) as folder:
-        asked = _made(EvaluateOptions, model=folder, data=data, **options)
+        asked = _options(EvaluateOptions, model=folder, data=data, **options)
         result = evaluation.run(asked, reporter or Reporter())
     return Evaluation(
         categories=result["categories"],
@@ -138,59 +139,61 @@ def evaluate(
 
 
 def tune(
-    model: Model | Place,
-    data: Place,
-    out: Place | None = None,
+    model: Model | PathLike,
+    data: PathLike,
+    out: PathLike | None = None,
     *,
     reporter: Reporter | None = None,
     **options: Any,
 ) -> Tuning:
-    """Choose how a model searches, from good images alone.
+    """Tune the inference settings of a model on good images with synthetic anomalies.
 
     Args:
-        model: or the folder of one.
-        data: the good images that it was fitted on.
-        out: where to write the tuned model, all trials and their curves; nothing stays without it.
-        reporter: told of progress.
+        model: a model or a model folder.
+        data: the good images of its fit.
+        out: output folder for the tuned model, all trials and their curves; without it, nothing is written.
+        reporter: receives progress and messages.
         options: fields of TuneOptions, such as repetitions=8.
     """
-    with _folder_of(model) as folder, _place(out) as place:
-        asked = _made(TuneOptions, model=folder, data=data, out=place, **options)
+    with _folder_of(model) as folder, _output(out) as place:
+        asked = _options(TuneOptions, model=folder, data=data, out=place, **options)
         result = tuning.run(asked, reporter or Reporter())
         tuned = load(place / "model")
-    kept = tuned if out is not None else _loose(tuned)
-    return Tuning(kept, result["changes"], tuple(result["trials"]))
+    tuned = tuned if out is not None else _without_source(tuned)
+    return Tuning(tuned, result["changes"], tuple(result["trials"]))
 
 
-def benchmark(data: Place, out: Place, *, reporter: Reporter | None = None, **options: Any) -> Comparison:
-    """Compare methods, controls and anomalib's models on the same images; an interrupted run goes on.
+def benchmark(
+    data: PathLike, out: PathLike, *, reporter: Reporter | None = None, **options: Any
+) -> Comparison:
+    """Compare methods and baselines on the same images; a second call resumes an interrupted run.
 
     Args:
         data: a data set with test images.
-        out: where jobs and tables are kept.
-        reporter: told of progress.
+        out: folder for jobs and tables.
+        reporter: receives progress and messages.
         options: fields of BenchmarkOptions, such as methods=["glad", "patchcore"], seeds=[0, 1].
     """
-    result = benchmarks.run(_made(BenchmarkOptions, data=data, out=out, **options), reporter or Reporter())
+    result = benchmarks.run(_options(BenchmarkOptions, data=data, out=out, **options), reporter or Reporter())
     return Comparison(tuple(result["results"]), tuple(result["figures"]), tuple(map(Path, result["tables"])))
 
 
-def _made(kind: type[Options], **given: Any) -> Any:
-    """Options of a kind, with paths where these are meant; InputError for names that it has not."""
+def _options(kind: type[Options], **given: Any) -> Any:
+    """Options of a class, with strings converted to paths; InputError for an unknown name."""
     known = kind.__dataclass_fields__
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise InputError(f"{unknown[0]}: expected one of the options {', '.join(known)}.")
-    return kind(**{name: _as_meant(str(known[name].type), value) for name, value in given.items()})
 
+    def converted(name: str, value: Any) -> Any:
+        return Path(value) if str(known[name].type).startswith("Path") and isinstance(value, str) else value
 
-def _as_meant(hint: str, value: Any) -> Any:
-    return Path(value) if hint.startswith("Path") and isinstance(value, str) else value
+    for name in given:
+        if name not in known:
+            raise InputError(f"{name}: expected one of the options {', '.join(known)}.")
+    return kind(**{name: converted(name, value) for name, value in given.items()})
 
 
 @contextmanager
-def _place(out: Place | None) -> Iterator[Path]:
-    """The folder that was asked for, or one that goes."""
+def _output(out: PathLike | None) -> Iterator[Path]:
+    """The requested folder, or a temporary folder."""
     if out is not None:
         yield Path(out)
         return
@@ -199,8 +202,8 @@ def _place(out: Place | None) -> Iterator[Path]:
 
 
 @contextmanager
-def _folder_of(model: Model | Place) -> Iterator[Path]:
-    """The folder that holds a model, made where it has none."""
+def _folder_of(model: Model | PathLike) -> Iterator[Path]:
+    """The folder of a model; a temporary folder for a model without one."""
     if not isinstance(model, Model):
         yield Path(model)
     elif model.source and not model.category:
@@ -211,8 +214,8 @@ def _folder_of(model: Model | Place) -> Iterator[Path]:
             yield Path(folder) / "model"
 
 
-def _loose(model: Model) -> Model:
-    """A model whose folder is gone."""
+def _without_source(model: Model) -> Model:
+    """The model after its folder was deleted."""
     model.source = ""
     return model
 

@@ -1,6 +1,6 @@
-"""What a result depends on besides settings: the contents of data and weights, the kind of device, the code.
+"""What a result depends on besides settings: contents of data and weights, device type, code.
 
-Contents are known by hashes, so that what lies at another place is the same, and what was exchanged is not.
+Contents are compared by hash: moved files are equal, replaced files differ.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ PACKAGES = ("torch", "diffusers", "timm", "anomalib")
 
 
 def identity(job: Job, categories: Sequence[Category]) -> dict[str, dict[str, str]]:
-    """What a job's results depend on: PARTS to hashes or words by name.
+    """Everything that a job's results depend on: for each of PARTS a dict of names to hashes or texts.
 
     Args:
-        job: whose places are looked up.
-        categories: the data that it reads.
+        job: names the files.
+        categories: its data.
 
     Raises:
-        InputError: for Stable Diffusion's weights that are nowhere; other files may turn up later.
+        InputError: for missing weights of Stable Diffusion; other missing files are ignored here.
     """
     return {
         "data": {one.name: category_fingerprint(one) for one in categories},
@@ -52,32 +52,27 @@ def identity(job: Job, categories: Sequence[Category]) -> dict[str, dict[str, st
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], parts: Sequence[str] = PARTS) -> str:
-    """The first thing that differs between two identities, for messages; empty where nothing does."""
+    """The first difference between two identities, for messages; "" for equal identities."""
     for part in parts:
         old, new = before.get(part, {}), now.get(part, {})
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
-                return _told(part, name, old.get(name), new.get(name))
+                return _sentence(part, name, old.get(name), new.get(name))
     return ""
 
 
-def _told(part: str, name: str, old: str | None, new: str | None) -> str:
+def _sentence(part: str, name: str, old: str | None, new: str | None) -> str:
     if part == "data":
-        return f"data: the images, masks or twins of {name} are not those of before"
+        return f"data: images, masks or twins of {name} have changed"
     if part == "files":
-        words = ("none", "one") if new else ("one", "none")
-        return (
-            f"{name}: other contents than before"
-            if old and new
-            else f"{name}: {words[0]} before, {words[1]} now"
-        )
+        return f"{name}: {'content has changed' if old and new else 'added' if new else 'removed'}"
     if name == "sources":
-        return "code: mendiff's own files have changed since"
+        return "code: the files of the package mendiff have changed"
     return f"{'code: ' * (part == 'code')}{name}: {old or 'none'} before, {new or 'none'} now"
 
 
 def category_fingerprint(category: Category) -> str:
-    """A fingerprint of a category's images, masks, twins and labels, and of their names below its folder."""
+    """Fingerprint of a category's images, masks, twins, labels and relative file names."""
     used = [("train", path) for path in category.train]
     for sample in category.test:
         used.append((f"test {sample.label}", sample.path))
@@ -91,12 +86,12 @@ def category_fingerprint(category: Category) -> str:
 
 
 def file_hashes(job: Job) -> Iterator[tuple[str, str]]:
-    """Every file or folder of weights and pictures that a job reads, with a hash of its content."""
+    """(name, hash of the content) of every file or folder of weights and textures that a job reads."""
     backbones = {"features_weights": job.weights}
     for part, name in job.from_hub.items():
         backbones[part] = cached_file(hub_id(name), "model.safetensors") if hub_id(name) else None
     for part, path in backbones.items():
-        if path is not None and path.is_file():  # whether it must be there is for the job
+        if path is not None and path.is_file():  # the job itself reports missing files
             yield part, content(path)
     if job.pretrained is not None:
         prompt = None if job.prompt is None else Path(job.prompt)
@@ -114,12 +109,12 @@ def file_hashes(job: Job) -> Iterator[tuple[str, str]]:
 
 def _existing(option: str, path: Path) -> str:
     if not path.is_file():
-        raise InputError(f"{option}: expected a file, got {path}, where there is none.")
+        raise InputError(f"{option}: expected an existing file, got {path}.")
     return content(path)
 
 
 def content(path: Path) -> str:
-    """SHA-256 of a file, computed once a run as long as its size and its time stay."""
+    """SHA-256 of a file, cached while size and modification time stay the same."""
     state = state_of(path)
     if state not in _HASHES:
         _HASHES[state] = sha256_of(path)
@@ -127,44 +122,45 @@ def content(path: Path) -> str:
 
 
 State = tuple[str, int, int]
-"""Path, size and time of change of a file: while these stay, so does its content."""
+"""Path, size and modification time of a file, which identify its content."""
 _HASHES: dict[State, str] = {}
 
 
 def note_contents(file: Path, unreadable: Iterable[Path]) -> None:
-    """Write what is known of files' contents, for the processes that this one starts."""
-    hashes = [[*state, one] for state, one in _HASHES.items()]
+    """Write the known hashes and unreadable images, for child processes."""
+    hashes = [[*state, value] for state, value in _HASHES.items()]
     write_json(file, {"hashes": hashes, "unreadable": [str(path) for path in unreadable]})
 
 
 def recall_contents(file: Path, categories: Sequence[Category]) -> list[Category] | None:
-    """Take up what `note_contents` wrote of categories: these without the training images that can't be read.
+    """Read the file of `note_contents`; returns the categories without unreadable training images.
 
-    None where nothing was written, or where one of their training images has changed since.
+    None if there is no file, or if a training image has changed.
     """
     if not file.is_file():
         return None
     known = read_json(file)
-    _HASHES.update({(path, size, changed): one for path, size, changed, one in known["hashes"]})
+    _HASHES.update({(path, size, changed): value for path, size, changed, value in known["hashes"]})
     if any(state_of(path) not in _HASHES for category in categories for path in category.train):
         return None
-    lost = set(known["unreadable"])
+    unreadable = set(known["unreadable"])
     return [
-        replace(one, train=tuple(path for path in one.train if str(path) not in lost)) for one in categories
+        replace(one, train=tuple(path for path in one.train if str(path) not in unreadable))
+        for one in categories
     ]
 
 
 def state_of(path: Path) -> State:
-    """What tells whether a file is as it was."""
+    """Path, size and modification time of a file."""
     state = path.stat()
     return str(path), state.st_size, state.st_mtime_ns
 
 
 @cache
 def code() -> dict[str, str]:
-    """Versions of mendiff and of what computes in it, and a hash of mendiff's own files.
+    """Versions of mendiff and its main dependencies, and a hash of mendiff's files.
 
-    Files may change without a version, as where mendiff is installed to be worked on.
+    In an editable installation, files change without a new version.
     """
     root = Path(__file__).resolve().parents[1]
     files = [path for path in root.rglob("*") if path.suffix in CODE]

@@ -1,4 +1,4 @@
-"""`mendiff info`: what a model folder holds."""
+"""`mendiff info`: describe a model folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mendiff.workflows.reporting import Reporter, Table
 
 
 def run(options: InfoOptions, reporter: Reporter) -> dict[str, Any]:
-    """Read the model whole, so that a damaged folder shows, and describe it."""
+    """Load the model completely, which detects damaged folders, and describe it."""
     loaded = load(options.model)
     calibration = loaded.calibration
     own = {name: load(options.model, category=name).threshold for name in categories_of(options.model)}
@@ -40,7 +40,7 @@ def run(options: InfoOptions, reporter: Reporter) -> dict[str, Any]:
 
 
 def describe(model: Model) -> dict[str, str]:
-    """What a person wants to know of a model, under short names: all but its threshold."""
+    """Description of a model under short titles, without its threshold."""
     parameters, info = describe_parameters(model.method), model.info
     fitted, training = fitted_of(info), model.method.config.training
     features = config_to_dict(model.method.config).get("features", {})
@@ -57,7 +57,7 @@ def describe(model: Model) -> dict[str, str]:
 
 
 def _origin(fitted: Fitted) -> dict[str, str]:
-    """What a model was fitted on and with; hashes by their first digits, which tell as much to people."""
+    """Data, files and machine of a fit; hashes are shortened."""
     files = ", ".join(f"{part} {digits[:12]}" for part, digits in fitted.files.items())
     machine = fitted.machine
     return {
@@ -69,19 +69,19 @@ def _origin(fitted: Fitted) -> dict[str, str]:
 
 
 def _images(model: Model) -> str:
-    """What becomes of an image's pixels."""
+    """How images are resized, and which defects vanish by that."""
     side, size = model.image_size, model.info.get("usual_size")
-    told = f"resized to {side} x {side} pixels"
+    text = f"resized to {side} x {side} pixels"
     if isinstance(size, list) and len(size) == 2:
         height, width = size
-        told += f" from {width} x {height} usually"
+        text += f" from typically {width} x {height}"
         lost = vanishing((height, width), side)
-        told += f", where what is below about {lost} of their pixels vanishes" if lost else ""
+        text += f"; defects smaller than about {lost} original pixels vanish" if lost else ""
     depth = model.method.config.bit_depth
-    return told + (f"; 16-bit files hold {depth} bits" if depth else "")
+    return text + (f"; 16-bit files have {depth} significant bits" if depth else "")
 
 
 def _thresholds(model: Model, own: Mapping[str, float]) -> dict[str, str]:
     calibration, rate = model.calibration, f"{100 * model.calibration.false_alarm_rate:.3g}%"
-    told = f"{calibration.threshold:.4g}, meant to flag {rate} of good parts; {calibration.worth}"
-    return {"threshold": told, **{f"threshold of {name}": f"{value:.4g}" for name, value in own.items()}}
+    text = f"{calibration.threshold:.4g}, for a false-alarm rate of {rate}; {calibration.worth}"
+    return {"threshold": text, **{f"threshold of {name}": f"{value:.4g}" for name, value in own.items()}}

@@ -1,8 +1,7 @@
-"""One job of a benchmark: a fit, and the rows of the table that it serves.
+"""A job of a benchmark: a fit, and the rows of the table that use it.
 
-It runs in a process of its own, `python -m mendiff.cli.job FOLDER`. FOLDER holds job.json. Every row's
-results are written whole under their own name, so that a killed job goes on where it was; the fit itself goes
-on from its last checkpoint.
+A job runs in its own process, `python -m mendiff.cli.job FOLDER`, where FOLDER has a job.json. The results of
+every row are written to a separate file, and the fit writes checkpoints: a killed job can be resumed.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ from mendiff.workflows.untrained import untrained_on
 from mendiff.workflows.variants import variant
 
 MULTIPLE = 32
-"""Image sizes of models that are not ours divide by this, as those of ours do in `tiny`."""
+"""Image sizes of baselines are a multiple of this, as in the preset `tiny`."""
 BATCH = 8
 
 Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -60,14 +59,14 @@ Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class RowPredictor:
-    """What a row measures.
+    """The model of a row, as a prediction function.
 
     Attributes:
         predict: of the fitted model.
-        size: of its images.
-        threshold: above which an image counts as defective; None where it has none from good images.
-        stops: stop steps of the images that were predicted so far.
-        rebuilt: their reconstructions; nothing of what makes none.
+        size: image side in pixels.
+        threshold: score above which an image is defective; None for models without a threshold.
+        stops: stop steps of the images predicted so far.
+        rebuilt: their reconstructions, if the model computes them.
         bit_depth: see MethodConfig.
     """
 
@@ -80,7 +79,7 @@ class RowPredictor:
 
 
 def run(job: Job, folder: Path, reporter: Reporter) -> None:
-    """Fit, and measure every row that has no results yet."""
+    """Fit, and measure all rows without results."""
     todo = [label for label in job.rows if not result_file(folder, label).is_file()]
     if not todo:
         return
@@ -88,57 +87,57 @@ def run(job: Job, folder: Path, reporter: Reporter) -> None:
     known = recall_contents(folder.parent / CONTENTS, categories)
     check_identity(job, categories)
     use = use_of(job.plan) if job.method in METHODS else Use()
-    if known is None or use.bit_depth:  # the benchmark has looked at 16-bit images otherwise
+    if known is None or use.bit_depth:  # the benchmark checked 16-bit images with another depth
         known = readable_categories(categories, reporter, use)
     categories = [replace(one, train=some.train) for one, some in zip(categories, known, strict=True)]
-    torch.manual_seed(job.seed)  # for whoever uses the global generator; ours do not
-    subject_of, facts = fitted(job, categories, folder, reporter)
+    torch.manual_seed(job.seed)  # for baselines that use the global generator
+    predictor_of, facts = fitted(job, categories, folder, reporter)
     for label in todo:
         result = {"label": label, "method": job.method, "seed": job.seed, "device": job.device, **facts}
-        result |= row_metrics(partial(subject_of, label), categories, reporter)
+        result |= row_metrics(partial(predictor_of, label), categories, reporter)
         write_json(result_file(folder, label), result)
 
 
 def check_identity(job: Job, categories: Sequence[Category]) -> None:
-    """Refuse data, weights or code that were exchanged while the job waited for its turn."""
+    """Raise InputError for data, weights or code that changed while the job was waiting."""
     changed = difference(job.identity, identity(job, categories)) if job.identity else ""
     if changed:
         raise InputError(
-            f"{job.data}: expected what was there when the benchmark began, got other ({changed}); start it "
-            "anew with another -o."
+            f"{job.data}: expected the data, weights and code of the benchmark's start, but {changed}; start "
+            "a new benchmark with another -o."
         )
 
 
 def row_metrics(
-    subject_of: Callable[[str], RowPredictor], categories: Sequence[Category], reporter: Reporter
+    predictor_of: Callable[[str], RowPredictor], categories: Sequence[Category], reporter: Reporter
 ) -> dict[str, Any]:
-    """Metrics by category, whose subject is asked for by its name, mean and pooled; time and memory."""
+    """Metrics by category, mean and pooled, with time and memory; `predictor_of` takes a category's name."""
     metrics: dict[str, Metrics] = {}
     cuts: dict[str, dict[str, Any]] = {}
-    mended: dict[str, TwinFigures | None] = {}
+    twins: dict[str, TwinFigures | None] = {}
     everything: list[testing.Ranked] = []
     stops: dict[str, dict[str, Any]] = {}
     steps: list[Tensor] = []
     seconds = 0.0
     for category in categories:
-        subject = subject_of(category.name)
-        tests = testing.read_tests(category, subject.size, reporter, subject.bit_depth)
+        predictor = predictor_of(category.name)
+        tests = testing.read_tests(category, predictor.size, reporter, predictor.bit_depth)
         began = time.monotonic()
         parts = []
         for batch in tests.images.split(BATCH):
-            parts.append(subject.predict(batch))
+            parts.append(predictor.predict(batch))
             if not tests.twins:
-                subject.rebuilt.clear()  # nothing to compare them with, and much to keep
+                predictor.rebuilt.clear()  # saves memory
         seconds += time.monotonic() - began
         scores, maps = (torch.cat(column) for column in zip(*parts, strict=True))
         metrics[category.name] = testing.measure(tests, scores, maps)
-        if subject.rebuilt:
-            mended[category.name] = against = measure_twins(tests, torch.cat(subject.rebuilt))
-            metrics[category.name] |= {} if against is None else against.mean
-        if subject.threshold is not None:
+        if predictor.rebuilt:
+            twins[category.name] = figures = measure_twins(tests, torch.cat(predictor.rebuilt))
+            metrics[category.name] |= {} if figures is None else figures.mean
+        if predictor.threshold is not None:
             labels = [sample.label for sample in tests.samples]
-            cuts[category.name] = at_threshold(scores.tolist(), labels, subject.threshold)
-        stopped = torch.cat(subject.stops) if subject.stops else torch.zeros(0)
+            cuts[category.name] = at_threshold(scores.tolist(), labels, predictor.threshold)
+        stopped = torch.cat(predictor.stops) if predictor.stops else torch.zeros(0)
         if bool(stopped.any()):
             steps.append(stopped)
             stops[category.name] = stop_figures(stopped, tests.labels, tests.masks)
@@ -146,8 +145,8 @@ def row_metrics(
     count = sum(len(one[0]) for one in everything)
     return {
         **summary(metrics, testing.pooled(everything) if len(everything) > 1 else None),
-        **twins_as_json(mended),
-        "size": subject.size,
+        **twins_as_json(twins),
+        "size": predictor.size,
         "at_threshold": cuts,
         "mean_stop_step": float(torch.cat(steps).float().mean()) if steps else None,
         "stop_steps": stops,
@@ -160,13 +159,16 @@ def row_metrics(
 def fitted(
     job: Job, categories: Sequence[Category], folder: Path, reporter: Reporter
 ) -> tuple[Callable[[str, str], RowPredictor], dict[str, Any]]:
-    """How to get a row's subject, by its label and a category's name, and the facts of the fit."""
+    """(function from a row's label and a category's name to the predictor, facts about the fit)."""
     if job.method in METHODS:
         return method_rows(job, categories, folder, reporter)
     paths = training_paths(categories)
     size = own_size(paths, MULTIPLE)
     began = time.monotonic()
-    predict, facts = control(job, paths, size) if job.method in BASELINES else peer(job, paths, size, folder)
+    if job.method in BASELINES:
+        predict, facts = simple_baseline(job, paths, size)
+    else:
+        predict, facts = anomalib_baseline(job, paths, size, folder)
     facts["fit_seconds"] = round(time.monotonic() - began, 1)
     return lambda _label, _category: RowPredictor(predict, size), facts
 
@@ -174,18 +176,18 @@ def fitted(
 def method_rows(
     job: Job, categories: Sequence[Category], folder: Path, reporter: Reporter
 ) -> tuple[Callable[[str, str], RowPredictor], dict[str, Any]]:
-    """The same for a method of ours; the fitted model stays in the folder."""
-    place = folder / MODEL
-    if not place.is_dir():
+    """`fitted` for mendiff's methods; the model folder is kept in the job's folder."""
+    path = folder / MODEL
+    if not path.is_dir():
         resume = (folder / f".{MODEL}.fit").is_dir()
-        fit(job.plan, categories, place, reporter, resume=resume, checked=True)
-    model = load(place, job.device)
-    own, by_name = categories_of(place), {one.name: one for one in categories}
+        fit(job.plan, categories, path, reporter, resume=resume, checked=True)
+    model = load(path, job.device)
+    own, by_name = categories_of(path), {one.name: one for one in categories}
     config: Any = model.method.config
 
-    @lru_cache(maxsize=1)  # one after another: networks may be large
+    @lru_cache(maxsize=1)  # a single model in memory: networks may be large
     def changed_model(label: str, category: str | None) -> Model:
-        fitted = model if category is None else load(place, job.device, category)
+        fitted = model if category is None else load(path, job.device, category)
         some = categories if category is None else [by_name[category]]
         changes, fresh = config_changes(job.rows[label]), UNTRAINED in job.rows[label]
         paths = training_paths(some) if changes or fresh else []
@@ -193,7 +195,7 @@ def method_rows(
         images = [changed.prepare(path) for path in paths] if fresh else []
         return untrained_on(changed, images, job.seed) if fresh else changed
 
-    def subject(label: str, category: str) -> RowPredictor:
+    def predictor(label: str, category: str) -> RowPredictor:
         changed = changed_model(label, category if category in own else None)
         stops, rebuilt = list[Tensor](), list[Tensor]()
 
@@ -207,11 +209,11 @@ def method_rows(
         depth = changed.method.config.bit_depth
         return RowPredictor(predict, changed.image_size, changed.threshold, stops, rebuilt, depth)
 
-    return subject, {"fit_seconds": model.info["seconds"], "steps": config.training.steps}
+    return predictor, {"fit_seconds": model.info["seconds"], "steps": config.training.steps}
 
 
-def control(job: Job, paths: Sequence[Path], size: int) -> tuple[Predict, dict[str, Any]]:
-    """One of the controls: the median colour, or a memory bank of the same features."""
+def simple_baseline(job: Job, paths: Sequence[Path], size: int) -> tuple[Predict, dict[str, Any]]:
+    """Median colour, or a memory bank of the same features."""
     images = torch.stack([resize(read_image(path), size) for path in paths])
     if job.method == "median-colour":
         return fit_median_colour(images).predict, {}
@@ -222,31 +224,31 @@ def control(job: Job, paths: Sequence[Path], size: int) -> tuple[Predict, dict[s
     return fit_memory_bank(features, images, seed=job.seed).predict, {}
 
 
-def peer(job: Job, paths: list[Path], size: int, folder: Path) -> tuple[Predict, dict[str, Any]]:
-    """One of anomalib's models."""
+def anomalib_baseline(job: Job, paths: list[Path], size: int, folder: Path) -> tuple[Predict, dict[str, Any]]:
+    """An anomalib model."""
     from mendiff.anomalib_models.baselines import Baseline, fit_baseline
 
     named = features_config(job)
-    own = named.name == AUTO  # a network that anomalib doesn't know
-    weights = None if own else backbone_weights(job)
-    asked = Baseline(job.method, job.settings, None if own else named, weights, job.seed)
+    bundled = named.name == AUTO  # anomalib does not have this network
+    weights = None if bundled else backbone_weights(job)
+    baseline = Baseline(job.method, job.settings, None if bundled else named, weights, job.seed)
     workdir = folder / "trainer"
     try:
-        fitted = fit_baseline(asked, paths, size, workdir, job.device)
+        fitted = fit_baseline(baseline, paths, size, workdir, job.device)
     finally:
         shutil.rmtree(workdir, ignore_errors=True)
     return fitted.predict, {"steps": fitted.steps}
 
 
 def backbone_weights(job: Job) -> dict[str, Tensor]:
-    """The backbone's tensors by timm's names."""
+    """Weights of the backbone under timm's names."""
     if job.weights is None:
-        raise InputError("--features: expected --features-weights (its safetensors file) too, got none.")
+        raise InputError("--features: expected --features-weights, too, with its safetensors file, got none.")
     return read_weights(job.weights)
 
 
 def features_config(job: Job) -> FeaturesConfig:
-    """Which backbone, and how it wants its input; the one that comes with mendiff where none was named."""
+    """The backbone with its input normalisation; the bundled network if none was named."""
     if job.features is None or job.features == AUTO:
         return FeaturesConfig(AUTO)
     stated = backbone_input(job.weights, job.features_input)
@@ -255,7 +257,7 @@ def features_config(job: Job) -> FeaturesConfig:
 
 
 def peak_gb() -> float:
-    """The most memory that this process has held: the GPU's where it used one, otherwise main memory."""
+    """Peak memory of this process in GB: of the GPU if it was used, otherwise main memory."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 1e9
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,7 +1,7 @@
-"""How long to train: a fast machine makes more of the minutes that a preset is meant for.
+"""Training length: on a fast machine, presets with a time budget train for more steps.
 
-Speed differs from moment to moment, and with it the number of steps: it is told, kept with the model, and
-given again by `mendiff fit --steps N`. Seed and steps together fix a model.
+The measured speed varies, and so does the number of steps. It is reported, stored with the model, and can be
+repeated with `mendiff fit --steps N`. Seed and steps together determine a model.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from mendiff.training.codec_stage import codec_step
 from mendiff.training.optimizers import COMPUTED_IN, make_optimizer, trainer_precision
 
 LENGTHS = (4.0, 3.0, 2.0, 1.5)
-"""By how much training may be lengthened: few choices, so that one machine chooses alike from run to run."""
+"""Factors by which training may be lengthened; few, so that a machine chooses the same in every run."""
 OVERHEAD = 0.03
-"""Seconds that a step spends outside the method: reading images, bookkeeping."""
+"""Seconds per step outside the method, for reading images and bookkeeping."""
 WARM_UP, ROUNDS, MEASURED, PAUSE = 3, 5, 3, 0.3
-"""Steps before the clock counts; rounds of so many steps each, and seconds between two of them."""
+"""Warm-up steps; rounds; steps per round; seconds between rounds."""
 LONGEST = 15.0
-"""Seconds after which no further round begins: where steps are as slow as that, few are enough."""
+"""Seconds after which no further round starts: slow steps need few measurements."""
 BUSY = 1.25
-"""So many times its own computing time a step takes where other programs keep the processor from it."""
+"""Ratio of wall time to CPU time of a step from which the machine counts as busy."""
 STEPS_FILE = "steps"
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long a training is.
+    """Length of a training.
 
     Attributes:
         steps: of the method.
-        codec_images: crops that the codec is fitted to before; 0 where it is not.
-        minutes: that both take here, where that was measured.
+        codec_images: crops for fitting the codec before; 0 without that stage.
+        minutes: expected duration of both stages on this machine; 0 if not measured.
     """
 
     steps: int
@@ -79,14 +79,14 @@ def chosen_length(
     minutes: float = 0.0,
     say: Callable[[str], None] = lambda _: None,
 ) -> Length:
-    """How long to train: what the config asks for, or what its minutes, or those asked for, allow.
+    """The training length of the config, or the length that fits into its minutes or into `minutes`.
 
     Args:
         name: of the method.
-        config: the method's. Where it states minutes, a fast machine trains longer, never less.
+        config: of the method. If it states minutes, a fast machine trains longer, never shorter.
         device: torch's name.
-        minutes: of the training as a whole, codec included; 0 leaves it to the config.
-        say: takes a line for people where the machine was busy.
+        minutes: of the whole training, codec included; 0 for the config's length.
+        say: receives a note if the machine was busy.
     """
     plan, asked = config.training, configured_length(config)
     if not minutes and not plan.minutes and not asked.codec_images:
@@ -104,7 +104,7 @@ def chosen_length(
 
 
 def _codec_seconds(config: MethodConfig, device: str) -> float:
-    """What the stage that fits the codec takes on this machine, in seconds."""
+    """Expected seconds of the stage that fits the codec, on this machine."""
     codec = codec_of(config)
     if codec is None or not codec.fit.images:
         return 0.0
@@ -112,12 +112,12 @@ def _codec_seconds(config: MethodConfig, device: str) -> float:
 
 
 def write_length(workdir: Path, length: Length) -> None:
-    """Note how long a training is, for when it is resumed."""
+    """Store the length of a training for --resume."""
     (workdir / STEPS_FILE).write_text(f"{length.steps} {length.codec_images}")
 
 
 def read_length(workdir: Path) -> Length | None:
-    """What was noted, if anything was."""
+    """The stored length of a training; None if there is none."""
     kept = workdir / STEPS_FILE
     if not kept.is_file():
         return None
@@ -128,11 +128,10 @@ def read_length(workdir: Path) -> Length | None:
 def seconds_per_step(
     method: Method, config: MethodConfig, device: str, say: Callable[[str], None] = lambda _: None
 ) -> float:
-    """What a training step takes on this machine by itself, in seconds, in the precision of training.
+    """Seconds of a training step on this machine without other load, in the precision of training.
 
-    An untrained method learns from noise, every step the same, in short rounds with pauses between: other
-    programs may slow some steps down, hardly all. On a processor what counts is the time that this thread
-    computed, since it waits while another program has its core. The fastest step counts.
+    An untrained method is trained on noise in short rounds with pauses. The fastest step counts, because
+    other programs slow down only some steps. On a CPU, the thread's CPU time counts instead of wall time.
     """
     side, count = config.crop or config.image_size, config.training.batch_size // config.training.accumulate
     image = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
@@ -147,21 +146,21 @@ def seconds_per_step(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        loss.item()  # waits for a device that works on its own
+        loss.item()  # waits for an asynchronous device
 
     taken, computed = timed(step)
     if torch.device(device).type != "cpu":
         computed = taken
     elif taken > BUSY * computed:
         say(
-            f"note: this machine is busy with other work: a step takes {taken:.2f} s now, {computed:.2f} s "
-            "alone, which the number of steps is chosen by; training may last longer than meant."
+            f"note: this machine is busy: a step takes {taken:.2f} s now, {computed:.2f} s without other "
+            "load, from which the number of steps is chosen; training may take longer than planned."
         )
     return config.training.accumulate * computed
 
 
 def timed(step: Callable[[], None]) -> tuple[float, float]:
-    """Seconds of the fastest of some equal steps, by the clock and by what this thread computed."""
+    """(wall seconds, CPU seconds of this thread) of the fastest of several equal steps."""
     for _ in range(WARM_UP):
         step()
     first = time.perf_counter()

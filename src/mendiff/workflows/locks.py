@@ -1,4 +1,4 @@
-"""Locks that end with their process, however it ends: what it left is told from what it writes."""
+"""File locks that the system releases when their process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Result = TypeVar("Result")
 
 
 def hidden_path(out: Path, ending: str) -> Path:
-    """A hidden name beside a place, which tells whose it is."""
+    """A hidden path beside an output, derived from its name."""
     out = Path(os.path.realpath(out))
     return out.with_name(f".{short_name(out.name)}.{ending}")
 
 
 def try_lock(path: Path) -> int | None:
-    """Lock a file, made where it is missing; its descriptor, to be closed, or None where another has it."""
+    """Lock a file, creating it if missing; returns its descriptor, or None if it is locked already."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -34,11 +34,11 @@ def try_lock(path: Path) -> int | None:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        except OSError:  # a file system without locks: as good as it gets
+        except OSError:  # a file system without locks
             return descriptor
         if _same(path, descriptor):
             return descriptor
-        os.close(descriptor)  # whoever had it removed the file as it let go
+        os.close(descriptor)  # the previous owner removed the file
 
 
 def _same(path: Path, descriptor: int) -> bool:
@@ -49,7 +49,7 @@ def _same(path: Path, descriptor: int) -> bool:
 
 
 def exclusive(what: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Decorate a workflow whose options have an `out`: of several at one place only one runs at a time."""
+    """Decorate a workflow with the option `out`: only a single one runs per output folder."""
 
     def decorate(run: Callable[..., Result]) -> Callable[..., Result]:
         @wraps(run)
@@ -63,7 +63,7 @@ def exclusive(what: str) -> Callable[[Callable[..., Result]], Callable[..., Resu
 
 
 def check_free(out: Path, what: str) -> None:
-    """Refuse early what `exclusive_output` would refuse."""
+    """Raise InputError early if `exclusive_output` would."""
     path = hidden_path(out, "lock")
     if path.exists():
         with exclusive_output(out, what):
@@ -72,30 +72,30 @@ def check_free(out: Path, what: str) -> None:
 
 @contextmanager
 def exclusive_output(out: Path, what: str, wait: float = 0.0) -> Iterator[None]:
-    """Refuse a second command that would do the same at the same place while the block runs.
+    """Lock an output folder while the block runs; InputError if another command has locked it.
 
     Args:
-        out: the place; what keeps the lock is a hidden file beside it.
-        what: is done, for the message.
-        wait: seconds to wait for the other one's end.
+        out: the folder; the lock is a hidden file beside it.
+        what: name of the work, for the message.
+        wait: seconds to wait for the other command.
     """
     check_writable(out)
     path = hidden_path(out, "lock")
-    refusal = f"{out}: another {what} into this place is running; wait for its end, or choose another place."
+    refusal = f"{out}: another {what} into this folder is running; wait for its end, or choose another -o."
     with parents_of(path), _locked(path, wait, refusal):
         yield
 
 
 @contextmanager
 def serialized(out: Path) -> Iterator[None]:
-    """Wait until no other command moves anything at a place, and keep them waiting while the block runs."""
+    """Serialise moves of folders at an output: other commands wait while the block runs."""
     with _locked(hidden_path(out, "turn")):
         yield
 
 
 @contextmanager
 def _locked(path: Path, wait: float = math.inf, refusal: str = "") -> Iterator[None]:
-    """Keep a lock file while the block runs; who can't get it in so many seconds is refused."""
+    """Hold a lock file while the block runs; InputError if it is not free within `wait` seconds."""
     until = time.monotonic() + wait
     while (descriptor := try_lock(path)) is None:
         if time.monotonic() >= until:
@@ -110,7 +110,7 @@ def _locked(path: Path, wait: float = math.inf, refusal: str = "") -> Iterator[N
 
 @contextmanager
 def parents_of(path: Path) -> Iterator[None]:
-    """Make the folders above a path, and remove those that the block left empty."""
+    """Create the parent folders of a path, and remove those that are empty after the block."""
     missing = [one for one in path.parents if not one.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""What a training is started with, kept in its working folder: --resume goes on with nothing else."""
+"""The inputs of a training, stored in its working folder: --resume needs the same inputs."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from mendiff.workflows.identity import content
 MANIFEST = "manifest.json"
 HASH = re.compile("[0-9a-f]{64}")
 MOST_NAMED = 3
-"""Differences that a message names."""
+"""Most differences listed in a message."""
 
 
 def data_hashes(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, str]:
-    """The fingerprint of every category's images: of their contents, in the order of training.
+    """Fingerprint of the contents of every category's images, in the order of training.
 
     Args:
-        categories: trained on.
-        paths: of the images that can be read.
+        categories: the training data.
+        paths: of the readable images.
     """
     readable = set(paths)
     read = {one.name: [path for path in one.train if path in readable] for one in categories}
@@ -52,12 +52,12 @@ def data_hashes(categories: Sequence[Category], paths: Sequence[Path]) -> dict[s
 
 
 def sources_of(plan: Plan) -> Sources:
-    """Where a plan's pretrained parts come from."""
+    """Sources of a plan's pretrained weights."""
     return Sources(plan.pretrained, plan.prompt, plan.features_weights, codec=plan.codec is None)
 
 
 def hashes_of(plan: Plan, config: MethodConfig) -> dict[str, str]:
-    """SHA-256 of every file that weights will be read from, and of the textures, by what they hold."""
+    """SHA-256 of all files with weights and of the textures, by part."""
     with torch.device("meta"):
         method = find_method(plan.method)(resolved(config))
     files = find_pretrained(sources_of(plan), extractors_of(method))
@@ -78,8 +78,8 @@ def facts_of(
     """Everything that determines the training of a method.
 
     Args:
-        plan: seed, statistics and the like.
-        config: the method's, with its number of steps.
+        plan: seed, statistics, balance.
+        config: of the method, with the number of steps.
         data: see data_hashes.
         files: see hashes_of.
     """
@@ -95,45 +95,45 @@ def facts_of(
 
 
 def check_manifest(workdir: Path, checkpoint: Path, started: Mapping[str, Any], *, resume: bool) -> None:
-    """Keep what a training is started with, or see that a resumed one is started with the same.
+    """Store the inputs of a training, or check that a resumed training has the same inputs.
 
     Args:
-        workdir: of the training; made if it is not there.
-        checkpoint: what would be resumed; where there is none yet, nothing has to fit.
-        started: everything that determines the training; as JSON can hold it.
-        resume: whether it shall go on.
+        workdir: of the training; created if missing.
+        checkpoint: to resume from; without it nothing is checked.
+        started: everything that determines the training, as JSON values.
+        resume: whether the training is resumed.
 
-    Raises InputError that names what differs.
+    Raises InputError that lists the differences.
     """
     if resume and checkpoint.is_file():
         if not (workdir / MANIFEST).is_file():
             raise InputError(
-                f"--resume: {workdir}: expected {MANIFEST}, which says what the interrupted training was "
-                "started with, found none; remove the folder and fit again."
+                f"--resume: {workdir}: expected {MANIFEST} with the inputs of the interrupted training, "
+                "found none; remove the folder and fit again."
             )
         now = from_json(as_json(started, MANIFEST))
         found = list(_differences(read_json(workdir / MANIFEST), now))
         if found:
             more = [f"{len(found) - MOST_NAMED} more differ"] if len(found) > MOST_NAMED else []
-            told = ", ".join([*found[:MOST_NAMED], *more])
+            listed = ", ".join([*found[:MOST_NAMED], *more])
             raise InputError(
-                f"--resume: expected what the interrupted training was started with, but {told}; give the "
-                "same, or start anew without --resume."
+                f"--resume: expected the inputs of the interrupted training, but {listed}; give the same "
+                "inputs, or start a new training without --resume."
             )
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / MANIFEST, started)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> Iterator[str]:
-    """What differs, field by field, in words."""
+    """Sentences about the differences, field by field."""
     for key in [*before, *(key for key in now if key not in before)]:
         old, new, name = before.get(key), now.get(key), f"{place}{key}"
         if isinstance(old, dict) and isinstance(new, dict):
             yield from _differences(old, new, f"{name}.")
         elif old != new:
             hashed = any(isinstance(one, str) and HASH.fullmatch(one) for one in (old, new))
-            yield f"{name} is another" if hashed else f"{name} was {_told(old)} and is {_told(new)}"
+            yield f"{name} has changed" if hashed else f"{name} was {_text(old)} and is {_text(new)}"
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     return "not given" if value is None else as_json(value, "value")

@@ -1,4 +1,4 @@
-"""Where commands write: folders that are whole or not there, and nothing of others is ever replaced."""
+"""Output folders: written atomically, never replacing files that mendiff did not write."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from mendiff.data.made import made as made
 from mendiff.errors import DivergedError, InputError
 from mendiff.workflows.locks import exclusive_output, hidden_path, parents_of, serialized, try_lock
 
-# What is in the hidden folder in which a command prepares its output.
+# Contents of the hidden folder in which a command prepares its output.
 LOCK, DRAFT, ASIDE, SPARE = "mendiff.lock", "draft", "aside", "spare"
 
 FolderState = tuple[int, int, frozenset[tuple[str, int]]]
-"""A folder as it was found: its device and number, and the names and numbers of all that is in it."""
+"""State of a folder: device, inode, and the names and inodes of its contents."""
 
 
 class TakenError(InputError):
-    """Something came up at the output path meanwhile; what was made is beside it."""
+    """The output path was created by someone else meanwhile; the result is stored beside it."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a command's output goes, as it was found when the command began.
+    """An output folder with its state at the start of the command.
 
     Attributes:
-        out: the folder's whole path.
-        what: becomes of it, one of MADE.
-        before: what may be replaced there; None where there was nothing.
-        kept: folders beside it with what earlier commands had found when they were killed.
+        out: absolute path.
+        what: kind of output, one of MADE.
+        before: state of the folder to be replaced; None if there was none.
+        kept: folders beside it with partial results of killed commands.
     """
 
     out: Path
@@ -50,14 +50,14 @@ class Place:
 
 
 def check_output(out: Path, overwrite: bool, what: str) -> Place:
-    """Refuse an output folder that is in use or can't be written, before any work is done.
+    """Raise InputError for an output folder that is in use or not writable, before any work is done.
 
-    What killed commands left beside it is cleaned up.
+    Temporary files of killed commands are removed.
 
     Args:
         out: the folder.
         overwrite: whether it may be replaced.
-        what: should become of it, one of MADE; only another of its kind is replaced.
+        what: kind of output, one of MADE; only a folder of the same kind is replaced.
     """
     check_writable(out)
     whole = Path(os.path.realpath(out))
@@ -73,18 +73,18 @@ def check_output(out: Path, overwrite: bool, what: str) -> Place:
     held = made(out)
     if held is None:
         raise InputError(
-            f"{out}: --overwrite only replaces what mendiff wrote, but this folder holds other files; "
-            "choose another."
+            f"{out}: --overwrite only replaces folders written by mendiff, but this folder has other files; "
+            "choose another -o."
         )
     if held != what:
         raise InputError(
-            f"{out}: --overwrite would replace {what} here, but this folder holds {held}; choose another."
+            f"{out}: --overwrite only replaces {what} here, but this folder holds {held}; choose another -o."
         )
     return Place(whole, what, folder_state(whole), kept)
 
 
 def folder_state(folder: Path) -> FolderState | None:
-    """What is at a path: equal later only if it is the same folder still, and nothing was put into it."""
+    """State of a folder, which changes if the folder is replaced or a file is added; None if missing."""
     if not folder.is_dir():
         return None
     own = folder.stat()
@@ -104,15 +104,15 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
 
 @contextmanager
 def new_folder(place: Place, worth: str = "") -> Iterator[Path]:
-    """A draft folder that becomes the output when the block ends well, and vanishes when it does not.
+    """A draft folder that becomes the output if the block succeeds, and is removed if it fails.
 
-    What came up at the place since the command began stays as it is: the draft gets a name beside it, and
-    TakenError says so.
+    If the output path has changed since the command started, it is left alone: the draft gets a name beside
+    it, and TakenError is raised.
 
     Args:
         place: from check_output.
-        worth: a file's name; where the block fails, a draft that holds it is kept under a name beside the
-            output, which a note of the exception tells.
+        worth: a file name; if the block fails, a draft with this file is kept beside the output, and a note
+            of the exception names its path.
     """
     with _prepared(place.out, worth) as work:
         draft = work / DRAFT
@@ -122,7 +122,7 @@ def new_folder(place: Place, worth: str = "") -> Iterator[Path]:
         except BaseException as error:
             if worth and (draft / worth).is_file():
                 kept = _kept(draft, place.out, "unfinished")
-                error.__notes__ = [f"What was found so far is in {kept}."]
+                error.__notes__ = [f"Partial results are in {kept}."]
             raise
         try:
             with serialized(place.out):
@@ -131,17 +131,17 @@ def new_folder(place: Place, worth: str = "") -> Iterator[Path]:
         except FileExistsError:
             kept = _kept(draft, place.out)
             raise TakenError(
-                f"{place.out}: expected what was there when this command began, but something came up "
-                f"meanwhile, which stays as it is; the outcome ({place.what}) is in {kept}."
+                f"{place.out}: expected no change since this command started, but the path was created or "
+                f"changed meanwhile; the result ({place.what}) is in {kept}."
             ) from None
 
 
 def _replaced(work: Path, place: Place) -> bool:
-    """Swap the draft with what it may replace; False where that is not there any more."""
+    """Swap the draft with the folder to replace; False if that folder has changed."""
     draft, aside = work / DRAFT, work / ASIDE
     if folder_state(place.out) != place.before:
         return False
-    os.rename(draft, aside)  # from here on a killed command leaves it to `_discard` to tell whose it is
+    os.rename(draft, aside)  # from here on `_discard` cleans up after a killed command
     try:
         exchange(aside, place.out, work / SPARE)
     except (FileExistsError, FileNotFoundError):
@@ -150,21 +150,21 @@ def _replaced(work: Path, place: Place) -> bool:
     if folder_state(aside) == place.before:
         os.rename(aside, draft)  # to be deleted
         return True
-    with suppress(FileExistsError):  # and something else, too, since then
-        exchange(aside, place.out, work / SPARE)  # it came up in the last moment
+    with suppress(FileExistsError):  # changed again
+        exchange(aside, place.out, work / SPARE)  # undo: the folder changed just before the swap
     os.rename(work / SPARE if (work / SPARE).exists() else aside, draft)
     return False
 
 
 @contextmanager
 def _prepared(out: Path, worth: str) -> Iterator[Path]:
-    """A hidden folder with an empty draft in it, beside the output, that goes at the end; see _cleaned."""
+    """A hidden folder with an empty draft, beside the output, removed at the end; see _cleaned."""
     with parents_of(out):
         lock = None
         while lock is None:
             work = hidden_path(out, uuid.uuid4().hex[:8])
             work.mkdir()
-            with suppress(FileNotFoundError):  # another command took the empty folder for a dead one
+            with suppress(FileNotFoundError):  # another command removed the empty folder
                 lock = try_lock(work / LOCK)
         os.write(lock, worth.encode())
         (work / DRAFT).mkdir()
@@ -177,18 +177,18 @@ def _prepared(out: Path, worth: str) -> Iterator[Path]:
 
 
 def _cleaned(out: Path) -> Iterator[Path]:
-    """Remove what killed commands left beside an output; gives the folders that are worth keeping."""
+    """Remove hidden folders of killed commands beside an output; yields folders with partial results."""
     ours = re.compile(re.escape(f".{short_name(out.name)}.") + "[0-9a-f]{8}")
     for work in sorted(out.parent.glob(f".{glob.escape(short_name(out.name))}.*")):
         if not ours.fullmatch(work.name) or work.is_symlink() or not work.is_dir():
             continue
         if not (work / LOCK).is_file():
-            with suppress(OSError):  # killed before it was ours; another's folder is not empty
+            with suppress(OSError):  # only empty folders are removed
                 work.rmdir()
             continue
         lock = try_lock(work / LOCK)
         if lock is None:
-            continue  # alive
+            continue  # its command is running
         worth = os.read(lock, 1000).decode()
         if worth and (work / DRAFT / worth).is_file():
             yield _kept(work / DRAFT, out, "unfinished")
@@ -198,9 +198,10 @@ def _cleaned(out: Path) -> Iterator[Path]:
 
 
 def _discard(work: Path, out: Path, *, dead: bool = False) -> None:
-    """Remove a command's hidden folder; what it moved there is put back or kept.
+    """Remove a command's hidden folder; folders that it moved there are restored or kept.
 
-    Of a dead command nobody knows whether it had replaced what it moved: work of ours then goes.
+    After a killed command it is unknown whether a moved folder had been replaced. If mendiff wrote it, it is
+    removed.
     """
     for moved in (work / SPARE, work / ASIDE):
         if not moved.exists():
@@ -214,11 +215,11 @@ def _discard(work: Path, out: Path, *, dead: bool = False) -> None:
             _kept(moved, out)
     for name in (DRAFT, SPARE, ASIDE):
         shutil.rmtree(work / name, ignore_errors=True)
-    shutil.rmtree(work, ignore_errors=True)  # the lock last: a folder without it is nobody's
+    shutil.rmtree(work, ignore_errors=True)  # the lock last: it marks the folder as ours
 
 
 def _kept(folder: Path, out: Path, word: str = "") -> Path:
-    """Move a folder to a visible name beside an output; gives the name."""
+    """Move a folder to a free visible name beside an output; returns the path."""
     stem = "-".join((short_name(out.name), *([word] if word else [])))
     for number in count(1 if word else 2):
         name = out.with_name(stem if number == 1 else f"{stem}-{number}")
@@ -227,20 +228,20 @@ def _kept(folder: Path, out: Path, word: str = "") -> Path:
         with suppress(FileExistsError):
             rename_new(folder, name)
             return name
-    raise AssertionError("names never end")
+    raise AssertionError("unreachable")
 
 
 @contextmanager
 def resumable(
     checkpoint: Path, out: Path, resume: bool = False, *, earlier: Path | None = None
 ) -> Iterator[None]:
-    """A training whose folder goes when the block ends well, and stays as long as it can be gone on with.
+    """Run a training; its folder is removed on success, and kept while it can be resumed.
 
     Args:
-        checkpoint: where the block may leave one, in the training's folder; written whole or not at all.
-        out: what the block makes, for messages; of several trainings for the same only one runs at a time.
-        resume: go on with what an earlier training left; otherwise it goes.
-        earlier: the checkpoint of an earlier stage, likewise.
+        checkpoint: path of the checkpoint in the training's folder, written atomically by the block.
+        out: output of the training, which is locked.
+        resume: keep the folder of an interrupted training; otherwise it is removed first.
+        earlier: the checkpoint of an earlier stage.
     """
     with exclusive_output(out, "training"):
         if not resume:
@@ -248,19 +249,20 @@ def resumable(
         try:
             with writing(out):
                 yield
-        except TakenError:  # it ended well, elsewhere
+        except TakenError:  # the result was written beside `out`
             shutil.rmtree(checkpoint.parent, ignore_errors=True)
             raise
         except BaseException as error:
-            # After a divergence the same steps would diverge again.
+            # After divergence, the same steps would diverge again.
             kept = any(one is not None and one.is_file() for one in (checkpoint, earlier))
             if not kept or isinstance(error, DivergedError):
                 shutil.rmtree(checkpoint.parent, ignore_errors=True)
             elif isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt("the same command with --resume goes on from here") from error
+                raise KeyboardInterrupt("run the same command with --resume to continue") from error
             elif isinstance(error, FullDiskError):
                 raise InputError(
-                    f"{error} The last whole checkpoint is kept: the same command with --resume goes on."
+                    f"{error} The last complete checkpoint is kept: run the same command with --resume to "
+                    "continue."
                 ) from error
             raise
         shutil.rmtree(checkpoint.parent, ignore_errors=True)

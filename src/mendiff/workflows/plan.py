@@ -1,4 +1,4 @@
-"""`mendiff plan`: which settings fit a card's memory, said before anything is trained."""
+"""`mendiff plan`: estimate GPU memory, and choose settings that fit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from mendiff.checkpoints.pretrained import STABLE_DIFFUSION
@@ -21,7 +22,7 @@ from mendiff.workflows.reporting import Reporter, Table
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 BATCHES = (8, 4, 2, 1)
-"""Images together that prediction is tried with; the first is what `mendiff predict` takes unless told."""
+"""Batch sizes of prediction to try; the first is the default of `mendiff predict`."""
 LORA_RANK = 16
 REMEDIES: tuple[dict[str, Any], ...] = (
     {},
@@ -30,14 +31,14 @@ REMEDIES: tuple[dict[str, Any], ...] = (
     {"checkpointing": True, "optimizer": "adafactor"},
     {"checkpointing": True, "lora_rank": LORA_RANK},
 )
-"""Changes of `training`, from those that cost time alone to the one that trains something else."""
+"""Changes of `training` that save memory, in the order in which they are tried."""
 NOTES: dict[tuple[str, Any], str] = {
-    ("training.precision", "bf16"): "note: bf16 is for cards from Ampere on (RTX 30, A10, L4).",
+    ("training.precision", "bf16"): "note: bf16 needs an Ampere GPU or newer (RTX 30, A10, L4).",
     ("training.optimizer", "adamw8bit"): "note: adamw8bit needs pip install 'mendiff[eight-bit]'.",
-    ("training.optimizer", "adafactor"): "note: adafactor wants a higher training.learning_rate, some thirty "
+    ("training.optimizer", "adafactor"): "note: adafactor needs a higher training.learning_rate, about 30 "
     "times the preset's.",
-    ("training.lora_rank", LORA_RANK): "note: LoRA needs pip install 'mendiff[lora]', and trains an addition "
-    "to the weights, not the weights; try a training.learning_rate some ten times the preset's.",
+    ("training.lora_rank", LORA_RANK): "note: LoRA needs pip install 'mendiff[lora]'. It trains low-rank "
+    "updates of the weights; try a training.learning_rate of about 10 times the preset's.",
 }
 
 
@@ -47,7 +48,7 @@ class Choice:
 
     Attributes:
         changes: dotted config fields, or options of `mendiff predict`, to values.
-        footprint: what they take.
+        footprint: their memory.
     """
 
     changes: dict[str, Any]
@@ -55,26 +56,27 @@ class Choice:
 
 
 def run(options: PlanOptions, reporter: Reporter) -> dict[str, Any]:
-    """Rehearse training and prediction, and choose settings that fit."""
-    room = parse_memory(options.memory)
+    """Estimate the peak memory of training and prediction, and choose settings that fit."""
+    memory = parse_memory(options.memory)
     given = dict(options.settings)
     if options.batch is not None:
         given["training.batch_size"] = options.batch
     config = planned_config(options.method, options.preset, options.size, given)
     reporter.say("estimating peak memory of training and prediction ...")
-    training = choose_training(options.method, config, room, given)
-    prediction = choose_prediction(options.method, config, room)
-    asked = {**({} if options.size is None else {"image_size": options.size}), **given, **training.changes}
+    training = choose_training(options.method, config, memory, given)
+    prediction = choose_prediction(options.method, config, memory)
+    size = {} if options.size is None else {"image_size": options.size}
+    settings = {**size, **given, **training.changes}
     result: dict[str, Any] = {
         "method": options.method,
         "preset": options.preset,
-        "memory": room,
+        "memory": memory,
         "image_size": config.image_size,
-        "training": {"settings": asked, **_told(training.footprint)},
-        "prediction": {"options": prediction.changes, **_told(prediction.footprint)},
-        "fit": fit_command(options.method, options.preset, asked, _is_pretrained(options.preset, config)),
+        "training": {"settings": settings, **_as_dict(training.footprint)},
+        "prediction": {"options": prediction.changes, **_as_dict(prediction.footprint)},
+        "fit": fit_command(options.method, options.preset, settings, _is_pretrained(options.preset, config)),
         "predict": predict_command(prediction.changes),
-        "notes": [text for word, text in NOTES.items() if word in asked.items()],
+        "notes": [text for setting, text in NOTES.items() if setting in settings.items()],
     }
     reporter.table(_table(result))
     for line in (result["fit"], result["predict"], *result["notes"]):
@@ -92,19 +94,20 @@ def parse_memory(text: str) -> int:
 
 
 def planned_config(method: str, preset: str, size: int | None, settings: Mapping[str, Any]) -> MethodConfig:
-    """The preset with all changes, at a size that the networks can take."""
+    """The preset with all changes, at an image size that the networks accept."""
     config, multiple = changed_config(Plan(method, preset, dict(settings), image_size=size))
     if config.image_size == 0:
-        raise InputError(f"--size: expected a side in pixels with preset {preset}, such as {4 * multiple}.")
+        raise InputError(
+            f"--size: expected an image side with preset {preset}, such as {4 * multiple}, got none."
+        )
     check_side("--size", config.image_size, multiple)
     return config
 
 
-def choose_training(name: str, config: MethodConfig, room: int, given: Mapping[str, Any]) -> Choice:
-    """The first of REMEDIES that fits, with as few parts of a step's batch as fit; what was given stays.
+def choose_training(name: str, config: MethodConfig, memory: int, given: Mapping[str, Any]) -> Choice:
+    """The first of REMEDIES that fits, with as few accumulation steps as possible; given settings stay.
 
-    The number of images per step stays that of the config, so that steps and learning rate keep their
-    meaning.
+    The number of images per optimizer step is not changed, so that steps and learning rate remain valid.
     """
     half = config.training.precision != "float32"
     changes = {"training.precision": "bf16"} if config.training.precision == "auto" else {}
@@ -114,34 +117,31 @@ def choose_training(name: str, config: MethodConfig, room: int, given: Mapping[s
         plan = dataclasses.replace(config.training, **remedy)
         if plan.lora_rank != config.training.lora_rank:
             rehearsal = Rehearsal(name, dataclasses.replace(config, training=plan))
-        parts, footprint = _with_parts(rehearsal, plan, half, room, fixed="training.accumulate" in given)
+        parts, footprint = _with_parts(rehearsal, plan, half, memory, fixed="training.accumulate" in given)
         tried.append(footprint)
-        if footprint.needed <= room:
-            chosen = {**remedy, "accumulate": parts}
-            told = {
+        if footprint.needed <= memory:
+            changed = {
                 f"training.{key}": value
-                for key, value in chosen.items()
+                for key, value in {**remedy, "accumulate": parts}.items()
                 if value != getattr(config.training, key)
             }
-            return Choice({**changes, **told}, footprint)
-    left_out = not has_peft() and "training.lora_rank" not in given and _takes(config, REMEDIES[-1])
+            return Choice({**changes, **changed}, footprint)
+    left_out = not has_peft() and "training.lora_rank" not in given and _supports(config, REMEDIES[-1])
     hint = f", or {EXTRA} and plan with LoRA" if left_out else ""
-    raise _too_little("train", name, config, room, tried, hint)
+    raise _too_little("train", name, config, memory, tried, hint)
 
 
 def _remedies(config: MethodConfig, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The changes of `training` that are left by what was given and that the method takes, each once."""
-    from mendiff.training.lora import has_peft
-
-    told = []
+    """The distinct REMEDIES without given settings, as far as the method supports them."""
+    seen = []
     for remedy in REMEDIES:
         left = {key: value for key, value in remedy.items() if f"training.{key}" not in given}
-        if left not in told and _takes(config, left) and (has_peft() or "lora_rank" not in left):
-            told.append(left)
+        if left not in seen and _supports(config, left) and (has_peft() or "lora_rank" not in left):
+            seen.append(left)
             yield left
 
 
-def _takes(config: MethodConfig, remedy: Mapping[str, Any]) -> bool:
+def _supports(config: MethodConfig, remedy: Mapping[str, Any]) -> bool:
     try:
         override(config, {f"training.{key}": value for key, value in remedy.items()})
     except InputError:  # RAN has no pretrained network for LoRA
@@ -150,29 +150,27 @@ def _takes(config: MethodConfig, remedy: Mapping[str, Any]) -> bool:
 
 
 def _with_parts(
-    rehearsal: Rehearsal, plan: TrainingConfig, half: bool, room: int, *, fixed: bool
+    rehearsal: Rehearsal, plan: TrainingConfig, half: bool, memory: int, *, fixed: bool
 ) -> tuple[int, Footprint]:
-    """(parts of the batch, what they take): the fewest parts that fit, or the most there can be."""
+    """(parts of the batch, their memory): the fewest parts that fit, or the largest number of parts."""
     parts = [n for n in range(1, plan.batch_size + 1) if plan.batch_size % n == 0]
     if fixed:
         parts = [plan.accumulate]
     low, high = 0, len(parts) - 1
-    told: dict[int, Footprint] = {}
 
+    @cache
     def at(index: int) -> Footprint:
-        if index not in told:
-            told[index] = rehearsal.training(dataclasses.replace(plan, accumulate=parts[index]), half)
-        return told[index]
+        return rehearsal.training(dataclasses.replace(plan, accumulate=parts[index]), half)
 
-    if at(high).needed <= room:
-        while low < high:  # memory shrinks with the number of parts
+    if at(high).needed <= memory:
+        while low < high:  # memory decreases with the number of parts
             middle = (low + high) // 2
-            low, high = (low, middle) if at(middle).needed <= room else (middle + 1, high)
+            low, high = (low, middle) if at(middle).needed <= memory else (middle + 1, high)
     return parts[high], at(high)
 
 
-def choose_prediction(name: str, config: MethodConfig, room: int) -> Choice:
-    """The largest batch that fits in float32; where none does, in bfloat16, then offloaded, then both."""
+def choose_prediction(name: str, config: MethodConfig, memory: int) -> Choice:
+    """The largest batch that fits in float32, otherwise in bfloat16, then with offloading, then both."""
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, lora_rank=0))
     tried: list[Footprint] = []
     plain, halved = Rehearsal(name, config), None
@@ -183,25 +181,25 @@ def choose_prediction(name: str, config: MethodConfig, room: int) -> Choice:
         for batch in BATCHES:
             footprint = rehearsal.prediction(batch, offload=offload)
             tried.append(footprint)
-            if footprint.needed <= room:
+            if footprint.needed <= memory:
                 options = {"batch_size": batch} if batch != BATCHES[0] else {}
                 switches = {key: True for key, on in (("half", half), ("offload", offload)) if on}
                 return Choice({**options, **switches}, footprint)
-    raise _too_little("use", name, config, room, tried)
+    raise _too_little("use", name, config, memory, tried)
 
 
 def _too_little(
-    verb: str, name: str, config: MethodConfig, room: int, tried: Sequence[Footprint], hint: str = ""
+    verb: str, name: str, config: MethodConfig, memory: int, tried: Sequence[Footprint], hint: str = ""
 ) -> InputError:
     least = min(one.needed for one in tried) / 1e9
     return InputError(
         f"--memory: expected at least {math.ceil(10 * least) / 10} GB to {verb} {name} at "
-        f"{config.image_size} pixels, got {room / 1e9:.1f} GB; choose a smaller --size{hint}."
+        f"{config.image_size} pixels, got {memory / 1e9:.1f} GB; choose a smaller --size{hint}."
     )
 
 
 def fit_command(method: str, preset: str, settings: Mapping[str, Any], pretrained: bool) -> str:
-    """The command line of the fit that was planned; `pretrained` for a preset that starts from weights."""
+    """The command line of the planned fit; `pretrained` for presets with pretrained weights."""
     words = [f"mendiff fit DATA -o MODEL --method {method} --preset {preset}"]
     words += [f"--pretrained {STABLE_DIFFUSION}"] if pretrained else []
     for key, value in settings.items():
@@ -213,7 +211,7 @@ def fit_command(method: str, preset: str, settings: Mapping[str, Any], pretraine
 
 
 def predict_command(options: Mapping[str, Any]) -> str:
-    """The command line of the prediction that was planned."""
+    """The command line of the planned prediction."""
     words = ["mendiff predict MODEL IMAGES -o FINDINGS"]
     for key, value in options.items():
         flag = f"--{key.replace('_', '-')}"
@@ -225,22 +223,22 @@ def _is_pretrained(preset: str, config: Any) -> bool:
     return preset.partition("/")[0] == "paper" and config.denoiser.kind == "conditional_unet"
 
 
-def _told(footprint: Footprint) -> dict[str, int]:
+def _as_dict(footprint: Footprint) -> dict[str, int]:
     return {**dataclasses.asdict(footprint), "needed": footprint.needed}
 
 
 def _table(result: Mapping[str, Any]) -> Table:
-    """What takes how much, in GB."""
-    size, room = result["image_size"], result["memory"] / 1e9
-    title = f"{result['method']} ({result['preset']}), {size} pixels, in GB of {room:.1f}"
+    """Table of the memory by purpose, in GB."""
+    size, memory = result["image_size"], result["memory"] / 1e9
+    title = f"{result['method']} ({result['preset']}), {size} pixels, in GB of {memory:.1f}"
     table = Table(title, ["", "training", "prediction"])
     for key, title in (
         ("weights", "weights"),
         ("gradients", "gradients"),
         ("optimizer", "optimiser and averages"),
-        ("activations", "kept for the backward pass"),
-        ("peak", "most at once"),
-        ("needed", "with context and gaps"),
+        ("activations", "activations"),
+        ("peak", "peak"),
+        ("needed", "with context and fragmentation"),
     ):
         cells = (result[what][key] / 1e9 for what in ("training", "prediction"))
         table.add(title, *(f"{value:.1f}" if value else "-" for value in cells))

@@ -1,7 +1,7 @@
-"""Several processes that train one model: which there may be, and which of them this one is.
+"""Distributed training: check of the number of processes, and the rank of this process.
 
-Lightning starts the further processes of a machine by running the same command again; torchrun and SLURM
-start all of them. The first alone speaks, measures, and writes.
+Lightning starts further processes of a machine by running the same command again; torchrun and SLURM start
+all processes. Only rank 0 reports and writes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STRATEGIES = ("auto", "ddp", "fsdp")
 
 
 def check_processes(processes: Processes) -> None:
-    """Refuse what this machine can't start."""
+    """Raise InputError for processes that this machine can't start."""
     device, devices, strategy = processes.device, processes.devices, processes.strategy
     check_choice("--strategy", strategy, STRATEGIES)
     if processes.nodes < 1:
@@ -36,11 +36,11 @@ def check_processes(processes: Processes) -> None:
 
 
 def rank_of(processes: Processes, environment: Mapping[str, str] = os.environ) -> int:
-    """This process' number among all, 0 for the first: torchrun, Lightning or SLURM says it.
+    """Rank of this process, from the variables of torchrun, Lightning or SLURM.
 
     Args:
-        processes: all of them.
-        environment: the variables of this process.
+        processes: all processes.
+        environment: variables of this process.
     """
     if processes.count == 1:
         return 0
@@ -53,5 +53,5 @@ def rank_of(processes: Processes, environment: Mapping[str, str] = os.environ) -
 
 
 def describe_processes(processes: Processes) -> str:
-    """For people: "cpu", or "2 processes on cpu"."""
+    """Text for messages: "cpu", or "2 processes on cpu"."""
     return processes.device if processes.count == 1 else f"{processes.count} processes on {processes.device}"

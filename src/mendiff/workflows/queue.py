@@ -1,4 +1,4 @@
-"""The jobs of a benchmark: their folders, running them one by one or side by side, and what they found."""
+"""The jobs of a benchmark: their folders, their execution in sequence or in parallel, their results."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from mendiff.workflows.spec import (
 )
 
 _RUNNING: set[subprocess.Popen[bytes]] = set()
-"""Jobs of this process."""
+"""Running jobs that this process started."""
 
 
 def check_folder(out: Path, jobs: Mapping[str, Job]) -> None:
-    """Refuse to go on where jobs are of other settings, data, weights, code or kind of device."""
+    """Raise InputError for existing jobs with other settings, data, weights, code or device type."""
     for name, job in jobs.items():
         _earlier(out / "jobs" / name, job)
     for folder in others_of(out, [out / "jobs" / name for name in jobs]):
@@ -42,7 +42,7 @@ def check_folder(out: Path, jobs: Mapping[str, Job]) -> None:
 
 
 def prepared(out: Path, name: str, job: Job) -> Path:
-    """The job's folder with its job.json; one that was made for other work is refused."""
+    """The job's folder with its job.json; InputError for a folder of another job."""
     folder = out / "jobs" / name
     before = _earlier(folder, job)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,27 +51,27 @@ def prepared(out: Path, name: str, job: Job) -> Path:
 
 
 def _earlier(folder: Path, job: Job) -> Job | None:
-    """The job that a folder holds already, if it is the same work; None where nothing came of it yet."""
+    """The equal job that a folder already has; None for a new folder or a job that failed without results."""
     if not (folder / SPEC).is_file():
         return None
     before = read_job(folder)
-    told = difference(before, job)
-    if told and (folder / FAILED).is_file() and not is_begun(folder):
-        return None  # it failed at once, and nothing of it would be lost
-    _refuse(folder, told)
+    changed = difference(before, job)
+    if changed and (folder / FAILED).is_file() and not is_begun(folder):
+        return None
+    _refuse(folder, changed)
     return before
 
 
-def _refuse(folder: Path, told: str) -> None:
-    if told:
+def _refuse(folder: Path, changed: str) -> None:
+    if changed:
         raise InputError(
-            f"{folder}: expected the settings, data, weights, device and code of the run that this folder "
-            f"holds, got others ({told}); choose another -o."
+            f"{folder}: expected the settings, data, weights, device and code of the existing run, got "
+            f"others ({changed}); choose another -o."
         )
 
 
 def run_all(folders: Sequence[Path], jobs: int, ray: str | None, reporter: Reporter) -> dict[Path, str]:
-    """Run what is not done; the folders that failed, and why."""
+    """Run all unfinished jobs; returns the folders of failed jobs with the reasons."""
     todo = [folder for folder in folders if not is_done(folder)]
     if len(todo) < len(folders):
         reporter.say(f"{len(folders) - len(todo)} of {len(folders)} jobs are done already")
@@ -87,12 +87,12 @@ def run_all(folders: Sequence[Path], jobs: int, ray: str | None, reporter: Repor
 
 
 def is_done(folder: Path) -> bool:
-    """Whether every row of a job has its results."""
+    """Whether all rows of a job have results."""
     return all(result_file(folder, label).is_file() for label in read_job(folder).rows)
 
 
 def outcomes(folders: Sequence[Path], jobs: int, ray: str | None) -> Iterator[tuple[Path, str]]:
-    """Every job's folder and why it failed, as they end; empty where it did not."""
+    """(folder, reason of failure or "") of every job, in the order of completion."""
     if ray is not None:
         yield from outcomes_of_ray(folders, ray)
         return
@@ -107,13 +107,13 @@ def outcomes(folders: Sequence[Path], jobs: int, ray: str | None) -> Iterator[tu
                 yield waiting[one], one.result()
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(_RUNNING):  # SIGTERM, unlike Ctrl-C, came to this process alone
+            for process in list(_RUNNING):  # SIGTERM, unlike Ctrl-C, reaches only this process
                 process.terminate()
-            raise KeyboardInterrupt("the same command goes on from here") from None
+            raise KeyboardInterrupt("run the same command to continue") from None
 
 
 def outcomes_of_ray(folders: Sequence[Path], address: str) -> Iterator[tuple[Path, str]]:
-    """The same on the machines of a Ray cluster, which must share the data's and the output's folders."""
+    """`outcomes` on a Ray cluster, whose machines must share the folders of data and output."""
     try:
         import ray
     except ImportError as error:
@@ -133,7 +133,7 @@ def outcomes_of_ray(folders: Sequence[Path], address: str) -> Iterator[tuple[Pat
 
 
 def run_job(folder: Path, gpu: int | None) -> str:
-    """Run one job in a process of its own, so that time and memory are its own; why it failed, or nothing."""
+    """Run a job in a separate process, for its own time and memory; returns the reason of failure or ""."""
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": str(gpu)} if gpu is not None else {})
     with (folder / "log.txt").open("w") as log:
         command = [sys.executable, "-m", "mendiff.cli.job", str(folder)]
@@ -145,19 +145,19 @@ def run_job(folder: Path, gpu: int | None) -> str:
             _RUNNING.discard(process)
     if code == 0:
         return ""
-    told = folder / FAILED
-    return told.read_text() if told.is_file() else f"ended with code {code}; see {folder / 'log.txt'}."
+    reason = folder / FAILED
+    return reason.read_text() if reason.is_file() else f"exit code {code}; see {folder / 'log.txt'}."
 
 
 def others_of(out: Path, folders: Sequence[Path]) -> list[Path]:
-    """The jobs of earlier commands with the same output folder: the tables show them too."""
+    """Folders of other jobs in the same output folder, which the tables include."""
     return [spec.parent for spec in sorted(out.glob(f"jobs/*/{SPEC}")) if spec.parent not in folders]
 
 
 def collected(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Every row's results that are there."""
+    """The existing results of all rows."""
     for folder in folders:
         for label in read_job(folder).rows:
-            place = result_file(folder, label)
-            if place.is_file():
-                yield read_json(place)
+            path = result_file(folder, label)
+            if path.is_file():
+                yield read_json(path)

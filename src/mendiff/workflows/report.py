@@ -1,4 +1,4 @@
-"""`mendiff report`: one HTML page of a run."""
+"""`mendiff report`: an HTML report of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAGE = "report.html"
 
 
 def run(options: ReportOptions, reporter: Reporter) -> dict[str, Any]:
-    """Write the page of a run folder to `out`, or into the folder."""
+    """Write the report of a run folder to `out`, or into the folder."""
     content = read_run(options.run)
     place = options.out or options.run / PAGE
     write_report(place, content)

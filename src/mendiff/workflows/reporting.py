@@ -1,4 +1,4 @@
-"""What workflows tell while they run: progress, notes, warnings and tables of results."""
+"""Reporters take the output of workflows: progress, messages, warnings, tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def one_line(text: object) -> str:
-    """Text for a terminal: what would move its cursor, or is no text, is written out."""
+    """Text for a terminal, with control characters and surrogates escaped."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
@@ -25,13 +25,13 @@ class Table:
     """A table of results.
 
     Attributes:
-        title: above it.
-        columns: titles; a title of several lines is allowed.
-        rows: a cell for each column.
-        sections: numbers of the rows below which a line is drawn.
-        words: numbers of the columns that hold words, and not figures.
-        header: whether the titles of columns are shown.
-        narrowest: letters that the first column has room for at least.
+        title: of the table.
+        columns: titles of the columns, which may have several lines.
+        rows: a cell per column.
+        sections: indices of the rows below which a line is drawn.
+        words: indices of text columns; others are numbers.
+        header: whether the titles of the columns are shown.
+        narrowest: minimum width of the first column in letters.
     """
 
     title: str
@@ -43,42 +43,42 @@ class Table:
     narrowest: int = 0
 
     def add(self, *cells: str, section: bool = False) -> None:
-        """Add a row, and below it a line where a section ends."""
+        """Add a row; `section` draws a line below it."""
         if section:
             self.sections.add(len(self.rows))
         self.rows.append(cells)
 
 
 class Reporter:
-    """Tells through Python's logging, under the name "mendiff"; shows no progress and no tables."""
+    """Writes messages to Python's logger "mendiff"; shows no progress and no tables."""
 
     _log = logging.getLogger("mendiff")
 
     def say(self, text: str) -> None:
-        """News of one line."""
+        """A message of a single line."""
         self._log.info(text)
 
     def warn(self, text: str) -> None:
-        """One line that matters."""
+        """A warning of a single line."""
         self._log.warning(text)
 
     def table(self, table: Table) -> None:
         """Show a table of results."""
 
     def result(self, text: str, style: str = "") -> None:
-        """Show a line of results, in a colour."""
+        """Show a line of results, with a colour."""
 
     def brief(self) -> Reporter:
-        """The same reporter for works whose end is no news."""
+        """A reporter that hides finished progress bars."""
         return self
 
     def bar(self, title: str) -> AbstractContextManager[Update]:
-        """Progress of one work; yields what to call with (done, total, note)."""
+        """A progress bar; yields a function of (done, total, note)."""
         return nullcontext(lambda done, total, note: None)
 
     @contextmanager
     def stages(self) -> Iterator[Callable[[str, int, int, str], None]]:
-        """Progress of works one after another; yields what to call with (title, done, total, note)."""
+        """Progress of several stages; yields a function of (title, done, total, note)."""
         with ExitStack() as shown:
             now: tuple[str, Update | None] = ("", None)
 
@@ -93,7 +93,7 @@ class Reporter:
             yield update
 
     def track(self, items: Sequence[Item], title: str) -> Iterator[Item]:
-        """Pass items on and show how far they are."""
+        """Yield the items and show progress."""
         with self.bar(title) as update:
             update(0, len(items), "")
             for index, item in enumerate(items):
@@ -102,10 +102,10 @@ class Reporter:
 
 
 class Silent(Reporter):
-    """Tells nothing at all: another process does."""
+    """Reports nothing, for processes of rank above 0."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def warn(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""What a job of a benchmark is told: job.json says what it is of, places.json where that lies now."""
+"""Specification of a benchmark's job: settings in job.json, current paths in places.json."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ CONTENTS = "contents.json"
 BANK = "memory-bank"
 BASELINES = ("median-colour", BANK)
 UNTRAINED = "untrained"
-"""Among the changes of a row: its networks are made anew and trained for a single step, as a control."""
+"""Key in the changes of a row: its networks are reset and trained for a single step, as a baseline."""
 PLACES = ("data", "features_weights", "pretrained", "prompt", "codec", "textures", "device")
-"""Fields whose content counts, in `identity`, and not where it lies."""
+"""Fields that are compared by content, in `identity`, not by path."""
 
 
 def config_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes of a row that are made to its model's config."""
+    """The config changes among the changes of a row."""
     return {name: value for name, value in changes.items() if name != UNTRAINED}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one fit serves.
+    """A fit and the rows that use it.
 
     Attributes:
         method, preset, settings: of the fit.
-        rows: label to the changes that are made to the fitted model.
-        data, layout: root of the categories, and how it is laid out.
-        categories: that the model learns, together.
-        features, features_weights, features_input: backbone, its file, and what its images look like.
+        rows: from a row's label to its changes of the fitted model.
+        data, layout: root folder of the categories, and its layout.
+        categories: training data, for a single model.
+        features, features_weights, features_input: see Plan.
         seed: of training.
         device: torch's name.
         half: whether rows are measured in bfloat16, see Model.in_half.
         pretrained, prompt, codec, textures, statistics: of the fit, see Plan.
-        identity: of what it reads, see `identity`; empty where nothing is known of it.
+        identity: see module `identity`; empty if unknown.
     """
 
     method: str
@@ -72,13 +72,13 @@ class Job:
 
     @property
     def weights(self) -> Path | None:
-        """The backbone's file; in a folder of several, that of the backbone's name."""
-        place = None if self.features_weights is None else Path(self.features_weights)
-        return place / f"{self._backbone}.safetensors" if place is not None and place.is_dir() else place
+        """File of the backbone; in a folder, the file with the backbone's name."""
+        path = None if self.features_weights is None else Path(self.features_weights)
+        return path / f"{self._backbone}.safetensors" if path is not None and path.is_dir() else path
 
     @property
     def _backbone(self) -> str | None:
-        """Its name: that of the row, that of all rows, or the preset's."""
+        """Name of the backbone: of the row, of all rows, or of the preset."""
         name = self.settings.get("features.name", self.features)
         if name is None and self.method in METHODS:
             name = getattr(getattr(find_preset(self.method, self.preset), "features", None), "name", None)
@@ -86,7 +86,7 @@ class Job:
 
     @property
     def plan(self) -> Plan:
-        """Of the fit, for a method of ours."""
+        """Plan of the fit, for mendiff's methods."""
         return Plan(
             self.method,
             self.preset,
@@ -106,7 +106,7 @@ class Job:
 
     @property
     def from_hub(self) -> dict[str, str]:
-        """Backbones, by timm's names, whose weights come from the hub: of features and of the stop rule."""
+        """Timm's names of the backbones with weights from the hub, for features and stop rule."""
         if self.method not in METHODS:
             return {}
         config: Any = stated_config(self.plan)
@@ -117,27 +117,27 @@ class Job:
         return own if self.weights is not None else {"features_weights": name, **own}
 
     def joined(self, before: Job) -> Job:
-        """The earlier job of the same work, with the rows of both; it keeps its places."""
+        """The earlier, equal job with the rows of both jobs; it keeps its paths."""
         return replace(before, rows=before.rows | self.rows)
 
 
 def slug(text: str) -> str:
-    """A file name that tells the same."""
+    """A file name for a text."""
     return re.sub(r"[^A-Za-z0-9.=]+", "-", text).strip("-").lower()
 
 
 def result_file(folder: Path, label: str) -> Path:
-    """Where a row's results lie."""
+    """Path of a row's results."""
     return folder / f"{slug(label)}.result.json"
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether a job has come to something, be it a checkpoint, that another one must not take for its own."""
-    return any(next(folder.glob(one), None) for one in ("*.result.json", MODEL, f".{MODEL}.fit"))
+    """Whether a job has results, a model or a checkpoint."""
+    return any(next(folder.glob(name), None) for name in ("*.result.json", MODEL, f".{MODEL}.fit"))
 
 
 def read_job(folder: Path) -> Job:
-    """A folder's job as it was noted first."""
+    """The job of a folder as first written."""
     spec = folder / SPEC
     refusal = f"{spec}: expected a job of this version, found another file; choose another -o."
     try:
@@ -151,7 +151,7 @@ def read_job(folder: Path) -> Job:
 
 
 def read_moved(folder: Path) -> Job:
-    """A folder's job with the places where its data and weights lie now."""
+    """The job of a folder with the current paths of data and weights."""
     job, moved = read_job(folder), folder / MOVED
     if not moved.is_file():
         return job
@@ -160,40 +160,36 @@ def read_moved(folder: Path) -> Job:
 
 
 def write_job(folder: Path, job: Job, before: Job | None) -> None:
-    """Note a new job, or rows that came to an earlier one; where things lie now is noted apart."""
+    """Write a new job, or add rows to an earlier job; current paths go to a separate file."""
     kept = job if before is None else job.joined(before)
     if kept != before:
         write_json(folder / SPEC, asdict(kept))
     now = {name: getattr(job, name) for name in PLACES}
-    if any(getattr(kept, name) != place for name, place in now.items()):
+    if any(getattr(kept, name) != path for name, path in now.items()):
         write_json(folder / MOVED, now)
     else:
         (folder / MOVED).unlink(missing_ok=True)
 
 
 def difference(before: Job, now: Job) -> str:
-    """The first thing in which two jobs are not the same work, for messages; empty where they are."""
+    """The first difference between two jobs, for messages; "" for equal jobs."""
     skipped = (*PLACES, "rows", "identity")
     names = [one.name for one in fields(Job) if one.name not in skipped]
     return _first_of(before, now, names) or _content(before, now, PARTS)
 
 
 def difference_of_rows(before: Job, now: Job) -> str:
-    """The same of jobs on other categories or with other seeds, which stand in the same tables.
+    """The first difference between jobs in the same tables, on other categories or with other seeds.
 
-    All must have come from the same code on the same kind of device, those of a row from the same settings
-    and weights.
+    All jobs need the same code and device type. Jobs with common rows also need equal settings and weights.
     """
-    alike = before.rows.keys() & now.rows.keys()
-    told = (
-        _first_of(before, now, ("method", "settings", "features", "features_input", "half", "statistics"))
-        if alike
-        else ""
-    )
-    size = [one.preset.partition("/")[0] for one in (before, now)]
-    if alike and not told and size[0] != size[1]:
-        told = f"preset: {before.preset} before, {now.preset} now"
-    return told or _content(before, now, (*["files"] * bool(alike), "device", "code"))
+    if not before.rows.keys() & now.rows.keys():
+        return _content(before, now, ("device", "code"))
+    names = ("method", "settings", "features", "features_input", "half", "statistics")
+    changed = _first_of(before, now, names)
+    if not changed and before.preset.partition("/")[0] != now.preset.partition("/")[0]:
+        changed = f"preset: {before.preset} before, {now.preset} now"
+    return changed or _content(before, now, ("files", "device", "code"))
 
 
 def _first_of(before: Job, now: Job, names: Iterable[str]) -> str:
@@ -209,5 +205,5 @@ def _first_of(before: Job, now: Job, names: Iterable[str]) -> str:
 
 def _content(before: Job, now: Job, parts: Sequence[str]) -> str:
     if now.identity and not before.identity:
-        return "what they were made of is not noted, as an earlier version left them"
+        return "an earlier version wrote this run without the hashes of its inputs"
     return difference_of_content(before.identity, now.identity, parts)

@@ -1,4 +1,4 @@
-"""Test images: read, run through a model, and measured."""
+"""Test images: reading, prediction, metrics."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class TestSet:
 
     Attributes:
         samples: N of them.
-        images: (N,3,S,S) float32 in [0,1], as `predict` would see them.
-        labels: (N,) bool, True is defective.
-        masks: (N,1,S,S) bool, or None where the category has none.
-        twins: clean ones (3,S,S) by the row of their image, for those that have one.
+        images: (N,3,S,S) float32 in [0,1], as for `predict`.
+        labels: (N,) bool, True for defective.
+        masks: (N,1,S,S) bool; None if the category has no masks.
+        twins: clean twins (3,S,S) by the index of their image.
     """
 
     samples: list[Sample]
@@ -42,7 +42,7 @@ class TestSet:
 
 
 def read_tests(category: Category, size: int, reporter: Reporter, bit_depth: int = 0) -> TestSet:
-    """Read a category's test images, masks and twins at one size; unreadable ones are named and left out."""
+    """Read a category's test images, masks and twins at a size; warns of unreadable images."""
     images, masks = [], []
     samples: list[Sample] = []
     twins: dict[int, Tensor] = {}
@@ -72,7 +72,7 @@ def read_tests(category: Category, size: int, reporter: Reporter, bit_depth: int
 
 
 def _twin(sample: Sample, size: int, bit_depth: int) -> Tensor | None:
-    """A sample's clean twin (3,S,S); None where it has none that fits, of which `check_data` tells."""
+    """A sample's clean twin (3,S,S); None if missing or unusable, which `check_data` reports."""
     if sample.twin is None:
         return None
     try:
@@ -89,12 +89,12 @@ def _mask(sample: Sample, size: int) -> Tensor:
 
 
 def mask_of(tests: TestSet, index: int) -> Mask | None:
-    """The mask (S,S) of one image; None where the category has none."""
+    """The mask (S,S) of an image; None if the category has no masks."""
     return None if tests.masks is None else tests.masks[index, 0].numpy()
 
 
 def find(model: Model, tests: TestSet, batch_size: int, reporter: Reporter, title: str) -> Detection:
-    """Run a model over a test set under a progress bar; one row per image."""
+    """Predict a test set with a progress bar; a row per image."""
     batches = list(tests.images.split(batch_size))
     parts: list[Detection] = []
     for number, batch in enumerate(reporter.track(batches, f"testing {title}")):
@@ -115,7 +115,7 @@ def measure(tests: TestSet, scores: Tensor, maps: Tensor) -> Metrics:
 
 
 def pooled(categories: Sequence[Ranked]) -> Metrics:
-    """The metrics of the images of all categories in one ranking; no pixel metrics unless all have masks."""
+    """Metrics of the images of all categories together; pixel metrics only if all have masks."""
     scores, labels, maps, masks = zip(*categories, strict=True)
     known = [one for one in masks if one is not None]
     return image_and_pixel_metrics(

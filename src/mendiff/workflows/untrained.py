@@ -1,6 +1,6 @@
-"""The control "untrained": a fitted model's pipeline with networks that were trained for a single step.
+"""The baseline "untrained": a fitted model's pipeline with networks trained for a single step.
 
-What it finds is found by the read-out, the codec and the features, not by the diffusion model.
+Its metrics show the contribution of read-out, codec and features without the diffusion model.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from mendiff.training.split import held_back_and_seen
 
 
 def untrained(model: Model, held_back: Sequence[Tensor], seen: Sequence[Tensor], seed: int = 0) -> Model:
-    """The model with fresh weights in all networks that its training made, after one step, calibrated anew.
+    """A copy of the model with its trained networks reset and trained for a single step, recalibrated.
 
-    What was frozen in training (features, codec) stays as it is, and so do the images that scales and
-    thresholds come from.
+    Frozen networks (features, codec) and the images for scales and thresholds stay the same.
 
     Args:
-        model: fitted; it stays as it is.
-        held_back: good images (3,S,S) of its fit that it was not trained on.
-        seen: good ones that it was trained on.
-        seed: of the fresh weights and of the step.
+        model: fitted; not changed.
+        held_back: held-back good images (3,S,S) of its fit.
+        seen: its training images.
+        seed: of the new weights and of the step.
     """
     device = next(model.method.parameters()).device
     with torch.random.fork_rng(devices=[]):
@@ -42,9 +41,9 @@ def untrained(model: Model, held_back: Sequence[Tensor], seen: Sequence[Tensor],
 
 
 def untrained_on(model: Model, images: Sequence[Tensor], seed: int = 0) -> Model:
-    """The same, with good images (3,S,S), of which those are held back that the model's fit held back.
+    """`untrained` with good images (3,S,S), split into held-back and training images as in the model's fit.
 
-    Where it saw none of them, some are chosen as a fit chooses them.
+    If none of them was held back, they are split as in a new fit.
     """
     fitted = fitted_of(model.info)
     seeds = set(content_seeds(torch.stack(list(images))).tolist())
@@ -53,7 +52,7 @@ def untrained_on(model: Model, images: Sequence[Tensor], seed: int = 0) -> Model
 
 
 def _take_frozen(fitted: Method, method: Method) -> None:
-    """Give a fresh method what another was given, or learned before training, but no trained weights."""
+    """Copy the frozen weights of a fitted method into a new method, without trained weights."""
     trained = {name for name, one in method.named_parameters() if one.requires_grad}
     theirs, own = fitted.state_dict(), method.state_dict()
     kept = {name for name in own if name not in trained and not method.is_learned(name)}
@@ -61,7 +60,7 @@ def _take_frozen(fitted: Method, method: Method) -> None:
 
 
 def _take_a_step(method: Method, images: Sequence[Tensor], seed: int) -> None:
-    """One optimiser step on the first images, at the rate that training begins with."""
+    """A single optimizer step on the first images, at the initial learning rate."""
     plan = method.config.training
     batch = torch.stack(list(images[: plan.batch_size])).to(next(method.parameters()).device)
     batch = method.frame(batch).image

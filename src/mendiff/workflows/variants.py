@@ -1,4 +1,4 @@
-"""A fitted model under other settings: the same networks, calibrated anew on the good images of its fit."""
+"""A fitted model with other settings: the same networks, recalibrated on the good images of its fit."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from mendiff.nets.student import BUNDLED
 from mendiff.training.split import held_back_and_seen
 
 FEATURES = "features"
-"""The part, and the group of settings, whose layers may change: its weights are then read anew."""
+"""The part whose layers may change; its weights are then read again."""
 
 
 def variant(
     model: Model, changes: Mapping[str, Any], images: Sequence[Path], features_weights: Path | None = None
 ) -> Model:
-    """The model with other settings, calibrated with the good images of its fit; see variant_of.
+    """The model with other settings, recalibrated on the good images of its fit; see variant_of.
 
     Args:
         model: fitted.
-        changes: dotted config fields to their values.
+        changes: dotted config fields to values.
         images: see split_as_fitted.
-        features_weights: of the backbone, where the changes take other layers of it.
+        features_weights: file of the backbone, needed for changes of the layers.
     """
     if not changes:
         return model
@@ -49,16 +49,16 @@ def variant_of(
     seen: Sequence[Tensor],
     features_weights: Path | None = None,
 ) -> Model:
-    """The model with other settings, calibrated with given images.
+    """The model with other settings, recalibrated on the given images.
 
     Args:
         model: fitted.
-        changes: dotted config fields to their values; of what is done with the networks, not of their shapes.
-        held_back: good images (3,S,S) that the networks were not trained on.
-        seen: some that they were trained on; without any, the others serve for everything.
-        features_weights: of the backbone, where the changes take other layers of it; the file of the fit.
+        changes: dotted config fields to values; only fields that do not change the shapes of networks.
+        held_back: held-back good images (3,S,S).
+        seen: some training images; if empty, the held-back images are used for everything.
+        features_weights: file of the backbone, as in the fit; needed for changes of the layers.
 
-    Raises InputError for changes that need other networks, and for a backbone file that is not the fit's.
+    Raises InputError for changes that need other networks, and for another backbone file than the fit's.
     """
     config: Any = override(model.method.config, changes)
     method = find_method(model.name)(config)
@@ -75,37 +75,36 @@ def variant_of(
 
 
 def _take_over(fitted: Method, method: Method, changes: Mapping[str, Any], but: str) -> None:
-    """Give a new method all that another's training made or was given, but names with a prefix (if any)."""
+    """Copy all weights of a fitted method into a new method, except names with the prefix `but` (if any)."""
     theirs, own = fitted.state_dict(), method.state_dict()
     for name in own:
         if method.is_learned(name) or (but and name.startswith(but)):
             continue
         if name not in theirs or theirs[name].shape != own[name].shape:
-            raise InputError(f"changes: {', '.join(changes)} need a fit of their own ({name} differs).")
+            raise InputError(f"changes: {', '.join(changes)} need a separate fit ({name} differs).")
         own[name] = theirs[name]
     method.load_state_dict(own)
 
 
 def _read_features(method: Any, file: Path | None, fitted: Fitted | None) -> None:
-    """Read the backbone's weights for other layers of it, from the file that the model was fitted with."""
+    """Read the weights for other layers of the backbone, from the file of the fit."""
     if file is None:
         raise InputError("changes of the feature layers: expected --features-weights, got none.")
     stated = {} if fitted is None else fitted.files
     if FEATURES in stated and sha256_of(file) != stated[FEATURES]:
         raise InputError(
-            f"{file}: expected the backbone file that the model was fitted with (SHA-256 "
-            f"{stated[FEATURES][:12]}...), but its content differs; give that one."
+            f"{file}: expected the backbone file of the model's fit (SHA-256 {stated[FEATURES][:12]}...), "
+            "got other content; give the file of the fit."
         )
     method.features.load_backbone(read_weights(file), str(file))
 
 
 def split_as_fitted(model: Model, images: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """A fit's good images (3,S,S) as it split them: those it held back, and some of those it trained on.
+    """(held-back images, some training images) of a fit's good images (3,S,S), as split by the fit.
 
     Args:
-        model: fitted; one that does not say which it held back is taken to have chosen them as `fit` does.
-        images: all good ones of the fit, and no others; those of its category, where the model was opened
-            for one.
+        model: fitted. If it does not list its held-back images, they are chosen as in `fit`.
+        images: exactly the good images of the fit, or of the category for which the model was loaded.
     """
     fitted = fitted_of(model.info)
     if fitted is None:
@@ -117,9 +116,8 @@ def split_as_fitted(model: Model, images: Sequence[Tensor]) -> tuple[list[Tensor
     if found != fitted.data:
         known = len(set(seeds) & set(fitted.held_back))
         raise InputError(
-            f"data: expected the {fitted.images} good images that the model was fitted on (fingerprint "
-            f"{fitted.data[:12]}), got {len(seeds)} of which only {known} are among the "
-            f"{len(fitted.held_back)} that it held back (fingerprint {found[:12]}); give the data, and the "
-            "--categories, of its fit."
+            f"data: expected the {fitted.images} good images of the model's fit (fingerprint "
+            f"{fitted.data[:12]}), got {len(seeds)} images with {known} of its {len(fitted.held_back)} "
+            f"held-back images (fingerprint {found[:12]}); give the data and the --categories of its fit."
         )
     return held_back_and_seen(images, fitted.held_back)
