@@ -1,4 +1,4 @@
-"""A fitted model: a method, what it knows about good parts, and the way from pictures to findings."""
+"""A fitted model: a trained method with its calibration, and prediction from images."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from mendiff.types import Detection, Trace
 Pictures = Any
 """A path, (H,W,3) or (H,W) array, PIL image, (3,H,W) tensor in [0,1], (B,3,H,W) batch, or a list of these.
 
-Arrays are taken as files of the same content are; see mendiff.data.arrays."""
+Arrays give the same results as files with the same content; see mendiff.data.arrays."""
 
 
 @dataclass
 class Model:
-    """What `mendiff.load` returns.
+    """A fitted model, as returned by `mendiff.load` and `mendiff.fit`.
 
     Attributes:
         name: of the method.
-        method: trained.
-        calibration: scores of good images; has the threshold.
-        info: how the model came about.
-        device: where images go, where this is not where the networks lie; see `sparing`.
-        source: the folder that it was loaded from, if any.
-        category: whose statistics it has, where that folder holds them for every category.
+        method: the trained method.
+        calibration: scores of good images, with the threshold.
+        info: preset, data, seed and duration of the fit.
+        device: device of the images, if it differs from that of the weights; see `sparing`.
+        source: the folder from which the model was loaded; "" for none.
+        category: category of its statistics, if the folder has them per category.
     """
 
     name: str
@@ -57,28 +57,28 @@ class Model:
 
     @property
     def image_size(self) -> int:
-        """Side of the square images that the method sees; others are resized to it."""
+        """Side of the method's square input in pixels; images are resized to it."""
         return self.method.config.image_size
 
     @property
     def threshold(self) -> float:
-        """Image score above which a part is called defective, from good images alone."""
+        """Image score above which a part is called defective, from good images only."""
         return self.calibration.threshold
 
     def with_false_alarm_rate(self, rate: float) -> Model:
-        """The same model with thresholds that are meant to flag this share of good parts, in (0,1)."""
+        """The same model with thresholds for another false-alarm rate, in (0,1)."""
         return replace(self, calibration=replace(self.calibration, false_alarm_rate=rate))
 
     def save(self, folder: str | Path) -> None:
-        """Write the model folder that `mendiff.load` opens.
+        """Write a model folder for `mendiff.load`.
 
-        Categories with statistics of their own are taken over from the folder that the model was loaded from;
-        all thresholds then are for this model's false-alarm rate.
+        Separate statistics of categories are copied from the folder from which the model was loaded, with
+        thresholds for this model's false-alarm rate.
 
         Args:
-            folder: where to; must not exist.
+            folder: to write to; must not exist.
         """
-        # Imported here, as checkpoints looks down on models.
+        # Imported here because checkpoints imports this module.
         from mendiff.checkpoints.store import categories_of, load, save
 
         names = categories_of(self.source) if self.source else []
@@ -89,15 +89,9 @@ class Model:
             return self if same else load(self.source, category=name).with_false_alarm_rate(rate)
 
         shared = own(None) if names else self
-        # One by one while the folder is written: every one is a copy of the networks.
-        save(
-            folder,
-            self.name,
-            shared.method,
-            shared.calibration,
-            self.info,
-            ((one, own(one)) for one in names),
-        )
+        # Generated singly while the folder is written: every model is a copy of the networks.
+        categories = ((name, own(name)) for name in names)
+        save(folder, self.name, shared.method, shared.calibration, self.info, categories)
 
     def to(self, device: str) -> Model:
         """Move the networks to a device."""
@@ -108,14 +102,13 @@ class Model:
         return self
 
     def sparing(self, device: str, *, offload: bool = False, half: bool = False) -> Model:
-        """Like `to`, in less memory; for prediction only.
+        """Like `to`, with less memory; for prediction only.
 
         Args:
-            device: where the networks work.
-            offload: keep the networks on the CPU, each on the device only while it is used: memory of the
-                largest alone, the time of moving them, and the same results.
-            half: keep the weights of layers in bfloat16: half the memory. Scores differ a little from those
-                that the threshold was learned from.
+            device: where the networks are computed.
+            offload: keep weights on the CPU, and each network on the device only while it is used. Needs
+                the memory of the largest network and time for transfers; results are the same.
+            half: store the weights of layers in bfloat16: half the memory, slightly different scores.
         """
         try:
             place = torch.empty(0, device=device).device
@@ -136,20 +129,20 @@ class Model:
         return self
 
     def in_half(self, wanted: bool = True) -> AbstractContextManager[None]:
-        """Compute in bfloat16 inside, where the device is fast at that, with the weights as they are."""
+        """Context in which networks compute in bfloat16, if the device accelerates it; weights stay."""
         parts = self.method.parts.values() if wanted else ()
         return temporarily_bf16(parts, next(self.method.parameters()).device)
 
     def predict(self, images: Pictures, batch_size: int = 8, *, explain: bool = False) -> Inspection:
-        """Find anomalies in one or more images; results lie on the CPU, one row per image.
+        """Detect anomalies in one or more images; results are on the CPU, a row per image.
 
-        An image's result depends on that image alone, not on its neighbours or the batch size.
+        The result of an image does not depend on other images or the batch size.
 
         Args:
             images: a path, picture, tensor, batch, or list of these (see Pictures).
-            batch_size: images that pass through the networks together.
-            explain: take more time for the reconstruction, where the method can (RAN: gradient denoising, in
-                float64, so that rounding can't grow to grey levels).
+            batch_size: images per batch.
+            explain: compute reconstructions by a slower procedure, where the method has one (RAN: gradient
+                denoising, in float64 against accumulated rounding errors).
         """
         prepared = [self.prepare(one) for one in as_list(images)]
         parts = list(self.stream(prepared, batch_size, explain=explain))
@@ -162,22 +155,22 @@ class Model:
     def calibrated(
         self, images: Pictures, seen: Pictures | None = None, batch_size: int = 8, category: str = ""
     ) -> Model:
-        """The same networks with statistics and thresholds learned anew, for one kind of part.
+        """The same networks with statistics and thresholds from other good images.
 
         Args:
-            images: good ones that the networks were not trained on, at least two (see Pictures).
-            seen: good ones that they were trained on; without them `images` serve for everything, and
-                thresholds come out a little low.
-            batch_size: images that pass through the networks together.
-            category: of the part, where the method tells several apart.
+            images: at least two good images that are not training images (see Pictures).
+            seen: training images; without them `images` are used for everything, and thresholds are
+                slightly too low.
+            batch_size: images per batch.
+            category: of the images, for methods with categories.
         """
-        made = calibrated(self.name, self.method, self.info, images, seen, batch_size, category)
-        return made.with_false_alarm_rate(self.calibration.false_alarm_rate)
+        model = calibrated(self.name, self.method, self.info, images, seen, batch_size, category)
+        return model.with_false_alarm_rate(self.calibration.false_alarm_rate)
 
     def stream(
         self, images: Sequence[Any], batch_size: int = 8, *, explain: bool = False
     ) -> Iterator[Detection]:
-        """Like predict, batch by batch, so that memory stays small."""
+        """Like `predict`, but yields a Detection per batch to save memory."""
         for first in range(0, len(images), batch_size):
             batch = torch.stack([self.prepare(one) for one in images[first : first + batch_size]])
             try:
@@ -187,9 +180,9 @@ class Model:
 
     @torch.no_grad()
     def predict_batch(self, batch: Tensor, *, explain: bool = False) -> Detection:
-        """Find anomalies in prepared images, (B,3,S,S) float32 in [0,1], back on the CPU.
+        """Detect anomalies in prepared images, (B,3,S,S) float32 in [0,1]; results are on the CPU.
 
-        Raises NotFiniteError for scores and maps that are no numbers: none of them would exceed a threshold.
+        Raises NotFiniteError for NaN or infinite scores and maps, which no threshold would flag.
         """
         device = self.device or next(self.method.parameters()).device
         batch = in_float32(batch)
@@ -203,10 +196,10 @@ class Model:
 
     @torch.no_grad()
     def trace(self, image: Any) -> Trace:
-        """How the method comes to its finding on one picture, on the CPU; the finding is that of `predict`.
+        """The intermediate results of `predict` for a single image, on the CPU.
 
         Args:
-            image: a picture of any kind (see Pictures).
+            image: a picture of any type (see Pictures).
         """
         device = self.device or next(self.method.parameters()).device
         batch = in_float32(self.prepare(image)[None])
@@ -216,16 +209,16 @@ class Model:
         return Trace(_on_cpu(frame.undo(traced.found)), panels)
 
     def read(self, path: str | Path) -> Picture:
-        """An image file as the (H,W,3) uint8 picture that `prepare` would make of it."""
+        """Read an image file as a (H,W,3) uint8 picture, with the model's bit depth."""
         return read_image(path, self.method.config.bit_depth)
 
     def prepare(self, image: Any) -> Tensor:
-        """One picture of any kind as the (3,S,S) float32 tensor in [0,1] that the method sees."""
+        """Convert a picture of any type to the method's input, (3,S,S) float32 in [0,1]."""
         return prepare(image, self.image_size, self.method.config.bit_depth)
 
 
 def _as_it_lies(pixels: Tensor, frame: Frame) -> Tensor:
-    """A picture (3,h,w), or a map (1,h,w), of a way to a finding, as the image lies that was given."""
+    """Map a panel's picture (3,h,w) or map (1,h,w) back to the orientation of the input image."""
     if len(pixels) == 1:
         return frame.undo_map(pixels[None])[0]
     same = pixels.shape[-2:] == frame.image.shape[-2:]
@@ -233,7 +226,7 @@ def _as_it_lies(pixels: Tensor, frame: Frame) -> Tensor:
 
 
 def _on_cpu(found: Detection) -> Detection:
-    """The same on the CPU; raises NotFiniteError for rows that hold no numbers."""
+    """Move results to the CPU; NotFiniteError for rows with NaN or infinity."""
     columns = {f.name: getattr(found, f.name).cpu() for f in fields(Detection)}
     whole = [
         one.reshape(len(one), -1).isfinite().all(1) for one in columns.values() if one.is_floating_point()
@@ -246,7 +239,7 @@ def _on_cpu(found: Detection) -> Detection:
 
 def _no_device(device: str, error: Exception) -> InputError:
     reason = str(error).splitlines()[0]
-    return InputError(f"device: expected one that this machine has, got {device!r} ({reason}).")
+    return InputError(f"device: expected a device of this machine, got {device!r} ({reason}).")
 
 
 def calibrated(
@@ -262,11 +255,11 @@ def calibrated(
 
     Args:
         name: of the method.
-        method: trained; whether it has statistics already makes no difference.
-        info: how it came about.
-        images: good ones that it was not trained on; see Model.calibrated.
-        seen: good ones that it was trained on.
-        batch_size: images that pass through the networks together.
+        method: trained; existing statistics are replaced.
+        info: see Model.
+        images: good images that are not training images; see Model.calibrated.
+        seen: training images.
+        batch_size: images per batch.
         category: see Model.calibrated.
     """
     method = copy.deepcopy(method)
@@ -286,7 +279,7 @@ def _batches(method: Method, images: Pictures, batch_size: int) -> Batches:
 
 
 def prepare(image: Any, size: int, bit_depth: int = 0) -> Tensor:
-    """One picture of any kind (see Pictures) as a (3,size,size) float32 tensor in [0,1].
+    """Convert a picture of any type (see Pictures) to a (3,size,size) float32 tensor in [0,1].
 
     Args:
         image: of any size.
@@ -307,15 +300,15 @@ def prepare(image: Any, size: int, bit_depth: int = 0) -> Tensor:
 def calibrate(
     method: Method, held_back: Batches, seen: Batches | None = None, progress: Progress = unwatched
 ) -> Calibration:
-    """Teach a trained method what good images look like to it, and collect the scores of held-back ones.
+    """Estimate the statistics of a trained method on good images, and collect scores of held-back images.
 
-    Where a single one was held back, the scores of seen images join it: one score makes no threshold.
+    If only a single image was held back, scores of training images are added.
 
     Args:
         method: changed in place.
         held_back: see Method.fit_statistics.
         seen: see Method.fit_statistics.
-        progress: see there.
+        progress: see Method.fit_statistics.
     """
     method.eval()
     method.fit_statistics(method.framed(held_back), method.framed(seen) if seen else None, progress)
@@ -327,7 +320,7 @@ def calibrate(
 
 
 def _scores(method: Method, batches: Batches) -> list[tuple[float, float]]:
-    """The score and the highest map value of every image."""
+    """(score, highest map value) of every image."""
     found = (method.find(image, seeds) for image, seeds in batches())
     return [
         pair
@@ -341,7 +334,7 @@ def _columns(found: Sequence[tuple[float, float]]) -> tuple[tuple[float, ...], t
 
 
 def as_list(images: Pictures) -> list[Any]:
-    """One or more pictures of any kind as a list of single ones; none is an error."""
+    """A list of single pictures from one or more pictures of any type; InputError for none."""
     if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
         images = list(images)
     listed = list(images) if isinstance(images, list | tuple) else [images]

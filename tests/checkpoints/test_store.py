@@ -401,7 +401,7 @@ def test_weights_that_are_not_there_are_refused(tmp_path):
 
 def test_a_device_that_is_not_there_is_refused(written):
     for device in ("abacus", "cuda:99"):
-        with pytest.raises(InputError, match=f"expected one that this machine has, got '{device}'"):
+        with pytest.raises(InputError, match=f"expected a device of this machine, got '{device}'"):
             store.load(written, device)
 
 
