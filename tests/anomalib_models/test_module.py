@@ -74,9 +74,7 @@ def test_engine_predicts_what_the_method_finds(fitted, folder):
 def test_an_export_that_does_not_exist_yet_is_refused_in_a_sentence(fitted, tmp_path, kind):
     model, *_ = fitted
     runner = Engine(default_root_dir=tmp_path / "run", accelerator="cpu", logger=False)
-    with pytest.raises(
-        InputError, match=r"got .*, which is not supported yet: .*; export with ExportType.TORCH"
-    ):
+    with pytest.raises(InputError, match=r"got .*, which is not supported: .*; export with ExportType.TORCH"):
         runner.export(model, export_type=kind, export_root=tmp_path / "export")
     assert not list((tmp_path / "export").rglob("*.*"))
 
@@ -128,7 +126,7 @@ def test_model_called_with_large_images_resizes_them_as_the_engine_does(fitted):
 def test_checkpoint_of_another_config_is_an_input_error(fitted):
     network = NETWORK | {"block_out_channels": [8, 8]}
     other = replace(CONFIG, denoiser=DenoiserConfig(prediction="x0", network=network))
-    with pytest.raises(InputError, match="checkpoint: expected one of this model's config"):
+    with pytest.raises(InputError, match="checkpoint: expected weights of this model's config"):
         Glad.load_from_checkpoint(fitted[2], config=other)
 
 
@@ -207,7 +205,7 @@ def test_saved_model_scores_alike_after_load(fitted, folder, tmp_path):
 
 
 def test_unfitted_model_is_not_saved(tmp_path):
-    with pytest.raises(InputError, match="expected a fitted one to save"):
+    with pytest.raises(InputError, match="expected a fitted model"):
         Glad(CONFIG).save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 

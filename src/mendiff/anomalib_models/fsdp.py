@@ -1,4 +1,4 @@
-"""FSDP through Lightning: weights, gradients and the optimiser's memory in shards, one a process."""
+"""FSDP with Lightning: weights, gradients and optimizer state in a shard per process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mendiff.methods.base import Method, MethodConfig
 from mendiff.training.optimizers import COMPUTED_IN
 from mendiff.training.sharding import unshard, whole_weights
 
-# anomalib finds only models that have AnomalibModule among their own bases: what they share is a mixin.
+# anomalib finds only direct subclasses of AnomalibModule, so shared code is in mixins.
 if TYPE_CHECKING:
     Host = AnomalibModule
 else:
@@ -32,7 +32,7 @@ else:
 
 
 class Sharded(FSDPStrategy):
-    """Lightning's FSDP, on the CPU too, with the checkpoints of a single process.
+    """Lightning's FSDP, also on the CPU, with checkpoints like those of a single process.
 
     Args:
         precision: Lightning's name of it, as trainer_precision gives it.
@@ -40,7 +40,7 @@ class Sharded(FSDPStrategy):
     """
 
     def __init__(self, precision: Any, kind: str) -> None:
-        # Autocast does the rounding: FSDP's own would round what the networks' buffers hold, too.
+        # Autocast instead of FSDP's mixed precision, which would also round buffers.
         super().__init__(mixed_precision=MixedPrecision(), precision_plugin=_Computing(precision, kind))
 
     @property
@@ -53,7 +53,7 @@ class Sharded(FSDPStrategy):
         return self.model
 
     def _setup_model(self, model: nn.Module) -> nn.Module:
-        # Wrapped here: Lightning names a device by its number alone, which the CPU has none of.
+        # Wrapped here, because Lightning needs a device index, which the CPU does not have.
         settings: dict[str, Any] = {"sharding_strategy": self.sharding_strategy, **self.kwargs}
         root = FullyShardedDataParallel(
             model, mixed_precision=self.mixed_precision, device_id=self.root_device, **settings
@@ -61,13 +61,13 @@ class Sharded(FSDPStrategy):
         return super()._setup_model(root)
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """What the optimiser would keep without FSDP, in the first process; nothing learned in others."""
+        """State of the optimizer as without FSDP, in the first process; empty state in others."""
         optimizer = getattr(optimizer, "_optimizer", optimizer)
         own, numbers = optimizer.state_dict(), {name: at for at, name in enumerate(self._names(optimizer))}
         held: list[Any] = [None] * self.world_size
         all_gather_object(held, {moment for kept in own["state"].values() for moment in kept})
         whole: dict[int, dict[str, Any]] = {}
-        # One by one: on the CPU torch gathers all of them into the same memory, where the last one stays.
+        # Gathered singly: on the CPU, torch would gather all of them into the same memory.
         for moment in sorted(set().union(*held)):
             some = {at: {moment: kept[moment]} for at, kept in own["state"].items() if moment in kept}
             with self._as_whole(first_only=True):
@@ -101,13 +101,13 @@ class Sharded(FSDPStrategy):
             optimizer.load_state_dict(own)
 
     def _names(self, optimizer: torch.optim.Optimizer) -> list[str]:
-        """FSDP's names of an optimiser's parameters, in their order."""
+        """FSDP's names of an optimizer's parameters, in their order."""
         assert self.lightning_module is not None
         names = {one: name for name, one in self.lightning_module.named_parameters()}
         return [names[one] for group in optimizer.param_groups for one in group["params"]]
 
     def _as_whole(self, first_only: bool) -> AbstractContextManager:
-        """Make torch gather whole tensors on the CPU, in the first process or in all."""
+        """Context in which torch gathers whole tensors on the CPU, in the first process or in all."""
         config = {"offload_to_cpu": True, "rank0_only": first_only}
         return FullyShardedDataParallel.state_dict_type(
             self._root,
@@ -118,7 +118,7 @@ class Sharded(FSDPStrategy):
 
 
 class _Computing(FSDPPrecision):
-    """Mixed precision on the device of training, where Lightning's is on CUDA whatever the device."""
+    """Mixed precision on the training device; Lightning's always uses CUDA."""
 
     def __init__(self, precision: Any, kind: str) -> None:
         super().__init__(precision)
@@ -130,31 +130,31 @@ class _Computing(FSDPPrecision):
 
 
 class ShardedWeights(Host):
-    """A module whose weights may lie in shards; attributes as in MethodModule."""
+    """A module whose weights may be sharded; attributes as in MethodModule."""
 
     config: MethodConfig
 
     @property
     def method(self) -> Method:
-        """What is trained."""
+        """The trained method."""
         raise NotImplementedError
 
     @property
     def _sharded(self) -> FullyShardedDataParallel | None:
-        """What holds the weights' shards under FSDP."""
+        """The FSDP module with the shards."""
         root = self._trainer and self._trainer.strategy.model
         return root if isinstance(root, FullyShardedDataParallel) else None
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
-        """Weights as they are without FSDP, for what calls the networks outside of a training step."""
+        """Context with whole weights, for calls of the networks outside of a training step."""
         strategy = self.trainer.strategy
         kind = strategy.root_device.type
         with torch.inference_mode(False), torch.autocast(kind, enabled=False), whole_weights(strategy.model):
             yield
 
     def gather(self) -> None:
-        """Put whole weights where a training with FSDP left shards."""
+        """Replace the shards of a training with FSDP by whole weights."""
         if self._sharded is not None:
             unshard(self._sharded, self.method)
 

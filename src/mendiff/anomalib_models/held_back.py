@@ -18,13 +18,13 @@ from mendiff.training.split import Split, split_of
 
 
 class HeldBack(Host):
-    """Which images are held back, how to know them in a batch, and how to read them again.
+    """Selects the held-back images, finds them in batches, and reads them.
 
     Attributes:
-        config: the method's.
-        seed: of the random numbers that reading may draw.
+        config: of the method.
+        seed: of random numbers drawn while reading.
         held_back: content seeds of the held-back images.
-        split: which images of the training data these are.
+        split: indices of held-back and training images.
     """
 
     config: MethodConfig
@@ -47,8 +47,8 @@ class HeldBack(Host):
             return [(int(content_seeds(self._resize(one))), (one.image_path or [None])[0]) for one in singly]
 
     def _resize(self, batch: Any) -> Tensor:
-        """The images of a batch as training_step would see them."""
-        # Under FSDP Lightning leaves self.device at the CPU.
+        """The images of a batch as in training_step."""
+        # Under FSDP, self.device is the CPU.
         image = batch.image.to(self.trainer.strategy.root_device)
         transform = getattr(self.pre_processor, "transform", None)
         return (transform(image) if transform else image).as_subclass(Tensor)
@@ -58,11 +58,11 @@ class HeldBack(Host):
         return self._batches_at(self.split.held_back_at)
 
     def _seen_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some of the images that are trained on, likewise."""
+        """Some of the training images, likewise."""
         return self._batches_at(self.split.seen_at)
 
     def _trained_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images that are trained on, or many of them, likewise."""
+        """The training images, or many of them, likewise."""
         return self._batches_at(self.split.trained_at)
 
     def _batches_at(self, chosen: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -78,7 +78,7 @@ class HeldBack(Host):
             yield image, content_seeds(image)
 
     def _is_held_back(self, batch: Any) -> Tensor:
-        """Which images of a batch, (B,) bool: by name where all are known, by content otherwise."""
+        """Whether each image of a batch is held back, (B,) bool: by known name, or by content."""
         names = [str(path) for path in batch.image_path or []]
         if names and all(name in self.split.by_name for name in names):
             held_back = [self.split.by_name[name] for name in names]

@@ -20,15 +20,15 @@ from mendiff.errors import InputError
 
 
 class GoodImages(Dataset[ImageItem]):
-    """Good pictures, resized to what the model sees and kept in memory while there is room.
+    """Good images, resized to the model's input size and cached in memory.
 
     Args:
         pictures: files, or (H,W,3) uint8 arrays.
         size: side in pixels.
-        room: bytes to keep images in; the others are read each time.
-        categories: of every picture, where batches should know them.
+        room: cache size in bytes; images beyond it are read each time.
+        categories: category of every image, for models with categories.
         bit_depth: of 16-bit files, see read_image.
-        cache: of this size, in place of an empty one.
+        cache: cached images of this size to start with.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Textures(Sequence[Tensor]):
 
 
 def give_textures(method: Any, folder: str | Path) -> None:
-    """Let a method cut half of its synthetic anomalies from the pictures in a folder; see `Textures`."""
+    """Let a method cut half of its synthetic anomalies from texture images of a folder; see `Textures`."""
     if not hasattr(method, "textures"):
         raise InputError(
             "textures: expected a method that trains on synthetic anomalies, such as glad, got "

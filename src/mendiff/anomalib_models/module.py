@@ -1,4 +1,4 @@
-"""What all methods share as anomalib models: training, calibration at its end, evaluation and storage."""
+"""Base of the anomalib models of all methods: training, calibration, evaluation, storage."""
 
 from __future__ import annotations
 
@@ -39,36 +39,36 @@ from mendiff.training.split import Split
 from mendiff.training.step import method_loss, streams
 
 DEFAULT_SIZE = 256
-"""Side of the images, in pixels, where the config leaves it to the images."""
+"""Image side in pixels for configs with image_size=0."""
 
 
 class MethodModule(HeldBack, Stored):
-    """All of an anomalib model, for any method; a class per method adds AnomalibModule as its second base.
+    """An anomalib model of any method; a class per method adds AnomalibModule as its second base.
 
-    Some good images (15 %, at least 4, at most 64) are held back from training; which ones depends on their
-    content alone. At the end of training the averaged weights become the model's, and statistics, scores and
-    thresholds come from the held-back images. A batch of held-back images alone counts as a step that changes
-    no weight.
+    15 % of the good images (at least 4, at most 64) are held back from training, selected by their content.
+    At the end of training, the averaged weights become the model's weights, and statistics, scores and
+    thresholds are computed from the held-back images. A batch with only held-back images counts as a step
+    without a weight update.
 
     Args:
-        config: the method's; an image_size of 0 stands for 256 here.
-        preset: which of the method's named configs, where no config is given.
+        config: of the method; image_size=0 means 256 here.
+        preset: name of a config of the method, used without `config`.
         features_weights: safetensors file with the weights of config.features' backbone.
-        seed: of the initial weights and of training; the global random state is not touched.
+        seed: of the initial weights and of training; the global random state is not changed.
         pre_processor, post_processor, evaluator, visualizer: see AnomalibModule.
 
     Attributes:
-        config: the method's.
+        config: of the method.
         seed: of the initial weights and of training.
-        calibration: scores of the held-back images; None until training has ended.
+        calibration: scores of the held-back images; None before the end of training.
         held_back: content seeds of the held-back images.
-        split: which images of the training data these are.
-        average: of the weights in training.
-        codec_stage: where the stage that fits the codec keeps its checkpoint, and whom it tells.
-        progress: told of what takes long after training.
-        files: SHA-256 of the files that weights were read from, by part; what is fitted says so.
-        fitted: what it was fitted on and with; None until training has ended.
-        calibrates: whether training ends with calibration; a caller may see to it instead.
+        split: indices of held-back and training images.
+        average: moving average of the weights.
+        codec_stage: checkpoint and progress of the stage that fits the codec.
+        progress: receives the progress of calibration.
+        files: SHA-256 of the files with weights, by part.
+        fitted: provenance of the fit; None before the end of training.
+        calibrates: whether training ends with calibration.
     """
 
     _method_name: ClassVar[str]
@@ -93,7 +93,7 @@ class MethodModule(HeldBack, Stored):
 
     @classmethod
     def _plan(cls, config: MethodConfig | Mapping[str, Any] | None, preset: str) -> Any:
-        """The full config: a preset's where none is given; plain data where it comes from a checkpoint."""
+        """The full config, from a preset, a config, or the dict of a checkpoint."""
         kind = find_method(cls._method_name).Config
         if config is None:
             config = find_preset(cls._method_name, preset)
@@ -115,13 +115,13 @@ class MethodModule(HeldBack, Stored):
         self._finished = self._adapted = self._codec_fitted = False
         self.codec_stage = CodecStage()
         self.progress: Progress = unwatched
-        # Plain data, so that checkpoints load with weights_only; they hold the backbone's weights themselves.
+        # Plain data, so that checkpoints load with weights_only. They contain the backbone's weights.
         self.hparams.update(config=config_to_dict(self.config), features_weights=None)
 
     def load_pretrained(
         self, source: str, features_weights: str | None = None, prompt: str | None = None
     ) -> list[str]:
-        """Fill the networks of a paper's preset before training; returns what came from where, a line each.
+        """Load pretrained weights of a paper preset before training; returns a line per source.
 
         Args:
             source: Stable Diffusion v1 as a folder in diffusers' layout, a single file, or a hub id.
@@ -133,20 +133,20 @@ class MethodModule(HeldBack, Stored):
         return lines
 
     def use_textures(self, folder: str | Path) -> None:
-        """Cut half of training's synthetic anomalies from the pictures in a folder, such as DTD's.
+        """Cut half of the synthetic anomalies from the texture images of a folder, such as DTD.
 
-        The other half stays shuffles of the image itself, as all are without textures.
+        The other half are shuffled patches of the image itself, as all are without textures.
         """
         give_textures(self.method, folder)
 
     @property
     def method(self) -> Method:
-        """What is trained."""
+        """The trained method."""
         return cast(Method, self.model.method)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        return {"num_sanity_val_steps": 0}  # overrides what the user gives to Engine: no more than this
+        return {"num_sanity_val_steps": 0}  # overrides arguments of Engine, so nothing else is set
 
     @property
     def learning_type(self) -> LearningType:
@@ -169,7 +169,7 @@ class MethodModule(HeldBack, Stored):
     # Training.
 
     def configure_model(self) -> None:
-        """Prepare for LoRA, after pretrained weights are loaded and before a checkpoint is."""
+        """Add LoRA layers, after pretrained weights and before a checkpoint are loaded."""
         if self.config.training.lora_rank and not self._adapted:
             add_lora(self.method, self.config.training.lora_rank, self.seed)
             self._adapted = True
@@ -187,7 +187,7 @@ class MethodModule(HeldBack, Stored):
         rows = (~self._is_held_back(batch)).nonzero().flatten()
         image = batch.image.as_subclass(Tensor)[rows]
         if len(image) == 0:
-            # None makes Lightning skip the step; but several processes would wait for this one's gradients.
+            # None makes Lightning skip the step. With several processes, the others would wait for gradients.
             alone = self.trainer.world_size == 1
             return None if alone else torch.stack([one.sum() * 0 for one in self._trained().values()]).sum()
         rng = self._streams(rows, len(batch.image), batch_idx)
@@ -197,10 +197,10 @@ class MethodModule(HeldBack, Stored):
         return loss
 
     def _streams(self, rows: Tensor, count: int, batch_idx: int) -> PerImageRandom:
-        """Random numbers of some rows of a batch of `count`, by seed, step and place in the whole batch.
+        """Random numbers for rows of a batch of `count`, from seed, step and index in the step's batch.
 
-        A step's whole batch passes through in parts, and every part is dealt out to the processes in turn, so
-        that one process and several draw the same for the same image.
+        The index counts accumulated parts and processes, so that the random numbers of an image do not
+        depend on the number of processes.
         """
         part = batch_idx % self.trainer.accumulate_grad_batches
         places = (part * count + rows) * self.trainer.world_size + self.global_rank
@@ -214,20 +214,20 @@ class MethodModule(HeldBack, Stored):
     def on_train_start(self) -> None:
         loader = self.trainer.train_dataloader
         if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__getitem__"):
-            raise InputError("train_dataloaders: expected one DataLoader of a data set with numbered images.")
+            raise InputError("train_dataloaders: expected a single DataLoader with an indexable data set.")
         self.hold_back(self._identities(loader))
         with self._whole():
             self._decide_upright()
             batches = self.method.framed(self._trained_batches)
             if not self._codec_fitted and fit_own_codec(self.method, batches, self.seed, self.codec_stage):
-                codec: Any = self.method.codec  # of all processes alike, to the last bit
+                codec: Any = self.method.codec  # bitwise equal in all processes
                 codec.load_state_dict(self.trainer.strategy.broadcast(codec.state_dict()))
                 self._codec_fitted = True
             self.method.prepare(self.method.framed(self._seen_batches))
         self.average.begin(self._trained())
 
     def _decide_upright(self) -> None:
-        """Let the good images say whether parts are to be set upright; see MethodConfig.upright."""
+        """Decide from the good images whether images are rotated upright; see MethodConfig.upright."""
         self.method.decide_upright(image for image, _ in self._trained_batches())
         self.config = self.method.config
         self.hparams.update(config=config_to_dict(self.config))
@@ -236,17 +236,17 @@ class MethodModule(HeldBack, Stored):
         if self.global_step >= self.config.training.steps:  # a finished training was resumed
             self.trainer.should_stop = True
             return -1
-        if self._finished:  # go on from the weights before averaging, as if training had not stopped
+        if self._finished:  # resume with the weights before averaging
             self.average.swap(self._trained())
             self._finished, self.calibration, self.fitted = False, None, None
         return None
 
     def on_train_batch_end(self, *args: Any) -> None:
-        # Without max_steps Lightning would go on for 1000 epochs, far beyond the learning rate's schedule.
+        # Without max_steps, Lightning trains for 1000 epochs, far beyond the learning-rate schedule.
         if self.global_step >= self.config.training.steps:
             self.trainer.should_stop = True
 
-    # The end of training. Lightning writes the last checkpoint right after one of these two hooks.
+    # End of training. Lightning writes the last checkpoint after one of these two hooks.
 
     def on_validation_start(self) -> None:
         if self.trainer.state.fn == "fit":
@@ -262,7 +262,7 @@ class MethodModule(HeldBack, Stored):
         by_epochs = epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs and trainer.is_last_batch
         if self._finished or not (by_steps or by_epochs or trainer.should_stop):
             return
-        # Not as inference tensors, which could not be trained further.
+        # no_grad, since inference tensors could not be trained further.
         with torch.no_grad(), self._whole():
             self.average.swap(self._trained())
             self._finished = True
@@ -272,7 +272,7 @@ class MethodModule(HeldBack, Stored):
                 self._calibrate()
 
     def check_weights(self) -> None:
-        """End a training whose weights are no numbers any more."""
+        """Raise DivergedError for NaN or infinite weights."""
         if not all(bool(one.isfinite().all()) for one in self._trained().values()):
             raise DivergedError("training")
 
@@ -301,5 +301,5 @@ class MethodModule(HeldBack, Stored):
         ours = self.post_processor is None or isinstance(self.post_processor, GoodOnlyPostProcessor)
         unused = self.evaluator is None or not self.evaluator.val_metrics
         if self.trainer.state.fn == "fit" and ours and unused:
-            return batch  # nobody would look at these predictions, which cost more than training does
+            return batch  # unused predictions would cost more than training
         return batch.update(**self.model(batch.image)._asdict())

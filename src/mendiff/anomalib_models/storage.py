@@ -1,4 +1,4 @@
-"""A method's module in checkpoints, as a model folder, and in exports."""
+"""Checkpoints, model folders and exports of the anomalib models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mendiff.training.sharding import whole_weights
 
 
 class Stored(ShardedWeights):
-    """What a module keeps in checkpoints, and how it is saved; attributes as in MethodModule."""
+    """Content of checkpoints, and writing of model folders; attributes as in MethodModule."""
 
     _method_name: ClassVar[str]
     held_back: list[int]
@@ -49,7 +49,7 @@ class Stored(ShardedWeights):
         self.held_back, self._finished = ours["held_back"], ours["finished"]
         self.average.weights = ours["average"]
         self.calibration = Calibration.from_dict(ours["calibration"]) if ours["calibration"] else None
-        fitted = ours.get("fitted")  # checkpoints of earlier versions have neither
+        fitted = ours.get("fitted")  # missing in checkpoints of earlier versions
         self.fitted = None if fitted is None else config_from_dict(Fitted, fitted, "checkpoint: fitted")
         self.files = dict(ours.get("files", {}))
         self._codec_fitted = bool(ours.get("codec_fitted", False))
@@ -58,17 +58,17 @@ class Stored(ShardedWeights):
         for name in stored:
             if name.startswith("model.") and (name not in own or own[name].shape != stored[name].shape):
                 raise InputError(
-                    f"checkpoint: expected one of this model's config, but its {name!r} differs."
+                    f"checkpoint: expected weights of this model's config, but the shape of {name!r} differs."
                 )
-        # Metrics keep settings in their state; this object may have other metrics or none.
+        # Metrics store settings in their state; this object may have other metrics.
         state = {name: value for name, value in stored.items() if not name.startswith("evaluator.")}
         state |= {name: value for name, value in own.items() if name.startswith("evaluator.")}
         checkpoint["state_dict"] = state
 
     def as_model(self, info: dict[str, Any] | None = None) -> Model:
-        """What is fitted, as `mendiff.load` would give it; info is what a person wants to know later."""
+        """The fitted model, as from `mendiff.load`, with `info` for its folder."""
         if self.calibration is None:
-            raise InputError("model: expected a fitted one to save; call Engine().fit(model, data) first.")
+            raise InputError("model: expected a fitted model; call Engine().fit(model, data) first.")
         method = self.method
         if self._adapted:
             method = copy.deepcopy(method)
@@ -87,11 +87,11 @@ class Stored(ShardedWeights):
         raise _no_export("OPENVINO")
 
     def save(self, folder: str | Path, info: dict[str, Any] | None = None) -> None:
-        """Write the model folder that `mendiff.load` opens.
+        """Write a model folder for `mendiff.load`.
 
         Args:
-            folder: where to; must not exist.
-            info: what a person wants to know later; JSON-able.
+            folder: to write to; must not exist.
+            info: description of the fit, as JSON values.
         """
         model = self.as_model(info)
         save_model(folder, model.name, model.method, model.calibration, model.info)
@@ -99,7 +99,7 @@ class Stored(ShardedWeights):
 
 def _no_export(kind: str) -> InputError:
     return InputError(
-        f"export: expected ExportType.TORCH, got {kind}, which is not supported yet: an image's noise is "
-        "drawn by its own pixels, which a traced graph can't follow; export with ExportType.TORCH, or use "
-        "mendiff.load on a folder that save() wrote."
+        f"export: expected ExportType.TORCH, got {kind}, which is not supported: the noise is seeded by the "
+        "image's pixels, which can't be traced; export with ExportType.TORCH, or load a folder written by "
+        "save() with mendiff.load."
     )

@@ -1,4 +1,4 @@
-"""Training on good images through anomalib's Engine, with checkpoints to go on from."""
+"""Training on good images with anomalib's Engine, with checkpoints for resuming."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHECKPOINT_SECONDS = 30.0
 
 
 class _StepOrder(Sampler[list[int]]):
-    """The parts of batches that this process gets, from the step on that Lightning goes on from."""
+    """This process' parts of the batches, from the step at which Lightning resumes."""
 
     def __init__(self, module: MethodModule, groups: Sequence[Sequence[int]]) -> None:
         self._module = module
@@ -46,19 +46,19 @@ class _StepOrder(Sampler[list[int]]):
 
 
 class _Watcher(Callback):
-    """Tells the progress of training and writes a checkpoint from time to time."""
+    """Reports progress and writes a checkpoint every CHECKPOINT_SECONDS."""
 
     def __init__(self, path: Path, progress: Callable[[int, int, float], None] | None) -> None:
         self._path, self._progress, self._saved = path, progress, time.monotonic()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: object) -> None:
         if (trainer.fit_loop.batch_idx + 1) % pl_module.config.training.accumulate:
-            return  # a part of a step: a checkpoint would lose its gradients
+            return  # within a step, a checkpoint would lose accumulated gradients
         loss = math.nan if outputs is None else float(outputs["loss"])
         if outputs is not None and not math.isfinite(loss) and trainer.world_size == 1:
-            pl_module.check_weights()  # a step that half precision skips does no harm
+            pl_module.check_weights()  # steps skipped by half precision are harmless
         due = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
-        if trainer.strategy.reduce_boolean_decision(due, all=False):  # all processes take part in it, or none
+        if trainer.strategy.reduce_boolean_decision(due, all=False):  # saving needs all processes
             trainer.save_checkpoint(self._path)
             self._saved = time.monotonic()
         if self._progress is not None:
@@ -81,12 +81,12 @@ def train(
     Args:
         module: such as Glad.
         images: of the module's image size.
-        workdir: for checkpoints, about every half minute.
-        groups: of the images, by number, that are shown equally often; all are one group unless given.
-        processes: what training is shared out over; a step's batch is, so its size must divide by them.
-        resume: go on from workdir's checkpoint, if there is one; the result equals that of an unbroken run.
+        workdir: for checkpoints, written about every half minute.
+        groups: indices of the images in groups that are sampled equally often; None for a single group.
+        processes: share the batch of every step, whose size must be a multiple of their number.
+        resume: resume from workdir's checkpoint, if there is one; the result equals an uninterrupted run.
         progress: called after every step with (step, steps, loss).
-        stages: told of what comes before the steps and after them.
+        stages: receives the progress of stages before and after the steps.
     """
     from anomalib.callbacks import ModelCheckpoint
     from anomalib.engine import Engine
@@ -98,7 +98,7 @@ def train(
         [at for at in group if images.identities[at][0] not in module.held_back]
         for group in groups or [range(len(images))]
     ]
-    others = [group for group in others if group]  # all images of a small one may be held back
+    others = [group for group in others if group]  # all images of a small group may be held back
     loader = DataLoader(
         images,
         batch_sampler=_StepOrder(module, others),
@@ -118,14 +118,14 @@ def train(
         devices=[place.index or 0] if place.type == "cuda" and not several else processes.devices,
         num_nodes=processes.nodes,
         strategy=_strategy(module, processes),
-        use_distributed_sampler=False,  # the loader's own deals images out
+        use_distributed_sampler=False,  # _StepOrder distributes the images
         precision=trainer_precision(module.config.training, processes.device),
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     try:
         engine.fit(module, train_dataloaders=loader, ckpt_path=path if resume and path.is_file() else None)
-    except SystemExit as error:  # how Lightning answers Ctrl-C
+    except SystemExit as error:  # Lightning raises this on Ctrl-C
         raise KeyboardInterrupt from error
     finally:
         module.progress = unwatched
@@ -133,7 +133,7 @@ def train(
 
 
 def _strategy(module: MethodModule, processes: Processes) -> Any:
-    """Lightning's strategy by its name."""
+    """Lightning's strategy for the processes."""
     from lightning.pytorch.strategies import DDPStrategy
 
     name = processes.strategy
@@ -142,14 +142,14 @@ def _strategy(module: MethodModule, processes: Processes) -> Any:
     if name == "fsdp":
         kind = torch.device(processes.device).type
         return Sharded(trainer_precision(module.config.training, kind), kind)
-    # The published wiring of DiAD has outputs that go nowhere, for whose gradients processes would wait.
+    # The published DiAD has unused outputs; without this option, DDP would wait for their gradients.
     unused = bool(getattr(module.config, "reference", False))
     return DDPStrategy(find_unused_parameters=unused) if name == "ddp" else name
 
 
 def quiet() -> None:
-    """Keep anomalib's and Lightning's messages off the terminal; errors still come through."""
-    import anomalib.engine  # noqa: F401 - first: importing it turns Lightning's messages on
+    """Silence anomalib's and Lightning's messages, except errors."""
+    import anomalib.engine  # noqa: F401 - first, because its import enables Lightning's messages
 
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "anomalib"):
         logging.getLogger(name).setLevel(logging.ERROR)
