@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mendiff.cli import main
-from mendiff.training import loop
+from mendiff.cli.terminal import Terminal
 
 NETWORK = (
     "{block_out_channels: [8, 16], layers_per_block: 1, down_block_types: [DownBlock2D, DownBlock2D], "
@@ -17,12 +18,15 @@ NETWORK = (
 GUIDED_NETWORK = NETWORK.replace(
     "add_attention: false", "mid_block_type: UNetMidBlock2D, cross_attention_dim: 8"
 )
+# The memory bank of the defaults is 100 times as large, and images are enlarged for it: most of a fit.
+SMALL_READOUT = {"readout.bank_size": "200", "readout.enlarge": "0"}
 SETTINGS = {
     "image_size": "32",
     "crop": "0",
     "denoiser.network": NETWORK,
     "training.steps": "2",
     "training.batch_size": "2",
+    **SMALL_READOUT,
 }
 METRICS = [
     *("image_auroc", "image_ap", "image_f1max"),
@@ -32,13 +36,28 @@ TOLD = ["mean", "categories", "at_threshold", "binned", "unreadable", "complete"
 
 
 def settings(**changes):
+    """Words that set a fit's small settings, with some changed; None leaves a field at its default."""
     chosen = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
-    return [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
+    given = {key: value for key, value in chosen.items() if value is not None}
+    return [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
 
 
-RAN = ("--method", "ran", *settings(codec__factor="8", start_timesteps="[20, 90]", gradient__steps="2"))
+DEFAULT_READOUT = {key.replace(".", "__"): None for key in SMALL_READOUT}
+RAN = (
+    *("--method", "ran"),
+    *settings(codec__factor="8", start_timesteps="[20, 90]", gradient__steps="2", **DEFAULT_READOUT),
+)
 DIAD = ("--method", "diad", *settings(codec__factor="4", denoiser__network=GUIDED_NETWORK))
-PAPER = ("--preset", "paper/mvtec/cable", "--device", "cpu", "--set", "training.steps=1", "--set", "steps=2")
+PAPER = (
+    "--preset",
+    "paper/mvtec/cable",
+    "--device",
+    "cpu",
+    "--set",
+    "training.steps=1",
+    "--set",
+    "sampler_steps=2",
+)
 
 
 def picture(rng, defect=0):
@@ -87,6 +106,26 @@ def model(data):
 @pytest.fixture
 def own_model(model, tmp_path):
     return shutil.copytree(model, tmp_path / "own_model")
+
+
+@contextmanager
+def jobs_in_process():
+    """Run a benchmark's jobs in this process: to start another takes longer than their work."""
+    from mendiff.workflows import job, queue, spec
+
+    def run_here(folder, gpu):
+        job.run(spec.read_moved(folder), folder, Terminal(quiet=True))
+        return ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue, "run_job", run_here)
+        yield
+
+
+@pytest.fixture
+def one_process():
+    with jobs_in_process():
+        yield
 
 
 @pytest.fixture
@@ -141,6 +180,8 @@ def shrink(changes):
 
 def interrupted_after_three(monkeypatch):
     """Have a training keep a checkpoint after every step and stop after the third; gives the steps kept."""
+    from mendiff.training import loop
+
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     keep, kept = loop.keep, []
 

@@ -59,10 +59,12 @@ TINY = {
         "codec.factor": 4,
         "denoiser.network": SMALL_UNET,
         "readout.bank_size": 200,
+        "readout.enlarge": 0,
     },
     "diad": {
         "image_size": 32,
         "readout.bank_size": 200,
+        "readout.enlarge": 0,
         "crop": 0,
         "codec.factor": 4,
         "denoiser.network": {

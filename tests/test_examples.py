@@ -19,7 +19,7 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda one: one.stem)
-def test_notebook_runs(notebook, tmp_path, monkeypatch, tiny_config):
+def test_notebook_runs(notebook, tmp_path, monkeypatch, tiny_config, one_process):
     matplotlib.use("agg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "DemoConfig", partial(data.DemoConfig, size=64, n_train=10, n_defective=6))

@@ -23,14 +23,13 @@ from mendiff.evaluation.metrics import METRICS, TWIN_METRICS
 from mendiff.evaluation.suites import SUITES
 from mendiff.methods.base import METHODS
 from mendiff.workflows import identity as identities
-from mendiff.workflows import queue
 from mendiff.workflows.bench import Bench, SharedInputs, chosen_rows, planned, with_shared_inputs
 from mendiff.workflows.benchmark import printed
 from mendiff.workflows.identity import category_fingerprint
 from mendiff.workflows.job import RowPredictor, check_identity, row_metrics
-from mendiff.workflows.job import run as run_job
 from mendiff.workflows.queue import check_folder, outcomes, outcomes_of_ray, prepared
 from mendiff.workflows.spec import FAILED, MODEL, Job, read_moved, result_file
+from tests.commands import jobs_in_process
 
 
 def bench(
@@ -68,7 +67,8 @@ def run(parts, out, *options):
 def finished(parts, tmp_path_factory):
     """A finished run of the two controls."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert run(parts, out, "memory-bank", "--json") == 0
+    with jobs_in_process():
+        assert run(parts, out, "memory-bank", "--json") == 0
     return out
 
 
@@ -94,7 +94,7 @@ def test_every_row_and_category_stands_in_the_tables(finished):
     assert found["median-colour", "bolt", "image_auroc"] == 1.0  # a white square on grey
 
 
-def test_what_is_done_is_not_done_again_and_what_is_missing_comes_out_alike(parts, finished, tmp_path):
+def test_what_is_done_is_not_done_again_and_what_is_missing_comes_out_alike(parts, finished, one_process):
     before, kept = without_times(finished / "results.json"), {}
     for folder in (finished / "jobs").iterdir():
         for path in folder.glob("*.result.json"):
@@ -116,9 +116,9 @@ def test_tables_show_the_jobs_of_earlier_commands_too(parts, finished):
     assert sorted((finished / "results.csv").read_text().splitlines()) == sorted(before.splitlines())
 
 
-def test_our_methods_compare_pixels_alone_where_no_features_were_asked_for(parts, tmp_path):
+def test_our_methods_compare_pixels_alone_where_no_features_were_asked_for(parts, tmp_path, one_process):
     asked = ["--methods", "glad", "--categories", "bolt", "--features", "none"]
-    small = ["--set", "glad.training.steps=1", "--set", "glad.crop=32"]
+    small = ["--set", "glad.training.steps=1", "--set", "glad.crop=32", "--set", "glad.sampler_steps=2"]
 
     assert main(["benchmark", str(parts), "-o", str(tmp_path / "run"), *asked, *small]) == 0
 
@@ -133,8 +133,8 @@ def test_a_folder_of_other_work_is_refused(parts, finished, capsys):
     assert "preset: tiny before, other now" in capsys.readouterr().err
 
 
-def test_a_job_that_fails_is_named_and_the_others_go_on(parts, tmp_path, capsys):
-    code = run(parts, tmp_path / "run", "patchcore", "--categories", "nut")
+def test_jobs_run_at_once_in_processes_of_their_own_and_one_that_fails_is_named(parts, tmp_path, capsys):
+    code = run(parts, tmp_path / "run", "patchcore", "--categories", "nut", "--jobs", "2")
 
     told = capsys.readouterr().err
     assert code == 2
@@ -142,6 +142,8 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(parts, tmp_path, capsys)
     assert "patchcore: expected a pretrained backbone" in told
     results = json.loads((tmp_path / "run/results.json").read_text())["results"]
     assert [one["label"] for one in results] == ["median-colour"]
+    logs = (tmp_path / "run/jobs").glob("*/log.txt")
+    assert sorted(one.parent.name for one in logs) == ["median-colour-nut-0", "patchcore-nut-0"]
 
 
 @pytest.mark.parametrize(
@@ -337,14 +339,8 @@ def own(parts, tmp_path):
 
 
 @pytest.fixture
-def done(own, tmp_path, monkeypatch):
+def done(own, tmp_path, one_process):
     """(data, options) to the exit code of a control's run in this process; it writes to tmp_path/run."""
-
-    def in_process(folder, gpu):
-        run_job(read_moved(folder), folder, Terminal(quiet=True))
-        return ""
-
-    monkeypatch.setattr(queue, "run_job", in_process)
 
     def again(data=own, *options):
         return run(data, tmp_path / "run", *options)
@@ -604,6 +600,7 @@ def test_another_file_where_the_job_should_be_is_refused(tmp_path, content):
         prepared(tmp_path, "a-nut-0", Job("median-colour", {"a": {}}, "parts", ["nut"]))
 
 
+@pytest.mark.slow  # the same with one that fails is tried above
 def test_several_jobs_run_at_once(parts, tmp_path):
     rows = (Row("median-colour", "median-colour"),)
     jobs = planned(bench(rows, ("bolt", "nut"), tmp_path=parts), "cpu")

@@ -23,6 +23,8 @@ SETTINGS = [
     f"denoiser.network={NETWORK}",
     "training.steps=2",
     "training.batch_size=2",
+    "readout.bank_size=200",
+    "readout.enlarge=0",
 ]
 
 

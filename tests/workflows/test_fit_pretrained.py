@@ -42,7 +42,7 @@ def test_one_model_has_a_prompt_for_every_category(run, refused, plates, tmp_pat
     save_file({name: one.clone() for name, one in zip(names, embeddings, strict=True)}, prompts)
     words = ["fit", plates, "-o", tmp_path / "model", "--preset", "paper/mvtec", "--pretrained", diffusion]
     words += ["--prompt", prompts, *shrink(shrunk), "--set", "features.name=''", "--device", "cpu"]
-    words += ["--set", "training.steps=1", "--set", "training.batch_size=2", "--set", "steps=2"]
+    words += ["--set", "training.steps=1", "--set", "training.batch_size=2", "--set", "sampler_steps=2"]
     sentence = refused(*words)
     assert "--categories: expected categories with a prompt (carpet, grid," in sentence
     words += ["--set", "denoiser.categories=[dark, light]", "--set", "both_ways=[light]"]

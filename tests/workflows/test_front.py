@@ -17,6 +17,7 @@ SMALL = {
     "codec.factor": 4,
     "training.steps": 2,
     "readout.bank_size": 200,
+    "readout.enlarge": 0,
     "denoiser.network": {
         "block_out_channels": [16, 32],
         "layers_per_block": 1,
@@ -96,7 +97,7 @@ def test_tune_needs_six_held_back_images(model, part):
         mendiff.tune(model, part)
 
 
-def test_benchmark_gives_figures_and_tables(part, tmp_path):
+def test_benchmark_gives_figures_and_tables(part, tmp_path, one_process):
     found = mendiff.benchmark(part.parent, tmp_path / "runs", methods=["median-colour"])
     assert {one["label"] for one in found.figures} == {"median-colour"}
     assert all(place.is_file() for place in found.tables)

@@ -169,7 +169,7 @@ def test_a_full_disk_keeps_what_was_found_so_far(run, model, data, tmp_path, mon
     kept, sentence = tmp_path / "found-unfinished", err.splitlines()[-1]
     assert code == 2
     assert " at 1.png" in sentence
-    assert "choose another place." in sentence
+    assert "choose another folder." in sentence
     assert sentence.endswith(f"Partial results are in {kept}.")
     assert len((kept / "predictions.csv").read_text().splitlines()) == 1 + 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "found-unfinished"]

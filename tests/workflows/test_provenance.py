@@ -31,7 +31,10 @@ NETWORK = (
     "{block_out_channels: [8, 16], layers_per_block: 1, down_block_types: [DownBlock2D, DownBlock2D], "
     "up_block_types: [UpBlock2D, UpBlock2D], norm_num_groups: 4, add_attention: false}"
 )
-SETTINGS = ("image_size=32", "crop=0", "training.batch_size=2", f"denoiser.network={NETWORK}")
+SETTINGS = (
+    *("image_size=32", "crop=0", "training.batch_size=2", f"denoiser.network={NETWORK}"),
+    *("readout.bank_size=200", "readout.enlarge=0"),
+)
 
 
 def options(*settings):
