@@ -29,7 +29,7 @@ FULL = {
         "features.name": "test_resnet",
     },
     "diad": {"readout.local_share": 0.4, "features.name": "test_resnet"},
-    "ran": {"readout.distance": "mahalanobis", "features.name": "test_resnet"},
+    "ran": {"readout.distance": "mahalanobis", "features.name": "test_resnet", "enlarge": 0},
 }
 """What gives a method of the preset "tiny" every part that some preset has."""
 
