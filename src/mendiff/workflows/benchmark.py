@@ -11,7 +11,7 @@ from typing import Any
 from mendiff.checkpoints.files import as_json, read_json
 from mendiff.data.dataset import open_data
 from mendiff.data.images import check_writable, write_bytes
-from mendiff.errors import InputError, check_choice
+from mendiff.errors import InputError, check_choice, check_range
 from mendiff.evaluation import papers
 from mendiff.evaluation.suites import SUITES
 from mendiff.evaluation.tables import (
@@ -62,8 +62,7 @@ SAME_RESULTS = (
 @exclusive("benchmark")
 def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
     """Run or resume a benchmark and report its tables."""
-    if options.jobs < 1:
-        raise InputError(f"--jobs: expected at least 1, got {options.jobs}.")
+    check_range("--jobs", options.jobs, 1)
     check_tables(options.out)
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
     known = [category for category in chosen if category.test]

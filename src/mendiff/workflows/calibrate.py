@@ -14,7 +14,7 @@ from mendiff.checkpoints.store import categories_of, load, save
 from mendiff.data.dataset import open_data
 from mendiff.data.samples import Use
 from mendiff.diffusion.random import content_seeds
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_range
 from mendiff.model import Model
 from mendiff.workflows.common import choose_categories, choose_device
 from mendiff.workflows.fit_config import readable_paths
@@ -33,8 +33,7 @@ def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:
         raise InputError(
             "DATA: expected good images, or --false-alarm-rate to change only the rate, got neither."
         )
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size: expected at least 1, got {options.batch_size}.")
+    check_range("--batch-size", options.batch_size, 1)
     rate = None if options.false_alarm_rate is None else check_rate(options.false_alarm_rate)
     device = choose_device(options.device)
     loaded = load(options.model, device)

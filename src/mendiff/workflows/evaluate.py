@@ -14,7 +14,7 @@ from mendiff.data.dataset import Category, open_data
 from mendiff.data.images import normalise_heat, to_picture
 from mendiff.data.reading import image_size
 from mendiff.data.samples import Use
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_range
 from mendiff.evaluation.curves import curves
 from mendiff.evaluation.metrics import Metrics, is_exact, summary
 from mendiff.evaluation.operating import at_threshold
@@ -71,8 +71,7 @@ class Outcome:
 
 def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     """Evaluate a model folder on every category of `data` that has a test set."""
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size: expected at least 1, got {options.batch_size}.")
+    check_range("--batch-size", options.batch_size, 1)
     if options.false_alarm_rate is not None:
         check_rate(options.false_alarm_rate)
     place = _check_places(options.out, options.report, options.overwrite)
@@ -122,7 +121,9 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     title = f"{options.model.resolve().name} on {options.data.resolve().name}"
     pages = [one.page for one in outcomes.values() if one.page is not None]
     missing = {"unreadable test images": unread} if unread else {}
-    shown = Report(title, _subtitle(fitted), pages, result, {**about(fitted), **missing})
+    count = fitted.info.get("images", "?")
+    subtitle = f"{fitted.name.upper()}, trained on {count} good images, at {fitted.image_size} pixels"
+    shown = Report(title, subtitle, pages, result, {**about(fitted), **missing})
     _write(shown, place, options.out, options.report, reporter)
     return {
         **result,
@@ -284,8 +285,3 @@ def about(model: Model) -> dict[str, str]:
         "threshold": f"for a false-alarm rate of {100 * rate:.3g}%; from held-back good images only",
         "evaluated": f"{date.today().isoformat()} with mendiff {__version__}",
     }
-
-
-def _subtitle(model: Model) -> str:
-    images = model.info.get("images", "?")
-    return f"{model.name.upper()}, trained on {images} good images, at {model.image_size} pixels"

@@ -24,7 +24,7 @@ from mendiff.data.dataset import Category, open_data
 from mendiff.data.found import find_images
 from mendiff.data.reading import image_size as read_size
 from mendiff.diffusion.random import content_seeds
-from mendiff.errors import InputError, check_choice
+from mendiff.errors import InputError, check_choice, check_range
 from mendiff.methods.base import MethodConfig
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
@@ -196,8 +196,7 @@ def with_steps(settings: Mapping[str, Any], steps: int | None) -> dict[str, Any]
     """Settings with the value of --steps; InputError if --set has another number of steps."""
     if steps is None:
         return dict(settings)
-    if steps < 1:
-        raise InputError(f"--steps: expected at least 1, got {steps}.")
+    check_range("--steps", steps, 1)
     other = settings.get(STEPS, steps)
     if other != steps:
         raise InputError(f"--steps and --set {STEPS}: expected equal numbers, got {steps} and {other!r}.")

@@ -87,10 +87,10 @@ PRESETS = {
             steps=1500, batch_size=4, learning_rate=1e-3, warmup=30, cosine=True, weight_decay=0.0
         ),
     ),
-    # Stable Diffusion's size, tuned as for DiAD: ImageNet's normalisation, and latent diffusion's loss of its
-    # kl-f8, discriminator included, at the rate that the published code tunes it with. The paper says of it
-    # that it is fine-tuned, and no more; the rate in its Table 11, 1e-5, is the denoiser's. Latent diffusion
-    # lets the discriminator in at step 50,001 of a training from scratch; ours begins half-way.
+    # Stable Diffusion's autoencoder, fine-tuned as for DiAD: ImageNet normalisation, latent diffusion's loss
+    # for kl-f8 with discriminator, and the learning rate of the published code. The paper only states that
+    # the autoencoder is fine-tuned; the rate in its Table 11, 1e-5, is the denoiser's. Latent diffusion
+    # starts the discriminator at step 50,001 of a training from scratch; here it starts at half of the steps.
     "kl": CodecPlan(
         codec=dataclasses.replace(PUBLISHED.codec, pixels="imagenet"),
         loss=CodecLossConfig(adversarial_weight=0.5, adversarial_start=10000),

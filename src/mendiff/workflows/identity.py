@@ -99,18 +99,14 @@ def file_hashes(job: Job) -> Iterator[tuple[str, str]]:
         found = open_diffusion(job.pretrained).find(sources)
         yield "pretrained", fingerprint(f"{part} {content(one)}" for part, one in found.items())
     if job.prompt is not None:
-        yield "prompt", _existing("--prompt", Path(job.prompt))
+        if not Path(job.prompt).is_file():
+            raise InputError(f"--prompt: expected an existing file, got {job.prompt}.")
+        yield "prompt", content(Path(job.prompt))
     if job.codec is not None:
         folder = codec_folder(Path(job.codec))
         yield "codec", fingerprint(content(folder / name) for name in (CONFIG, WEIGHTS))
     if job.textures is not None:
         yield "textures", fingerprint(content(one) for one in find_images(Path(job.textures)))
-
-
-def _existing(option: str, path: Path) -> str:
-    if not path.is_file():
-        raise InputError(f"{option}: expected an existing file, got {path}.")
-    return content(path)
 
 
 def content(path: Path) -> str:

@@ -17,7 +17,7 @@ from mendiff.data.bands import Enlarged, bands
 from mendiff.data.images import normalise_heat, overlay, save_bands, to_picture
 from mendiff.data.labels import inspected_notes
 from mendiff.data.reading import Picture
-from mendiff.errors import InputError, NotFiniteError
+from mendiff.errors import InputError, NotFiniteError, check_range
 from mendiff.model import Model
 from mendiff.types import Detection
 from mendiff.workflows.common import choose_device, warn_of_dark_images
@@ -64,8 +64,7 @@ def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
     place = check_output(options.out, options.overwrite, "findings")
     for folder in place.kept:
         reporter.warn(f"an earlier run into {options.out} was interrupted; its results are in {folder}.")
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size: expected at least 1, got {options.batch_size}.")
+    check_range("--batch-size", options.batch_size, 1)
     rate = None if options.false_alarm_rate is None else check_rate(options.false_alarm_rate)
     device = choose_device(options.device)
     loaded = load(options.model, device, options.category, offload=options.offload, half=options.half)

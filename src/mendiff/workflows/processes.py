@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-from mendiff.errors import InputError, check_choice
+from mendiff.errors import InputError, check_choice, check_range
 from mendiff.types import Processes
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -21,8 +21,7 @@ def check_processes(processes: Processes) -> None:
     """Raise InputError for processes that this machine can't start."""
     device, devices, strategy = processes.device, processes.devices, processes.strategy
     check_choice("--strategy", strategy, STRATEGIES)
-    if processes.nodes < 1:
-        raise InputError(f"--nodes: expected at least 1, got {processes.nodes}.")
+    check_range("--nodes", processes.nodes, 1)
     kind, _, index = device.partition(":")
     there = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}.get(kind, 1)
     if not 1 <= devices <= there:

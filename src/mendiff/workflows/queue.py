@@ -72,6 +72,10 @@ def _refuse(folder: Path, changed: str) -> None:
 
 def run_all(folders: Sequence[Path], jobs: int, ray: str | None, reporter: Reporter) -> dict[Path, str]:
     """Run all unfinished jobs; returns the folders of failed jobs with the reasons."""
+
+    def is_done(folder: Path) -> bool:
+        return all(result_file(folder, label).is_file() for label in read_job(folder).rows)
+
     todo = [folder for folder in folders if not is_done(folder)]
     if len(todo) < len(folders):
         reporter.say(f"{len(folders) - len(todo)} of {len(folders)} jobs are done already")
@@ -84,11 +88,6 @@ def run_all(folders: Sequence[Path], jobs: int, ray: str | None, reporter: Repor
                 reporter.warn(f"{folder.name}: {reason}")
             update(len(folders) - len(todo) + number, len(folders), folder.name)
     return failed
-
-
-def is_done(folder: Path) -> bool:
-    """Whether all rows of a job have results."""
-    return all(result_file(folder, label).is_file() for label in read_job(folder).rows)
 
 
 def outcomes(folders: Sequence[Path], jobs: int, ray: str | None) -> Iterator[tuple[Path, str]]:
