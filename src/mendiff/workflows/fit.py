@@ -70,7 +70,7 @@ def run(options: FitOptions, reporter: Reporter) -> dict[str, Any]:
     check_choice("--balance", options.balance, BALANCES)
     depth = {"bit_depth": options.bit_depth} if options.bit_depth else {}
     same: dict[str, Any] = {one.name: getattr(options, one.name) for one in fields(Plan)}
-    changed = {
+    changed: dict[str, Any] = {
         "settings": with_steps(depth | options.settings, options.steps),
         "device": processes.device,
         "false_alarm_rate": check_rate(options.false_alarm_rate),
