@@ -24,10 +24,10 @@ from mendiff.data.dataset import Category, open_data
 from mendiff.data.images import resize
 from mendiff.data.reading import read_image
 from mendiff.nets.denoiser import plain_unet
-from mendiff.workflows import testing
+from mendiff.runs import testing
+from mendiff.runs.fit_config import Plan
+from mendiff.runs.variants import variant_of
 from mendiff.workflows.fit import fit
-from mendiff.workflows.fit_config import Plan
-from mendiff.workflows.variants import variant_of
 
 # (row, model, changes): Table 6, then Table 7, with T' = 750 and min_timestep = 350 as published.
 ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (

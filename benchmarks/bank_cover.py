@@ -24,10 +24,10 @@ from mendiff.data.images import resize
 from mendiff.data.reading import read_image
 from mendiff.evaluation.controls import fit_memory_bank
 from mendiff.methods.base import find_method, find_preset
+from mendiff.runs import testing
 from mendiff.scoring import bank as banks
 from mendiff.synthesis.upright import Frame, orientations_vary, pose_of
 from mendiff.types import Detection
-from mendiff.workflows import testing
 
 MOST = 200
 """Maximum number of good images for a memory bank."""

@@ -16,9 +16,9 @@ import torch
 from mendiff.checkpoints.store import load
 from mendiff.cli.terminal import Terminal
 from mendiff.data.dataset import open_data
+from mendiff.runs import testing
+from mendiff.runs.variants import variant
 from mendiff.scoring.readout_config import LEARNED
-from mendiff.workflows import testing
-from mendiff.workflows.variants import variant
 
 ROWS = {"chosen": list(LEARNED.bank_shares), "without": [], "alone": [1.0]}
 SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap")

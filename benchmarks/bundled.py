@@ -40,10 +40,10 @@ from mendiff.nets.codec import Codec
 from mendiff.nets.features import FeatureExtractor
 from mendiff.nets.placement import multiplies_bf16
 from mendiff.nets.student import STAGES, StudentFeatures
-from mendiff.workflows.common import choose_categories
+from mendiff.runs.common import choose_categories
+from mendiff.runs.fit_config import own_size, readable_paths
+from mendiff.runs.testing import TestSet, measure, read_tests
 from mendiff.workflows.fit_codec import quality
-from mendiff.workflows.fit_config import own_size, readable_paths
-from mendiff.workflows.testing import TestSet, measure, read_tests
 from tools.train_features import open_teacher
 
 COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap")

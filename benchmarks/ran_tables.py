@@ -26,10 +26,10 @@ from mendiff.cli.terminal import Terminal
 from mendiff.data.dataset import Category, open_data
 from mendiff.diffusion.random import content_seeds
 from mendiff.model import Model
-from mendiff.workflows import testing
+from mendiff.runs import testing
+from mendiff.runs.fit_config import Plan
+from mendiff.runs.variants import variant
 from mendiff.workflows.fit import fit
-from mendiff.workflows.fit_config import Plan
-from mendiff.workflows.variants import variant
 
 COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro")
 ALONE: dict[str, dict[str, Any]] = {

@@ -23,10 +23,10 @@ from mendiff.cli.terminal import Terminal
 from mendiff.data.dataset import open_data
 from mendiff.diffusion.posterior import kl_divergence
 from mendiff.diffusion.random import PerImageRandom, content_seeds
+from mendiff.runs import testing
 from mendiff.scoring.maps import gaussian_blur
 from mendiff.scoring.score import top_share_mean
 from mendiff.types import Detection
-from mendiff.workflows import testing
 
 BATCH, SIGMA, SHARE = 8, 2 / 256, 0.002
 

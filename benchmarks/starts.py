@@ -26,11 +26,11 @@ from mendiff.cli.terminal import Terminal
 from mendiff.data.dataset import open_data
 from mendiff.diffusion.random import content_seeds
 from mendiff.evaluation.stops import stop_figures
+from mendiff.runs import testing
 from mendiff.scoring.bank import PatchBank
 from mendiff.scoring.maps import cosine_map, enlarged, gaussian_blur
 from mendiff.scoring.score import top_share_mean
 from mendiff.training.split import split_images
-from mendiff.workflows import testing
 
 SIGMA, SHARE, POSITIONS, BATCH = 4 / 256, 0.002, 20_000, 8
 SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap")

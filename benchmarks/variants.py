@@ -24,9 +24,9 @@ from mendiff.data.dataset import Category, open_data
 from mendiff.evaluation.metrics import TWIN_METRICS
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
+from mendiff.runs.variants import variant_of
 from mendiff.training.split import held_back_and_seen
 from mendiff.workflows.job import RowPredictor, row_metrics
-from mendiff.workflows.variants import variant_of
 
 SHOWN = ("image_auroc", "pixel_auroc", "pixel_ap", *TWIN_METRICS)
 

@@ -1,4 +1,4 @@
-"""The floors of the house: who may import whom, and touch files, the network, the terminal or a device.
+"""The layers of the package: who may import whom, and touch files, the network, the terminal or a device.
 
 Every module under src/mendiff is parsed, not imported, so an import inside a function counts like any other.
 """
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-# The top-level names of mendiff and their floors. A new room gets one line here (and one in CONTRIBUTING.md).
-FLOORS = {
+# The top-level names of mendiff and their layers. A new part gets one line here (and one in CONTRIBUTING.md).
+LAYERS = {
     "types": 1,
     "errors": 1,
     "diffusion": 1,
@@ -32,26 +32,28 @@ FLOORS = {
     "evaluation": 5,
     "report": 5,
     "demo": 5,
-    "workflows": 6,
-    "cli": 7,
+    "runs": 6,
+    "workflows": 7,
+    "cli": 8,
 }
-# What a room may import from its own floor, besides itself.
+# What a part may import from its own layer, besides itself.
 SIDEWAYS = {
-    **{room: {"types", "errors"} for room in ("types", "diffusion", "synthesis", "scoring", "calibration")},
+    **{part: {"types", "errors"} for part in ("types", "diffusion", "synthesis", "scoring", "calibration")},
     # Model.save calls the store, lazily: the store knows models, and users look for `save` on a model.
     "inspection": {"data"},
     "model": {"checkpoints", "data", "inspection"},
     "checkpoints": {"data", "model"},
     "training": {"checkpoints", "data", "model"},
 }
-# Third parties: floors 1-3 may use these and no others, floors from 4 on any but these.
+# Third parties: layers 1-3 may use these and no others, layers from 4 on any but these.
 # scipy for quantiles of Student's t, which the standard library lacks.
 ALLOWED = {1: {"torch", "torchvision", "sklearn", "scipy"}, 2: {"torch", "diffusers", "timm"}, 3: {"torch"}}
 FORBIDDEN = {
     4: {"diffusers", "timm", "anomalib", "lightning", "pytorch_lightning"},
     5: {"diffusers", "timm", "rich", "jsonargparse"},
     6: {"diffusers", "timm", "rich", "jsonargparse"},
-    7: {"diffusers", "timm"},
+    7: {"diffusers", "timm", "rich", "jsonargparse"},
+    8: {"diffusers", "timm"},
 }
 
 DISK_OR_NETWORK = re.compile(
@@ -116,25 +118,25 @@ def uses(tree: ast.AST, package: str) -> Iterator[Use]:
 
 def import_fault(module: str, target: str) -> str | None:
     """Say what is wrong with `module` importing `target`, or None."""
-    room = module.split(".")[1]
-    floor = FLOORS[room]
+    part = module.split(".")[1]
+    layer = LAYERS[part]
     top, *below = target.split(".")
     if top != "mendiff":
-        banned = top not in ALLOWED[floor] if floor in ALLOWED else top in FORBIDDEN[floor]
+        banned = top not in ALLOWED[layer] if layer in ALLOWED else top in FORBIDDEN[layer]
         return (
-            f"floor {floor} may not import {top}" if banned and top not in sys.stdlib_module_names else None
+            f"layer {layer} may not import {top}" if banned and top not in sys.stdlib_module_names else None
         )
     if below == ["__version__"]:
         return None
     other = below[0] if below else ""
-    if other not in FLOORS:
-        return f"{target} is no room of FLOORS; import a name from its room, not from the front door"
-    if other == room:
+    if other not in LAYERS:
+        return f"{target} is no part of LAYERS; import a name from its part, not from the front door"
+    if other == part:
         return method_fault(module, below)
-    if FLOORS[other] > floor:
-        return f"floor {floor} looks up to {other} on floor {FLOORS[other]}"
-    if FLOORS[other] == floor and other not in SIDEWAYS.get(room, ()):
-        return f"{room} looks sideways to {other} on floor {floor}"
+    if LAYERS[other] > layer:
+        return f"layer {layer} looks up to {other} on layer {LAYERS[other]}"
+    if LAYERS[other] == layer and other not in SIDEWAYS.get(part, ()):
+        return f"{part} looks sideways to {other} on layer {layer}"
     return None
 
 
@@ -145,44 +147,44 @@ def method_fault(module: str, below: list[str]) -> str | None:
         return None
     if below[1].startswith(f"{own.partition('_')[0]}_"):
         return None
-    return f"a method imports another method: {below[1]}; share through methods/base.py or a lower floor"
+    return f"a method imports another method: {below[1]}; share through methods/base.py or a lower layer"
 
 
 def use_fault(module: str, use: Use) -> str | None:
     """Say what is wrong with `module` naming or calling something, or None."""
-    floor = FLOORS[module.split(".")[1]]
-    if floor <= 3 and DISK_OR_NETWORK.match(use.name):
-        return f"floor {floor} touches disk or network: {use.name}"
-    if floor <= 6 and TERMINAL.match(use.name):
-        return f"floor {floor} talks to the terminal: {use.name}"
-    if floor <= 4 and (DEVICE.match(use.name) or (use.call and use.name.endswith(".cuda"))):
-        return f"floor {floor} picks a device: {use.name}"
+    layer = LAYERS[module.split(".")[1]]
+    if layer <= 3 and DISK_OR_NETWORK.match(use.name):
+        return f"layer {layer} touches disk or network: {use.name}"
+    if layer <= 7 and TERMINAL.match(use.name):
+        return f"layer {layer} talks to the terminal: {use.name}"
+    if layer <= 4 and (DEVICE.match(use.name) or (use.call and use.name.endswith(".cuda"))):
+        return f"layer {layer} picks a device: {use.name}"
     if PICKLE.match(use.name):
         return f"pickle: {use.name}; weights are safetensors"
     if use.name == "torch.load" and not module.startswith("mendiff.checkpoints.import_"):
         return "torch.load belongs to checkpoints/import_*.py"
     if use.name.endswith(".from_pretrained") and not module.startswith("mendiff.checkpoints"):
         return "from_pretrained belongs to checkpoints/"
-    return call_fault(floor, use) if use.call else None
+    return call_fault(layer, use) if use.call else None
 
 
-def call_fault(floor: int, use: Use) -> str | None:
+def call_fault(layer: int, use: Use) -> str | None:
     """Say what is wrong with the arguments of a call, or None."""
     keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in use.call.keywords}
     if use.name == "torch.load" and keywords.get("weights_only") != "True":
         return "torch.load without weights_only=True"
-    if floor <= 4 and keywords.get("pretrained", "False") != "False":
+    if layer <= 4 and keywords.get("pretrained", "False") != "False":
         return "pretrained= other than False downloads; weights come in through checkpoints/"
-    if floor <= 3 and "checkpoint_path" in keywords:
-        return f"floor {floor} touches disk or network: checkpoint_path="
+    if layer <= 3 and "checkpoint_path" in keywords:
+        return f"layer {layer} touches disk or network: checkpoint_path="
     return None
 
 
 def faults(module: str, source: str, package: str | None = None) -> list[str]:
-    """All breaches of the floors in the source text of one module of mendiff, each with its line."""
-    room = module.split(".")[1]
-    if room not in FLOORS:
-        return [f"{module} is on no floor: add {room!r} to FLOORS in tests/test_layers.py"]
+    """All breaches of the layers in the source text of one module of mendiff, each with its line."""
+    part = module.split(".")[1]
+    if part not in LAYERS:
+        return [f"{module} is on no layer: add {part!r} to LAYERS in tests/test_layers.py"]
     found = set()
     for use in uses(ast.parse(source), package or module.rpartition(".")[0]):
         fault = (use.imported and import_fault(module, use.name)) or use_fault(module, use)
@@ -196,7 +198,7 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-# The front door itself sees every floor; tests/test_startup.py holds that it stays light.
+# The front door itself sees every layer; tests/test_startup.py holds that it stays light.
 @pytest.mark.parametrize("path", [path for path in FILES if module_name(path) != "mendiff"], ids=module_name)
 def test_module_keeps_to_its_floor(path):
     module = module_name(path)
@@ -231,8 +233,8 @@ def test_third_party_imports_are_declared_dependencies():
 @pytest.mark.parametrize(
     ("module", "source", "expected"),
     [
-        ("mendiff.attic", "x = 1", "add 'attic' to FLOORS in tests/test_layers.py"),
-        ("mendiff.attic.box", "x = 1", "add 'attic' to FLOORS in tests/test_layers.py"),
+        ("mendiff.attic", "x = 1", "add 'attic' to LAYERS in tests/test_layers.py"),
+        ("mendiff.attic.box", "x = 1", "add 'attic' to LAYERS in tests/test_layers.py"),
         ("mendiff.diffusion.ddim", "from mendiff.nets.codec import Codec", "looks up to nets"),
         ("mendiff.diffusion.ddim", "def f():\n    import mendiff.methods.base", "looks up to methods"),
         ("mendiff.diffusion.ddim", "from ..scoring import maps", "looks sideways to scoring"),

@@ -34,12 +34,12 @@ from mendiff.nets.codec import BUNDLED_NETWORK, Codec, CodecConfig, TinyCodec, w
 from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeatureExtractor
+from mendiff.runs.common import choose_device
+from mendiff.runs.fit_config import INPUTS, backbone_changes
+from mendiff.runs.places import check_output, new_folder
 from mendiff.training.codec_loss import codec_loss
 from mendiff.training.step import Learner
-from mendiff.workflows.common import choose_device
 from mendiff.workflows.fit_codec import quality
-from mendiff.workflows.fit_config import INPUTS, backbone_changes
-from mendiff.workflows.places import check_output, new_folder
 from tools.assessment import Category, assess_all, draw_category
 from tools.command import (
     OTHER_SEED,

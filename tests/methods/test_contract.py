@@ -14,8 +14,8 @@ from mendiff.errors import InputError
 from mendiff.methods.base import METHODS, describe_parameters, find_method, find_preset
 from mendiff.methods.config import config_from_dict, config_to_dict, override
 from mendiff.model import calibrated
+from mendiff.runs.variants import variant_of
 from mendiff.types import Detection
-from mendiff.workflows.variants import variant_of
 
 pytestmark = pytest.mark.parametrize("name", METHODS)
 SEEDS = torch.tensor([11, 5, 2**62, 0])

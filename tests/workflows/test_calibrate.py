@@ -16,8 +16,8 @@ from mendiff.cli.terminal import Terminal
 from mendiff.data.images import save_png
 from mendiff.diffusion.random import content_seeds
 from mendiff.model import Model, prepare
-from mendiff.workflows.common import MOST_WARNINGS
-from mendiff.workflows.thresholds import warn_of_outliers
+from mendiff.runs.common import MOST_WARNINGS
+from mendiff.runs.thresholds import warn_of_outliers
 
 SIDE = 32
 

@@ -11,8 +11,8 @@ from mendiff.cli import main
 from mendiff.cli.terminal import Terminal
 from mendiff.data.images import save_png, to_picture
 from mendiff.methods.glad_config import PRESETS
+from mendiff.runs.length import Length
 from mendiff.workflows import choice
-from mendiff.workflows.length import Length
 
 GOOD, POOR = ({"image_auroc": one, "pixel_auroc": one, "pixel_ap": one} for one in (0.9, 0.5))
 

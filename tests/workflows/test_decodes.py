@@ -14,10 +14,11 @@ from mendiff.checkpoints.files import sha256_of
 from mendiff.data import checks
 from mendiff.data.dataset import open_data
 from mendiff.methods.glad_config import PRESETS
-from mendiff.workflows import choice, common, identity
+from mendiff.runs import common
+from mendiff.runs.reporting import Silent
+from mendiff.workflows import choice, identity
 from mendiff.workflows.job import run as run_job
 from mendiff.workflows.queue import prepared
-from mendiff.workflows.reporting import Silent
 from mendiff.workflows.spec import CONTENTS, Job, read_moved
 from tests.commands import RAN
 

@@ -9,8 +9,8 @@ import mendiff
 import mendiff.model as mendiff_model
 from mendiff.demo.data import DemoConfig
 from mendiff.methods.base import METHODS, find_method
+from mendiff.runs.fit_config import Plan, make_config
 from mendiff.workflows import demo
-from mendiff.workflows.fit_config import Plan, make_config
 from tests.commands import GUIDED_NETWORK, NETWORK, settings
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")

@@ -10,7 +10,7 @@ from PIL import Image
 import mendiff
 from mendiff.cli.terminal import Terminal
 from mendiff.data.dataset import open_data
-from mendiff.workflows.testing import find, read_tests
+from mendiff.runs.testing import find, read_tests
 from tests.commands import METRICS, TOLD, size
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")

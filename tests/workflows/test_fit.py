@@ -10,8 +10,8 @@ from PIL import Image
 
 import mendiff
 from mendiff.anomalib_models import GoodImages
+from mendiff.runs.locks import exclusive_output
 from mendiff.training.split import choose
-from mendiff.workflows.locks import exclusive_output
 from tests.commands import (
     DEFAULT_READOUT,
     DIAD,

@@ -9,7 +9,7 @@ import mendiff
 from mendiff.checkpoints import store
 from mendiff.cli.terminal import Terminal
 from mendiff.data.dataset import open_data
-from mendiff.workflows.testing import find, read_tests
+from mendiff.runs.testing import find, read_tests
 from tests.commands import settings
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")

@@ -9,7 +9,7 @@ import torch
 import mendiff
 from mendiff.data.images import save_png, to_picture
 from mendiff.methods.glad import Glad
-from mendiff.workflows.reporting import Reporter
+from mendiff.runs.reporting import Reporter
 
 SMALL = {
     "image_size": 32,

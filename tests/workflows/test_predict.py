@@ -195,7 +195,7 @@ def test_both_pictures_of_an_oblong_image_have_its_size(run, model, tmp_path):
 
 def test_predict_names_and_counts_the_files_that_it_passes_over(run, model, data, tmp_path, monkeypatch):
     left = [(data / "a.pgm", "type .pgm"), (data / "b.pgm", "type .pgm"), (data / "c", "broken link")]
-    monkeypatch.setattr("mendiff.workflows.findings.images_left_out", lambda folder: left)
+    monkeypatch.setattr("mendiff.runs.findings.images_left_out", lambda folder: left)
     code, out, err = run("predict", model, data / "test", "-o", tmp_path / "found", "--json")
     assert code == 0
     assert err == "warning: 3 files are skipped: 2 (type .pgm), 1 (broken link).\n"

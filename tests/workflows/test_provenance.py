@@ -20,10 +20,10 @@ from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.methods.glad import Glad
 from mendiff.methods.glad import Glad as GladMethod
+from mendiff.runs.variants import split_as_fitted, variant
 from mendiff.training.split import choose, held_back_and_seen
 from mendiff.workflows import tune
 from mendiff.workflows.tune import Trial
-from mendiff.workflows.variants import split_as_fitted, variant
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 

@@ -16,11 +16,11 @@ from mendiff.evaluation.suites import SUITES
 from mendiff.methods.base import METHODS, find_method
 from mendiff.methods.config import config_to_dict, override
 from mendiff.model import Model
+from mendiff.runs.fit_config import check_sources, stated_config
+from mendiff.runs.variants import variant_of
 from mendiff.workflows.bench import Bench, SharedInputs, chosen_rows, planned, with_shared_inputs
 from mendiff.workflows.fit import check_prompts
-from mendiff.workflows.fit_config import check_sources, stated_config
 from mendiff.workflows.spec import config_changes
-from mendiff.workflows.variants import variant_of
 
 PRESETS = ("tiny", "small", "paper")
 STATED = [(name, None) for name in SUITES] + [(None, name) for name in ABLATIONS]

@@ -14,10 +14,10 @@ from mendiff.cli import main
 from mendiff.errors import InputError
 from mendiff.methods.glad import Glad
 from mendiff.model import Model
+from mendiff.runs.variants import variant
 from mendiff.training.split import held_back_and_seen
 from mendiff.workflows import tune
 from mendiff.workflows.tune import Trial
-from mendiff.workflows.variants import variant
 
 
 @pytest.fixture(scope="module")

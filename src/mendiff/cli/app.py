@@ -31,7 +31,7 @@ from mendiff.cli.ending import (
     interruptible,
 )
 from mendiff.errors import InputError
-from mendiff.workflows.reporting import one_line
+from mendiff.runs.reporting import one_line
 
 OUT_OF_MEMORY = re.compile(r"MemoryError|out of memory|can't allocate memory", re.IGNORECASE)
 LESS_MEMORY = (

@@ -18,8 +18,8 @@ from mendiff.cli.ending import (
 )
 from mendiff.cli.terminal import Terminal
 from mendiff.errors import InputError
+from mendiff.runs.locks import exclusive_output
 from mendiff.workflows.job import run
-from mendiff.workflows.locks import exclusive_output
 from mendiff.workflows.spec import FAILED, read_moved
 
 

@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 
 from mendiff.cli.ending import OUTPUT_CLOSED
-from mendiff.workflows.reporting import Reporter, Table, Update, one_line
+from mendiff.runs.reporting import Reporter, Table, Update, one_line
 
 LINE_SECONDS = 30.0
 """Seconds between two lines of progress where no terminal can show a bar."""

@@ -18,10 +18,10 @@ from mendiff.evaluation.tables import unique
 from mendiff.methods.base import METHODS, find_method
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
+from mendiff.runs.fit_config import check_sources, stated_config
+from mendiff.runs.reporting import Reporter
 from mendiff.workflows.fit import STATISTICS, check_prompts
-from mendiff.workflows.fit_config import check_sources, stated_config
 from mendiff.workflows.identity import identity
-from mendiff.workflows.reporting import Reporter
 from mendiff.workflows.spec import BANK, BASELINES, UNTRAINED, Job, slug
 
 ACCEPTED_BY = {

@@ -27,6 +27,9 @@ from mendiff.evaluation.tables import (
     stops_as_markdown,
     unique,
 )
+from mendiff.runs.common import choose_categories, choose_device, readable_categories
+from mendiff.runs.locks import exclusive
+from mendiff.runs.reporting import Reporter, Table
 from mendiff.workflows.bench import (
     Bench,
     SharedInputs,
@@ -36,13 +39,10 @@ from mendiff.workflows.bench import (
     planned,
     with_shared_inputs,
 )
-from mendiff.workflows.common import choose_categories, choose_device, readable_categories
 from mendiff.workflows.fit import STATISTICS
 from mendiff.workflows.identity import note_contents
-from mendiff.workflows.locks import exclusive
 from mendiff.workflows.options import BenchmarkOptions
 from mendiff.workflows.queue import check_folder, collected, others_of, prepared, run_all
-from mendiff.workflows.reporting import Reporter, Table
 from mendiff.workflows.spec import CONTENTS, MOVED, slug
 
 NOTHING = "n/a"

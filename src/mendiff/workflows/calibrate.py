@@ -16,12 +16,12 @@ from mendiff.data.samples import Use
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, check_range
 from mendiff.model import Model
-from mendiff.workflows.common import choose_categories, choose_device
-from mendiff.workflows.fit_config import readable_paths
+from mendiff.runs.common import choose_categories, choose_device
+from mendiff.runs.fit_config import readable_paths
+from mendiff.runs.places import check_output, new_folder
+from mendiff.runs.reporting import Reporter
+from mendiff.runs.thresholds import check_rate, report_reliability, warn_of_outliers
 from mendiff.workflows.options import CalibrateOptions
-from mendiff.workflows.places import check_output, new_folder
-from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.thresholds import check_rate, report_reliability, warn_of_outliers
 
 
 def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:

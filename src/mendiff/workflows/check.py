@@ -11,8 +11,8 @@ from mendiff.data.dataset import Category, read_data
 from mendiff.data.outliers import unlike_images
 from mendiff.data.reading import check_depth
 from mendiff.data.samples import Finding, Use
+from mendiff.runs.reporting import Reporter, Table
 from mendiff.workflows.options import CheckOptions
-from mendiff.workflows.reporting import Reporter, Table
 
 
 def run(options: CheckOptions, reporter: Reporter) -> dict[str, Any]:

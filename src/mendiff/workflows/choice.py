@@ -16,17 +16,17 @@ from mendiff.checkpoints.store import CONFIG, load
 from mendiff.data.dataset import Category
 from mendiff.errors import InputError
 from mendiff.model import Model
+from mendiff.runs.common import readable_categories
+from mendiff.runs.fit_config import Plan, make_config, training_paths, use_of
+from mendiff.runs.length import chosen_length
+from mendiff.runs.locks import hidden_path
+from mendiff.runs.places import check_output, new_folder, resumable
+from mendiff.runs.reporting import Reporter
+from mendiff.runs.variants import split_as_fitted
 from mendiff.synthesis.probes import probes
-from mendiff.workflows.common import readable_categories
 from mendiff.workflows.fit import NOTHING_TO_RESUME, STEPS, fit
-from mendiff.workflows.fit_config import Plan, make_config, training_paths, use_of
-from mendiff.workflows.length import chosen_length
-from mendiff.workflows.locks import hidden_path
 from mendiff.workflows.manifest import MANIFEST, check_manifest, data_hashes
-from mendiff.workflows.places import check_output, new_folder, resumable
-from mendiff.workflows.reporting import Reporter
 from mendiff.workflows.tune import METRICS, SMALLEST_GAIN, metrics_against_good
-from mendiff.workflows.variants import split_as_fitted
 
 CANDIDATES = ("tiny", "small")
 """From the fastest; a slower preset must be better by SMALLEST_GAIN."""

@@ -40,12 +40,12 @@ from mendiff.methods.diad_config import PUBLISHED, DiadConfig
 from mendiff.methods.glad import Glad
 from mendiff.methods.glad_config import GladConfig
 from mendiff.model import calibrate
-from mendiff.workflows.common import choose_device
-from mendiff.workflows.fit_config import readable_paths
+from mendiff.runs.common import choose_device
+from mendiff.runs.fit_config import readable_paths
+from mendiff.runs.places import Place, check_output, new_folder
+from mendiff.runs.reporting import Reporter
+from mendiff.runs.thresholds import report_reliability
 from mendiff.workflows.options import ConvertOptions
-from mendiff.workflows.places import Place, check_output, new_folder
-from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.thresholds import report_reliability
 
 KINDS = ("glad", "diad", "codec")
 BATCH = 8

@@ -23,18 +23,18 @@ from mendiff.model import Model, calibrated
 from mendiff.report.contents import Report
 from mendiff.report.html import write_report
 from mendiff.report.pictures import thumbnail_side
-from mendiff.workflows.baselines import by_baseline, measure_baselines
-from mendiff.workflows.common import choose_device, metrics_table
+from mendiff.runs.baselines import by_baseline, measure_baselines
+from mendiff.runs.common import choose_device, metrics_table
+from mendiff.runs.fit_config import Plan, asked_config, make_config, readable_paths
+from mendiff.runs.locks import exclusive_output
+from mendiff.runs.places import check_output, new_folder
+from mendiff.runs.reporting import Reporter
+from mendiff.runs.testing import find, measure, read_tests
+from mendiff.runs.twins import measure_twins, show_twins, twins_as_json
 from mendiff.workflows.evaluate import about, page, strips
 from mendiff.workflows.fit import prepared, train
-from mendiff.workflows.fit_config import Plan, asked_config, make_config, readable_paths
-from mendiff.workflows.locks import exclusive_output
 from mendiff.workflows.manifest import hashes_of
 from mendiff.workflows.options import DemoOptions
-from mendiff.workflows.places import check_output, new_folder
-from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.testing import find, measure, read_tests
-from mendiff.workflows.twins import measure_twins, show_twins, twins_as_json
 
 WHOLE_PICTURES = {"image_size": 128, "crop": 0}
 SEEN = 24

@@ -24,23 +24,23 @@ from mendiff.report.contents import CategoryReport, ImageRow, Report, Strip, Typ
 from mendiff.report.html import check_place, write_report
 from mendiff.report.pictures import make_pictures, thumbnail_side, thumbnail_size
 from mendiff.report.run import write_run
-from mendiff.types import Detection
-from mendiff.workflows.baselines import by_baseline, measure_baselines
-from mendiff.workflows.common import (
+from mendiff.runs.baselines import by_baseline, measure_baselines
+from mendiff.runs.common import (
     choose_categories,
     choose_device,
     metrics_table,
     readable_categories,
     threshold_table,
 )
+from mendiff.runs.places import Place, check_output, new_folder
+from mendiff.runs.reporting import Reporter
+from mendiff.runs.testing import Ranked, TestSet, find, mask_of, measure, pooled, read_tests
+from mendiff.runs.thresholds import check_rate
+from mendiff.runs.twins import measure_twins, show_twins, twins_as_json
+from mendiff.types import Detection
 from mendiff.workflows.explain import informative_images, report_strip
 from mendiff.workflows.info import describe
 from mendiff.workflows.options import EvaluateOptions
-from mendiff.workflows.places import Place, check_output, new_folder
-from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.testing import Ranked, TestSet, find, mask_of, measure, pooled, read_tests
-from mendiff.workflows.thresholds import check_rate
-from mendiff.workflows.twins import measure_twins, show_twins, twins_as_json
 
 MOST_IMAGES, MOST_CATEGORIES = 2000, 6
 """Up to so many test images and categories a report shows intermediate results of a few images."""

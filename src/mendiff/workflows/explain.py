@@ -20,12 +20,12 @@ from mendiff.model import Model
 from mendiff.report.contents import Strip
 from mendiff.report.pictures import QUALITY
 from mendiff.report.strips import Explanation, describe, draw_explanations
+from mendiff.runs.common import choose_device, warn_of_dark_images
+from mendiff.runs.findings import counted, error_sentence, left_out, name_images, result_row
+from mendiff.runs.places import check_output, new_folder
+from mendiff.runs.reporting import Reporter
 from mendiff.types import Trace
-from mendiff.workflows.common import choose_device, warn_of_dark_images
-from mendiff.workflows.findings import counted, error_sentence, left_out, name_images, result_row
 from mendiff.workflows.options import ExplainOptions
-from mendiff.workflows.places import check_output, new_folder
-from mendiff.workflows.reporting import Reporter
 
 CONTENT, STRIPS = "explain.json", "strips"
 REPORT_SIDE, REPORT_WIDTH = 96, 1180

@@ -29,20 +29,20 @@ from mendiff.methods.base import MethodConfig
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
 from mendiff.nets import AUTO
+from mendiff.runs.common import choose_categories, choose_device
+from mendiff.runs.fit_config import Plan, check_images
+from mendiff.runs.length import Length, chosen_length, configured_length, read_length, write_length
+from mendiff.runs.locks import check_free, hidden_path
+from mendiff.runs.places import Place, TakenError, check_output, new_folder, resumable
+from mendiff.runs.processes import check_processes, describe_processes, rank_of
+from mendiff.runs.reporting import Reporter, Silent
+from mendiff.runs.thresholds import check_rate, report_reliability, warn_of_outliers
 from mendiff.training.codec_stage import CHECKPOINT, CODEC_CHECKPOINT
 from mendiff.training.optimizers import check_savings
 from mendiff.training.split import FEWEST_IMAGES, choose, held_back_and_seen
 from mendiff.types import Processes
-from mendiff.workflows.common import choose_categories, choose_device
-from mendiff.workflows.fit_config import Plan, check_images
-from mendiff.workflows.length import Length, chosen_length, configured_length, read_length, write_length
-from mendiff.workflows.locks import check_free, hidden_path
 from mendiff.workflows.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
 from mendiff.workflows.options import FitOptions
-from mendiff.workflows.places import Place, TakenError, check_output, new_folder, resumable
-from mendiff.workflows.processes import check_processes, describe_processes, rank_of
-from mendiff.workflows.reporting import Reporter, Silent
-from mendiff.workflows.thresholds import check_rate, report_reliability, warn_of_outliers
 
 STATISTICS = ("global", "category")
 BALANCES = ("image", "category")

@@ -30,16 +30,16 @@ from mendiff.nets.codec import Codec, CodecConfig, as_seen, as_tuned
 from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining, latent_scale
 from mendiff.nets.features import FeatureExtractor
+from mendiff.runs.common import choose_categories, choose_device
+from mendiff.runs.fit_config import backbone_changes, check_side, own_size, readable_paths
+from mendiff.runs.places import check_output, new_folder, resumable
+from mendiff.runs.reporting import Reporter
 from mendiff.training.codec_loss import crops_loss
 from mendiff.training.loop import CHECKPOINT, Loop, Rival, train_network
 from mendiff.training.split import split_images
-from mendiff.workflows.common import choose_categories, choose_device
 from mendiff.workflows.fit import workdir_of
-from mendiff.workflows.fit_config import backbone_changes, check_side, own_size, readable_paths
 from mendiff.workflows.manifest import check_manifest, data_hashes
 from mendiff.workflows.options import FitCodecOptions
-from mendiff.workflows.places import check_output, new_folder, resumable
-from mendiff.workflows.reporting import Reporter
 
 SCALE_IMAGES = 16
 """Number of images on which the scale of the latents is measured."""

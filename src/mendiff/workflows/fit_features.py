@@ -27,15 +27,15 @@ from mendiff.model import Model
 from mendiff.nets import AUTO
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig
 from mendiff.nets.features_loss import FeaturesTuning
+from mendiff.runs.common import choose_categories, choose_device
+from mendiff.runs.fit_config import backbone_input, check_side, readable_paths
+from mendiff.runs.places import check_output, new_folder, resumable
+from mendiff.runs.reporting import Reporter
 from mendiff.training.loop import CHECKPOINT, Loop, train_network
 from mendiff.training.split import split_images
-from mendiff.workflows.common import choose_categories, choose_device
 from mendiff.workflows.fit import workdir_of
-from mendiff.workflows.fit_config import backbone_input, check_side, readable_paths
 from mendiff.workflows.manifest import check_manifest, data_hashes
 from mendiff.workflows.options import FitFeaturesOptions
-from mendiff.workflows.places import check_output, new_folder, resumable
-from mendiff.workflows.reporting import Reporter
 
 FORMAT, CONFIG, WEIGHTS = "mendiff features", "config.json", "features.safetensors"
 

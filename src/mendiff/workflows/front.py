@@ -18,13 +18,13 @@ from mendiff.checkpoints.store import load
 from mendiff.errors import InputError
 from mendiff.evaluation.metrics import Metrics
 from mendiff.model import Model
+from mendiff.runs.common import METRIC_TITLES
+from mendiff.runs.reporting import Reporter
 from mendiff.workflows import benchmark as benchmarks
 from mendiff.workflows import evaluate as evaluation
 from mendiff.workflows import fit as fits
 from mendiff.workflows import tune as tuning
-from mendiff.workflows.common import METRIC_TITLES
 from mendiff.workflows.options import BenchmarkOptions, EvaluateOptions, FitOptions, Options, TuneOptions
-from mendiff.workflows.reporting import Reporter
 
 PathLike = str | Path
 TITLES = [title.replace("\n", " ") for title in METRIC_TITLES.values()]

@@ -11,8 +11,8 @@ from mendiff.data.fitness import vanishing
 from mendiff.methods.base import describe_parameters
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
+from mendiff.runs.reporting import Reporter, Table
 from mendiff.workflows.options import InfoOptions
-from mendiff.workflows.reporting import Reporter, Table
 
 
 def run(options: InfoOptions, reporter: Reporter) -> dict[str, Any]:

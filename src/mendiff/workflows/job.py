@@ -38,16 +38,16 @@ from mendiff.methods.config import config_from_dict
 from mendiff.model import Model
 from mendiff.nets import AUTO
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig, make_features
-from mendiff.workflows import testing
-from mendiff.workflows.common import choose_categories, readable_categories
+from mendiff.runs import testing
+from mendiff.runs.common import choose_categories, readable_categories
+from mendiff.runs.fit_config import backbone_input, own_size, training_paths, use_of
+from mendiff.runs.reporting import Reporter
+from mendiff.runs.twins import measure_twins, twins_as_json
+from mendiff.runs.untrained import untrained_on
+from mendiff.runs.variants import variant
 from mendiff.workflows.fit import fit
-from mendiff.workflows.fit_config import backbone_input, own_size, training_paths, use_of
 from mendiff.workflows.identity import difference, identity, recall_contents
-from mendiff.workflows.reporting import Reporter
 from mendiff.workflows.spec import BASELINES, CONTENTS, MODEL, UNTRAINED, Job, config_changes, result_file
-from mendiff.workflows.twins import measure_twins, twins_as_json
-from mendiff.workflows.untrained import untrained_on
-from mendiff.workflows.variants import variant
 
 MULTIPLE = 32
 """Image sizes of baselines are a multiple of this, as in the preset `tiny`."""

@@ -27,7 +27,7 @@ from mendiff.errors import InputError
 from mendiff.methods.base import MethodConfig, find_method
 from mendiff.methods.config import config_to_dict
 from mendiff.nets import AUTO
-from mendiff.workflows.fit_config import Plan
+from mendiff.runs.fit_config import Plan
 from mendiff.workflows.identity import content
 
 MANIFEST = "manifest.json"

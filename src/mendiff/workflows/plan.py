@@ -14,11 +14,11 @@ from mendiff.checkpoints.pretrained import STABLE_DIFFUSION
 from mendiff.errors import InputError
 from mendiff.methods.base import MethodConfig, TrainingConfig
 from mendiff.methods.config import override
+from mendiff.runs.fit_config import Plan, changed_config, check_side
+from mendiff.runs.reporting import Reporter, Table
 from mendiff.training.lora import EXTRA, has_peft
 from mendiff.training.memory import Footprint, Rehearsal
-from mendiff.workflows.fit_config import Plan, changed_config, check_side
 from mendiff.workflows.options import PlanOptions
-from mendiff.workflows.reporting import Reporter, Table
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 BATCHES = (8, 4, 2, 1)

@@ -19,9 +19,8 @@ from mendiff.data.labels import inspected_notes
 from mendiff.data.reading import Picture
 from mendiff.errors import InputError, NotFiniteError, check_range
 from mendiff.model import Model
-from mendiff.types import Detection
-from mendiff.workflows.common import choose_device, warn_of_dark_images
-from mendiff.workflows.findings import (
+from mendiff.runs.common import choose_device, warn_of_dark_images
+from mendiff.runs.findings import (
     COLUMNS,
     TABLE,
     Findings,
@@ -31,10 +30,11 @@ from mendiff.workflows.findings import (
     name_images,
     result_row,
 )
+from mendiff.runs.places import check_output, new_folder
+from mendiff.runs.reporting import Reporter
+from mendiff.runs.thresholds import check_rate
+from mendiff.types import Detection
 from mendiff.workflows.options import PredictOptions
-from mendiff.workflows.places import check_output, new_folder
-from mendiff.workflows.reporting import Reporter
-from mendiff.workflows.thresholds import check_rate
 
 KEPT_BYTES = 2**26
 """Bytes of a batch's pictures kept in memory until drawing; further pictures are read again."""

@@ -14,7 +14,7 @@ import torch
 
 from mendiff.checkpoints.files import read_json
 from mendiff.errors import InputError
-from mendiff.workflows.reporting import Reporter
+from mendiff.runs.reporting import Reporter
 from mendiff.workflows.spec import (
     FAILED,
     SPEC,

@@ -6,8 +6,8 @@ from typing import Any
 
 from mendiff.report.html import write_report
 from mendiff.report.run import read_run
+from mendiff.runs.reporting import Reporter
 from mendiff.workflows.options import ReportOptions
-from mendiff.workflows.reporting import Reporter
 
 PAGE = "report.html"
 

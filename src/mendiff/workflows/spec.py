@@ -13,7 +13,7 @@ from mendiff.errors import InputError
 from mendiff.methods.base import METHODS, find_preset
 from mendiff.methods.config import config_from_dict
 from mendiff.nets import AUTO
-from mendiff.workflows.fit_config import Plan, stated_config
+from mendiff.runs.fit_config import Plan, stated_config
 from mendiff.workflows.identity import PARTS
 from mendiff.workflows.identity import difference as difference_of_content
 

@@ -28,15 +28,15 @@ from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.metrics import image_and_pixel_metrics
 from mendiff.model import Model
+from mendiff.runs.common import choose_categories, choose_device
+from mendiff.runs.fit_config import readable_paths
+from mendiff.runs.places import check_output, new_folder
+from mendiff.runs.reporting import Reporter, Table
+from mendiff.runs.variants import split_as_fitted, variant_of
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
 from mendiff.training.split import held_back_and_seen
 from mendiff.types import Detection
-from mendiff.workflows.common import choose_categories, choose_device
-from mendiff.workflows.fit_config import readable_paths
 from mendiff.workflows.options import TuneOptions
-from mendiff.workflows.places import check_output, new_folder
-from mendiff.workflows.reporting import Reporter, Table
-from mendiff.workflows.variants import split_as_fitted, variant_of
 
 METRICS = ("image_auroc", "pixel_auroc", "pixel_ap")
 SMALLEST_GAIN = 0.01

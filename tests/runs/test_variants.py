@@ -6,7 +6,7 @@ import mendiff
 from mendiff.checkpoints.store import load
 from mendiff.data.images import save_png, to_picture
 from mendiff.methods.config import config_to_dict
-from mendiff.workflows.variants import variant
+from mendiff.runs.variants import variant
 
 
 @pytest.fixture(scope="module")

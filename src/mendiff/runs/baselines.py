@@ -13,9 +13,9 @@ from mendiff.data.reading import read_image
 from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.model import Model
-from mendiff.workflows.testing import TestSet, measure
-from mendiff.workflows.twins import measure_twins
-from mendiff.workflows.untrained import untrained_on
+from mendiff.runs.testing import TestSet, measure
+from mendiff.runs.twins import measure_twins
+from mendiff.runs.untrained import untrained_on
 
 
 def measure_baselines(

@@ -19,7 +19,7 @@ from mendiff.data.images import check_writable
 from mendiff.data.made import MADE as MADE
 from mendiff.data.made import made as made
 from mendiff.errors import DivergedError, InputError
-from mendiff.workflows.locks import exclusive_output, hidden_path, parents_of, serialized, try_lock
+from mendiff.runs.locks import exclusive_output, hidden_path, parents_of, serialized, try_lock
 
 # Contents of the hidden folder in which a command prepares its output.
 LOCK, DRAFT, ASIDE, SPARE = "mendiff.lock", "draft", "aside", "spare"

@@ -15,8 +15,8 @@ from mendiff.data.reading import image_size, read_image
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics
 from mendiff.model import Model
+from mendiff.runs.reporting import Reporter
 from mendiff.types import Detection
-from mendiff.workflows.reporting import Reporter
 
 Ranked = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """Scores (N,), labels (N,), maps (N,1,S,S) and masks of a category's test images."""

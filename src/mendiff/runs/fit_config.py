@@ -27,10 +27,10 @@ from mendiff.errors import InputError, check_choice
 from mendiff.methods.base import MethodConfig, TrainingConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
+from mendiff.runs.common import readable_categories
+from mendiff.runs.reporting import Reporter
 from mendiff.training.split import FEWEST_IMAGES
 from mendiff.types import Processes
-from mendiff.workflows.common import readable_categories
-from mendiff.workflows.reporting import Reporter
 
 INPUTS: dict[str, dict[str, Any]] = {
     "timm": {},

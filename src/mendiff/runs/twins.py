@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mendiff.evaluation.metrics import TWIN_METRICS
 from mendiff.evaluation.twins import TwinFigures, twin_figures
-from mendiff.workflows.reporting import Reporter, Table
-from mendiff.workflows.testing import TestSet
+from mendiff.runs.reporting import Reporter, Table
+from mendiff.runs.testing import TestSet
 
 TITLES = ("PSNR in dB\ninside", "outside\nthe mask", "features\ninside", "outside\nthe mask")
 

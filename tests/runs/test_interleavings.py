@@ -15,9 +15,9 @@ import pytest
 
 from mendiff.data import disk
 from mendiff.errors import InputError
-from mendiff.workflows import places
-from mendiff.workflows.locks import exclusive_output
-from mendiff.workflows.places import TakenError, check_output, new_folder
+from mendiff.runs import places
+from mendiff.runs.locks import exclusive_output
+from mendiff.runs.places import TakenError, check_output, new_folder
 
 ROUNDS = 100
 FINDINGS = {"threshold": 1.0, "unreadable": []}
@@ -26,7 +26,7 @@ FINDINGS = {"threshold": 1.0, "unreadable": []}
 WRITER = """
 import sys, time
 from pathlib import Path
-from mendiff.workflows.places import check_output, new_folder
+from mendiff.runs.places import check_output, new_folder
 place = check_output(Path(sys.argv[1]), False, "findings")
 with new_folder(place, worth="predictions.csv") as draft:
     (draft / "note").write_text("first")
@@ -302,7 +302,7 @@ def test_of_two_that_may_not_share_a_place_the_second_is_refused_while_the_first
 
 def test_a_lock_is_taken_over_at_once_when_its_process_is_killed(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from mendiff.workflows.locks import exclusive_output\n"
+        "import sys, time; from pathlib import Path; from mendiff.runs.locks import exclusive_output\n"
         "with exclusive_output(Path(sys.argv[1]), 'fit'): print('ready', flush=True); time.sleep(100)"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "model")]

@@ -10,8 +10,8 @@ import pytest
 import mendiff
 from mendiff.data.images import save_png
 from mendiff.errors import InputError
+from mendiff.runs.processes import check_processes, describe_processes, rank_of
 from mendiff.types import Processes
-from mendiff.workflows.processes import check_processes, describe_processes, rank_of
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_a_single_process_is_the_first_whatever_the_environment_says():
     ],
 )
 def test_what_can_not_be_started_is_one_sentence(processes, sentence, monkeypatch):
-    monkeypatch.setattr("mendiff.workflows.processes.os.cpu_count", lambda: 2)
-    monkeypatch.setattr("mendiff.workflows.processes.torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("mendiff.runs.processes.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("mendiff.runs.processes.torch.cuda.device_count", lambda: 4)
     with pytest.raises(InputError, match=sentence):
         check_processes(processes)
 
@@ -69,8 +69,8 @@ def test_what_can_not_be_started_is_one_sentence(processes, sentence, monkeypatc
     ],
 )
 def test_what_can_be_started_passes(processes, monkeypatch):
-    monkeypatch.setattr("mendiff.workflows.processes.os.cpu_count", lambda: 2)
-    monkeypatch.setattr("mendiff.workflows.processes.torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("mendiff.runs.processes.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("mendiff.runs.processes.torch.cuda.device_count", lambda: 4)
     check_processes(processes)
 
 

@@ -18,7 +18,7 @@ from mendiff.data.names import same_name
 from mendiff.data.reading import brightest, read_header
 from mendiff.data.samples import Use
 from mendiff.errors import InputError, check_choice
-from mendiff.workflows.reporting import Reporter, Table
+from mendiff.runs.reporting import Reporter, Table
 
 METRIC_TITLES = {
     "image_auroc": "image\nAUROC",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mendiff.calibration import MIN_FOR_OUTLIERS, Calibration
 from mendiff.errors import InputError
-from mendiff.workflows.common import MOST_WARNINGS
-from mendiff.workflows.reporting import Reporter
+from mendiff.runs.common import MOST_WARNINGS
+from mendiff.runs.reporting import Reporter
 
 
 def check_rate(rate: float) -> float:

@@ -8,10 +8,10 @@ from mendiff.diffusion.random import PerImageRandom
 from mendiff.evaluation.ablations import Row
 from mendiff.methods.base import METHODS
 from mendiff.model import Model
+from mendiff.runs.untrained import untrained
 from mendiff.training.optimizers import make_optimizer
 from mendiff.workflows.bench import with_baselines
 from mendiff.workflows.spec import UNTRAINED
-from mendiff.workflows.untrained import untrained
 
 
 @pytest.fixture(params=sorted(METHODS))

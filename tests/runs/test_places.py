@@ -4,7 +4,7 @@ import os
 import pytest
 
 from mendiff.errors import InputError
-from mendiff.workflows.places import MADE, check_output, made, new_folder, resumable
+from mendiff.runs.places import MADE, check_output, made, new_folder, resumable
 
 KINDS = {
     "a model": ("config.json", {"format": "mendiff", "version": 1}),

@@ -7,8 +7,8 @@ import pytest
 
 from mendiff.cli import main
 from mendiff.data.images import save_png, to_picture
-from mendiff.workflows import length
-from mendiff.workflows.length import Length, chosen_length, read_length, seconds_per_step, write_length
+from mendiff.runs import length
+from mendiff.runs.length import Length, chosen_length, read_length, seconds_per_step, write_length
 
 SMALL_UNET = {
     "block_out_channels": [16, 32],

@@ -1,0 +1,1 @@
+"""What workflows share: checked data, configs of fits, output folders and locks, progress, measurements."""
