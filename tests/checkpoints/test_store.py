@@ -581,7 +581,7 @@ def test_a_model_that_diverged_is_not_written(tiny_method, tmp_path):
         ({"loss": float("nan")}, "config.json: expected finite numbers to write, got nan as info.loss"),
         ({"curve": [1.0, float("inf")]}, "got inf as info.curve.1"),
         ({"seconds": float("nan")}, "info.seconds: expected a finite number"),
-        ({"count": 10**30}, "what JSON can hold"),
+        ({"count": 10**30}, "values that JSON can represent"),
         ({"images": "many"}, "info.images: expected int, got 'many'"),
     ],
 )

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 from mendiff.data import checks
 from mendiff.data.checks import check_data
 from mendiff.data.dataset import open_data, read_data
-from mendiff.data.samples import Look
+from mendiff.data.samples import ImageCheck
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_clean_twins_must_be_readable_of_their_images_size_and_another_picture(p
     ]
     categories, _ = read_data(plate)
     told = [one.sentence for one in check_data(categories)]
-    assert "expected a twin of its image's size, 12x10, got 6x5; it is left out" in told[0]
+    assert "expected the size of its image, 12x10, got 6x5; it is ignored" in told[0]
     assert "the two are equal" in told[2]
 
 
@@ -143,7 +143,7 @@ def test_pictures_with_the_same_top_are_told_apart_and_equal_ones_found_among_th
 def test_a_picture_under_two_labels_is_told_with_both(plate):
     shutil.copy(plate / "test/scratch/000.png", plate / "test/good/other.png")
 
-    assert "the same picture as" in sentence(plate)
+    assert ": equal to " in sentence(plate)
     assert "with different labels (good, scratch)" in sentence(plate)
 
 
@@ -181,7 +181,7 @@ def test_categories_of_one_name_are_a_hard_fault(plate):
 def test_tests_of_one_side_are_told(plate):
     shutil.rmtree(plate / "test/good")
 
-    assert "plate has defective test images only; add good ones" in sentence(plate)
+    assert "plate has only defective test images; add good ones" in sentence(plate)
 
 
 def test_a_mask_that_two_images_share_is_a_hard_fault(plate, put):
@@ -206,9 +206,9 @@ def test_an_interrupt_does_not_wait_for_all_images(tmp_path, put, monkeypatch):
         if image.name == "03.png":
             raise KeyboardInterrupt
         time.sleep(0.01)
-        return Look("")
+        return ImageCheck("")
 
-    monkeypatch.setattr(checks, "_look_at", interrupt)
+    monkeypatch.setattr(checks, "_check_image", interrupt)
     monkeypatch.setattr(checks.os, "cpu_count", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         check_data(open_data(tmp_path))

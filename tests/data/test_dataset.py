@@ -171,7 +171,7 @@ def test_a_folder_with_nothing_in_it_or_no_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         open_data(tmp_path / "absent")
     (tmp_path / "list.txt").touch()
-    with pytest.raises(InputError, match="expected a folder or a YAML file, got another file"):
+    with pytest.raises(InputError, match="expected a folder or a YAML file, got a different file"):
         open_data(tmp_path / "list.txt")
 
 

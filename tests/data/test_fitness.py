@@ -36,7 +36,7 @@ def test_fewer_bits_in_sixteen_are_told_with_the_brightest_value(tmp_path, bits,
 
     ((hard, sentence),) = found(tmp_path / "set", "dark")
     assert not hard
-    assert f"2 images of 16 bits have a brightest value of {top} of 65535" in sentence
+    assert f"2 images of 16 bits have a maximum of {top} of 65535" in sentence
     assert sentence.endswith(f"fit with --bit-depth {asked}.")
     assert found(tmp_path / "set", "dark", bit_depth=asked) == []
 
@@ -55,7 +55,7 @@ def test_images_that_the_depth_does_not_hold_can_not_be_read(tmp_path):
 
     ((hard, sentence),) = found(tmp_path / "set", "unreadable", bit_depth=12)
     assert not hard
-    assert "b.png: expected values of 12 bits, 0 to 4095, got 5000; give a higher --bit-depth." in sentence
+    assert "b.png: expected values of 12 bits, 0 to 4095, got 5000; increase --bit-depth." in sentence
 
 
 # ---- size --------------------------------------------------------------------------------------------
@@ -67,14 +67,14 @@ def test_images_that_the_depth_does_not_hold_can_not_be_read(tmp_path):
         (
             (2000, 500),
             0,
-            "become 320x320: 6.2 times smaller across and 1.6 times down, so that what is below about 7",
+            "become 320x320: 6.2 times smaller in width and 1.6 times in height, so details below about 7",
         ),
-        ((500, 2000), 0, "become 320x320: 1.6 times smaller across and 6.2 times down"),
+        ((500, 2000), 0, "become 320x320: 1.6 times smaller in width and 6.2 times in height"),
         ((1400, 1400), 320, "4.4 times smaller"),
-        ((700, 300), 320, "2.2 times smaller across and 0.9 times down"),  # squeezed
-        ((3, 2), 0, "become 64x64: 21 times as large as they are"),
-        ((1, 1), 64, "64 times as large"),
-        ((60, 60), 256, "4 times as large"),
+        ((700, 300), 320, "2.2 times smaller in width and 0.9 times in height"),
+        ((3, 2), 0, "become 64x64: 21 times larger"),
+        ((1, 1), 64, "64 times larger"),
+        ((60, 60), 256, "4 times larger"),
     ],
 )
 def test_images_that_are_made_much_smaller_or_larger_are_told_with_sizes(tmp_path, put, size, side, words):
@@ -123,7 +123,7 @@ def test_masks_that_all_mark_most_of_their_image_are_refused_as_inverted(tmp_pat
     ((hard, sentence),) = found(plate, "inverted mask")
     assert hard
     assert "all 4 masks of plate mark more than half of their image, such as " in sentence
-    assert "(90%); expected white where a defect is, so invert them." in sentence
+    assert "(90%); expected white defects, so invert them." in sentence
 
 
 @pytest.mark.parametrize("shares", [[0.9, 0.1, 0.1, 0.1], [1.0, 1.0, 1.0, 1.0]])
@@ -156,7 +156,7 @@ def test_a_mask_of_the_unturned_pixels_is_refused_naming_the_orientation(tmp_pat
 
     with pytest.raises(
         InputError,
-        match=rf"10x12, got 12x10: .*unturned pixels of 000\.{kind}.*EXIF orientation {orientation}",
+        match=rf"10x12, got 12x10; .*stored pixels of 000\.{kind}.*EXIF orientation {orientation}",
     ):
         open_data(plate)
 
@@ -178,7 +178,7 @@ def test_a_mask_that_fits_either_way_gets_a_word(tmp_path, mvtec, orientation, s
     if told:
         hard, sentence = findings[0]
         assert not hard
-        assert f"000.png (EXIF orientation {orientation}); make sure" in sentence
+        assert f"000.png (orientation {orientation}); make sure" in sentence
 
 
 def test_a_mask_that_is_turned_as_its_photo_is_gets_no_word(tmp_path, mvtec):

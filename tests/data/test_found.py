@@ -145,7 +145,7 @@ def test_links_are_followed_once_and_never_in_a_circle(put, tmp_path):
     assert "data/other/b.png" in found or "data/up/elsewhere/b.png" in found
     assert len(found) == 3
     reasons = [reason for _, reason in left_out(tmp_path / "data")]
-    assert reasons == ["a link to a folder that is read already"] * len(reasons)
+    assert reasons == ["a link to a folder that has been read"] * len(reasons)
     assert len(reasons) >= 2
 
 
@@ -190,7 +190,7 @@ def test_a_folder_that_may_not_be_read_is_named(put, tmp_path, monkeypatch):
     monkeypatch.setattr("mendiff.data.found.os.scandir", scandir)
 
     assert find_images(tmp_path) == [tmp_path / "a.png"]
-    assert left_out(tmp_path) == [(tmp_path / "locked", "a folder that may not be read")]
+    assert left_out(tmp_path) == [(tmp_path / "locked", "a folder without read permission")]
 
 
 def test_a_damaged_file_has_no_further_frames(tmp_path):

@@ -447,5 +447,5 @@ def test_an_image_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypat
 
     monkeypatch.setattr(images.Image, "open", locked)
     for read in (reading.read_image, reading.image_size):
-        with pytest.raises(InputError, match=r"locked\.png: the image may not be read \(permission denied\)"):
+        with pytest.raises(InputError, match=r"locked\.png: the image is not readable \(permission denied\)"):
             read(path)

@@ -82,7 +82,7 @@ def test_a_folder_that_is_named_as_no_good_one_is_taken_with_a_word(tmp_path, pu
 
     ((kind, hard, sentence),) = notes(tmp_path / "NG")
     assert (kind, hard) == ("labels", False)
-    assert "named otherwise" in sentence
+    assert "the name of this folder says otherwise" in sentence
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_label_pictures_beside_their_images_are_refused_with_an_example(tmp_path
         put_mask(tmp_path / twin.format(f"Part{index}"))
 
     with pytest.raises(
-        InputError, match=r"2 of 6 are label pictures of others by their names, such as .* of Part0"
+        InputError, match=r"2 of 6 are label images of others according to their names, such as .* of Part0"
     ):
         open_data(tmp_path)
     assert len(open_data(tmp_path, "folder")[0].train) == 6
@@ -110,7 +110,7 @@ def test_masks_that_share_their_images_name_are_refused_and_other_pairs_are_not(
         put(tmp_path / f"photos/{index}.png")
 
     with pytest.raises(
-        InputError, match=r"4 of 8 are label pictures of others by their names, such as 0\.png of 0"
+        InputError, match=r"4 of 8 are label images of others according to their names, such as 0\.png of 0"
     ):
         open_data(tmp_path / "masked")
     assert notes(tmp_path / "photos") == []
@@ -121,7 +121,7 @@ def test_names_of_files_that_say_good_and_bad_are_refused(tmp_path, put):
         put(tmp_path / f"{name}.png")
 
     with pytest.raises(
-        InputError, match=r"1 of 3 may be defective images or labels, as their names say, such as NG_1"
+        InputError, match=r"1 of 3 may be defective images or labels according to their names, such as NG_1"
     ):
         open_data(tmp_path)
 
@@ -149,7 +149,7 @@ def test_masks_as_a_kind_of_defect_get_a_word(tmp_path, mvtec):
 
     ((kind, hard, sentence),) = notes(plate)
     assert (kind, hard) == ("labels", False)
-    assert "test/masks: 2 pictures count as defective images of the kind masks" in sentence
+    assert "test/masks: 2 images are labelled as the defect masks" in sentence
 
 
 def test_a_yaml_file_names_folders_one_by_one(tmp_path, put):
@@ -158,7 +158,7 @@ def test_a_yaml_file_names_folders_one_by_one(tmp_path, put):
     (tmp_path / "parts.yaml").write_text("bolts: {train: photos}")
 
     with pytest.raises(
-        InputError, match=r"but NG in it may .*; list the folders below it that hold good images"
+        InputError, match=r"but NG in it may .*; list each of its sub-folders with good images"
     ):
         open_data(tmp_path / "parts.yaml")
     (tmp_path / "parts.yaml").write_text("bolts: {train: photos/a}")
@@ -180,7 +180,7 @@ def test_good_test_images_of_another_name_are_no_kind_of_defect_and_that_is_said
     assert category.has_masks
     ((kind, hard, sentence),) = notes(plate)
     assert (kind, hard) == ("label", False)
-    assert f"test/{name}: 1 test images are taken as good ones" in sentence
+    assert f"test/{name}: 1 test images are treated as good" in sentence
 
 
 @pytest.mark.parametrize("name", ["ok", "OK", "normal"])
@@ -190,7 +190,7 @@ def test_the_training_folder_that_is_there_is_named_with_the_way_by_yaml(tmp_pat
 
     with pytest.raises(
         InputError,
-        match=rf"expected good images in train/good, found train/{name}; .*YAML file .*NAME: {{train: FOLD",
+        match=rf"expected good images in train/good, found train/{name}; .*YAML file: NAME: {{train: FOLD",
     ):
         open_data(tmp_path)
 
@@ -206,7 +206,7 @@ def test_system_folders_are_no_kinds_of_defects_and_are_named(tmp_path, mvtec, p
     assert len(category.train) == 3
     assert [kind for kind, _, _ in notes(plate)] == ["left out"] * 4
     told = [sentence for _, _, sentence in notes(plate)]
-    assert f"{plate}: 2 files are left out (system folder @eaDir), such as {plate}/test/@eaDir/x.png." in told
+    assert f"{plate}: 2 files are ignored (system folder @eaDir), such as {plate}/test/@eaDir/x.png." in told
 
 
 def test_findings_among_images_are_left_out_and_named(tmp_path, put):
@@ -216,7 +216,7 @@ def test_findings_among_images_are_left_out_and_named(tmp_path, put):
 
     (category,) = open_data(tmp_path / "set")
     assert [path.name for path in category.train] == ["a.png"]
-    assert "1 file is left out (findings that mendiff wrote)" in notes(tmp_path / "set")[0][2]
+    assert "1 file is ignored (findings that mendiff wrote)" in notes(tmp_path / "set")[0][2]
 
 
 def test_files_of_other_types_and_further_frames_are_counted_by_reason(tmp_path, put):
@@ -228,8 +228,8 @@ def test_files_of_other_types_and_further_frames_are_counted_by_reason(tmp_path,
     (tmp_path / "set/readme.txt").touch()
 
     assert [(kind, sentence.partition(": ")[2]) for kind, _, sentence in notes(tmp_path / "set")] == [
-        ("left out", f"3 files are left out (type .heic), such as {tmp_path}/set/0.heic."),
-        ("left out", f"1 image has 2 further frames, left out: {tmp_path}/set/b.tif."),
+        ("left out", f"3 files are ignored (type .heic), such as {tmp_path}/set/0.heic."),
+        ("left out", f"1 image has 2 further frames, ignored: {tmp_path}/set/b.tif."),
     ]
 
 
@@ -241,8 +241,8 @@ def test_images_of_a_layout_that_no_folder_of_it_holds_are_counted(tmp_path, mvt
     ((kind, hard, sentence),) = notes(plate)
     assert (kind, hard) == ("left out", False)
     assert (
-        f"3 images lie in no folder that is read (train/good, test/LABEL), such as {plate}/train/loose"
-        in sentence
+        "3 images are outside of the folders that are read (train/good, test/LABEL), such as "
+        f"{plate}/train/loose" in sentence
     )
 
 
@@ -256,7 +256,7 @@ def test_labels_among_images_to_inspect_get_a_word(tmp_path, put, put_mask):
     assert inspected_notes(tmp_path / "clean") == []
     assert inspected_notes(tmp_path / "twins/0_label.png") == []
     assert "but masks in it may hold labels" in inspected_notes(tmp_path / "folders")[0].sentence
-    assert "1 of 2 are label pictures of others" in inspected_notes(tmp_path / "twins")[0].sentence
+    assert "1 of 2 are label images of others" in inspected_notes(tmp_path / "twins")[0].sentence
 
 
 # ---- Unicode forms -----------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_two_images_whose_names_differ_in_their_unicode_form_alone_are_named(tmp
 
     ((kind, hard, sentence),) = notes(tmp_path / "set")
     assert (kind, hard) == ("label", False)
-    assert "1 pairs of images have names that differ in their Unicode form alone" in sentence
+    assert "1 pairs of images have names that differ only in their Unicode normalisation" in sentence
 
 
 def test_every_image_keeps_its_own_mask_where_both_forms_are_there(tmp_path, mvtec, put, put_mask):
@@ -309,7 +309,7 @@ def test_equal_pictures_are_told_once_for_all_that_the_same_folders_share(tmp_pa
 
     assert [(one.kind, len(one.paths)) for one in findings] == [("duplicate", 9), *[("duplicate", 6)] * 3]
     first = findings[0].sentence
-    assert "a/train/good: 3 training images are the same pictures as in " in first
+    assert "a/train/good: 3 training images are equal to those in " in first
     assert "b/train/good and " in first
     assert not any("keep one" in one.sentence or "remove" in one.sentence for one in findings)
 
@@ -319,6 +319,6 @@ def test_equal_pictures_of_one_folder_are_one_line_with_a_count(tmp_path, put):
         shutil.copy(put(tmp_path / f"set/{index}.png"), tmp_path / f"set/{index}-copy.png")
 
     (finding,) = check_data(open_data(tmp_path / "set"))
-    assert "0-copy.png: the same picture as " in finding.sentence
-    assert ", and 4 more pictures alike; keep one." in finding.sentence
+    assert "0-copy.png: equal to " in finding.sentence
+    assert ", and 4 more duplicated images; keep one." in finding.sentence
     assert len(finding.paths) == 10

@@ -272,7 +272,7 @@ def test_visa_without_its_list_is_not_mistaken_for_good_images(tmp_path, put, pu
     raw = put_visa(tmp_path, put, put_mask)
     (raw / "split_csv/1cls.csv").unlink()
 
-    with pytest.raises(InputError, match=r"candle: looks like VisA .* expected in \S+/split_csv/1cls\.csv"):
+    with pytest.raises(InputError, match=r"candle: looks like VisA .*/split_csv/1cls\.csv, does not exist"):
         open_data(raw)
 
 

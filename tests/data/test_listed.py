@@ -79,7 +79,7 @@ def test_a_list_needs_no_layout(photos):
     (photos / "parts.yml").write_text(FULL)
 
     with pytest.raises(
-        InputError, match=r"--layout: expected none, as .* says where the images are, got 'bmad'"
+        InputError, match=r"--layout: expected no layout, since .* lists the folders, got 'bmad'"
     ):
         open_data(photos / "parts.yml", "bmad")
 
@@ -110,11 +110,11 @@ def test_a_missing_mask_is_named(photos):
             "bolts: {train: photos/good, masks: [photos/good, photos/bent]}",
             "bolts: masks: expected one folder, got 2",
         ),
-        ("bolts: {train: photos/more, defective: photos/good}", "can't be called good; rename it"),
-        ("3: {train: photos/good}", "expected the name of a category, which may name a folder, got 3"),
+        ("bolts: {train: photos/more, defective: photos/good}", "can't be named good; rename it"),
+        ("3: {train: photos/good}", "expected a category name that is valid as a folder name, got 3"),
         (
             "../up: {train: photos/good}",
-            "expected the name of a category, which may name a folder, got '../up'",
+            "expected a category name that is valid as a folder name, got '../up'",
         ),
         (
             "bolts: {train: photos/good}\nbolts: {train: photos/more}",

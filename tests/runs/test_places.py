@@ -60,7 +60,7 @@ def test_only_an_output_of_its_own_kind_is_replaced(tmp_path):
 def test_a_place_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     for out in (tmp_path / "file/out", tmp_path / "file/deep/out"):
-        with pytest.raises(InputError, match=r"expected a place in a folder, but .*file is a file"):
+        with pytest.raises(InputError, match=r"expected a path in a folder, but .*file is a file"):
             check_output(out, False, "a model")
 
 
@@ -72,7 +72,7 @@ def test_a_place_that_may_not_be_written_is_refused_before_any_work(tmp_path, mo
         return False
 
     monkeypatch.setattr(os, "access", access)
-    with pytest.raises(InputError, match=r"expected a place that may be written to, but .* may not"):
+    with pytest.raises(InputError, match=r"expected a writable folder, but .* is not writable"):
         check_output(tmp_path / "not/yet/there", False, "a model")
     assert asked == [(tmp_path, os.W_OK | os.X_OK)]
 

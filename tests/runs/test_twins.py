@@ -30,7 +30,7 @@ def test_evaluate_compares_reconstructions_with_clean_twins(run, model, twinned,
     words = ("-o", tmp_path / "run", "--report", tmp_path / "report.html", "--json")
     code, out, err = run("evaluate", model, twinned, *words)
     assert code == 0, err
-    assert "expected a twin of its image's size, 40x40, got 30x20" in err.replace("\n", " ")
+    assert "expected the size of its image, 40x40, got 30x20" in err.replace("\n", " ")
     assert err.count("twin/hole/") == 2
     result = json.loads(out)
     assert list(result) == ["mean", "categories", "twins", *TOLD[2:]]

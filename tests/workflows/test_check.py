@@ -70,8 +70,8 @@ def test_fit_and_evaluate_refuse_faults_and_tell_a_few_warnings_of_each_kind(
         (wrong / f"train/good/empty{index}.png").touch()
     code, _, err = run("evaluate", model, wrong, "--json")
     assert code == 0
-    assert err.count("the same picture as") == 1
-    assert ", and 6 more pictures alike; keep one." in err
+    assert err.count(": equal to ") == 1
+    assert ", and 6 more duplicated images; keep one." in err
     assert err.count("the file is empty") == 5
     assert err.splitlines()[-1] == "warning: 2 more of this kind (unreadable): see 'mendiff check'."
     for mask in (wrong / "ground_truth/scratch").iterdir():

@@ -82,7 +82,7 @@ def test_a_model_keeps_the_depth_that_it_was_fitted_with(tmp_path, run):
 def test_check_fit_and_predict_say_that_twelve_bits_are_nearly_black(tmp_path, run):
     deep, model = draw(tmp_path / "deep", 16), tmp_path / "model"
     settings = [word for pair in SETTINGS for word in ("--set", pair)]
-    expected = "of 16 bits have a brightest value of 3184 of 65535"
+    expected = "of 16 bits have a maximum of 3184 of 65535"
 
     _, out, _ = run("check", deep)
     assert expected in out

@@ -1,1 +1,1 @@
-"""From files to samples: images, the layouts of data sets, lists, labels, checks."""
+"""Input: images, layouts of data sets, lists, labels and checks."""

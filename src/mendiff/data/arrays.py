@@ -1,4 +1,4 @@
-"""Pictures in memory: NumPy arrays and tensors of the kinds that people have, and what to do with others."""
+"""Images in memory: checks and converts NumPy arrays and tensors."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mendiff.errors import InputError
 CHANNELS = (1, 2, 3, 4)
 """Grey, grey with alpha, RGB, RGBA."""
 ROUNDING = 1e-4
-"""By how much values may leave [0,1]."""
+"""Tolerance at the bounds of [0,1]."""
 
 
 def picture_of(array: Any, bit_depth: int = 0) -> Picture:
-    """An array as the (H,W,3) uint8 picture that a file of the same content is read as.
+    """Convert an array to the (H,W,3) uint8 picture that `read_image` returns for a file of the same content.
 
     Args:
-        array: (H,W), (H,W,1), (H,W,3), or with alpha (H,W,2) or (H,W,4): uint8; uint16 of full scale; or
-            float32 or float64 in [0,1]. It may be a view of any strides.
-        bit_depth: of uint16 values that do not fill all 16 bits; 0 for full scale.
+        array: (H,W), (H,W,1), (H,W,3), or with alpha (H,W,2) or (H,W,4): uint8; full-scale uint16; or
+            float32 or float64 in [0,1]. Views with any strides are allowed.
+        bit_depth: bits of uint16 values, such as 12; 0 for full scale.
 
-    Raises InputError, saying what to do, for other shapes, types and values.
+    Raises InputError for other shapes, types and values.
     """
     values = np.asarray(array)
     if values.ndim == 0:
@@ -48,8 +48,8 @@ def _check_type(values: npt.NDArray[Any]) -> None:
     if values.dtype in (np.uint8, np.uint16, np.float32, np.float64):
         return
     hint = {
-        "b": "multiply it by 255 and use .astype(np.uint8), if it is a picture and no mask",
-        "f": "use .astype(np.float32), if its rounding does no harm",
+        "b": "multiply it by 255 and use .astype(np.uint8), if it is an image and not a mask",
+        "f": "use .astype(np.float32), if the lower precision is acceptable",
         "i": "use .astype(np.uint8) for values up to 255, .astype(np.uint16) for values up to 65535",
         "u": "use .astype(np.uint8) for values up to 255, .astype(np.uint16) for values up to 65535",
     }.get(values.dtype.kind, "give a path, a PIL image or a tensor")
@@ -60,21 +60,21 @@ def _check_shape(values: npt.NDArray[Any]) -> None:
     shape = values.shape
     if values.size and (values.ndim == 2 or (values.ndim == 3 and shape[2] in CHANNELS)):
         return
-    hint = "give a list of pictures for several"
+    hint = "give several images as a list"
     if values.size == 0:
-        hint = "it holds no pixels"
+        hint = "it has no pixels"
     elif values.ndim == 3 and shape[0] in CHANNELS:
         hint = "move the channels to the end with np.moveaxis(image, 0, -1)"
     raise InputError(f"image: expected an (H,W,3) RGB or (H,W) grey array, got {shape}; {hint}.")
 
 
 def _levels(values: npt.NDArray[Any], bit_depth: int) -> npt.NDArray[np.uint8]:
-    """Values of another type as 8 bits, as `read_image` makes them of files."""
+    """Convert uint16 and float values to 8 bits, as `read_image` does for files."""
     if values.dtype == np.uint16:
         top = 2 ** min(bit_depth or 16, 16) - 1
         if int(values.max()) > top:
             raise InputError(
-                f"image: expected values of {bit_depth} bits, which the model was fitted with, 0 to {top}, "
+                f"image: expected values from 0 to {top}, since the model was fitted with {bit_depth} bits, "
                 f"got {int(values.max())}."
             )
         scaled: npt.NDArray[np.uint8] = np.rint(values * (255.0 / top)).astype(np.uint8)
@@ -94,11 +94,11 @@ def _check_range(kind: str, low: float, high: float) -> None:
 
 
 def checked_tensor(image: Tensor) -> Tensor:
-    """A picture as a (3,H,W) float32 tensor in [0,1] on the CPU; rounding beyond that is cut off."""
+    """Check an image tensor; returns (3,H,W) float32 on the CPU, clipped to [0,1]."""
     if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
         hint = ""
         if image.ndim == 2 or (image.ndim == 3 and image.shape[0] == 1):
-            hint = "; repeat a grey one with image.expand(3, -1, -1)"
+            hint = "; repeat the channel of a grey image with image.expand(3, -1, -1)"
         elif image.ndim == 3 and image.shape[2] == 3:
             hint = "; move the channels to the front with image.permute(2, 0, 1)"
         raise InputError(
@@ -110,13 +110,13 @@ def checked_tensor(image: Tensor) -> Tensor:
 
 
 def in_float32(image: Tensor) -> Tensor:
-    """Pixels as float32; InputError for whole numbers, and for half precision, which rounds grey levels."""
+    """Convert pixels to float32; InputError for integers and for half precision, which rounds grey levels."""
     if image.dtype in (torch.float32, torch.float64):
         return image.float()
     hint = "divide whole numbers by 255"
     if image.is_floating_point():
         hint = (
-            "its rounding changes scores: take the image before it was converted, or convert it with .float()"
+            "its rounding changes scores: give the image before it was converted, or convert it with .float()"
         )
     kind = str(image.dtype).removeprefix("torch.")
     raise InputError(f"image: expected a float32 tensor in [0,1], got {kind}; {hint}.")

@@ -1,4 +1,4 @@
-"""Pictures band by band of rows, so that one of hundreds of megapixels needs no second copy of itself."""
+"""Processes images in bands of rows, so that images of hundreds of megapixels need no second copy."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def bands(height: int, width: int) -> Iterator[slice]:
-    """Rows from the first to the last, about BAND_PIXELS pixels at a time."""
+    """Row slices from top to bottom, each of about BAND_PIXELS pixels."""
     rows = max(1, BAND_PIXELS // width)
     return (slice(first, min(first + rows, height)) for first in range(0, height, rows))
 
 
 class Enlarged:
-    """A small (C,h,w) float32 tensor at (height, width), bilinear as F.interpolate, made band by band."""
+    """Bilinear upsampling of a (C,h,w) tensor to (height, width), computed per band; equals F.interpolate."""
 
     def __init__(self, small: Tensor, height: int, width: int) -> None:
         self._wide = F.interpolate(
             small[None].float(), size=(small.shape[1], width), mode="bilinear", align_corners=False
         )[0]
-        at = (torch.arange(height, dtype=torch.float32) + 0.5) * (small.shape[1] / height) - 0.5
-        at = at.clamp(min=0)
-        self._upper = at.long()
+        centres = (torch.arange(height, dtype=torch.float32) + 0.5) * (small.shape[1] / height) - 0.5
+        centres = centres.clamp(min=0)
+        self._upper = centres.long()
         self._lower = (self._upper + 1).clamp(max=small.shape[1] - 1)
-        self._share = at - self._upper
+        self._share = centres - self._upper
 
     def __getitem__(self, rows: slice) -> Tensor:
-        """Some rows: (C,rows,width)."""
+        """Upsampled rows, (C,rows,width)."""
         share = self._share[rows, None]
         return self._wide[:, self._upper[rows]] * (1 - share) + self._wide[:, self._lower[rows]] * share
 
 
 def write_png(file: BinaryIO, height: int, width: int, pixels: Iterable[npt.NDArray[np.uint8]]) -> None:
-    """Write an RGB picture as PNG from bands of its rows, (rows,width,3) uint8, from the first to the last.
+    """Write an RGB image as PNG from bands of rows, (rows,width,3) uint8, from top to bottom.
 
-    Source: PNG specification, third edition: chunks, and the filters Sub and Up, of which every row gets the
-    one with the smaller sum of absolute differences.
+    Source: PNG specification, third edition. Every row uses the filter Sub or Up, whichever has the smaller
+    sum of absolute differences.
     """
     file.write(SIGNATURE)
     _chunk(file, b"IHDR", struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0))
-    squeeze = zlib.compressobj()
+    compressor = zlib.compressobj()
     above = np.zeros((1, width, 3), np.uint8)
     for band in pixels:
-        _chunk(file, b"IDAT", squeeze.compress(_filtered(band, above)))
+        _chunk(file, b"IDAT", compressor.compress(_filtered(band, above)))
         above = band[-1:].copy()
-    _chunk(file, b"IDAT", squeeze.flush())
+    _chunk(file, b"IDAT", compressor.flush())
     _chunk(file, b"IEND", b"")
 
 
 def _filtered(band: npt.NDArray[np.uint8], above: npt.NDArray[np.uint8]) -> bytes:
-    """Rows behind the number of their filter: 1, the difference from the left pixel, or 2, from the upper."""
+    """Rows with their filter type: 1 (Sub, minus the left pixel) or 2 (Up, minus the pixel above)."""
     sub, up = band.copy(), band.copy()
     sub[:, 1:] -= band[:, :-1]
     up[1:] -= band[:-1]
     up[:1] -= above
     # Differences are modulo 256: 255 is as near to 0 as 1.
-    costs = [np.minimum(one, 0 - one).sum(axis=(1, 2), dtype=np.int64) for one in (sub, up)]
+    costs = [np.minimum(rows, 0 - rows).sum(axis=(1, 2), dtype=np.int64) for rows in (sub, up)]
     lines = np.empty((len(band), 1 + band[0].size), np.uint8)
     upper = costs[1] < costs[0]
     lines[:, 0] = np.where(upper, 2, 1)

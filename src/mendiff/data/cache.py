@@ -1,4 +1,4 @@
-"""Images at the size that a model sees, kept in memory: each is decoded once while there is room."""
+"""Memory cache of resized images, so that each file is decoded once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CACHE_BYTES = 2**30
 
 
 class ImageCache:
-    """Resized images by file, or by any other key; threads may share it.
+    """Resized images by key, such as the file path; thread-safe.
 
     Args:
         size: side in pixels.
         bit_depth: of 16-bit files, see read_image.
-        room: bytes to keep images in; the others are read each time.
+        room: bytes of the cache; images that do not fit are decoded each time.
 
     Attributes:
         size: side in pixels.
@@ -30,26 +30,26 @@ class ImageCache:
 
     def __init__(self, size: int, bit_depth: int = 0, room: int = CACHE_BYTES) -> None:
         self.size, self.bit_depth, self._room = size, bit_depth, room
-        self._kept: dict[Hashable, Tensor] = {}
+        self._images: dict[Hashable, Tensor] = {}
         self._lock = threading.Lock()
 
     def image(self, source: str | Path | Picture, key: Hashable) -> Tensor:
-        """A file or a picture (H,W,3) as (3,S,S) float32 in [0,1]."""
-        kept = self._kept.get(key)
-        if kept is not None:
-            return kept.float() / 255 if kept.dtype == torch.uint8 else kept
+        """Load a file or an (H,W,3) picture as (3,S,S) float32 in [0,1]."""
+        stored = self._images.get(key)
+        if stored is not None:
+            return stored.float() / 255 if stored.dtype == torch.uint8 else stored
         return self.take(
             key, read_image(source, self.bit_depth) if isinstance(source, str | Path) else source
         )
 
     def take(self, key: Hashable, picture: Picture) -> Tensor:
-        """The same of a picture that was just decoded, which is kept from now on."""
+        """Resize a decoded picture and cache it."""
         image = resize(picture, self.size)
         levels = (image * 255).round().to(torch.uint8)
-        # In 8 bits only if they hold it exactly: calibration must see the pixels that prediction will see.
-        kept = levels if torch.equal(levels.float() / 255, image) else image
+        # Stored in 8 bits only if that is exact: calibration and prediction must see the same pixels.
+        stored = levels if torch.equal(levels.float() / 255, image) else image
         with self._lock:
-            if key not in self._kept and kept.nbytes <= self._room:
-                self._room -= kept.nbytes
-                self._kept[key] = kept
+            if key not in self._images and stored.nbytes <= self._room:
+                self._room -= stored.nbytes
+                self._images[key] = stored
         return image

@@ -1,6 +1,6 @@
-"""What may be wrong with a data set, found before work starts: hard faults, and warnings.
+"""Checks of a data set before work starts: errors and warnings.
 
-`check_files` looks at names and headers alone; `check_data` also reads every image and mask.
+`check_files` reads names and headers only; `check_data` also decodes every image and mask.
 """
 
 import os
@@ -15,7 +15,7 @@ from mendiff.data.equal import equal_pictures
 from mendiff.data.fitness import depth_notes, mask_notes, orientation_notes, size_notes
 from mendiff.data.masks import read_mask
 from mendiff.data.reading import Header, Picture, brightest, image_size, read_header, read_image
-from mendiff.data.samples import Category, Finding, Look, Looks, Sample, Use
+from mendiff.data.samples import Category, Finding, ImageCheck, ImageChecks, Sample, Use
 from mendiff.errors import InputError
 
 Progress = Callable[[int, int, str], None]
@@ -31,66 +31,70 @@ def check_data(
     use: Use | None = None,
     take: Take | None = None,
 ) -> list[Finding]:
-    """Everything that is wrong with some categories that are used together, hard faults first.
+    """Check categories that are used together; errors (`hard`) come first.
 
-    Hard are two categories of one name, a category without good images (that can be read), images that are
-    labels or defects by their names, and for defective images a missing, shared or unreadable mask or one of
-    another size, or masks that are all inverted. Warnings are images that can't be read, files that are left
-    out, masks that are empty or mark nearly everything or may be drawn on a photo's unturned pixels, equal
-    pictures within training or test images, or in both, 16-bit images that are dark, images that a model
-    shrinks or enlarges much, clean twins that can't be read, have another size or equal their image, and
-    tests with good or defective images alone. Pictures are equal when all
-    their pixels are, whatever the file format.
+    Errors:
+        - two categories with the same name, and a category without readable good images
+        - training images that are labels or defective according to their names
+        - masks that are missing, shared, unreadable, of a different size, or all inverted
+
+    Warnings:
+        - images that can't be read, and ignored files
+        - masks that are empty, mark most of the image, or may not follow the EXIF orientation of their photo
+        - equal images within or between training and test images, whatever the file format
+        - dark 16-bit images, and images that are resized by a large factor
+        - clean twins that can't be read, have a different size, or equal their image
+        - test sets with only good or only defective images
 
     Args:
         categories: as `read_data` gives them.
         progress: called for every image.
-        use: how a model will take the images.
-        take: gets the training images of 8 bits, so that nobody has to decode them again.
+        use: how a model will read the images.
+        take: called with every decoded 8-bit training image, so that it need not be decoded again.
     """
     use = use or Use()
-    looks = _look_at_all(categories, progress, use, take)
+    checks = _check_images(categories, progress, use, take)
     findings = check_files(categories)
-    # A mask that is at fault already says enough; its content is not looked at.
+    # The content of a mask that already has an error is not reported.
     faulty = {path for finding in findings for path in finding.paths}
     for category in categories:
-        findings += _unreadable(category, looks)
+        findings += _unreadable(category, checks)
         for sample in category.test:
             if not sample.is_good and sample.mask_path not in faulty:
-                findings += looks[sample.path, sample.mask_path].faults
-        findings += mask_notes(category, looks)
-        findings += orientation_notes(category, looks)
-        findings += depth_notes(category, looks, use)
-        findings += size_notes(category, looks, use)
-        findings += _twins(category, looks)
+                findings += checks[sample.path, sample.mask_path].faults
+        findings += mask_notes(category, checks)
+        findings += orientation_notes(category, checks)
+        findings += depth_notes(category, checks, use)
+        findings += size_notes(category, checks, use)
+        findings += _twins(category, checks)
         findings += _one_sided(category)
-    findings += equal_pictures(categories, looks)
+    findings += equal_pictures(categories, checks)
     return sorted(findings, key=lambda finding: not finding.hard)
 
 
 def check_files(categories: Sequence[Category]) -> list[Finding]:
-    """The hard faults that show without decoding: names, missing images, and masks by name and size."""
+    """Errors that are found without decoding: names, missing images, names and sizes of masks."""
     findings = []
     for name, count in Counter(category.name for category in categories).items():
         if count > 1:
             roots = tuple(category.root for category in categories if category.name == name)
             listed = " and ".join(dict.fromkeys(map(str, roots)))
-            sentence = f"{name}: {count} categories have this name ({listed}); rename or leave out one."
+            sentence = f"{name}: {count} categories have this name ({listed}); rename or remove one."
             findings.append(Finding("name", True, sentence, roots))
     for category in categories:
         findings += category.notes
         if not category.train:
-            sentence = f"{category.root}: {category.name} has no good images to learn from; add some."
+            sentence = f"{category.root}: {category.name} has no good images to train on; add some."
             findings.append(Finding("empty", True, sentence, (category.root,)))
         findings += _mask_files(category)
     return findings
 
 
-def _twins(category: Category, looks: Looks) -> Iterator[Finding]:
-    """Clean twins that can't be compared with what a model makes of their images, or tell nothing."""
+def _twins(category: Category, checks: ImageChecks) -> Iterator[Finding]:
+    """Clean twins that can't be compared with reconstructions, or equal their image."""
     for sample in category.test:
         twin = sample.twin
-        if twin is None or looks[sample.path, sample.mask_path].problem:
+        if twin is None or checks[sample.path, sample.mask_path].problem:
             continue
         try:
             size, expected, key = image_size(twin), image_size(sample.path), top_key(twin)
@@ -99,16 +103,14 @@ def _twins(category: Category, looks: Looks) -> Iterator[Finding]:
             continue
         if size != expected:
             (height, width), (tall, wide) = size, expected
-            told = (
-                f"expected a twin of its image's size, {wide}x{tall}, got {width}x{height}; it is left out."
-            )
+            problem = f"expected the size of its image, {wide}x{tall}, got {width}x{height}; it is ignored."
         elif key == top_key(sample.path) and whole_key(twin) == whole_key(sample.path):
-            told = (
-                f"expected the photo of {sample.path} without its defect, but the two are equal; exchange it."
+            problem = (
+                f"expected the photo of {sample.path} without its defect, but the two are equal; replace it."
             )
         else:
             continue
-        yield Finding("twin", False, f"{twin}: {told}", (sample.path, twin))
+        yield Finding("twin", False, f"{twin}: {problem}", (sample.path, twin))
 
 
 def _mask_files(category: Category) -> Iterator[Finding]:
@@ -133,8 +135,8 @@ def _mask_files(category: Category) -> Iterator[Finding]:
 def _missing(sample: Sample, mask: Path) -> str:
     names = f"{sample.path.stem}_mask.png or {sample.path.stem}.png"
     return (
-        f"{sample.path}: no mask found; expected {names} in {mask.parent} (masks are optional only where a "
-        "category has none at all)."
+        f"{sample.path}: no mask found; expected {names} in {mask.parent} (masks are optional only if a "
+        "category has none)."
     )
 
 
@@ -142,7 +144,7 @@ def _mask_size(image: Path, mask: Path) -> Iterator[Finding]:
     try:
         photo = read_header(image)
     except InputError:
-        return  # an image that can't be read is left out, and its mask with it
+        return  # an unreadable image is ignored, and so is its mask
     try:
         height, width = image_size(mask)
     except InputError as error:
@@ -150,61 +152,61 @@ def _mask_size(image: Path, mask: Path) -> Iterator[Finding]:
         return
     if (height, width) == photo.size:
         return
-    how = f"a mask must have its image's size, {photo.size[1]}x{photo.size[0]}, got {width}x{height}"
+    problem = f"a mask must have its image's size, {photo.size[1]}x{photo.size[0]}, got {width}x{height}"
     if photo.orientation != 1 and (width, height) == photo.size:
         sentence = (
-            f"{mask}: {how}: it seems drawn on the unturned pixels of {image.name}, which stand upright by "
-            f"their EXIF orientation {photo.orientation} only; turn the mask alike."
+            f"{mask}: {problem}; it seems to be drawn on the stored pixels of {image.name}, without the "
+            f"EXIF orientation {photo.orientation}; rotate the mask like the photo."
         )
     else:
-        sentence = f"{mask}: {how}; replace the mask of {image.name}."
+        sentence = f"{mask}: {problem}; replace the mask of {image.name}."
     yield Finding("mask size", True, sentence, (image, mask))
 
 
-def _look_at_all(
+def _check_images(
     categories: Sequence[Category], progress: Progress | None, use: Use, take: Take | None
-) -> Looks:
-    """Read every image and mask; whole pictures are compared only where size and top rows are equal."""
+) -> ImageChecks:
+    """Read every image and mask; all pixels are compared only if size and top rows are equal."""
     train = [(path, None) for category in categories for path in category.train]
     test = [(sample.path, sample.mask_path) for category in categories for sample in category.test]
     pairs = list(dict.fromkeys([*train, *test]))
-    looks: Looks = {}
+    checks: ImageChecks = {}
     wanted = set(train) if take is not None else set()
 
-    def look_at(pair: tuple[Path, Path | None]) -> Look:
-        return _look_at(*pair, use, take if pair in wanted else None)
+    def check_pair(pair: tuple[Path, Path | None]) -> ImageCheck:
+        return _check_image(*pair, use, take if pair in wanted else None)
 
-    # Pillow's decoders let go of Python's lock, so threads help.
+    # Pillow's decoders release the GIL.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for pair, look in zip(pairs, pool.map(look_at, pairs), strict=True):
-            looks[pair] = look
+        for pair, check in zip(pairs, pool.map(check_pair, pairs), strict=True):
+            checks[pair] = check
             if progress is not None:
-                progress(len(looks), len(pairs), "")
-        keys = Counter(look.key for look in looks.values())
-        alike = [pair for pair, look in looks.items() if look.key and keys[look.key] > 1]
-        compared = pool.map(lambda pair: _compare(pair[0], looks[pair]), alike)
-        looks |= zip(alike, list(compared), strict=True)
-    return looks
+                progress(len(checks), len(pairs), "")
+        keys = Counter(check.key for check in checks.values())
+        equal = [pair for pair, check in checks.items() if check.key and keys[check.key] > 1]
+        compared = pool.map(lambda pair: _with_whole_key(pair[0], checks[pair]), equal)
+        checks |= zip(equal, list(compared), strict=True)
+    return checks
 
 
-def _look_at(image: Path, mask: Path | None, use: Use, take: Take | None = None) -> Look:
+def _check_image(image: Path, mask: Path | None, use: Use, take: Take | None = None) -> ImageCheck:
     try:
         if take is not None and not _is_deep(image):
             picture = read_image(image, use.bit_depth)
             take(image, picture)
             key, whole = keys_of(picture)
-            return Look(key, header=read_header(image), whole=whole)
+            return ImageCheck(key, header=read_header(image), whole=whole)
         key, header = top_key(image), read_header(image)
         highest = brightest(image) if header.deep else 0
         _check_depth(image, header, highest, use)
     except InputError as error:
-        return Look("", str(error))
-    look = Look(key, header=header, highest=highest)
-    return look if mask is None else _look_at_mask(look, image, mask)
+        return ImageCheck("", str(error))
+    check = ImageCheck(key, header=header, highest=highest)
+    return check if mask is None else _check_mask(check, image, mask)
 
 
 def _is_deep(image: Path) -> bool:
-    """Whether an image has more than 8 bits, or a header that can't be read, of which others tell more."""
+    """Whether an image has more than 8 bits, or a header that can't be read (reported elsewhere)."""
     try:
         return read_header(image).deep
     except InputError:
@@ -212,38 +214,38 @@ def _is_deep(image: Path) -> bool:
 
 
 def _check_depth(image: Path, header: Header, highest: int, use: Use) -> None:
-    """Refuse an image that the model's depth does not hold."""
+    """Refuse an image with values beyond the model's bit depth."""
     top = 2**use.bit_depth - 1
     if header.deep and use.bit_depth and highest > top:
         raise InputError(
-            f"{image}: expected values of {use.bit_depth} bits, 0 to {top}, got {highest}; give a higher "
+            f"{image}: expected values of {use.bit_depth} bits, 0 to {top}, got {highest}; increase "
             "--bit-depth."
         )
 
 
-def _compare(image: Path, look: Look) -> Look:
-    """The look at an image with a key of all its pixels in place of that of its top rows."""
+def _with_whole_key(image: Path, check: ImageCheck) -> ImageCheck:
+    """The result with a key of all pixels instead of the top rows."""
     try:
-        return replace(look, key=look.whole or whole_key(image))
+        return replace(check, key=check.whole or whole_key(image))
     except InputError as error:
-        return Look("", str(error))
+        return ImageCheck("", str(error))
 
 
-def _look_at_mask(look: Look, image: Path, mask: Path) -> Look:
-    """The look with the mask's content: a share of it that is marked, or what is wrong."""
+def _check_mask(check: ImageCheck, image: Path, mask: Path) -> ImageCheck:
+    """The result with the content of the mask: the share of marked pixels, or a problem."""
     try:
         marked, size = read_mask(mask), read_header(mask)
     except InputError as error:
-        return replace(look, faults=(Finding("unreadable mask", True, str(error), (image, mask)),))
+        return replace(check, faults=(Finding("unreadable mask", True, str(error), (image, mask)),))
     if not marked.any():
-        sentence = f"{mask}: this mask is empty although {image} counts as defective; redraw it."
-        return replace(look, faults=(Finding("empty mask", False, sentence, (image, mask)),))
-    return replace(look, marked=float(marked.mean()), mask_turned=size.orientation != 1)
+        sentence = f"{mask}: this mask is empty, but {image} is labelled as defective; redraw it."
+        return replace(check, faults=(Finding("empty mask", False, sentence, (image, mask)),))
+    return replace(check, marked=float(marked.mean()), mask_turned=size.orientation != 1)
 
 
-def _unreadable(category: Category, looks: Looks) -> Iterator[Finding]:
-    train = [(path, looks[path, None].problem) for path in category.train]
-    test = [(sample.path, looks[sample.path, sample.mask_path].problem) for sample in category.test]
+def _unreadable(category: Category, checks: ImageChecks) -> Iterator[Finding]:
+    train = [(path, checks[path, None].problem) for path in category.train]
+    test = [(sample.path, checks[sample.path, sample.mask_path].problem) for sample in category.test]
     for path, problem in dict.fromkeys([*train, *test]):
         if problem:
             yield Finding(UNREADABLE, False, problem, (path,))
@@ -255,8 +257,8 @@ def _unreadable(category: Category, looks: Looks) -> Iterator[Finding]:
 def _one_sided(category: Category) -> Iterator[Finding]:
     sides = {sample.is_good for sample in category.test}
     if len(sides) == 1:
-        there, absent = ("good", "defective") if True in sides else ("defective", "good")
+        present, absent = ("good", "defective") if True in sides else ("defective", "good")
         sentence = (
-            f"{category.root}: {category.name} has {there} test images only; add {absent} ones for metrics."
+            f"{category.root}: {category.name} has only {present} test images; add {absent} ones for metrics."
         )
         yield Finding("one-sided", False, sentence, (category.root,))

@@ -1,4 +1,4 @@
-"""Which pictures are equal, without decoding more of them than that takes."""
+"""Keys that equal images share, computed with as little decoding as possible."""
 
 import hashlib
 import io
@@ -13,10 +13,10 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 
 def top_key(path: Path) -> str:
-    """A key that equal pictures share, from their size and top rows; whether the file is whole is seen too.
+    """Key from size and top rows, which equal images share; also detects damaged files.
 
-    Pictures are equal when all their pixels are, whatever the file format. Raises InputError, naming the
-    file, when it can't be read.
+    Images are equal if all pixels are, whatever the file format. Raises InputError, naming the file, if it
+    can't be read.
     """
     found = _top(path)
     if found is None:
@@ -26,12 +26,12 @@ def top_key(path: Path) -> str:
 
 
 def keys_of(picture: Picture) -> tuple[str, str]:
-    """What `top_key` and `whole_key` give of a file, from its decoded picture."""
+    """`top_key` and `whole_key` of a decoded file."""
     return _top_key(picture.shape[:2], picture[:ROWS]), _whole_key(picture)
 
 
 def whole_key(path: Path) -> str:
-    """A key that equal pictures share and no others, from all their pixels."""
+    """Key from all pixels, which only equal images share."""
     return _whole_key(read_image(path))
 
 
@@ -48,26 +48,26 @@ def _digest(picture: Picture) -> str:
 
 
 def _top(path: Path) -> tuple[tuple[int, int], Picture] | None:
-    """Size and top rows as `read_image` gives them; None for images that are damaged or need all its care."""
+    """Size and top rows as in `read_image`; None for damaged images and those that need `read_image`."""
     try:
         data = path.read_bytes()
         with opened(path, io.BytesIO(data)) as image:
             width, height = image.size
-            usual = image.mode in ("L", "RGB")
-            # Inflating whole PNG files takes nearly all of the time; their checksums tell damage as well.
-            if data.startswith(PNG) and data[28] == 0:  # not interlaced: rows come in their order
+            simple = image.mode in ("L", "RGB")
+            # Decompressing whole PNG files takes most of the time; checksums detect damage, too.
+            if data.startswith(PNG) and data[28] == 0:  # not interlaced: rows are in order
                 image.verify()
-                data, usual = _cut(data, min(height, ROWS)), True
+                data, simple = _cut(data, min(height, ROWS)), True
         with opened(path, io.BytesIO(data)) as image:
             image.load()
-            if not usual or image.getexif().get(ORIENTATION_TAG, 1) != 1:
+            if not simple or image.getexif().get(ORIENTATION_TAG, 1) != 1:
                 return None
             return (height, width), to_rgb(image.crop((0, 0, width, min(height, ROWS))), path)
     except (InputError, OSError):
-        return None  # read_image tells what is wrong
+        return None  # read_image reports the problem
 
 
 def _cut(data: bytes, rows: int) -> bytes:
-    """A PNG file that claims to be only so many rows high; decoders stop there and skip the rest."""
+    """A PNG file with a smaller height in its header; decoders skip the remaining rows."""
     head = data[12:20] + rows.to_bytes(4, "big") + data[24:29]
     return data[:12] + head + zlib.crc32(head).to_bytes(4, "big") + data[33:]

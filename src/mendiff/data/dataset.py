@@ -1,4 +1,4 @@
-"""From a folder or a YAML file to categories of good and defective images, whatever their layout."""
+"""Opens a folder or a YAML file as categories of good and defective images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,23 +16,23 @@ __all__ = ["GOOD", "Category", "Sample", "open_data", "read_data"]
 AUTO, FOLDER = "auto", "folder"
 NAMES = (AUTO, *sorted(layout.name for layout in LAYOUTS), FOLDER)
 PLAIN = "a folder of good images"
-GO_ON = (
+ADVICE = (
     "give a folder of good images, or a YAML file that lists folders (see 'mendiff check --help'), or add "
-    f"--layout {FOLDER} to take every image as a good one"
+    f"--layout {FOLDER} to treat every image as good"
 )
 
 
 def open_data(root: Path, layout: str = AUTO) -> list[Category]:
     """Open one category, a folder of categories, a YAML file that lists folders, or a folder of good images.
 
-    A category has one of the layouts of `LAYOUTS`; a folder of good images becomes one without a test.
-    Raises InputError when there is nothing to find, a category is incomplete or there twice, a defective
-    image has no mask although others of its category do, or a mask has another size than its image. Whether
-    images can be decoded is for `check_data`.
+    A category has one of the layouts of `LAYOUTS`; a folder of good images becomes a category without test
+    images. Raises InputError if there are no images, a category is incomplete or duplicated, a defective
+    image has no mask although others of its category do, or a mask and its image have different sizes.
+    Images are not decoded; see `check_data`.
 
     Args:
         root: a folder, or a YAML file (see `mendiff.data.listed`).
-        layout: one of `NAMES`; "auto" finds out.
+        layout: one of `NAMES`; "auto" detects the layout.
     """
     categories, findings = read_data(root, layout)
     for finding in (*findings, *check_files(categories)):
@@ -42,50 +42,52 @@ def open_data(root: Path, layout: str = AUTO) -> list[Category]:
 
 
 def read_data(root: Path, layout: str = AUTO) -> tuple[list[Category], list[Finding]]:
-    """All categories that can be read, unchecked, and why others can't; arguments as in `open_data`.
+    """All readable categories, unchecked, and the problems of the others; arguments as in `open_data`.
 
-    Raises InputError when there is nothing to find.
+    Raises InputError if there are no images.
     """
     check_choice("--layout", layout, NAMES)
     if root.is_file() and root.suffix.lower() in SUFFIXES:
         if layout != AUTO:
-            raise InputError(f"--layout: expected none, as {root} says where the images are, got {layout!r}.")
+            raise InputError(f"--layout: expected no layout, since {root} lists the folders, got {layout!r}.")
         return read_listed(root), []
     if not root.is_dir():
-        problem = "expected a folder or a YAML file, got another file" if root.is_file() else "no such folder"
+        problem = (
+            "expected a folder or a YAML file, got a different file" if root.is_file() else "no such folder"
+        )
         raise InputError(f"{root}: {problem}; give {PLAIN}, a data set or one of its categories.")
     if layout == FOLDER:
         return [_noted(Category(own_name(root), root, tuple(find_images(root)), ()), asked=True)], []
-    known = tuple(one for one in LAYOUTS if layout in (AUTO, one.name))
-    places = _find_categories(root, known)
-    if not places and layout == AUTO:
+    known = tuple(candidate for candidate in LAYOUTS if layout in (AUTO, candidate.name))
+    located = _find_categories(root, known)
+    if not located and layout == AUTO:
         return [_noted(_plain(root))], []
-    if not places:
+    if not located:
         raise InputError(
-            f"{root}: expected categories in the layout {layout} ({known[0].shape}) here or one or two "
-            "levels down, found none."
+            f"{root}: expected categories in the layout {layout} ({known[0].shape}) in this folder or "
+            "up to two levels below, found none."
         )
     categories: list[Category] = []
     findings: list[Finding] = []
-    for folder, one in places:
+    for folder, found in located:
         try:
-            categories.append(_noted(one.read(folder)))
+            categories.append(_noted(found.read(folder)))
         except InputError as error:
             findings.append(Finding("layout", True, str(error), (folder,)))
-    if places[0][0] != root:
-        findings += _empty_siblings([folder for folder, _ in places])
+    if located[0][0] != root:
+        findings += _empty_siblings([folder for folder, _ in located])
     return categories, findings
 
 
 def _detect(folder: Path, known: tuple[Layout, ...]) -> Layout | None:
-    return next((one for one in known if one.is_category(folder)), None)
+    return next((layout for layout in known if layout.is_category(folder)), None)
 
 
 def _find_categories(root: Path, known: tuple[Layout, ...]) -> list[tuple[Path, Layout]]:
-    """The folder itself, or else the categories one level down, or else two: some sets come in wrappers."""
+    """The folder itself if it is a category, otherwise the categories one level below, otherwise two."""
     level = [root]
     for _ in range(3):
-        found = [(folder, one) for folder in level if (one := _detect(folder, known)) is not None]
+        found = [(folder, layout) for folder in level if (layout := _detect(folder, known)) is not None]
         if found:
             return found
         level = [inside for folder in level for inside in subfolders(folder)]
@@ -93,7 +95,7 @@ def _find_categories(root: Path, known: tuple[Layout, ...]) -> list[tuple[Path, 
 
 
 def _empty_siblings(folders: list[Path]) -> list[Finding]:
-    """Folders beside categories that hold no file at all: most likely a category that was not copied."""
+    """Folders without any file next to categories: probably a category that was not copied."""
     findings = []
     for parent in dict.fromkeys(folder.parent for folder in folders):
         for folder in subfolders(parent):
@@ -104,35 +106,35 @@ def _empty_siblings(folders: list[Path]) -> list[Finding]:
 
 
 def _noted(category: Category, asked: bool = False) -> Category:
-    """A category with what names and left-out files say; `asked` to take every image as a good one."""
+    """Add notes on names and ignored files; `asked` means that every image shall be treated as good."""
     root, train = category.root, category.train
     notes = form_notes(root, [*train, *(sample.path for sample in category.test)])
     if category.layout == FOLDER:
-        notes += label_notes(root, train, GO_ON, hard=not asked)
-    elif category.layout != "visa":  # whose list says what an image is
+        notes += label_notes(root, train, ADVICE, hard=not asked)
+    elif category.layout != "visa":  # its list defines the labels
         notes += label_notes(root / "train" / GOOD, train, f"move them out of {root / 'train' / GOOD}")
         notes += kind_notes(root / "test", category.test)
-    if category.layout == "mvtec":  # others keep depth and labels in there
+    if category.layout == "mvtec":  # other layouts have depth maps and masks there
         notes += loose_notes(root, {*train, *(sample.path for sample in category.test)})
     return replace(category, notes=(*notes, *folder_notes(root)))
 
 
 def _plain(root: Path) -> Category:
-    """A folder of good images; refused where a data set lies deeper inside: its defects would be learned."""
+    """A folder of good images; refused if it contains a data set, whose defects would be trained on."""
     try:
         paths = find_images(root)
     except NoImagesError as error:
-        shapes = "; ".join(f"{one.name} ({one.shape})" for one in LAYOUTS)
+        shapes = "; ".join(f"{layout.name} ({layout.shape})" for layout in LAYOUTS)
         raise InputError(
             f"{root}: no images found; expected {PLAIN}, a YAML file that lists folders, or categories in "
             f"one of these layouts: {shapes}{instead(root)}."
         ) from error
     parents = {parent for path in paths for parent in path.parents if root in parent.parents}
     for folder in sorted(parents, key=lambda parent: (len(parent.parts), parent)):
-        one = _detect(folder, LAYOUTS)
-        if one is not None:
+        layout = _detect(folder, LAYOUTS)
+        if layout is not None:
             raise InputError(
-                f"{root}: {folder} looks like a category ({one.name}) of a data set deeper inside; give "
-                f"{folder.parent}, or --layout {FOLDER} to take every image as a good one."
+                f"{root}: {folder} looks like a category ({layout.name}) of a data set; give "
+                f"{folder.parent}, or --layout {FOLDER} to treat every image as good."
             )
     return Category(own_name(root), root, tuple(paths), ())

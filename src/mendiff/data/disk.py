@@ -1,4 +1,4 @@
-"""Names and renames on disk: in one step, and never in place of what others put there meanwhile."""
+"""Atomic renames that never replace files of second processes, and short file names."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import stat
 from pathlib import Path
 
 LONGEST = 200
-"""Bytes of a name that is made longer by what tells it from others; most file systems take 255."""
+"""Longest name in bytes before suffixes are added; most file systems allow 255."""
 NOREPLACE, EXCHANGE = 1, 2
-"""Flags of Linux' renameat2."""
-_HERE = -100
+"""Flags of renameat2 on Linux."""
+_AT_FDCWD = -100
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
-_IN_THE_WAY = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)
+_NAME_USED = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)
 
 
 def short_name(name: str) -> str:
-    """A name of at most LONGEST bytes: longer ones are cut, and a hash of the whole tells them apart."""
+    """Shorten a name to at most LONGEST bytes; a hash of the whole name keeps it unique."""
     whole = name.encode("utf-8", "surrogateescape")
     if len(whole) <= LONGEST:
         return name
@@ -28,15 +28,15 @@ def short_name(name: str) -> str:
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Rename a file or folder to a free name, in one step; a folder may take the place of an empty one.
+    """Rename a file or folder atomically to an unused name; a folder may replace an empty folder.
 
-    Raises FileExistsError where anything else has the name.
+    Raises FileExistsError if the name is used.
     """
     if stat.S_ISDIR(os.lstat(source).st_mode):
         try:
-            os.rename(source, target)  # POSIX replaces a folder only where it is empty
+            os.rename(source, target)  # POSIX replaces a folder only if it is empty
         except OSError as error:
-            if error.errno not in _IN_THE_WAY:
+            if error.errno not in _NAME_USED:
                 raise
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
     elif not _renameat2(source, target, NOREPLACE):
@@ -44,28 +44,28 @@ def rename_new(source: Path, target: Path) -> None:
         os.unlink(source)
 
 
-def exchange(one: Path, other: Path, spare: Path) -> None:
-    """Swap two files or folders: in one step where the file system can, otherwise by way of a third name.
+def exchange(first: Path, second: Path, spare: Path) -> None:
+    """Swap two files or folders: atomically if the file system supports it, otherwise with a third name.
 
-    Should the last fail, because something came up meanwhile, what was at `other` stays at `spare`.
+    If the last rename fails because the name is used by then, the content of `second` remains at `spare`.
     """
-    if _renameat2(one, other, EXCHANGE):
+    if _renameat2(first, second, EXCHANGE):
         return
-    os.rename(other, spare)
+    os.rename(second, spare)
     try:
-        rename_new(one, other)
+        rename_new(first, second)
     except OSError:
-        rename_new(spare, other)
+        rename_new(spare, second)
         raise
-    os.rename(spare, one)
+    os.rename(spare, first)
 
 
 def _renameat2(source: Path, target: Path, flag: int) -> bool:
-    """Linux' rename with a flag; False where there is none."""
+    """Rename with a flag of Linux; False if that is not supported."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:
         return False
-    if call(_HERE, os.fsencode(source), _HERE, os.fsencode(target), flag) == 0:
+    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flag) == 0:
         return True
     number = ctypes.get_errno()
     if number in _UNSUPPORTED:

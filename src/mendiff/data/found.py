@@ -1,4 +1,4 @@
-"""Which files below a folder are images of parts, and which are passed over, with the reason."""
+"""Finds the images of parts below a folder, and the reasons why other files are ignored."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from mendiff.data.reading import EXTENSIONS, further_frames, is_image
 from mendiff.errors import InputError
 
 NO_IMAGE = "no image"
-"""Why readme.txt and the like are passed over: nobody takes them for images of parts."""
+"""Reason for files such as readme.txt, which are not reported."""
 COMPANIONS = (
     *(".cfg", ".csv", ".db", ".doc", ".docx", ".gz", ".htm", ".html", ".ini", ".ipynb", ".js", ".json"),
     *(".jsonl", ".log", ".md", ".md5", ".parquet", ".pdf", ".pkl", ".ply", ".py", ".rar", ".rtf", ".sh"),
     *(".safetensors", ".sha256", ".tar", ".toml", ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml", ".yaml"),
     *(".yml", ".zip"),
 )
-"""What may lie beside images, in small letters."""
-
-
+"""Lower-case extensions of files that are often stored next to images."""
 PICTURED = ("findings", "a run")
-"""What mendiff writes with pictures of parts in it."""
+"""Output of mendiff that contains images of parts."""
 
 
 class NoImagesError(InputError):
@@ -33,19 +31,19 @@ class NoImagesError(InputError):
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A folder on the walk, and why its images are passed over; empty for no reason."""
+class _Folder:
+    """A folder to visit, and the reason why its images are ignored; empty if they are not."""
 
     path: Path
     reason: str = ""
 
 
 def find_images(path: Path) -> list[Path]:
-    """List the image files under a folder, sorted, sub-folders and links included; a file gives itself.
+    """List the image files below a folder, sorted, including sub-folders and links; a file returns itself.
 
-    Passed over are hidden files and folders, what operating systems and file servers keep for themselves
-    (@eaDir, __MACOSX), folders that mendiff wrote, and files whose extension is not in `EXTENSIONS`, in
-    either case; `left_out` names them. Raises InputError where there is nothing.
+    Hidden files, system folders (@eaDir, __MACOSX), folders that mendiff wrote, and files whose extension
+    (in any case) is not in `EXTENSIONS` are ignored; `left_out` lists them. Raises InputError if there are
+    no images.
     """
     if path.is_file():
         return [path]
@@ -56,7 +54,7 @@ def find_images(path: Path) -> list[Path]:
         raise InputError(
             f"{path}: expected images of parts, got {what} that mendiff wrote; give another folder."
         )
-    found = sorted(one for one, reason in _walk(path) if not reason)
+    found = sorted(file for file, reason in _walk(path) if not reason)
     if not found:
         allowed = ", ".join(sorted(e.lstrip(".") for e in EXTENSIONS))
         raise NoImagesError(f"{path}: no images found; expected files of type {allowed}{instead(path)}.")
@@ -64,25 +62,24 @@ def find_images(path: Path) -> list[Path]:
 
 
 def left_out(path: Path) -> list[tuple[Path, str]]:
-    """What `find_images` passes over below a folder, with the reason, sorted: files, links and frames.
+    """Files, links and frames below a folder that `find_images` ignores, with the reason, sorted.
 
-    Reasons are for people, and equal for equal cases: "type .heic", "hidden", "system folder @eaDir",
-    "findings that mendiff wrote", "broken link", "2 further frames", or NO_IMAGE for what nobody takes for an
-    image, such as readme.txt.
+    Reasons are texts such as "type .heic", "hidden", "system folder @eaDir", "findings that mendiff wrote",
+    "broken link", "2 further frames", or NO_IMAGE for files such as readme.txt.
     """
     if not path.is_dir():
         frames = further_frames(path) if path.is_file() else 0
         return [(path, _frames(frames))] if frames else []
-    passed = []
-    for one, reason in _walk(path):
-        frames = 0 if reason else further_frames(one)
+    ignored = []
+    for file, reason in _walk(path):
+        frames = 0 if reason else further_frames(file)
         if reason or frames:
-            passed.append((one, reason or _frames(frames)))
-    return sorted(passed)
+            ignored.append((file, reason or _frames(frames)))
+    return sorted(ignored)
 
 
 def passed_over(folder: Path) -> str:
-    """Why the images in a folder are passed over, by its name and what mendiff left in it; empty for no."""
+    """Why the images in a folder are ignored, by its name or content; empty if they are not."""
     if folder.name.startswith("."):
         return "hidden"
     if is_system_folder(folder.name):
@@ -96,36 +93,36 @@ def _frames(count: int) -> str:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, str]]:
-    """Every file below a folder once, with the reason for which it is passed over.
+    """Every file below a folder once, with the reason why it is ignored.
 
-    Links to folders come last, so that what is there without a link is found under its own name.
+    Links to folders come last, so that files are found under their own names first.
     """
-    places, links = [_Place(root)], list[_Place]()
+    folders, links = [_Folder(root)], list[_Folder]()
     seen: set[tuple[int, int]] = set()
-    while places or links:
-        place = places.pop() if places else links.pop(0)
-        if not _is_new(place.path, seen):
-            yield place.path, "a link to a folder that is read already"
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        if not _is_new(folder.path, seen):
+            yield folder.path, "a link to a folder that has been read"
             continue
         try:
-            with os.scandir(place.path) as entries:
+            with os.scandir(folder.path) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
         except PermissionError:
-            yield place.path, "a folder that may not be read"
+            yield folder.path, "a folder without read permission"
             continue
         for entry in inside:
-            path = place.path / entry.name
+            path = folder.path / entry.name
             if entry.is_dir():
-                below = _Place(path, place.reason or passed_over(path))
-                (links if entry.is_symlink() else places).append(below)
+                below = _Folder(path, folder.reason or passed_over(path))
+                (links if entry.is_symlink() else folders).append(below)
             elif entry.is_file():
-                yield path, _reason(path, place.reason)
+                yield path, _reason(path, folder.reason)
             else:
                 yield path, "broken link" if entry.is_symlink() else NO_IMAGE
 
 
 def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
-    """Whether a folder is not among those seen; it is from now on."""
+    """Whether a folder was not seen before; it is recorded as seen."""
     status = folder.stat()
     key = status.st_dev, status.st_ino
     new = key not in seen
@@ -134,7 +131,7 @@ def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
 
 
 def _reason(path: Path, folder: str) -> str:
-    """Why a file is passed over; empty for an image of a part."""
+    """Why a file is ignored; empty for an image of a part."""
     ending, hidden = path.suffix.lower(), path.name.startswith(".")
     if ending in EXTENSIONS:
         return folder or ("hidden" if hidden else "")
@@ -146,15 +143,15 @@ def _reason(path: Path, folder: str) -> str:
 
 
 def instead(path: Path) -> str:
-    """What a folder without images holds, for the end of a message; empty where that is nothing to tell."""
+    """Ignored files of a folder without images, for the end of a message; empty if there are none."""
     reasons = Counter(reason for _, reason in left_out(path) if reason != NO_IMAGE)
     return f", found {_counted(reasons)}" if reasons else ""
 
 
 def _counted(reasons: Counter[str]) -> str:
-    """Reasons with their numbers, the most frequent first: "30 of type .heic, 2 hidden"."""
+    """Reasons with counts, the most frequent first: "30 of type .heic, 2 hidden"."""
     parts = []
     for reason, count in reasons.most_common():
-        linked = "of " if reason.startswith("type ") else ""
-        parts.append(f"{count} {linked}{reason}" if not reason[0].isdigit() else f"{count} with {reason}")
+        prefix = "of " if reason.startswith("type ") else ""
+        parts.append(f"{count} {prefix}{reason}" if not reason[0].isdigit() else f"{count} with {reason}")
     return ", ".join(parts)

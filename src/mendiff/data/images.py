@@ -1,7 +1,7 @@
 """Images as tensors: resizing, writing and drawing.
 
-Pictures are (H,W,3) uint8 RGB arrays, masks (H,W) bool arrays; `resize` turns a picture into the (3,S,S)
-float32 tensor in [0,1] that every network sees, for training and for inference alike.
+Pictures are (H,W,3) uint8 RGB arrays, masks (H,W) bool arrays; `resize` converts a picture to the (3,S,S)
+float32 tensor in [0,1] that is the input of all networks, in training and prediction.
 """
 
 import io
@@ -31,12 +31,12 @@ Heat: TypeAlias = npt.NDArray[np.floating]
 
 
 def to_tensor(picture: Picture) -> Tensor:
-    """Turn (H,W,3) uint8 into (3,H,W) float32 in [0,1]."""
+    """Convert (H,W,3) uint8 to (3,H,W) float32 in [0,1]."""
     return torch.tensor(picture).permute(2, 0, 1).contiguous().float() / 255
 
 
 def to_picture(image: Tensor) -> Picture:
-    """Turn a (3,H,W) float tensor in [0,1] into (H,W,3) uint8, rounding to the nearest level."""
+    """Convert a (3,H,W) float tensor in [0,1] to (H,W,3) uint8, rounded to the nearest level."""
     levels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return np.asarray(levels.permute(1, 2, 0).contiguous().cpu().numpy(), dtype=np.uint8)
 
@@ -44,16 +44,16 @@ def to_picture(image: Tensor) -> Picture:
 def resize(image: Picture | Tensor, size: int) -> Tensor:
     """Resize to a square: (H,W,3) uint8 or (3,H,W) float in [0,1] -> (3,size,size) float32 in [0,1].
 
-    Bilinear with antialiasing; the aspect ratio is not kept. An image that already has the size passes
-    unchanged.
+    Bilinear with antialiasing; the aspect ratio is not kept. An image of that size is not
+    changed.
     """
     if isinstance(image, Tensor):
         x = image.float().contiguous()
         return x if x.shape[-2:] == (size, size) else _resized(x, size, size).clamp(0, 1)
     if image.shape[:2] == (size, size):
         return to_tensor(image)
-    # PyTorch resizes along rows first, then along columns: to do the first band by band gives the same
-    # numbers without a float copy of a large picture.
+    # PyTorch resizes along rows first, then along columns. Resizing the rows in bands gives the same
+    # values without a float copy of a large picture.
     height, width = image.shape[:2]
     narrow = torch.empty(3, height, size)
     for rows in bands(height, width):
@@ -71,8 +71,8 @@ def _resized(x: Tensor, height: int, width: int) -> Tensor:
 def resize_mask(mask: Mask, size: int) -> Tensor:
     """Resize a (H,W) bool mask to (1,size,size) bool.
 
-    Nearest-exact: it keeps the share of anomalous pixels unbiased, where a rule of half the area would erase
-    cracks thinner than half a target pixel.
+    Nearest-exact keeps the share of anomalous pixels unbiased; area averaging with a limit of 0.5 would
+    erase cracks thinner than half a target pixel.
     """
     x = torch.tensor(mask, dtype=torch.float32)[None, None]
     return F.interpolate(x, size=(size, size), mode="nearest-exact")[0] > 0.5
@@ -82,31 +82,29 @@ def resize_mask(mask: Mask, size: int) -> Tensor:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a place where nothing can be written, before the work whose results should go there."""
+    """Refuse a path that cannot be written, before the work starts whose results are written there."""
     home = next(parent for parent in path.absolute().parents if parent.exists())
     if not home.is_dir():
-        raise InputError(f"{path}: expected a place in a folder, but {home} is a file; choose another.")
+        raise InputError(f"{path}: expected a path in a folder, but {home} is a file; choose another.")
     if not os.access(home, os.W_OK | os.X_OK):
-        raise InputError(
-            f"{path}: expected a place that may be written to, but {home} may not; choose another."
-        )
+        raise InputError(f"{path}: expected a writable folder, but {home} is not writable; choose another.")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; see whole_file."""
+    """Write a file completely or not at all; see whole_file."""
     with whole_file(path) as file:
         file.write(data)
 
 
 @contextmanager
 def whole_file(path: Path, put: Callable[[Path, Path], None] | None = None) -> Iterator[BinaryIO]:
-    """A file to write under a temporary name in the same folder, which is renamed when the block ends well.
+    """Open a temporary file in the same folder for writing; it is renamed if the block succeeds.
 
-    An OSError of the block names the file, also where the system does not say which it was.
+    An OSError in the block names the file.
 
     Args:
         path: of the file.
-        put: renames the first path to the second; unless given, whatever is there is replaced.
+        put: renames the first path to the second; by default, an existing file is replaced.
     """
     temporary = path.with_name(f".{short_name(path.name)}.{uuid.uuid4().hex}.part")
     try:
@@ -132,71 +130,45 @@ def encode(picture: Picture | Mask, kind: str, **options: int) -> bytes:
 
 
 def save_png(picture: Picture | Mask, path: Path) -> None:
-    """Save a (H,W,3) or (H,W) uint8 picture, or a bool mask as 0 and 255; never leaves half a file behind."""
+    """Save a (H,W,3) or (H,W) uint8 picture, or a bool mask as 0 and 255; see whole_file."""
     write_bytes(path, encode(picture, "PNG"))
 
 
 def save_bands(path: Path, height: int, width: int, pixels: Iterable[Picture]) -> None:
-    """Save a picture of which there are only bands of rows, as PNG; never leaves half a file behind."""
+    """Save bands of rows as one PNG file; see whole_file."""
     with whole_file(path) as file:
         write_png(file, height, width, pixels)
 
 
 # ---- drawing -----------------------------------------------------------------------------------------
 
-# From plum over red and orange to pale yellow; lightness rises evenly, so the map also reads in grey and in
-# print.
+# From plum over red and orange to pale yellow. Lightness increases evenly, so that the map is also readable
+# in grey and in print.
 _HEAT_COLOURS = np.array(
     [
-        52,
-        12,
-        82,
-        104,
-        18,
-        110,
-        158,
-        32,
-        104,
-        206,
-        56,
-        80,
-        238,
-        96,
-        50,
-        250,
-        146,
-        28,
-        252,
-        196,
-        64,
-        255,
-        244,
-        168,
+        *((52, 12, 82), (104, 18, 110), (158, 32, 104), (206, 56, 80)),
+        *((238, 96, 50), (250, 146, 28), (252, 196, 64), (255, 244, 168)),
     ],
     dtype=np.float64,
-).reshape(-1, 3)
+)
 _HEAT_STOPS = np.linspace(0.0, 1.0, len(_HEAT_COLOURS))
 
 
 def normalise_heat(anomaly_map: Heat, threshold: float, floor: float = 0.0) -> npt.NDArray[np.float32]:
-    """Scale a map to [0,1] for drawing: `floor` -> 0, `threshold` -> 0.5, as far above the threshold again ->
-    1.
-    """
+    """Scale a map linearly for drawing, clipped to [0,1]: `floor` -> 0, `threshold` -> 0.5."""
     span = max(2.0 * (threshold - floor), float(np.finfo(np.float32).tiny))
     return np.clip((np.asarray(anomaly_map, dtype=np.float64) - floor) / span, 0.0, 1.0).astype(np.float32)
 
 
 def colour_heat(heat: Heat) -> Picture:
-    """Colour (H,W) values, clipped to [0,1], as (H,W,3) uint8 with evenly rising lightness."""
+    """Colour (H,W) values, clipped to [0,1], as (H,W,3) uint8 with evenly increasing lightness."""
     values = np.clip(np.nan_to_num(heat), 0.0, 1.0)
     channels = [np.interp(values, _HEAT_STOPS, _HEAT_COLOURS[:, c]) for c in range(3)]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
 def overlay(picture: Picture, heat: Heat) -> Picture:
-    """Lay a (H,W) heat map in [0,1] over a (H,W,3) picture; where there is no heat the picture stays as it
-    is.
-    """
+    """Blend a (H,W) heat map in [0,1] with a (H,W,3) picture; values of 0 leave the picture unchanged."""
     if heat.shape != picture.shape[:2]:
         raise InputError(
             f"A heat map must have its image's size {picture.shape[:2]}, got {heat.shape}; resize it."
@@ -209,19 +181,18 @@ def overlay(picture: Picture, heat: Heat) -> Picture:
 
 def _overlay(picture: Picture, heat: Heat) -> Picture:
     values = np.clip(np.nan_to_num(heat), 0.0, 1.0)[:, :, None]
-    # Full colour is reached at the threshold (0.5), so that all that counts as defective is equally easy to
-    # see.
+    # Full opacity is reached at the threshold (0.5), so that all defective pixels are equally visible.
     opacity = 0.8 * np.minimum(2.0 * values, 1.0) ** 2
     grey = picture.astype(np.float64).mean(axis=2, keepdims=True)
-    calm = picture + (grey - picture) * opacity  # colour of the part and colour of the heat would mix to mud
-    blend: Picture = np.rint(calm * (1.0 - opacity) + colour_heat(heat) * opacity).astype(np.uint8)
+    faded = picture + (grey - picture) * opacity  # a grey image keeps the colours of the heat map pure
+    blend: Picture = np.rint(faded * (1.0 - opacity) + colour_heat(heat) * opacity).astype(np.uint8)
     return blend
 
 
 def draw_contour(picture: Picture, mask: Mask, colour: tuple[int, int, int] = (0, 230, 210)) -> Picture:
-    """Outline a (H,W) mask on a (H,W,3) picture, with a dark rim so that the line shows on any ground.
+    """Outline a (H,W) mask on a (H,W,3) picture, with a dark rim for visibility on any background.
 
-    The line runs just outside the region and covers none of it (`outline`).
+    The line is outside of the region (`outline`).
     """
     if mask.shape != picture.shape[:2]:
         raise InputError(
@@ -235,7 +206,7 @@ def draw_contour(picture: Picture, mask: Mask, colour: tuple[int, int, int] = (0
 
 
 def outline(mask: Mask) -> tuple[Mask, Mask]:
-    """(line, rim) around a (H,W) mask, both just outside of it; their width grows with the image."""
+    """(line, rim) around a (H,W) mask, both outside of it; their width is proportional to the image size."""
     width = max(1, round(max(mask.shape) / 200))
     grown = _grow(mask, width)
     return grown & ~mask, _grow(mask, 2 * width) & ~grown

@@ -1,4 +1,4 @@
-"""JSON as text, all that the package writes and reads: no NaN, no infinity, no number beyond 64 bits."""
+"""Reads and writes JSON without NaN, infinity and integers beyond 64 bits."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from typing import Any
 from mendiff.errors import InputError
 
 LARGEST = 2**63 - 1
-"""Whole number that JSON may hold here, either sign: torch takes no other."""
+"""Largest absolute value of integers; torch does not accept larger integers."""
 SEAL = "sha256"
-"""The field of a JSON object that holds the hash of all others."""
+"""Field of a JSON object with the hash of all other fields."""
 
 
 def as_json(content: Any, what: str, indent: int | None = None) -> str:
-    """JSON of plain data; all that the package writes or prints comes from here.
+    """Convert plain data to JSON.
 
     Args:
         content: dictionaries, lists, texts, numbers, booleans and None.
-        what: for messages: where it goes.
+        what: name of the destination, for messages.
         indent: spaces per level; None writes one line.
 
     Raises:
-        InputError: for NaN and infinity, which JSON has not: a metric that does not exist is None.
+        InputError: for NaN and infinity, which JSON does not have; undefined metrics are None.
     """
     try:
         return json.dumps(content, indent=indent, allow_nan=False)
     except ValueError as error:
-        place = next(_not_finite(content, ""), None)
-        if place is None:
+        found = next(_not_finite(content, ""), None)
+        if found is None:
             raise
         raise InputError(
-            f"{what}: expected finite numbers to write, got {place[1]}{place[0] and f' as {place[0]}'}."
+            f"{what}: expected finite numbers to write, got {found[1]}{found[0] and f' as {found[0]}'}."
         ) from error
 
 
 def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
-    """The JSON object in a text; see read_json and from_json. `what` is for messages: where it comes from."""
+    """Parse a JSON object; see from_json. `what` names the source in messages."""
     try:
         data = from_json(text)
     except (ValueError, RecursionError) as error:
@@ -51,17 +51,17 @@ def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
 
 
 def from_json(text: str | bytes) -> Any:
-    """What JSON says, in UTF-8 where it is bytes.
+    """Parse JSON; bytes are UTF-8.
 
-    Raises ValueError or RecursionError for what is damaged, also for NaN, infinity, and numbers that no float
-    or 64 bits can hold.
+    Raises ValueError or RecursionError for damaged JSON, NaN, infinity, and numbers that are too large for a
+    float or for 64 bits.
     """
     text = text.decode() if isinstance(text, bytes) else text
     return json.loads(text, parse_constant=_refuse, parse_float=_float, parse_int=_int)
 
 
 def sealed(content: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """A JSON object with a field more: the hash of all others, by which a change shows; see is_whole.
+    """Add a hash of all fields to a JSON object, which detects changes; see is_whole.
 
     Args:
         content: see as_json.
@@ -69,19 +69,19 @@ def sealed(content: Mapping[str, Any], what: str) -> dict[str, Any]:
     """
     text = as_json(content, what)
     try:
-        plain = from_json(text)  # as it will be read, so that the hash is that of what will be read
+        plain = from_json(text)  # as it will be read, so that the hashes agree
     except ValueError as error:
-        raise InputError(f"{what}: expected what JSON can hold ({error}).") from error
+        raise InputError(f"{what}: expected values that JSON can represent ({error}).") from error
     return {**plain, SEAL: _hash_of(plain)}
 
 
 def sha256_of_json(content: Any, what: str) -> str:
-    """SHA-256, in hexadecimal digits, of what JSON says of plain data, whatever the order of its fields."""
+    """SHA-256 (hexadecimal) of plain data as JSON, independent of the order of fields."""
     return _hash_of(from_json(as_json(content, what)))
 
 
 def is_whole(content: Mapping[str, Any]) -> bool:
-    """Whether a sealed object is as it was when it was sealed; how the file is laid out does not matter."""
+    """Whether a sealed object is unchanged; whitespace and the order of fields do not matter."""
     return content.get(SEAL) == _hash_of({key: value for key, value in content.items() if key != SEAL})
 
 
@@ -90,15 +90,15 @@ def _hash_of(content: Any) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def _not_finite(value: Any, place: str) -> Iterator[tuple[str, float]]:
-    """Every number that JSON has not: where it stands, and what it is."""
+def _not_finite(value: Any, path: str) -> Iterator[tuple[str, float]]:
+    """Every NaN and infinity: its position and value."""
     if isinstance(value, float) and not math.isfinite(value):
-        yield place, value
-    inside: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else ()
+        yield path, value
+    items: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else ()
     if isinstance(value, list | tuple):
-        inside = enumerate(value)
-    for key, one in inside:
-        yield from _not_finite(one, f"{place}.{key}" if place else str(key))
+        items = enumerate(value)
+    for key, item in items:
+        yield from _not_finite(item, f"{path}.{key}" if path else str(key))
 
 
 def _refuse(constant: str) -> None:

@@ -1,4 +1,4 @@
-"""What is no image of a good part by its name or its neighbours, and which files are passed over."""
+"""Detects labels and defective images among good images by their names, and reports ignored files."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -15,27 +15,27 @@ from mendiff.errors import InputError
 
 MOST_NAMED = 4
 A_FOLDER = "a folder of good images"
-"""Words of how to go on, in whose place the folder stands where it is known."""
-LOOKED_AT = 3
-"""Pairs of one name with two extensions whose pictures are looked at, whether one of them is a mask."""
+"""Phrase in advice that is replaced by the folder of good images if it is known."""
+MOST_DECODED = 3
+"""Pairs with the same name and different extensions that are decoded, to find out which file is a mask."""
 
 
-def label_notes(base: Path, images: Sequence[Path], go_on: str, *, hard: bool = True) -> list[Finding]:
-    """What among the images below a folder, all to be learned as good, is not good by its name.
+def label_notes(base: Path, images: Sequence[Path], advice: str, *, hard: bool = True) -> list[Finding]:
+    """Training images below a folder that are not good according to their names.
 
     Args:
-        base: names below it count, its own does not.
-        images: in it, as `find_images` gives them.
-        go_on: how to go on, for the sentence.
-        hard: whether to refuse; otherwise it is only said that they are taken as good ones.
+        base: the folder; only names below it are used.
+        images: its images, from `find_images`.
+        advice: what to do, for the message.
+        hard: whether this is an error; otherwise it is a warning that they are treated as good.
     """
-    end = f"; {go_on}." if hard else "; all are taken as good ones."
+    end = f"; {advice}." if hard else "; all are treated as good."
     notes = [*_folders(base, images, hard, end), *_twins(images, hard, end)]
     return notes or [*_own(base), *_files(base, images, hard, end)]
 
 
 def kind_notes(base: Path, samples: Sequence[Sample]) -> list[Finding]:
-    """What among test images, in folders of their labels below `base`, is something else by its name."""
+    """Test images, in folders named after their labels below `base`, whose names contradict the label."""
     notes: list[Finding] = []
     kinds: dict[Path, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -47,7 +47,7 @@ def kind_notes(base: Path, samples: Sequence[Sample]) -> list[Finding]:
             notes.append(_named_good(kind, images))
         elif not some[0].is_good and meaning(kind.name) == LABELS:
             sentence = (
-                f"{kind}: {len(images)} pictures count as defective images of the kind {kind.name}; if they "
+                f"{kind}: {len(images)} images are labelled as the defect {kind.name}; if they "
                 f"are labels or masks, move them out of {base}."
             )
             notes.append(Finding("labels", False, sentence, tuple(images)))
@@ -61,32 +61,36 @@ def kind_notes(base: Path, samples: Sequence[Sample]) -> list[Finding]:
 
 
 def inspected_notes(given: Path) -> list[Finding]:
-    """What among the images of a folder, all to be inspected, is a label or a mask by its name."""
+    """Labels and masks, according to their names, among the images of a folder to be inspected."""
     if not given.is_dir():
         return []
     images, end = find_images(given), "; all are inspected as images."
     wrong = [folder for folder in _below(given, images) if meaning(folder.name) == LABELS]
     named = ", ".join(str(folder.relative_to(given)) for folder in wrong[:MOST_NAMED])
-    sentence = f"{given}: expected images of parts, but {named} in it may hold labels, as the name says{end}"
+    sentence = (
+        f"{given}: expected images of parts, but {named} in it may hold labels according to the name{end}"
+    )
     notes = [Finding("labels", False, sentence, tuple(wrong))] if wrong else []
     return notes or _twins(images, False, end)
 
 
 def loose_notes(root: Path, used: Collection[Path]) -> list[Finding]:
-    """Images below `train` and `test` that lie in none of the folders that are read."""
+    """Images below `train` and `test` outside of the folders that are read."""
     loose: list[Path] = []
     for part in ("train", "test"):
         with suppress(InputError):
             loose += [path for path in find_images(root / part) if path not in used]
     if not loose:
         return []
-    many = f"{len(loose)} images lie" if len(loose) > 1 else "1 image lies"
-    sentence = f"{root}: {many} in no folder that is read (train/good, test/LABEL), such as {loose[0]}."
+    many = f"{len(loose)} images are" if len(loose) > 1 else "1 image is"
+    sentence = (
+        f"{root}: {many} outside of the folders that are read (train/good, test/LABEL), such as {loose[0]}."
+    )
     return [Finding("left out", False, sentence, tuple(loose))]
 
 
 def folder_notes(folder: Path) -> list[Finding]:
-    """Files below a folder that are passed over although somebody may want them, one note for each reason."""
+    """Ignored files below a folder that may be images, one note for each reason."""
     reasons: dict[str, list[Path]] = defaultdict(list)
     for path, reason in left_out(folder):
         if reason != NO_IMAGE:
@@ -95,31 +99,31 @@ def folder_notes(folder: Path) -> list[Finding]:
     for reason, paths in reasons.items():
         many = f"{len(paths)} files are" if len(paths) > 1 else "1 file is"
         example = f", such as {paths[0]}" if len(paths) > 1 else f": {paths[0]}"
-        sentence = f"{folder}: {many} left out ({reason}){example}."
+        sentence = f"{folder}: {many} ignored ({reason}){example}."
         if "frame" in reason:
             word = "images have" if len(paths) > 1 else "image has"
-            sentence = f"{folder}: {len(paths)} {word} {reason}, left out{example}."
+            sentence = f"{folder}: {len(paths)} {word} {reason}, ignored{example}."
         notes.append(Finding("left out", False, sentence, tuple(paths)))
     return notes
 
 
 def form_notes(root: Path, images: Sequence[Path]) -> list[Finding]:
-    """Images whose names look the same, since they differ in their Unicode form alone."""
-    alike: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    """Images whose names differ only in their Unicode normalisation."""
+    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in dict.fromkeys(images):
-        alike[path.parent, same_name(path.name)].append(path)
-    twice = [paths for paths in alike.values() if len(paths) > 1]
+        groups[path.parent, same_name(path.name)].append(path)
+    twice = [paths for paths in groups.values() if len(paths) > 1]
     if not twice:
         return []
     sentence = (
-        f"{root}: {len(twice)} pairs of images have names that differ in their Unicode form alone (one sign "
-        f"or two for a letter with an accent), such as {twice[0][0]}; rename or remove one of each."
+        f"{root}: {len(twice)} pairs of images have names that differ only in their Unicode normalisation "
+        f"(one or two characters for an accented letter), such as {twice[0][0]}; rename or remove one."
     )
     return [Finding("label", False, sentence, tuple(path for paths in twice for path in paths))]
 
 
 def _below(base: Path, images: Sequence[Path]) -> dict[Path, None]:
-    """All folders on the way from a folder to its images, in order."""
+    """All folders between a folder and its images, in order."""
     return dict.fromkeys(
         parent for path in images for parent in reversed(path.parents) if base in parent.parents
     )
@@ -130,13 +134,13 @@ def _folders(base: Path, images: Sequence[Path], hard: bool, end: str) -> Iterat
     meanings = {folder: meaning(folder.name) for folder in folders}
     wrong = [
         folder
-        for folder, said in meanings.items()
-        if said in (DEFECTIVE, LABELS) or folder.name.casefold() in SPLIT_NAMES
+        for folder, what in meanings.items()
+        if what in (DEFECTIVE, LABELS) or folder.name.casefold() in SPLIT_NAMES
     ]
-    # Beside a folder of good parts by its name, others hold something else by theirs.
-    good = [folder for folder, said in meanings.items() if said == GOOD]
+    # Folders next to a folder named good probably hold other images.
+    good = [folder for folder, what in meanings.items() if what == GOOD]
     beside = {folder.parent for folder in good}
-    wrong += [f for f, said in meanings.items() if f.parent in beside and said != GOOD and f not in wrong]
+    wrong += [f for f, what in meanings.items() if f.parent in beside and what != GOOD and f not in wrong]
     if not wrong:
         return
     outer = [folder for folder in wrong if not any(other in folder.parents for other in wrong)]
@@ -149,37 +153,39 @@ def _misplaced(base: Path, wrong: Sequence[Path], hard: bool, end: str) -> Findi
     names = [str(folder.relative_to(base)) for folder in wrong]
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     listed = ", ".join(names[:MOST_NAMED]) + more
-    what = "their names say" if len(names) > 1 else "its name says"
+    names_of = "their names" if len(names) > 1 else "its name"
     sentence = (
-        f"{base}: expected good images only, but {listed} in it may hold defective images or labels, as "
-        f"{what}{end}"
+        f"{base}: expected good images only, but {listed} in it may hold defective images or labels "
+        f"according to {names_of}{end}"
     )
     return Finding("labels", hard, sentence, tuple(wrong))
 
 
 def _own(base: Path) -> Iterator[Finding]:
     if meaning(base.name) in (DEFECTIVE, LABELS):
-        sentence = f"{base}: expected good images only, but this folder is named otherwise; make sure of it."
+        sentence = (
+            f"{base}: expected good images only, but the name of this folder says otherwise; check them."
+        )
         yield Finding("labels", False, sentence, (base,))
 
 
 def _files(base: Path, images: Sequence[Path], hard: bool, end: str) -> Iterator[Finding]:
-    """Names of files such as OK_1.png beside NG_1.png."""
-    said = {path: meaning(path.stem) for path in images}
-    wrong = [path for path, what in said.items() if what in (DEFECTIVE, LABELS)]
+    """Files such as NG_1.png next to OK_1.png."""
+    meanings = {path: meaning(path.stem) for path in images}
+    wrong = [path for path, what in meanings.items() if what in (DEFECTIVE, LABELS)]
     if not wrong:
         return
-    mixed = hard and GOOD in said.values()
+    mixed = hard and GOOD in meanings.values()
     sentence = (
         f"{base}: expected good images only, but {len(wrong)} of {len(images)} may be defective images or "
-        f"labels, as their names say, such as {wrong[0].name}"
-        f"{end if mixed else '; move them elsewhere if so.'}"
+        f"labels according to their names, such as {wrong[0].name}"
+        f"{end if mixed else '; if so, move them elsewhere.'}"
     )
     yield Finding("labels", mixed, sentence, tuple(wrong))
 
 
 def _twins(images: Sequence[Path], hard: bool, end: str) -> list[Finding]:
-    """Label pictures beside the images that they are of, by their names."""
+    """Label images next to the images that they belong to, according to their names."""
     known: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in images:
         known[path.parent, same_name(path.stem).casefold()].append(path)
@@ -194,16 +200,16 @@ def _twins(images: Sequence[Path], hard: bool, end: str) -> list[Finding]:
         return []
     label, image = pairs[0]
     sentence = (
-        f"{image.parent}: expected images only, but {len(pairs)} of {len(images)} are label pictures of "
-        f"others by their names, such as {label.name} of {image.name}{end}"
+        f"{image.parent}: expected images only, but {len(pairs)} of {len(images)} are label images of "
+        f"others according to their names, such as {label.name} of {image.name}{end}"
     )
     return [Finding("labels", hard, sentence, tuple(label for label, _ in pairs))]
 
 
 def _masks_of_one_name(groups: Sequence[Sequence[Path]]) -> list[tuple[Path, Path]]:
-    """(mask, image) of pictures that share a name and differ in extension, such as 1.jpg and 1.png."""
-    ordered = [sorted(paths, key=_looks_drawn, reverse=True) for paths in groups[:LOOKED_AT]]
-    if not ordered or not all(_looks_drawn(one[0]) and not _looks_drawn(one[-1]) for one in ordered):
+    """(mask, image) pairs with the same name and different extensions, such as 1.png and 1.jpg."""
+    ordered = [sorted(paths, key=_is_drawn, reverse=True) for paths in groups[:MOST_DECODED]]
+    if not ordered or not all(_is_drawn(paths[0]) and not _is_drawn(paths[-1]) for paths in ordered):
         return []
     ending = ordered[0][0].suffix
     masks = {path.parent / path.stem: path for paths in groups for path in paths if path.suffix == ending}
@@ -215,8 +221,8 @@ def _masks_of_one_name(groups: Sequence[Sequence[Path]]) -> list[tuple[Path, Pat
     ]
 
 
-def _looks_drawn(path: Path) -> bool:
-    """Whether a picture has a few flat colours, as masks and no photos have, but for what JPEG adds."""
+def _is_drawn(path: Path) -> bool:
+    """Whether an image consists of few flat colours like a mask, apart from JPEG artefacts."""
     try:
         picture = read_image(path)
     except InputError:
@@ -232,7 +238,7 @@ def _looks_drawn(path: Path) -> bool:
 
 def _named_good(kind: Path, images: Sequence[Path]) -> Finding:
     sentence = (
-        f"{kind}: {len(images)} test images are taken as good ones, as the folder's name says; call it good, "
-        "or something else if it is a kind of defect."
+        f"{kind}: {len(images)} test images are treated as good because of the folder's name; rename it to "
+        "good, or to something else if it is a defect type."
     )
     return Finding("label", False, sentence, tuple(images))

@@ -1,8 +1,8 @@
-"""How published data sets lie on the disk, and one reader for each way.
+"""Folder layouts of published data sets, with a reader for each.
 
-We read the folders ourselves instead of through anomalib's data sets, which are the oracle of our tests:
-importing them takes seconds, they match masks to images by their order in the folder and know few file types,
-and for VisA anomalib first copies the whole data set into a second folder. Nothing here writes or decodes.
+anomalib's data sets are used in tests only: importing them takes seconds, they match masks to images by their
+order in the folder, support few file types, and copy VisA to a second folder. These readers write and decode
+nothing.
 """
 
 import csv
@@ -17,23 +17,23 @@ from mendiff.data.samples import GOOD, Category, Sample
 from mendiff.errors import InputError
 
 VISA_SPLITS = ("split_csv/1cls.csv", "1cls_clear.csv")
-"""Lists of training and test images beside the categories of VisA, and of PCB-Bank as released."""
+"""Lists of training and test images next to the categories of VisA, and of PCB-Bank as released."""
 EXAMPLE = "NAME: {train: FOLDER, good: FOLDER, defective: [FOLDER, ...], masks: FOLDER}"
-"""Of a YAML file, see `mendiff.data.listed`."""
+"""Example of a YAML file, see `mendiff.data.listed`."""
 TWINS = "twin"
-"""Folder of clean twins beside MVTec's `test` and `ground_truth`, with a folder for each kind of defect."""
+"""Folder of clean twins next to MVTec's `test` and `ground_truth`, with a folder for each defect type."""
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which the images of a category lie in its folder.
+    """One folder layout of a category.
 
     Attributes:
         name: as given to --layout.
-        shape: where the files are, for people.
+        shape: description of the folders, for messages.
         is_category: whether a folder holds a category of this layout.
-        read: a category's images, labels and masks; raises InputError where something is not there.
+        read: reads images, labels and masks; raises InputError if files are missing.
     """
 
     name: str
@@ -43,39 +43,38 @@ class Layout:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder that may hold images of parts, sorted; none where there is no such folder."""
+    """Sub-folders that may hold images of parts, sorted; empty if the folder does not exist."""
     if not folder.is_dir():
         return []
     return [p for p in sorted(folder.iterdir()) if p.is_dir() and not passed_over(p)]
 
 
 def inside(folder: Path, *parts: str) -> Path:
-    """A file or folder by its names in a folder, in either Unicode form; as named where there is none."""
+    """Path of a file or folder in a folder, in any Unicode normalisation; as given if it does not exist."""
     for part in parts:
         if not (folder / part).exists() and folder.is_dir():
-            alike = [one for one in sorted(folder.iterdir()) if same_name(one.name) == same_name(part)]
-            folder = alike[0] if alike else folder / part
+            equal = (path for path in sorted(folder.iterdir()) if same_name(path.name) == same_name(part))
+            folder = next(equal, folder / part)
         else:
             folder = folder / part
     return folder
 
 
 def label_of(kind: Path) -> str:
-    """The label that the images of a folder of `test` have: its name, or good where that says so."""
+    """The label of a folder in `test`: its name, or good for names with that meaning."""
     return GOOD if is_good_alone(kind.name) else kind.name
 
 
 def own_name(folder: Path) -> str:
-    """A folder's name, for `.` and `..` as well."""
+    """A folder's name, also for `.` and `..`."""
     return folder.name if folder.name not in ("", "..") else folder.resolve().name
 
 
 def labelled(images: Path, label: str, masks: Path | None, twins: Path | None = None) -> list[Sample]:
-    """The images below a folder with one label; those of defects with the mask of their name in `masks`.
+    """All images below a folder as samples with the same label, defective images with their mask.
 
-    A mask is called NAME_mask or NAME, with any image extension, in the sub-folder where its image lies.
-    Where there is none, the sample names the file that should be there. A clean twin is called NAME, in
-    `twins`; not every image has one.
+    A mask is named NAME_mask or NAME, with any image extension, in the same sub-folder as its image. A
+    missing mask is included with its expected path. A clean twin is named NAME and optional.
     """
     paths = find_images(images)
     samples = [Sample(path, label, None) for path in paths]
@@ -84,66 +83,63 @@ def labelled(images: Path, label: str, masks: Path | None, twins: Path | None = 
     if masks is not None:
         found = _beside(paths, images, masks, ("_mask", ""))
         samples = [
-            replace(one, mask_path=mask or place / f"{one.path.stem}_mask.png")
-            for one, (place, mask) in zip(samples, found, strict=True)
+            replace(sample, mask_path=mask or parent / f"{sample.path.stem}_mask.png")
+            for sample, (parent, mask) in zip(samples, found, strict=True)
         ]
     if twins is not None:
         found = _beside(paths, images, twins, ("",))
-        samples = [replace(one, twin=twin) for one, (_, twin) in zip(samples, found, strict=True)]
+        samples = [replace(sample, twin=twin) for sample, (_, twin) in zip(samples, found, strict=True)]
     return samples
 
 
 def _beside(
     paths: Sequence[Path], images: Path, folder: Path, endings: Sequence[str]
 ) -> list[tuple[Path, Path | None]]:
-    """Where in another folder each image's companion should lie, and the file of its name and ending."""
-    places = [inside(folder, *path.relative_to(images).parent.parts) for path in paths]
-    known = {place: _by_name(place) for place in set(places)}
+    """For each image, its folder in the parallel tree `folder`, and the file with its name and an ending."""
+    parents = [inside(folder, *path.relative_to(images).parent.parts) for path in paths]
+    known = {parent: _by_name(parent) for parent in set(parents)}
     found = []
-    for path, place in zip(paths, places, strict=True):
+    for path, parent in zip(paths, parents, strict=True):
         names = [f"{path.stem}{ending}" for ending in endings]
         names += [same_name(name) for name in names]
-        found.append((place, next((known[place][name] for name in names if name in known[place]), None)))
+        found.append((parent, next((known[parent][name] for name in names if name in known[parent]), None)))
     return found
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """The image files of a folder by name without extension; of several the PNG, as masks are.
-
-    Names are there as they are, and in one Unicode form.
-    """
+    """The image files of a folder by stem, as written and normalised; PNG is preferred for masks."""
     files = (p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS) if folder.is_dir() else ()
     ordered = sorted(files, key=lambda p: (p.suffix.lower() == ".png", p))
     return {same_name(p.stem): p for p in ordered} | {p.stem: p for p in ordered}
 
 
 def _training(folder: Path, *parts: str) -> tuple[Path, ...]:
-    place = folder.joinpath(*parts)
-    if not place.is_dir():
-        there = [f"{parts[0]}/{one.name}" for one in subfolders(folder / parts[0])]
-        if not there and (folder / parts[0]).is_dir():
-            there = [f"{parts[0]} without folders"]
-        listed = " and ".join(there) or "no such folder"
+    good = folder.joinpath(*parts)
+    if not good.is_dir():
+        present = [f"{parts[0]}/{subfolder.name}" for subfolder in subfolders(folder / parts[0])]
+        if not present and (folder / parts[0]).is_dir():
+            present = [f"{parts[0]} without folders"]
+        listed = " and ".join(present) or "no such folder"
         raise InputError(
-            f"{folder}: expected good images in {'/'.join(parts)}, found {listed}; rename folders, or say in "
-            f"a YAML file where which images are: {EXAMPLE}."
+            f"{folder}: expected good images in {'/'.join(parts)}, found {listed}; rename folders, or list "
+            f"the folders in a YAML file: {EXAMPLE}."
         )
-    return tuple(find_images(place))
+    return tuple(find_images(good))
 
 
 def _kinds(folder: Path) -> list[Path]:
-    """The folders of `test`, one for each label; none where a category has no test."""
+    """The folders in `test`, one for each label; empty for a category without test images."""
     test = folder / "test"
     kinds = subfolders(test)
     if test.is_dir() and not kinds:
         raise InputError(
-            f"{test}: no sub-folders found; expected test/{GOOD} and one folder for each defect."
+            f"{test}: no sub-folders found; expected test/{GOOD} and a folder for each defect type."
         )
     return kinds
 
 
 def _with_masks(kinds: list[Path], name: str) -> bool:
-    """Whether any kind of defect has masks in a folder of this name; then all must."""
+    """Whether any defect type has masks in a folder of this name; then all must."""
     return any((kind / name).is_dir() for kind in kinds if label_of(kind) != GOOD)
 
 
@@ -155,7 +151,7 @@ def _read_mvtec(folder: Path) -> Category:
         for sample in labelled(
             kind,
             label_of(kind),
-            *(inside(place, kind.name) if place.is_dir() else None for place in (masks, twins)),
+            *(inside(parent, kind.name) if parent.is_dir() else None for parent in (masks, twins)),
         )
     ]
     return Category(own_name(folder), folder, _training(folder, "train", GOOD), tuple(samples), "mvtec")
@@ -174,25 +170,25 @@ def _read_mvtec3d(folder: Path) -> Category:
 
 
 def _read_bmad(folder: Path) -> Category:
-    """Sets with masks keep images in img/ and masks in label/, some of the others have no folders inside."""
+    """Sets with masks have images in img/ and masks in label/; some of the others have no such folders."""
     kinds = _kinds(folder)
     masked = _with_masks(kinds, "label")
     samples = []
     for kind in kinds:
-        place = kind / "img" if masked or (kind / "img").is_dir() else kind
-        samples += labelled(place, label_of(kind), kind / "label" if masked else None)
+        images = kind / "img" if masked or (kind / "img").is_dir() else kind
+        samples += labelled(images, label_of(kind), kind / "label" if masked else None)
     return Category(own_name(folder), folder, _training(folder, "train", GOOD), tuple(samples), "bmad")
 
 
 def _read_visa(folder: Path) -> Category:
-    """Training and test images are told apart by a list beside the categories, not by folders."""
+    """Training and test images are defined by a list next to the categories."""
     name = own_name(folder)
     top = folder.parent if folder.name == name else folder.resolve().parent
-    split = next((top / place for place in VISA_SPLITS if (top / place).is_file()), None)
+    split = next((top / name for name in VISA_SPLITS if (top / name).is_file()), None)
     if split is None:
         raise InputError(
-            f"{folder}: looks like VisA as released, whose list of training and test images was expected in "
-            f"{top / VISA_SPLITS[0]}, but there is no such file; put it there."
+            f"{folder}: looks like VisA as released, but its list of training and test images, "
+            f"{top / VISA_SPLITS[0]}, does not exist; add the file."
         )
     train, test = [], []
     for row in _rows(split, name):
@@ -210,7 +206,7 @@ def _read_visa(folder: Path) -> Category:
 
 
 def _rows(split: Path, name: str) -> list[dict[str, str]]:
-    """The rows of a category in VisA's list, each with the columns that we need."""
+    """The rows of a category in VisA's list, with checked columns."""
     try:
         with split.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             reader = csv.DictReader(file)
@@ -229,31 +225,29 @@ def _rows(split: Path, name: str) -> list[dict[str, str]]:
         if row["split"] == "train" and row["label"] == "anomaly":
             raise InputError(
                 f"{split}: expected good images only for training, but {row['image']} is defective; use "
-                "the list of the one-class setting."
+                "the list for one-class training."
             )
     return rows
 
 
-def _listed(top: Path, place: str | None, split: Path) -> Path:
-    """A file that a list names, which must be there and inside the data set."""
-    named = Path(place or "")
+def _listed(top: Path, name: str | None, split: Path) -> Path:
+    """A listed file, which must exist in the data set."""
+    named = Path(name or "")
     path = inside(top, *named.parts) if not named.is_absolute() else top
-    if not place or ".." in named.parts or not path.is_file():
-        raise InputError(
-            f"{split}: lists {place!r}, but {top} holds no such file; unpack the data set again."
-        )
+    if not name or ".." in named.parts or not path.is_file():
+        raise InputError(f"{split}: lists {name!r}, but {top} has no such file; unpack the data set again.")
     return path
 
 
 def _is_mvtec(folder: Path) -> bool:
-    # A test folder alone counts too: reading then says what is missing. Taken as a plain folder of good
-    # images, such a tree would teach the defects.
+    # A test folder alone is sufficient: reading then reports what is missing. As a plain folder of good
+    # images, its defects would be trained on.
     return any((folder / part).is_dir() for part in (f"train/{GOOD}", "test", "ground_truth"))
 
 
 def _is_mvtec3d(folder: Path) -> bool:
-    places = [*subfolders(folder / "train"), *subfolders(folder / "test")]
-    return not (folder / "ground_truth").is_dir() and any((place / "rgb").is_dir() for place in places)
+    kinds = [*subfolders(folder / "train"), *subfolders(folder / "test")]
+    return not (folder / "ground_truth").is_dir() and any((kind / "rgb").is_dir() for kind in kinds)
 
 
 def _is_bmad(folder: Path) -> bool:
@@ -265,7 +259,7 @@ def _is_visa(folder: Path) -> bool:
     return (folder / "Data" / "Images").is_dir()
 
 
-# MVTec's comes last, since its marks are in others as well.
+# MVTec is last, since its folders also exist in other layouts.
 LAYOUTS = (
     Layout("visa", f"Data/Images in each category, beside {VISA_SPLITS[0]}", _is_visa, _read_visa),
     Layout("bmad", "train/good, test/good/img, test/Ungood/img, test/Ungood/label", _is_bmad, _read_bmad),

@@ -1,9 +1,9 @@
-"""A data set as a YAML file that names folders, for images that lie in no layout of their own.
+"""Reads a YAML file that lists folders, for data sets without a known layout.
 
     bolts:                                  # any number of categories
-      train: photos/good                    # good images to learn from
+      train: photos/good                    # good images to train on
       good: photos/test-good                # good images to test with (optional)
-      defective: [photos/bent, photos/dirty]  # a folder's name is the kind of defect (optional)
+      defective: [photos/bent, photos/dirty]  # a folder's name is the defect type (optional)
       masks: photos/masks                   # masks/bent/NAME.png, or masks/NAME.png (optional)
 
 Each entry is a folder or a list of folders, relative to the file.
@@ -20,12 +20,12 @@ from mendiff.errors import InputError
 
 SUFFIXES = (".yaml", ".yml")
 KEYS = ("train", "good", "defective", "masks")
-GO_ON = "list the folders below it that hold good images, one by one"
+ADVICE = "list each of its sub-folders with good images"
 MERGE = "tag:yaml.org,2002:merge"
 
 
 def read_listed(file: Path) -> list[Category]:
-    """The categories of a YAML file; raises InputError where it is not as described above."""
+    """The categories of a YAML file; raises InputError if its form differs from the above."""
     described = _parse(file)
     if not isinstance(described, dict) or not described:
         raise InputError(f"{file}: expected categories such as {EXAMPLE}, got something else.")
@@ -36,7 +36,7 @@ def _parse(file: Path) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML takes the last of equal keys without a word; here they are two categories of one name."""
+        """Refuses duplicate keys, which YAML resolves silently; here they are duplicate categories."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != MERGE]
@@ -54,7 +54,7 @@ def _parse(file: Path) -> Any:
 
 def _category(file: Path, name: Any, entry: Any) -> Category:
     if not isinstance(name, str) or not name or name.startswith(".") or "/" in name or "\\" in name:
-        raise InputError(f"{file}: expected the name of a category, which may name a folder, got {name!r}.")
+        raise InputError(f"{file}: expected a category name that is valid as a folder name, got {name!r}.")
     if not isinstance(entry, dict) or "train" not in entry:
         raise InputError(f"{file}: {name}: expected at least train: FOLDER, as in {EXAMPLE}.")
     unknown = [key for key in entry if key not in KEYS]
@@ -69,7 +69,7 @@ def _category(file: Path, name: Any, entry: Any) -> Category:
     for folder in defective:
         samples += _defective(folder, masks[0] if masks else None)
     images = {folder: find_images(folder) for folder in train}
-    notes = [note for folder, some in images.items() for note in label_notes(folder, some, GO_ON)]
+    notes = [note for folder, some in images.items() for note in label_notes(folder, some, ADVICE)]
     notes += [note for folder in dict.fromkeys([*train, *good, *defective]) for note in folder_notes(folder)]
     listed = tuple(path for some in images.values() for path in some)
     return Category(name, file, listed, tuple(samples), "yaml", tuple(notes))
@@ -78,18 +78,18 @@ def _category(file: Path, name: Any, entry: Any) -> Category:
 def _defective(folder: Path, masks: Path | None) -> list[Sample]:
     label = own_name(folder)
     if label == GOOD:
-        raise InputError(f"{folder}: a folder of defective images can't be called {GOOD}; rename it.")
+        raise InputError(f"{folder}: a folder of defective images can't be named {GOOD}; rename it.")
     if masks is not None and inside(masks, label).is_dir():
         masks = inside(masks, label)
     return labelled(folder, label, masks)
 
 
-def _folders(file: Path, place: str, entry: Any) -> list[Path]:
-    """One folder or several, relative to the YAML file, all of which must exist."""
+def _folders(file: Path, field: str, entry: Any) -> list[Path]:
+    """One or several existing folders, relative to the YAML file."""
     entries = entry if isinstance(entry, list) else [] if entry is None else [entry]
     folders = []
-    for one in entries:
-        if not isinstance(one, str) or not inside(file.parent, *Path(one).parts).is_dir():
-            raise InputError(f"{file}: {place}: expected a folder, relative to this file, got {one!r}.")
-        folders.append(inside(file.parent, *Path(one).parts))
+    for name in entries:
+        if not isinstance(name, str) or not inside(file.parent, *Path(name).parts).is_dir():
+            raise InputError(f"{file}: {field}: expected a folder, relative to this file, got {name!r}.")
+        folders.append(inside(file.parent, *Path(name).parts))
     return folders

@@ -1,4 +1,4 @@
-"""Folders that mendiff wrote, told by a file at their top."""
+"""Recognises folders that mendiff wrote, by a JSON file in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from mendiff.data.json_text import parse_json
 from mendiff.errors import InputError
 
-# By a file at its top and some of the names in it; --overwrite deletes nothing else.
+# Name of the output, its file, and fields of the file. --overwrite deletes only such folders.
 MADE: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("a model", "config.json", {"format": "mendiff"}),
     ("a codec", "config.json", {"format": "mendiff codec"}),
@@ -20,16 +20,16 @@ MADE: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("a tuned model", "tuning.json", {"changes": ..., "trials": ...}),
 )
 BENCHMARK = ("a benchmark", "results.json", {"results": ..., "figures": ...})
-"""Not in MADE: a benchmark goes on in its folder and never replaces it."""
+"""Not in MADE: a benchmark continues in its folder and never replaces it."""
 
 
 def made(folder: Path) -> str | None:
-    """What mendiff wrote into a folder, by its name in MADE; None for a folder of others."""
+    """The name in MADE of the output in a folder; None for other folders."""
     return _marked(folder, MADE)
 
 
 def is_made(folder: Path) -> str | None:
-    """Like made, with benchmarks: pictures in there are mendiff's own, and no images of parts."""
+    """Like made, including benchmarks; images in such folders are not images of parts."""
     return _marked(folder, (*MADE, BENCHMARK))
 
 
@@ -42,7 +42,7 @@ def _marked(folder: Path, marks: tuple[tuple[str, str, dict[str, Any]], ...]) ->
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is none that can be read."""
+    """A JSON object; empty if it can't be read."""
     try:
         return parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
     except (OSError, InputError):

@@ -1,4 +1,4 @@
-"""Ground-truth masks as (H,W) bool arrays, whatever they were drawn with."""
+"""Reads ground-truth masks of any format as (H,W) bool arrays."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from mendiff.data.reading import as_upright, opened, orientation_of
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 MOST_CLASSES = 32
-"""Values up to this are numbers of classes, never levels of grey."""
+"""Values up to this are class ids and never grey levels."""
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
 FEW_LEVELS = 2
 NEAR = 2
-MOST_LOOKED_AT = 100_000
+MOST_SAMPLED = 100_000
 
 
 def read_mask(path: str | Path) -> Mask:
     """Read a ground-truth mask as (H,W) bool, upright.
 
-    Anything above 0 is anomalous, class ids and palettes included. Only where values rise to the brightest in
-    steps at the edges of regions, as soft brushes, resizing and JPEG leave them, half of the brightest is the
-    limit; otherwise such a mask would grow. In a palette image whose entry 0 is black, every other index is
-    anomalous whatever its colour (class ids often come with a meaningless palette); otherwise every colour
-    but black is. Transparent pixels are not anomalous; where all colours are black and only transparency
-    differs, what is opaque is anomalous. Raises InputError, naming the file, when it can't be read.
+    Values above 0 are anomalous, including class ids. If the edges of regions are soft, as after resizing,
+    JPEG compression or soft brushes, the limit is half of the maximum; otherwise the mask would grow. In a
+    palette image whose entry 0 is black, every other index is anomalous whatever its colour, because palettes
+    of class ids are often arbitrary; in other palette images every colour but black is. Transparent pixels
+    are not anomalous; if all colours are black and only transparency differs, opaque pixels are anomalous.
+    Raises InputError, naming the file, if it can't be read.
     """
     path = Path(path)
     with opened(path) as image:
-        orientation = 1 if image.format == "TIFF" else orientation_of(image, path)  # Pillow turns a TIFF
+        orientation = 1 if image.format == "TIFF" else orientation_of(image, path)  # Pillow rotates a TIFF
         image.load()
         levels, lossy = _levels(image), image.format in LOSSY
     return np.ascontiguousarray(as_upright(_marked(levels, lossy), orientation))
 
 
 def _levels(image: Image.Image) -> npt.NDArray[Any]:
-    """How strongly every pixel is marked, (H,W), 0 for not at all."""
+    """Level of every pixel, (H,W); 0 is not anomalous."""
     if image.mode == "P" and not image.has_transparency_data:
         palette = np.asarray(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
         if not palette[0].any() and not _is_grey_scale(image, palette):
@@ -56,28 +56,28 @@ def _levels(image: Image.Image) -> npt.NDArray[Any]:
     alpha = values[..., 3]
     if alpha.min() == 255:
         return np.asarray(colours)
-    if not colours.any() and alpha.min() < alpha.max():  # ink in the alpha channel alone
+    if not colours.any() and alpha.min() < alpha.max():  # drawn in the alpha channel only
         return np.asarray(alpha)
     return np.asarray(colours * (alpha / 255.0))
 
 
 def _is_grey_scale(image: Image.Image, palette: npt.NDArray[Any]) -> bool:
-    """Whether the colours that a palette image uses are greys, each another: levels, and no class ids."""
+    """Whether a palette image uses distinct greys only: then they are levels and no class ids."""
     used = palette[[index for index in np.unique(np.asarray(image)) if index < len(palette)]]
     return bool((used == used[:, :1]).all()) and len(np.unique(used[:, 0])) == len(used) > 2
 
 
 def _marked(levels: npt.NDArray[Any], lossy: bool) -> Mask:
-    """Above 0, or above half of the highest level where most lower ones lie on slopes between others.
+    """Pixels above 0, or above half of the maximum if most lower pixels are on soft edges.
 
     Args:
         levels: (H,W), 0 for not anomalous.
-        lossy: whether the file may have changed levels; flat ones too, then.
+        lossy: whether compression may have changed levels, also in flat regions.
     """
     marked = np.asarray(levels > 0)
     high = float(levels.max(initial=0))
-    whole = np.issubdtype(levels.dtype, np.integer)
-    if whole and high <= MOST_CLASSES:
+    integers = np.issubdtype(levels.dtype, np.integer)
+    if integers and high <= MOST_CLASSES:
         return marked
     upper = np.asarray(levels > high / 2)
     low = marked & ~upper
@@ -88,18 +88,18 @@ def _marked(levels: npt.NDArray[Any], lossy: bool) -> Mask:
 
 
 def _on_slopes(levels: npt.NDArray[Any], low: Mask) -> bool:
-    """Whether most of some pixels have both a higher and a lower one at most two pixels away.
+    """Whether most of the given pixels have both a higher and a lower pixel at most NEAR pixels away.
 
-    Regions of one class are flat inside, and thin ones have nothing higher beside them.
+    Regions of a class are flat, and thin regions have no higher neighbours.
     """
-    places = np.flatnonzero(low)
-    rows, columns = np.unravel_index(places[:: 1 + len(places) // MOST_LOOKED_AT], levels.shape)
+    indices = np.flatnonzero(low)
+    rows, columns = np.unravel_index(indices[:: 1 + len(indices) // MOST_SAMPLED], levels.shape)
     padded = np.pad(levels, NEAR, mode="edge")
-    here = levels[rows, columns]
-    above, below = np.zeros(len(here), bool), np.zeros(len(here), bool)
+    centre = levels[rows, columns]
+    above, below = np.zeros(len(centre), bool), np.zeros(len(centre), bool)
     for down in range(2 * NEAR + 1):
         for right in range(2 * NEAR + 1):
-            there = padded[rows + down, columns + right]
-            above |= there > here
-            below |= there < here
+            neighbour = padded[rows + down, columns + right]
+            above |= neighbour > centre
+            below |= neighbour < centre
     return bool((above & below).mean() > 0.5)

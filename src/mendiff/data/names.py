@@ -1,4 +1,4 @@
-"""What the names of folders and files say about the images in them: good, defective, or labels."""
+"""Recognises good images, defective images and labels by the names of folders and files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words are compared without case, accents and digits; a further language is a further line.
+# Words are compared without case, accents and digits. Each line is a language.
 GOOD_WORDS = _set(
     "good goods ok okay io normal normals nominal pass passed golden conform intact flawless healthy "
     "gut gute guter bon bons bonne bonnes conforme conformes bueno buenos buena buenas buono buoni bom bons "
@@ -40,22 +40,22 @@ WIDE = frozenset(
     word for word in GOOD_WORDS | DEFECTIVE_WORDS | LABEL_WORDS if not word.isascii() and len(word) > 1
 )
 SPLIT_NAMES = frozenset(("test", "tests", "testing"))
-"""Folders of a data set in which defects are usual; whole names only."""
+"""Folders of a data set that usually contain defects; whole names only."""
 NOT = _set("no not non nicht kein keine n un pas without ohne sans sin sem senza")
 FREE = frozenset(("free", "frei", "less"))
 TWIN_MARKS = _set("label labels mask masks gt seg segmentation annotation anno groundtruth lbl msk truth")
-"""What a label picture has in its name beside that of its image: part_mask.png of part.jpg."""
+"""Word in the name of a label image besides the name of its image: part_mask.png of part.jpg."""
 
 SYSTEM_FOLDERS = _set(
     "@eadir __macosx lost+found #recycle #snapshot @recycle @recently-snapshot @tmp $recycle.bin recycler "
     "thumbs thumbnail thumbnails"
 ) | {"system volume information"}
-"""Folders of file servers, archives and desktops, in small letters; hidden ones begin with a dot."""
+"""Folders of file servers, archives and desktops, in lower case; hidden folders begin with a dot."""
 
 
 def words(name: str) -> list[str]:
-    """The words of a name: no_defect2 and NoDefect are no and defect."""
-    # ｱ, é and É become plain letters; what has no Latin letters stays as it is.
+    """The words of a name: no_defect2 and NoDefect have the words no and defect."""
+    # Accents and width variants are removed; other scripts do not change.
     plain = unicodedata.normalize("NFKD", name)
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
     plain = re.sub(r"([a-z])([A-Z])", r"\1 \2", plain)
@@ -63,7 +63,7 @@ def words(name: str) -> list[str]:
 
 
 def meaning(name: str) -> str:
-    """GOOD, DEFECTIVE or LABELS where a name says so, otherwise empty."""
+    """The meaning of a name: GOOD, DEFECTIVE or LABELS; empty if unknown."""
     found = words(name)
     joined = "".join(found)
     if joined in GOOD_WORDS:
@@ -71,22 +71,24 @@ def meaning(name: str) -> str:
     if joined in DEFECTIVE_WORDS:
         return DEFECTIVE
     pairs = [first + second for first, second in pairwise(found)]
-    if _holds([*found, *pairs], LABEL_WORDS):
+    if _contains([*found, *pairs], LABEL_WORDS):
         return LABELS
-    if _holds([*found, *pairs], DEFECTIVE_WORDS):
-        return GOOD if _denied(found, DEFECTIVE_WORDS) else DEFECTIVE
-    if _holds(found, GOOD_WORDS):
-        return DEFECTIVE if _denied(found, GOOD_WORDS) else GOOD
+    if _contains([*found, *pairs], DEFECTIVE_WORDS):
+        return GOOD if _negated(found, DEFECTIVE_WORDS) else DEFECTIVE
+    if _contains(found, GOOD_WORDS):
+        return DEFECTIVE if _negated(found, GOOD_WORDS) else GOOD
     return ""
 
 
-def _holds(found: Iterable[str], known: frozenset[str]) -> bool:
-    """Whether a known word is there; Chinese, Japanese and Korean put no spaces between words."""
-    return any(one in known or (not one.isascii() and any(k in one for k in WIDE & known)) for one in found)
+def _contains(found: Iterable[str], known: frozenset[str]) -> bool:
+    """Whether any word is known; Chinese, Japanese and Korean have no spaces between words."""
+    return any(
+        word in known or (not word.isascii() and any(part in word for part in WIDE & known)) for word in found
+    )
 
 
-def _denied(found: Sequence[str], known: frozenset[str]) -> bool:
-    """Whether a known word stands behind a "no" or before a "free"; a "no" elsewhere may be a number's."""
+def _negated(found: Sequence[str], known: frozenset[str]) -> bool:
+    """Whether a known word follows "no" or precedes "free"; "no" elsewhere may mean number."""
     return any(
         (first in NOT and second in known) or (first in known and second in FREE)
         for first, second in pairwise(found)
@@ -94,7 +96,7 @@ def _denied(found: Sequence[str], known: frozenset[str]) -> bool:
 
 
 def is_good_alone(name: str) -> bool:
-    """Whether a name says good and nothing else, as OK, Good2 and defect-free do."""
+    """Whether a name means good only, such as OK, Good2 and defect-free."""
     if meaning(name) != GOOD:
         return False
     found = words(name)
@@ -103,22 +105,22 @@ def is_good_alone(name: str) -> bool:
 
 
 def is_system_folder(name: str) -> bool:
-    """Whether a folder holds what an operating system or a file server keeps for itself."""
+    """Whether a folder belongs to an operating system or a file server."""
     return name.casefold() in SYSTEM_FOLDERS or name.casefold().startswith(".trash")
 
 
 def twin_of(stem: str) -> str:
-    """The stem of the image that a label picture is of, by its name alone; otherwise empty."""
+    """The stem of the image of a label image, according to its name; otherwise empty."""
     parts = re.split(r"([ _.\-]+)", stem)
     if len(parts) >= 3 and parts[-1].casefold() in TWIN_MARKS:
         return "".join(parts[:-2])
     if len(parts) >= 3 and parts[0].casefold() in TWIN_MARKS:
         return "".join(parts[2:])
-    # Without a mark between: Part3Label.
+    # Without a separator: Part3Label.
     glued = re.fullmatch(r"(.*[a-z0-9])(Label|Mask|Gt|GT|Seg)", stem)
     return glued[1] if glued else ""
 
 
 def same_name(name: str) -> str:
-    """A name in one Unicode form; a letter with its accent may be one sign or two, by its writer's system."""
+    """A name in Unicode form NFC; an accented letter may be one or two characters."""
     return unicodedata.normalize("NFC", name)

@@ -1,4 +1,4 @@
-"""Image files as pictures: (H,W,3) uint8 RGB arrays, upright, of any format, depth and size."""
+"""Reads image files of any format, depth and size as pictures: upright (H,W,3) uint8 RGB arrays."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from mendiff.data.bands import BAND_PIXELS
 from mendiff.errors import InputError, check_range
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
@@ -27,45 +28,29 @@ EXTENSIONS = frozenset(
         *(".tiff", ".webp"),
     )
 )
-"""Of files that hold pictures of parts, in small letters; what Pillow reads without another program."""
+"""Lower-case extensions of images that Pillow reads without other programs."""
 FORMATS = (
-    *(
-        "PNG",
-        "JPEG",
-        "MPO",
-        "TIFF",
-        "BMP",
-        "DIB",
-        "WEBP",
-        "GIF",
-        "AVIF",
-        "PPM",
-        "JPEG2000",
-        "TGA",
-        "PCX",
-        "QOI",
-    ),
-    *("SGI", "SUN"),
+    *("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "WEBP", "GIF", "AVIF", "PPM", "JPEG2000", "TGA", "PCX"),
+    *("QOI", "SGI", "SUN"),
 )
-"""Pillow's names; it would read more, and call Ghostscript for some of it, whatever a file is called."""
+"""Pillow's names of allowed formats. Pillow reads further formats, some of them by running Ghostscript."""
 ORIENTATION_TAG, WIDTH_TAG, HEIGHT_TAG, BITS_TAG = 0x0112, 256, 257, 258
 SWAPS_SIDES = frozenset({5, 6, 7, 8})
-"""EXIF orientations that lay an upright picture on its side."""
+"""EXIF orientations that exchange width and height."""
 MOST_MEGAPIXELS = 500.0
 MEGAPIXELS = "MENDIFF_MAX_MEGAPIXELS"
-BAND_PIXELS = 2**18
 DARK_BITS = 14
-"""16-bit images whose brightest value needs no more bits were most likely taken with so many."""
+"""16-bit images whose maximum needs at most this many bits probably have a lower bit depth."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself before its pixels are decoded.
+    """Header of an image file.
 
     Attributes:
         size: (H, W), upright.
         orientation: EXIF's, 1 to 8; 1 is upright as stored.
-        deep: whether values have more than 8 bits and the file doesn't say that they are fewer than 16.
+        deep: whether values have more than 8 bits and the file does not declare fewer than 16 bits.
     """
 
     size: tuple[int, int]
@@ -74,18 +59,17 @@ class Header:
 
 
 def read_image(path: str | Path, bit_depth: int = 0) -> Picture:
-    """Read any picture as (H,W,3) uint8 RGB, upright by its EXIF orientation.
+    """Read an image as (H,W,3) uint8 RGB, upright by its EXIF orientation.
 
-    Transparency is composited on white, as viewers show it. Sixteen bits are scaled by their full range
-    (65535 -> 255; a file that declares 9 to 15 bits by that depth), never stretched to the content. Float
-    TIFFs must lie in [0,1]. Of several frames the first is read. Raises InputError, naming the file, when it
-    is missing, truncated, damaged, larger than `MENDIFF_MAX_MEGAPIXELS` (500 unless set), or of a value range
-    whose meaning can't be known.
+    Transparency is composited on white. 16-bit values are scaled by their full range (65535 -> 255; files
+    that declare 9 to 15 bits by that depth), independent of the content. Float TIFFs must have values in
+    [0,1]. Of several frames the first is read. Raises InputError, naming the file, if it is missing,
+    truncated, damaged, larger than `MENDIFF_MAX_MEGAPIXELS` (default 500), or has an unknown value range.
 
     Args:
         path: of the file.
-        bit_depth: bits that values of 16-bit files really have, such as 12; 0 for what the file says. Files
-            of 8 bits stay as they are.
+        bit_depth: true bit depth of 16-bit files, such as 12; 0 for the declared depth. 8-bit files are not
+            changed.
     """
     check_depth(bit_depth)
     path = Path(path)
@@ -94,27 +78,24 @@ def read_image(path: str | Path, bit_depth: int = 0) -> Picture:
         image.load()
         if bit_depth and deep and not top:
             return _deep_colour(path, orientation, 2**bit_depth - 1)
-        # Pillow turns a TIFF while it loads it, and no other format.
-        turned = 1 if image.format == "TIFF" else orientation
-        return _picture(image, turned, top or 2 ** (bit_depth or 16) - 1, path)
+        # Pillow rotates a TIFF while loading it, and no other format.
+        remaining = 1 if image.format == "TIFF" else orientation
+        return _picture(image, remaining, top or 2 ** (bit_depth or 16) - 1, path)
 
 
 def to_rgb(image: Image.Image, source: str | Path, bit_depth: int = 0) -> Picture:
-    """Turn an open Pillow image into (H,W,3) uint8 RGB, as `read_image` does; `source` names it in errors."""
+    """Convert an open Pillow image to (H,W,3) uint8 RGB, as `read_image`; `source` names it in errors."""
     orientation = _legal(image.getexif().get(ORIENTATION_TAG, 1))
     return _picture(image, orientation, _declared_top(image) or 2 ** (bit_depth or 16) - 1, source)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Read (H, W) of an upright image from its header alone.
-
-    Raises InputError, naming the file, when the header can't be read.
-    """
+    """Read (H, W) of an upright image from its header; errors as in read_header."""
     return read_header(path).size
 
 
 def read_header(path: str | Path) -> Header:
-    """What an image file says of itself; raises InputError, naming the file, when it can't be read."""
+    """Read the header of an image file; raises InputError, naming the file, if it can't be read."""
     path = Path(path)
     with opened(path) as image:
         orientation = orientation_of(image, path)
@@ -129,22 +110,22 @@ def brightest(path: str | Path) -> int:
     path = Path(path)
     with opened(path) as image:
         deep = _is_deep_colour(image)
-        image.load()  # whatever is damaged shows here
+        image.load()  # raises an error for damaged files
         return int((_sixteen_bits(path)[..., :3] if deep else np.asarray(image)).max())
 
 
 def further_frames(path: Path) -> int:
-    """How many frames of a file `read_image` doesn't read; 0 where the file can't be read."""
+    """Number of frames of a file that `read_image` ignores; 0 if the file can't be read."""
     try:
         with opened(path) as image:
-            # A JPEG of several (MPO) is a photo with its preview or its other eye.
+            # Further frames of a JPEG (MPO) are previews or stereo images.
             return 0 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1) - 1
     except InputError:
         return 0
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file begins as images do, whatever its name."""
+    """Whether a file has the header of an image, whatever its name."""
     try:
         with opened(path):
             return True
@@ -153,7 +134,7 @@ def is_image(path: Path) -> bool:
 
 
 def check_depth(bit_depth: int) -> None:
-    """Refuse a number of bits that no image has."""
+    """Refuse invalid bit depths."""
     if bit_depth:
         check_range("bit_depth", bit_depth, 9, 31)
 
@@ -161,16 +142,16 @@ def check_depth(bit_depth: int) -> None:
 # ---- opening -----------------------------------------------------------------------------------------
 
 
-class _OwnLimit:
-    """Pillow's limit of pixels is off while we read; ours stands for it, checked before decoding."""
+class _NoPillowLimit:
+    """Disables Pillow's limit of pixels while reading; `_check_pixels` replaces it."""
 
     def __init__(self) -> None:
-        self._lock, self._inside, self._theirs = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+        self._lock, self._inside, self._saved = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                self._saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             self._inside += 1
 
     def __exit__(
@@ -179,31 +160,31 @@ class _OwnLimit:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                Image.MAX_IMAGE_PIXELS = self._theirs
+                Image.MAX_IMAGE_PIXELS = self._saved
 
 
-_OWN_LIMIT = _OwnLimit()
+_NO_PILLOW_LIMIT = _NoPillowLimit()
 
 
 @contextmanager
 def opened(path: Path, source: Any = None) -> Iterator[Image.Image]:
-    """An image file with its header read; what fails in the block is an InputError that names the file.
+    """Open an image file and read its header; errors in the block become an InputError that names the file.
 
     Args:
         path: of the file.
-        source: its bytes as an open file, where they are not to be read from the path.
+        source: open file with its bytes; by default, the path is opened.
     """
     try:
-        # As an open file: by its name, Pillow maps a TIFF into memory, at a wrong width if it is turned.
+        # Given a path, Pillow maps a TIFF into memory, with a wrong width if it has an orientation.
         with ExitStack() as stack:
-            stack.enter_context(_OWN_LIMIT)
+            stack.enter_context(_NO_PILLOW_LIMIT)
             file = stack.enter_context(path.open("rb")) if source is None else source
             image = stack.enter_context(Image.open(file, formats=_formats()))
             _check_pixels(path, image.size)
             yield image
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # decoders raise nearly anything
+    except Exception as error:  # decoders raise errors of many types
         raise _unreadable(path, error) from error
 
 
@@ -223,13 +204,13 @@ def _check_pixels(path: Path, size: tuple[int, int]) -> None:
     width, height = size
     if not width * height <= most * 1e6:
         raise InputError(
-            f"{path}: the image is too large, {width}x{height} ({width * height / 1e6:.0f} megapixels, of at "
-            f"most {most:g}); cut it into smaller ones, or set {MEGAPIXELS} to a higher number to allow it."
+            f"{path}: expected an image of at most {most:g} megapixels, got {width}x{height} "
+            f"({width * height / 1e6:.0f} megapixels); cut it into tiles, or increase {MEGAPIXELS}."
         )
 
 
 def orientation_of(image: Image.Image, path: Path) -> int:
-    """EXIF's orientation, 1 to 8, of an image whose pixels are not decoded yet."""
+    """EXIF orientation, 1 to 8, of an image that is not decoded yet."""
     if image.format == "TIFF":
         return _legal(image.tag_v2.get(ORIENTATION_TAG, 1))  # type: ignore[attr-defined]
     return _legal(_header_exif(image, path).get(ORIENTATION_TAG, 1))
@@ -240,14 +221,14 @@ def _legal(orientation: Any) -> int:
 
 
 def _header_exif(image: Image.Image, path: Path) -> Image.Exif:
-    """EXIF without decoding; Pillow decodes every PNG for it, since PNG may keep it behind the pixels."""
+    """EXIF data without decoding; Pillow decodes every PNG, since EXIF data may follow the pixels."""
     if image.format != "PNG" or image.info.get("exif") or _text_behind_pixels(path):
         return image.getexif()
     return Image.Image.getexif(image)
 
 
 def _text_behind_pixels(path: Path) -> bool:
-    """Whether a PNG has EXIF or text, which may hold EXIF, behind pixels; only chunk heads are read."""
+    """Whether EXIF or text chunks follow the pixels of a PNG; only chunk headers are read."""
     pixels = False
     with path.open("rb") as file:
         file.seek(8)
@@ -260,7 +241,7 @@ def _text_behind_pixels(path: Path) -> bool:
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """(W, H) as the file has its rows; which of its versions have Pillow turn the size of a TIFF varies."""
+    """(W, H) as stored; some versions of Pillow swap the size of a rotated TIFF."""
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         return tags[WIDTH_TAG], tags[HEIGHT_TAG]
@@ -275,7 +256,7 @@ def _unreadable(path: Path, error: BaseException) -> InputError:
     if path.stat().st_size == 0:
         return InputError(f"{path}: the file is empty, expected an image; replace or remove it.")
     if isinstance(error, PermissionError):
-        return InputError(f"{path}: the image may not be read (permission denied); change its permissions.")
+        return InputError(f"{path}: the image is not readable (permission denied); change its permissions.")
     if isinstance(error, UnidentifiedImageError):
         return InputError(f"{path}: not an image that can be read; replace or remove it.")
     detail = " ".join(str(error).split()).rstrip(".")
@@ -286,7 +267,7 @@ def _unreadable(path: Path, error: BaseException) -> InputError:
 
 
 def _picture(image: Image.Image, orientation: int, top: int, source: str | Path) -> Picture:
-    """The upright picture, filled band by band: beside the decoded image there is only one copy of it."""
+    """The upright picture, filled in bands, so that there is only one copy of the decoded image."""
     width, height = image.size
     upright = (width, height) if orientation in SWAPS_SIDES else (height, width)
     picture = np.empty((*upright, 3), np.uint8)
@@ -300,7 +281,7 @@ def _picture(image: Image.Image, orientation: int, top: int, source: str | Path)
 
 
 def as_stored(upright: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
-    """A view of an upright (H,W,...) array with the rows that a file of that EXIF orientation has."""
+    """View of an upright (H,W,...) array in the stored order of an EXIF orientation."""
     if orientation in (3, 4, 7):
         upright = upright[::-1]
     if orientation in (2, 3, 7):
@@ -314,14 +295,14 @@ def as_upright(stored: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     """The inverse of as_stored."""
     if orientation in (6, 8):
         return np.rot90(stored, {6: -1, 8: 1}[orientation])
-    return as_stored(stored, orientation)  # the others are their own inverses
+    return as_stored(stored, orientation)  # the other orientations are their own inverses
 
 
 def _rgb(band: Image.Image, top: int, source: str | Path) -> npt.NDArray[Any]:
-    """Rows of an image as (H,W,3) uint8, or (H,W,1) where they are grey."""
+    """Rows of an image as (H,W,3) uint8, or (H,W,1) if grey."""
     if band.mode in ("I", "F") or band.mode.startswith("I;16"):
         return _to_8_bits(np.asarray(band), top, band.mode == "F", source)[:, :, None]
-    if band.mode in ("La", "RGBa"):  # premultiplied alpha; Pillow undoes it only between these pairs
+    if band.mode in ("La", "RGBa"):  # premultiplied alpha; Pillow converts it only between these modes
         band = band.convert({"La": "LA", "RGBa": "RGBA"}[band.mode])
     if band.has_transparency_data:
         rgba = band.convert("RGBA")
@@ -340,9 +321,9 @@ def _to_8_bits(values: npt.NDArray[Any], top: int, unit: bool, source: str | Pat
             "scale it or save it as 8 or 16 bit."
         )
     if not unit and not (low >= 0.0 and high <= top):
-        more = "save it as 8 or 16 bit" if top >= 65535 else "give its bit depth"
+        advice = "save it as 8 or 16 bit" if top >= 65535 else "give its bit depth"
         raise InputError(
-            f"{source}: an integer image must lie in 0 to {top}, got {low:.0f} to {high:.0f}; {more}."
+            f"{source}: an integer image must lie in 0 to {top}, got {low:.0f} to {high:.0f}; {advice}."
         )
     return np.rint(values * (255.0 / (1.0 if unit else top))).astype(np.uint8)
 
@@ -351,7 +332,7 @@ def _to_8_bits(values: npt.NDArray[Any], top: int, unit: bool, source: str | Pat
 
 
 def _declared_top(image: Image.Image) -> int:
-    """The highest value that a file of more than 8 bits declares; 0 where it says 16 bits or nothing."""
+    """The declared maximum of a file with more than 8 bits; 0 for 16 bits or no declaration."""
     tags = getattr(image, "tag_v2", None)
     if tags:
         bits = max(tags.get(BITS_TAG, (16,)))
@@ -363,27 +344,27 @@ def _declared_top(image: Image.Image) -> int:
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether a colour image, not decoded yet, has 16 bits per channel, of which Pillow keeps the upper 8."""
+    """Whether a colour image, before decoding, has 16 bits per channel; Pillow drops the lower 8 bits."""
     tiles: Any = getattr(image, "tile", None)
     if image.mode not in ("RGB", "RGBA", "LA", "RGBX") or not tiles:
         return False
     arguments = tiles[0][3]
     arguments = arguments if isinstance(arguments, tuple) else (arguments,)
     deep_ppm = image.format == "PPM" and arguments[-1] == 65535
-    return deep_ppm or any(isinstance(one, str) and ";16" in one for one in arguments)
+    return deep_ppm or any(isinstance(mode, str) and ";16" in mode for mode in arguments)
 
 
 def _sixteen_bits(path: Path) -> npt.NDArray[np.uint16]:
-    """A colour image as (H,W,3) or (H,W,4) uint16, RGB, with its rows as they are stored."""
+    """Read a colour image as (H,W,3) or (H,W,4) uint16 RGB, in stored orientation."""
     if path.read_bytes()[:2] in (b"II", b"MM"):
-        import tifffile  # OpenCV would turn it upright
+        import tifffile  # OpenCV would apply the orientation
 
         with tifffile.TiffFile(path) as file:
             values = file.pages.first.asarray()
-            apart = file.pages.first.axes.startswith("S")
-        values = values.transpose(1, 2, 0) if apart else values
+            planar = file.pages.first.axes.startswith("S")
+        values = values.transpose(1, 2, 0) if planar else values
     else:
-        import cv2  # half a second, for few files
+        import cv2  # the import takes half a second and few files need it
 
         decoded: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
         values = np.asarray(decoded if decoded is not None else ())

@@ -1,4 +1,4 @@
-"""The nouns of labelled data: a test image, a category of parts, and what may be wrong with them."""
+"""Data classes of labelled data: test images, categories, and findings about them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,15 @@ GOOD = "good"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a data set.
+    """A problem of a data set.
 
     Attributes:
         kind: layout, name, empty, labels, label, left out, missing mask, shared mask, mask size, unreadable
             mask, unreadable, empty mask, inverted mask, orientation, dark, size, twin, duplicate, overlap or
             one-sided.
-        hard: whether work must not start; otherwise it is a warning.
-        sentence: what is wrong and what to do.
-        paths: the files or folders it is about.
+        hard: whether it is an error; otherwise it is a warning.
+        sentence: the problem and what to do.
+        paths: the affected files or folders.
     """
 
     kind: str
@@ -29,10 +29,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Sample:
-    """One test image, its label (`good` or the kind of defect) and its mask, None in data without masks.
+    """A test image with its label (`good` or the defect type), mask and clean twin.
 
-    Where data have masks, a missing one is named here as well, as it should be; `check_files` finds it.
-    Few data have clean twins, the same photo of the same part without the defect; None where there is none.
+    `mask_path` is None for data without masks. Otherwise a missing mask has its expected path, and
+    `check_files` reports it. `twin` is a photo of the same part without the defect, None if there is none.
     """
 
     path: Path
@@ -48,9 +48,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Category:
-    """The images of one kind of part: good ones for training, labelled ones for testing (possibly none).
+    """The images of a category: good images for training, and possibly labelled test images.
 
-    What reading has shown of its files and their names is in `notes`; `check_files` hands it on.
+    `notes` are findings about files and names, which `check_files` returns.
     """
 
     name: str
@@ -62,18 +62,17 @@ class Category:
 
     @property
     def has_masks(self) -> bool:
-        """Whether every defective test image has a mask, so that pixel metrics can be told."""
-        defective = [s for s in self.test if not s.is_good]
-        return bool(defective) and all(s.mask_path is not None for s in defective)
+        """Whether every defective test image has a mask, so that pixel metrics are defined."""
+        defective = [sample for sample in self.test if not sample.is_good]
+        return bool(defective) and all(sample.mask_path is not None for sample in defective)
 
 
 @dataclass(frozen=True)
 class Use:
-    """How a model takes images.
+    """How a model reads images.
 
     Attributes:
-        image_size: the side that they are resized to; 0 for the one that `mendiff fit` chooses by itself,
-            None where nobody knows.
+        image_size: side in pixels after resizing; 0 for the automatic size of `mendiff fit`, None if unknown.
         bit_depth: see `mendiff.data.reading.read_image`.
     """
 
@@ -82,18 +81,18 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What reading an image and its mask has shown.
+class ImageCheck:
+    """Result of reading an image and its mask.
 
     Attributes:
-        key: equal for equal pictures and for no others; empty where the image can't be read.
+        key: equal for equal images only; empty if the image can't be read.
         problem: why it can't be read, otherwise empty.
-        whole: such a key of all pixels, where the image was decoded for it; otherwise empty.
-        faults: what is wrong with the mask.
-        header: what the image's file says of itself.
-        highest: value in an image of more than 8 bits, 0 in others.
-        marked: share of the mask that is anomalous; 0 where there is none.
-        mask_turned: whether the mask has an EXIF orientation of its own.
+        faults: problems of the mask.
+        header: header of the image file.
+        highest: maximum of an image with more than 8 bits, otherwise 0.
+        marked: anomalous share of the mask; 0 without a mask.
+        mask_turned: whether the mask file has an EXIF orientation.
+        whole: key from all pixels if the image was decoded completely; otherwise empty.
     """
 
     key: str
@@ -106,4 +105,4 @@ class Look:
     whole: str = ""
 
 
-Looks = dict[tuple[Path, Path | None], Look]
+ImageChecks = dict[tuple[Path, Path | None], ImageCheck]
