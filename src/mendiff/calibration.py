@@ -70,12 +70,12 @@ class Calibration:
     def heat_range(self) -> tuple[float, float]:
         """Map values for drawing: (half of the colour scale, no colour).
 
-        The pixel threshold, and half the median of good images' highest values; those of image scores where
-        there are no pixel scores.
+        The pixel threshold, and the median of good images' highest values: half of good images are drawn
+        without colour. Those of image scores where there are no pixel scores.
         """
         peaks = sorted(self.pixel_scores or self.scores)
         limit = self.pixel_threshold if self.pixel_scores else self.threshold
-        return limit, min(0.5 * peaks[len(peaks) // 2], 0.9 * limit)
+        return limit, min(peaks[len(peaks) // 2], 0.9 * limit)
 
     @property
     def worth(self) -> str:

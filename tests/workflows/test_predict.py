@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import mendiff.model as mendiff_model
+from mendiff.checkpoints.store import load
 from mendiff.workflows import predict
 from tests.commands import draw, picture, size
 
@@ -33,6 +34,40 @@ def test_predict_writes_tables_and_pictures(run, model, data, tmp_path):
         assert 0 < row["p_value"] <= 1
         assert size(tmp_path / "found" / row["heat_map"]) == (40, 40)
         assert size(tmp_path / "found" / row["reconstruction"]) == (40, 40)
+
+
+def test_predict_writes_masks_regions_and_raw_maps_at_the_size_of_the_picture(run, model, data, tmp_path):
+    import tifffile
+
+    Image.fromarray(picture(np.random.default_rng(1))[:30]).save(tmp_path / "wide.png")
+    found = tmp_path / "found"
+    code, out, err = run(
+        *("predict", model, tmp_path / "wide.png", data / "test", "-o", found, "--raw-maps", "--json"),
+        *("--false-alarm-rate", 0.9),  # a low threshold, so that there are regions
+    )
+    assert (code, err) == (0, "")
+    rows = json.loads(out)["images"]
+    assert [json.loads(line) for line in (found / "predictions.jsonl").read_text().splitlines()] == rows
+    table = list(csv.DictReader((found / "predictions.csv").read_text().splitlines()))
+    assert [int(row["regions"]) for row in table] == [len(row["regions"]) for row in rows]
+    assert (rows[0]["width"], rows[0]["height"]) == (40, 30)
+    limit = load(model, "cpu").with_false_alarm_rate(0.9).calibration.pixel_threshold
+    for row in rows:
+        heat = tifffile.imread(found / row["raw_map"])
+        mask = np.asarray(Image.open(found / row["mask"]))
+        assert heat.shape == mask.shape == (row["height"], row["width"])
+        assert heat.dtype == np.float32
+        assert (mask == np.where(heat > limit, 255, 0)).all()
+        assert sum(region["area"] for region in row["regions"]) == (mask > 0).sum()
+        for region in row["regions"]:
+            x, y, width, height = region["box"]
+            assert region["score"] == pytest.approx(heat[y : y + height, x : x + width].max())
+    coco = json.loads((found / "predictions.coco.json").read_text())
+    assert [one["file_name"] for one in coco["images"]] == [row["image"] for row in rows]
+    boxes = [(rows[one["image_id"] - 1]["image"], one["bbox"]) for one in coco["annotations"]]
+    assert boxes == [(row["image"], region["box"]) for row in rows for region in row["regions"]]
+    assert boxes
+    assert len({one["id"] for one in coco["annotations"]}) == len(boxes)
 
 
 def test_predict_takes_images_of_all_kinds(run, model, tmp_path):
@@ -180,7 +215,7 @@ def test_large_pictures_are_read_again_and_come_out_the_same(run, model, data, t
     monkeypatch.setattr(predict, "KEPT_BYTES", 0)
     assert run("predict", model, data / "test", "-o", tmp_path / "again", "--json")[0] == 0
     written = sorted(path.relative_to(tmp_path / "kept") for path in (tmp_path / "kept").rglob("*.*"))
-    assert len(written) == 2 + 2 * 4
+    assert len(written) == 4 + 3 * 4
     for path in written:
         assert (tmp_path / "kept" / path).read_bytes() == (tmp_path / "again" / path).read_bytes()
 
@@ -217,7 +252,7 @@ def test_a_folder_that_comes_up_while_predict_runs_stays_and_the_findings_too(
     monkeypatch.setattr(predict, "save_bands", meanwhile)
     code, told, err = run("predict", model, data / "test", "-o", out, "--json")
     assert (code, told) == (2, "")
-    assert err.endswith(f"the outcome (findings) is in {tmp_path / 'found-2'}.\n")
+    assert err.endswith(f"the result (findings) is in {tmp_path / 'found-2'}.\n")
     assert [path.name for path in out.iterdir()] == ["mine"]
     assert len((tmp_path / "found-2/predictions.csv").read_text().splitlines()) == 1 + 4
 
@@ -269,7 +304,7 @@ def test_predict_overwrites_only_when_told(run, refused, model, data, tmp_path):
         (lambda m: (m / "config.json").write_text("{"), "expected JSON, but it is damaged"),
         (
             lambda m: (m / "config.json").write_text('{"format": "mendiff", "version": 99}'),
-            "expected a model of version 2 or older, got version 99",
+            "expected a model of version 3 or older, got version 99",
         ),
         (
             lambda m: (m / "model.safetensors").write_bytes(b"short"),

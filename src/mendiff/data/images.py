@@ -140,6 +140,29 @@ def save_bands(path: Path, height: int, width: int, pixels: Iterable[Picture]) -
         write_png(file, height, width, pixels)
 
 
+def save_float_tiff(path: Path, height: int, width: int, values: Iterable[Heat]) -> None:
+    """Save a map as a compressed float32 TIFF; never leaves half a file behind.
+
+    Args:
+        path: of the file.
+        height: of the map.
+        width: of the map.
+        values: its rows in the bands of `bands`, (rows,W) each.
+    """
+    import tifffile
+
+    strip = next(bands(height, width)).stop
+    with whole_file(path) as file:
+        tifffile.imwrite(
+            file,
+            (band.astype(np.float32) for band in values),
+            shape=(height, width),
+            dtype=np.float32,
+            compression="zlib",
+            rowsperstrip=strip,
+        )
+
+
 # ---- drawing -----------------------------------------------------------------------------------------
 
 # From plum over red and orange to pale yellow. Lightness increases evenly, so that the map is also readable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -24,9 +25,11 @@ from mendiff.types import Detection
 
 COLUMNS = (
     *("image", "score", "threshold", "defective", "p_value", "stop_step"),
-    *("heat_map", "reconstruction", "error"),
+    *("heat_map", "reconstruction", "mask", "raw_map", "regions", "width", "height", "error"),
 )
+"""Of the table and of every row; in the table, `regions` is their number."""
 TABLE, CONTENT = "predictions.csv", "predictions.json"
+LINES, COCO = "predictions.jsonl", "predictions.coco.json"
 MOST_REASONS = 5
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\\]")
 
@@ -49,6 +52,7 @@ class Findings:
         self._left_out = list(left_out)
         self._waiting: list[Mapping[str, Any]] = []
         self._file: TextIO | None = None
+        self._lines: TextIO | None = None
         self.rows: list[dict[str, Any]] = []
         self.unreadable: list[str] = []
 
@@ -69,10 +73,16 @@ class Findings:
                 "w", encoding="utf-8", errors="backslashreplace", newline=""
             )
             csv.DictWriter(self._file, COLUMNS).writeheader()
+            self._lines = (self._folder / LINES).open("w", encoding="utf-8")
+        assert self._lines is not None
         writer = csv.DictWriter(self._file, COLUMNS)
-        writer.writerows({name: cell(value) for name, value in row.items()} for row in self._waiting)
+        for row in self._waiting:
+            count = None if row["regions"] is None else len(row["regions"])
+            writer.writerow({name: cell(value) for name, value in {**row, "regions": count}.items()})
+            self._lines.write(json.dumps(row) + "\n")
         self._waiting.clear()
         self._file.flush()
+        self._lines.flush()
 
     def __enter__(self) -> Findings:
         return self
@@ -81,15 +91,15 @@ class Findings:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the table; after an error, also write the results as JSON."""
-        if self._file is not None:
+        for file in filter(None, (self._file, self._lines)):
             with suppress(OSError):
-                self._file.close()
+                file.close()
         if error is not None and self.rows:
             with suppress(OSError):  # the disk may be full
                 self.write(complete=False)
 
     def write(self, complete: bool) -> dict[str, Any]:
-        """Write all results as JSON and return the content.
+        """Write all results as JSON, and their regions in COCO's format; returns the former.
 
         Args:
             complete: whether all images were processed; stored as true only if none had an error.
@@ -103,7 +113,38 @@ class Findings:
             "complete": whole,
         }
         write_json(self._folder / CONTENT, content)
+        write_json(self._folder / COCO, coco(self.rows))
         return content
+
+
+def coco(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The regions of all images as a COCO data set with one category, `defect`.
+
+    Boxes are x, y, width, height and segmentations polygons, in pixels of the original images; every
+    annotation has the highest map value of its region as `score`.
+    """
+    drawn = [row for row in rows if row["regions"] is not None]
+    annotations = [
+        {
+            "image_id": image,
+            "category_id": 1,
+            "bbox": region["box"],
+            "area": region["area"],
+            "segmentation": [region["polygon"]],
+            "iscrowd": 0,
+            "score": region["score"],
+        }
+        for image, row in enumerate(drawn, start=1)
+        for region in row["regions"]
+    ]
+    return {
+        "images": [
+            {"id": image, "file_name": row["image"], "width": row["width"], "height": row["height"]}
+            for image, row in enumerate(drawn, start=1)
+        ],
+        "annotations": [{"id": number, **one} for number, one in enumerate(annotations, start=1)],
+        "categories": [{"id": 1, "name": "defect"}],
+    }
 
 
 def result_row(model: Model, found: Detection, index: int) -> dict[str, Any]:

@@ -257,16 +257,19 @@ class FitFeaturesOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(Options):
-    """Detect defects in images: scores as CSV and JSON, heat maps and reconstructions as images.
+    """Detect defects in images: scores and regions as tables, heat maps, masks and reconstructions as images.
 
-    Exit code: 0, or 3 if some images could not be read or drawn; their rows state the reason. Results of an
-    interrupted run are kept beside the output folder.
+    All images have the size of their originals. Regions above the pixel threshold are listed with box,
+    polygon, area and score in predictions.json, predictions.jsonl and, as a COCO data set, in
+    predictions.coco.json. Exit code: 0, or 3 if some images could not be read or drawn; their rows state the
+    reason. Results of an interrupted run are kept beside the output folder.
 
     Attributes:
         images: image files or folders.
         out: output folder.
         explain: compute reconstructions by a slower procedure, where the method has one (ran: gradient
             denoising in float64).
+        raw_maps: also write every anomaly map as a float32 TIFF at the size of its image.
         offload: keep each network on the device only while it is used: less memory, more time, same results.
         half: store weights in bfloat16: half the memory, scores differ slightly.
     """
@@ -282,6 +285,7 @@ class PredictOptions(Options):
     out: Path
     category: str | None = None
     explain: bool = False
+    raw_maps: bool = False
     batch_size: int = 8
     device: str = "auto"
     offload: bool = False

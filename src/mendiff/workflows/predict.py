@@ -14,9 +14,10 @@ from torch import Tensor
 from mendiff.checkpoints.files import FULL
 from mendiff.checkpoints.store import load
 from mendiff.data.bands import Enlarged, bands
-from mendiff.data.images import normalise_heat, overlay, save_bands, to_picture
+from mendiff.data.images import normalise_heat, overlay, save_bands, save_float_tiff, save_png, to_picture
 from mendiff.data.labels import inspected_notes
 from mendiff.data.reading import Picture
+from mendiff.data.regions import find_regions, threshold_mask
 from mendiff.errors import InputError, NotFiniteError, check_range
 from mendiff.model import Model
 from mendiff.runs.common import choose_device, warn_of_dark_images
@@ -82,7 +83,7 @@ def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
         Findings(draft, options.model, loaded.threshold, passed) as findings,
     ):
         for batch in reporter.track(batches, "predicting"):
-            for row in _inspected(loaded, batch, options.explain, draft, reporter):
+            for row in _inspected(loaded, batch, options, draft, reporter):
                 findings.add(row)
         if not findings.rows:
             raise InputError(f"{findings.unreadable[0]} No image could be read.")
@@ -100,11 +101,15 @@ def _summary(findings: Findings, threshold: float) -> str:
 
 
 def _inspected(
-    model: Model, batch: Sequence[tuple[Path, str]], explain: bool, folder: Path, reporter: Reporter
+    model: Model,
+    batch: Sequence[tuple[Path, str]],
+    options: PredictOptions,
+    folder: Path,
+    reporter: Reporter,
 ) -> Iterator[dict[str, Any]]:
     """Write the pictures of a batch; yields a row per image, with an error for a failed image."""
     subjects = list(_prepared(model, batch, reporter))
-    found = _found(model, subjects, explain)
+    found = _found(model, subjects, options.explain)
     index = -1
     for one in subjects:
         row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"image": str(one.path), "error": one.error or None}
@@ -114,10 +119,14 @@ def _inspected(
         index += 1
         row |= result_row(model, found, index)
         try:
-            for kind, file in _write_pictures(
-                model, one, found.anomaly_map[index], found.reconstruction[index], folder
+            output = ImageOutput(folder, one.name, options.raw_maps)
+            picture = model.read(one.path) if one.picture is None else one.picture
+            row |= {"width": picture.shape[1], "height": picture.shape[0]}
+            limits = model.calibration.heat_range
+            for name, value in output.write(
+                picture, found.anomaly_map[index], found.reconstruction[index], limits
             ):
-                row[kind] = file
+                row[name] = value
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG):
                 raise  # the disk is full for the next image, too
@@ -155,23 +164,47 @@ def _prepared(model: Model, batch: Sequence[tuple[Path, str]], reporter: Reporte
         yield one
 
 
-def _write_pictures(
-    model: Model, one: BatchImage, anomaly_map: Tensor, reconstruction: Tensor, folder: Path
-) -> Iterator[tuple[str, str]]:
-    """Write heat map overlay and reconstruction at the picture's size; yields (kind, relative path)."""
-    picture = model.read(one.path) if one.picture is None else one.picture
-    height, width = picture.shape[:2]
-    heat, rebuilt = Enlarged(anomaly_map, height, width), Enlarged(reconstruction, height, width)
-    limits = model.calibration.heat_range
-    drawn = {
-        "heat_map": (
-            overlay(picture[rows], normalise_heat(heat[rows][0].numpy(), *limits))
-            for rows in bands(height, width)
-        ),
-        "reconstruction": (to_picture(rebuilt[rows]) for rows in bands(height, width)),
-    }
-    for kind, pixels in drawn.items():
-        file = f"{kind}s/{one.name}"
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        save_bands(folder / file, height, width, pixels)
-        yield kind, file
+@dataclass(frozen=True)
+class ImageOutput:
+    """Files of an image, all at the size of the original.
+
+    Attributes:
+        folder: of all results.
+        name: of the image's PNG files.
+        raw_maps: also write the anomaly map as float32 TIFF.
+    """
+
+    folder: Path
+    name: str
+    raw_maps: bool
+
+    def write(
+        self, picture: Picture, anomaly_map: Tensor, reconstruction: Tensor, heat_range: tuple[float, float]
+    ) -> Iterator[tuple[str, Any]]:
+        """Write the files; yields column and value of each, and the regions above the pixel threshold."""
+        height, width = picture.shape[:2]
+        heat, rebuilt = Enlarged(anomaly_map, height, width), Enlarged(reconstruction, height, width)
+        drawn = {
+            "heat_map": (
+                overlay(picture[rows], normalise_heat(heat[rows][0].numpy(), *heat_range))
+                for rows in bands(height, width)
+            ),
+            "reconstruction": (to_picture(rebuilt[rows]) for rows in bands(height, width)),
+        }
+        for kind, pixels in drawn.items():
+            save_bands(self._file(f"{kind}s", self.name), height, width, pixels)
+            yield kind, f"{kind}s/{self.name}"
+        mask = threshold_mask(heat, heat_range[0], height, width)
+        save_png(mask, self._file("masks", self.name))
+        yield "mask", f"masks/{self.name}"
+        yield "regions", [region.to_dict() for region in find_regions(mask, heat)]
+        if self.raw_maps:
+            name = str(Path(self.name).with_suffix(".tiff"))
+            rows_of_map = (heat[rows][0].numpy() for rows in bands(height, width))
+            save_float_tiff(self._file("raw_maps", name), height, width, rows_of_map)
+            yield "raw_map", f"raw_maps/{name}"
+
+    def _file(self, kind: str, name: str) -> Path:
+        file = self.folder / kind / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
