@@ -203,7 +203,7 @@ def test_it_overwrites_its_own_output_alone_and_only_when_told(run, refused, mod
     assert run("explain", *words, "--overwrite")[0] == 0
     assert not (tmp_path / "why/old.txt").exists()
     sentence = refused(*words[:-1], models / "glad", "--overwrite")
-    assert "would replace explanations here, but this folder holds a model" in sentence
+    assert "only replaces explanations here, but this folder holds a model" in sentence
 
 
 def test_its_strips_are_no_images_of_parts(run, models, photos, tmp_path):
