@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.methods.base import TIMESTEPS, find_preset
+from mendiff.methods.base import find_preset
+from mendiff.methods.base_config import TIMESTEPS
 from mendiff.nets import build
 from mendiff.nets.denoiser import Denoiser
 from mendiff.training.optimizers import make_optimizer

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from mendiff.diffusion.random import PerImageRandom
-from mendiff.methods.base import OPTIMIZERS, Method, MethodConfig, Precision, find_method, find_preset
+from mendiff.methods.base import Method, MethodConfig, find_method, find_preset
+from mendiff.methods.base_config import OPTIMIZERS, Precision
 from mendiff.methods.config import override
 from mendiff.nets.placement import Offload, multiplies_bf16, store_bf16
 from mendiff.training.lora import add_lora

@@ -113,7 +113,7 @@ def gradient_figures(model: Model, tests: testing.TestSet) -> dict[str, float]:
     ran: Any = model.method
     for name, label in (("good", False), ("defective", True)):
         images = tests.images[tests.labels == label][:EXPLAINED]
-        walked = ran.gradient_walk(images, content_seeds(images))
+        walked = ran.gradient_steps(images, content_seeds(images))
         distances = [distance(ran, ran.codec.decode(one)) for one in walked]
         result[f"{name}_before"], result[f"{name}_after"] = distances[0], distances[-1]
         result[f"{name}_rises"] = sum(b > a for a, b in pairwise(distances))

@@ -129,7 +129,7 @@ def few_flaws():
     from mendiff.methods import base
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "FLAWS_EACH", 1)
+        patch.setattr(base, "PROBES_PER_IMAGE", 1)
         yield
 
 

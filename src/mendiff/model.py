@@ -21,9 +21,9 @@ from mendiff.data.reading import Picture, read_image, to_rgb
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.inspection import Inspection
-from mendiff.methods.base import Batches, Method, Progress, track, unwatched
+from mendiff.methods.base import Batches, Method, Progress, no_progress, track
 from mendiff.nets.placement import Offload, multiplies_bf16, store_bf16, temporarily_bf16
-from mendiff.scoring.readout import few
+from mendiff.scoring.readout import first_images
 from mendiff.synthesis.upright import Frame
 from mendiff.types import Detection, Trace
 
@@ -298,7 +298,7 @@ def prepare(image: Any, size: int, bit_depth: int = 0) -> Tensor:
 
 @torch.no_grad()
 def calibrate(
-    method: Method, held_back: Batches, seen: Batches | None = None, progress: Progress = unwatched
+    method: Method, held_back: Batches, seen: Batches | None = None, progress: Progress = no_progress
 ) -> Calibration:
     """Estimate the statistics of a trained method on good images, and collect scores of held-back images.
 
@@ -315,7 +315,7 @@ def calibrate(
     found = _scores(method, lambda: track(held_back(), "scoring held-back images", progress))
     if len(found) >= MINIMUM or seen is None:
         return Calibration(*_columns(found))
-    more = _scores(method, few(seen))
+    more = _scores(method, first_images(seen))
     return Calibration(*_columns([*found, *more]), seen=len(more))
 
 

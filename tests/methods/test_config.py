@@ -130,5 +130,5 @@ def test_the_old_name_of_a_field_is_refused_with_its_new_one(name, old, new):
     attrgetter(new)(config)
     with pytest.raises(AttributeError):
         attrgetter(old)(config)
-    with pytest.raises(InputError, match=rf"^{old}: expected {new}, as this field is called now\.$"):
+    with pytest.raises(InputError, match=rf"^{old}: expected {new}, the current name of this field\.$"):
         override(config, {old: 5})

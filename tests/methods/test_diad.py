@@ -156,7 +156,7 @@ def test_published_size_has_the_published_numbers_of_weights():
         ({"spacing": "random"}, "spacing: expected one of leading, trailing, got 'random'."),
         (
             {"start_timesteps": (100, 200)},
-            "start_timesteps: expected one for DiAD, which draws every image once, got [100, 200].",
+            "start_timesteps: expected one for DiAD, which samples every image once, got [100, 200].",
         ),
     ],
 )

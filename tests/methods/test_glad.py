@@ -549,7 +549,7 @@ def test_a_trace_shows_every_look_of_the_stop_rule_until_the_image_stops(make, p
     assert seen[-1].span == (0.0, 2 * seen[-1].limit)
     later = [panel.t for panel in traced.panels if panel.caption == "estimate"]
     assert later == RUNGS[len(seen) :]
-    after = stages_of(traced.panels)[f"goes on, t = {seen[-1].t}"]
+    after = stages_of(traced.panels)[f"continues at t = {seen[-1].t}"]
     assert after == ["fused estimate", "fusion mask"]
 
 
@@ -576,7 +576,7 @@ def test_a_trace_says_that_min_step_stopped_an_image(make, pictures):
     traced = make(ADAPTIVE, threshold=1e9, min_timestep=250).trace(pictures[:1], SEEDS[:1])
     notes = [panel.note for panel in traced.panels if panel.caption == "stop map"]
     assert notes == ["", "stops: below t = 250"]
-    assert stages_of(traced.panels)["goes on, t = 201"] == ["true input"]
+    assert stages_of(traced.panels)["continues at t = 201"] == ["true input"]
     assert int(traced.found.stop_step) == 201
 
 
@@ -593,7 +593,7 @@ def test_a_trace_follows_an_image_that_goes_back_and_not_the_walk_that_it_left(e
     looks = [panel for panel in traced.panels if panel.caption == "stop map"]
     assert [look.t for look in looks] == RUNGS[: stopped + 1]
     assert looks[-1].note == f"stops, back to t = {RUNGS[stopped - 1]}"
-    assert f"goes on, t = {RUNGS[stopped - 1]}" in stages_of(traced.panels)
+    assert f"continues at t = {RUNGS[stopped - 1]}" in stages_of(traced.panels)
     later = [panel for panel in traced.panels if panel.caption == "estimate"]
     assert [panel.t for panel in later] == RUNGS[stopped:]
     mended = walk_by_hand(glad, z0[row : row + 1], noise[row : row + 1], thresholds.tolist(), 1)[0]
@@ -759,11 +759,11 @@ def test_good_images_are_mended_only_where_something_is_learned_from_it(
     make, pictures, monkeypatch, readout, mended
 ):
     glad, calls = make(readout), []
-    mend = glad._mend
-    monkeypatch.setattr(glad, "_mend", lambda *images: calls.append(1) or mend(*images))
+    reconstruct = glad._reconstruct_all
+    monkeypatch.setattr(glad, "_reconstruct_all", lambda *images: calls.append(1) or reconstruct(*images))
     glad.fit_statistics(lambda: iter([(pictures, SEEDS)]))
     assert len(calls) == mended
-    assert glad.readout.learns == bool(mended)
+    assert glad.readout.needs_fit == bool(mended)
 
 
 # One model for many categories.

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mendiff.methods.base import fit_to_mended
+from mendiff.methods.base import fit_readout
 from mendiff.scoring.readout import Readout, ReadoutConfig
 
 CHANNELS = (12, 48)
@@ -40,12 +40,12 @@ def test_every_good_image_that_something_is_learned_from_is_mended_once(image, s
     def batches(*seeds):
         return lambda: ((image[:1], torch.tensor([seed])) for seed in seeds)
 
-    fit_to_mended(readout, features, mend, batches(1, 2), batches(3))
+    fit_readout(readout, features, mend, batches(1, 2), batches(3))
     assert sorted(mended) == expected
 
 
 def test_flaws_are_mended_only_where_there_is_a_choice(pictures, monkeypatch):
-    monkeypatch.setattr("mendiff.methods.base.FLAWS_EACH", 3)
+    monkeypatch.setattr("mendiff.methods.base.PROBES_PER_IMAGE", 3)
     mended = []
 
     def mend(image, seeds):
@@ -56,6 +56,6 @@ def test_flaws_are_mended_only_where_there_is_a_choice(pictures, monkeypatch):
         mended.clear()
         config = ReadoutConfig(distance="cosine", standardise=True, bank_shares=shares, bank_size=64)
         readout = Readout(config, CHANNELS)
-        fit_to_mended(readout, features, mend, lambda: [(pictures, torch.arange(4))])
+        fit_readout(readout, features, mend, lambda: [(pictures, torch.arange(4))])
         assert len(mended) == 4 + more
         assert len(set(mended)) == len(mended)

@@ -6,7 +6,7 @@ from mendiff.diffusion.posterior import kl_divergence
 from mendiff.errors import InputError
 from mendiff.methods.base import find_preset
 from mendiff.methods.ran_config import RanConfig
-from mendiff.methods.ran_features import joined_features, seen_strides
+from mendiff.methods.ran_features import effective_strides, joined_features
 from mendiff.types import Estimate
 
 SEEDS = torch.tensor([11, 5, 2**62, 0])
@@ -43,7 +43,7 @@ def test_all_timesteps_and_draws_of_a_batch_go_through_the_network_at_once(make,
 @torch.no_grad()
 def test_maps_are_those_of_every_noisy_version_on_its_own(make, pictures):
     ran = make({"readout.distance": "squared"})
-    got = ran.maps(ran.look(pictures, SEEDS))
+    got = ran.maps(ran.run_network(pictures, SEEDS))
     assert got.shape == (2 + 2, 4, 1, 32, 32)
     # Image 2 alone: its own stream of noise, one version after the other.
     image, generator = pictures[2:3], torch.Generator().manual_seed(int(SEEDS[2]))
@@ -64,12 +64,12 @@ def test_maps_are_those_of_every_noisy_version_on_its_own(make, pictures):
 @torch.no_grad()
 def test_the_pixel_score_to_compare_with_is_the_squared_error_of_the_clean_estimate(make, pictures):
     ran = make({"readout.pixel_score": "rgb", "start_timesteps": [50], "draws": 1})
-    look = ran.look(pictures, SEEDS)
+    outputs = ran.run_network(pictures, SEEDS)
     # One draw: the mean clean estimate is the only one (but for its clipping to [0,1]).
-    error = ((look.rebuilt - pictures) * 2).square().mean(1, keepdim=True)
-    inside = ((look.rebuilt > 0) & (look.rebuilt < 1)).all(1, keepdim=True)
+    error = ((outputs.reconstruction - pictures) * 2).square().mean(1, keepdim=True)
+    inside = ((outputs.reconstruction > 0) & (outputs.reconstruction < 1)).all(1, keepdim=True)
     assert bool(inside.any())
-    torch.testing.assert_close(look.pixel[0, 0][inside], error[inside], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(outputs.pixel[0, 0][inside], error[inside], rtol=1e-3, atol=1e-5)
 
 
 @torch.no_grad()
@@ -105,8 +105,8 @@ def test_features_of_an_image_of_twice_the_size_lie_on_the_images_own_grid(make,
 def test_strides_of_the_features_are_told_on_the_images_own_grid(make):
     features = make().features
     assert tuple(features.strides) == (4, 8, 16)
-    assert seen_strides(features, 32, 0) == seen_strides(features, 32, 1) == [4, 8, 16]
-    assert seen_strides(features, 32, 2) == [4, 4, 8]
+    assert effective_strides(features, 32, 0) == effective_strides(features, 32, 1) == [4, 8, 16]
+    assert effective_strides(features, 32, 2) == [4, 4, 8]
 
 
 @torch.no_grad()
@@ -121,7 +121,7 @@ def test_noise_is_added_at_unit_contrast_and_reconstructions_have_the_images_own
     clean = Estimate(x0.repeat_interleave(6, 0), x0.repeat_interleave(6, 0), torch.zeros(()))
     features = torch.zeros(24, 45, 8, 8)
     monkeypatch.setattr(ran.denoiser, "forward", lambda *_: (clean, features, x0))
-    torch.testing.assert_close(ran.look(faint, SEEDS).rebuilt, faint, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ran.run_network(faint, SEEDS).reconstruction, faint, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
@@ -143,10 +143,10 @@ def test_the_paper_predicts_features_as_they_are(make, pictures, streams):
     flat = whitened.target(pictures).transpose(0, 1).flatten(1)
     torch.testing.assert_close(flat.mean(1), torch.zeros(45), rtol=0, atol=1e-3)
     # Eq. 10 of plain features: what the network says before training, against f(x0) itself.
-    look = plain.look(pictures, SEEDS)
-    assert torch.equal(look.truth, joined)
-    lack = plain._lack(look.truth, look.predicted[0, 0])
-    torch.testing.assert_close(lack, joined - look.predicted[0, 0], rtol=1e-5, atol=1e-5)
+    outputs = plain.run_network(pictures, SEEDS)
+    assert torch.equal(outputs.target, joined)
+    residual = plain._residual(outputs.target, outputs.predicted[0, 0])
+    torch.testing.assert_close(residual, joined - outputs.predicted[0, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_window_holds_the_features_that_its_pixels_have_in_the_whole_image(make, streams):
@@ -203,7 +203,7 @@ def test_features_that_were_kept_are_forgotten_when_their_scale_is_learned(make,
 def test_residuals_are_whitened_by_images_that_were_trained_on(make, pictures):
     ran = make({"readout.position_grid": 0})
     ran.fit_statistics(batches(pictures.flip(0) ** 2), batches(pictures))
-    maps = ran.maps(ran.look(pictures, SEEDS))
+    maps = ran.maps(ran.run_network(pictures, SEEDS))
     # A squared Mahalanobis distance per channel is 1 on average (a little less: shrinkage).
     torch.testing.assert_close(maps[2:].mean((1, 2, 3, 4)), torch.ones(2), rtol=0, atol=0.25)
 
@@ -218,14 +218,14 @@ def test_every_layer_has_a_map_of_its_own_and_they_count_alike(make, pictures):
             "readout.sigma_share": 0.0,
         }
     )
-    look = ran.look(pictures, SEEDS)
-    maps = ran.maps(look)
+    outputs = ran.run_network(pictures, SEEDS)
+    maps = ran.maps(outputs)
     assert maps.shape == (2 + 2 * 3, 4, 1, 32, 32)
-    error = (look.truth - look.predicted[1]).square().mean(0)  # the second timestep, mean over draws
+    error = (outputs.target - outputs.predicted[1]).square().mean(0)  # the second timestep, mean over draws
     for place, channels in enumerate((slice(0, 15), slice(15, 30), slice(30, 45))):
         expected = F.interpolate(error[:, channels].mean(1, keepdim=True), (32, 32), mode="bilinear")
         torch.testing.assert_close(maps[2 + 3 + place], expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ran.weigh(maps), maps[2:].mean(0))
+    torch.testing.assert_close(ran.combine(maps), maps[2:].mean(0))
 
 
 @torch.no_grad()
@@ -238,10 +238,10 @@ def test_the_coarse_distance_has_its_share_of_the_feature_map(make, pictures):
             "readout.sigma_share": 0.0,
         }
     )
-    maps = ran.maps(ran.look(pictures, SEEDS))
+    maps = ran.maps(ran.run_network(pictures, SEEDS))
     assert maps.shape == (2 + 2 * 4, 4, 1, 32, 32)
     fine, coarse = maps[[2, 3, 4, 6, 7, 8]].mean(0), maps[[5, 9]].mean(0)
-    torch.testing.assert_close(ran.weigh(maps), 0.75 * fine + 0.25 * coarse)
+    torch.testing.assert_close(ran.combine(maps), 0.75 * fine + 0.25 * coarse)
 
 
 @torch.no_grad()
@@ -258,7 +258,7 @@ def test_alpha_weighs_divergence_against_features(make, pictures):
 def test_every_map_is_standardised_on_held_back_images(make, pictures):
     ran = make()
     ran.fit_statistics(batches(pictures))
-    flat = ran.scales(ran.maps(ran.look(pictures, SEEDS))).flatten(1)
+    flat = ran.scales(ran.maps(ran.run_network(pictures, SEEDS))).flatten(1)
     torch.testing.assert_close(flat.mean(1), torch.zeros(len(flat)), rtol=0, atol=1e-3)
     torch.testing.assert_close(flat.std(1), torch.ones(len(flat)), rtol=0, atol=1e-2)
 
@@ -306,9 +306,9 @@ def test_gradient_denoising_pulls_a_defect_back_and_leaves_good_images(make, pic
     monkeypatch.setattr(ran.denoiser, "forward", content)
     defect = pictures[:1].clone()
     defect[:, :, 8:16, 8:16] = (torch.arange(8)[:, None] + torch.arange(8)) % 2  # a fine chequerboard
-    walked = ran.gradient_walk(defect, SEEDS[:1])
-    assert len(walked) == 5
-    distances = [float(ran.gaussians(ran.features(ran.codec.decode(one))).sum()) for one in walked]
+    steps = ran.gradient_steps(defect, SEEDS[:1])
+    assert len(steps) == 5
+    distances = [float(ran.gaussians(ran.features(ran.codec.decode(one))).sum()) for one in steps]
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 0.7 * distances[0]
     inside = (ran.explain(defect, SEEDS[:1]) - defect).abs()[:, :, 8:16, 8:16].mean()
@@ -390,8 +390,8 @@ def test_a_trace_shows_the_maps_of_every_timestep_and_where_gradients_lead(make,
     traced = ran.trace(pictures[:1], SEEDS[:1])
     shown = [(panel.stage, panel.caption) for panel in traced.panels]
     maps = [(f"t = {t}", name) for t in (20, 300) for name in ("KL map", "feature map")]
-    assert shown == [*maps, ("step 2", "gradient walk"), ("step 4", "gradient walk")]
-    single = ran.scales(ran.maps(ran.look(pictures[:1], SEEDS[:1])))
+    assert shown == [*maps, ("step 2", "gradient denoising"), ("step 4", "gradient denoising")]
+    single = ran.scales(ran.maps(ran.run_network(pictures[:1], SEEDS[:1])))
     for panel, one in zip(traced.panels, single[[0, 2, 1, 3]], strict=False):
         assert torch.equal(panel.pixels, one[0])
     assert torch.equal(traced.panels[-1].pixels, ran.explain(pictures[:1], SEEDS[:1])[0])

@@ -99,7 +99,7 @@ def test_fit_without_the_hub_names_the_command_that_fetches_a_backbone(refused, 
         ("training.precision=fp16", "training.precision: expected auto, float32 or bf16 on cpu, got 'fp16'"),
         (
             "training.lora_rank=4",
-            "training.lora_rank: expected 0 for a network that starts from random weights",
+            "training.lora_rank: expected 0 for a network that is trained from scratch",
         ),
     ],
 )

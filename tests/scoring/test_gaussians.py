@@ -84,5 +84,5 @@ def test_few_images_share_the_covariance_of_all_positions(layers, count):
 
 
 def test_no_images_are_refused():
-    with pytest.raises(InputError, match="expected good ones for PaDiM's Gaussians, got none"):
+    with pytest.raises(InputError, match="expected good images for PaDiM's Gaussians, got none"):
         PositionGaussians(DIMS, (3, 3)).fit([])

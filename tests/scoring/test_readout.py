@@ -15,7 +15,7 @@ from mendiff.scoring.maps import (
     pixel_map,
 )
 from mendiff.scoring.pyramid import PixelPyramid
-from mendiff.scoring.readout import Readout, few
+from mendiff.scoring.readout import Readout, first_images
 from mendiff.scoring.readout_config import Backward, Distance, ReadoutConfig
 from mendiff.scoring.scales import logarithm as log_maps
 from mendiff.scoring.score import top_k_mean, top_share_mean
@@ -403,7 +403,9 @@ def test_the_memory_bank_knows_all_images_that_it_is_given(pictures):
 def test_few_images_are_the_first_ones_however_they_come(pictures):
     batches = [(pictures[:3], torch.arange(3)), (pictures[3:], torch.arange(3, 4))]
     for most in range(1, 6):
-        found = [seed for image, seeds in few(lambda: iter(batches), most)() for seed in seeds.tolist()]
+        found = [
+            seed for image, seeds in first_images(lambda: iter(batches), most)() for seed in seeds.tolist()
+        ]
         assert found == list(range(min(most, 4)))
 
 

@@ -9,7 +9,7 @@ CHANNELS, STRIDES = (2, 3), (4, 8)
 
 
 def make(**changes):
-    settings = {"by_layer": True, "coarse": True, "places": 8, "whiten": True}
+    settings = {"by_layer": True, "coarse": True, "position_grid": 8, "whiten": True}
     return ResidualDistances(CHANNELS, STRIDES, **settings | changes)
 
 
@@ -24,7 +24,7 @@ def residuals(rng):
 
 
 def test_plain_distances_are_mean_squares_of_layers_and_of_their_averages(residuals):
-    fine, all_fine, coarse = make(whiten=False, places=0)(residuals)
+    fine, all_fine, coarse = make(whiten=False, position_grid=0)(residuals)
     torch.testing.assert_close(fine, residuals[:, :2].square().mean(1, keepdim=True))
     torch.testing.assert_close(all_fine, residuals[:, 2:].square().mean(1, keepdim=True))
     # Three positions of the layer with stride 8 are six of the finest grid: a window of seven around one.
@@ -34,7 +34,7 @@ def test_plain_distances_are_mean_squares_of_layers_and_of_their_averages(residu
 
 
 def test_one_distance_of_all_layers_is_the_papers(residuals):
-    distances = make(by_layer=False, coarse=False, whiten=False, places=0)
+    distances = make(by_layer=False, coarse=False, whiten=False, position_grid=0)
     assert (distances.fine, distances.count) == (1, 1)
     torch.testing.assert_close(distances(residuals)[0], residuals.square().mean(1, keepdim=True))
 
@@ -47,7 +47,7 @@ def test_good_images_have_distances_of_one_on_average(residuals):
 
 
 def test_what_all_good_images_lack_at_a_place_does_not_count(residuals):
-    plain, placed = make(coarse=False, places=0), make(coarse=False)
+    plain, placed = make(coarse=False, position_grid=0), make(coarse=False)
     for one in (plain, placed):
         one.fit(lambda: residuals.split(24))
     rim, middle = ((slice(None), slice(None), slice(None), slice(None), at) for at in (0, 3))
@@ -57,7 +57,7 @@ def test_what_all_good_images_lack_at_a_place_does_not_count(residuals):
 
 
 def test_a_faint_wide_difference_shows_in_the_coarse_distance_alone(residuals):
-    distances = make(places=0)
+    distances = make(position_grid=0)
     distances.fit(lambda: [residuals])
     wide = residuals + 1.0
     gains = (distances(wide).mean((1, 2, 3, 4)) / distances(residuals).mean((1, 2, 3, 4))).tolist()
@@ -65,6 +65,6 @@ def test_a_faint_wide_difference_shows_in_the_coarse_distance_alone(residuals):
 
 
 def test_no_images_at_all_are_refused():
-    for distances in (make(), make(places=0)):
+    for distances in (make(), make(position_grid=0)):
         with pytest.raises(InputError, match="expected at least one good image"):
             distances.fit(lambda: [])

@@ -26,8 +26,8 @@ def test_places_where_good_maps_are_always_high_count_no_more_than_others(rng):
     border = torch.ones(16, 16)
     border[:, :4] = 10
     good = torch.rand(2, 30, 1, 16, 16, generator=rng) + border
-    scales = MapScales(2, places=16)
-    scales.fit_places(good[:, :20].split(6, dim=1))
+    scales = MapScales(2, position_grid=16)
+    scales.fit_mean_maps(good[:, :20].split(6, dim=1))
     scales.fit([good[:, 20:]])
     standard = scales(good[:, 20:])
     torch.testing.assert_close(standard[..., :2].mean(), standard[..., 8:].mean(), rtol=0, atol=0.1)
@@ -40,21 +40,21 @@ def test_places_where_good_maps_are_always_high_count_no_more_than_others(rng):
 def test_maps_are_divided_by_what_is_usual_where_that_is_asked(rng):
     usual = torch.tensor([1.0, 10.0]).repeat_interleave(8).expand(16, 16)
     good = torch.rand(1, 40, 1, 16, 16, generator=rng) * usual
-    scales = MapScales(1, places=16, divide=True)
-    scales.fit_places(good[:, :30].split(6, dim=1))
+    scales = MapScales(1, position_grid=16, divide=True)
+    scales.fit_mean_maps(good[:, :30].split(6, dim=1))
     scales.fit([good[:, 30:]])
     standard = scales(good[:, 30:])
     for half in (standard[..., :6], standard[..., 10:]):  # away from the step, which is smoothed
         assert abs(float(half.mean())) < 0.2
         assert abs(float(half.std()) - 1) < 0.2
-    nowhere = MapScales(1, places=4, divide=True)
-    nowhere.fit_places([torch.zeros(1, 2, 1, 4, 4)])
+    nowhere = MapScales(1, position_grid=4, divide=True)
+    nowhere.fit_mean_maps([torch.zeros(1, 2, 1, 4, 4)])
     assert bool(nowhere(torch.rand(1, 1, 1, 4, 4, generator=rng)).isfinite().all())
 
 
 def test_places_serve_images_of_another_size(maps):
-    scales = MapScales(3, places=2)
-    scales.fit_places([maps])
+    scales = MapScales(3, position_grid=2)
+    scales.fit_mean_maps([maps])
     scales.fit([maps])
     assert scales(torch.rand(3, 1, 1, 20, 10)).shape == (3, 1, 1, 20, 10)
 
@@ -69,7 +69,7 @@ def test_scales_of_nothing_are_refused():
     with pytest.raises(InputError, match="held back from training, got none"):
         MapScales(2).fit([])
     with pytest.raises(InputError, match="held back from training, got none"):
-        MapScales(2, places=3).fit_places([])
+        MapScales(2, position_grid=3).fit_mean_maps([])
 
 
 def test_logarithms_stay_finite_at_and_below_zero():

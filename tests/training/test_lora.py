@@ -40,7 +40,7 @@ def images():
 
 def test_networks_that_start_from_random_weights_are_refused(tiny_config):
     for name in ("glad", "diad", "ran"):
-        with pytest.raises(InputError, match=r"training.lora_rank: expected 0 .* random weights"):
+        with pytest.raises(InputError, match=r"training.lora_rank: expected 0 .* from scratch"):
             tiny_config(name, {"training.lora_rank": 4})
 
 

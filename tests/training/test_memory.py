@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mendiff.diffusion.random import PerImageRandom
-from mendiff.methods.base import METHODS, OPTIMIZERS, TrainingConfig
+from mendiff.methods.base import METHODS
+from mendiff.methods.base_config import OPTIMIZERS, TrainingConfig
 from mendiff.nets.placement import store_bf16
 from mendiff.training.memory import CONTEXT, Footprint, Rehearsal, Tally, training_step
 from mendiff.training.memory import prediction as real_prediction

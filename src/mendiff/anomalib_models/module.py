@@ -27,7 +27,7 @@ from mendiff.calibration import Calibration
 from mendiff.checkpoints.provenance import Fitted, this_machine
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import DivergedError, InputError
-from mendiff.methods.base import Method, MethodConfig, Progress, find_method, find_preset, unwatched
+from mendiff.methods.base import Method, MethodConfig, Progress, find_method, find_preset, no_progress
 from mendiff.methods.config import config_from_dict, config_to_dict
 from mendiff.model import calibrate
 from mendiff.training.average import Average
@@ -114,7 +114,7 @@ class MethodModule(HeldBack, Stored):
         self.average = Average(self.config.training.ema)
         self._finished = self._adapted = self._codec_fitted = False
         self.codec_stage = CodecStage()
-        self.progress: Progress = unwatched
+        self.progress: Progress = no_progress
         # Plain data, so that checkpoints load with weights_only. They contain the backbone's weights.
         self.hparams.update(config=config_to_dict(self.config), features_weights=None)
 

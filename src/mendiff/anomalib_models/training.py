@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from mendiff.anomalib_models.fsdp import Sharded
 from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.module import MethodModule
-from mendiff.methods.base import Progress, unwatched
+from mendiff.methods.base import Progress, no_progress
 from mendiff.training.codec_stage import CHECKPOINT, CODEC_CHECKPOINT, CodecStage
 from mendiff.training.optimizers import trainer_precision
 from mendiff.training.order import StepOrder
@@ -74,7 +74,7 @@ def train(
     processes: Processes = ALONE,
     resume: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
-    stages: Progress = unwatched,
+    stages: Progress = no_progress,
 ) -> None:
     """Train and calibrate a model on good images; the result is in the module.
 
@@ -128,7 +128,7 @@ def train(
     except SystemExit as error:  # Lightning raises this on Ctrl-C
         raise KeyboardInterrupt from error
     finally:
-        module.progress = unwatched
+        module.progress = no_progress
     module.gather()
 
 

@@ -192,7 +192,7 @@ ABLATIONS: dict[str, Ablation] = {
         "GLAD, Tables 6 and 7 together, from the same fits", (*_PIECES, *_FIXED_STEPS)
     ),
     "glad-rewind": Ablation(
-        "GLAD, Section 3.3: rungs that an image goes back once its stop score was exceeded",
+        "GLAD, Section 3.3: ladder steps that an image goes back after its stop score is exceeded",
         tuple(
             _glad(f"n = {rewind}, {label}", {}, {"rewind": rewind, "fusion": fusion})
             for fusion, label in (("none", "without SAFF"), ("x0", "with SAFF"))

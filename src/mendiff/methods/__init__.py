@@ -1,1 +1,1 @@
-"""The papers, one file each."""
+"""The methods: GLAD, DiAD and RAN."""

@@ -1,4 +1,4 @@
-"""Configs as plain data: frozen dataclasses to JSON-able dictionaries and back, strictly."""
+"""Strict conversion of config dataclasses to JSON-compatible dictionaries and back."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from mendiff.errors import InputError
 
 Config = TypeVar("Config")
 LARGEST = 2**63 - 1
-"""Whole number that a field may hold, either sign: torch takes no other."""
+"""Largest absolute value of an integer field, torch's int64."""
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass, or a mapping, as nested dictionaries; tuples become lists, as JSON has them."""
+    """Convert a config dataclass or a mapping to nested dictionaries; tuples become lists, as in JSON."""
     plain: dict[str, Any] = _plain(config)
     return plain
 
 
 def config_from_dict(kind: type[Config], data: Any, where: str = "config") -> Config:
-    """The config dataclass `kind` from nested dictionaries; missing fields keep their defaults, if they have.
+    """Build the config dataclass `kind` from nested dictionaries; missing fields have their defaults.
 
     Args:
-        kind: a frozen dataclass of numbers, strings, booleans, tuples, dictionaries and further dataclasses.
+        kind: a frozen dataclass of numbers, strings, booleans, tuples, dictionaries and dataclasses.
         data: field names to values.
-        where: for messages: the path of names that led here.
+        where: path of the field, for messages.
 
     Raises:
-        InputError: for an unknown or missing field, a value of another type, and a number that is not finite
-            or has more than 64 bits; it names the field and what is allowed.
+        InputError: for an unknown or missing field, a wrong type, and a number that is not finite or has more
+            than 64 bits.
     """
     if not isinstance(data, Mapping):
         raise InputError(f"{where}: expected a group of fields, got {data!r}.")
@@ -42,7 +42,7 @@ def config_from_dict(kind: type[Config], data: Any, where: str = "config") -> Co
     if unknown:
         _refuse_renamed(kind, unknown[0])
         raise InputError(f"{where}: expected some of {', '.join(names)}, got {unknown[0]!r}.")
-    missing = [one.name for one in fields(kind) if one.name not in data and _is_required(one)]  # type: ignore[arg-type]
+    missing = [field.name for field in fields(kind) if field.name not in data and _is_required(field)]  # type: ignore[arg-type]
     if missing:
         raise InputError(f"{where}: expected the field {missing[0]!r}, but it is missing.")
     values = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}
@@ -50,10 +50,10 @@ def config_from_dict(kind: type[Config], data: Any, where: str = "config") -> Co
 
 
 def _refuse_renamed(kind: type, name: str) -> None:
-    """Refuse the dotted name that a field had in an earlier version, and say what it is called now."""
+    """Raise InputError with the current name of a field for its name in an earlier version."""
     new = getattr(kind, "RENAMED", {}).get(name)
     if new:
-        raise InputError(f"{name}: expected {new}, as this field is called now.")
+        raise InputError(f"{name}: expected {new}, the current name of this field.")
 
 
 def _is_required(field: Any) -> bool:
@@ -61,17 +61,17 @@ def _is_required(field: Any) -> bool:
 
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A config with some fields replaced, by dotted name: {"training.steps": 100}."""
+    """Return a config with some fields replaced, by dotted name: {"training.steps": 100}."""
     data = config_to_dict(config)
     for dotted, value in changes.items():
         _refuse_renamed(type(config), dotted)
         *parents, last = dotted.split(".")
-        place: Any = data
+        group: Any = data
         for parent in parents:
-            place = place.get(parent) if isinstance(place, dict) else None
-        if not isinstance(place, dict):
+            group = group.get(parent) if isinstance(group, dict) else None
+        if not isinstance(group, dict):
             raise InputError(f"--set: expected a field of the config such as training.steps, got {dotted!r}.")
-        place[last] = copy.deepcopy(value)  # a later change may go into it
+        group[last] = copy.deepcopy(value)  # a later change may modify it
     return config_from_dict(type(config), data)
 
 
@@ -87,7 +87,7 @@ def _plain(value: Any) -> Any:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:  # which of its texts is checked where the dataclass is made
+    if origin is Literal:  # the dataclass checks the choice
         return _convert(str, value, where)
     if hint is Any:
         return _checked(value, where)
@@ -120,7 +120,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _checked(value: Any, where: str) -> Any:
-    """Plain data of any kind, which must be what JSON can hold."""
+    """JSON-compatible data of any type, checked."""
     if isinstance(value, Mapping):
         return {str(key): _checked(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -132,7 +132,7 @@ def _checked(value: Any, where: str) -> Any:
 
 
 def _check_number(value: Any, where: str) -> None:
-    """Refuse numbers that nothing can be computed with."""
+    """Raise InputError for integers beyond 64 bits and for infinity and nan."""
     if isinstance(value, int) and abs(value) > LARGEST:
         digits = value.bit_length() * 0.30103
         raise InputError(f"{where}: expected a number of at most 18 digits, got one of {math.ceil(digits)}.")

@@ -1,7 +1,7 @@
 """DiAD: one diffusion model for many categories (He et al., AAAI 2024).
 
-A denoiser draws a good part anew from pure noise; the SG network tells it which part, and how it lies.
-`reference=True` follows the published code. Where paper and code part is said at the line.
+A denoiser generates a good part from noise. The SG network (semantic-guided) conditions it on the image.
+`reference=True` reproduces the published code; comments describe its differences to the paper.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from mendiff.diffusion.ladder import ladder, noised_at
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.methods.base import (
-    TIMESTEPS,
     Batches,
     Method,
     MethodConfig,
     Progress,
     check_single,
     estimate_panels,
-    fit_to_mended,
-    unwatched,
+    fit_readout,
+    no_progress,
 )
+from mendiff.methods.base_config import TIMESTEPS
 from mendiff.methods.diad_config import PRESETS, DiadConfig
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import MEAN, STD, check_size, make_codec
@@ -40,11 +40,11 @@ from mendiff.scoring.readout_config import DRAWN_PARTS
 from mendiff.types import Detection, Estimate, Step, Trace
 
 GUIDANCE = 9.0
-"""Of the published code, between the empty prompt and itself: it changes nothing and doubles the work."""
+"""Guidance scale of the published code; both prompts are empty, so it only doubles the work."""
 
 
 class Diad(Method):
-    """Reconstruction from noise, steered by what the SG network sees.
+    """Reconstruction from noise, conditioned by the SG network.
 
     Args:
         config: see DiadConfig.
@@ -58,7 +58,7 @@ class Diad(Method):
         "start_timesteps": [[100], [200], [300], [500], [750], [1000]],
         "sampler_steps": [1, 2, 5, 10],
     }
-    # A step of DiAD, with its second network, takes as long as two of GLAD: as many minutes for both.
+    # Fewer steps than GLAD: the SG network doubles the time of a step.
     DEMO: ClassVar = {
         "training.steps": 700,
         "codec.factor": 4,
@@ -74,8 +74,8 @@ class Diad(Method):
         super().__init__(config)
         self.schedule = make_schedule(config.schedule, TIMESTEPS)
         self.codec = make_codec(config.codec)
-        room = config.training.cache_gigabytes * 1e9
-        self.cache = LatentCache(room) if room else None
+        cache_bytes = config.training.cache_gigabytes * 1e9
+        self.cache = LatentCache(cache_bytes) if cache_bytes else None
         unet = config.denoiser
         if config.reference:
             unet = replace(unet, guidance=unet.guidance or GUIDANCE)
@@ -84,23 +84,23 @@ class Diad(Method):
         if not config.train_encoder:
             self.denoiser.train_decoder_only()
         if config.reference and self.denoiser.guide is not None:
-            self.denoiser.guide.requires_grad_(True)  # outputs that go nowhere too
+            self.denoiser.guide.requires_grad_(True)  # including unused outputs
         self.features = make_features(config.features)
         self.readout = Readout(config.readout, self.features.channels)
-        # The codec scales its input from [0,1] to [-1,1] by itself; these undo that for published weights.
+        # ImageNet's normalisation, for published weights.
         for name, values in (("mean", MEAN), ("std", STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     @property
     def size_multiple(self) -> int:
-        """Image height and width must divide by this."""
+        """Image height and width must be multiples of this."""
         multiple: int = self.codec.factor * self.denoiser.multiple
         return multiple
 
     # Training.
 
     def training_loss(self, image: Tensor, rng: PerImageRandom) -> Tensor:
-        """The noise loss of good images that are their own hints, (B,3,H,W) in [0,1] to a scalar."""
+        """Noise loss of good images with the images as hints, (B,3,H,W) in [0,1] to a scalar."""
         check_size(self.codec, image, self.denoiser.multiple)
         config, noise = self.config, None
         if config.reference:
@@ -112,13 +112,13 @@ class Diad(Method):
         return self.noise_loss(z0, self.scaled(image), t, rng.like(z0))
 
     def noise_loss(self, z0: Tensor, hint: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Squared error of what the network predicts, at given noise, to a scalar.
+        """Squared error of the network output at given noise, to a scalar.
 
         Args:
             z0: clean latents, (B,c,h,w).
-            hint: pixels as the SG network takes them, (B,3,H,W); see `scaled`.
-            t: (B,).
-            eps: (B,c,h,w).
+            hint: input of the SG network, (B,3,H,W); see `scaled`.
+            t: timesteps, (B,).
+            eps: noise, (B,c,h,w).
         """
         z_t = self.schedule.add_noise(z0, eps, t)
         target = self.denoiser.unet.target(z0, eps, t)
@@ -127,14 +127,14 @@ class Diad(Method):
         weight = self.schedule.min_snr_weight(t, self.config.min_snr_gamma, self.config.denoiser.prediction)
         return (weight.to(error) * error).mean()
 
-    # Pixels as the networks take them.
+    # Scaling of pixels.
 
     def scaled(self, image: Tensor) -> Tensor:
-        """Pixels in [0,1] as the SG network sees them, (B,3,H,W): ImageNet-normalised or in [-1,1]."""
+        """Scale pixels in [0,1] for the SG network, (B,3,H,W): ImageNet-normalised or in [-1,1]."""
         return (image - self.mean) / self.std if self.config.normalised else image * 2 - 1
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Latents of pixels in [0,1], (B,3,H,W) to (B,c,h,w); noise samples the posterior."""
+        """Latents of pixels in [0,1], (B,3,H,W) to (B,c,h,w); with noise a sample of the posterior."""
         return self.codec.encode(self.scaled(image) / 2 + 0.5, noise)
 
     def decode(self, z0: Tensor) -> Tensor:
@@ -146,88 +146,85 @@ class Diad(Method):
 
     @deterministic
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
-        """Draw every image anew from noise and compare features; see Method.predict."""
+        """Reconstruct images from noise and compare features; see Method.predict."""
         check_size(self.codec, image, self.denoiser.multiple)
-        return self._judge(image, self._rebuild(image, seeds))
+        return self._detection(image, self._reconstruct_images(image, seeds))
 
     @deterministic
     def trace(self, image: Tensor, seeds: Tensor) -> Trace:
-        """The noised start and the estimates down the ladder; see Method.trace."""
+        """The noised input and the estimates at every timestep; see Method.trace."""
         check_single(image)
         check_size(self.codec, image, self.denoiser.multiple)
         steps: list[Step] = []
-        found = self._judge(image, self._rebuild(image, seeds, steps))
+        found = self._detection(image, self._reconstruct_images(image, seeds, steps))
         return Trace(found, estimate_panels(steps, lambda z: self.decode(z).clamp(0, 1), noised=True))
 
-    def _judge(self, image: Tensor, rebuilt: Tensor) -> Detection:
-        """What was found in images, given what good parts would look like, two (B,3,H,W)."""
-        anomaly_map = self.readout.anomaly_map(image, [rebuilt], self.features)
+    def _detection(self, image: Tensor, reconstruction: Tensor) -> Detection:
+        """The result for images and their reconstructions, two (B,3,H,W)."""
+        anomaly_map = self.readout.anomaly_map(image, [reconstruction], self.features)
         if anomaly_map.shape[-2:] != image.shape[-2:]:
             anomaly_map = F.interpolate(anomaly_map, image.shape[-2:], mode="bilinear", align_corners=True)
         return Detection(
             score=self.readout.score(anomaly_map),
             anomaly_map=anomaly_map,
-            reconstruction=rebuilt.clamp(0, 1),
+            reconstruction=reconstruction.clamp(0, 1),
             stop_step=torch.zeros(len(image), dtype=torch.int64, device=image.device),
         )
 
-    def reconstruct(self, z0: Tensor, noise: Tensor, hint: Tensor, seen: list[Step] | None = None) -> Tensor:
-        """Noise the latents and walk them down, steered by the hint, to clean latents (B,c,h,w).
+    def reconstruct(self, z0: Tensor, noise: Tensor, hint: Tensor, steps: list[Step] | None = None) -> Tensor:
+        """Add noise to the latents and sample with the hint; returns clean latents, (B,c,h,w).
 
         Args:
             z0: clean latents, (B,c,h,w).
             noise: start noise of the same shape.
-            hint: pixels as the SG network takes them, (B,3,H,W); see `scaled`.
-            seen: takes the steps of the walk, for who wants to see them.
+            hint: input of the SG network, (B,3,H,W); see `scaled`.
+            steps: receives the sampler steps.
         """
         config = self.config
         start = torch.full((len(z0),), config.start_timesteps[0], device=z0.device)
-        rungs = ladder(start, config.sampler_steps, config.spacing)
-        # The published code noises to the last timestep although its ladder starts 98 below.
-        z_t = self.schedule.add_noise(z0, noise, noised_at(rungs[:, 0], start - 1, config.noise_timestep))
-        embedding = self.denoiser.embed(hint)  # once: it is the same at every step
+        timesteps = ladder(start, config.sampler_steps, config.spacing)
+        # The published code adds noise at the last timestep, although its ladder starts 98 timesteps lower.
+        z_t = self.schedule.add_noise(z0, noise, noised_at(timesteps[:, 0], start - 1, config.noise_timestep))
+        embedding = self.denoiser.embed(hint)  # the same at every step
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
             estimate: Estimate = self.denoiser(x_t, t, embedding)
             return estimate
 
-        return ddim(denoise, z_t, rungs, self.schedule, edit=recorded(None, seen))
+        return ddim(denoise, z_t, timesteps, self.schedule, edit=recorded(None, steps))
 
-    def _rebuild(self, image: Tensor, seeds: Tensor, seen: list[Step] | None = None) -> Tensor:
-        """What good parts in the images' place would look like, (B,3,H,W) in about [0,1].
-
-        See `reconstruct` for seen.
-        """
+    def _reconstruct_images(self, image: Tensor, seeds: Tensor, steps: list[Step] | None = None) -> Tensor:
+        """Reconstructions of images, (B,3,H,W) in about [0,1]; steps as for `reconstruct`."""
         random = PerImageRandom(seeds)
         z0 = self.encode(image)
         if self.config.reference:
             z0 = self.encode(image, random.like(z0))
-        return self.decode(self.reconstruct(z0, random.like(z0), self.scaled(image), seen))
+        return self.decode(self.reconstruct(z0, random.like(z0), self.scaled(image), steps))
 
     @deterministic
     def rehearse_prediction(self, image: Tensor) -> None:
-        """One step down the ladder and the read-out: the other steps repeat it."""
+        """A sampler step and the read-out; further steps repeat these."""
         z0, embedding = self.encode(image), self.denoiser.embed(self.scaled(image))
         t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
-        rebuilt = self.decode(self.denoiser(z0, t, embedding).x0)
-        self.readout.anomaly_map(image, [rebuilt], self.features)
+        reconstruction = self.decode(self.denoiser(z0, t, embedding).x0)
+        self.readout.anomaly_map(image, [reconstruction], self.features)
 
     @property
     def adapted(self) -> list[nn.Module]:
-        """See Method.adapted: the UNet's decoder, and what the SG network copies from its encoder."""
+        """The UNet's decoder, and the SG network's copies of its encoder; see Method.adapted."""
         guide = self.denoiser.guide
         copied = [] if guide is None else [guide.network.down_blocks, guide.network.mid_block]
         return [self.denoiser.unet.network.up_blocks, *copied]
 
-    # What good images look like.
+    # Statistics of good images.
 
     @deterministic
     def fit_statistics(
-        self, held_back: Batches, seen: Batches | None = None, progress: Progress = unwatched
+        self, held_back: Batches, seen: Batches | None = None, progress: Progress = no_progress
     ) -> None:
-        """Learn the read-out; see Method.fit_statistics."""
+        """Compute the statistics of the read-out; see Method.fit_statistics."""
 
-        def rebuild(image: Tensor, seeds: Tensor) -> list[Tensor]:
-            return [self._rebuild(image, seeds)]
+        def reconstruct(image: Tensor, seeds: Tensor) -> list[Tensor]:
+            return [self._reconstruct_images(image, seeds)]
 
-        fit_to_mended(self.readout, self.features, rebuild, held_back, seen, progress)
+        fit_readout(self.readout, self.features, reconstruct, held_back, seen, progress)

@@ -1,4 +1,4 @@
-"""DiAD's settings: what they mean, what they may be, and the presets."""
+"""DiAD's config and presets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ from typing import ClassVar
 
 from mendiff.diffusion.ladder import Spacing
 from mendiff.errors import InputError, check_count, check_range
-from mendiff.methods.base import (
-    SMALL_TRAINING,
-    TIMESTEPS,
-    DiffusionConfig,
-    TrainingConfig,
-)
+from mendiff.methods.base_config import SMALL_TRAINING, TIMESTEPS, DiffusionConfig, TrainingConfig
 from mendiff.nets import AUTO
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
 from mendiff.nets.codec_fit import CodecFitConfig
@@ -27,22 +22,23 @@ from mendiff.scoring.readout_config import LEARNED, SAME_PLACE, ReadoutConfig
 
 @dataclass(frozen=True)
 class DiadConfig(DiffusionConfig):
-    """Everything that DiAD can be told.
+    """Settings of DiAD.
 
     Attributes:
         readout: see ReadoutConfig.
-        guide: the SG network; None leaves it out (the paper's LDM, or with the codec "pixels" its DDPM).
-        train_encoder: train the denoiser's encoder and middle block too, as training from scratch needs;
-            published weights keep those of Stable Diffusion.
-        normalised: give codec and SG network pixels in ImageNet's normalisation, as published weights
-            expect; [-1,1] otherwise.
-        start_timesteps: one; the sampler's timesteps are among that many lowest.
-        noise_timestep: whose noise the start latents carry, where the sampler begins at or below it (999 as
-            published, with a start at 1000); otherwise, and for 0, that of the sampler's first timestep.
-        sampler_steps: DDIM steps.
-        spacing: of the sampler's timesteps: "leading" (published) or "trailing".
-        reference: follow the published code number for number: latents are drawn from the codec's posterior,
-            and guidance runs between equal prompts.
+        guide: SG network; None for none (the paper's LDM, or its DDPM with the codec "pixels").
+        train_encoder: also train the denoiser's encoder and middle block, which training from scratch needs.
+            The published weights keep those of Stable Diffusion.
+        normalised: normalise the pixels for codec and SG network as for ImageNet, as the published weights
+            expect; otherwise they are in [-1,1].
+        start_timesteps: a single start timestep; the sampler's timesteps are below it.
+        noise_timestep: timestep at which noise is added, if it is from the sampler's first timestep to the
+            start timestep (999 as published, with a start at 1000). Otherwise, and for 0, it is the sampler's
+            first timestep.
+        sampler_steps: number of DDIM steps.
+        spacing: spacing of the sampler's timesteps: "leading" (published) or "trailing".
+        reference: reproduce the published code exactly: latents are sampled from the codec's posterior, and
+            guidance has equal prompts.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {
@@ -78,14 +74,14 @@ class DiadConfig(DiffusionConfig):
         )
         if self.training.lora_rank and self.train_encoder:
             raise InputError(
-                "training.lora_rank: expected 0 with train_encoder, which is for networks that start from "
-                f"random weights, got {self.training.lora_rank}."
+                "training.lora_rank: expected 0 with train_encoder, which is for training from scratch, got "
+                f"{self.training.lora_rank}."
             )
         if self.denoiser.categories:
-            raise InputError("denoiser.categories: expected none for DiAD, whose prompt is always empty.")
+            raise InputError("denoiser.categories: expected none for DiAD, which has an empty prompt.")
         if len(self.start_timesteps) > 1:
             raise InputError(
-                f"start_timesteps: expected one for DiAD, which draws every image once, got "
+                f"start_timesteps: expected one for DiAD, which samples every image once, got "
                 f"{list(self.start_timesteps)}."
             )
         check_range("noise_timestep", self.noise_timestep, 0, TIMESTEPS - 1)
@@ -99,7 +95,7 @@ PUBLISHED = DiadConfig(
     features=FeaturesConfig("resnet50"),
     normalised=True,
 )
-"""The size of the published checkpoint: Stable Diffusion v1-5 with an SG network, MVTec-AD at 256 pixels."""
+"""The config of the published checkpoint: Stable Diffusion v1-5 with an SG network at 256 pixels."""
 
 _TINY = DiadConfig(
     upright="auto",
@@ -122,7 +118,7 @@ _TINY = DiadConfig(
     train_encoder=True,
     train_timesteps=(1, 400),
     min_snr_gamma=5.0,
-    # A network that has minutes to learn draws nothing believable from pure noise.
+    # After minutes of training the network cannot generate parts from pure noise.
     start_timesteps=(200,),
     noise_timestep=0,
     sampler_steps=1,
@@ -144,24 +140,24 @@ _SMALL = DiadConfig(
     readout=SAME_PLACE,
     train_encoder=True,
 )
-"""The published mechanism in full, as small as it can be: drawn from pure noise in ten steps, by a hint that
-enters at the deepest level alone, on the latents of a codec that learns the good images first."""
+"""All published mechanisms at a small size: sampling from pure noise in ten steps, with a hint at the deepest
+level only. The codec is fitted to the good images first."""
 
 
 def _published(images: int) -> DiadConfig:
-    """Table 11 for a set of so many training images: 1000 epochs at batch 12, four batches accumulated."""
+    """Table 11 for a number of training images: 1000 epochs with four accumulated batches of 12."""
     steps = 1000 * math.ceil(images / 12) // 4
     return replace(PUBLISHED, training=replace(PUBLISHED.training, steps=steps, batch_size=48, accumulate=4))
 
 
-# Results, one model for all categories of a set: cls AUROC / AP / F1max, seg AUROC / AP / F1max, PRO.
+# Results of a model for all categories of a data set: cls AUROC / AP / F1max, seg AUROC / AP / F1max, PRO.
 _MVTEC = _published(3629)  # 97.2 / 99.0 / 96.5, 96.8 / 52.6 / 55.5, 90.7 (tables 1, 3, 4)
 PRESETS: dict[str, DiadConfig] = {
     "tiny": _TINY,
     "small": _SMALL,
     "paper": _MVTEC,
     "paper/mvtec": _MVTEC,
-    # VisA's split for one class leaves 8,659 of its 9,621 good images for training.
+    # VisA's 1-class split has 8,659 of its 9,621 good images for training.
     "paper/visa": _published(8659),  # 86.8 / 88.3 / 85.1, 96.0 / 26.1 / 33.0, 75.2 (table 2)
     "paper/mvtec3d": _published(2656),  # 84.6 / 94.8 / 95.5, 96.4 / 25.3 / 32.2, 87.8 (table 5)
     "paper/medical": _published(9042),  # cls 77.2, seg 96.9, PRO 87.7, DICE 32.3 (table 6)

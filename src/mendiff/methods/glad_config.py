@@ -1,4 +1,4 @@
-"""GLAD's settings: what they mean, what they may be, and the presets."""
+"""GLAD's config and presets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from mendiff.diffusion.ladder import Spacing
 from mendiff.errors import InputError, check_count, check_range
-from mendiff.methods.base import (
-    SMALL_TRAINING,
-    TIMESTEPS,
-    DiffusionConfig,
-    TrainingConfig,
-)
+from mendiff.methods.base_config import SMALL_TRAINING, TIMESTEPS, DiffusionConfig, TrainingConfig
 from mendiff.methods.glad_settings import SETS, SETTINGS, Setting
 from mendiff.nets import AUTO
 from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
@@ -29,35 +24,35 @@ from mendiff.synthesis.foreground import Mode
 
 @dataclass(frozen=True)
 class GladConfig(DiffusionConfig):
-    """Everything that GLAD can be told.
+    """Settings of GLAD.
 
     Attributes:
         synthesis, readout: see their configs.
-        own_stop_features: give the stop rule an extractor of its own, of the same config: in the published
-            models of VisA and PCB-Bank the read-out's was fine-tuned and the stop rule's was not.
+        own_stop_features: use a separate extractor of the same config for the stop rule. In the published
+            models of VisA and PCB-Bank only the extractor of the read-out was fine-tuned.
         mix: train on (t/T) anomalous + (1 - t/T) normal latents, as the published code does.
-        variants: so many variants of every good image are trained on, half of which have a synthetic anomaly
-            (see synthesis.share); their latents are kept up to training.cache_gigabytes. 0 makes new
+        variants: number of training variants of every good image, about half of them with a synthetic anomaly
+            (see synthesis.share). Their latents are cached up to training.cache_gigabytes. 0 creates new
             anomalies at every step.
-        start_timesteps: T', where the search starts; several are run one by one and their maps averaged.
-        sampler_steps: N, DDIM steps from T' down.
-        spacing: of the sampler's timesteps: "leading" (published) or "trailing".
-        noise_timestep: timestep whose noise the start latents carry, if it is from the sampler's first to T'
-            (T' - 1 in the published settings of VisA and PCB-Bank); otherwise, and for 0, it is that of the
-            sampler's first timestep (of T' in `reference`).
-        adaptive: whether images stop on their own (ADS); otherwise all walk from T' to the end.
-        threshold: stop score of ADS; None learns one per rung from good images.
-        min_timestep: an image that reaches a timestep below this stops there.
-        rewind: n, rungs of the ladder that an image whose stop score was exceeded at t goes back to continue
-            from t + n, not beyond the ladder's first (the paper: at t some of the anomaly is preserved, from
-            t + n it can be reconstructed while normal regions are kept best); 0 goes on at t, as the code
-            does. Images that `min_timestep` stops go on at t.
-        fusion: of normal regions at the stop (SAFF): "x0" fuses clean estimates, as the published code does;
-            "none" goes on from the true noisy input.
-        object_mask: weigh the final map by the part: "none", "dark", "bright" or "auto".
-        both_ways: categories of one model for many whose map is the mean of both directions of the match, as
-            in the published multi-class code; see denoiser.categories.
-        reference: follow the published code number for number, faults included.
+        start_timesteps: T', start timesteps of the search. Several are run in turn and their maps averaged.
+        sampler_steps: N, number of DDIM steps from T'.
+        spacing: spacing of the sampler's timesteps: "leading" (published) or "trailing".
+        noise_timestep: timestep at which noise is added, if it is from the sampler's first timestep to T'
+            (T' - 1 in the published settings of VisA and PCB-Bank). Otherwise, and for 0, it is the sampler's
+            first timestep (T' in `reference`).
+        adaptive: search for a stop step per image (ADS); otherwise all images are sampled from T' to the end.
+        threshold: stop threshold of ADS; None computes a threshold per timestep from good images.
+        min_timestep: images stop at the first timestep below this.
+        rewind: n, number of ladder steps to go back when the stop score exceeds the threshold at t, at most
+            to the first step. In the paper, an anomaly is partly preserved at t, and can be reconstructed
+            from t + n while normal regions are preserved best. 0 continues from t, as the published code
+            does. Images stopped by `min_timestep` also continue from t.
+        fusion: fusion of normal regions at the stop step (SAFF): "x0" fuses clean estimates, as in the
+            published code; "none" continues from the true noisy input.
+        object_mask: foreground mode of the weight of the map: "none", "dark", "bright" or "auto".
+        both_ways: categories of a multi-class model whose map is the mean of both matching directions, as in
+            the published multi-class code; see denoiser.categories.
+        reference: reproduce the published code exactly, including its errors.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {
@@ -92,20 +87,20 @@ class GladConfig(DiffusionConfig):
         check_pixels(self.codec, "symmetric")
         if self.training.lora_rank and self.denoiser.kind != "conditional_unet":
             raise InputError(
-                "training.lora_rank: expected 0 for a network that starts from random weights, got "
-                f"{self.training.lora_rank}; preset paper has a pretrained one."
+                "training.lora_rank: expected 0 for a network that is trained from scratch, got "
+                f"{self.training.lora_rank}; preset paper has a pretrained network."
             )
         check_range("noise_timestep", self.noise_timestep, 0, TIMESTEPS - 1)
         check_count("sampler_steps", self.sampler_steps, 1, TIMESTEPS)
         check_range("rewind", self.rewind, 0)
         if self.reference and self.rewind:
             raise InputError(
-                f"rewind: expected 0 with reference, whose published code never goes back, got {self.rewind}."
+                f"rewind: expected 0 with reference, as in the published code, got {self.rewind}."
             )
         if self.reference and self.noise_timestep != TIMESTEPS - 1 and max(self.start_timesteps) == TIMESTEPS:
             raise InputError(
-                f"start_timesteps: expected at most {TIMESTEPS - 1} with reference, which noises to T' "
-                f"itself, got {TIMESTEPS}; set noise_timestep={TIMESTEPS - 1}."
+                f"start_timesteps: expected at most {TIMESTEPS - 1} with reference, which adds noise at T', "
+                f"got {TIMESTEPS}; set noise_timestep={TIMESTEPS - 1}."
             )
         self._check_variants()
 
@@ -155,8 +150,8 @@ _SMALL = GladConfig(
     sampler_steps=15,
     rewind=1,
 )
-"""The published mechanism in full, as small as it can be: trained from scratch on the latents of a codec that
-learns the good images first."""
+"""All published mechanisms at a small size, trained from scratch. The codec is fitted to the good images
+first."""
 
 _PAPER = GladConfig(
     image_size=512,
@@ -167,11 +162,11 @@ _PAPER = GladConfig(
         "vit_base_patch8_224.dino", ("block3", "block6", "block9", "block12"), position_resampling="dino"
     ),
 )
-"""Published sizes for parts that the paper has no settings for: the stop threshold comes from good images."""
+"""Published sizes, for categories without published settings; stop thresholds come from good images."""
 
 
 def _published(setting: Setting) -> GladConfig:
-    """The preset of one category of the paper."""
+    """The preset of a published category."""
     return replace(
         _PAPER,
         training=replace(_PAPER.training, steps=setting.trained),
@@ -192,26 +187,26 @@ def _published(setting: Setting) -> GladConfig:
 
 
 def _multi_class(settings: Mapping[str, Setting]) -> GladConfig:
-    """The preset of one model for all categories of a set, each with its prompt.
+    """The preset of a multi-class model for a data set, with a prompt per category.
 
-    T', min_timestep and resolution are those that most categories have; stop thresholds are learned for
-    each. It trains for as many steps as the single models together, which is our choice.
+    T', min_timestep and resolution are the most frequent values; stop thresholds are computed per category.
+    The number of training steps is the sum over categories, which is our choice.
     """
-    steps = sum(one.trained for one in settings.values())
-    alike: dict[str, Any] = {
+    steps = sum(setting.trained for setting in settings.values())
+    common: dict[str, Any] = {
         "threshold": 0.0,
         "trained": steps,
         "pixels": 0.0,
         "anomalies": "none",
         "part": "none",
     }
-    counts = Counter(replace(one, both_ways=False, **alike) for one in settings.values())
+    counts = Counter(replace(setting, both_ways=False, **common) for setting in settings.values())
     single = _published(counts.most_common(1)[0][0])
     return replace(
         single,
         denoiser=replace(single.denoiser, categories=tuple(settings)),
         threshold=None,
-        both_ways=tuple(name for name, one in settings.items() if one.both_ways),
+        both_ways=tuple(name for name, setting in settings.items() if setting.both_ways),
     )
 
 

@@ -1,7 +1,7 @@
-"""GLAD's published settings per category, as plain data; the authors chose them by the test metric.
+"""GLAD's published settings per category; the authors selected them by the test metric.
 
-Settings: of the published code. Results: I-AUROC / P-AUROC of the paper's tables 1 (MVTec-AD), 2 (MPDD),
-3 (VisA) and 4 (PCB-Bank), beside every line.
+The settings are those of the published code. The comments are the results in tables 1 (MVTec-AD), 2 (MPDD),
+3 (VisA) and 4 (PCB-Bank) of the paper: I-AUROC / P-AUROC.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from mendiff.synthesis.foreground import Mode
 
 @dataclass(frozen=True)
 class Setting:
-    """What the published code sets for one category; the fields of GladConfig that they go into.
+    """Settings of the published code for a category, and the corresponding fields of GladConfig.
 
     Attributes:
-        start_timestep: T', the only one of `start_timesteps`.
-        threshold: of the stop rule.
-        trained: steps, `training.steps`.
+        start_timestep: T', `start_timesteps`.
+        threshold: stop threshold.
+        trained: training steps, `training.steps`.
         pixels: v, `readout.pixel_weight`.
         min_timestep, sampler_steps: see GladConfig.
-        noise_timestep: see GladConfig; 0 noises to T' in `reference`. The published code noises VisA and
-            PCB-Bank to T' - 1.
-        resolution: side at which images are compared, `readout.resolution`; 0 for the images' own, 512.
-        both_ways: match reconstruction to image, too, `readout.backward`.
-        tuned_features: whether the read-out's extractor was fine-tuned and the stop rule's was not.
-        anomalies: where synthetic anomalies may lie in training, `synthesis.foreground`.
-        part: what the final map is weighed by, `object_mask`.
+        noise_timestep: see GladConfig; 0 adds noise at T' in `reference`. The published code adds it at
+            T' - 1 for VisA and PCB-Bank.
+        resolution: side of the compared images, `readout.resolution`; 0 for their size, 512.
+        both_ways: also match the reconstruction to the image, `readout.backward`.
+        tuned_features: whether the extractor of the read-out, but not of the stop rule, is fine-tuned.
+        anomalies: foreground mode of synthetic anomalies, `synthesis.foreground`.
+        part: foreground mode of the weight of the map, `object_mask`.
     """
 
     start_timestep: int
@@ -45,7 +45,7 @@ class Setting:
 
 
 def _fine(threshold: float, pixels: float, anomalies: Mode = "none", *, both_ways: bool = False) -> Setting:
-    """A category of VisA or PCB-Bank."""
+    """Settings of a category of VisA or PCB-Bank."""
     return Setting(
         start_timestep=450,
         threshold=threshold,
@@ -105,7 +105,7 @@ VISA = {  # mean 99.5 / 98.6
     "pipe_fryum": _fine(0.45, 2, "bright"),  # 98.9 / 99.4
 }
 
-PCB_BANK = {  # mean 98.7 / 99.3; the first four are VisA's, in data, settings and results
+PCB_BANK = {  # mean 98.7 / 99.3; data, settings and results of the first four are VisA's
     **{name: VISA[name] for name in ("pcb1", "pcb2", "pcb3", "pcb4")},
     "pcb5": _fine(0.4, 2),  # 99.6 / 99.1
     "pcb6": _fine(0.45, 1),  # 92.2 / 99.7

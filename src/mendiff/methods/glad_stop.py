@@ -1,4 +1,4 @@
-"""Where GLAD's images stop and what is fused there: adaptive steps (ADS) and spatial fusion (SAFF)."""
+"""GLAD's adaptive denoising steps (ADS) and spatial-adaptive feature fusion (SAFF)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mendiff.diffusion.ddim import ddim_step
-from mendiff.methods.glad_trace import Check, Walk
+from mendiff.methods.glad_trace import RunRecord, StopCheck
 from mendiff.scoring.score import top_k_mean
 from mendiff.types import Estimate, Step
 
@@ -19,34 +19,42 @@ STOP_TOP_K = 10
 
 
 class AdaptiveStop:
-    """The edit of GLAD's sampler: stops each image's search once (ADS) and fuses its normal regions (SAFF).
+    """Edit of the sampler that stops each image once (ADS) and fuses its normal regions (SAFF).
 
-    Lives for one walk down the ladder; `walk` takes what it sees of a single image.
+    An instance serves a single sampler run.
+
+    Args:
+        glad: the method.
+        z0: clean latents, (B,c,h,w).
+        noise: start noise of the same shape.
+        thresholds: stop threshold of every sampler step, (N,).
+        record: receives the values of the stop rule, for a single image.
 
     Attributes:
-        stopped_at: the timestep at which each image stopped, (B,); 0 where it has not.
-        resumed: where images that went back go on, (B,c,h,w), zeros for all others; see GladConfig.rewind.
-        resumed_at: the rung, counted from the top, whose noise these latents carry, (B,); 0 for all others.
-        scores: stop scores of the rungs walked so far, each (B,); 0 for images that had stopped before.
+        stopped_at: timestep at which each image stopped, (B,); 0 for no stop.
+        resumed: latents from which images continue after a rewind, (B,c,h,w), otherwise zeros; see
+            GladConfig.rewind.
+        resumed_at: index of the sampler step of these latents, (B,); 0 for images without a rewind.
+        scores: stop scores of all steps so far, each (B,); 0 for images that stopped before.
     """
 
     def __init__(
-        self, glad: Any, z0: Tensor, noise: Tensor, thresholds: Tensor, walk: Walk | None = None
+        self, glad: Any, z0: Tensor, noise: Tensor, thresholds: Tensor, record: RunRecord | None = None
     ) -> None:
-        self._walk = walk
+        self._record = record
         self._glad, self._z0, self._noise, self._thresholds = glad, z0, noise, thresholds
         self._min_timestep = glad.config.min_timestep if bool(thresholds.isfinite().all()) else 0
         self.stopped_at = torch.zeros(len(z0), dtype=torch.int64, device=z0.device)
         self.resumed, self.resumed_at = torch.zeros_like(z0), torch.zeros_like(self.stopped_at)
         self.scores: list[Tensor] = []
-        self._passed: deque[Step] = deque(maxlen=glad.config.rewind + 1)
+        self._recent: deque[Step] = deque(maxlen=glad.config.rewind + 1)
 
     def __call__(self, step: Step) -> Estimate:
-        """The estimate to follow at this step; see mendiff.diffusion.ddim."""
+        """The estimate that the sampler uses at this step; see mendiff.diffusion.ddim."""
         rows = (self.stopped_at == 0).nonzero().flatten()
         if len(rows) == 0:
             return step.estimate
-        self._passed.append(step)
+        self._recent.append(step)
         glad, t = self._glad, step.t[rows]
         true_z_t, truth = self._true_input(step, rows)
         distance = glad.stop_map(step.estimate.x0[rows], truth)
@@ -55,46 +63,46 @@ class AdaptiveStop:
         over = score > limit
         self.scores.append(torch.zeros_like(self.stopped_at, dtype=score.dtype).index_put((rows,), score))
         stops = over | (t < self._min_timestep)
-        if self._walk is not None:
+        if self._record is not None:
             weight = _fusion_weight(distance, over, truth)
             x0 = step.estimate.x0[rows]
-            self._walk.checks.append(Check(t, x0, truth, distance, score, limit, over, stops, weight))
+            self._record.checks.append(StopCheck(t, x0, truth, distance, score, limit, over, stops, weight))
         rows, distance, over, truth = rows[stops], distance[stops], over[stops], truth[stops]
         self.stopped_at[rows] = step.t[rows]
         weight = _fusion_weight(distance, over, truth)
-        self._go_back(rows[over], weight[over])
+        self._rewind(rows[over], weight[over])
         return self._fuse(step, rows, weight, truth, true_z_t[stops])
 
     def _true_input(self, step: Step, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The true input at this step: its noisy latents, and its clean estimate by the step's noise."""
+        """Noisy latents of the true input, and their clean estimate from the noise estimate of the step."""
         schedule, t = self._glad.schedule, step.t[rows]
         true_z_t = schedule.add_noise(self._z0[rows], self._noise[rows], t)
         return true_z_t, schedule.x0_from_eps(true_z_t, step.estimate.eps[rows], t)
 
-    def _go_back(self, rows: Tensor, weight: Tensor) -> None:
-        """Let rows go on from the earlier rung, fused there by the mask of the step that stopped them."""
-        earlier, back = self._passed[0], len(self._passed) - 1
+    def _rewind(self, rows: Tensor, weight: Tensor) -> None:
+        """Fuse rows at an earlier step, with the mask of the step that stopped them, and resume there."""
+        earlier, back = self._recent[0], len(self._recent) - 1
         if len(rows) == 0 or back == 0:
             return
         true_z_t, truth = self._true_input(earlier, rows)
         fused = self._fuse(earlier, rows, weight, truth, true_z_t)
-        if self._walk is not None:
-            self._walk.resumed = earlier.t[rows], fused.x0[rows]
+        if self._record is not None:
+            self._record.resumed = earlier.t[rows], fused.x0[rows]
         self.resumed[rows] = ddim_step(fused, earlier.s, self._glad.schedule)[rows]
-        self.resumed_at[rows] = len(self.scores) - back  # one below the earlier rung
+        self.resumed_at[rows] = len(self.scores) - back  # the step after the earlier step
 
     def _fuse(self, step: Step, rows: Tensor, weight: Tensor, truth: Tensor, true_z_t: Tensor) -> Estimate:
-        """Replace the rows that stop by weight * generated + (1 - weight) * true input."""
+        """Replace rows of the clean estimate by weight * generated + (1 - weight) * true input."""
         fusion, x0, eps = self._glad.config.fusion, step.estimate.x0.clone(), step.estimate.eps
         if len(rows) == 0:
             return step.estimate
         weight = torch.zeros_like(weight) if fusion == "none" else weight
-        # The direction keeps the noise estimate of the unfused latent (published code).
+        # The noise estimate remains that of the latents before fusion (published code).
         return Estimate(x0.index_put((rows,), weight * x0[rows] + (1 - weight) * truth), eps)
 
 
 def _fusion_weight(distance: Tensor, over: Tensor, latent: Tensor) -> Tensor:
-    """m = sigmoid(map) at latent size where the score stopped it, 0 where min_timestep did, (B,1,h,w)."""  # noqa: D403
+    """Fusion mask: sigmoid(map) at latent size, 0 for images stopped by min_timestep, (B,1,h,w)."""
     if distance.shape[-2:] != latent.shape[-2:]:
         distance = F.interpolate(distance, latent.shape[-2:], mode="bilinear", align_corners=False)
     return torch.sigmoid(distance) * over[:, None, None, None]

@@ -1,4 +1,4 @@
-"""What GLAD's walks saw, as pictures."""
+"""Records of GLAD's adaptive search and their panels."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Decode = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Check:
-    """One look of the stop rule at one image.
+class StopCheck:
+    """Values of the stop rule at a timestep, for a single image.
 
     Attributes:
         t: timestep, (1,).
-        generated: clean estimate of the walk, before any fusion, (1,c,h,w).
-        truth: that of the true input, (1,c,h,w).
-        distance: the stop map, (1,1,h,w).
-        score: of the map, (1,).
-        limit: its threshold, a scalar.
-        over: whether the score exceeds it, (1,).
-        stops: whether the image stops, for that or since it is below min_timestep, (1,).
-        weight: what the generated estimate would be fused with, (1,1,h,w).
+        generated: clean estimate of the sampled latents before fusion, (1,c,h,w).
+        truth: clean estimate of the true input, (1,c,h,w).
+        distance: stop map, (1,1,h,w).
+        score: stop score, (1,).
+        limit: stop threshold, a scalar.
+        over: whether the score exceeds the threshold, (1,).
+        stops: whether the image stops, because of its score or min_timestep, (1,).
+        weight: fusion weight of the generated estimate, (1,1,h,w).
     """
 
     t: Tensor
@@ -43,68 +43,70 @@ class Check:
 
 
 @dataclass
-class Walk:
-    """What a walk of one image saw.
+class RunRecord:
+    """Record of a sampler run for a single image.
 
     Attributes:
-        steps: down the ladder, as they were followed.
-        checks: looks of the stop rule, until it stopped the image.
-        resumed: timestep (1,) and fused estimate (1,c,h,w) from where an image that went back goes on.
-        again: the steps from there.
+        steps: sampler steps with their final estimates.
+        checks: values of the stop rule until the image stops.
+        resumed: timestep (1,) and fused estimate (1,c,h,w) from which an image continues after a rewind.
+        resumed_steps: sampler steps after a rewind.
     """
 
     steps: list[Step] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
+    checks: list[StopCheck] = field(default_factory=list)
     resumed: tuple[Tensor, Tensor] | None = None
-    again: list[Step] = field(default_factory=list)
+    resumed_steps: list[Step] = field(default_factory=list)
 
 
-def walk_panels(walks: Sequence[Walk], decode: Decode, config: GladConfig) -> list[Panel]:
-    """The walks of one image from every start step, rung by rung (the paper's Fig. 1, 2 and 4).
+def run_panels(records: Sequence[RunRecord], decode: Decode, config: GladConfig) -> list[Panel]:
+    """Panels of all runs of an image, timestep by timestep (as in the paper's Fig. 1, 2 and 4).
 
     Args:
-        walks: one per start step.
-        decode: latents to pictures in [0,1].
-        config: the model's.
+        records: a record per start timestep.
+        decode: converts latents to pictures in [0,1].
+        config: config of the model.
     """
     panels: list[Panel] = []
-    for number, walk in enumerate(walks, start=1):
-        run = f"run {number}, " if len(walks) > 1 else ""
-        for check in walk.checks:
-            panels += _looked(check, walk, decode, config, run)
-        if walk.checks and bool(walk.checks[-1].stops):
-            panels += _fused(walk, decode, config, run)
-        rest = walk.steps[len(walk.checks) :] if walk.resumed is None else walk.again
-        panels += estimate_panels(rest, decode, run, noised=not walk.checks)
+    for number, record in enumerate(records, start=1):
+        prefix = f"run {number}, " if len(records) > 1 else ""
+        for check in record.checks:
+            panels += _check_panels(check, record, decode, config, prefix)
+        if record.checks and bool(record.checks[-1].stops):
+            panels += _fusion_panels(record, decode, config, prefix)
+        rest = record.steps[len(record.checks) :] if record.resumed is None else record.resumed_steps
+        panels += estimate_panels(rest, decode, prefix, noised=not record.checks)
     return panels
 
 
-def _looked(check: Check, walk: Walk, decode: Decode, config: GladConfig, run: str) -> Iterator[Panel]:
-    """What the stop rule compared at one rung, and what it decided."""
+def _check_panels(
+    check: StopCheck, record: RunRecord, decode: Decode, config: GladConfig, prefix: str
+) -> Iterator[Panel]:
+    """Both estimates and the map of the stop rule at a timestep, with its decision."""
     t, limit = int(check.t), float(check.limit)
-    stage, known = f"{run}t = {t}", math.isfinite(limit)
+    stage, known = f"{prefix}t = {t}", math.isfinite(limit)
     yield Panel(stage, "generated", decode(check.generated)[0], t)
     yield Panel(stage, "true input", decode(check.truth)[0], t)
     note = ""
     if bool(check.stops):
         note = "stops: above threshold" if bool(check.over) else f"stops: below t = {config.min_timestep}"
-        if walk.resumed is not None:
-            note = f"stops, back to t = {int(walk.resumed[0])}"
-    # Where nothing ever stops, the colours are those of all rungs together.
-    high = 2 * limit if known else max(float(one.distance.max()) for one in walk.checks)
+        if record.resumed is not None:
+            note = f"stops, back to t = {int(record.resumed[0])}"
+    # Without thresholds the colour scale is that of all timesteps.
+    high = 2 * limit if known else max(float(one.distance.max()) for one in record.checks)
     score = float(check.score)
     yield Panel(stage, "stop map", check.distance[0], t, score, limit if known else None, (0.0, high), note)
 
 
-def _fused(walk: Walk, decode: Decode, config: GladConfig, run: str) -> Iterator[Panel]:
-    """What the walk goes on from after the stop."""
-    stop = walk.checks[-1]
-    followed = (stop.t, walk.steps[len(walk.checks) - 1].estimate.x0)
-    t, x0 = followed if walk.resumed is None else walk.resumed
-    stage = f"{run}goes on, t = {int(t)}"
+def _fusion_panels(record: RunRecord, decode: Decode, config: GladConfig, prefix: str) -> Iterator[Panel]:
+    """The estimate from which sampling continues after the stop, and its fusion mask."""
+    stop = record.checks[-1]
+    stopped = (stop.t, record.steps[len(record.checks) - 1].estimate.x0)
+    t, x0 = stopped if record.resumed is None else record.resumed
+    stage = f"{prefix}continues at t = {int(t)}"
     if bool(stop.over) and config.fusion != "none":
         yield Panel(stage, "fused estimate", decode(x0)[0], int(t))
-        span = (0.5, max(float(stop.weight.max()), 0.5))  # the sigmoid of a distance is never less
+        span = (0.5, max(float(stop.weight.max()), 0.5))  # lower bound of the sigmoid of a distance
         yield Panel(stage, "fusion mask", stop.weight[0], int(t), span=span)
     else:
         yield Panel(stage, "true input", decode(x0)[0], int(t))

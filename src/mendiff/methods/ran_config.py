@@ -1,4 +1,4 @@
-"""RAN's settings: what they mean, what they may be, and the presets."""
+"""RAN's config and presets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ from typing import ClassVar, Literal
 from mendiff.diffusion.gradient import GradientConfig
 from mendiff.diffusion.schedule import Kind
 from mendiff.errors import LARGEST_SIDE, InputError, check_choices, check_count, check_range
-from mendiff.methods.base import (
-    SMALL_TRAINING,
-    TIMESTEPS,
-    DiffusionConfig,
-    TrainingConfig,
-)
+from mendiff.methods.base_config import SMALL_TRAINING, TIMESTEPS, DiffusionConfig, TrainingConfig
 from mendiff.nets import AUTO
 from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig, attention_unet, plain_unet
@@ -24,22 +19,22 @@ from mendiff.scoring.readout_config import MOST_ENLARGED
 
 @dataclass(frozen=True)
 class RanReadoutConfig:
-    """How image and prediction are compared.
+    """Settings of the comparison of image and prediction.
 
     Attributes:
-        pixel_score: s_t of eq. 11: "kl", or "rgb", the squared error of the clean estimate, to compare with.
+        pixel_score: s_t of eq. 11: "kl", or, for comparison, "rgb", the squared error of the clean estimate.
         kl_weight: alpha of eq. 11, 0 to 1.
-        distance: between true and predicted features: "squared" (eq. 10), or "mahalanobis": by the covariance
-            of the differences on good images.
-        by_layer: score every feature layer by itself and bring each to the scale of good images, so that none
-            outweighs the others by its number of channels; otherwise all features have one distance (eq. 10).
-        coarse_share: of the feature map: a distance of all layers together, each averaged over 3x3 of its own
-            positions, which large and faint defects ask for; 0 for none. The paper has none.
-        position_grid: side of the square grid on which the mean feature error of good images is subtracted,
-            and by whose mean map every map is divided; 0 for neither, as in the paper; None takes the grid
-            of the finest features.
-        sigma_share: of the Gaussian that smooths the map, as a share of its side; 0 for none.
-        top_share: share of the pixels that the image score averages.
+        distance: distance of true and predicted features: "squared" (eq. 10), or "mahalanobis", with the
+            covariance of the residuals of good images.
+        by_layer: compute and standardise a distance per feature layer, so that layers have equal weight
+            whatever their number of channels; otherwise a distance of all features (eq. 10).
+        coarse_share: weight of a coarse distance in the feature map, for large and faint defects: each layer
+            is averaged over 3x3 of its positions; 0 for none, as in the paper.
+        position_grid: side of the square grid of the mean normal maps. The mean feature residual of good
+            images is subtracted, and every map is divided by its mean normal map. 0 for neither, as in the
+            paper; None uses the grid of the finest features.
+        sigma_share: sigma of the Gaussian that smooths the map, as a share of its side; 0 for none.
+        top_share: share of the largest pixels that the image score averages.
     """
 
     pixel_score: Literal["kl", "rgb"] = "kl"
@@ -60,25 +55,24 @@ class RanReadoutConfig:
 
 @dataclass(frozen=True)
 class RanConfig(DiffusionConfig):
-    """Everything that RAN can be told.
+    """Settings of RAN.
 
     Attributes:
-        codec: "pixels", or "space_to_depth", which moves blocks of pixels into channels; both lose nothing.
+        codec: "pixels", or "space_to_depth", which moves blocks of pixels to channels; both are lossless.
         readout: see RanReadoutConfig.
-        unit_contrast: whether pixels are first brought to zero mean and unit deviation over the good images,
-            like Stable Diffusion's latents: noise that hardly touches a circuit board drowns faint textures.
-        whiten_targets: whether the features that are to be predicted are first brought to zero mean and unit
-            covariance over the good images, so that no channel or layer outweighs another in the loss; the
-            paper predicts them as they are.
-        vb_weight: of the variational term, in bits per pixel and channel.
-        window: side of the random windows that the denoiser is trained on, in pixels, cut after the features
-            of the whole image were extracted; 0 trains on whole images.
+        unit_contrast: scale pixels to zero mean and unit deviation over the good images, so that the signal
+            to noise ratio does not depend on their contrast.
+        whiten_targets: whiten the target features over the good images, so that all channels and layers have
+            equal weight in the loss; the paper does not.
+        vb_weight: weight of the variational term, in bits per pixel and channel.
+        window: side of the random training windows in pixels, which are cut after feature extraction from the
+            whole image; 0 trains on whole images.
         enlarge: upsampling factor of images before feature extraction, and at least to the features'
-            `least_side`; features are averaged to the positions that they have for the image itself, or for
-            one of `least_side`. 0 leaves images as they are.
-        start_timesteps: T = {t_1..t_n} of eq. 11; all, and all draws, run as one batch.
-        draws: of noise per timestep; their maps are averaged.
-        gradient: how the image that explains a finding is made (Alg. 1).
+            `least_side`. Features are averaged to the grid of the original image, or of an image of
+            `least_side`. 0 leaves images unchanged.
+        start_timesteps: T = {t_1..t_n} of eq. 11; all timesteps and draws run as a batch.
+        draws: number of noise draws per timestep; their maps are averaged.
+        gradient: settings of gradient denoising (Alg. 1).
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {
@@ -94,7 +88,7 @@ class RanConfig(DiffusionConfig):
     schedule: Kind = "linear"
     codec: CodecConfig = field(default_factory=lambda: CodecConfig("pixels"))
     unit_contrast: bool = False
-    whiten_targets: bool = True  # as model folders have it that do not say
+    whiten_targets: bool = True  # the value of older model folders without this field
     vb_weight: float = 1.0
     window: int = 0
     enlarge: int = 0
@@ -110,16 +104,16 @@ class RanConfig(DiffusionConfig):
                 f"codec: expected one of {', '.join(PIXEL_KINDS)} (RAN works on pixels), "
                 f"got {self.codec.kind!r}."
             )
-        crops = f"crops of {self.crop} pixels are new at every step; use window, which cuts what is kept"
+        crops = f"crops of {self.crop} pixels are new at every step; use window, which cuts cached features"
         self.check_cache({crops: self.crop > 0})
         if self.crop and self.window:
             raise InputError(
-                f"crop and window: expected one of them, got {self.crop} and {self.window}; window cuts "
-                "after the features of the whole image were extracted, crop before."
+                f"crop and window: expected one of them, got {self.crop} and {self.window}; window is "
+                "applied after feature extraction, crop before."
             )
         if self.training.lora_rank:
             raise InputError(
-                "training.lora_rank: expected 0 for RAN, whose network starts from random weights, got "
+                "training.lora_rank: expected 0 for RAN, whose network is trained from scratch, got "
                 f"{self.training.lora_rank}."
             )
         check_count("draws", self.draws, 1, 1000)
@@ -149,8 +143,8 @@ _TINY = RanConfig(
     features=FeaturesConfig(TINY_FEATURES, layers=("stage1", "stage2", "stage3")),
     train_timesteps=(1, 300),
     min_snr_gamma=5.0,
-    # The x0 of a small network is off by far more than the variance at small t can say: in full, this term
-    # would drown the others.
+    # The x0 error of a small network is much larger than the variance at small t, so that this term would
+    # dominate the loss at its full weight.
     vb_weight=1e-3,
     start_timesteps=(20, 60, 150),
     draws=1,
@@ -176,9 +170,9 @@ _SMALL = RanConfig(
 
 # MVTec-AD P-AUROC (GLAD's table 1, column "Lu et al."), mean 96.7: carpet 97.7, grid 95.6, leather 97.5,
 # tile 98.9, wood 99.1, bottle 97.3, cable 99.5, capsule 96.8, hazelnut 92.5, metal_nut 99.0, pill 92.1,
-# screw 98.6, toothbrush 93.1, transistor 94.5, zipper 97.6. The excerpt gives the scores (eq. 10, 11), which
-# stand here as RanConfig's defaults, and PaDiM for the gradients; network, training and extractor are our
-# choice, and no figure of ours comes from them yet.
+# screw 98.6, toothbrush 93.1, transistor 94.5, zipper 97.6. The excerpt specifies the scores (eq. 10, 11),
+# which are RanConfig's defaults, and PaDiM for the gradients. Network, training and extractor are our choice
+# and have not been evaluated.
 _PAPER = RanConfig(
     image_size=256,
     training=TrainingConfig(

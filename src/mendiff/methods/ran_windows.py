@@ -1,4 +1,4 @@
-"""The same random window of two maps of an image, whatever their resolution."""
+"""Equal random windows of two maps of different resolution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 
-def cut_alike(
+def random_windows(
     first: Tensor,
     second: Tensor,
     blocks: tuple[int, int],
@@ -20,10 +20,10 @@ def cut_alike(
     Args:
         first: maps of images.
         second: other maps of the same images.
-        blocks: rows and columns that both are parted in; one that has no whole number of positions per block
-            leaves both as they are.
-        side: of the window, in blocks; 0, or one that holds the whole image, leaves both as they are.
-        generators: one per image, that draw where its window lies; None takes every image's first one.
+        blocks: rows and columns of the common block grid. Both maps are returned unchanged if the second has
+            no integer number of positions per block.
+        side: window side in blocks; 0, or a side that covers the image, returns both maps unchanged.
+        generators: a generator per image for the window's position; None uses the top left corner.
     """
     rows, columns = blocks
     whole = not side or (rows <= side and columns <= side)
@@ -36,12 +36,12 @@ def cut_alike(
 
 
 def _start(blocks: int, side: int, generator: Generator) -> int:
-    """Where a window begins along one axis."""
+    """Random first block of a window along an axis."""
     return int(torch.randint(max(blocks - side, 0) + 1, (1,), generator=generator))
 
 
 def _windows(maps: Tensor, rows: int, side: int, corners: Sequence[tuple[int, int]]) -> Tensor:
-    """Those of one map of every image."""
+    """Cut the windows from a map of every image."""
     unit = maps.shape[-2] // rows
     size = side * unit
     pairs = zip(maps, corners, strict=True)

@@ -1,1 +1,1 @@
-"""From a pair of images or features to an anomaly map and a score."""
+"""Anomaly maps and scores from pairs of images or features."""

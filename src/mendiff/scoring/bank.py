@@ -1,4 +1,4 @@
-"""A memory bank of good images' features: how far every position is from the nearest that was ever good."""
+"""Memory bank: distance of features to the nearest features of good images."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from mendiff.errors import InputError
 from mendiff.scoring.maps import to_grid
 
 PIXELS_PER_POSITION = 8
-"""Side of what a position of the bank stands for, unless the features are coarser."""
+"""Smallest distance between positions of the bank's grid; coarser features keep their own grid."""
 DRAW_SEED = 0
 CANDIDATES, ROUNDS, SKETCH = 300_000, 4, 64
-"""Positions to choose from, at most; in how many rounds; numbers that describe one while choosing."""
+"""Selection of positions: largest number of candidates, rounds, and dimensions of the random projection."""
 CHUNK = 256
-"""Positions whose distances are computed together: few enough to stay in a processor's cache."""
-NONE = "statistics: expected at least one good image for the memory bank, got none."
+"""Positions per matrix product; few enough for a processor's cache."""
+NO_IMAGES = "statistics: expected at least one good image for the memory bank, got none."
 
 
 class PatchBank(nn.Module):
-    """Positions of good images, described by all feature layers, and the distance to the nearest of them.
+    """Feature vectors of positions in good images, and the distance to the nearest of them.
 
-    Every layer is averaged over neighbourhoods, brought to unit length and to one grid; a distance is one
-    minus the mean of the layers' cosine similarities.
+    Every layer is averaged over neighbourhoods, resized to a common grid and normalised to unit length. The
+    distance is one minus the mean cosine similarity of the layers.
 
     Args:
-        channels: of every layer.
-        size: positions that are kept (see `covering`).
+        channels: channels of every layer.
+        size: number of stored positions (see `covering`).
         pool: side of the neighbourhoods, odd.
 
     Attributes:
-        vectors: (size, sum of channels) in half precision.
+        vectors: stored features, (size, sum of channels) in half precision.
 
-    Source: PatchCore (Roth et al. 2022), whose greedy selection of positions is drawn here.
+    Source: PatchCore (Roth et al. 2022), with random instead of greedy selection of positions.
     """
 
     vectors: Tensor
@@ -46,34 +46,37 @@ class PatchBank(nn.Module):
         self.register_buffer("vectors", torch.zeros(size, sum(channels), dtype=torch.float16))
 
     def fit(self, batches: Iterable[tuple[Sequence[Tensor], tuple[int, int]]], seed: int = DRAW_SEED) -> None:
-        """Learn from good images' features: (one (B,C,h,w) per layer, height and width of the images).
+        """Select positions of good images.
 
-        Positions are drawn by a seed. Raises InputError without any images.
+        Args:
+            batches: (features, one (B,C,h,w) per layer; height and width of the images). None raises
+                InputError.
+            seed: seed of the selection.
         """
-        known = [self._described(layers, size).flatten(2).transpose(1, 2).half() for layers, size in batches]
+        known = [self._embedded(layers, size).flatten(2).transpose(1, 2).half() for layers, size in batches]
         if not known:
-            raise InputError(NONE)
+            raise InputError(NO_IMAGES)
         listed = torch.cat([one.flatten(0, 1) for one in known])
         drawn = covering(listed, len(self.vectors), torch.Generator("cpu").manual_seed(seed))
-        # Where there are fewer than it has room for, all are there several times, which changes nothing.
+        # Fewer positions than `size` are stored repeatedly, which changes no distance.
         times = -(-len(self.vectors) // len(drawn))
         self.vectors.copy_(listed[drawn.repeat(times)[: len(self.vectors)].to(listed.device)])
 
     def forward(self, layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Distance of every position to the nearest that is known, (B,1,h,w) in [0,2].
+        """Distance of every position to the nearest stored position, (B,1,h,w) in [0,2].
 
         Args:
             layers: features of the images, one (B,C,h,w) per layer.
             size: height and width of the images in pixels.
         """
-        described = self._described(layers, size)
-        known = self.vectors.to(described.dtype)
-        asked = described.flatten(2).transpose(1, 2).flatten(0, 1)
-        nearest = torch.cat([(one @ known.T).amax(1) for one in asked.split(CHUNK)])
-        return 1 - nearest.view(len(described), 1, *described.shape[-2:])
+        embedded = self._embedded(layers, size)
+        known = self.vectors.to(embedded.dtype)
+        queries = embedded.flatten(2).transpose(1, 2).flatten(0, 1)
+        nearest = torch.cat([(one @ known.T).amax(1) for one in queries.split(CHUNK)])
+        return 1 - nearest.view(len(embedded), 1, *embedded.shape[-2:])
 
-    def _described(self, layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """All layers on one grid, of unit length together, (B,D,h,w)."""
+    def _embedded(self, layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """All layers on one grid, concatenated to vectors of unit length, (B,D,h,w)."""
         finest = layers[0].shape[-2:]
         grid = (
             min(finest[0], size[0] // PIXELS_PER_POSITION),
@@ -88,35 +91,35 @@ class PatchBank(nn.Module):
 
 
 def covering(vectors: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """Indices of `count` vectors that stand for all, rare ones too; all of them where there are no more.
+    """Indices of up to `count` vectors that represent all vectors, rare ones included.
 
-    A quarter is drawn evenly, the others in rounds, each vector with a chance in proportion to its squared
-    distance from the nearest that was drawn before: plain background, which most of an image may be, takes
-    little of the room.
+    A quarter is drawn uniformly. The others are drawn in rounds, with probability proportional to the squared
+    distance to the nearest vector drawn before. Uniform background thus takes little of the bank.
 
     Args:
-        vectors: of unit length, (N,D).
-        count: to draw.
+        vectors: vectors of unit length, (N,D).
+        count: number to draw.
         rng: CPU generator.
 
-    Source: the seeding of k-means++ (Arthur & Vassilvitskii 2007), many at a time.
+    Source: the seeding of k-means++ (Arthur & Vassilvitskii 2007), several vectors per round.
     """
-    chosen_from = torch.randperm(len(vectors), generator=rng)[:CANDIDATES]
+    candidates = torch.randperm(len(vectors), generator=rng)[:CANDIDATES]
     if len(vectors) <= count:
-        return chosen_from
-    listed = vectors[chosen_from.to(vectors.device)].float()
+        return candidates
+    listed = vectors[candidates.to(vectors.device)].float()
     if listed.shape[1] > SKETCH:
         directions = torch.randn(listed.shape[1], SKETCH, generator=rng, dtype=torch.float32, device="cpu")
         listed = F.normalize(listed @ directions.to(listed), dim=1)
     drawn = torch.arange(min(-(-count // ROUNDS), len(listed)))
-    fresh, far = drawn, listed.new_full((len(listed),), 2.0)
+    newest, distance = drawn, listed.new_full((len(listed),), 2.0)
     while len(drawn) < count:
-        known = listed[fresh.to(listed.device)].T
+        known = listed[newest.to(listed.device)].T
         nearest = [(1 - one @ known).amin(1) for one in listed.split(CHUNK)]
-        far = torch.minimum(far, torch.cat(nearest).clamp(min=1e-6))
-        far[fresh.to(far.device)] = 0
-        # The smallest of exponential waiting times: draws without putting back.
-        waits = torch.empty(len(listed), dtype=torch.float32).exponential_(generator=rng) / far.cpu().square()
-        fresh = waits.topk(min(len(fresh), count - len(drawn)), largest=False).indices
-        drawn = torch.cat([drawn, fresh])
-    return chosen_from[drawn]
+        distance = torch.minimum(distance, torch.cat(nearest).clamp(min=1e-6))
+        distance[newest.to(distance.device)] = 0
+        # The smallest exponential waiting times are a weighted sample without replacement.
+        waits = torch.empty(len(listed), dtype=torch.float32).exponential_(generator=rng)
+        waits = waits / distance.cpu().square()
+        newest = waits.topk(min(len(newest), count - len(drawn)), largest=False).indices
+        drawn = torch.cat([drawn, newest])
+    return candidates[drawn]

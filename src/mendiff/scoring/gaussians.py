@@ -1,4 +1,4 @@
-"""PaDiM's Gaussians: what the features of good images look like at every position."""
+"""PaDiM: Gaussians of the features of good images at every position."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mendiff.errors import InputError
 from mendiff.scoring.maps import to_grid
 
 FEWEST = 4
-"""Good images that a covariance of every position needs; with fewer there is one for all positions."""
+"""Good images needed for a covariance per position; fewer images share a covariance of all positions."""
 
 
 def squared_mahalanobis(features: Tensor, mean: Tensor, inverse_covariance: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def squared_mahalanobis(features: Tensor, mean: Tensor, inverse_covariance: Tens
     Args:
         features: (B,C,h,w).
         mean: (C,h,w).
-        inverse_covariance: (h w,C,C), symmetric, positions row by row.
+        inverse_covariance: (h w,C,C), symmetric, positions in row-major order.
     """
     residual = (features - mean).flatten(2).permute(2, 0, 1)
     distance = ((residual @ inverse_covariance) * residual).sum(-1)
@@ -29,11 +29,11 @@ def squared_mahalanobis(features: Tensor, mean: Tensor, inverse_covariance: Tens
 
 
 class PositionGaussians(nn.Module):
-    """PaDiM: a Gaussian of some features per position, from good images with the part in the same place.
+    """PaDiM: a Gaussian of selected features per position, for images with aligned parts.
 
     Args:
-        dims: which channels of all feature layers together, (D,).
-        grid: positions (h,w).
+        dims: indices of the selected channels in the concatenation of all layers, (D,).
+        grid: number of positions, (h,w).
     """
 
     dims: Tensor
@@ -48,25 +48,25 @@ class PositionGaussians(nn.Module):
         self.register_buffer("inverse_covariance", torch.eye(len(dims)).repeat(grid[0] * grid[1], 1, 1))
 
     def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
-        """Learn from the feature layers of good images, with Ledoit-Wolf shrinkage at every position.
+        """Fit to the feature layers of good images, with Ledoit-Wolf shrinkage at every position.
 
-        One image says nothing of how a position varies, and two or three say little: the covariance is then
-        that of all positions around their common mean, which is wider.
+        Fewer than FEWEST images are too few for a covariance per position. All positions then share the
+        covariance around their common mean, which is larger.
         """
-        # Imported here: scikit-learn takes a second, and only fitting needs it.
+        # Imported here: the import takes a second, and only fitting needs it.
         from sklearn.covariance import ledoit_wolf
 
-        found = [self._describe(layers).detach().cpu().double() for layers in batches]
-        if not found:
-            raise InputError("images: expected good ones for PaDiM's Gaussians, got none; add some.")
-        features = torch.cat(found)
+        selected = [self._selected(layers).detach().cpu().double() for layers in batches]
+        if not selected:
+            raise InputError("images: expected good images for PaDiM's Gaussians, got none; add some.")
+        features = torch.cat(selected)
         mean = features.mean(0)
         few = len(features) < FEWEST
         centre = mean.mean((1, 2), keepdim=True) if few else mean
         positions = (features - centre).flatten(2).permute(2, 0, 1)
         if few:
             positions = positions.flatten(0, 1)[None]
-        # A position that never changes, such as a black border, would divide by nothing.
+        # A constant position, such as a black border, would have a singular covariance.
         unit = torch.eye(len(self.dims), dtype=torch.float64, device="cpu")
         floor = 0.01 * positions.square().mean().clamp(min=1e-12) * unit
         inverses = []
@@ -74,14 +74,14 @@ class PositionGaussians(nn.Module):
             covariance, _ = ledoit_wolf(samples.numpy(), assume_centered=True)
             inverses.append(torch.linalg.inv(torch.from_numpy(covariance) + floor))
         self.mean.copy_(mean)
-        self.inverse_covariance.copy_(torch.stack(inverses))  # one serves for all positions
+        self.inverse_covariance.copy_(torch.stack(inverses))  # a shared one is broadcast
 
     def forward(self, layers: Sequence[Tensor]) -> Tensor:
-        """Squared Mahalanobis distance per feature, one (B,C,H,W) per layer to (B,1,h,w); about 1 if good."""
-        features = self._describe(layers)
+        """Squared Mahalanobis distance per feature, (B,1,h,w); about 1 for good images."""
+        features = self._selected(layers)
         distance = squared_mahalanobis(features, self.mean, self.inverse_covariance)
         return distance[:, None] / len(self.dims)
 
-    def _describe(self, layers: Sequence[Tensor]) -> Tensor:
-        """The chosen channels of all layers on the Gaussians' grid, (B,D,h,w)."""
+    def _selected(self, layers: Sequence[Tensor]) -> Tensor:
+        """The selected channels of all layers on the grid, (B,D,h,w)."""
         return torch.cat([to_grid(one, self.grid) for one in layers], dim=1)[:, self.dims]

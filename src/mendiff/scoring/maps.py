@@ -1,4 +1,4 @@
-"""Anomaly maps: distances between an image and its reconstruction, in features or pixels, and smoothing."""
+"""Anomaly maps: distances between image and reconstruction, in features or pixels, and smoothing."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from torch import Tensor
 from mendiff.errors import InputError
 
 
-def cosine_map(features: Tensor, rebuilt: Tensor) -> Tensor:
+def cosine_map(features: Tensor, reconstructed: Tensor) -> Tensor:
     """1 - cosine similarity at every position, two (B,C,h,w) to (B,1,h,w) in [0,2] (DiAD, eq. 10)."""
-    return 1 - F.cosine_similarity(features, rebuilt, dim=1)[:, None]
+    return 1 - F.cosine_similarity(features, reconstructed, dim=1)[:, None]
 
 
-def nearest_patch_map(features: Tensor, rebuilt: Tensor, *, reverse: bool = False) -> Tensor:
-    """Distance of every position to its best match anywhere in the other image (GLAD, section 3.5).
+def nearest_patch_map(features: Tensor, reconstructed: Tensor, *, reverse: bool = False) -> Tensor:
+    """Distance of every position to its best match in the other image (GLAD, section 3.5).
 
-    min_j (1 - cos(features_i, rebuilt_j)) for every position i, two (B,C,h,w) to (B,1,h,w).
+    min_j (1 - cos(features_i, reconstructed_j)) for every position i, two (B,C,h,w) to (B,1,h,w).
 
     Args:
-        features: of the input image.
-        rebuilt: of its reconstruction.
-        reverse: for every position j of the reconstruction instead, min_i.
+        features: features of the image.
+        reconstructed: features of its reconstruction.
+        reverse: take min_i for every position j of the reconstruction instead.
     """
     batch, _, height, width = features.shape
     ours = F.normalize(features.flatten(2), dim=1, eps=1e-12)
-    theirs = F.normalize(rebuilt.flatten(2), dim=1, eps=1e-12)
+    theirs = F.normalize(reconstructed.flatten(2), dim=1, eps=1e-12)
     distance = 1 - torch.bmm(ours.transpose(1, 2), theirs)
     nearest = distance.amin(dim=1 if reverse else 2)
     return nearest.view(batch, 1, height, width)
 
 
-def pixel_map(image: Tensor, rebuilt: Tensor) -> Tensor:
+def pixel_map(image: Tensor, reconstruction: Tensor) -> Tensor:
     """Mean absolute difference over channels, two (B,3,H,W) to (B,1,H,W) (D_p of the published GLAD code)."""
-    return (image - rebuilt).abs().mean(1, keepdim=True)
+    return (image - reconstruction).abs().mean(1, keepdim=True)
 
 
 def multi_scale_pixel_map(
-    image: Tensor, rebuilt: Tensor, sigmas: Sequence[float] = (0.0, 2.0, 4.0)
+    image: Tensor, reconstruction: Tensor, sigmas: Sequence[float] = (0.0, 2.0, 4.0)
 ) -> Tensor:
-    """Squared residual at several blurs, averaged, two (B,3,H,W) to (B,1,H,W).
+    """Squared residual, averaged over several blurs, two (B,3,H,W) to (B,1,H,W).
 
-    Each image's median residual is taken off first, per channel: a small denoiser drifts in overall colour.
+    The median residual of each image and channel is subtracted first, because small denoisers shift colours.
     """
-    residual = image - rebuilt
+    residual = image - reconstruction
     residual = residual - residual.flatten(2).median(dim=2).values[:, :, None, None]
     levels = [gaussian_blur(residual, sigma).square().mean(1, keepdim=True) for sigma in sigmas]
     return torch.stack(levels).mean(0)
 
 
 def to_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Features on another grid, (B,C,h,w): averaged where it is coarser, interpolated where it is finer."""
+    """Resize features (B,C,h,w) to a grid: averaged for a coarser grid, interpolated for a finer one."""
     if features.shape[-2:] == grid:
         return features
     if features.shape[-2] >= grid[0]:
@@ -69,19 +69,19 @@ def gaussian_kernel(sigma: float, taps: int) -> Tensor:
 
 
 def enlarged_size(size: tuple[int, int], features: object, times: float = 1) -> tuple[int, int]:
-    """Height and width that images are enlarged to for features.
+    """Height and width of images after upsampling for feature extraction.
 
     Args:
-        size: of the images.
-        features: which may state a `least_side` that the longer side shall have at least.
-        times: how many times as large the images shall be at least; 0 leaves them as they are.
+        size: height and width of the images.
+        features: extractor; its optional `least_side` is a minimum for the longer side.
+        times: minimum upsampling factor; 0 leaves images unchanged.
     """
     factor = max(times, getattr(features, "least_side", 0) / max(size)) if times else 1
     return size if factor <= 1 else (round(size[0] * factor), round(size[1] * factor))
 
 
 def enlarged(images: Tensor, features: object, times: float = 1) -> Tensor:
-    """Images (B,3,H,W) at the size that `enlarged_size` says."""
+    """Upsample images (B,3,H,W) to the size of `enlarged_size`."""
     size = enlarged_size((images.shape[-2], images.shape[-1]), features, times)
     if size == images.shape[-2:]:
         return images
@@ -92,10 +92,10 @@ def gaussian_blur(images: Tensor, sigma: float, taps: int | None = None, *, mode
     """Separable Gaussian smoothing, (B,C,H,W) to (B,C,H,W); sigma 0 returns the input.
 
     Args:
-        images: any channels.
-        sigma: in pixels.
-        taps: kernel length, odd; 8 sigma + 1 unless told (GLAD: 49 for sigma 6).
-        mode: border: "reflect" leaves the edge pixel out of the mirror image, "symmetric" repeats it.
+        images: images or maps with any number of channels.
+        sigma: standard deviation in pixels.
+        taps: kernel length, odd; default 8 sigma + 1 (GLAD: 49 for sigma 6).
+        mode: border: "reflect" mirrors without the edge pixel, "symmetric" mirrors with it.
     """
     if sigma == 0:
         return images
@@ -112,9 +112,9 @@ def gaussian_blur(images: Tensor, sigma: float, taps: int | None = None, *, mode
 
 
 def object_mask(mask: Tensor, sigma: float = 6.0) -> Tensor:
-    """Soft weight that fades out around the object, (B,H,W) bool to (B,1,H,W) in [0,1].
+    """Soft weight that decreases around the object, (B,H,W) bool to (B,1,H,W) in [0,1].
 
-    The mask is grown by a Gaussian's reach (4 sigma) and smoothed, as in the published GLAD code.
+    The mask is dilated by 4 sigma and smoothed, as in the published GLAD code.
     """
     taps = 2 * int(4 * sigma + 0.5) + 1
     grown = gaussian_blur(mask[:, None].to(torch.float64), sigma, taps, mode="symmetric") > 0
@@ -122,7 +122,7 @@ def object_mask(mask: Tensor, sigma: float = 6.0) -> Tensor:
 
 
 def _mirror(images: Tensor, radius: int, axis: int, *, repeat_edge: bool) -> Tensor:
-    """Mirror padding by index, so that a kernel may be wider than the image."""
+    """Mirror padding by index; the kernel may be wider than the image."""
     length = images.shape[axis]
     at = torch.arange(-radius, length + radius, device=images.device)
     period = 2 * length if repeat_edge else max(2 * (length - 1), 1)

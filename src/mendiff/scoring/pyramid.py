@@ -1,4 +1,4 @@
-"""Local colours and edges, described as deep features describe structure."""
+"""Local colours and edges as feature layers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class PixelPyramid(nn.Module):
-    """Features that need no weights: local colour, contrast and edges at strides 4, 8 and 16.
+    """Features without weights: local colour, contrast and edges at strides 4, 8 and 16.
 
-    Deep features see structure far better and colours hardly: the two complement each other.
+    They complement deep features, which represent structure well and colour poorly.
     """
 
     channels = (15, 15, 15)
@@ -21,7 +21,7 @@ class PixelPyramid(nn.Module):
         return self.unnormalised(image * 2 - 1)
 
     def unnormalised(self, pixels: Tensor) -> list[Tensor]:
-        """The same of pixels in about [-1,1]."""
+        """The same for pixels in about [-1,1]."""
         down, right = torch.zeros_like(pixels), torch.zeros_like(pixels)
         down[:, :, 1:] = pixels.diff(dim=2)
         right[:, :, :, 1:] = pixels.diff(dim=3)

@@ -1,4 +1,4 @@
-"""The read-out: from an image and its reconstructions to an anomaly map and a score, with learned scales."""
+"""The read-out: anomaly map and score from an image and its reconstructions."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ from mendiff.scoring.whitening import ConditionalWhitening
 
 Features = Callable[[Tensor], list[Tensor]]
 Pairs = Callable[[], Iterable[tuple[Tensor, list[Tensor]]]]
-"""Called anew for every pass: (image (B,3,H,W), its reconstruction of every run) of good images."""
+"""Returns a new iterator of (good images (B,3,H,W), their reconstruction of every run)."""
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""Called anew for every pass: good images (B,3,H,W) in [0,1] and their seeds (B,)."""
-
+"""Returns a new iterator of (good images (B,3,H,W) in [0,1], seeds (B,))."""
 Images = Callable[[], Iterable[Tensor]]
-"""Called anew for every pass: good images (B,3,H,W) in [0,1]."""
-MENDED = 40
-"""Training images that are mended for statistics, at most: mending is the dear part."""
+"""Returns a new iterator of good images (B,3,H,W) in [0,1]."""
+RECONSTRUCTED = 40
+"""Largest number of training images that are reconstructed for statistics; sampling dominates the cost."""
 
 
 class Readout(nn.Module):
@@ -40,10 +39,10 @@ class Readout(nn.Module):
 
     Args:
         config: see ReadoutConfig.
-        channels: of every feature layer.
-        runs: reconstructions per image.
-        batch_maxima: scale the pixel term by the batch's maxima, as the published code does, not by the
-            image's own.
+        channels: channels of every feature layer.
+        runs: number of reconstructions per image.
+        batch_maxima: scale the pixel term by the maxima of the batch, as the published code does, instead of
+            the image.
     """
 
     bank_share: Tensor
@@ -62,7 +61,7 @@ class Readout(nn.Module):
         )
         deep = 1 - config.pixel_share - config.local_share
         counts = (len(channels), len(local))
-        if config.average_layers:  # one map of all layers, and one of all local ones
+        if config.average_layers:  # a map of all layers, and another of all local layers
             counts = (1, min(len(local), 1))
         shares = (deep, config.local_share)
         run = [share / count for share, count in zip(shares, counts, strict=True) for _ in range(count)]
@@ -75,54 +74,55 @@ class Readout(nn.Module):
         self.scales = MapScales(len(self._shares) + (self.bank is not None), config.position_grid)
 
     @property
-    def learns(self) -> bool:
-        """Whether `fit` has anything to learn; published read-outs have not."""
+    def needs_fit(self) -> bool:
+        """Whether `fit` computes any statistics; published read-outs have none."""
         return self.config.distance == "whitened" or self.config.standardise
 
     @property
-    def learns_of_seen(self) -> bool:
-        """Whether `fit` asks for reconstructions of images that were trained on."""
+    def needs_training_images(self) -> bool:
+        """Whether `fit` uses reconstructions of training images."""
         return self.config.distance == "whitened" or self.config.position_grid > 0
 
     def anomaly_map(
         self,
         image: Tensor,
-        rebuilt: Sequence[Tensor],
+        reconstructions: Sequence[Tensor],
         features: Features,
         object_weight: Tensor | None = None,
     ) -> Tensor:
-        """The final map, (B,1,R,R), or (B,1,H,W) where the config keeps the images' size.
+        """The anomaly map, (B,1,R,R) for a `resolution` R, otherwise (B,1,H,W).
 
         Args:
-            image: (B,3,H,W) in [0,1].
-            rebuilt: its reconstructions, one (B,3,H,W) in about [0,1] per run.
-            features: (B,3,H,W) in [0,1] to one (B,C,h,w) per layer; may state a `least_side`.
-            object_weight: soft mask of the part that the map is multiplied with, (B,1,H,W) in [0,1].
+            image: images, (B,3,H,W) in [0,1].
+            reconstructions: one (B,3,H,W) in about [0,1] per run.
+            features: maps (B,3,H,W) in [0,1] to one (B,C,h,w) per layer; may have a `least_side`.
+            object_weight: soft mask that the map is multiplied by, (B,1,H,W) in [0,1].
         """
         config = self.config
-        image, *rebuilt = self._resized(features, image, *rebuilt)
-        maps = self._maps(image, rebuilt, features)
+        image, *reconstructions = self._resized(features, image, *reconstructions)
+        maps = self._maps(image, reconstructions, features)
         if config.standardise:
             total = torch.tensordot(self._weights(maps), self.scales(maps), dims=1)
         else:
-            total = maps.sum(0) / len(rebuilt)
+            total = maps.sum(0) / len(reconstructions)
         if config.pixel_weight:
-            total = total + config.pixel_weight * self._scaled_pixels(image, rebuilt, features, total)
+            pixels = self._scaled_pixels(image, reconstructions, features, total)
+            total = total + config.pixel_weight * pixels
         total = self._smoothed(total)
         if object_weight is not None:
             total = total * _at_size(object_weight, list(total.shape[-2:]))
         return total
 
     def _weights(self, like: Tensor) -> Tensor:
-        """Of all maps in their sum, (M,)."""
-        own = like.new_tensor(self._shares)
+        """Weights of all maps in their sum, (M,)."""
+        shares = like.new_tensor(self._shares)
         if self.bank is None:
-            return own
-        share = self.bank_share.to(own)
-        return torch.cat([(1 - share) * own, share[None]])
+            return shares
+        bank = self.bank_share.to(shares)
+        return torch.cat([(1 - bank) * shares, bank[None]])
 
     def score(self, anomaly_map: Tensor) -> Tensor:
-        """Image scores of final maps, (B,1,H,W) to (B,)."""
+        """Image scores of anomaly maps, (B,1,H,W) to (B,)."""
         if self.config.pool_side:
             return pooled_max(anomaly_map, self.config.pool_side, self.config.pool_rounds)
         if self.config.top_k:
@@ -132,23 +132,24 @@ class Readout(nn.Module):
     def fit(
         self, pairs: Pairs, features: Features, seen: Pairs | None = None, images: Images | None = None
     ) -> None:
-        """Learn the conditional whitening of every layer, then the scale of every map, from good images.
+        """Compute whitening, memory bank, mean normal maps and scales from good images.
 
         Args:
-            pairs: of images that nothing was fitted to yet.
+            pairs: held-back images and their reconstructions, for the scales.
             features: as for anomaly_map.
-            seen: pairs that whitening and usual maps are learned from, in place of `pairs`.
-            images: for the memory bank; those of `seen` or `pairs` unless given.
+            seen: training images and their reconstructions, for whitening and mean normal maps; None uses
+                `pairs`.
+            images: images for the memory bank; None uses those of `seen` or `pairs`.
         """
 
         def resized(pairs: Pairs) -> Iterator[tuple[Tensor, list[Tensor]]]:
-            for image, rebuilt in pairs():
-                first, *others = self._resized(features, image, *rebuilt)
+            for image, reconstructions in pairs():
+                first, *others = self._resized(features, image, *reconstructions)
                 yield first, others
 
         if self.config.distance == "whitened":
-            for image, rebuilt in resized(seen or pairs):
-                layers = self._layers(image, rebuilt, features)
+            for image, reconstructions in resized(seen or pairs):
+                layers = self._layers(image, reconstructions, features)
                 for whitening, (ours, theirs) in zip(self._whitenings, layers, strict=True):
                     whitening.update(ours, theirs)
             for whitening in self._whitenings:
@@ -157,40 +158,39 @@ class Readout(nn.Module):
             known = images or (lambda: (image for image, _ in (seen or pairs)()))
             self.bank.fit(self._for_bank(image, features) for image in known())
         if self.config.position_grid:
-            usual = resized(seen or pairs)
-            self.scales.fit_places(self._maps(image, rebuilt, features) for image, rebuilt in usual)
+            self.scales.fit_mean_maps(self._maps(*pair, features) for pair in resized(seen or pairs))
         if self.config.standardise:
-            self.scales.fit(self._maps(image, rebuilt, features) for image, rebuilt in resized(pairs))
+            self.scales.fit(self._maps(*pair, features) for pair in resized(pairs))
 
-    def choose_bank_share(self, good: Pairs, flawed: Pairs, masks: Tensor, features: Features) -> None:
-        """Take the share of the memory bank that tells flawed images from good ones best.
+    def choose_bank_share(self, good: Pairs, defective: Pairs, masks: Tensor, features: Features) -> None:
+        """Select the share of the memory bank that separates defective from good images best.
 
-        Best is the highest sum of image AUROC and pixel AP; the smaller share where two are alike.
+        The criterion is image AUROC plus pixel AP; of equal shares the smallest is selected.
 
         Args:
             good: held-back images and their reconstructions.
-            flawed: some of them with a flaw each, likewise.
-            masks: of the flaws, (N,1,H,W) bool, in the order of `flawed`.
+            defective: held-back images with a synthetic defect and their reconstructions.
+            masks: masks of the defects, (N,1,H,W) bool, in the order of `defective`.
             features: as for anomaly_map.
         """
-        plain, marked = self._halves(good, features), self._halves(flawed, features)
+        maps = [self._residual_and_bank_maps(pairs, features) for pairs in (good, defective)]
         size = list(masks.shape[-2:])
         found: dict[float, float] = {}
         for share in sorted(self.config.bank_shares):
-            fine, bad = (self._smoothed((1 - share) * rest + share * bank) for rest, bank in (plain, marked))
+            fine, bad = (self._smoothed((1 - share) * residual + share * bank) for residual, bank in maps)
             scores = self.score(fine), self.score(bad)
             found[share] = separation(*scores, _at_size(fine, size), _at_size(bad, size), masks)
         self.bank_share.fill_(max(found, key=lambda share: found[share]))
 
-    def _halves(self, pairs: Pairs, features: Features) -> tuple[Tensor, Tensor]:
-        """What the reconstruction and what the memory bank says of images, standardised, two (N,1,H,W)."""
-        rest, bank = [], []
-        for image, rebuilt in pairs():
-            image, *others = self._resized(features, image, *rebuilt)
+    def _residual_and_bank_maps(self, pairs: Pairs, features: Features) -> tuple[Tensor, Tensor]:
+        """Standardised maps of the reconstructions and of the memory bank, two (N,1,H,W)."""
+        residual, bank = [], []
+        for image, reconstructions in pairs():
+            image, *others = self._resized(features, image, *reconstructions)
             maps = self.scales(self._maps(image, others, features))
-            rest.append(torch.tensordot(maps.new_tensor(self._shares), maps[:-1], dims=1))
+            residual.append(torch.tensordot(maps.new_tensor(self._shares), maps[:-1], dims=1))
             bank.append(maps[-1])
-        return torch.cat(rest), torch.cat(bank)
+        return torch.cat(residual), torch.cat(bank)
 
     def _smoothed(self, total: Tensor) -> Tensor:
         sigma = self.config.sigma_share * total.shape[-1] or self.config.sigma
@@ -200,45 +200,45 @@ class Readout(nn.Module):
     def _whitenings(self) -> list[ConditionalWhitening]:
         return [one for one in self.whitening if isinstance(one, ConditionalWhitening)]
 
-    def _maps(self, image: Tensor, rebuilt: Sequence[Tensor], features: Features) -> Tensor:
-        """Every single map at image size, (M,B,1,H,W): all layers of all runs, pixels, the memory bank."""
+    def _maps(self, image: Tensor, reconstructions: Sequence[Tensor], features: Features) -> Tensor:
+        """All maps at image size, (M,B,1,H,W): layers of all runs, pixels of all runs, memory bank."""
         size = (image.shape[-2], image.shape[-1])
-        layers = self._layers(image, rebuilt, features)
+        layers = self._layers(image, reconstructions, features)
         maps = [
             F.interpolate(one, size=size, mode="bilinear", align_corners=True)
             for one in self._feature_maps(layers)
         ]
         if self.config.average_layers:
-            maps = self._averaged(maps, len(rebuilt))
+            maps = self._averaged(maps, len(reconstructions))
         if self.config.pixel_share:
-            maps += [multi_scale_pixel_map(image, one) for one in rebuilt]
+            maps += [multi_scale_pixel_map(image, one) for one in reconstructions]
         if self.config.logarithm:
             maps = [logarithm(one) for one in maps]
-        if self.bank is not None:  # never its logarithm: one map alone has nothing to be reconciled with
+        if self.bank is not None:  # no logarithm: there is a single map of the bank
             distance = self.bank([ours for ours, _ in layers[: self._deep]], size)
             maps.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False))
         return torch.stack(maps)
 
     def _averaged(self, maps: Sequence[Tensor], runs: int) -> list[Tensor]:
-        """The mean over the feature layers of every run, and over its local layers where it has some."""
+        """Means over the deep layers and over the local layers of every run."""
         count = len(maps) // runs
         by_run = [maps[start : start + count] for start in range(0, len(maps), count)]
         groups = [group for run in by_run for group in (run[: self._deep], run[self._deep :]) if group]
         return [torch.stack(list(group)).mean(0) for group in groups]
 
     def _layers(
-        self, image: Tensor, rebuilt: Sequence[Tensor], features: Features
+        self, image: Tensor, reconstructions: Sequence[Tensor], features: Features
     ) -> list[tuple[Tensor, Tensor]]:
-        """(image's, reconstruction's) features of every layer of every run."""
+        """Features (of the image, of the reconstruction) of every layer of every run."""
 
-        def described(images: Tensor) -> list[Tensor]:
+        def extracted(images: Tensor) -> list[Tensor]:
             return [*features(images), *(self._local(images) if self._local else ())]
 
-        ours = described(image)
-        return [pair for one in rebuilt for pair in zip(ours, described(one), strict=True)]
+        ours = extracted(image)
+        return [pair for one in reconstructions for pair in zip(ours, extracted(one), strict=True)]
 
     def _for_bank(self, image: Tensor, features: Features) -> tuple[list[Tensor], tuple[int, int]]:
-        """Features of images for the memory bank, and the size at which they were compared."""
+        """Features of images for the memory bank, and the size of the compared images."""
         image = self._resized(features, image)[0]
         return features(image), (image.shape[-2], image.shape[-1])
 
@@ -258,17 +258,17 @@ class Readout(nn.Module):
         return both / 2 if self.config.backward == "mean" else both
 
     def _scaled_pixels(
-        self, image: Tensor, rebuilt: Sequence[Tensor], features: Features, total: Tensor
+        self, image: Tensor, reconstructions: Sequence[Tensor], features: Features, total: Tensor
     ) -> Tensor:
         """(max of the feature map / max of the pixel map) * pixel map, (B,1,H,W), as in DDAD and GLAD."""
-        # The published code measures pixels in the units of the extractor's normalisation.
+        # The published code compares pixels after the normalisation of the extractor.
         unit = getattr(features, "std", image.new_ones(3, 1, 1))
-        pixels = torch.stack([pixel_map(image / unit, one / unit) for one in rebuilt]).mean(0)
+        pixels = torch.stack([pixel_map(image / unit, one / unit) for one in reconstructions]).mean(0)
         dims = (0, 1, 2, 3) if self.batch_maxima else (1, 2, 3)
         return total.amax(dims, keepdim=True) / pixels.amax(dims, keepdim=True).clamp(min=1e-12) * pixels
 
     def _resized(self, features: Features, *images: Tensor) -> list[Tensor]:
-        """Images (B,3,H,W) at the size at which they are compared."""
+        """Images (B,3,H,W) at the size for the comparison."""
         side = self.config.resolution
         if side:
             return [_at_size(one, [side, side]) for one in images]
@@ -281,11 +281,11 @@ def _at_size(images: Tensor, size: list[int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=True)
 
 
-def few(batches: Batches, most: int = MENDED) -> Batches:
-    """The first images of some, at most so many."""
+def first_images(batches: Batches, count: int = RECONSTRUCTED) -> Batches:
+    """The first images of batches, at most `count`."""
 
     def first() -> Iterator[tuple[Tensor, Tensor]]:
-        left = most
+        left = count
         for image, seeds in batches():
             if left <= 0:
                 return

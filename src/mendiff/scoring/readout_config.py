@@ -1,4 +1,4 @@
-"""How image and reconstruction are compared: what the read-out can be told, and what presets tell it."""
+"""Config of the read-out, and the read-outs of the presets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from mendiff.errors import LARGEST_SIDE, InputError, check_choices, check_count, check_range
 
 MOST_ENLARGED = 64
-"""Upsampling factor of images, at most."""
+"""Largest upsampling factor of images."""
 Distance = Literal["nearest", "cosine", "whitened"]
 Backward = Literal["none", "sum", "mean"]
 
@@ -18,42 +18,41 @@ class ReadoutConfig:
     """How an image and its reconstruction are compared.
 
     Attributes:
-        distance: between features: "nearest" patch of the reconstruction (published), "cosine" at the same
-            place, or "whitened": how surprising the image's features are, given the
-            reconstruction's (see mendiff.scoring.whitening).
-        backward: for "nearest": also match reconstruction to image, and take the "sum" (transistor, pcb1,
-            pcb4) or the "mean" (multi-class code) of both.
-        pixel_weight: v, weight of the pixel difference, scaled so that its maximum equals v times that of the
-            feature map.
-        pixel_share: share of the sum that falls to the squared residual at several blurs, 0 to 1; needs
+        distance: feature distance: "nearest" patch of the reconstruction (published), "cosine" at the same
+            position, or "whitened", the Mahalanobis distance given the features of the reconstruction (see
+            mendiff.scoring.whitening).
+        backward: for "nearest": also match the reconstruction to the image, and take the "sum" (transistor,
+            pcb1, pcb4) or the "mean" (multi-class code) of both directions.
+        pixel_weight: v, weight of the pixel difference; its maximum is scaled to v times that of the feature
+            map.
+        pixel_share: weight of the squared residual at several blurs in the sum of maps, 0 to 1; needs
             `standardise`.
-        local_share: share of the sum that falls to local colours and edges (see mendiff.scoring.pyramid),
-            compared as features are; needs `standardise`.
-        bank_shares: shares of the sum that may fall to the distance of the image's features to the nearest of
-            good images' (a memory bank, see mendiff.scoring.bank), which a reconstruction has no part in; the
-            other shares are of what is left. Of several the fit chooses the one that finds most of the flaws
-            that are laid into held-back images; none for no memory bank. Needs `standardise`.
-        bank_size: positions that the memory bank keeps.
-        standardise: bring every map to zero mean and unit deviation on good images before adding.
-        average_layers: average the maps of all layers before standardising: one map per reconstruction, in
-            which layers keep the ratio of their distances. Not for "whitened" distances.
-        logarithm: take logarithms of all maps but the memory bank's before that: where maps disagree, one
-            high value then counts for less, so that a coarse layer cannot smear a defect over places where
-            the fine ones see none.
-        position_grid: side of the square grid on which the mean map of good images is subtracted before maps
-            are standardised; 0 for no such map; needs `standardise`.
-        sigma: of the Gaussian that smooths the map, in pixels; taps its kernel length, 0 for 8 sigma + 1.
-        taps: see sigma.
-        sigma_share: sigma as a share of the map's side, in place of sigma; 0 takes sigma.
-        border: of the smoothing: "reflect" (GLAD) or "symmetric" (DiAD); see gaussian_blur.
-        top_k: pixels that the image score averages; 0 uses top_share instead.
-        top_share: share of the pixels that the image score averages.
-        pool_side: in place of both, the score is the maximum after average pooling with windows of this
-            side, pool_rounds times (DiAD: 8 and 8); 0 for no pooling.
+        local_share: weight of local colours and edges in the sum of maps (see mendiff.scoring.pyramid), 0 to
+            1; needs `standardise`.
+        bank_shares: candidate weights of the memory bank (see mendiff.scoring.bank), which does not use the
+            reconstruction. The other maps share the remaining weight. Of several candidates `fit` selects the
+            one that detects synthetic defects in held-back images best. Empty for no memory bank; needs
+            `standardise`.
+        bank_size: number of positions in the memory bank.
+        standardise: standardise every map to zero mean and unit deviation on good images before adding.
+        average_layers: average the maps of all layers before standardising, so that layers keep the ratio of
+            their distances. Not for "whitened" distances.
+        logarithm: take the logarithm of all maps but the memory bank's before standardising. A high value of
+            a single map then has less weight: a coarse layer does not enlarge a defect.
+        position_grid: side of the square grid on which the mean normal map is subtracted before
+            standardising; 0 subtracts nothing; needs `standardise`.
+        sigma: sigma of the Gaussian that smooths the map, in pixels.
+        taps: kernel length of this Gaussian; 0 for 8 sigma + 1.
+        sigma_share: sigma as a share of the map's side; 0 uses sigma.
+        border: border of the smoothing: "reflect" (GLAD) or "symmetric" (DiAD); see gaussian_blur.
+        top_k: number of largest pixels that the image score averages; 0 uses top_share.
+        top_share: share of the largest pixels that the image score averages.
+        pool_side: window side of average pooling. The score is then the maximum after pool_rounds of pooling
+            (DiAD: 8 and 8); 0 for no pooling.
         pool_rounds: see pool_side.
-        resolution: side to which images are resized before the comparison; 0 keeps their own.
+        resolution: side to which images are resized before the comparison; 0 keeps their size.
         enlarge: upsampling factor of images before the comparison, and at least to the features'
-            `least_side`; 0 leaves images as they are.
+            `least_side`; 0 leaves images unchanged.
     """
 
     distance: Distance = "nearest"
@@ -91,9 +90,7 @@ class ReadoutConfig:
             check_range("readout.bank_shares", share, 0, 1)
         for name in ("pixel_share", "local_share", "bank_shares"):
             if getattr(self, name) and not self.standardise:
-                raise InputError(
-                    f"{name}: expected standardise=true with it, since pixels and features differ in scale."
-                )
+                raise InputError(f"{name}: expected standardise=true with it, because maps differ in scale.")
         if self.average_layers and (self.distance == "whitened" or not self.standardise):
             raise InputError(
                 "readout.average_layers: expected standardise=true and a distance other than 'whitened' with "
@@ -115,7 +112,7 @@ class ReadoutConfig:
 
 
 SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
-"""Shares of a memory bank that a fit chooses from."""
+"""Candidate weights of the memory bank."""
 
 LEARNED = ReadoutConfig(
     distance="whitened",
@@ -129,16 +126,17 @@ LEARNED = ReadoutConfig(
     top_k=0,
     enlarge=1,
 )
-"""How `tiny` is read out: by all that good images can teach about its reconstructions."""
+"""The read-out of `tiny`."""
 
 DRAWN_PARTS: dict[str, Any] = {
-    # Aligned parts are hard to mend exactly where they may break: a usual map would hide missing nuts.
+    # Aligned parts have high residuals where defects occur: a mean normal map would hide missing nuts.
     "readout.position_grid": 0,
-    # Drawn parts differ in colours, of which deep features tell little: as much weight for what is local.
+    # Rendered parts differ in colour, which deep features represent poorly: equal weight for local features.
     "readout.local_share": 0.425,
     "readout.enlarge": 0,
 }
-"""How the demo's parts are read out, as changes of a config."""
+"""Changes of the config for the demo's rendered parts."""
+
 SAME_PLACE = ReadoutConfig(
     distance="cosine",
     standardise=True,
@@ -148,4 +146,4 @@ SAME_PLACE = ReadoutConfig(
     taps=0,
     top_k=0,
 )
-"""How `small` is read out: by the distance of features at the same place, and a bank where it helps."""
+"""The read-out of `small`: feature distances at the same position, and a memory bank where it helps."""

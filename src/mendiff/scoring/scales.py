@@ -1,4 +1,4 @@
-"""Mean and deviation of anomaly maps on good images, so that maps of different size can be added."""
+"""Standardisation of anomaly maps by their mean and deviation on good images."""
 
 from __future__ import annotations
 
@@ -12,74 +12,76 @@ from mendiff.errors import InputError
 from mendiff.scoring.maps import gaussian_blur, to_grid
 
 LOG_FLOOR = 1e-4
-"""What is added to maps before their logarithm; of pixels in [0,1] the square of 1/100."""
-
-
+"""Added to maps before the logarithm; for pixels in [0,1] the square of 1/100."""
 SMALLEST_SHARE = 0.01
-"""Of its mean: what a usual map is taken to be at least where maps are divided by it."""
-NONE_LEFT = "statistics: expected at least one good image that was held back from training, got none."
+"""Lower bound of a mean normal map, as a share of its mean, where maps are divided by it."""
+NO_IMAGES = "statistics: expected at least one good image that was held back from training, got none."
 
 
 class MapScales(nn.Module):
-    """Brings each of several maps to zero mean and unit deviation on good images.
+    """Standardises each of several maps to zero mean and unit deviation on good images.
 
     Args:
-        count: of the maps, M.
-        places: side of a square grid on which the usual map of good images is taken off first: maps are
-            higher near the border, or where an aligned part is always hard to predict. 0 treats all places
-            alike.
-        divide: divide by the usual map, in place of subtracting it: for maps that are not negative.
+        count: number of maps, M.
+        position_grid: side of the square grid on which the mean normal map is subtracted first. Good images
+            have higher values near the border and where aligned parts are hard to predict. 0 subtracts
+            nothing.
+        divide: divide by the mean normal map instead of subtracting it; for maps that are not negative.
+
+    Attributes:
+        usual: the mean normal maps, (M,1,position_grid,position_grid).
     """
 
     mean: Tensor
     std: Tensor
     usual: Tensor
 
-    def __init__(self, count: int, places: int = 0, *, divide: bool = False) -> None:
+    def __init__(self, count: int, position_grid: int = 0, *, divide: bool = False) -> None:
         super().__init__()
-        self.places, self.divide = places, divide
+        self.position_grid, self.divide = position_grid, divide
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("std", torch.ones(count))
-        self.register_buffer("usual", torch.zeros(count, 1, places, places))
+        self.register_buffer("usual", torch.zeros(count, 1, position_grid, position_grid))
 
-    def fit_places(self, batches: Iterable[Tensor]) -> None:
-        """Learn what maps usually are at every place, from those of good images, (M,B,1,H,W) each."""
+    def fit_mean_maps(self, batches: Iterable[Tensor]) -> None:
+        """Compute the mean normal maps from maps of good images, (M,B,1,H,W) each."""
         by_image = (maps[:, :, 0].transpose(0, 1) for maps in batches)
-        self.usual.copy_(usual_by_place(by_image, self.places, sigma=1.0)[:, None])
+        self.usual.copy_(mean_normal_map(by_image, self.position_grid, sigma=1.0)[:, None])
 
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Learn from the maps of good images, (M,B,1,H,W) each."""
+        """Compute mean and deviation of maps of good images, (M,B,1,H,W) each."""
         sums = torch.zeros(2, len(self.mean), dtype=torch.float64, device="cpu")
         count = 0
         for maps in batches:
-            flat = self._by_place(maps).flatten(1).double().cpu()
+            flat = self._centred(maps).flatten(1).double().cpu()
             sums += torch.stack([flat.sum(1), flat.square().sum(1)])
             count += flat.shape[1]
         if count == 0:
-            raise InputError(NONE_LEFT)
+            raise InputError(NO_IMAGES)
         mean, square = sums / count
         self.mean.copy_(mean)
         self.std.copy_((square - mean**2).clamp(min=0).sqrt().clamp(min=1e-8))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(M,B,1,H,W) to the same, standardised."""
+        """Standardised maps, (M,B,1,H,W) to the same."""
         as_maps = (slice(None), None, None, None, None)
-        return (self._by_place(maps) - self.mean[as_maps]) / self.std[as_maps]
+        return (self._centred(maps) - self.mean[as_maps]) / self.std[as_maps]
 
-    def _by_place(self, maps: Tensor) -> Tensor:
-        if not self.places:
+    def _centred(self, maps: Tensor) -> Tensor:
+        """Maps without their mean normal maps, or divided by them, (M,B,1,H,W)."""
+        if not self.position_grid:
             return maps
-        usual = F.interpolate(self.usual, maps.shape[-2:], mode="bilinear", align_corners=False)
+        normal = F.interpolate(self.usual, maps.shape[-2:], mode="bilinear", align_corners=False)
         if not self.divide:
-            return maps - usual[:, None]
-        least = SMALLEST_SHARE * usual.mean((2, 3), keepdim=True)
-        return maps / torch.maximum(usual, least).clamp(min=1e-12)[:, None]
+            return maps - normal[:, None]
+        least = SMALLEST_SHARE * normal.mean((2, 3), keepdim=True)
+        return maps / torch.maximum(normal, least).clamp(min=1e-12)[:, None]
 
 
-def usual_by_place(batches: Iterable[Tensor], side: int, sigma: float) -> Tensor:
-    """Mean of good images' maps (B,C,h,w) on a square grid, (C,side,side).
+def mean_normal_map(batches: Iterable[Tensor], side: int, sigma: float) -> Tensor:
+    """Mean map of good images on a square grid, batches of (B,C,h,w) to (C,side,side).
 
-    A few dozen images leave noise, and neighbouring places are much alike: it is smoothed by `sigma` places.
+    It is smoothed by a Gaussian of `sigma` positions, because the mean of a few dozen images is noisy.
     """
     total: Tensor | None = None
     count = 0
@@ -88,10 +90,10 @@ def usual_by_place(batches: Iterable[Tensor], side: int, sigma: float) -> Tensor
         total = more if total is None else total + more
         count += len(maps)
     if total is None:
-        raise InputError(NONE_LEFT)
+        raise InputError(NO_IMAGES)
     return gaussian_blur(total / count, sigma)[0]
 
 
 def logarithm(maps: Tensor) -> Tensor:
-    """Logarithm of maps that are not negative but for rounding; (...) to (...)."""
+    """Logarithm of maps that are negative by rounding errors at most; any shape to the same."""
     return (maps.clamp(min=0) + LOG_FLOOR).log()

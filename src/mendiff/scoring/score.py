@@ -1,4 +1,4 @@
-"""From an anomaly map to one number per image."""
+"""Image scores from anomaly maps."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mendiff.errors import InputError
 
 
 def top_k_mean(anomaly_map: Tensor, k: int) -> Tensor:
-    """Mean of the k largest pixels, or of all if fewer, (B,1,H,W) to (B,) (GLAD: 250, stop rule 10)."""
+    """Mean of up to k largest pixels, (B,1,H,W) to (B,) (GLAD: 250, stop rule 10)."""
     flat = anomaly_map.flatten(1)
     return flat.topk(min(k, flat.shape[1]), dim=1).values.mean(1)
 
 
 def top_share_mean(anomaly_map: Tensor, share: float) -> Tensor:
-    """top_k_mean at any image size: of the largest `share` of the pixels, at least one, (B,1,H,W) to (B,)."""
+    """Mean of the largest `share` of the pixels, at least one pixel, (B,1,H,W) to (B,)."""
     return top_k_mean(anomaly_map, max(1, round(share * anomaly_map[0].numel())))
 
 
@@ -33,20 +33,22 @@ def pooled_max(anomaly_map: Tensor, window: int = 8, rounds: int = 8) -> Tensor:
     return anomaly_map.flatten(1).amax(1)
 
 
-def separation(good: Tensor, flawed: Tensor, good_maps: Tensor, flawed_maps: Tensor, masks: Tensor) -> float:
-    """How well flawed images and pixels are told from good ones: image AUROC plus pixel AP, 0 to 2.
+def separation(
+    good: Tensor, defective: Tensor, good_maps: Tensor, defective_maps: Tensor, masks: Tensor
+) -> float:
+    """Image AUROC plus pixel AP of defective against good images, 0 to 2.
 
     Args:
-        good: image scores, (N,).
-        flawed: likewise, (M,).
-        good_maps: their maps, (N,1,H,W).
-        flawed_maps: likewise, (M,1,H,W).
-        masks: of the flaws, (M,1,H,W) bool.
+        good: scores of good images, (N,).
+        defective: scores of defective images, (M,).
+        good_maps: anomaly maps of the good images, (N,1,H,W).
+        defective_maps: anomaly maps of the defective images, (M,1,H,W).
+        masks: masks of the defects, (M,1,H,W) bool.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    labels = torch.cat([torch.zeros_like(good), torch.ones_like(flawed)])
-    image = roc_auc_score(labels.cpu().numpy(), torch.cat([good, flawed]).cpu().numpy())
+    labels = torch.cat([torch.zeros_like(good), torch.ones_like(defective)])
+    image = roc_auc_score(labels.cpu().numpy(), torch.cat([good, defective]).cpu().numpy())
     truth = torch.cat([torch.zeros(good_maps.shape, dtype=torch.bool), masks.cpu()]).flatten()
-    pixels = torch.cat([good_maps, flawed_maps]).cpu().flatten()
+    pixels = torch.cat([good_maps, defective_maps]).cpu().flatten()
     return float(image) + float(average_precision_score(truth.numpy(), pixels.numpy()))

@@ -1,4 +1,4 @@
-"""Whitening of features: on their own, and given those of a reconstruction or a prediction."""
+"""Whitening of features, unconditional and conditional on the features of a reconstruction."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from mendiff.errors import InputError
 
 CONTEXT = (3, 7)
-"""Sides of the windows over which the reconstruction's features are averaged as context."""
+"""Sides of the windows over which features of the reconstruction are averaged as predictors."""
 _KEPT: Any = {"dtype": torch.float64, "device": "cpu"}
 
 
 class Moments:
-    """Mean and covariance of vectors, gathered batch by batch in float64 on the CPU.
+    """Mean and covariance of vectors, accumulated over batches in float64 on the CPU.
 
     Args:
-        channels: C.
+        channels: number of channels, C.
     """
 
     def __init__(self, channels: int) -> None:
@@ -32,14 +32,14 @@ class Moments:
         self._products = torch.zeros(self._channels, self._channels, **_KEPT)
 
     def update(self, features: Tensor) -> None:
-        """Take in every position of (B,C,h,w)."""
+        """Add every position of (B,C,h,w)."""
         flat = features.transpose(0, 1).flatten(1).double().cpu()
         self.count += flat.shape[1]
         self._sum += flat.sum(1)
         self._products += flat @ flat.T
 
     def finish(self) -> tuple[Tensor, Tensor]:
-        """(mean (C,), covariance (C,C)) of all that was taken in; starts anew."""
+        """Return mean (C,) and covariance (C,C), and reset."""
         if self.count < 2:
             raise InputError(
                 "statistics: expected at least one good image that was held back from training, got none."
@@ -51,11 +51,11 @@ class Moments:
 
 
 class ChannelWhitening(nn.Module):
-    """Features brought to zero mean and unit covariance on good images: no channel or layer dominates.
+    """Whitens features to zero mean and unit covariance on good images; all channels have equal weight.
 
     Args:
-        channels: C.
-        shrinkage: share of the mean variance that is added to the covariance's diagonal.
+        channels: number of channels, C.
+        shrinkage: share of the mean variance that is added to the diagonal of the covariance.
     """
 
     mean: Tensor
@@ -69,38 +69,38 @@ class ChannelWhitening(nn.Module):
         self._moments = Moments(channels)
 
     def update(self, features: Tensor) -> None:
-        """Take in the features of good images, (B,C,h,w)."""
+        """Add features of good images, (B,C,h,w)."""
         self._moments.update(features)
 
     def finish(self) -> None:
-        """Set mean and whitening from all that was taken in."""
+        """Compute mean and whitening from all added features."""
         mean, covariance = self._moments.finish()
-        values, vectors = torch.linalg.eigh(_lifted(covariance, self._shrinkage))
-        # Symmetric (ZCA): of all whitenings the one that leaves channels most like themselves.
+        values, vectors = torch.linalg.eigh(_regularised(covariance, self._shrinkage))
+        # Symmetric (ZCA) whitening changes the channels least.
         self.mean.copy_(mean)
         self.root.copy_(vectors @ values.rsqrt().diag() @ vectors.T)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B,C,h,w) to the same, whitened."""
+        """Whitened features, (B,C,h,w) to the same."""
         return torch.einsum("dc,bchw->bdhw", self.root, features - self.mean[:, None, None])
 
     def undo(self, difference: Tensor) -> Tensor:
-        """Of the features themselves, from a difference of whitened ones, (B,C,h,w) to the same."""
+        """Differences of features from differences of whitened features, (B,C,h,w) to the same."""
         return torch.einsum("dc,bchw->bdhw", torch.linalg.inv(self.root), difference)
 
 
 class ConditionalWhitening(nn.Module):
-    """Features of good images as a Gaussian whose mean is linear in the features of their reconstruction.
+    """Gaussian of image features whose mean is linear in the features of the reconstruction.
 
-    A plain difference of features counts blur and drift of a small denoiser, which every good image shows,
-    as defects. The best linear prediction of the input's features from the reconstruction's (at the place and
-    averaged around it) takes that away; what it leaves is whitened by its own covariance. A perfect
-    reconstruction predicts by the identity; one that tells nothing leaves PaDiM's distance.
+    Plain differences of features contain blur and colour shifts of small denoisers, also in good images.
+    Ridge regression predicts the features of the image from those of the reconstruction, at the position and
+    averaged around it. The residual is whitened by its covariance. For a perfect reconstruction the
+    prediction is the identity; for an uninformative reconstruction the result is PaDiM's distance.
 
     Args:
-        channels: C.
-        shrinkage: share of its mean variance that is added to the residual covariance's diagonal.
-        ridge: the same for the predictors' covariance; both grow where there are few positions.
+        channels: number of channels, C.
+        shrinkage: share of the mean residual variance that is added to the diagonal of its covariance.
+        ridge: the same for the covariance of the predictors. Both are larger for few positions.
     """
 
     mean: Tensor
@@ -112,18 +112,18 @@ class ConditionalWhitening(nn.Module):
         self._shrinkage, self._ridge = shrinkage, ridge
         predictors = (1 + len(CONTEXT)) * channels
         self.register_buffer("mean", torch.zeros(predictors + channels))
-        # What the prediction adds to the reconstruction's own features; kept apart, so that the difference of
-        # two like features is taken before anything is rounded.
+        # The prediction minus the features of the reconstruction. The difference of two similar features is
+        # computed separately, before rounding.
         self.register_buffer("weight", torch.zeros(channels, predictors))
         self.register_buffer("root", torch.eye(channels))
         self._moments = Moments(predictors + channels)
 
-    def update(self, features: Tensor, rebuilt: Tensor) -> None:
-        """Take in the features of good images and of their reconstructions, (B,C,h,w) each."""
-        self._moments.update(torch.cat([_with_context(rebuilt), features], dim=1))
+    def update(self, features: Tensor, reconstructed: Tensor) -> None:
+        """Add features of good images and of their reconstructions, (B,C,h,w) each."""
+        self._moments.update(torch.cat([_with_context(reconstructed), features], dim=1))
 
     def finish(self) -> None:
-        """Set prediction and whitening from all that was taken in."""
+        """Compute prediction and whitening from all added features."""
         count = self._moments.count
         mean, covariance = self._moments.finish()
         known = covariance.shape[0] - len(self.root)
@@ -132,30 +132,31 @@ class ConditionalWhitening(nn.Module):
             covariance[:known, known:],
             covariance[known:, known:],
         )
-        # Few positions could be predicted perfectly by chance: the fewer, the more is added.
-        weight = torch.linalg.solve(_lifted(predictors, self._ridge + known / count), cross)
-        # The residual's covariance for this weight, which the ridge keeps from being the best one.
+        # With few positions the regression would overfit, so the ridge grows with their inverse number.
+        weight = torch.linalg.solve(_regularised(predictors, self._ridge + known / count), cross)
+        # The residual covariance of this weight; with a ridge it is not the minimum.
         residual = own - weight.T @ cross - cross.T @ weight + weight.T @ predictors @ weight
-        inverse = torch.linalg.inv(_lifted(residual, self._shrinkage + len(own) / count))
+        inverse = torch.linalg.inv(_regularised(residual, self._shrinkage + len(own) / count))
         self.mean.copy_(mean)
         self.weight.copy_(weight.T - torch.eye(*self.weight.shape, **_KEPT))
         self.root.copy_(torch.linalg.cholesky(inverse))
 
-    def forward(self, features: Tensor, rebuilt: Tensor) -> Tensor:
-        """Squared Mahalanobis distance per channel, two (B,C,h,w) to (B,1,h,w); 1 on average on good ones."""
+    def forward(self, features: Tensor, reconstructed: Tensor) -> Tensor:
+        """Squared Mahalanobis distance per channel, two (B,C,h,w) to (B,1,h,w); mean 1 on good images."""
         known, channels = self.weight.shape[1], len(self.root)
         mean = self.mean[:, None, None]
-        correction = torch.einsum("cp,bphw->bchw", self.weight, _with_context(rebuilt) - mean[:known])
-        residual = (features - rebuilt) - (mean[known:] - mean[:channels]) - correction
+        correction = torch.einsum("cp,bphw->bchw", self.weight, _with_context(reconstructed) - mean[:known])
+        residual = (features - reconstructed) - (mean[known:] - mean[:channels]) - correction
         return (residual.permute(0, 2, 3, 1) @ self.root).square().mean(-1)[:, None]
 
 
 def _with_context(features: Tensor) -> Tensor:
-    """Features and their averages over windows around every place, (B,C,h,w) to (B,3C,h,w)."""
+    """Features and their averages over windows around every position, (B,C,h,w) to (B,3C,h,w)."""
     around = [F.avg_pool2d(features, side, 1, side // 2, count_include_pad=False) for side in CONTEXT]
     return torch.cat([features, *around], dim=1)
 
 
-def _lifted(covariance: Tensor, share: float) -> Tensor:
-    lift = share * covariance.diagonal().mean().clamp(min=1e-12)
-    return covariance + lift * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+def _regularised(covariance: Tensor, share: float) -> Tensor:
+    """The covariance with a share of its mean variance added to the diagonal."""
+    added = share * covariance.diagonal().mean().clamp(min=1e-12)
+    return covariance + added * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
