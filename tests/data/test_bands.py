@@ -3,9 +3,12 @@
 import io
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -18,19 +21,16 @@ from mendiff.data import bands, images
 GROWTH = """
 import resource, sys
 from pathlib import Path
-from types import SimpleNamespace
 import numpy as np, torch
-from mendiff.workflows.predict import BatchImage, _write_pictures
+from mendiff.workflows.predict import ImageOutput
 from mendiff.data.images import resize
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-calibration = SimpleNamespace(heat_range=(2.0, 0.75))
-model = SimpleNamespace(calibration=calibration)
 def draw(picture):
-    one = BatchImage(Path("x"), "x.png", picture=picture)
-    list(_write_pictures(model, one, torch.rand(1, 64, 64), torch.rand(3, 64, 64), Path(sys.argv[1])))
+    output = ImageOutput(Path(sys.argv[1]), "x.png", raw_maps=True)
+    list(output.write(picture, torch.rand(1, 64, 64), torch.rand(3, 64, 64), (2.0, 0.75)))
 
 resize(np.full((300, 400, 3), 90, np.uint8), 64), draw(np.full((300, 400, 3), 90, np.uint8))
 picture = np.full((4000, 6000, 3), 90, np.uint8)
@@ -48,6 +48,16 @@ def test_bands_hold_every_row_once(height, width, room, seed):
         patch.setattr(bands, "BAND_PIXELS", room)
         rows = [row for part in bands.bands(height, width) for row in range(height)[part]]
     assert rows == list(range(height))
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 200), st.integers(0, 2**32 - 1))
+def test_a_map_written_in_bands_as_tiff_reads_back_as_it_was(height, width, room, seed):
+    values = np.random.default_rng(seed).standard_normal((height, width)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(bands, "BAND_PIXELS", room)
+        file = Path(folder) / "map.tiff"
+        images.save_float_tiff(file, height, width, (values[rows] for rows in bands.bands(height, width)))
+        assert (tifffile.imread(file) == values).all()
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 200), st.integers(0, 2**32 - 1))

@@ -154,7 +154,7 @@ def test_jobs_run_at_once_in_processes_of_their_own_and_one_that_fails_is_named(
         (["--jobs", "0"], "--jobs: expected at least 1"),
         (["--set", "steps=3"], "METHOD.FIELD=VALUE"),
         (["--set", "glad.steps=3"], "a method of this benchmark (median-colour)"),
-        (["--ablation", "diad-sff"], "expected one of them, got both"),
+        (["--ablation", "diad-sff"], "expected only one of them, got both"),
     ],
 )
 def test_bad_input_is_one_sentence(parts, tmp_path, capsys, options, sentence):

@@ -64,7 +64,7 @@ def test_a_model_folder_that_comes_up_during_a_fit_stays_and_the_model_too(run, 
     monkeypatch.setattr(fit, "save", meanwhile)
     code, _, err = run("fit", data, "-o", out, "--json", *settings())
     assert code == 2
-    assert err.endswith(f"the outcome (a model) is in {tmp_path / 'model-2'}.\n")
+    assert err.endswith(f"the result (a model) is in {tmp_path / 'model-2'}.\n")
     assert (out / "mine").read_text() == "mine"
     assert mendiff.load(tmp_path / "model-2").info["images"] == 9
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "model", "model-2"]

@@ -190,7 +190,7 @@ def test_tune_refuses_other_data(told, fitted, data, tmp_path):
     assert "got 24 images with 4 of its 4" in told("tune", fitted, data, "-o", out)
     some = shutil.copytree(data / "nuts", tmp_path / "some")
     (some / "train/good/3.png").unlink()
-    assert "got 11 of which" in told("tune", fitted, some, "-o", out)
+    assert "got 11 images with 4 of its 4" in told("tune", fitted, some, "-o", out)
     assert not out.exists()
 
 

@@ -7,6 +7,7 @@ float32 tensor in [0,1] that is the input of all networks, in training and predi
 import io
 import os
 import uuid
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,9 +156,10 @@ def save_float_tiff(path: Path, height: int, width: int, values: Iterable[Heat])
     with whole_file(path) as file:
         tifffile.imwrite(
             file,
-            (band.astype(np.float32) for band in values),
+            (zlib.compress(band.astype("<f4").tobytes()) for band in values),
             shape=(height, width),
             dtype=np.float32,
+            byteorder="<",
             compression="zlib",
             rowsperstrip=strip,
         )
