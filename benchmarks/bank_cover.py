@@ -22,7 +22,7 @@ from mendiff.cli.terminal import Terminal
 from mendiff.data.dataset import open_data
 from mendiff.data.images import resize
 from mendiff.data.reading import read_image
-from mendiff.evaluation.controls import fit_memory_bank
+from mendiff.evaluation.baselines import fit_memory_bank
 from mendiff.methods.base import find_method, find_preset
 from mendiff.runs import testing
 from mendiff.scoring import bank as banks

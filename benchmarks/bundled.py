@@ -35,7 +35,7 @@ from mendiff.data.dataset import Category, open_data
 from mendiff.data.images import resize, write_bytes
 from mendiff.data.reading import read_image
 from mendiff.errors import InputError
-from mendiff.evaluation.controls import Features, fit_memory_bank
+from mendiff.evaluation.baselines import Features, fit_memory_bank
 from mendiff.nets.codec import Codec
 from mendiff.nets.features import FeatureExtractor
 from mendiff.nets.placement import multiplies_bf16

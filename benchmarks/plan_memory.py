@@ -27,7 +27,7 @@ from mendiff.methods.base_config import OPTIMIZERS, Precision
 from mendiff.methods.config import override
 from mendiff.nets.placement import Offload, multiplies_bf16, store_bf16
 from mendiff.training.lora import add_lora
-from mendiff.training.memory import Footprint, Rehearsal
+from mendiff.training.memory import Footprint, MemoryEstimator
 from mendiff.training.optimizers import COMPUTED_IN, make_optimizer, trainer_precision
 
 
@@ -108,8 +108,8 @@ def rehearsed(options: argparse.Namespace, config: MethodConfig, device: torch.d
     """The estimate of the plan."""
     if options.what == "training":
         half = trainer_precision(config.training, str(device)) in COMPUTED_IN
-        return Rehearsal(options.method, config).training(config.training, half)
-    rehearsal = Rehearsal(options.method, config, half=options.half, fast=multiplies_bf16(device))
+        return MemoryEstimator(options.method, config).training(config.training, half)
+    rehearsal = MemoryEstimator(options.method, config, half=options.half, fast=multiplies_bf16(device))
     return rehearsal.prediction(options.batch, offload=options.offload)
 
 

@@ -183,7 +183,7 @@ def interrupted_after_three(monkeypatch):
     from mendiff.training import loop
 
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    keep, kept = loop.keep, []
+    keep, kept = loop.save_checkpoint, []
 
     def stop(*arguments):
         keep(*arguments)
@@ -191,5 +191,5 @@ def interrupted_after_three(monkeypatch):
         if kept == [1, 2, 3]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "keep", stop)
+    monkeypatch.setattr(loop, "save_checkpoint", stop)
     return kept

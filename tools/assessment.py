@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mendiff.cli.terminal import Terminal
 from mendiff.demo.geometry import Field
-from mendiff.evaluation.controls import fit_memory_bank
+from mendiff.evaluation.baselines import fit_memory_bank
 from mendiff.evaluation.metrics import image_and_pixel_metrics
 from tools.camera import photographed, turned_over
 from tools.drawings import circuit, dead_leaves, plain_texture

@@ -62,7 +62,7 @@ def test_features_weights_are_loaded_from_a_local_file(tmp_path):
     model = Glad(config, features_weights=str(tmp_path / "backbone.safetensors"))
     loaded = model.method.features.backbone.state_dict()
     assert all(torch.equal(loaded[key], weights[key].to(loaded[key])) for key in loaded)
-    with pytest.raises(InputError, match=r"expected a config whose features\.name"):
+    with pytest.raises(InputError, match=r"expected a config with features\.name"):
         Glad(CONFIG, features_weights=str(tmp_path / "backbone.safetensors"))
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mendiff.checkpoints.bundled import open_features
 from mendiff.errors import InputError
-from mendiff.evaluation.metrics import TWIN_METRICS
-from mendiff.evaluation.twins import LEAST_ERROR, mean_of, twin_errors, twin_figures
+from mendiff.evaluation.metrics import TWIN_METRICS, mean_metrics
+from mendiff.evaluation.twins import LEAST_ERROR, twin_errors, twin_figures
 
 SIDE = 8
 PSNR_IN, PSNR_OUT, FEATURES_IN, FEATURES_OUT = TWIN_METRICS
@@ -96,8 +96,8 @@ def test_a_side_without_pixels_has_no_figures(features: Colours | None, rows: in
 def test_means_leave_out_images_without_a_value() -> None:
     some = [dict.fromkeys(TWIN_METRICS, 10.0), {**dict.fromkeys(TWIN_METRICS, 20.0), PSNR_IN: None}]
 
-    assert mean_of(some) == {**dict.fromkeys(TWIN_METRICS, 15.0), PSNR_IN: 10.0}
-    assert mean_of([dict.fromkeys(TWIN_METRICS)]) == dict.fromkeys(TWIN_METRICS)
+    assert mean_metrics(some, TWIN_METRICS) == {**dict.fromkeys(TWIN_METRICS, 15.0), PSNR_IN: 10.0}
+    assert mean_metrics([dict.fromkeys(TWIN_METRICS)], TWIN_METRICS) == dict.fromkeys(TWIN_METRICS)
 
 
 def test_an_image_has_the_same_figures_in_every_company() -> None:

@@ -12,7 +12,7 @@ from mendiff.errors import InputError
 from mendiff.methods.base import find_preset
 from mendiff.methods.config import override
 from mendiff.training.lora import add_lora, merge_lora
-from mendiff.training.memory import Rehearsal
+from mendiff.training.memory import MemoryEstimator
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 RANK = 2
@@ -118,6 +118,6 @@ def test_planned_memory_with_lora_is_less(tuned):
     config = tuned("glad")
     plain = replace(config, training=replace(config.training, lora_rank=0))
     with_lora, without = (
-        Rehearsal("glad", one).training(one.training, half=False) for one in (config, plain)
+        MemoryEstimator("glad", one).training(one.training, half=False) for one in (config, plain)
     )
     assert with_lora.gradients + with_lora.optimizer < without.gradients + without.optimizer

@@ -9,7 +9,7 @@ from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import METHODS
 from mendiff.methods.base_config import OPTIMIZERS, TrainingConfig
 from mendiff.nets.placement import store_bf16
-from mendiff.training.memory import CONTEXT, Footprint, Rehearsal, Tally, training_step
+from mendiff.training.memory import CONTEXT, Footprint, MemoryEstimator, StorageTracker, training_step
 from mendiff.training.memory import prediction as real_prediction
 from mendiff.training.optimizers import make_optimizer, state_bytes
 
@@ -18,7 +18,7 @@ every_method = pytest.mark.parametrize("name", METHODS)
 
 def rehearsed(name, config, half=False, **changes):
     plan = replace(config.training, batch_size=4, ema=0.0, **changes)
-    return Rehearsal(name, config).training(plan, half)
+    return MemoryEstimator(name, config).training(plan, half)
 
 
 def saved_bytes(method, image):
@@ -57,8 +57,8 @@ def test_activations_are_what_autograd_keeps(name, tiny_config, tiny_method, pic
 @every_method
 def test_rehearsed_prediction_takes_what_a_real_one_takes(name, tiny_config, tiny_method, pictures):
     method = tiny_method(name)
-    told = Rehearsal(name, tiny_config(name)).prediction(4)
-    tally = Tally([*method.parameters(), *method.buffers(), pictures])
+    told = MemoryEstimator(name, tiny_config(name)).prediction(4)
+    tally = StorageTracker([*method.parameters(), *method.buffers(), pictures])
     with tally:
         method.predict(pictures, torch.arange(4))
     assert told.peak == pytest.approx(tally.peak, rel=0.15)
@@ -67,12 +67,12 @@ def test_rehearsed_prediction_takes_what_a_real_one_takes(name, tiny_config, tin
 @every_method
 def test_memory_grows_with_batch_and_resolution_and_shrinks_with_checkpointing(name, tiny_config):
     config = tiny_config(name)
-    rehearsal = Rehearsal(name, config)
+    rehearsal = MemoryEstimator(name, config)
     plan = replace(config.training, batch_size=4, accumulate=1)
     base = rehearsal.training(plan, half=False)
     parts = rehearsal.training(replace(plan, accumulate=2), half=False)
     saving = rehearsal.training(replace(plan, checkpointing=True), half=False)
-    wide = Rehearsal(name, replace(config, image_size=64)).training(plan, half=False)
+    wide = MemoryEstimator(name, replace(config, image_size=64)).training(plan, half=False)
     assert parts.activations < base.activations < wide.activations
     assert saving.activations < base.activations
     assert saving.peak <= base.peak < wide.peak
@@ -85,14 +85,14 @@ def test_memory_grows_with_batch_and_resolution_and_shrinks_with_checkpointing(n
 @every_method
 def test_networks_in_half_precision_weigh_half(name, tiny_config):
     config = tiny_config(name)
-    full, half = (Rehearsal(name, config, half=half).prediction(2) for half in (False, True))
+    full, half = (MemoryEstimator(name, config, half=half).prediction(2) for half in (False, True))
     assert 0.45 * full.weights < half.weights < 0.7 * full.weights
 
 
 @every_method
 def test_training_in_half_precision_is_rehearsed_with_weights_in_float32(name, tiny_config):
     config = tiny_config(name, {"training.checkpointing": True})
-    rehearsal, plan = Rehearsal(name, config), replace(config.training, batch_size=4)
+    rehearsal, plan = MemoryEstimator(name, config), replace(config.training, batch_size=4)
     full, half = (rehearsal.training(plan, half=half) for half in (False, True))
     assert half.weights == full.weights
     assert half.activations != full.activations
@@ -100,7 +100,7 @@ def test_training_in_half_precision_is_rehearsed_with_weights_in_float32(name, t
 
 @every_method
 def test_offloading_leaves_the_largest_network(name, tiny_config):
-    rehearsal = Rehearsal(name, tiny_config(name))
+    rehearsal = MemoryEstimator(name, tiny_config(name))
     whole, alone = rehearsal.prediction(2), rehearsal.prediction(2, offload=True)
     assert 0 < alone.peak <= whole.peak
 
@@ -109,7 +109,7 @@ def test_rehearsal_in_half_tells_what_halved_networks_weigh(tiny_config, tiny_me
     method = tiny_method("glad")
     for part in method.parts.values():
         store_bf16(part, torch.device("cpu"), fast=False)
-    told = Rehearsal("glad", tiny_config("glad"), half=True, fast=False).prediction(4)
+    told = MemoryEstimator("glad", tiny_config("glad"), half=True, fast=False).prediction(4)
     assert told.weights == real_prediction(method, pictures).weights
 
 
@@ -130,14 +130,15 @@ def test_optimizer_state_is_what_the_optimizer_keeps(optimizer, tiny_method):
 def test_averaged_weights_count(tiny_config):
     config = tiny_config("glad")
     with_average, without = (
-        Rehearsal("glad", config).training(replace(config.training, ema=ema), False) for ema in (0.9, 0.0)
+        MemoryEstimator("glad", config).training(replace(config.training, ema=ema), False)
+        for ema in (0.9, 0.0)
     )
     assert with_average.optimizer - without.optimizer == without.gradients
     assert with_average.peak - without.peak == without.gradients
 
 
 def test_views_count_once_and_dead_tensors_not():
-    with torch.no_grad(), (tally := Tally([])):
+    with torch.no_grad(), (tally := StorageTracker([])):
         kept = torch.zeros(100)
         kept.view(10, 10).t()
         assert tally.live == 400
@@ -152,5 +153,7 @@ def test_a_device_needs_more_than_the_peak():
 def test_memory_of_a_training_on_windows_can_be_planned(tiny_config):
     plan = tiny_config("ran", {"image_size": 64, "window": 32, "training.cache_gigabytes": 1.0})
     whole = tiny_config("ran", {"image_size": 64, "window": 0})
-    windowed, entire = (Rehearsal("ran", one).training(one.training, half=False) for one in (plan, whole))
+    windowed, entire = (
+        MemoryEstimator("ran", one).training(one.training, half=False) for one in (plan, whole)
+    )
     assert 0 < windowed.activations < entire.activations

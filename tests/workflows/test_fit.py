@@ -88,7 +88,7 @@ def test_fit_needs_images(run, refused, tmp_path):
     shutil.copy(one / "0.png", one / "same.png")
     code, _, err = run("fit", one, "-o", tmp_path / "m", *settings())
     assert code == 2
-    assert "expected at least 2 different good ones" in err
+    assert "expected at least 2 different good images" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "empty", "one"]
 
 

@@ -82,9 +82,9 @@ def test_an_interrupted_codec_says_how_to_go_on_or_leaves_nothing(run, refused, 
     assert code == 130
     assert err.endswith("mendiff fit-codec: interrupted.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["cwd"]
-    keep = loop.keep
+    keep = loop.save_checkpoint
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "keep", lambda *arguments: (keep(*arguments), stop()))
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *arguments: (keep(*arguments), stop()))
     code, _, err = run(*words)
     assert code == 130
     assert "interrupted; run the same command with --resume to continue" in err

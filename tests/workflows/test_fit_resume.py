@@ -146,7 +146,7 @@ CODEC_STAGE = {
 def test_a_fit_interrupted_while_its_codec_learns_goes_on_from_there(run, data, tmp_path, monkeypatch):
     fit = ("fit", data, *settings(**CODEC_STAGE), "-o")
     assert run(*fit, tmp_path / "unbroken")[0] == 0
-    keep, kept = loop.keep, []
+    keep, kept = loop.save_checkpoint, []
 
     def interrupted(checkpoint, learning, step):
         keep(checkpoint, learning, step)
@@ -156,7 +156,7 @@ def test_a_fit_interrupted_while_its_codec_learns_goes_on_from_there(run, data, 
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-        patch.setattr(loop, "keep", interrupted)
+        patch.setattr(loop, "save_checkpoint", interrupted)
         code, _, err = run(*fit, tmp_path / "model")
         signal.signal(signal.SIGINT, handler)
     assert code == 130

@@ -92,7 +92,7 @@ def memory_footprint(needed):
 )
 def test_the_mildest_remedy_is_chosen(room, expected, monkeypatch):
     monkeypatch.setattr("mendiff.training.lora.find_spec", lambda name: True)
-    monkeypatch.setattr(plan, "Rehearsal", Fixed)
+    monkeypatch.setattr(plan, "MemoryEstimator", Fixed)
     config = planned_config("glad", "paper", 512, {})
     chosen = choose_training("glad", config, room * 10**6, {})
     told = {key.partition(".")[2]: value for key, value in chosen.changes.items()}
@@ -101,7 +101,7 @@ def test_the_mildest_remedy_is_chosen(room, expected, monkeypatch):
 
 
 def test_plan_gives_json_with_commands_that_use_it(capsys, monkeypatch):
-    monkeypatch.setattr(plan, "Rehearsal", Fixed)
+    monkeypatch.setattr(plan, "MemoryEstimator", Fixed)
     assert main(["plan", "--memory", "2.5GB", "--size", "256", "--batch", "32", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["training"]["needed"] <= told["memory"] == 2_500_000_000
@@ -114,7 +114,7 @@ def test_plan_gives_json_with_commands_that_use_it(capsys, monkeypatch):
 
 
 def test_what_was_given_stays(monkeypatch):
-    monkeypatch.setattr(plan, "Rehearsal", Fixed)
+    monkeypatch.setattr(plan, "MemoryEstimator", Fixed)
     given = {"training.optimizer": "adamw", "training.accumulate": 2, "training.precision": "float32"}
     config = planned_config("glad", "paper", 512, given)
     assert choose_training("glad", config, 2 * 10**9, given).changes == {"training.checkpointing": True}
@@ -124,7 +124,7 @@ def test_what_was_given_stays(monkeypatch):
 
 def test_without_peft_lora_is_left_out_and_named(monkeypatch):
     monkeypatch.setattr("mendiff.training.lora.find_spec", lambda name: None)
-    monkeypatch.setattr(plan, "Rehearsal", Fixed)
+    monkeypatch.setattr(plan, "MemoryEstimator", Fixed)
     config = planned_config("glad", "paper", 512, {})
     with pytest.raises(InputError, match=r"smaller --size, or pip install 'mendiff\[lora\]' and plan"):
         choose_training("glad", config, 15 * 10**6, {})

@@ -209,7 +209,7 @@ class MethodModule(HeldBack, Stored):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.average.weights:
-            self.average.follow(self._trained(), self.global_step)
+            self.average.update(self._trained(), self.global_step)
 
     def on_train_start(self) -> None:
         loader = self.trainer.train_dataloader
@@ -224,7 +224,7 @@ class MethodModule(HeldBack, Stored):
                 codec.load_state_dict(self.trainer.strategy.broadcast(codec.state_dict()))
                 self._codec_fitted = True
             self.method.prepare(self.method.framed(self._seen_batches))
-        self.average.begin(self._trained())
+        self.average.start(self._trained())
 
     def _decide_upright(self) -> None:
         """Decide from the good images whether images are rotated upright; see MethodConfig.upright."""

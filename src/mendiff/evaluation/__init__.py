@@ -1,1 +1,1 @@
-"""Metrics of a model on a data set."""
+"""Metrics, baselines, ablations and published results."""

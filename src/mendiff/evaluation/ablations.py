@@ -1,4 +1,4 @@
-"""What a benchmark compares: rows, each a method under some settings; the papers' ablations as such rows."""
+"""Rows of a benchmark, and the papers' ablations as rows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from mendiff.errors import check_choice
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table of results.
+    """A row of a results table: a method with some settings.
 
     Attributes:
-        label: what the table calls it.
-        method: one of ours, a control, or one of anomalib's models.
-        settings: of the fit, by dotted field.
-        changes: made to the fitted model, which is then calibrated anew; rows with the same method and
+        label: name in the table.
+        method: a method of mendiff, a baseline, or a model of anomalib.
+        settings: settings of the fit, by dotted field.
+        changes: changes to the fitted model, which is then calibrated again; rows with the same method and
             settings share one fit.
-        sized: further settings of the fit for presets of one size, by the first word of their names: what an
-            ablation needs to be run by a small network ("tiny"), or by the published one ("paper").
+        sized: further settings of the fit by the size of the preset, the first word of its name, such as
+            "tiny" or "paper".
     """
 
     label: str
@@ -29,18 +29,18 @@ class Row:
     sized: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def at(self, preset: str) -> Row:
-        """The row with all settings that it has at the size of a preset."""
+        """The row with the settings for the size of a preset."""
         return replace(self, settings=self.settings | self.sized.get(preset.partition("/")[0], {}), sized={})
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A paper's ablation, relative to the preset that it is run at.
+    """A paper's ablation, relative to a preset.
 
     Attributes:
         source: paper and table.
-        rows: what is compared.
-        multi_class: whether one model learns all categories.
+        rows: rows to compare.
+        multi_class: whether one model is trained on all categories.
     """
 
     source: str
@@ -49,13 +49,13 @@ class Ablation:
 
 
 def ablation(name: str) -> Ablation:
-    """The ablation of a name; InputError that lists the names for any other."""
+    """The ablation with a name; InputError that lists all names if unknown."""
     check_choice("--ablation", name, ABLATIONS)
     return ABLATIONS[name]
 
 
 def _unet(*widths: int, **more: Any) -> dict[str, Any]:
-    """A small UNet without attention, as in the presets; spelt out here, where torch is not needed."""
+    """A small UNet without attention, as in the presets; defined here without importing torch."""
     plain = {"down_block_types": ["DownBlock2D"] * len(widths), "up_block_types": ["UpBlock2D"] * len(widths)}
     return {
         "block_out_channels": list(widths),
@@ -66,8 +66,8 @@ def _unet(*widths: int, **more: Any) -> dict[str, Any]:
     }
 
 
-# The search of GLAD needs a model of all timesteps, which `tiny` is not; blocks of 4x4 pixels make its many
-# steps affordable. The presets `paper` search as they are.
+# GLAD's search needs a model of all timesteps, unlike `tiny`. Blocks of 4x4 pixels reduce the time of its
+# many steps. The presets `paper` need no changes.
 _SEARCH: dict[str, Any] = {
     "codec.factor": 4,
     "denoiser.network": _unet(64, 96, 128, add_attention=False),
@@ -81,15 +81,15 @@ _SEARCH: dict[str, Any] = {
 }
 _PLAIN = {"synthesis.share": 0.0}
 _FIXED = {"adaptive": False}
-# The network of DDPM's 256-pixel models (Ho et al. 2020, appendix B), for DiAD on pixels at the papers' size.
+# Network of DDPM's 256-pixel models (Ho et al. 2020, appendix B), for DiAD on pixels at the published size.
 _DDPM: dict[str, Any] = {
     "block_out_channels": [128, 128, 256, 256, 512, 512],
     "layers_per_block": 2,
     "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
 }
-# The UNet of DiAD's preset `small`, three levels longer at the fine end, so that its coarser levels see what
-# the latents of factor 8 are.
+# The UNet of DiAD's preset `small` with three more levels at the fine end, so that its coarser levels have
+# the resolution of latents with factor 8.
 _SMALL_DDPM = _unet(
     *(16, 32, 48, 64, 128, 192),
     down_block_types=[*["DownBlock2D"] * 4, *["CrossAttnDownBlock2D"] * 2],
@@ -121,14 +121,14 @@ def _layers(*numbers: int) -> Row:
 
 
 def _skips(label: str, *levels: int) -> Row:
-    """SG outputs of some of four levels, without SFF; networks of three levels have no first one."""
+    """SG outputs of some of four levels, without SFF; networks of three levels have no first level."""
     three = {"guide.skips": [level - 1 for level in levels]}
     settings = {"guide.skips": list(levels), "guide.fusion": "none"}
     return Row(label, "diad", settings, sized={"small": three})
 
 
 def _backbone(name: str) -> Row:
-    """Compared at strides 4, 8 and 16: timm counts VGG's stages from stride 1, all others' from 2."""
+    """Layers at strides 4, 8 and 16; timm numbers VGG's stages from stride 1, all others from 2."""
     first = 2 if name.startswith("vgg") else 1
     return Row(
         f"DiAD, {name}", "diad", {"features.name": name, "features.layers": list(_STAGES[first : first + 3])}
@@ -161,7 +161,7 @@ _UNGUIDED = (
                 "training.cache_gigabytes": 0,
                 "denoiser.network": _SMALL_DDPM,
             },
-            # A network of its own, from random weights: Stable Diffusion's knows no pixels.
+            # A network with random weights, since Stable Diffusion's is not for pixels.
             "paper": {
                 "codec.network": {},
                 "denoiser.kind": "unet",
@@ -176,10 +176,7 @@ STEPS = (1, 5, 10, 20, 50, 100, 200)
 TIMESTEPS = (100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
 
 ABLATIONS: dict[str, Ablation] = {
-    "glad-pieces": Ablation(
-        "GLAD, Table 6",
-        _PIECES,
-    ),
+    "glad-pieces": Ablation("GLAD, Table 6", _PIECES),
     "glad-steps": Ablation(
         "GLAD, Table 7",
         (
@@ -200,7 +197,7 @@ ABLATIONS: dict[str, Ablation] = {
         ),
     ),
     "diad-sff": Ablation(
-        "DiAD, Table 7; SGEB4 is the SG network's last level, SGEB3 the last but one",
+        "DiAD, Table 7; SGEB4 is the SG network's last level, SGEB3 the second to last",
         (
             Row("SD", "diad", {"guide": None}),
             Row("SD, MSG", "diad", {"guide.middle_alone": True}),
@@ -224,8 +221,8 @@ ABLATIONS: dict[str, Ablation] = {
         multi_class=True,
     ),
     "diad-layers": Ablation(
-        # Which layers the rows of the table tick is lost in the text that we read, but for the best row:
-        # these are each alone, and all that follow each other.
+        # The text of the paper does not show which layers each row uses, except for the best row: these are
+        # all single layers and all sequences.
         "DiAD, Table 9; f2 to f4 are stage1 to stage3",
         (_layers(1), _layers(2), _layers(3), _layers(1, 2), _layers(2, 3), _layers(1, 2, 3)),
         multi_class=True,
@@ -246,7 +243,7 @@ ABLATIONS: dict[str, Ablation] = {
         multi_class=True,
     ),
     "diad-timesteps": Ablation(
-        "DiAD, Figure 6, a curve that is said to fall below 600",
+        "DiAD, Figure 6, a curve that falls below 600 according to the paper",
         tuple(_start(timestep) for timestep in TIMESTEPS),
         multi_class=True,
     ),
@@ -299,7 +296,7 @@ ABLATIONS: dict[str, Ablation] = {
         ),
     ),
     "ran-timesteps": Ablation(
-        "RAN: T of eq. 11, the timesteps that are looked at",
+        "RAN: T of eq. 11, the timesteps",
         tuple(
             Row(f"T = {', '.join(map(str, steps))}", "ran", changes={"start_timesteps": list(steps)})
             for steps in (
@@ -309,7 +306,7 @@ ABLATIONS: dict[str, Ablation] = {
         ),
     ),
     "ran-targets": Ablation(
-        "RAN: features predicted whitened, and as they are (eq. 10)",
+        "RAN: prediction of whitened or original features (eq. 10)",
         (
             Row("whitened", "ran", {"whiten_targets": True}),
             Row("as they are", "ran", {"whiten_targets": False}),

@@ -1,4 +1,4 @@
-"""The curves behind the metrics, thinned to a few hundred points, to be drawn."""
+"""Curves of the metrics for drawing, reduced to a few hundred points."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ Points = list[tuple[float, float]]
 
 
 def curves(scores: Tensor, labels: Tensor, maps: Tensor | None, masks: Tensor | None) -> dict[str, Points]:
-    """The curves that the data can tell, each at most `POINTS` points with both coordinates in 0..1.
+    """Curves of at most `POINTS` points with coordinates in [0,1].
 
-    image_roc and pixel_roc run from (0,0) to (1,1): share of good images or pixels flagged, share of
-    defective ones. image_pr and pixel_pr are recall and precision from the highest score down, to be drawn in
-    steps. pro is the share of good pixels and the mean overlap of defective regions, up to
-    `AUPRO_FPR_LIMIT`.
+    image_roc and pixel_roc: false-positive rate and true-positive rate, from (0,0) to (1,1). image_pr and
+    pixel_pr: recall and precision from the highest score down, to be drawn as steps. pro: false-positive rate
+    and mean overlap of defective regions, up to `AUPRO_FPR_LIMIT`.
 
-    scores (N,) finite, labels (N,) bool, maps (N,1,H,W) finite, masks (N,1,H,W) bool. A curve is missing
-    where one class is, and those of pixels without maps or masks.
+    scores (N,) finite, labels (N,) bool, maps (N,1,H,W) finite, masks (N,1,H,W) bool. Curves are
+    missing if one class is missing; those of pixels also without maps or masks.
     """
     ranked = rankings(scores, labels, maps, masks)
     found = {}
@@ -42,7 +41,7 @@ def _recall_and_precision(ranking: Ranking) -> tuple[Floats, Floats]:
 
 
 def _thin(x: Floats, y: Floats) -> Points:
-    """Keep points at even distances along the curve, its ends always, and none twice."""
+    """Keep distinct points at equal distances along the curve, including both ends."""
     new = np.append(True, (np.diff(x) != 0) | (np.diff(y) != 0))
     x, y = x[new], y[new]
     if len(x) > POINTS:

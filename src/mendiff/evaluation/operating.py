@@ -1,4 +1,4 @@
-"""What a threshold does: how many images of every kind lie above it."""
+"""Precision, recall and false-alarm rate at a threshold."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from mendiff.data.dataset import GOOD
 
 
 def at_threshold(scores: Sequence[float], labels: Sequence[str], threshold: float) -> dict[str, Any]:
-    """What a threshold does to a test set; shares from 0 to 1, None where there is nothing to share.
+    """Precision, recall and false-alarm rate of a test set at a threshold, in [0,1]; None if undefined.
 
-    `precision` is the share of defective images among those above the threshold, `recall` the share of the
-    defective images that lie above it, `false_alarm_rate` that of the good ones; `types` as in by_type.
+    Images with a score above the threshold count as defective. `types` has the rows of by_type.
     """
     rows = by_type(scores, labels, threshold)
     good = [row for row in rows if row["type"] == GOOD]
@@ -35,18 +34,18 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def by_type(scores: Sequence[float], labels: Sequence[str], threshold: float) -> list[dict[str, Any]]:
-    """One row for every label: good first, then the kinds of defects by name.
+    """One row for every label: good first, then the defect types by name.
 
-    Each row has `type`, `images` (how many), `flagged` (how many score above the threshold), `share` (of
-    them, 0 to 1: for defects the recall, for good the false-alarm rate) and `mean_score`.
+    Each row has `type`, `images` (count), `flagged` (count above the threshold), `share` (flagged / images:
+    recall of defects, false-alarm rate of good images) and `mean_score`.
 
     Args:
-        scores: (N,), one for each image.
-        labels: (N,), good or the kind of defect.
+        scores: (N,).
+        labels: (N,), good or the defect type.
         threshold: an image counts as defective above it.
     """
     rows = []
-    for label in sorted(set(labels), key=lambda one: (one != GOOD, one)):
+    for label in sorted(set(labels), key=lambda label: (label != GOOD, label)):
         own = [score for score, other in zip(scores, labels, strict=True) if other == label]
         flagged = sum(score > threshold for score in own)
         rows.append(

@@ -1,10 +1,10 @@
-"""What the papers of the methods print: every table of results.
+"""Published results: all result tables of the papers.
 
     tables()["glad-1"].categories["carpet"]["PatchCore"]   # {"image_auroc": 0.987, "pixel_auroc": 0.99}
-    published("diad", "mvtec")["bottle"]                   # all that DiAD's tables say about it
+    published("diad", "mvtec")["bottle"]                   # from all of DiAD's tables
     published_mean("ran", "mvtec")                         # {"pixel_auroc": 0.967}
 
-The figures lie in papers.yaml beside this file, in percent as printed; here they are shares from 0 to 1.
+papers.yaml has the values in percent as printed; here they are in [0,1].
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from typing import Any
 from mendiff.errors import check_choice
 
 Figures = dict[str, float]
-"""Metric to value from 0 to 1, without the metrics that a paper does not print."""
+"""Metric to value in [0,1]; metrics that a paper does not print are missing."""
 
 DIGITS = 6
-"""Of a share: a tenth of a percent divided by 100 is then the number that one would write."""
+"""Decimal digits, so that a percentage divided by 100 has no rounding error."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a paper.
+    """A table of a paper.
 
     Attributes:
-        key: its name here, such as "glad-1".
-        paper: authors, title and place.
-        number: of the table in the paper.
+        key: name such as "glad-1".
+        paper: authors, title and venue.
+        number: number of the table in the paper.
         title: data set and subject.
         dataset: short name of the data set, as in `published`.
-        metrics: that the table prints.
+        metrics: metrics of the table.
         columns: names of the compared methods.
-        methods: name of a method of mendiff to its column; none in an ablation.
-        categories: category to column to figures; empty where the paper prints means only.
-        settings: the same for the rows of an ablation.
-        mean: column to the figures of the row "Mean" or "Average", as printed.
+        methods: name of a method of mendiff to its column; empty for an ablation.
+        categories: category to column to values; empty if the paper prints means only.
+        settings: row of an ablation to column to values.
+        mean: column to the values of the row "Mean" or "Average", as printed.
     """
 
     key: str
@@ -56,25 +56,24 @@ class Table:
 
 
 def tables() -> dict[str, Table]:
-    """All tables by key: GLAD's 1-4, 6 and 7, DiAD's 1-10, 12 and 13 and the one of its poolings."""
+    """All tables by key: GLAD's 1-4, 6 and 7, DiAD's 1-10, 12, 13 and the table of poolings."""
     return dict(_tables())
 
 
 def find_table(key: str) -> Table:
-    """The table of a key such as "glad-1"; InputError for any other."""
-    _check("table", key, _tables())
+    """The table with a key such as "glad-1"; InputError if unknown."""
+    check_choice("table", key, sorted(_tables()))
     return _tables()[key]
 
 
 def published(method: str, dataset: str) -> dict[str, Figures]:
-    """What the papers print for a method of mendiff: category to figures.
+    """Published results of a method of mendiff: category to values.
 
-    Image and pixel metrics are joined where a paper spreads them over several tables. Empty where it prints
-    means only (DiAD on MVTec-3D and Medical); see `published_mean`. Metrics of which it prints the mean only
-    (DiAD's aupro on MVTec-AD) are missing here.
+    Metrics of several tables are joined. Metrics with a published mean only are missing (DiAD on MVTec-3D
+    and Medical, DiAD's aupro on MVTec-AD); see `published_mean`.
 
     Raises:
-        InputError: for a method or a data set that is in no table; it names those that are.
+        InputError: for an unknown method or data set; lists the known ones.
     """
     joined: dict[str, Figures] = {}
     for table in _tables_of(method, dataset):
@@ -84,7 +83,7 @@ def published(method: str, dataset: str) -> dict[str, Figures]:
 
 
 def published_mean(method: str, dataset: str) -> Figures:
-    """The means over categories, as the papers print them, for a method of mendiff; errors as `published`."""
+    """Published means over categories of a method of mendiff; errors as in `published`."""
     joined: Figures = {}
     for table in _tables_of(method, dataset):
         joined.update(table.mean[table.methods[method]])
@@ -96,13 +95,9 @@ def _tables_of(method: str, dataset: str) -> list[Table]:
     for table in _tables().values():
         for name in table.methods:
             known.setdefault(name, {}).setdefault(table.dataset, []).append(table)
-    _check("method", method, known)
-    _check(f"dataset of {method}", dataset, known[method])
+    check_choice("method", method, sorted(known))
+    check_choice(f"dataset of {method}", dataset, sorted(known[method]))
     return known[method][dataset]
-
-
-def _check(what: str, name: str, known: Mapping[str, Any]) -> None:
-    check_choice(what, name, sorted(known))
 
 
 @cache
@@ -113,7 +108,7 @@ def _tables() -> dict[str, Table]:
 
 @cache
 def _read() -> dict[str, Any]:
-    # Imported here: a command that only names the suites needs no YAML.
+    # Imported here, since most commands do not need YAML.
     import yaml
 
     text = resources.files(__package__).joinpath("papers.yaml").read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""How values rank defective above good, from two sorts instead of one: the numbers behind every metric.
+"""Counts of defective and good values at all thresholds, from which all metrics are computed.
 
-Only a threshold at a defective value can change a metric, and few pixels are defective. So the defective
-values are ranked on their own and the good ones are only counted above each of them. Sorting plain numbers
-is some fifty times faster than sorting all pixels with their labels, and needs a fraction of the memory.
+Metrics depend on thresholds at defective values only, and few pixels are defective. So defective and good
+values are sorted separately, and good values are counted above each defective value. This is about fifty
+times faster than sorting all pixels with their labels, and needs a fraction of the memory.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ Values = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.int64]
 
 DROPPED_BITS = 11
-"""Of a value's 24 significant bits, where values are binned: neighbours differ by one part in 4,096."""
+"""Dropped bits of the 24 significant bits of binned values; neighbouring bins differ by 1/4096."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Counts at every distinct defective value, the highest first; K of them.
+    """Counts at all K distinct defective values, in descending order.
 
     Attributes:
-        thresholds: the values, (K,).
-        found: defective values at or above each threshold, (K,).
-        weight: their weights' sum over the sum of all, (K,) in 0..1.
-        alarms: good values at or above each threshold, (K,).
-        above: good values above it, (K,).
-        defective, good: how many there are in all.
+        thresholds: defective values, (K,).
+        found: number of defective values at or above each threshold, (K,).
+        weight: weight of defective values at or above each threshold, relative to the total, (K,).
+        alarms: number of good values at or above each threshold, (K,).
+        above: number of good values above each threshold, (K,).
+        defective, good: total numbers.
     """
 
     thresholds: Values
@@ -51,7 +51,7 @@ class Ranking:
 
     @property
     def average_precision(self) -> float:
-        """Precision averaged over recall in steps, without trapezia (Davis and Goadrich 2006)."""
+        """Average precision as a step function, without interpolation (Davis and Goadrich 2006)."""
         precision = self.found / (self.found + self.alarms)
         return float((np.diff(self.found, prepend=0.0) * precision).sum() / self.defective)
 
@@ -61,11 +61,11 @@ class Ranking:
         return 2 * self.found / (self.found + self.alarms + self.defective)
 
     def roc(self, weighted: bool = False, limit: float = 1.0) -> tuple[Floats, Floats]:
-        """Corners of the ROC curve from (0,0): share of good values, share (or weight) of defective ones.
+        """Points of the ROC curve from (0,0): share of good values, share (or weight) of defective values.
 
         Args:
-            weighted: whether defective values count by their weights.
-            limit: share of good values at which the curve ends; interpolated where it has no corner there.
+            weighted: whether weights of defective values are used.
+            limit: share of good values at which the curve ends, interpolated if necessary.
         """
         share = self.weight if weighted else self.found / self.defective
         before = np.concatenate([[0.0], share[:-1]])
@@ -80,18 +80,18 @@ class Ranking:
         return x, y
 
     def partial_area(self, limit: float) -> float:
-        """Area under the weighted ROC curve up to a share of good values, divided by it: AUPRO."""
+        """AUPRO: area under the weighted ROC curve up to a share of good values, divided by this share."""
         x, y = self.roc(weighted=True, limit=limit)
         return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum() / limit)
 
 
 def rank(values: Values, defective: npt.NDArray[np.bool_], weights: Floats | None = None) -> Ranking | None:
-    """Rank values exactly; None where all are good or all defective.
+    """Rank values exactly; None if one class is missing.
 
     Args:
         values: (N,) float32, finite.
         defective: (N,).
-        weights: of the defective values in their order; equal unless given.
+        weights: weights of the defective values, in order; default equal.
     """
     chosen, rest = values[defective], np.sort(values[~defective])
     if len(chosen) == 0 or len(rest) == 0:
@@ -111,11 +111,11 @@ def rank(values: Values, defective: npt.NDArray[np.bool_], weights: Floats | Non
 def rank_binned(
     parts: Iterable[tuple[Values, npt.NDArray[np.bool_]]], weights: Floats | None = None
 ) -> Ranking | None:
-    """Rank values part by part, rounded down to `DROPPED_BITS` fewer bits: little memory for any number.
+    """Rank binned values (`DROPPED_BITS`) in parts, with constant memory for good values.
 
     Args:
         parts: (values (n,) float32, defective (n,)), in order.
-        weights: of all defective values in their order; equal unless given.
+        weights: weights of all defective values, in order; default equal.
     """
     bins = 2 ** (32 - DROPPED_BITS)
     counts = np.zeros(bins, dtype=np.int64)
@@ -124,11 +124,11 @@ def rank_binned(
         keys = _keys(values)
         counts += np.bincount(keys[~defective], minlength=bins)
         chosen.append(keys[defective])
-    every = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
+    joined = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
     good = int(counts.sum())
-    if len(every) == 0 or good == 0:
+    if len(joined) == 0 or good == 0:
         return None
-    keys, last, order = _distinct(every)
+    keys, last, order = _distinct(joined)
     at_or_above = np.cumsum(counts[::-1])[::-1].astype(np.float64)
     return Ranking(
         thresholds=_values(keys),
@@ -136,13 +136,13 @@ def rank_binned(
         weight=_weight(weights, order, last),
         alarms=at_or_above[keys],
         above=at_or_above[keys] - counts[keys],
-        defective=len(every),
+        defective=len(joined),
         good=good,
     )
 
 
 def _distinct(values: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Distinct values, the highest first; the last place each has in that order; the order itself."""
+    """Distinct values in descending order, the last index of each in that order, and the order."""
     order = np.argsort(values)[::-1]
     ordered = values[order]
     last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
@@ -157,7 +157,7 @@ def _weight(weights: Floats | None, order: npt.NDArray[np.intp], last: npt.NDArr
 
 
 def _keys(values: Values) -> Keys:
-    """Floats as whole numbers that rank alike; -0 as 0."""
+    """Map floats to integers of the same order; -0 as 0."""
     bits = (values + np.float32(0)).astype(np.float32).view(np.int32).astype(np.int64)
     return np.asarray((np.where(bits < 0, -(bits & 0x7FFFFFFF) - 1, bits) + 2**31) >> DROPPED_BITS)
 

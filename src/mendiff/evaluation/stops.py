@@ -1,6 +1,6 @@
-"""Where an adaptive search stopped: how its steps spread, and whether larger defects stop it earlier.
+"""Statistics of the stop steps of adaptive searches, and their correlation with the size of defects.
 
-A search walks from much noise to little: who stops early stops at a high timestep.
+A search goes from high to low timesteps, so an early stop has a high timestep.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 FEWEST = 4
-"""Defective images from which a rank correlation is told."""
+"""Minimum number of defective images for a rank correlation."""
 
 
 def stop_figures(steps: Tensor, labels: Tensor, masks: Tensor | None) -> dict[str, Any]:
-    """What stop steps tell of a test set.
+    """Statistics of the stop steps of a test set.
 
     Args:
-        steps: (N,) timesteps at which images stopped.
-        labels: (N,) bool, true for defective ones.
+        steps: (N,) stop steps.
+        labels: (N,) bool, true for defective images.
         masks: (N,1,H,W) bool, or None.
 
     Returns:
-        "good" and "defective": number of images by timestep, the highest first. "area_rank": Spearman's rank
-        correlation of the stop step with the masked share over defective images, in [-1,1]; None without
-        masks, for fewer than FEWEST images, and where all stopped alike.
+        "good" and "defective": number of images by timestep, in descending order. "area_rank": Spearman's
+        rank correlation of stop step and defect area of defective images, in [-1,1]; None if undefined or
+        without masks.
     """
     found: dict[str, Any] = {
         name: counted(steps[chosen]) for name, chosen in (("good", ~labels), ("defective", labels))
@@ -36,7 +36,7 @@ def stop_figures(steps: Tensor, labels: Tensor, masks: Tensor | None) -> dict[st
 
 
 def counted(steps: Tensor) -> dict[str, int]:
-    """Number of images by timestep, the highest first."""
+    """Number of images by timestep, in descending order."""
     return {str(step): number for step, number in sorted(Counter(steps.tolist()).items(), reverse=True)}
 
 

@@ -1,6 +1,6 @@
-"""The experiments of the papers as benchmark suites: which method on which categories of which data set.
+"""The experiments of the papers as benchmark suites: method, data set and categories.
 
-The papers' own figures for a suite are `papers.published(suite.method, suite.dataset)`.
+The published results of a suite are `papers.published(suite.method, suite.dataset)`.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ MVTEC_3D = (
     "rope",
     "tire",
 )
-# DiAD names its sources (BraTS2021; BTCV and LiTS), not its folders; these are BMAD's for the same sources.
+# DiAD only names its sources (BraTS2021, BTCV and LiTS). These are BMAD's folders of the same sources.
 MEDICAL = ("Brain", "Liver")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """One experiment of a paper.
+    """An experiment of a paper.
 
     Attributes:
         name: such as "glad-mvtec".
         method: name in METHODS.
         dataset: short name of the data set, as in `papers.published`.
-        categories: names of the data set's folders.
-        multi_class: one model for all categories, or one for each.
-        tables: keys in `papers.tables` of the paper's figures.
+        categories: folder names of the data set.
+        multi_class: whether one model is trained on all categories.
+        tables: keys of the published tables in `papers.tables`.
     """
 
     name: str
@@ -86,7 +86,7 @@ _ALL = (
     Suite("diad-visa", "diad", "visa", VISA, True, ("diad-2", "diad-12", "diad-13")),
     Suite("diad-mvtec3d", "diad", "mvtec3d", MVTEC_3D, True, ("diad-5",)),
     Suite("diad-medical", "diad", "medical", MEDICAL, True, ("diad-6",)),
-    # GLAD's Table 1 shows RAN among methods with one model per category.
+    # RAN is in GLAD's Table 1, with one model per category.
     Suite("ran-mvtec", "ran", "mvtec", MVTEC, False, ("glad-1",)),
 )
 SUITES: dict[str, Suite] = {suite.name: suite for suite in _ALL}

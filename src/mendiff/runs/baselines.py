@@ -10,7 +10,7 @@ import torch
 from mendiff.data.dataset import Category
 from mendiff.data.images import resize
 from mendiff.data.reading import read_image
-from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
+from mendiff.evaluation.baselines import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.model import Model
 from mendiff.runs.testing import TestSet, measure

@@ -1,1 +1,1 @@
-"""What all trainings share: random numbers, learning rate, optimisers, LoRA, the loop."""
+"""Shared parts of all trainings: random numbers, learning rate, optimisers, LoRA, training loop."""

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights in training, which becomes the network at the end."""
+"""Exponential moving average (EMA) of the weights during training."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ from torch import Tensor
 
 
 class Average:
-    """Averaged weights by name.
+    """EMA of weights by name.
 
     Args:
-        decay: per step; 0 keeps no average.
+        decay: per step; 0 disables the average.
 
     Attributes:
         decay: per step.
-        weights: the averages; empty until `begin`, and where there are none.
+        weights: averaged weights; empty before `start` and if disabled.
     """
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
         self.weights: dict[str, Tensor] = {}
 
-    def begin(self, own: Mapping[str, Tensor]) -> None:
-        """Start from a network's weights, or go on from the averages that a checkpoint gave."""
+    def start(self, own: Mapping[str, Tensor]) -> None:
+        """Start from the weights of a network, or from averages that a checkpoint has set."""
         before, self.weights = self.weights, {}
-        for name, one in own.items() if self.decay else ():
-            self.weights[name] = before.get(name, one).detach().to(one.device, copy=True)
+        for name, weight in own.items() if self.decay else ():
+            self.weights[name] = before.get(name, weight).detach().to(weight.device, copy=True)
 
     @torch.no_grad()
-    def follow(self, own: Mapping[str, Tensor], step: int) -> None:
-        """Move towards the weights after so many steps; whole numbers, such as counters, are copied."""
-        # The first averages would be mostly initial weights: the decay grows with the steps.
+    def update(self, own: Mapping[str, Tensor], step: int) -> None:
+        """Update the averages after a step; integers, such as counters, are copied."""
+        # The decay grows with the steps, so that early averages do not consist mostly of initial weights.
         decay = min(self.decay, (1 + step) / (10 + step))
-        averaged = [name for name, one in self.weights.items() if one.is_floating_point()]
+        averaged = [name for name, weight in self.weights.items() if weight.is_floating_point()]
         if averaged:
-            means, weights = ([of[name].detach() for name in averaged] for of in (self.weights, own))
+            means, weights = (
+                [tensors[name].detach() for name in averaged] for tensors in (self.weights, own)
+            )
             torch._foreach_lerp_(means, weights, 1 - decay)
         for name in self.weights.keys() - set(averaged):
             self.weights[name].copy_(own[name])

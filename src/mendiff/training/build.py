@@ -1,4 +1,4 @@
-"""A method with the weights that its training starts from."""
+"""Creates methods with the initial weights of their training."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mendiff.methods.base import Method, MethodConfig, find_method
 def make_method(
     name: str, config: MethodConfig, seed: int, features_weights: str | None = None
 ) -> tuple[Method, dict[str, str]]:
-    """A method ready for training, and the SHA-256 of the files that its weights come from, by part.
+    """Create a method for training; also returns SHA-256 of the weight files by part.
 
     Args:
-        name: of the method.
-        config: with its image size.
-        seed: of the initial weights; the global random state is not touched.
-        features_weights: safetensors file of the weights of config.features' backbone.
+        name: name of the method.
+        config: config with image size.
+        seed: seed of the initial weights; the global random state is not changed.
+        features_weights: safetensors file of the backbone in config.features.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -36,7 +36,7 @@ def make_method(
         features: Any = getattr(method, "features", None)
         if not hasattr(features, "load_backbone"):
             raise InputError(
-                "features_weights: expected a config whose features.name says which backbone they are of."
+                "features_weights: expected a config with features.name, the backbone of these weights."
             )
         features.load_backbone(read_weights(features_weights), str(features_weights))
         files["features"] = sha256_of(features_weights)
@@ -50,16 +50,16 @@ def make_method(
 def fill_pretrained(
     method: Method, source: str, features_weights: str | None = None, prompt: str | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """Fill the networks of a paper's preset; what came from where, a line each, and SHA-256 by part.
+    """Load pretrained weights of a paper's preset; returns lines about their sources, and SHA-256 by part.
 
     Args:
-        method: with random weights.
-        source: Stable Diffusion v1 as a folder in diffusers' layout, a single file, or a hub id.
-        features_weights: safetensors file of the backbone; None takes timm's own from the hub.
-        prompt: safetensors file of prompt embeddings; None takes Stable Diffusion's text encoder.
+        method: method with random weights.
+        source: Stable Diffusion v1 as a diffusers folder, a single file, or a hub id.
+        features_weights: safetensors file of the backbone; None for timm's weights from the hub.
+        prompt: safetensors file of prompt embeddings; None to use Stable Diffusion's text encoder.
     """
-    said, features = (None if name is None else Path(name) for name in (prompt, features_weights))
-    sources = Sources(source, said, features)
+    embeddings, features = (None if name is None else Path(name) for name in (prompt, features_weights))
+    sources = Sources(source, embeddings, features)
     lines = load_pretrained(method, sources)
     found = find_pretrained(sources, extractors_of(method))
     return lines, {part: sha256_of(file) for part, file in found.items()}

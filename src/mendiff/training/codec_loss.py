@@ -1,4 +1,4 @@
-"""The loss of a codec on a batch of good images, wherever a codec is trained."""
+"""Loss of codec training on a batch of good images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mendiff.nets.placement import bf16_autocast
 def crops_loss(
     model: CodecTraining, images: Tensor, count: int, crop: int, rng: Generator, *, fast: bool = True
 ) -> Tensor:
-    """Of random crops of some images.
+    """Loss of random crops of random images.
 
     Args:
-        model: the codec with its loss.
-        images: to choose from, (N,3,H,W), uint8 or in [0,1].
-        count: crops in a batch.
-        crop: their side in pixels; 0 for whole images.
-        rng: the only randomness.
+        model: codec with its loss.
+        images: (N,3,H,W), uint8 or in [0,1].
+        count: number of crops.
+        crop: side of crops in pixels; 0 for whole images.
+        rng: source of all randomness.
         fast: see codec_loss.
     """
     chosen = torch.randint(len(images), (count,), generator=rng)
@@ -30,13 +30,13 @@ def crops_loss(
 
 
 def codec_loss(model: CodecTraining, images: Tensor, rng: Generator, *, fast: bool = True) -> Tensor:
-    """Of a batch (B,3,H,W), uint8 or in [0,1], on the model's device.
+    """Loss of a batch, computed on the model's device.
 
     Args:
-        model: the codec with its loss.
-        images: all of the batch.
-        rng: the only randomness.
-        fast: in bfloat16 where the hardware multiplies it fast, channels last; otherwise in float32.
+        model: codec with its loss.
+        images: (B,3,H,W), uint8 or in [0,1].
+        rng: source of all randomness.
+        fast: channels-last and, on hardware with fast bfloat16, in bfloat16; otherwise in float32.
     """
     device = next(model.parameters()).device
     layout = torch.channels_last if fast else torch.preserve_format

@@ -1,4 +1,4 @@
-"""The stage of a fit in which a codec learns the good images, before a method is trained on its latents."""
+"""Stage of `mendiff fit` that fits a codec to the good images, before a method is trained on its latents."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from mendiff.training.random import generator
 from mendiff.training.step import Learner
 
 CODEC_CHECKPOINT = "codec.safetensors"
-"""Name of the file that a fit keeps the stage in."""
+"""File name of the checkpoint of this stage."""
 CHECKPOINT = "last.ckpt"
-"""Of the file that it keeps the training after that in."""
+"""File name of the checkpoint of the training after this stage."""
 WARMUP = 50
 """Steps of linear warm-up."""
 
 
-def _nobody(step: int, steps: int, note: str) -> None:
-    """Where nobody asks for progress; by name, so that it can be stored."""
+def _no_progress(step: int, steps: int, note: str) -> None:
+    """Ignore progress; a named function, so that it can be pickled."""
 
 
 @dataclass(frozen=True)
 class CodecStage:
-    """How far the stage is told of and kept.
+    """Checkpoint and progress of the stage.
 
     Attributes:
-        checkpoint: file to go on from; None keeps nothing.
-        resume: go on from it, if it is there.
+        checkpoint: checkpoint file; None for no checkpoints.
+        resume: whether to resume from an existing checkpoint.
         progress: called with (step, steps, note).
     """
 
     checkpoint: Path | None = None
     resume: bool = False
-    progress: Callable[[int, int, str], None] = _nobody
+    progress: Callable[[int, int, str], None] = _no_progress
 
 
 def fit_own_codec(method: Method, batches: Batches, seed: int, stage: CodecStage) -> bool:
-    """Let a method's codec learn the good images, where its config says so; whether it did.
+    """Fit a method's codec to the good images if its config says so; returns whether it did.
 
     Args:
-        method: on its device.
-        batches: good images that are trained on, framed.
+        method: method on its device.
+        batches: framed good training images.
         seed: see fit_codec.
         stage: see CodecStage.
     """
@@ -79,12 +79,12 @@ def fit_codec(
     """Fit a codec to good images in place; it is frozen afterwards.
 
     Args:
-        codec: on its device.
-        config: its own; `config.fit` says how long and on what.
-        images: good ones that are trained on, (N,3,H,W) uint8.
-        seed: of crops, noise and synthetic anomalies.
+        codec: codec on its device.
+        config: config of the codec; `config.fit` has steps and data.
+        images: good training images, (N,3,H,W) uint8.
+        seed: seed of crops, noise and synthetic anomalies.
         stage: see CodecStage.
-        synthesis: how anomalies are made.
+        synthesis: config of synthetic anomalies.
     """
     plan = config.fit
     device = next(codec.parameters()).device
@@ -101,7 +101,7 @@ def fit_codec(
 
 
 def codec_step(config: CodecConfig, device: str) -> Callable[[], None]:
-    """A step of the stage on a codec of its own and on noise, to measure how long one takes."""
+    """A training step of a new codec on black images, to measure its time."""
     with torch.random.fork_rng(devices=[]):
         codec = make_codec(config).to(device)
     model = _with_loss(codec, config).to(device)
@@ -112,13 +112,13 @@ def codec_step(config: CodecConfig, device: str) -> Callable[[], None]:
     def step() -> None:
         loss = crops_loss(model, images, len(images), side, generator(0))
         learner.descend(loss, 0)
-        loss.item()  # waits for a device that works on its own
+        loss.item()  # waits for an asynchronous device
 
     return step
 
 
 def _training(config: CodecConfig) -> TrainingConfig:
-    """How the stage trains."""
+    """Training config of the stage."""
     return TrainingConfig(
         steps=config.fit.steps,
         batch_size=config.fit.batch_size,
@@ -130,7 +130,7 @@ def _training(config: CodecConfig) -> TrainingConfig:
 
 
 def _with_loss(codec: Codec, config: CodecConfig) -> CodecTraining:
-    """The codec with its loss; distances are those of the bundled features."""
+    """The codec with its loss, with the perceptual term of the bundled features."""
     parts = CodecParts(codec=config, features=FeaturesConfig(AUTO), loss=config.fit.loss)
     with torch.random.fork_rng(devices=[]):
         model = CodecTraining(resolved(parts))
@@ -140,7 +140,7 @@ def _with_loss(codec: Codec, config: CodecConfig) -> CodecTraining:
 
 
 def _anomalies(images: Tensor, count: int, seed: int, synthesis: SynthesisConfig | None) -> Tensor:
-    """Good images, each in turn, with a synthetic anomaly, (count,3,H,W) uint8."""
+    """Good images with a synthetic anomaly each, in turn, (count,3,H,W) uint8."""
     config = replace(synthesis or SynthesisConfig(), share=1.0)
     made = [images[:0]]
     for number in range(count):

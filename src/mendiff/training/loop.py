@@ -1,4 +1,4 @@
-"""The training loop of networks, with checkpoints to go on from."""
+"""Training loop of networks with resumable checkpoints."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ INTERRUPTED, SAME = "--resume: the interrupted training", "the same network"
 
 @dataclass(frozen=True)
 class Loop:
-    """How long, from where on, and where to keep what was reached.
+    """Options of a training loop.
 
     Attributes:
         training: steps and optimiser.
-        seed: of every step's random numbers.
-        checkpoint: file for what a later run goes on from; None keeps nothing.
-        resume: go on from it, if it is there.
+        seed: seed of the random numbers of all steps.
+        checkpoint: checkpoint file; None for no checkpoints.
+        resume: whether to resume from an existing checkpoint.
     """
 
     training: TrainingConfig
@@ -40,13 +40,13 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Rival:
-    """A second network, trained by turns with the first one, such as a discriminator.
+class Adversary:
+    """A second network that is trained alternately with the first, such as a discriminator.
 
     Attributes:
-        network: all of its parameters are trained.
-        begin: called with the number of every step.
-        loss: its own of that step, to a scalar, after the first network has moved; None where it rests.
+        network: all parameters are trained.
+        begin: called with the number of every step, before it.
+        loss: scalar loss of the step, called after the update of the first network; None to skip the step.
     """
 
     network: nn.Module
@@ -59,62 +59,62 @@ def train_network(
     loss_of: Callable[[Generator], Tensor],
     loop: Loop,
     update: Callable[[int, int, str], None],
-    rival: Rival | None = None,
+    adversary: Adversary | None = None,
 ) -> None:
-    """All steps, or those that are left; a checkpoint about every half minute.
+    """Train all remaining steps, with a checkpoint every CHECKPOINT_SECONDS.
 
     Args:
-        network: what is trained, as far as its parameters ask for gradients; at the end with its averages.
-        loss_of: from a step's generator (CPU), the only randomness, to the loss of a batch.
+        network: its parameters with requires_grad are trained; at the end it has the averaged weights.
+        loss_of: maps a step's CPU generator, the source of all randomness, to the loss of a batch.
         loop: see Loop.
         update: called with (step, steps, note).
-        rival: a second network that is trained by turns with the first one.
+        adversary: a second network that is trained alternately.
     """
     plan = loop.training
     learner = Learner(network, plan)
-    learning, first = {"": learner}, 0
-    if rival is not None:
-        learning["rival."] = Learner(rival.network, replace(plan, clip=0.0, ema=0.0))
+    learners, first = {"": learner}, 0
+    if adversary is not None:
+        learners["rival."] = Learner(adversary.network, replace(plan, clip=0.0, ema=0.0))
     if loop.resume and loop.checkpoint is not None and loop.checkpoint.is_file():
-        first = go_on(loop.checkpoint, learning)
+        first = load_checkpoint(loop.checkpoint, learners)
     saved = time.monotonic()
 
     def after(step: int, loss: float) -> None:
         nonlocal saved
         update(step, plan.steps, f"loss {loss:.4f}")
         if loop.checkpoint is not None and time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            keep(loop.checkpoint, learning, step)
+            save_checkpoint(loop.checkpoint, learners, step)
             saved = time.monotonic()
 
     def loss_at(step: int) -> Tensor:
-        if rival is not None:
-            rival.begin(step)
+        if adversary is not None:
+            adversary.begin(step)
         return loss_of(generator(loop.seed, step))
 
-    def oppose(step: int) -> None:
-        loss = None if rival is None else rival.loss()
+    def train_adversary(step: int) -> None:
+        loss = None if adversary is None else adversary.loss()
         if loss is not None:
-            learning["rival."].descend(loss, step)
+            learners["rival."].descend(loss, step)
 
-    take_steps(learner, first, loss_at, after, oppose)
+    run_steps(learner, first, loss_at, after, train_adversary)
     learner.average.swap(learner.own())
 
 
-def take_steps(
+def run_steps(
     learner: Learner,
     first: int,
     loss_at: Callable[[int], Tensor],
     after: Callable[[int, float], None],
     between: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """The steps of a training from a first one on.
+    """Run the training steps from `first` on.
 
     Args:
-        learner: what is trained, and for how long.
+        learner: network and training config.
         first: number of the first step, from 0.
-        loss_at: the loss at a step.
-        after: called after every step with (steps that are done, loss).
-        between: called with the step once the network has moved.
+        loss_at: computes the loss of a step.
+        after: called after every step with (completed steps, loss).
+        between: called with the step after the update of the network.
     """
     for step in range(first, learner.plan.steps):
         loss = loss_at(step)
@@ -125,64 +125,63 @@ def take_steps(
         after(step + 1, loss.item())
 
 
-Learning = Mapping[str, Learner]
-"""What is trained, by what its names begin with in a checkpoint."""
+Learners = Mapping[str, Learner]
+"""Learners by the prefix of their names in a checkpoint."""
 
 
-def keep(checkpoint: Path, learning: Learning, step: int, told: Mapping[str, str] | None = None) -> None:
-    """Write what a later run goes on from, under another name first.
+def save_checkpoint(checkpoint: Path, learners: Learners, step: int) -> None:
+    """Write a checkpoint to a temporary file and rename it.
 
     Args:
-        checkpoint: file.
-        learning: what is trained.
-        step: steps that are done.
-        told: what a later run has to know besides.
+        checkpoint: checkpoint file.
+        learners: what is trained.
+        step: number of completed steps.
     """
     tensors: dict[str, Tensor] = {}
-    for prefix, learner in learning.items():
+    for prefix, learner in learners.items():
         own = {f"network.{name}": one for name, one in learner.own().items()}
         own |= {f"average.{name}": one for name, one in learner.average.weights.items()}
-        own |= moments_of(learner.optimizer)
+        own |= optimizer_state(learner.optimizer)
         tensors |= {f"{prefix}{name}": one.detach().cpu().contiguous() for name, one in own.items()}
     draft = checkpoint.with_suffix(".new")
     try:
-        save_file(tensors, draft, metadata={**(told or {}), "step": str(step)})
+        save_file(tensors, draft, metadata={"step": str(step)})
         draft.rename(checkpoint)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def go_on(checkpoint: Path, learning: Learning) -> int:
-    """Take up what `keep` wrote; returns the number of steps that are done."""
+def load_checkpoint(checkpoint: Path, learners: Learners) -> int:
+    """Load a checkpoint of `save_checkpoint`; returns the number of completed steps."""
     with safe_open(checkpoint, "pt") as file:
         step = int(file.metadata()["step"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    for prefix, learner in learning.items():
+    for prefix, learner in learners.items():
         own = {name[len(prefix) :]: one for name, one in tensors.items() if name.startswith(prefix)}
         weights, averages = (_named(own, group) for group in ("network.", "average."))
         for expected, stored in ((learner.own(), weights), (learner.average.weights, averages)):
             refuse("lacks", sorted(expected.keys() - stored.keys()), INTERRUPTED, SAME)
-        # What is not trained is as it was built.
+        # Weights that are not trained are not in the checkpoint.
         load_exactly(learner.network, learner.network.state_dict() | weights, INTERRUPTED, SAME)
         for name, mean in learner.average.weights.items():
             mean.copy_(averages[name])
-        take_moments(learner.optimizer, own)
+        load_optimizer_state(learner.optimizer, own)
     return step
 
 
 def _named(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
-    """The tensors of a group, by their names within it."""
+    """The tensors with a prefix, by the rest of their names."""
     return {name.removeprefix(group): one for name, one in tensors.items() if name.startswith(group)}
 
 
-def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimiser remembers from step to step, as tensors by names of their own."""
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of an optimiser as tensors by name."""
     moments = optimizer.state_dict()["state"]
     return {f"optimizer.{at}.{name}": one for at, state in moments.items() for name, one in state.items()}
 
 
-def take_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Take up what `moments_of` gave, from among other tensors."""
+def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Load the state of `optimizer_state` from a set of tensors."""
     state = optimizer.state_dict()
     for name, one in tensors.items():
         if name.startswith("optimizer."):

@@ -1,4 +1,4 @@
-"""LoRA, by peft: training an addition of low rank to pretrained weights; saved models know nothing of it."""
+"""LoRA with peft: trains low-rank updates of pretrained weights, which are merged before saving."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LAYERS = (nn.Linear, nn.Conv2d)
 
 
 def add_lora(method: Method, rank: int, seed: int) -> None:
-    """Freeze the pretrained networks of a method and add what is trained in their place; see Method.adapted.
+    """Freeze the pretrained networks of a method and add trainable LoRA layers; see Method.adapted.
 
-    What is trained beside them, such as DiAD's outputs of the SG network, is trained as before. Nothing
-    changes in what the method computes until the first step.
+    Other trained parts, such as the outputs of DiAD's SG network, are trained as before. Outputs do not
+    change until the first step.
 
     Args:
-        method: with its pretrained weights.
-        rank: of the additions.
-        seed: of their first weights; the global random state is not touched.
+        method: method with pretrained weights.
+        rank: rank of the updates.
+        seed: seed of their initial weights; the global random state is not changed.
     """
     check_peft()
     from peft import LoraConfig, inject_adapter_in_model
@@ -36,7 +36,7 @@ def add_lora(method: Method, rank: int, seed: int) -> None:
 
 
 def check_peft() -> None:
-    """Refuse where the package is not installed."""
+    """InputError if peft is not installed."""
     if not has_peft():
         raise InputError(
             f"training.lora_rank: expected the package peft for LoRA, but it is not installed; {EXTRA}, "
@@ -45,12 +45,12 @@ def check_peft() -> None:
 
 
 def has_peft() -> bool:
-    """Whether the package is installed."""
+    """Whether peft is installed."""
     return find_spec("peft") is not None
 
 
 def merge_lora(method: Method) -> None:
-    """Add the learned additions to the weights for good: the networks are plain ones again."""
+    """Merge the LoRA layers into the weights and remove them."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for network in method.adapted:

@@ -1,14 +1,14 @@
-"""How much memory training and prediction take, told beforehand by a rehearsal on tensors without numbers.
+"""Estimates peak memory of training and prediction under FakeTensorMode.
 
-The networks are built at full size, but their tensors are fakes that have shapes and types only. One step
-runs on them, forward and backward, while every storage that comes and goes is counted. What is not counted:
-the device's own context, workspaces of its kernels, and gaps between blocks; `needed` adds a share for these.
+A forward and backward pass runs on fake tensors, which have a shape and a type but no data, and all storages
+are counted. The device's context, workspaces of kernels and fragmentation are not counted; `needed` adds an
+allowance for them.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,21 +27,21 @@ from mendiff.training.lora import add_lora
 from mendiff.training.optimizers import state_bytes
 
 CONTEXT = 600_000_000
-"""Bytes of a CUDA context with its libraries and their workspaces, about."""
+"""Approximate bytes of a CUDA context with its libraries and workspaces."""
 WASTE = 0.08
-"""Share of its memory that the allocator can't use, about: rounding and gaps."""
+"""Approximate share of memory that the allocator can't use because of rounding and fragmentation."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of one step.
+    """Bytes of a step.
 
     Attributes:
-        weights: of all networks, buffers included.
-        gradients: of what is trained.
-        optimizer: what it keeps from step to step, and averaged weights.
-        activations: what the forward pass leaves for the backward pass.
-        peak: the most at any time, all of these included.
+        weights: weights and buffers of all networks.
+        gradients: gradients of trained parameters.
+        optimizer: state of the optimiser, and averaged weights.
+        activations: activations stored for the backward pass.
+        peak: peak of the total.
     """
 
     weights: int
@@ -52,36 +52,36 @@ class Footprint:
 
     @property
     def needed(self) -> int:
-        """Bytes that a CUDA device should have for this."""
+        """Required memory of a CUDA device in bytes."""
         return round(self.peak * (1 + WASTE)) + CONTEXT
 
 
-class Tally(TorchDispatchMode):
-    """Counts the bytes of all storages that live, and the most that ever did; fakes and real tensors alike.
+class StorageTracker(TorchDispatchMode):
+    """Counts the bytes of all live storages, of fake and real tensors, and their peak.
 
     Args:
-        known: tensors that live already; views of others' storage count once.
+        known: existing tensors; shared storages are counted once.
 
     Attributes:
-        live: bytes now.
-        peak: the most so far.
+        live: current bytes.
+        peak: peak bytes.
     """
 
     def __init__(self, known: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._sizes: dict[int, int] = {}
-        for one in known:
-            self._note(one)
+        for tensor in known:
+            self._add(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for one in tree_leaves(result):
-            if isinstance(one, Tensor):
-                self._note(one)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._add(leaf)
         return result
 
-    def _note(self, tensor: Tensor) -> None:
+    def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._sizes:
@@ -89,20 +89,20 @@ class Tally(TorchDispatchMode):
         self._sizes[key] = storage.nbytes()
         self.live += storage.nbytes()
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, key).atexit = False
+        weakref.finalize(storage, self._remove, key).atexit = False
 
-    def _forget(self, key: int) -> None:
+    def _remove(self, key: int) -> None:
         self.live -= self._sizes.pop(key)
 
 
-class Rehearsal:
-    """A method at full size whose tensors hold no numbers.
+class MemoryEstimator:
+    """Estimates the memory of a method with fake tensors of full size.
 
     Args:
-        name: of the method.
-        config: with training.lora_rank; its other training options are given to `training`.
-        half: weights of layers in bfloat16, for prediction; see Model.sparing.
-        fast: with `half`, on a device that computes in bfloat16, too.
+        name: name of the method.
+        config: config with training.lora_rank; other training options are arguments of `training`.
+        half: whether weights of layers are in bfloat16 for prediction; see Model.sparing.
+        fast: with `half`, whether the device also computes in bfloat16.
     """
 
     def __init__(self, name: str, config: MethodConfig, *, half: bool = False, fast: bool = True) -> None:
@@ -121,10 +121,10 @@ class Rehearsal:
                 _norms_in_float(self.method)
 
     def training(self, plan: TrainingConfig, half: bool) -> Footprint:
-        """Bytes of a training step, and of the calibration after the last one, whichever is more.
+        """The larger footprint of a training step and of the calibration after training.
 
         Args:
-            plan: batch, accumulation, checkpointing, optimiser, EMA.
+            plan: batch size, accumulation, checkpointing, optimiser, EMA.
             half: whether activations are in bf16 or fp16.
         """
         count = max(1, plan.batch_size // plan.accumulate)
@@ -135,19 +135,19 @@ class Rehearsal:
                 image = torch.empty(count, 3, self._side, self._side)
                 self._known[key] = training_step(self.method, image, half=half, added=plan.accumulate > 1)
         step = self._known[key]
-        trained = [one for one in self.method.parameters() if one.requires_grad]
-        kept = state_bytes(plan, trained) + (step.gradients if plan.ema else 0)
-        # Adafactor works on one tensor after another, in two more of its size.
-        largest = max(4 * one.numel() for one in trained) if plan.optimizer == "adafactor" else 0
+        trained = [weight for weight in self.method.parameters() if weight.requires_grad]
+        state = state_bytes(plan, trained) + (step.gradients if plan.ema else 0)
+        # Adafactor needs two temporary tensors of the size of the current parameter.
+        largest = max(4 * weight.numel() for weight in trained) if plan.optimizer == "adafactor" else 0
         peaks = (
             step.peak,
             step.weights + step.gradients + 2 * largest,
             self.prediction(min(8, count)).peak + step.gradients,
         )
-        return Footprint(step.weights, step.gradients, kept, step.activations, max(peaks) + kept)
+        return Footprint(step.weights, step.gradients, state, step.activations, max(peaks) + state)
 
     def prediction(self, batch: int, *, offload: bool = False) -> Footprint:
-        """Bytes of a prediction of so many images together; see Model.sparing for `offload`."""
+        """Footprint of the prediction of a batch; see Model.sparing for `offload`."""
         side, key = self.method.config.image_size, (batch, offload)
         if key not in self._known:
             with self._fakes:
@@ -157,66 +157,66 @@ class Rehearsal:
 
 
 def training_step(method: Method, image: Tensor, *, half: bool = False, added: bool = False) -> Footprint:
-    """Bytes of one forward and backward pass, without those of an optimiser; real tensors or fakes.
+    """Footprint of a forward and backward pass without optimiser, with real or fake tensors.
 
     Args:
-        method: its gradients are cleared.
+        method: method; its gradients are cleared.
         image: (B,3,H,W).
-        half: activations in bfloat16, norms in float32.
-        added: gradients of an earlier part of the batch are there already.
+        half: whether activations are in bfloat16, with norms in float32.
+        added: whether gradients of an earlier part of the batch exist.
     """
     method.train()
     known = _tensors(method)
     weights = _bytes(known)
-    trained = [one for one in method.parameters() if one.requires_grad]
-    for one in trained:
-        one.grad = torch.zeros_like(one) if added else None
-        known += [] if one.grad is None else [one.grad]
-    tally = Tally([*known, image])
-    begun = tally.live
+    trained = [weight for weight in method.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.grad = torch.zeros_like(weight) if added else None
+        known += [] if weight.grad is None else [weight.grad]
+    tracker = StorageTracker([*known, image])
+    before = tracker.live
     hooks = _norms_in_float(method) if half else []
-    with tally:
+    with tracker:
         with torch.autocast(image.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
             loss = method.rehearse_training(image)
-        activations = tally.live - begun
+        activations = tracker.live - before
         loss.backward()
     for hook in hooks:
         hook.remove()
-    for one in trained:
-        one.grad = None
-    return Footprint(weights, _bytes(trained), 0, activations, tally.peak)
+    for weight in trained:
+        weight.grad = None
+    return Footprint(weights, _bytes(trained), 0, activations, tracker.peak)
 
 
 @torch.no_grad()
 def prediction(method: Method, image: Tensor, *, offload: bool = False) -> Footprint:
-    """Bytes of one prediction, (B,3,H,W); real tensors or fakes."""
+    """Footprint of the prediction of (B,3,H,W), with real or fake tensors."""
     method.eval()
     weights = _bytes(_tensors(method))
     own = {name: _bytes(_tensors(part)) for name, part in method.parts.items()}
-    tally, peaks = Tally([*_tensors(method), image]), dict.fromkeys(own, 0)
+    tracker, peaks = StorageTracker([*_tensors(method), image]), dict.fromkeys(own, 0)
 
     @contextmanager
     def watched(name: str) -> Iterator[None]:
-        tally.peak, before = tally.live, max(tally.peak, peaks.get("", 0))
+        tracker.peak, before = tracker.live, max(tracker.peak, peaks.get("", 0))
         yield
-        peaks[name], peaks[""] = max(peaks[name], tally.peak), max(before, tally.peak)
+        peaks[name], peaks[""] = max(peaks[name], tracker.peak), max(before, tracker.peak)
 
-    with tally, _entries(method):
+    with tracker, _restored(method):
         for name, part in method.parts.items():
             surround(part, partial(watched, name))
         method.rehearse_prediction(image)
-    peak = max(tally.peak, peaks.get("", 0))
+    peak = max(tracker.peak, peaks.get("", 0))
     if offload:
         others = weights - sum(own.values())
         alone = [peaks[name] - weights + own[name] for name in own]
-        between = max(tally.peak - weights, 0) + max(own.values(), default=0)
+        between = max(tracker.peak - weights, 0) + max(own.values(), default=0)
         peak = max(*alone, between) + others
     return Footprint(weights, 0, 0, 0, peak)
 
 
 @contextmanager
-def _entries(method: Method) -> Iterator[None]:
-    """Take off at the end what the block put around the networks' entries."""
+def _restored(method: Method) -> Iterator[None]:
+    """Restore the attributes of all networks at the end of the block, which wraps their methods."""
     before = {name: dict(vars(part)) for name, part in method.parts.items()}
     try:
         yield
@@ -227,18 +227,18 @@ def _entries(method: Method) -> Iterator[None]:
 
 
 def _norms_in_float(method: Method) -> list[RemovableHandle]:
-    """Norms under autocast as CUDA runs them, in float32; the CPU's autocast leaves them in half."""
-    norms = [one for one in method.modules() if isinstance(one, nn.GroupNorm | nn.LayerNorm)]
-    return [one.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),)) for one in norms]
+    """Compute norms in float32, as autocast does on CUDA; autocast on CPUs computes them in bfloat16."""
+    norms = [layer for layer in method.modules() if isinstance(layer, nn.GroupNorm | nn.LayerNorm)]
+    return [layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),)) for layer in norms]
 
 
 def _fill(method: Method) -> None:
-    """Put fakes in the place of all tensors."""
+    """Replace all tensors by fake tensors."""
     for module in method.modules():
-        for name, one in module._parameters.items():
-            if one is not None:
-                fake = torch.empty(one.shape, dtype=one.dtype)
-                module._parameters[name] = nn.Parameter(fake, one.requires_grad)
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                fake = torch.empty(weight.shape, dtype=weight.dtype)
+                module._parameters[name] = nn.Parameter(fake, weight.requires_grad)
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
@@ -255,5 +255,5 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _bytes(tensors: list[Any]) -> int:
-    return sum(one.numel() * one.element_size() for one in tensors)
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

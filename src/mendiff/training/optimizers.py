@@ -1,4 +1,4 @@
-"""Optimisers and precisions of training, as a config wants them."""
+"""Optimisers, precisions and learning rates of a training config."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mendiff.nets.placement import multiplies_bf16
 from mendiff.training.lora import check_peft
 
 LIGHTNING = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""What Lightning calls our precisions."""
+"""Lightning's names of our precisions."""
 COMPUTED_IN = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""What autocast computes in, by Lightning's names; nothing for full precision."""
+"""Autocast's type by Lightning's name; missing for full precision."""
 
 
 def check_savings(plan: TrainingConfig, device: str) -> None:
-    """Refuse options that this machine can't follow, before anything is built.
+    """InputError for options that the device or the installed packages do not support.
 
     Args:
-        plan: of the training.
-        device: torch's name of where it will run.
+        plan: training config.
+        device: torch's name of the device.
     """
     kind = torch.device(device).type
     if plan.precision == "fp16" and kind != "cuda":
@@ -38,20 +38,20 @@ def check_savings(plan: TrainingConfig, device: str) -> None:
             f"training.optimizer: expected torch 2.5 or newer for 'adafactor', got {torch.__version__}."
         )
     if plan.optimizer == "adamw8bit" and (kind != "cuda" or find_spec("bitsandbytes") is None):
-        lacking = f"the device is {kind}" if kind != "cuda" else "bitsandbytes is not installed"
+        reason = f"the device is {kind}" if kind != "cuda" else "bitsandbytes is not installed"
         raise InputError(
-            f"training.optimizer: expected CUDA and the package bitsandbytes for 'adamw8bit', but {lacking}; "
+            f"training.optimizer: expected CUDA and the package bitsandbytes for 'adamw8bit', but {reason}; "
             "choose adamw or adafactor."
         )
 
 
 def make_optimizer(plan: TrainingConfig, trained: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser that a config names, for parameters that are on their device."""
+    """Create the optimiser of a config, for parameters on their device."""
     listed = list(trained)
     check_savings(plan, str(listed[0].device.type) if listed else "cpu")
     settings: dict[str, Any] = {"lr": plan.learning_rate, "weight_decay": plan.weight_decay}
     if plan.optimizer == "adafactor":
-        # One tensor after another: all at once would hold updates as large as the weights.
+        # foreach would need memory for the updates of all weights.
         return torch.optim.Adafactor(listed, foreach=False, **settings)
     if plan.optimizer == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit
@@ -59,22 +59,22 @@ def make_optimizer(plan: TrainingConfig, trained: Iterable[nn.Parameter]) -> tor
         eight_bit: torch.optim.Optimizer = AdamW8bit(listed, **settings)
         return eight_bit
     optimizer = torch.optim.AdamW(listed, fused=True, **settings)
-    # Lightning refuses to clip gradients of an optimiser that could unscale them itself. This one then
-    # leaves unscaling to Lightning, which does it before clipping.
+    # Lightning refuses to clip gradients of optimisers that unscale them. Without this flag, Lightning
+    # unscales gradients before clipping.
     optimizer._step_supports_amp_scaling = False
     return optimizer
 
 
 def state_bytes(plan: TrainingConfig, trained: Iterable[nn.Parameter]) -> int:
-    """Bytes of what the optimiser keeps from step to step, in float32 but for the 8 bits of adamw8bit."""
-    return sum(_state_bytes(plan.optimizer, one.shape) for one in trained)
+    """Bytes of the state of the optimiser: float32, or 8 bits for adamw8bit."""
+    return sum(_state_bytes(plan.optimizer, weight.shape) for weight in trained)
 
 
 def _state_bytes(optimizer: str, shape: torch.Size) -> int:
     size = shape.numel()
     if optimizer == "adamw":
         return 2 * 4 * size
-    if optimizer == "adamw8bit":  # with a float32 scale for each 256 values; small tensors keep 32 bits
+    if optimizer == "adamw8bit":  # with a float32 scale per 256 values; small tensors have 32 bits
         return 2 * 4 * size if size < 4096 else 2 * size + 2 * 4 * -(-size // 256)
     if len(shape) < 2:
         return 4 * size
@@ -82,16 +82,16 @@ def _state_bytes(optimizer: str, shape: torch.Size) -> int:
 
 
 def trainer_precision(plan: TrainingConfig, device: str) -> str:
-    """Lightning's name of the precision of training on a device: "bf16-mixed", "16-mixed" or "32-true"."""
+    """Lightning's name of the training precision on a device: "bf16-mixed", "16-mixed" or "32-true"."""
     return fast_precision(device) if plan.precision == "auto" else LIGHTNING[plan.precision]
 
 
 def fast_precision(device: str) -> str:
-    """Lightning's name of the fastest precision that trains well on a device: "bf16-mixed" or "32-true"."""
+    """Lightning's name of the fastest stable precision on a device: "bf16-mixed" or "32-true"."""
     return "bf16-mixed" if multiplies_bf16(torch.device(device)) else "32-true"
 
 
 def learning_rate(plan: TrainingConfig, step: int) -> float:
-    """Learning rate at a step, as a share of the configured one."""
-    rise = min(1.0, (step + 1) / plan.warmup) if plan.warmup else 1.0
-    return rise * (0.5 + 0.5 * math.cos(math.pi * min(step / plan.steps, 1.0)) if plan.cosine else 1.0)
+    """Factor of the configured learning rate at a step."""
+    warmup = min(1.0, (step + 1) / plan.warmup) if plan.warmup else 1.0
+    return warmup * (0.5 + 0.5 * math.cos(math.pi * min(step / plan.steps, 1.0)) if plan.cosine else 1.0)

@@ -1,4 +1,4 @@
-"""Whole weights where FSDP keeps shards of them, one a process."""
+"""Full weights of networks that FSDP shards over processes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 @contextmanager
 def whole_weights(root: nn.Module | None) -> Iterator[None]:
-    """Weights as they are without FSDP, inside of the block.
+    """Gather full weights inside the block.
 
     Args:
-        root: what a strategy trains; only FSDP's is changed.
+        root: trained module; only FSDP modules are changed.
     """
     if not isinstance(root, FullyShardedDataParallel):
         yield
@@ -24,17 +24,17 @@ def whole_weights(root: nn.Module | None) -> Iterator[None]:
 
 
 def unshard(root: nn.Module | None, network: nn.Module) -> None:
-    """Give a network whole weights of its own for good, after a training with FSDP.
+    """Replace sharded weights of a network by full weights, after training with FSDP.
 
     Args:
-        root: what a strategy trained; only FSDP's weights need gathering.
-        network: in it.
+        root: trained module; only FSDP modules are changed.
+        network: network in it.
     """
     with whole_weights(root):
         whole = [
-            (module, name, nn.Parameter(one.detach().clone(), one.requires_grad))
+            (module, name, nn.Parameter(weight.detach().clone(), weight.requires_grad))
             for module in network.modules()
-            for name, one in module.named_parameters(recurse=False)
+            for name, weight in module.named_parameters(recurse=False)
         ]
-    for module, name, one in whole:
-        setattr(module, name, one)
+    for module, name, weight in whole:
+        setattr(module, name, weight)

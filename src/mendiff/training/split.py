@@ -1,4 +1,4 @@
-"""Which good images are held back from training, for statistics, scores and thresholds."""
+"""Selects the good images that are held back from training for calibration."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 
 FEWEST_IMAGES = 2
-"""One to train on, one to hold back."""
+"""One image for training and one held-back image."""
 SHARE, LEAST, MOST = 0.15, 4, 64
-"""Of the images that are held back: their share, and how many at least and at most; never more than half."""
+"""Share, minimum and maximum number of held-back images; never more than half of the images."""
 MOST_SEEN = 200
-"""Training images that statistics are fitted to, at most."""
+"""Maximum number of training images for statistics."""
 KEPT_AGAIN = 4
-"""Held-back images of an earlier fit that are enough to go on with; the usual number where it is smaller."""
+"""Minimum number of held-back images of an earlier fit that are reused; fewer for small data sets."""
 MOST_FOR_CODEC = 500
-"""Training images that a codec is fitted to, at most: they are all in memory."""
+"""Maximum number of training images for fitting a codec, which are all in memory."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which images of a data set are held back.
+    """Held-back images of a data set.
 
     Attributes:
         held_back: content seeds of the held-back images.
-        held_back_at: where in the data set they lie.
-        trained_at: where images lie that are trained on, at most MOST_FOR_CODEC of them.
-        by_name: whether an image is held back, by its name.
+        held_back_at: their indices in the data set.
+        trained_at: indices of training images, at most MOST_FOR_CODEC.
+        by_name: whether an image is held back, by name.
         data: fingerprint of all images.
         images: their number.
     """
@@ -47,25 +47,25 @@ class Split:
 
     @property
     def seen_at(self) -> list[int]:
-        """Where the images lie that statistics may be fitted to besides."""
+        """Indices of training images that are also used for statistics."""
         return self.trained_at[:MOST_SEEN]
 
     @property
     def scored_at(self) -> list[int]:
-        """Where the images lie that the calibration's scores are of, in their order."""
+        """Indices of the images whose scores are used for calibration, in order."""
         return [*self.held_back_at, *(self.seen_at if len(self.held_back_at) < MINIMUM else [])]
 
 
 def split_of(identities: Sequence[tuple[int, str | None]], earlier: Iterable[int] = ()) -> Split:
-    """Choose the held-back images; those of an earlier fit stay held back.
+    """Choose the held-back images; those of an earlier fit remain held back.
 
     Args:
-        identities: (content seed, name) of every training image, in the data set's order.
-        earlier: content seeds of what an earlier fit held back.
+        identities: (content seed, name) of every training image, in the order of the data set.
+        earlier: content seeds of the held-back images of an earlier fit.
     """
     seeds = [seed for seed, _ in identities]
     fresh, kept = choose(seeds), sorted(set(seeds) & set(earlier))
-    enough = min(KEPT_AGAIN, len(fresh)) <= len(kept) < len(set(seeds))  # some must be left to train on
+    enough = min(KEPT_AGAIN, len(fresh)) <= len(kept) < len(set(seeds))  # some must remain for training
     held_back = kept if enough else fresh
     others = sorted(set(seeds) - set(held_back))[:MOST_FOR_CODEC]
     return Split(
@@ -79,16 +79,16 @@ def split_of(identities: Sequence[tuple[int, str | None]], earlier: Iterable[int
 
 
 def choose(seeds: Sequence[int]) -> list[int]:
-    """The images to hold back: those with the smallest content seeds, which is as good as drawing lots.
+    """Choose the images with the smallest content seeds, which is a random choice.
 
     Args:
-        seeds: content seeds of all images; equal images have equal ones.
+        seeds: content seeds of all images; equal images have equal seeds.
     """
     distinct = sorted(set(seeds))
     if len(distinct) < FEWEST_IMAGES:
         raise InputError(
-            f"images: expected at least {FEWEST_IMAGES} different good ones, one to learn from and one to "
-            f"set the threshold by, got {len(distinct)}; add some."
+            f"images: expected at least {FEWEST_IMAGES} different good images, for training and for the "
+            f"threshold, got {len(distinct)}; add some."
         )
     return distinct[: min(max(LEAST, round(SHARE * len(distinct))), MOST, len(distinct) // 2)]
 
@@ -96,11 +96,11 @@ def choose(seeds: Sequence[int]) -> list[int]:
 def held_back_and_seen(
     images: Sequence[Tensor], chosen: Sequence[int] | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Good images (3,H,W) as a fit splits them: those it held back, and some of those it trained on.
+    """Split good images (3,H,W) into held-back images and at most MOST_SEEN training images.
 
     Args:
-        images: all of them.
-        chosen: content seeds of the held-back ones; unless given they are chosen as a fit does.
+        images: all good images.
+        chosen: content seeds of the held-back images; by default, as `choose`.
     """
     by_seed = dict(zip(content_seeds(torch.stack(list(images))).tolist(), images, strict=True))
     held_back = choose(list(by_seed)) if chosen is None else sorted(set(chosen) & by_seed.keys())
@@ -109,7 +109,7 @@ def held_back_and_seen(
 
 
 def split_images(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Good images (N,3,H,W) as those that a fit holds back, chosen by content, and all others."""
+    """Split good images (N,3,H,W) into held-back images and all others, by content."""
     seeds = content_seeds(images)
-    apart = torch.isin(seeds, torch.tensor(choose(seeds.tolist())))
-    return images[apart], images[~apart]
+    held_back = torch.isin(seeds, torch.tensor(choose(seeds.tolist())))
+    return images[held_back], images[~held_back]

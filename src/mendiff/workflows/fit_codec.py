@@ -35,7 +35,7 @@ from mendiff.runs.fit_config import backbone_changes, check_side, own_size, read
 from mendiff.runs.places import check_output, new_folder, resumable
 from mendiff.runs.reporting import Reporter
 from mendiff.training.codec_loss import crops_loss
-from mendiff.training.loop import CHECKPOINT, Loop, Rival, train_network
+from mendiff.training.loop import CHECKPOINT, Adversary, Loop, train_network
 from mendiff.training.split import split_images
 from mendiff.workflows.fit import workdir_of
 from mendiff.workflows.manifest import check_manifest, data_hashes
@@ -143,7 +143,7 @@ def run(options: FitCodecOptions, reporter: Reporter) -> dict[str, Any]:
         with reporter.bar("fitting") as update:
             count = plan.training.batch_size
             loss = partial(crops_loss, model, seen, count, plan.crop, fast=False)
-            train_network(model.codec, loss, loop, update, _rival(model))
+            train_network(model.codec, loss, loop, update, _adversary(model))
         seconds = round(time.monotonic() - began, 1)
         model.to("cpu").eval()
         after = quality(model.codec, kept, plan.codec.pixels)
@@ -171,7 +171,7 @@ def _size_of(plan: CodecPlan, paths: Sequence[Path], unit: int) -> int:
     return size
 
 
-def _rival(model: CodecTraining) -> Rival | None:
+def _adversary(model: CodecTraining) -> Adversary | None:
     """The discriminator's training, if there is a discriminator."""
     if model.discriminator is None:
         return None
@@ -179,7 +179,7 @@ def _rival(model: CodecTraining) -> Rival | None:
     def begin(step: int) -> None:
         model.step = step
 
-    return Rival(model.discriminator, begin, model.rival_loss)
+    return Adversary(model.discriminator, begin, model.rival_loss)
 
 
 def _scaled(config: CodecConfig, codec: Codec, seen: Tensor) -> CodecConfig:

@@ -28,7 +28,7 @@ from mendiff.data.images import resize
 from mendiff.data.reading import read_image
 from mendiff.data.samples import Use
 from mendiff.errors import InputError
-from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
+from mendiff.evaluation.baselines import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.evaluation.operating import at_threshold
 from mendiff.evaluation.stops import stop_figures

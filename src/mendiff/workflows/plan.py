@@ -17,7 +17,7 @@ from mendiff.methods.config import override
 from mendiff.runs.fit_config import Plan, changed_config, check_side
 from mendiff.runs.reporting import Reporter, Table
 from mendiff.training.lora import EXTRA, has_peft
-from mendiff.training.memory import Footprint, Rehearsal
+from mendiff.training.memory import Footprint, MemoryEstimator
 from mendiff.workflows.options import PlanOptions
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
@@ -111,12 +111,12 @@ def choose_training(name: str, config: MethodConfig, memory: int, given: Mapping
     """
     half = config.training.precision != "float32"
     changes = {"training.precision": "bf16"} if config.training.precision == "auto" else {}
-    rehearsal = Rehearsal(name, config)
+    rehearsal = MemoryEstimator(name, config)
     tried: list[Footprint] = []
     for remedy in _remedies(config, given):
         plan = dataclasses.replace(config.training, **remedy)
         if plan.lora_rank != config.training.lora_rank:
-            rehearsal = Rehearsal(name, dataclasses.replace(config, training=plan))
+            rehearsal = MemoryEstimator(name, dataclasses.replace(config, training=plan))
         parts, footprint = _with_parts(rehearsal, plan, half, memory, fixed="training.accumulate" in given)
         tried.append(footprint)
         if footprint.needed <= memory:
@@ -150,7 +150,7 @@ def _supports(config: MethodConfig, remedy: Mapping[str, Any]) -> bool:
 
 
 def _with_parts(
-    rehearsal: Rehearsal, plan: TrainingConfig, half: bool, memory: int, *, fixed: bool
+    rehearsal: MemoryEstimator, plan: TrainingConfig, half: bool, memory: int, *, fixed: bool
 ) -> tuple[int, Footprint]:
     """(parts of the batch, their memory): the fewest parts that fit, or the largest number of parts."""
     parts = [n for n in range(1, plan.batch_size + 1) if plan.batch_size % n == 0]
@@ -173,10 +173,10 @@ def choose_prediction(name: str, config: MethodConfig, memory: int) -> Choice:
     """The largest batch that fits in float32, otherwise in bfloat16, then with offloading, then both."""
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, lora_rank=0))
     tried: list[Footprint] = []
-    plain, halved = Rehearsal(name, config), None
+    plain, halved = MemoryEstimator(name, config), None
     for offload, half in ((False, False), (False, True), (True, False), (True, True)):
         if half and halved is None:
-            halved = Rehearsal(name, config, half=True)
+            halved = MemoryEstimator(name, config, half=True)
         rehearsal = halved if half and halved is not None else plain
         for batch in BATCHES:
             footprint = rehearsal.prediction(batch, offload=offload)

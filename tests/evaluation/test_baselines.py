@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mendiff.errors import InputError
-from mendiff.evaluation.controls import fit_median_colour, fit_memory_bank
+from mendiff.evaluation.baselines import fit_median_colour, fit_memory_bank
 from mendiff.scoring.maps import gaussian_blur
 
 

@@ -1,7 +1,7 @@
-"""Two controls that have no diffusion model, to be printed beside every table of results.
+"""Two baselines without diffusion model, for every results table.
 
-Some data sets give much away: where a defect is simply darker than the rest, the distance from the image's
-own colour finds it. A figure below a control's says nothing in favour of a model.
+Some data sets are easy: if defects are simply darker, the distance to the image's median colour finds them. A
+model should exceed these baselines.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,16 +20,16 @@ Features = Callable[[Tensor], Sequence[Tensor]]
 
 SIGMAS = (0.0, 2.0, 4.0)
 POSITIONS, SIGMA_SHARE, TOP_SHARE = 20_000, 4 / 256, 0.002
-"""Of the memory bank: what it keeps; how its maps are smoothed, as a share of their side; and scored."""
+"""Memory bank: number of positions, sigma of smoothing as a share of the side, share of the mean score."""
 HIGHEST = 0.01
-"""Share of the pixels whose mean is an image's score by the median colour."""
+"""Median colour: share of the highest pixels whose mean is the score."""
 
 
 @dataclass(frozen=True)
 class MedianColour:
-    """The residual to an image's own median colour; what differs from it is anomalous.
+    """Scores pixels by their residual to the image's median colour.
 
-    scales holds the standard deviation on good images of the residual, blurred at each of SIGMAS and squared.
+    `scales` are the standard deviations, on good images, of the squared residual blurred with each of SIGMAS.
     """
 
     scales: Tensor
@@ -37,18 +37,15 @@ class MedianColour:
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Score images (B,3,H,W) in [0,1]; -> scores (B,), maps (B,1,H,W).
 
-        The map is the mean over the blurs, each in units of its scale; an image's score is the mean of the
-        highest 1 % of its map.
+        The map is the mean over all blurs, each divided by its scale. The score is the mean of the highest
+        1 % of the map.
         """
         maps = (_residuals(images) / self.scales[:, None, None, None, None]).mean(dim=0)
         return top_share_mean(maps, HIGHEST), maps
 
 
 def fit_median_colour(images: Tensor) -> MedianColour:
-    """Learn three numbers, and nothing else, from good images (N,3,H,W) in [0,1].
-
-    Raises InputError without images.
-    """
+    """Compute the scales from good images (N,3,H,W) in [0,1]; InputError without images."""
     if len(images) == 0:
         raise InputError("The scales of the median colour need good images, got none.")
     moments = torch.zeros(2, len(SIGMAS), dtype=torch.float64)
@@ -60,19 +57,17 @@ def fit_median_colour(images: Tensor) -> MedianColour:
 
 
 def _residuals(images: Tensor) -> Tensor:
-    """The residual to the median colour, blurred at each of SIGMAS, then squared and summed over channels,
-    (3,B,1,H,W).
-    """
+    """Residual to the median colour, blurred with SIGMAS, squared, summed over channels; (3,B,1,H,W)."""
     residual = images - images.flatten(2).median(dim=2).values[:, :, None, None]
     blurred = [gaussian_blur(residual, sigma) for sigma in SIGMAS]
-    return torch.stack([one.square().sum(dim=1, keepdim=True) for one in blurred])
+    return torch.stack([layer.square().sum(dim=1, keepdim=True) for layer in blurred])
 
 
 @dataclass(frozen=True)
 class MemoryBank:
-    """Positions of good images in features; what is far from all of them is anomalous, see PatchBank.
+    """Scores positions by the distance of their features to those of good images; see PatchBank.
 
-    features maps (B,3,H,W) in [0,1] to feature maps (B,C,h,w), the finest first.
+    `features` maps (B,3,H,W) in [0,1] to feature maps (B,C,h,w), the finest first.
     """
 
     features: Features
@@ -80,10 +75,9 @@ class MemoryBank:
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Score images (B,3,H,W) by the distance to the nearest position; -> scores (B,), maps (B,1,H,W).
+        """Score images (B,3,H,W) in [0,1]; -> scores (B,), maps (B,1,H,W).
 
-        Maps are smoothed as our own read-outs smooth theirs, and an image's score is the mean of the highest
-        0.2 % of its map.
+        Maps are smoothed as in the read-outs. The score is the mean of the highest 0.2 % of the map.
         """
         found = [self.bank(*_described(self.features, image)) for image in images.split(1)]
         maps = F.interpolate(torch.cat(found), size=images.shape[-2:], mode="bilinear", align_corners=False)
@@ -95,10 +89,7 @@ class MemoryBank:
 def fit_memory_bank(
     features: Features, images: Tensor, positions: int = POSITIONS, seed: int = 0
 ) -> MemoryBank:
-    """Keep positions that stand for all of good images (N,3,H,W) in [0,1].
-
-    Raises InputError without images.
-    """
+    """Fit a bank of covering positions to good images (N,3,H,W) in [0,1]; InputError without images."""
     if len(images) == 0:
         raise InputError("A memory bank needs good images, got none.")
     channels = [layer.shape[1] for layer in _described(features, images[:1])[0]]
@@ -108,6 +99,6 @@ def fit_memory_bank(
 
 
 def _described(features: Features, image: Tensor) -> tuple[Sequence[Tensor], tuple[int, int]]:
-    """Features of an image, enlarged for them if small as our own read-outs do, and the size they saw."""
-    seen = enlarged(image, features)
-    return features(seen), (seen.shape[-2], seen.shape[-1])
+    """Features of an image, upsampled if small as in the read-outs, and the size of their input."""
+    upsampled = enlarged(image, features)
+    return features(upsampled), (upsampled.shape[-2], upsampled.shape[-1])
