@@ -13,12 +13,12 @@ from mendiff.methods.base import (
 )
 
 
-def test_every_name_leads_to_a_method():
+def test_every_name_is_a_method():
     for name in METHODS:
         assert issubclass(find_method(name), Method)
 
 
-def test_an_unknown_method_is_refused_with_those_there_are():
+def test_unknown_method_is_refused_with_the_known_methods():
     with pytest.raises(InputError, match=f"expected one of .*{next(iter(METHODS))}.*, got 'gan'"):
         find_method("gan")
 
@@ -36,7 +36,7 @@ def test_an_unknown_method_is_refused_with_those_there_are():
         ("paper/mpdd/cable", "expected paper/mpdd/ and one of bracket_black, .* got 'paper/mpdd/cable'"),
     ],
 )
-def test_an_unknown_preset_is_refused_with_those_that_may_be_meant(preset, sentence):
+def test_unknown_preset_is_refused_with_suggestions(preset, sentence):
     with pytest.raises(InputError, match=f"preset: .*{sentence}"):
         find_preset("glad", preset)
 
@@ -51,13 +51,13 @@ def test_an_unknown_preset_is_refused_with_those_that_may_be_meant(preset, sente
         ({"ema": 2.0}, "training.ema: expected 0 to 1, got 2.0."),
     ],
 )
-def test_a_training_that_makes_no_sense_is_refused(changes, sentence):
+def test_invalid_training_settings_are_refused(changes, sentence):
     with pytest.raises(InputError, match=f"^{sentence}$"):
         TrainingConfig(**changes)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_refuses_sides_below_zero(name):
+def test_every_method_refuses_negative_sides(name):
     for kind in (MethodConfig, find_method(name).Config):
         with pytest.raises(InputError, match="crop: expected at least 0, got -5"):
             kind(crop=-5)
@@ -68,7 +68,7 @@ def numbered(height, width):
     return torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width).expand(50, 3, -1, -1)
 
 
-def test_crops_are_pieces_of_their_image_on_the_grid(rng):
+def test_crops_are_regions_of_their_image_on_the_grid(rng):
     crops = random_crops(numbered(40, 24), 16, 4, rng)
     assert crops.shape == (50, 3, 16, 16)
     down, right = crops[:, 0, 0, 0] // 24, crops[:, 0, 0, 0] % 24
@@ -79,12 +79,12 @@ def test_crops_are_pieces_of_their_image_on_the_grid(rng):
 
 
 @pytest.mark.parametrize("side", [0, 32, 100])
-def test_images_that_are_no_larger_stay_whole(side, rng):
+def test_small_images_are_not_cropped(side, rng):
     image = numbered(32, 32)
     assert random_crops(image, side, 4, rng) is image
 
 
-def test_crops_are_repeatable_and_leave_the_global_rng_alone(global_rng_untouched):
+def test_crops_are_repeatable_and_do_not_use_the_global_rng(global_rng_untouched):
     image = numbered(32, 32)
     with global_rng_untouched():
         first, again, other = (

@@ -19,7 +19,7 @@ AUTOENCODER = {
 
 
 @pytest.mark.parametrize(("name", "encoded"), [("glad", 4 + 8), ("diad", 4)])
-def test_a_good_image_is_encoded_once(name, encoded, tiny_method, pictures, streams, monkeypatch):
+def test_good_image_is_encoded_once(name, encoded, tiny_method, pictures, streams, monkeypatch):
     cached, plain = (
         tiny_method(name, {**AUTOENCODER, "training.cache_gigabytes": room}) for room in (1.0, 0.0)
     )
@@ -43,7 +43,7 @@ def test_a_good_image_is_encoded_once(name, encoded, tiny_method, pictures, stre
         ("ran", {"crop": 16, "window": 0}, "crops of 16 pixels are new at every step; use window"),
     ],
 )
-def test_it_is_refused_where_latents_change_or_cost_nothing(name, changes, reason, tiny_config):
+def test_cache_is_refused_for_latents_that_change_or_take_no_time(name, changes, reason, tiny_config):
     codec = {} if name == "ran" else AUTOENCODER
     with pytest.raises(InputError, match=f"training.cache_gigabytes: expected 0, got 1, although {reason}"):
         tiny_config(name, {**codec, "training.cache_gigabytes": 1.0, **changes})

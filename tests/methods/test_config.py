@@ -49,7 +49,7 @@ configs = st.builds(
 
 @settings(max_examples=25)
 @given(configs)
-def test_json_gives_the_same_config_back(config):
+def test_config_survives_json(config):
     assert config_from_dict(Outer, json.loads(json.dumps(config_to_dict(config)))) == config
 
 
@@ -66,7 +66,7 @@ def test_missing_fields_keep_their_defaults():
     assert config_from_dict(Outer, {"inner": {"rate": 2.0}}) == Outer(inner=Inner(rate=2.0))
 
 
-def test_whole_numbers_are_taken_where_numbers_are_expected():
+def test_integers_are_valid_floats():
     config = config_from_dict(Outer, {"limit": 1, "inner": {"rate": 2}})
     assert (type(config.limit), type(config.inner.rate)) == (float, float)
 
@@ -91,13 +91,13 @@ def test_whole_numbers_are_taken_where_numbers_are_expected():
         ({"extra": [1]}, "config.extra: expected a mapping"),
     ],
 )
-def test_wrong_values_are_refused_by_the_name_of_their_field(data, message):
+def test_invalid_values_are_refused_with_the_name_of_their_field(data, message):
     with pytest.raises(InputError, match=message):
         config_from_dict(Outer, data)
 
 
 @pytest.mark.parametrize("data", [5, None, [1], "text"])
-def test_something_else_than_fields_is_refused(data):
+def test_data_other_than_a_mapping_is_refused(data):
     with pytest.raises(InputError, match="expected a group of fields"):
         config_from_dict(Outer, data)
 
@@ -110,12 +110,12 @@ def test_override_replaces_by_dotted_name():
 
 
 @pytest.mark.parametrize("name", ["inner.rat", "rate", "nothing.here", "count.more", "sizes.0", ""])
-def test_override_of_a_field_that_does_not_exist_is_refused(name):
+def test_override_of_an_unknown_field_is_refused(name):
     with pytest.raises(InputError):
         override(Outer(), {name: 1})
 
 
-def test_overriding_inside_a_group_that_was_given_leaves_the_given_one_alone(tiny_config):
+def test_override_does_not_change_its_argument(tiny_config):
     network = {"block_out_channels": [8, 16]}
     tiny_config("glad", {"denoiser.network": network, "denoiser.network.block_out_channels": [4]})
     assert network == {"block_out_channels": [8, 16]}
@@ -125,7 +125,7 @@ RENAMED = [(name, *pair) for name in METHODS for pair in find_method(name).Confi
 
 
 @pytest.mark.parametrize(("name", "old", "new"), RENAMED)
-def test_the_old_name_of_a_field_is_refused_with_its_new_one(name, old, new):
+def test_old_name_of_a_field_is_refused_with_the_current_name(name, old, new):
     config = find_method(name).Config()
     attrgetter(new)(config)
     with pytest.raises(AttributeError):

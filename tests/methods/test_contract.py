@@ -1,4 +1,4 @@
-"""What every method promises, whichever paper it is."""
+"""Contract tests of all methods."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ FULL = {
     "diad": {"readout.local_share": 0.4, "features.name": "test_resnet"},
     "ran": {"readout.distance": "mahalanobis", "features.name": "test_resnet", "enlarge": 0},
 }
-"""What gives a method of the preset "tiny" every part that some preset has."""
+"""Changes of the preset "tiny" that give a method all parts of all presets."""
 
 
 def columns(found):
@@ -87,22 +87,24 @@ def test_detections_have_their_shapes_types_and_ranges(method, pictures):
     assert bool((found.score >= found.anomaly_map.amin((1, 2, 3)) - 1e-5).all())
 
 
-def test_learning_what_is_usual_tells_how_far_it_is_and_learns_the_same(full, pictures):
+def test_fitting_statistics_reports_progress_without_changing_the_result(full, pictures):
     full.fit_statistics(held_back(pictures), held_back(pictures.flip(0)))
     silent = full.predict(pictures, SEEDS)
-    told = []
+    reported = []
     full.fit_statistics(
-        held_back(pictures), held_back(pictures.flip(0)), lambda title, *far: told.append((title, far))
+        held_back(pictures),
+        held_back(pictures.flip(0)),
+        lambda title, *counts: reported.append((title, counts)),
     )
     same(silent, full.predict(pictures, SEEDS))
-    assert told
-    for title in {title for title, _ in told}:
-        steps = [far for one, far in told if one == title]
+    assert reported
+    for title in {title for title, _ in reported}:
+        steps = [counts for one, counts in reported if one == title]
         total = steps[0][1]
         assert steps == [(number, total, "") for number in range(1, total + 1)] * (len(steps) // total)
 
 
-def test_an_image_is_judged_alike_alone_and_in_a_batch(method, pictures):
+def test_detection_does_not_depend_on_the_batch(method, pictures):
     method.fit_statistics(held_back(pictures))
     together = method.predict(pictures, SEEDS)
     alone = [method.predict(pictures[i : i + 1], SEEDS[i : i + 1]) for i in range(4)]
@@ -110,8 +112,8 @@ def test_an_image_is_judged_alike_alone_and_in_a_batch(method, pictures):
     same(together, joined, rtol=1e-5, atol=1e-5)
 
 
-def test_other_settings_of_a_fitted_model_start_from_all_that_its_training_made(method, name, pictures):
-    faint = 0.4 + pictures / 10  # far from the contrast and scale that a new network takes for granted
+def test_variant_of_a_fitted_model_keeps_all_trained_state(method, name, pictures):
+    faint = 0.4 + pictures / 10  # progress from the contrast and scale that a new network takes for granted
     method.prepare(held_back(faint))
     seen, apart = [*faint, *faint.flip(-1)], [*faint.flip(-2)]
     model = calibrated(name, method, {}, apart, seen, 4)
@@ -119,7 +121,7 @@ def test_other_settings_of_a_fitted_model_start_from_all_that_its_training_made(
     same(changed.predict(list(faint)), model.predict(list(faint)), rtol=1e-3, atol=1e-3)
 
 
-def test_other_settings_keep_every_part_but_what_is_learned_of_good_images(full, name, pictures):
+def test_variant_keeps_all_state_except_statistics(full, name, pictures):
     seen, apart = [*pictures, *pictures.flip(-1)], [*pictures.flip(-2)]
     full.prepare(held_back(torch.stack(seen[:4])))
     model = calibrated(name, full, {}, apart, seen, 4)
@@ -127,28 +129,28 @@ def test_other_settings_keep_every_part_but_what_is_learned_of_good_images(full,
     changed = variant_of(model, {"training.steps": 7}, apart[:3], seen[:5])
     after = changed.method.state_dict()
     assert after.keys() == before.keys()
-    kept = [key for key in before if not full.is_learned(key)]
+    kept = [key for key in before if not full.is_statistic(key)]
     assert all(torch.equal(before[key], after[key]) for key in kept)
     assert {key.partition(".")[0] for key in kept} >= {*full.parts} - {"codec"}  # which has no weights here
     assert not all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_what_good_images_teach_is_what_the_method_declares(full, pictures):
+def test_fit_statistics_changes_exactly_the_declared_statistics(full, pictures):
     assert all(hasattr(full, attribute) for attribute in (*full.NETWORKS, *full.STATISTICS))
     assert not set(full.NETWORKS) & set(full.STATISTICS)
     before = {key: one.clone() for key, one in full.state_dict().items()}
     full.prepare(held_back(pictures))
     prepared = {key: one.clone() for key, one in full.state_dict().items()}
-    assert not any(full.is_learned(key) for key in before if not torch.equal(before[key], prepared[key]))
+    assert not any(full.is_statistic(key) for key in before if not torch.equal(before[key], prepared[key]))
     full.fit_statistics(held_back(pictures))
     taught = {key for key, one in full.state_dict().items() if not torch.equal(one, prepared[key])}
     assert taught
-    assert all(full.is_learned(key) for key in taught)
+    assert all(full.is_statistic(key) for key in taught)
     assert {key.partition(".")[0] for key in taught} == set(full.STATISTICS)
 
 
 @pytest.mark.slow
-def test_presets_have_no_part_that_these_tests_leave_out(full, name):
+def test_tests_cover_all_parts_of_all_presets(full, name):
     parts = set()
     for config in find_method(name).PRESETS.values():
         with torch.device("meta"):
@@ -157,25 +159,25 @@ def test_presets_have_no_part_that_these_tests_leave_out(full, name):
     assert parts <= {key.partition(".")[0] for key in full.state_dict()} | {"codec"}
 
 
-def test_equal_seeds_give_equal_detections_and_others_do_not(method, pictures):
+def test_equal_seeds_give_equal_detections_and_other_seeds_do_not(method, pictures):
     first = method.predict(pictures, SEEDS)
     same(first, method.predict(pictures, SEEDS))
     assert not torch.equal(first.anomaly_map, method.predict(pictures, SEEDS + 1).anomaly_map)
 
 
-def test_equal_generators_give_equal_losses_and_others_do_not(method, pictures, streams):
+def test_equal_generators_give_equal_losses_and_other_generators_do_not(method, pictures, streams):
     losses = [method.training_loss(pictures, streams(4, seed)).item() for seed in (3, 3, 4)]
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_batchs_loss_is_the_mean_of_its_images_with_their_own_streams(method, pictures):
+def test_loss_of_a_batch_is_the_mean_over_its_images(method, pictures):
     method.train()
     whole = method.training_loss(pictures, PerImageRandom(SEEDS))
     parts = [method.training_loss(pictures[rows], PerImageRandom(SEEDS[rows])) for rows in ([0, 2], [1, 3])]
     torch.testing.assert_close(whole, torch.stack(parts).mean(), rtol=1e-5, atol=1e-6)
 
 
-def test_global_rng_is_left_alone(method, pictures, streams, global_rng_untouched):
+def test_global_rng_is_unchanged(method, pictures, streams, global_rng_untouched):
     method.fit_statistics(held_back(pictures))  # libraries that are imported for it may draw
     with global_rng_untouched():
         method.training_loss(pictures, streams())
@@ -183,7 +185,7 @@ def test_global_rng_is_left_alone(method, pictures, streams, global_rng_untouche
         method.fit_statistics(held_back(pictures))
 
 
-def test_inputs_are_left_alone(method, pictures, streams):
+def test_inputs_are_unchanged(method, pictures, streams):
     image, seeds = pictures.clone(), SEEDS.clone()
     method.training_loss(image, streams())
     method.predict(image, seeds)
@@ -235,7 +237,7 @@ def test_saving_and_loading_gives_bit_equal_detections(name, method, pictures, t
     same(method.predict(pictures, SEEDS), loaded.method.predict(pictures, SEEDS))
 
 
-def test_a_model_with_every_part_is_saved_and_loaded_whole(name, full, pictures, tmp_path):
+def test_model_with_all_parts_survives_saving_and_loading(name, full, pictures, tmp_path):
     full.fit_statistics(held_back(pictures))
     store.save(tmp_path / "model", name, full, Calibration((1.0, 2.0), (3.0, 4.0)), {})
     loaded = store.load(tmp_path / "model").method
@@ -257,7 +259,7 @@ def test_statistics_change_no_trained_weight(method, pictures):
         assert torch.equal(one, before[key])
 
 
-def test_statistics_learned_twice_are_those_learned_once(method, pictures):
+def test_fitting_statistics_twice_gives_the_same(method, pictures):
     method.fit_statistics(held_back(pictures))
     once = {key: one.clone() for key, one in method.state_dict().items()}
     method.fit_statistics(held_back(pictures))
@@ -273,7 +275,7 @@ def test_prediction_works_on_sizes_other_than_the_configs(method, pictures):
     assert bool(found.score.isfinite().all())
 
 
-def test_a_size_that_the_networks_cannot_take_is_refused(method, pictures):
+def test_unsuitable_image_size_is_refused(method, pictures):
     with pytest.raises(InputError, match="image size"):
         method.predict(pictures[:, :, :31, :29], SEEDS)
 
@@ -285,14 +287,14 @@ def test_every_preset_survives_json(name):
         assert config_from_dict(kind.Config, plain) == config
 
 
-def test_a_trace_ends_in_what_predict_finds_and_leaves_the_method_as_it_was(
+def test_trace_contains_the_result_of_predict_and_does_not_change_the_method(
     method, pictures, global_rng_untouched
 ):
     method.fit_statistics(held_back(pictures))
     before = {key: one.clone() for key, one in method.state_dict().items()}
-    flawed = pictures.clone()
-    flawed[:, :, 8:20, 8:20] = 1.0
-    for image, seed in zip([*pictures[:2], *flawed[:2]], SEEDS, strict=True):
+    defective = pictures.clone()
+    defective[:, :, 8:20, 8:20] = 1.0
+    for image, seed in zip([*pictures[:2], *defective[:2]], SEEDS, strict=True):
         expected = method.predict(image[None], seed[None])
         with global_rng_untouched():
             traced = method.trace(image[None], seed[None])
@@ -301,7 +303,7 @@ def test_a_trace_ends_in_what_predict_finds_and_leaves_the_method_as_it_was(
     assert all(torch.equal(one, before[key]) for key, one in method.state_dict().items())
 
 
-def test_the_panels_of_a_trace_are_pictures_and_maps_with_words(full, pictures):
+def test_panels_of_a_trace_have_valid_pictures_maps_and_texts(full, pictures):
     full.fit_statistics(held_back(pictures))
     panels = full.trace(pictures[:1], SEEDS[:1]).panels
     assert panels
@@ -320,14 +322,14 @@ def test_the_panels_of_a_trace_are_pictures_and_maps_with_words(full, pictures):
     json.dumps([(one.t, one.score, one.limit, one.span, one.note) for one in panels], allow_nan=False)
 
 
-def test_a_trace_is_of_one_image_of_a_size_that_the_networks_take(method, pictures):
+def test_trace_refuses_several_images_and_unsuitable_sizes(method, pictures):
     with pytest.raises(InputError, match="trace: expected one image, got 4"):
         method.trace(pictures, SEEDS)
     with pytest.raises(InputError, match="image size"):
         method.trace(pictures[:1, :, :31, :29], SEEDS[:1])
 
 
-def test_an_unknown_field_is_refused_by_name(name):
+def test_unknown_field_is_refused(name):
     kind = find_method(name)
     plain = config_to_dict(find_preset(name, "tiny"))
     with pytest.raises(InputError, match=r"config: expected some of .*image_size.*, got 'imagesize'"):
@@ -336,12 +338,12 @@ def test_an_unknown_field_is_refused_by_name(name):
         config_from_dict(kind.Config, plain | {"training": {"step": 3}})
 
 
-def test_an_unknown_preset_is_refused(name):
+def test_unknown_preset_is_refused(name):
     with pytest.raises(InputError, match=f"expected one of tiny.* for {name}, got 'huge'"):
         find_preset(name, "huge")
 
 
-def test_the_preset_small_learns_and_finds(name, pictures, streams):
+def test_preset_small_trains_and_predicts(name, pictures, streams):
     changes = {
         "image_size": 64,
         "training.batch_size": 2,
@@ -377,7 +379,7 @@ def leaning(side=32):
     return torch.stack(made)
 
 
-def test_parts_at_any_angle_are_seen_upright_and_found_where_they_lie(name, tiny_method):
+def test_rotated_parts_are_processed_upright_and_located_in_the_original_image(name, tiny_method):
     method, images = tiny_method(name, {"upright": "auto"}), leaning()
     method.decide_upright(images.split(2))
     assert method.config.upright == "always"
@@ -391,7 +393,7 @@ def test_parts_at_any_angle_are_seen_upright_and_found_where_they_lie(name, tiny
     assert not torch.allclose(found.anomaly_map, inside.anomaly_map)
 
 
-def test_images_that_lie_alike_stay_as_they_are(name, tiny_method, pictures):
+def test_images_with_equal_orientation_are_not_rotated(name, tiny_method, pictures):
     method = tiny_method(name, {"upright": "auto"})
     method.decide_upright([pictures])
     assert method.config.upright == "never"

@@ -28,7 +28,7 @@ def count_calls(module, action):
     return len(calls)
 
 
-def test_image_is_looked_at_once_however_many_steps_there_are(make, pictures):
+def test_guide_runs_once_for_all_sampler_steps(make, pictures):
     method = make({"sampler_steps": 5, "start_timesteps": [1000]})
     assert count_calls(method.denoiser.guide.hint, lambda: method.predict(pictures, SEEDS)) == 1
     assert count_calls(method.denoiser.guide.network, lambda: method.predict(pictures, SEEDS)) == 5
@@ -43,7 +43,7 @@ def test_reconstruction_follows_the_hint(make, pictures):
     assert float((one - other).abs().max()) > 1e-3
 
 
-def test_published_start_carries_the_noise_of_the_last_timestep(make, pictures):
+def test_published_start_has_noise_of_the_last_timestep(make, pictures):
     method = make(
         {"start_timesteps": [1000], "sampler_steps": 10, "spacing": "leading", "noise_timestep": 999}
     )
@@ -74,7 +74,7 @@ def test_published_start_carries_the_noise_of_the_last_timestep(make, pictures):
         (999, "leading", 999, 892),
     ],
 )
-def test_noise_follows_the_start(make, pictures, reference, start, spacing, noise_timestep, expected):
+def test_noise_timestep_is_in_the_ladder(make, pictures, reference, start, spacing, noise_timestep, expected):
     changes = {
         "start_timesteps": [start],
         "sampler_steps": 10,
@@ -91,7 +91,7 @@ def test_noise_follows_the_start(make, pictures, reference, start, spacing, nois
 
 
 @pytest.mark.parametrize("start", [one for (one,) in find_method("diad").SEARCHED["start_timesteps"]])
-def test_no_start_of_the_search_walks_from_far_below_its_noise(start, tiny_method, pictures):
+def test_no_searched_start_is_far_below_its_noise_timestep(start, tiny_method, pictures):
     # As `mendiff tune` and the ablation over timesteps change a published model.
     method = tiny_method(
         "diad", {"start_timesteps": [start], "sampler_steps": 10, "spacing": "leading", "noise_timestep": 999}
@@ -106,7 +106,7 @@ def test_no_start_of_the_search_walks_from_far_below_its_noise(start, tiny_metho
     assert t <= int(carried) < max(start, 1)
 
 
-def test_reference_guides_between_equal_prompts_and_draws_latents(make, pictures):
+def test_reference_guides_between_equal_prompts_and_samples_the_posterior(make, pictures):
     plain, reference = make(), make({"reference": True})
     assert plain.denoiser.unet.config.guidance == 0
     assert reference.denoiser.unet.config.guidance == GUIDANCE
@@ -115,12 +115,12 @@ def test_reference_guides_between_equal_prompts_and_draws_latents(make, pictures
 
 
 @pytest.mark.parametrize("normalised", [False, True])
-def test_pixels_come_back_from_latents_as_they_went_in(make, pictures, normalised):
+def test_decoding_inverts_encoding(make, pictures, normalised):
     method = make({"normalised": normalised})
     torch.testing.assert_close(method.decode(method.encode(pictures)), pictures, rtol=0, atol=1e-5)
 
 
-def test_published_training_leaves_the_encoder_alone(make):
+def test_published_training_freezes_the_encoder(make):
     method = make({"train_encoder": False})
     trained = {name for name, one in method.denoiser.unet.network.named_parameters() if one.requires_grad}
     assert trained
@@ -160,7 +160,7 @@ def test_published_size_has_the_published_numbers_of_weights():
         ),
     ],
 )
-def test_config_refuses_what_cannot_be(fields, sentence):
+def test_inconsistent_config_is_refused(fields, sentence):
     with pytest.raises(InputError) as error:
         DiadConfig(**fields)
     assert str(error.value) == sentence
@@ -172,7 +172,7 @@ def test_image_size_that_the_networks_cannot_halve_is_refused(make):
 
 
 @torch.no_grad()
-def test_a_trace_shows_the_noised_start_and_the_estimates_down_the_ladder(make, pictures):
+def test_trace_shows_the_noised_input_and_the_estimates_of_all_timesteps(make, pictures):
     diad = make({"sampler_steps": 3})
     traced = diad.trace(pictures[:1], SEEDS[:1])
     shown = [(panel.caption, panel.t) for panel in traced.panels]

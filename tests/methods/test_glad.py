@@ -39,7 +39,7 @@ ADAPTIVE = {
     "spacing": "leading",
     "min_timestep": 0,
 }
-RUNGS = [301, 201, 101, 1]
+LADDER = [301, 201, 101, 1]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def loss_of_silence(glad, z0, z_anomalous, eps, monkeypatch):
 
 
 @pytest.mark.parametrize("mix", [False, True])
-def test_mix_leans_towards_the_normal_latent_at_small_t(make, latents, eps, mix, monkeypatch):
+def test_mix_weights_the_normal_latent_more_at_small_t(make, latents, eps, mix, monkeypatch):
     glad = make({"mix": mix, "denoiser.prediction": "eps", "min_snr_gamma": 0.0})
     z0, z_anomalous = latents
     share = (T / 1000)[:, None, None, None].double() if mix else 1.0
@@ -112,7 +112,7 @@ def test_mix_leans_towards_the_normal_latent_at_small_t(make, latents, eps, mix,
     torch.testing.assert_close(loss, target.square().mean(), rtol=1e-6, atol=0)
 
 
-def test_the_loss_weighs_every_image_by_its_min_snr_weight(make, latents, eps, monkeypatch):
+def test_loss_has_min_snr_weights(make, latents, eps, monkeypatch):
     glad = make({"min_snr_gamma": 5.0, "mix": False})
     loss, _ = loss_of_silence(glad, *latents, eps, monkeypatch)
     errors = latents[0].square().mean((1, 2, 3))
@@ -120,7 +120,7 @@ def test_the_loss_weighs_every_image_by_its_min_snr_weight(make, latents, eps, m
     torch.testing.assert_close(loss, (weights * errors).mean(), rtol=1e-9, atol=0)
 
 
-def test_only_the_asked_timesteps_are_trained(make, pictures, streams, monkeypatch):
+def test_training_uses_the_configured_timesteps_only(make, pictures, streams, monkeypatch):
     glad, seen = make({"train_timesteps": [40, 43]}), set()
     monkeypatch.setattr(glad, "atp_loss", lambda z0, z_anomalous, t, *_: seen.update(t.tolist()))
     for seed in range(10):
@@ -149,7 +149,7 @@ def trained_pairs(glad, pictures, streams, monkeypatch, seeds):
     return pairs
 
 
-def test_variants_are_made_once_and_are_the_same_in_every_batch(make, pictures, streams, monkeypatch):
+def test_variants_are_computed_once_and_do_not_depend_on_the_batch(make, pictures, streams, monkeypatch):
     kept = {"variants": 2, "synthesis.share": 0.5, "training.cache_gigabytes": 1.0}
     glad, encoded = make(kept), []
     encode = glad.codec.encode
@@ -174,10 +174,10 @@ def start(glad, pictures):
     return z0, PerImageRandom(SEEDS).like(z0)
 
 
-def plain_walk(glad, z0, noise):
-    rungs = ladder(torch.full((len(z0),), 400), 4)
-    z_t = glad.schedule.add_noise(z0, noise, rungs[:, 0])
-    return ddim(glad.denoiser, z_t, rungs, glad.schedule)
+def plain_ddim(glad, z0, noise):
+    timesteps = ladder(torch.full((len(z0),), 400), 4)
+    z_t = glad.schedule.add_noise(z0, noise, timesteps[:, 0])
+    return ddim(glad.denoiser, z_t, timesteps, glad.schedule)
 
 
 @torch.no_grad()
@@ -185,27 +185,27 @@ def test_without_adaptive_stops_it_is_plain_ddim(make, pictures):
     glad = make(ADAPTIVE, adaptive=False)
     z0, noise = start(glad, pictures)
     z, stop = glad.reconstruct(z0, noise)
-    assert torch.equal(z, plain_walk(glad, z0, noise))
+    assert torch.equal(z, plain_ddim(glad, z0, noise))
     assert stop.stopped_at.tolist() == [0, 0, 0, 0]
     assert stop.scores == []
 
 
 @torch.no_grad()
-def test_a_threshold_nobody_reaches_changes_nothing_but_scores_every_rung(make, pictures):
+def test_unreached_threshold_gives_plain_ddim_with_a_score_per_timestep(make, pictures):
     glad = make(ADAPTIVE, threshold=1e9)
     z0, noise = start(glad, pictures)
     z, stop = glad.reconstruct(z0, noise)
-    assert torch.equal(z, plain_walk(glad, z0, noise))
+    assert torch.equal(z, plain_ddim(glad, z0, noise))
     assert stop.stopped_at.tolist() == [0, 0, 0, 0]
     scores = torch.stack(stop.scores)
     assert scores.shape == (4, 4)
-    # The walk starts at the true noisy input, and leaves it step by step.
+    # Sampling starts at the true noisy input and deviates from it step by step.
     torch.testing.assert_close(scores[0], torch.zeros(4), rtol=0, atol=1e-6)
     assert bool((scores[1:] > 1e-3).all())
 
 
 @torch.no_grad()
-def test_a_threshold_everybody_exceeds_stops_at_the_first_rung_once(make, pictures):
+def test_always_exceeded_threshold_stops_once_at_the_first_timestep(make, pictures):
     glad = make(ADAPTIVE, threshold=-1.0)
     z, stop = glad.reconstruct(*start(glad, pictures))
     assert stop.stopped_at.tolist() == [301] * 4
@@ -224,31 +224,31 @@ def test_an_image_stops_below_min_timestep_and_not_at_it(make, pictures, min_tim
 
 
 @torch.no_grad()
-def test_every_image_stops_once_at_the_first_rung_that_exceeds_the_threshold(make, pictures):
+def test_every_image_stops_once_at_its_first_score_above_the_threshold(make, pictures):
     glad = make(ADAPTIVE, threshold=1e9)
-    walked = torch.stack(glad.reconstruct(*start(glad, pictures))[1].scores)
-    # Between the third rung's scores, so that some images stop there and others later or never.
-    threshold = float(walked[2].sort().values[1:3].mean())
+    scores = torch.stack(glad.reconstruct(*start(glad, pictures))[1].scores)
+    # Between the scores at the third timestep: some images stop there, others later or never.
+    threshold = float(scores[2].sort().values[1:3].mean())
     glad.stop_thresholds.fill_(threshold)
     _, stop = glad.reconstruct(*start(glad, pictures))
     expected = [
-        next((rung for rung, score in zip(RUNGS, column, strict=True) if score > threshold), 0)
-        for column in walked.T.tolist()
+        next((t for t, score in zip(LADDER, column, strict=True) if score > threshold), 0)
+        for column in scores.T.tolist()
     ]
     assert stop.stopped_at.tolist() == expected
     assert expected.count(101) == 2
     for number, scores in enumerate(stop.scores[1:], start=1):
-        done = [other != 0 and RUNGS.index(other) < number for other in expected]
+        done = [other != 0 and LADDER.index(other) < number for other in expected]
         assert [score == 0 for score in scores.tolist()] == done
 
 
-def one_step(glad, pictures, rung=1):
-    """A step of the sampler at RUNGS[rung], with its true input: (z0, noise, step)."""
+def one_step(glad, pictures, number=1):
+    """A step of the sampler at LADDER[number], with its true input: (z0, noise, step)."""
     z0, noise = start(glad, pictures)
-    t = torch.full((4,), RUNGS[rung])
+    t = torch.full((4,), LADDER[number])
     # Away from the true noisy input, as it is after some steps.
     z_t = glad.schedule.add_noise(z0, noise, t) + 0.3 * PerImageRandom(SEEDS + 9).like(z0)
-    return z0, noise, Step(z_t, t, torch.full((4,), RUNGS[rung + 1]), glad.denoiser(z_t, t))
+    return z0, noise, Step(z_t, t, torch.full((4,), LADDER[number + 1]), glad.denoiser(z_t, t))
 
 
 def expected_fusion(glad, z0, noise, step):
@@ -274,7 +274,7 @@ def test_fusion_of_estimates_keeps_the_direction(make, pictures):
 
 
 @torch.no_grad()
-def test_without_fusion_the_true_noisy_input_goes_on(make, pictures):
+def test_without_fusion_sampling_continues_from_the_true_noisy_input(make, pictures):
     glad = make(ADAPTIVE, fusion="none", threshold=-1.0)
     z0, noise, step = one_step(glad, pictures)
     got = AdaptiveStop(glad, z0, noise, glad.stop_thresholds[0])(step)
@@ -286,7 +286,7 @@ def test_without_fusion_the_true_noisy_input_goes_on(make, pictures):
 
 @pytest.mark.parametrize("fusion", ["x0", "none"])
 @torch.no_grad()
-def test_an_image_that_min_timestep_stops_goes_on_from_the_true_input(make, pictures, fusion):
+def test_image_stopped_by_min_timestep_continues_from_the_true_input(make, pictures, fusion):
     glad = make(ADAPTIVE, fusion=fusion, threshold=1e9, min_timestep=999)
     z0, noise, step = one_step(glad, pictures)
     got = AdaptiveStop(glad, z0, noise, glad.stop_thresholds[0])(step)
@@ -296,7 +296,7 @@ def test_an_image_that_min_timestep_stops_goes_on_from_the_true_input(make, pict
 
 @pytest.mark.parametrize("fusion", ["x0", "none"])
 @torch.no_grad()
-def test_images_that_go_on_keep_their_estimate_and_stopped_ones_are_left_alone(make, pictures, fusion):
+def test_only_stopping_images_change_their_estimate(make, pictures, fusion):
     glad = make(ADAPTIVE, fusion=fusion, threshold=1e9)
     z0, noise, step = one_step(glad, pictures)
     scores = AdaptiveStop(glad, z0, noise, glad.stop_thresholds[0])
@@ -315,11 +315,11 @@ def test_images_that_go_on_keep_their_estimate_and_stopped_ones_are_left_alone(m
 
 @pytest.mark.parametrize("fusion", ["x0", "none"])
 @torch.no_grad()
-def test_different_parts_in_one_batch_stop_and_score_as_they_do_alone(make, pictures, fusion):
+def test_stops_and_scores_do_not_depend_on_the_batch(make, pictures, fusion):
     glad = make(ADAPTIVE, fusion=fusion, threshold=1e9)
     image = torch.cat([pictures[:2], 1 - pictures[:1], pictures[2:3].flip(1)])
-    walked = torch.stack(glad.reconstruct(*start(glad, image))[1].scores)
-    glad.stop_thresholds.copy_(walked.quantile(0.6, dim=1).clamp(min=1e-3)[None])
+    scores = torch.stack(glad.reconstruct(*start(glad, image))[1].scores)
+    glad.stop_thresholds.copy_(scores.quantile(0.6, dim=1).clamp(min=1e-3)[None])
     together = glad.predict(image, SEEDS)
     assert len(set(together.stop_step.tolist())) > 1
     alone = [glad.predict(image[i : i + 1], SEEDS[i : i + 1]) for i in range(4)]
@@ -329,7 +329,7 @@ def test_different_parts_in_one_batch_stop_and_score_as_they_do_alone(make, pict
 
 
 @torch.no_grad()
-def test_learned_thresholds_are_exceeded_by_few_good_images(make, rng, monkeypatch):
+def test_computed_thresholds_are_exceeded_by_few_good_images(make, rng, monkeypatch):
     monkeypatch.setattr(module, "STOP_RATE", 0.1)
     good = F.interpolate(torch.rand(40, 3, 5, 5, generator=rng), (32, 32), mode="bicubic").clamp(0, 1)
     seeds = torch.arange(40)
@@ -348,12 +348,12 @@ def test_learned_thresholds_are_exceeded_by_few_good_images(make, rng, monkeypat
     lower = make(ADAPTIVE, min_timestep=50)
     lower.fit_statistics(lambda: iter([(good, seeds)]))
     assert bool((lower.stop_thresholds < glad.stop_thresholds)[0, 1:].all())
-    # All others stop at the first rung below min_timestep.
+    # All others stop at the first timestep below min_timestep.
     assert int((glad.predict(good, seeds).stop_step == 1).sum()) > 20
 
 
 @torch.no_grad()
-def test_rounding_at_the_first_rung_stops_nobody(make, pictures, monkeypatch):
+def test_rounding_at_the_first_timestep_stops_no_image(make, pictures, monkeypatch):
     monkeypatch.setattr(module, "STOP_RATE", 0.5)
     glad = make(ADAPTIVE)
     glad.fit_statistics(lambda: iter([(pictures[:3], SEEDS[:3])]))
@@ -367,20 +367,20 @@ def test_rounding_at_the_first_rung_stops_nobody(make, pictures, monkeypatch):
 
 
 @torch.no_grad()
-def test_a_given_threshold_is_not_learned(make, pictures):
+def test_configured_threshold_is_not_changed_by_fitting(make, pictures):
     glad = make(ADAPTIVE, threshold=0.3)
     glad.fit_statistics(lambda: iter([(pictures, SEEDS)]))
     torch.testing.assert_close(glad.stop_thresholds, torch.full((1, 4), 0.3))
 
 
 @torch.no_grad()
-def test_before_thresholds_are_learned_no_image_stops(make, pictures):
+def test_no_image_stops_before_thresholds_are_fitted(make, pictures):
     glad = make(ADAPTIVE, min_timestep=350)
     assert glad.predict(pictures, SEEDS).stop_step.tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_too_few_good_images_to_learn_thresholds_from_are_refused(make, pictures, count):
+def test_thresholds_refuse_too_few_good_images(make, pictures, count):
     batches = [(pictures[:1], SEEDS[:1])] * count
     with pytest.raises(InputError, match=f"at least 2 good images .* got {count}"):
         make(ADAPTIVE).fit_statistics(lambda: iter(batches))
@@ -401,13 +401,13 @@ class Shrinking(torch.nn.Module):
         return Estimate(x0, self.schedule.eps_from_x0(x_t, x0, t))
 
 
-def walk_by_hand(glad, z0, noise, thresholds, rewind):
-    """(mended latent, stop step) of one image by the formulas, without batches or ladders of rows."""
+def reference_run(glad, z0, noise, thresholds, rewind):
+    """(reconstructed latent, stop step) of an image by the formulas, without batches."""
     config, schedule, denoise = glad.config, glad.schedule, glad.denoiser
-    at = [torch.tensor([rung]) for rung in [*RUNGS, -1]]
+    at = [torch.tensor([t]) for t in [*LADDER, -1]]
     z, passed, stopped = schedule.add_noise(z0, noise, at[0]), [], 0
     number = 0
-    while number < len(RUNGS):
+    while number < len(LADDER):
         estimate = denoise(z, at[number])
         passed.append((z, estimate))
         used = estimate
@@ -416,8 +416,8 @@ def walk_by_hand(glad, z0, noise, thresholds, rewind):
             truth = schedule.x0_from_eps(true_z, estimate.eps, at[number])
             distance = glad.stop_map(estimate.x0, truth)
             over = float(distance.flatten().sort(descending=True).values[:10].mean()) > thresholds[number]
-            if over or RUNGS[number] < config.min_timestep:
-                stopped = RUNGS[number]
+            if over or LADDER[number] < config.min_timestep:
+                stopped = LADDER[number]
                 mask = F.interpolate(distance, z0.shape[-2:], mode="bilinear", align_corners=False)
                 m = torch.sigmoid(mask) if over else torch.zeros_like(mask)
                 if over:
@@ -442,7 +442,7 @@ def exact(make, pictures):
         z0, noise = start(glad, torch.cat([pictures[:2], 1 - pictures[:1], pictures[2:3].flip(1)]))
         scores = torch.stack(glad.reconstruct(z0, noise)[1].scores)
         thresholds = scores.max(1).values + 1
-        # One image stops at the third rung, another at the fourth, two never by their score.
+        # An image stops at the third timestep, another at the fourth, two never exceed the threshold.
         thresholds[2], thresholds[3] = (
             float(scores[n].sort().values[k:][:2].mean()) for n, k in ((2, 2), (3, 1))
         )
@@ -454,12 +454,12 @@ def exact(make, pictures):
 @pytest.mark.parametrize("fusion", ["x0", "none"])
 @pytest.mark.parametrize("rewind", [0, 1, 2, 3, 9])
 @torch.no_grad()
-def test_an_image_goes_on_from_as_many_rungs_before_its_stop_as_asked(exact, fusion, rewind):
+def test_rewind_resumes_the_configured_number_of_steps_before_the_stop(exact, fusion, rewind):
     glad, z0, noise, thresholds = exact(fusion=fusion, rewind=rewind)
     z, stop = glad.reconstruct(z0, noise, thresholds=thresholds)
     assert len(set(stop.stopped_at.tolist())) >= 2
     for row in range(4):
-        expected, stopped = walk_by_hand(
+        expected, stopped = reference_run(
             glad, z0[row : row + 1], noise[row : row + 1], thresholds.tolist(), rewind
         )
         assert int(stop.stopped_at[row]) == stopped
@@ -467,7 +467,7 @@ def test_an_image_goes_on_from_as_many_rungs_before_its_stop_as_asked(exact, fus
 
 
 @torch.no_grad()
-def test_going_back_changes_stopped_images_alone(exact):
+def test_rewind_changes_stopped_images_only(exact):
     results = {}
     for rewind in (0, 1):
         glad, z0, noise, thresholds = exact(rewind=rewind)
@@ -481,9 +481,7 @@ def test_going_back_changes_stopped_images_alone(exact):
     "changes", [{"threshold": -1.0}, {"threshold": 1e9}, {"threshold": 1e9, "min_timestep": 250}]
 )
 @torch.no_grad()
-def test_who_stops_at_the_first_rung_or_by_min_step_or_never_has_nowhere_to_go_back_to(
-    make, pictures, changes
-):
+def test_no_rewind_at_the_first_timestep_below_min_timestep_or_without_a_stop(make, pictures, changes):
     plain, back = (make(ADAPTIVE, **changes, rewind=rewind) for rewind in (0, 2))
     z0, noise = start(plain, pictures)
     ours, theirs = (glad.reconstruct(z0, noise) for glad in (plain, back))
@@ -493,7 +491,7 @@ def test_who_stops_at_the_first_rung_or_by_min_step_or_never_has_nowhere_to_go_b
 
 @pytest.mark.parametrize("fusion", ["x0", "none"])
 @torch.no_grad()
-def test_images_that_go_back_do_so_alone_as_in_a_batch(exact, fusion):
+def test_rewind_does_not_depend_on_the_batch(exact, fusion):
     glad, z0, noise, thresholds = exact(fusion=fusion, rewind=1)
     together, _ = glad.reconstruct(z0, noise, thresholds=thresholds)
     rows = zip(z0.split(1), noise.split(1), strict=True)
@@ -512,11 +510,11 @@ def stages_of(panels):
     return stages
 
 
-LOOK = ["generated", "true input", "stop map"]
+CHECK_PANELS = ["generated", "true input", "stop map"]
 
 
 @torch.no_grad()
-def test_a_trace_without_stops_shows_the_estimate_from_every_start_step(make, pictures):
+def test_trace_without_stops_shows_the_estimates_of_every_run(make, pictures):
     glad = make(start_timesteps=[50, 200], sampler_steps=1)
     traced = glad.trace(pictures[:1], SEEDS[:1])
     both = ["noised input", "estimate"]
@@ -529,36 +527,36 @@ def test_a_trace_without_stops_shows_the_estimate_from_every_start_step(make, pi
         torch.testing.assert_close(other.pixels, glad.codec.decode(glad.denoiser(z_t, t).x0)[0])
 
 
-def test_a_trace_shows_every_look_of_the_stop_rule_until_the_image_stops(make, pictures):
+def test_trace_shows_the_stop_rule_at_every_timestep_until_the_stop(make, pictures):
     never = make(ADAPTIVE, threshold=1e9).trace(pictures[:1], SEEDS[:1])
-    looks = [panel for panel in never.panels if panel.caption == "stop map"]
-    assert stages_of(never.panels) == {f"t = {t}": LOOK for t in RUNGS}
+    checks = [panel for panel in never.panels if panel.caption == "stop map"]
+    assert stages_of(never.panels) == {f"t = {t}": CHECK_PANELS for t in LADDER}
     glad = make(ADAPTIVE, threshold=1e9)
     with torch.no_grad():
         _, stop = glad.reconstruct(*glad._start(pictures[:1], SEEDS[:1]))
-    assert [look.score for look in looks] == [float(score) for score in stop.scores]
-    assert [look.limit for look in looks] == [1e9] * 4
-    assert [look.note for look in looks] == [""] * 4
+    assert [check.score for check in checks] == [float(score) for score in stop.scores]
+    assert [check.limit for check in checks] == [1e9] * 4
+    assert [check.note for check in checks] == [""] * 4
 
-    limit = sorted(look.score for look in looks[1:])[0] * 0.999  # the first rung's score is rounding alone
+    limit = sorted(check.score for check in checks[1:])[0] * 0.999  # the first score is rounding only
     traced = make(ADAPTIVE, threshold=limit).trace(pictures[:1], SEEDS[:1])
     seen = [panel for panel in traced.panels if panel.caption == "stop map"]
-    assert [look.score > limit for look in seen] == [False] * (len(seen) - 1) + [True]
+    assert [check.score > limit for check in seen] == [False] * (len(seen) - 1) + [True]
     assert seen[-1].t == int(traced.found.stop_step)
     assert seen[-1].note == "stops: above threshold"
     assert seen[-1].span == (0.0, 2 * seen[-1].limit)
     later = [panel.t for panel in traced.panels if panel.caption == "estimate"]
-    assert later == RUNGS[len(seen) :]
+    assert later == LADDER[len(seen) :]
     after = stages_of(traced.panels)[f"continues at t = {seen[-1].t}"]
     assert after == ["fused estimate", "fusion mask"]
 
 
 @torch.no_grad()
-def test_a_trace_shows_the_mask_that_fused_and_what_came_of_it(make, pictures):
+def test_trace_shows_fusion_mask_and_fused_estimate(make, pictures):
     glad = make(ADAPTIVE, threshold=-1.0)
     panels = {panel.caption: panel for panel in glad.trace(pictures[:1], SEEDS[:1]).panels}
     z0, noise = glad._start(pictures[:1], SEEDS[:1])
-    t = torch.tensor(RUNGS[:1])
+    t = torch.tensor(LADDER[:1])
     z_t = glad.schedule.add_noise(z0, noise, t)
     estimate = glad.denoiser(z_t, t)
     truth = glad.schedule.x0_from_eps(z_t, estimate.eps, t)
@@ -572,7 +570,7 @@ def test_a_trace_shows_the_mask_that_fused_and_what_came_of_it(make, pictures):
     torch.testing.assert_close(panels["true input"].pixels, glad.codec.decode(truth)[0], **close)
 
 
-def test_a_trace_says_that_min_step_stopped_an_image(make, pictures):
+def test_trace_reports_a_stop_by_min_timestep(make, pictures):
     traced = make(ADAPTIVE, threshold=1e9, min_timestep=250).trace(pictures[:1], SEEDS[:1])
     notes = [panel.note for panel in traced.panels if panel.caption == "stop map"]
     assert notes == ["", "stops: below t = 250"]
@@ -581,26 +579,28 @@ def test_a_trace_says_that_min_step_stopped_an_image(make, pictures):
 
 
 @torch.no_grad()
-def test_a_trace_follows_an_image_that_goes_back_and_not_the_walk_that_it_left(exact):
+def test_trace_shows_the_resumed_steps_after_a_rewind(exact):
     glad, z0, noise, thresholds = exact(rewind=1)
     glad.stop_thresholds[0] = thresholds
     glad._start = lambda image, seeds: (z0[row : row + 1], noise[row : row + 1])
     _, stop = glad.reconstruct(z0, noise, thresholds=thresholds)
     row = int(stop.stopped_at.argmax())
-    stopped = RUNGS.index(int(stop.stopped_at[row]))
+    stopped = LADDER.index(int(stop.stopped_at[row]))
     assert stopped > 0
     traced = glad.trace(glad.codec.decode(z0[row : row + 1]), SEEDS[:1])
-    looks = [panel for panel in traced.panels if panel.caption == "stop map"]
-    assert [look.t for look in looks] == RUNGS[: stopped + 1]
-    assert looks[-1].note == f"stops, back to t = {RUNGS[stopped - 1]}"
-    assert f"continues at t = {RUNGS[stopped - 1]}" in stages_of(traced.panels)
+    checks = [panel for panel in traced.panels if panel.caption == "stop map"]
+    assert [check.t for check in checks] == LADDER[: stopped + 1]
+    assert checks[-1].note == f"stops, back to t = {LADDER[stopped - 1]}"
+    assert f"continues at t = {LADDER[stopped - 1]}" in stages_of(traced.panels)
     later = [panel for panel in traced.panels if panel.caption == "estimate"]
-    assert [panel.t for panel in later] == RUNGS[stopped:]
-    mended = walk_by_hand(glad, z0[row : row + 1], noise[row : row + 1], thresholds.tolist(), 1)[0]
-    torch.testing.assert_close(traced.found.reconstruction, glad.codec.decode(mended), rtol=1e-4, atol=1e-4)
+    assert [panel.t for panel in later] == LADDER[stopped:]
+    reconstructed = reference_run(glad, z0[row : row + 1], noise[row : row + 1], thresholds.tolist(), 1)[0]
+    torch.testing.assert_close(
+        traced.found.reconstruction, glad.codec.decode(reconstructed), rtol=1e-4, atol=1e-4
+    )
 
 
-def test_the_published_code_never_goes_back():
+def test_reference_refuses_rewind():
     with pytest.raises(InputError, match=r"rewind: expected 0 with reference, .* got 1"):
         GladConfig(reference=True, rewind=1)
     with pytest.raises(InputError, match="rewind: expected at least 0, got -1"):
@@ -623,7 +623,7 @@ def test_the_published_code_never_goes_back():
     ],
 )
 @torch.no_grad()
-def test_start_latents_never_carry_noise_that_the_walk_does_not_take_away(make, pictures, changes, expected):
+def test_noise_is_added_within_the_range_of_the_ladder(make, pictures, changes, expected):
     glad, seen = make(ADAPTIVE, adaptive=False, **changes), []
     glad.denoiser.register_forward_hook(lambda _, given, __: seen.append(given))
     z0, noise = start(glad, pictures)
@@ -632,7 +632,7 @@ def test_start_latents_never_carry_noise_that_the_walk_does_not_take_away(make, 
 
 
 @torch.no_grad()
-def test_noise_step_replaces_the_first_rungs_noise(make, pictures, monkeypatch):
+def test_noise_timestep_replaces_the_first_timestep(make, pictures, monkeypatch):
     seen = []
     for noise_timestep, expected in ((0, 301), (399, 399)):
         glad = make(ADAPTIVE, adaptive=False, noise_timestep=noise_timestep)
@@ -646,7 +646,7 @@ def test_noise_step_replaces_the_first_rungs_noise(make, pictures, monkeypatch):
 
 
 @torch.no_grad()
-def test_reference_starts_at_the_denoise_step_itself_and_samples_the_posterior(make, pictures, monkeypatch):
+def test_reference_adds_noise_at_the_start_timestep_and_samples_the_posterior(make, pictures, monkeypatch):
     glad, seen, noises = make(ADAPTIVE, adaptive=False, reference=True), [], []
     encode = glad.codec.encode
     monkeypatch.setattr(glad.codec, "encode", lambda image, noise=None: noises.append(noise) or encode(image))
@@ -662,7 +662,7 @@ def test_reference_starts_at_the_denoise_step_itself_and_samples_the_posterior(m
 
 
 @torch.no_grad()
-def test_several_denoise_steps_average_their_reconstructions_and_maps(make, pictures):
+def test_several_start_timesteps_average_their_reconstructions_and_maps(make, pictures):
     both = make({"start_timesteps": [50, 200]}).predict(pictures, SEEDS)
     single = [make({"start_timesteps": [step]}).predict(pictures, SEEDS) for step in (50, 200)]
     assert not torch.allclose(single[0].anomaly_map, single[1].anomaly_map, rtol=1e-2)
@@ -675,7 +675,7 @@ def test_several_denoise_steps_average_their_reconstructions_and_maps(make, pict
     torch.testing.assert_close(both.reconstruction[inside], mean[inside], rtol=1e-5, atol=1e-5)
 
 
-def test_every_denoise_step_has_its_own_thresholds(make, pictures):
+def test_every_start_timestep_has_its_own_thresholds(make, pictures):
     glad = make(ADAPTIVE, start_timesteps=[200, 400])
     glad.fit_statistics(lambda: iter([(pictures, SEEDS)]))
     assert glad.stop_thresholds.shape == (2, 4)
@@ -684,7 +684,7 @@ def test_every_denoise_step_has_its_own_thresholds(make, pictures):
 
 
 @torch.no_grad()
-def test_object_mask_weighs_the_map_by_the_part(make):
+def test_object_mask_weights_the_map(make):
     image = torch.full((2, 3, 128, 128), 0.1)
     image[:, :, 4:40, 4:40] = 0.9
     for mode in ("bright", "auto"):
@@ -697,12 +697,12 @@ def test_object_mask_weighs_the_map_by_the_part(make):
 
 
 @torch.no_grad()
-def test_a_map_of_another_resolution_comes_back_at_the_images_size(make, pictures):
+def test_map_of_another_resolution_is_resized_to_the_image(make, pictures):
     found = make({"readout.resolution": 48}).predict(pictures, SEEDS)
     assert found.anomaly_map.shape == (4, 1, 32, 32)
 
 
-def test_size_must_suit_codec_network_and_shuffle(make):
+def test_image_size_must_be_a_multiple_for_codec_network_and_shuffling(make):
     assert make().size_multiple == 8
     assert make({"codec.factor": 3}).size_multiple == 24
 
@@ -730,12 +730,12 @@ def test_bad_settings_are_refused(changes, message):
         GladConfig(**changes)
 
 
-def test_the_longest_ladder_stays_within_the_schedule():
-    rungs = ladder(torch.tensor([1000]), 1000)
-    assert int(rungs.max()) < len(scaled_linear_schedule())
+def test_longest_ladder_is_within_the_schedule():
+    timesteps = ladder(torch.tensor([1000]), 1000)
+    assert int(timesteps.max()) < len(scaled_linear_schedule())
 
 
-def test_constructor_takes_what_the_config_names():
+def test_constructor_builds_the_configured_parts():
     with pytest.raises(InputError, match="schedule: expected one of"):
         Glad(GladConfig(schedule="sigmoid"))
 
@@ -743,27 +743,27 @@ def test_constructor_takes_what_the_config_names():
 # Published sizes.
 
 
-def test_stop_rule_looks_through_an_extractor_of_its_own_where_it_has_one(make, latents, monkeypatch):
+def test_stop_rule_uses_its_own_extractor_if_configured(make, latents, monkeypatch):
     generated, truth = latents.float()
     shared, own = make(), make(own_stop_features=True)
     expected = shared.stop_map(generated, truth)
     torch.testing.assert_close(own.stop_map(generated, truth), expected)
-    monkeypatch.setattr(own.features, "unnormalised", None)  # the read-out's is not asked
+    monkeypatch.setattr(own.features, "unnormalised", None)  # the read-out's is not used
     torch.testing.assert_close(own.stop_map(generated, truth), expected)
     monkeypatch.setattr(own.stop_features, "unnormalised", lambda pixels: [pixels[:, :, ::8, ::8] * 0 + 1])
     torch.testing.assert_close(own.stop_map(generated, truth), torch.zeros(4, 1, 4, 4))
 
 
-@pytest.mark.parametrize(("readout", "mended"), [({}, 0), ({"readout.standardise": True}, 1)])
-def test_good_images_are_mended_only_where_something_is_learned_from_it(
-    make, pictures, monkeypatch, readout, mended
+@pytest.mark.parametrize(("readout", "reconstructed"), [({}, 0), ({"readout.standardise": True}, 1)])
+def test_good_images_are_reconstructed_only_for_read_outs_with_statistics(
+    make, pictures, monkeypatch, readout, reconstructed
 ):
     glad, calls = make(readout), []
     reconstruct = glad._reconstruct_all
     monkeypatch.setattr(glad, "_reconstruct_all", lambda *images: calls.append(1) or reconstruct(*images))
     glad.fit_statistics(lambda: iter([(pictures, SEEDS)]))
-    assert len(calls) == mended
-    assert glad.readout.needs_fit == bool(mended)
+    assert len(calls) == reconstructed
+    assert glad.readout.needs_fit == bool(reconstructed)
 
 
 # One model for many categories.
@@ -792,7 +792,7 @@ def prompted(make, rng):
     return glad
 
 
-def test_every_image_is_trained_with_its_categorys_prompt(make, pictures, rng, streams, monkeypatch):
+def test_every_image_is_trained_with_the_prompt_of_its_category(make, pictures, rng, streams, monkeypatch):
     glad, seen = prompted(make, rng), []
     raw = glad.denoiser.raw
     monkeypatch.setattr(
@@ -805,7 +805,7 @@ def test_every_image_is_trained_with_its_categorys_prompt(make, pictures, rng, s
         assert float(loss) != float(glad.training_loss(pictures, streams(), 1 - numbers))
 
 
-def test_a_category_decides_prompt_and_direction_of_the_match(make, pictures, rng):
+def test_category_sets_prompt_and_matching_direction(make, pictures, rng):
     glad = prompted(make, rng)
     seeds = torch.arange(4)
     found = {"": glad.predict(pictures, seeds).anomaly_map}
@@ -818,7 +818,7 @@ def test_a_category_decides_prompt_and_direction_of_the_match(make, pictures, rn
     assert not torch.equal(found[""], found["bolt"])
 
 
-def test_a_glad_without_prompts_judges_all_categories_alike(make):
+def test_category_has_no_effect_without_prompts(make):
     glad = make({})
     before = glad.readout.config
     glad.choose_category("anything")

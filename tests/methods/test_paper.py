@@ -43,22 +43,22 @@ def test_full_size_networks_take_no_memory_on_the_meta_device(name):
     assert describe_parameters(method)["trained"] == trained[name]
 
 
-def test_second_extractor_is_that_of_the_stop_rule_alone():
+def test_second_extractor_is_used_by_the_stop_rule_only():
     plain, tuned = (on_meta("glad", GLAD[f"paper/{name}"]) for name in ("mvtec/cable", "visa/candle"))
     own = {key for key in tuned.state_dict() if key.startswith("stop_features.")}
     assert tuned.state_dict().keys() - plain.state_dict().keys() == own
     assert len(own) == len(plain.features.state_dict())
 
 
-def test_every_published_category_has_its_preset():
+def test_every_published_category_has_a_preset():
     assert [len(one) for one in (MVTEC, MPDD, VISA, PCB_BANK)] == [15, 6, 12, 7]
     assert len(CATEGORIES) == 40
     assert GLAD["paper/pcbbank/pcb3"] == GLAD["paper/visa/pcb3"]
 
 
-def test_categories_differ_from_the_common_preset_in_their_settings_alone():
+def test_categories_differ_from_the_common_preset_in_published_settings_only():
     common = GLAD["paper"]
-    assert common.threshold is None  # learned from good images, since no test set is there to choose it by
+    assert common.threshold is None  # computed from good images
     for config in CATEGORIES.values():
         assert config.threshold is not None
         assert not config.reference
@@ -74,7 +74,7 @@ def test_categories_differ_from_the_common_preset_in_their_settings_alone():
 
 @pytest.mark.parametrize("name", [name for name in GLAD if name.startswith("paper")])
 @torch.no_grad()
-def test_reference_noises_every_preset_to_the_published_timestep(name, tiny_method, pictures):
+def test_reference_adds_noise_at_the_published_timestep(name, tiny_method, pictures):
     config = GLAD[name]
     # T' for MVTec-AD and MPDD; for VisA and PCB-Bank the published code draws it from T' - 1 to T' - 1.
     below = int(name.split("/")[1:2] in (["visa"], ["pcbbank"]))
@@ -99,7 +99,7 @@ def test_reference_noises_every_preset_to_the_published_timestep(name, tiny_meth
     assert len(seen) == config.sampler_steps
 
 
-def test_one_model_for_a_whole_set_has_a_prompt_per_category_and_what_most_of_them_have():
+def test_multi_class_preset_has_a_prompt_per_category_and_the_most_frequent_settings():
     mvtec, visa = GLAD["paper/mvtec"], GLAD["paper/visa"]
     assert mvtec.denoiser.prompts[:2] == ("a photo of sks carpet", "a photo of sks grid")
     assert len(mvtec.denoiser.prompts) == 15
@@ -121,7 +121,7 @@ def test_one_model_for_a_whole_set_has_a_prompt_per_category_and_what_most_of_th
     assert mvtec.readout.backward == visa.readout.backward == "none"
 
 
-def test_settings_land_in_their_fields():
+def test_published_settings_are_in_their_fields():
     cable, white, pcb1 = (
         GLAD[f"paper/{name}"] for name in ("mvtec/cable", "mpdd/bracket_white", "pcbbank/pcb1")
     )
@@ -171,6 +171,6 @@ def test_backbones_of_table_8_give_the_three_scales_of_the_paper(name, first):
     assert hub_id(name).startswith(f"timm/{name}.")
 
 
-def test_names_that_timm_has_no_weights_for_have_no_repository():
+def test_models_without_timm_weights_have_no_repository():
     assert hub_id("vit_base_patch8_224.dino") == "timm/vit_base_patch8_224.dino"
     assert hub_id("zebranet") == ""

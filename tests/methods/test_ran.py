@@ -41,7 +41,7 @@ def test_all_timesteps_and_draws_of_a_batch_go_through_the_network_at_once(make,
 
 
 @torch.no_grad()
-def test_maps_are_those_of_every_noisy_version_on_its_own(make, pictures):
+def test_maps_equal_those_of_single_noisy_versions(make, pictures):
     ran = make({"readout.distance": "squared"})
     got = ran.maps(ran.run_network(pictures, SEEDS))
     assert got.shape == (2 + 2, 4, 1, 32, 32)
@@ -62,7 +62,7 @@ def test_maps_are_those_of_every_noisy_version_on_its_own(make, pictures):
 
 
 @torch.no_grad()
-def test_the_pixel_score_to_compare_with_is_the_squared_error_of_the_clean_estimate(make, pictures):
+def test_rgb_pixel_score_is_the_squared_error_of_the_clean_estimate(make, pictures):
     ran = make({"readout.pixel_score": "rgb", "start_timesteps": [50], "draws": 1})
     outputs = ran.run_network(pictures, SEEDS)
     # One draw: the mean clean estimate is the only one (but for its clipping to [0,1]).
@@ -73,7 +73,7 @@ def test_the_pixel_score_to_compare_with_is_the_squared_error_of_the_clean_estim
 
 
 @torch.no_grad()
-def test_the_target_is_every_feature_layer_on_the_finest_ones_grid(make, pictures):
+def test_target_contains_all_layers_on_the_finest_grid(make, pictures):
     ran = make()
     layers = ran.features(pictures)
     target = ran.target(pictures)
@@ -84,7 +84,7 @@ def test_the_target_is_every_feature_layer_on_the_finest_ones_grid(make, picture
 
 
 @torch.no_grad()
-def test_small_images_are_enlarged_for_the_features_alone(make, pictures, monkeypatch):
+def test_small_images_are_enlarged_for_feature_extraction_only(make, pictures, monkeypatch):
     ran = make({"enlarge": 1})
     monkeypatch.setattr(ran.features, "least_side", 64, raising=False)
     assert ran.target(pictures).shape[-2:] == (16, 16)
@@ -92,7 +92,7 @@ def test_small_images_are_enlarged_for_the_features_alone(make, pictures, monkey
 
 
 @torch.no_grad()
-def test_features_of_an_image_of_twice_the_size_lie_on_the_images_own_grid(make, pictures):
+def test_features_of_upsampled_images_are_on_the_grid_of_the_original(make, pictures):
     ran = make({"enlarge": 2})
     double = F.interpolate(pictures, scale_factor=2, mode="bilinear", align_corners=True)
     first, second, _ = ran.features(double)
@@ -102,7 +102,7 @@ def test_features_of_an_image_of_twice_the_size_lie_on_the_images_own_grid(make,
     assert torch.equal(target[:, 15:30], second)
 
 
-def test_strides_of_the_features_are_told_on_the_images_own_grid(make):
+def test_effective_strides_are_in_pixels_of_the_original_image(make):
     features = make().features
     assert tuple(features.strides) == (4, 8, 16)
     assert effective_strides(features, 32, 0) == effective_strides(features, 32, 1) == [4, 8, 16]
@@ -110,7 +110,9 @@ def test_strides_of_the_features_are_told_on_the_images_own_grid(make):
 
 
 @torch.no_grad()
-def test_noise_is_added_at_unit_contrast_and_reconstructions_have_the_images_own(make, pictures, monkeypatch):
+def test_noise_is_added_at_unit_contrast_and_reconstructions_have_the_original_contrast(
+    make, pictures, monkeypatch
+):
     faint = 0.4 + pictures / 20
     ran = make({"unit_contrast": True})
     ran.prepare(batches(faint))
@@ -125,14 +127,14 @@ def test_noise_is_added_at_unit_contrast_and_reconstructions_have_the_images_own
 
 
 @torch.no_grad()
-def test_contrast_stays_as_it_is_unless_told(make, pictures):
+def test_contrast_is_unchanged_by_default(make, pictures):
     ran = make({"unit_contrast": False})
     ran.prepare(batches(pictures))
     assert torch.equal(ran.latents(pictures), ran.codec.encode(pictures))
 
 
 @torch.no_grad()
-def test_the_paper_predicts_features_as_they_are(make, pictures, streams):
+def test_paper_settings_do_not_whiten_targets(make, pictures, streams):
     assert not find_preset("ran", "paper").whiten_targets
     assert find_preset("ran", "tiny").whiten_targets
     plain, whitened = make({"whiten_targets": False}), make()
@@ -149,7 +151,7 @@ def test_the_paper_predicts_features_as_they_are(make, pictures, streams):
     torch.testing.assert_close(residual, joined - outputs.predicted[0, 0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_window_holds_the_features_that_its_pixels_have_in_the_whole_image(make, streams):
+def test_features_of_a_window_are_those_of_the_whole_image(make, streams):
     ran = make({"window": 32})
     assert (ran.size_multiple, ran.codec.factor) == (16, 4)
     y, x = (one.float() for one in torch.meshgrid(torch.arange(80), torch.arange(96), indexing="ij"))
@@ -163,12 +165,12 @@ def test_a_window_holds_the_features_that_its_pixels_have_in_the_whole_image(mak
     assert bool((corners <= torch.tensor([80 - 32, 96 - 32])).all())
 
 
-def test_a_window_that_the_denoiser_can_not_halve_is_refused(make):
+def test_window_with_unsuitable_side_is_refused(make):
     with pytest.raises(InputError, match="window: expected a multiple of 16 pixels, got 40; choose 48"):
         make({"window": 40})
 
 
-def test_images_no_larger_than_the_window_stay_whole(make, streams):
+def test_images_within_the_window_are_not_cut(make, streams):
     x0, truth = torch.zeros(4, 48, 8, 8), torch.zeros(4, 45, 8, 8)
     for window in (0, 32, 64):
         latents, features = make({"window": window}).windows(x0, truth, streams().generators)
@@ -182,7 +184,7 @@ def losses_and_extractions(ran, pictures, streams, monkeypatch):
     return [float(ran.training_loss(pictures, streams())) for _ in range(2)], seen
 
 
-def test_kept_features_spare_the_extractor_and_change_next_to_nothing(make, pictures, streams, monkeypatch):
+def test_cached_features_skip_the_extractor_and_hardly_change_the_loss(make, pictures, streams, monkeypatch):
     anew, extracted = losses_and_extractions(make(), pictures, streams, monkeypatch)
     kept, once = losses_and_extractions(
         make({"training.cache_gigabytes": 1.0}), pictures, streams, monkeypatch
@@ -191,7 +193,7 @@ def test_kept_features_spare_the_extractor_and_change_next_to_nothing(make, pict
     assert kept == pytest.approx(anew, rel=1e-3)
 
 
-def test_features_that_were_kept_are_forgotten_when_their_scale_is_learned(make, pictures, streams):
+def test_prepare_clears_cached_features(make, pictures, streams):
     ran, fresh = make({"training.cache_gigabytes": 1.0}), make({"training.cache_gigabytes": 1.0})
     ran.training_loss(pictures, streams())
     for one in (ran, fresh):
@@ -200,7 +202,7 @@ def test_features_that_were_kept_are_forgotten_when_their_scale_is_learned(make,
 
 
 @torch.no_grad()
-def test_residuals_are_whitened_by_images_that_were_trained_on(make, pictures):
+def test_residuals_are_whitened_by_training_images(make, pictures):
     ran = make({"readout.position_grid": 0})
     ran.fit_statistics(batches(pictures.flip(0) ** 2), batches(pictures))
     maps = ran.maps(ran.run_network(pictures, SEEDS))
@@ -209,7 +211,7 @@ def test_residuals_are_whitened_by_images_that_were_trained_on(make, pictures):
 
 
 @torch.no_grad()
-def test_every_layer_has_a_map_of_its_own_and_they_count_alike(make, pictures):
+def test_every_layer_has_a_map_of_equal_weight(make, pictures):
     ran = make(
         {
             "readout.by_layer": True,
@@ -229,7 +231,7 @@ def test_every_layer_has_a_map_of_its_own_and_they_count_alike(make, pictures):
 
 
 @torch.no_grad()
-def test_the_coarse_distance_has_its_share_of_the_feature_map(make, pictures):
+def test_coarse_distance_has_its_weight_in_the_feature_map(make, pictures):
     ran = make(
         {
             "readout.by_layer": True,
@@ -245,7 +247,7 @@ def test_the_coarse_distance_has_its_share_of_the_feature_map(make, pictures):
 
 
 @torch.no_grad()
-def test_alpha_weighs_divergence_against_features(make, pictures):
+def test_alpha_weights_divergence_against_features(make, pictures):
     maps = {}
     for alpha in (0.0, 0.25, 1.0):
         ran = make({"readout.kl_weight": alpha, "readout.sigma_share": 0.0})
@@ -272,7 +274,7 @@ def test_prepared_targets_are_white(make, pictures):
     assert 0.3 < float(flat.var(1).mean()) < 1.05
 
 
-def test_the_variational_term_trains_the_variance_alone(make, pictures, streams, monkeypatch):
+def test_variational_term_trains_the_variance_only(make, pictures, streams, monkeypatch):
     """With the other losses off, nothing but the variance channels of the last layer's output may move."""
     ran = make({"vb_weight": 1.0})
     monkeypatch.setattr(ran.schedule, "min_snr_weight", lambda t, *_: torch.zeros(len(t)))
@@ -291,7 +293,7 @@ def test_the_variational_term_trains_the_variance_alone(make, pictures, streams,
 
 
 @torch.no_grad()
-def test_gradient_denoising_pulls_a_defect_back_and_leaves_good_images(make, pictures, monkeypatch):
+def test_gradient_denoising_reduces_a_defect_and_preserves_good_images(make, pictures, monkeypatch):
     """The network is untrained: its reverse step gives way to that of a network that takes x_t for clean."""
     many = torch.cat([pictures.roll(shift, -1) for shift in range(-3, 4)])
     ran = make(
@@ -316,7 +318,7 @@ def test_gradient_denoising_pulls_a_defect_back_and_leaves_good_images(make, pic
 
 
 @torch.no_grad()
-def test_an_explanation_has_the_images_shape_and_range_and_belongs_to_it_alone(make, pictures):
+def test_explanation_has_shape_and_range_of_the_image_and_does_not_depend_on_the_batch(make, pictures):
     ran = make({"gradient.steps": 4, "gradient.every": 2, "gradient.dims": 6})
     ran.fit_statistics(batches(pictures))
     together = ran.explain(pictures, SEEDS)
@@ -346,12 +348,12 @@ def test_timesteps_outside_the_schedule_are_refused(steps):
         ),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(tiny_config, changes, message):
+def test_invalid_settings_are_refused(tiny_config, changes, message):
     with pytest.raises(InputError, match=message):
         tiny_config("ran", changes)
 
 
-def test_a_feature_layer_coarser_than_the_denoiser_is_refused(make):
+def test_feature_layer_coarser_than_the_denoiser_is_refused(make):
     with pytest.raises(InputError, match=r"a position per 8 pixels, got one per 16"):
         make(
             {
@@ -362,7 +364,7 @@ def test_a_feature_layer_coarser_than_the_denoiser_is_refused(make):
         )
 
 
-def test_a_feature_layer_that_does_not_exist_is_refused(make):
+def test_unknown_feature_layer_is_refused(make):
     with pytest.raises(
         InputError, match=r"expected some of stage0\.\.stage4 for mobilenetv2_100, got 'stage7'"
     ):
@@ -370,13 +372,13 @@ def test_a_feature_layer_that_does_not_exist_is_refused(make):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_few_good_images_are_enough_for_the_gaussians(make, pictures, count):
+def test_gaussians_need_few_good_images(make, pictures, count):
     ran = make()
     ran.fit_statistics(lambda: iter([(pictures[:count], SEEDS[:count])]))
     assert bool(ran.explain(pictures[:1], SEEDS[:1]).isfinite().all())
 
 
-def test_crops_are_refused_beside_what_is_kept_of_whole_images(tiny_config):
+def test_crops_are_refused_with_cached_features(tiny_config):
     with pytest.raises(InputError, match=r"cache_gigabytes: expected 0, got 0\.5, .* use window"):
         tiny_config("ran", {"crop": 16, "training.cache_gigabytes": 0.5, "window": 0})
     with pytest.raises(InputError, match="crop and window: expected one of them, got 16 and 128"):
@@ -384,7 +386,7 @@ def test_crops_are_refused_beside_what_is_kept_of_whole_images(tiny_config):
     assert tiny_config("ran", {"crop": 16, "training.cache_gigabytes": 0.0, "window": 0}).crop == 16
 
 
-def test_a_trace_shows_the_maps_of_every_timestep_and_where_gradients_lead(make, pictures):
+def test_trace_shows_the_maps_of_every_timestep_and_gradient_denoising(make, pictures):
     ran = make({"gradient.steps": 4, "gradient.every": 2})
     ran.fit_statistics(batches(pictures))
     traced = ran.trace(pictures[:1], SEEDS[:1])

@@ -60,7 +60,7 @@ def method(name, methods):
     return methods[name]
 
 
-def looked(method, image, seeds):
+def detected(method, image, seeds):
     """All that a method says of images: of `predict` and of `explain`."""
     found = method.predict(image, seeds)
     return [*(getattr(found, f.name) for f in dataclasses.fields(Detection)), method.explain(image, seeds)]
@@ -75,43 +75,43 @@ def assert_equal(got, expected):
 
 @pytest.fixture(scope="module")
 def expected(methods, pictures):
-    return {name: looked(method, pictures, SEEDS) for name, method in methods.items()}
+    return {name: detected(method, pictures, SEEDS) for name, method in methods.items()}
 
 
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
-def test_a_callers_defaults_and_modes_change_nothing(name, method, pictures, expected, surroundings):
+def test_defaults_and_modes_of_the_caller_have_no_effect(name, method, pictures, expected, surroundings):
     with SURROUNDINGS[surroundings]():
-        got = looked(method, pictures, SEEDS)
+        got = detected(method, pictures, SEEDS)
     assert_equal(got, expected[name])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_how_pixels_lie_in_memory_changes_nothing(name, method, pictures, expected, layout):
-    assert_equal(looked(method, LAYOUTS[layout](pictures), SEEDS), expected[name])
+def test_memory_layout_has_no_effect(name, method, pictures, expected, layout):
+    assert_equal(detected(method, LAYOUTS[layout](pictures), SEEDS), expected[name])
 
 
-def test_an_image_that_was_made_in_inference_mode_is_taken(name, method, pictures, expected):
+def test_inference_mode_tensors_are_valid(name, method, pictures, expected):
     with torch.inference_mode():
         image = pictures.clone()
-    assert_equal(looked(method, image, SEEDS), expected[name])
+    assert_equal(detected(method, image, SEEDS), expected[name])
 
 
-def test_several_threads_find_what_one_finds(name, method, pictures):
-    alone = [looked(method, pictures[i : i + 1], SEEDS[i : i + 1]) for i in range(4)]
+def test_several_threads_give_the_same_result_as_a_single_thread(name, method, pictures):
+    alone = [detected(method, pictures[i : i + 1], SEEDS[i : i + 1]) for i in range(4)]
     turns = [i % 4 for i in range(8)]
     with ThreadPoolExecutor(4) as threads:
-        found = threads.map(lambda i: looked(method, pictures[i : i + 1], SEEDS[i : i + 1]), turns)
+        found = threads.map(lambda i: detected(method, pictures[i : i + 1], SEEDS[i : i + 1]), turns)
         for i, got in zip(turns, found, strict=True):
             assert_equal(got, alone[i])
 
 
-def test_an_image_is_explained_alike_alone_and_in_a_batch(name, tiny_method, pictures):
+def test_explanation_does_not_depend_on_the_batch(name, tiny_method, pictures):
     method = fitted(tiny_method(name), pictures)
     alone = [method.explain(pictures[i : i + 1], SEEDS[i : i + 1]) for i in range(4)]
     torch.testing.assert_close(method.explain(pictures, SEEDS), torch.cat(alone), rtol=1e-5, atol=1e-5)
 
 
-def test_the_number_of_threads_changes_no_explanation(name, tiny_method, pictures):
+def test_explanation_does_not_depend_on_the_number_of_threads(name, tiny_method, pictures):
     method, before = fitted(tiny_method(name), pictures), torch.get_num_threads()
     expected = method.explain(pictures, SEEDS)
     torch.set_num_threads(3 if before != 3 else 2)
@@ -123,14 +123,16 @@ def test_the_number_of_threads_changes_no_explanation(name, tiny_method, picture
 
 
 @pytest.mark.parametrize("surroundings", ["float64 as default", "float16 as default", "inference mode"])
-def test_a_model_that_is_loaded_there_is_the_same(name, method, pictures, expected, surroundings, tmp_path):
+def test_model_loaded_in_other_surroundings_is_the_same(
+    name, method, pictures, expected, surroundings, tmp_path
+):
     store.save(tmp_path / "model", name, method, Calibration((1.0, 2.0), (1.0, 2.0)), {})
     with SURROUNDINGS[surroundings]():
         loaded = store.load(tmp_path / "model").method
-    assert_equal(looked(loaded, pictures, SEEDS), expected[name])
+    assert_equal(detected(loaded, pictures, SEEDS), expected[name])
 
 
-def test_a_default_dtype_changes_no_new_network(name, tiny_config, tiny_method, pictures, streams):
+def test_default_dtype_has_no_effect_on_new_networks(name, tiny_config, tiny_method, pictures, streams):
     with torch.random.fork_rng(devices=[]), default_dtype(torch.float64):
         torch.manual_seed(0)
         made = find_method(name)(tiny_config(name)).eval()

@@ -222,8 +222,8 @@ def test_reconstruction_step_by_step(sampled, path, diad_scenario):
         hook.remove()
     torch.testing.assert_close(z0, tensors["z0"], rtol=0, atol=1e-5)
     assert len(seen) == path.notes["ddim_steps"]
-    rungs = [int(t) for _, t, _ in seen]
-    assert rungs == tensors["ddim.timesteps"].tolist()
+    timesteps = [int(t) for _, t, _ in seen]
+    assert timesteps == tensors["ddim.timesteps"].tolist()
     for number, (x_t, _, estimate) in enumerate(seen):
         before = tensors["x_T"] if number == 0 else tensors[f"step{number - 1}.x_prev"]
         torch.testing.assert_close(x_t, before, **close)
@@ -241,10 +241,10 @@ def test_reconstruction_step_by_step(sampled, path, diad_scenario):
 
 def test_ladder_and_its_alpha_bars(diad, path):
     tensors, close = path.tensors, path.tolerance("schedule")
-    rungs = ladder(torch.tensor([len(diad.schedule)]), path.notes["ddim_steps"])[0].flip(0)
-    alpha_bar = diad.schedule.alpha_bar_at(rungs)
+    timesteps = ladder(torch.tensor([len(diad.schedule)]), path.notes["ddim_steps"])[0].flip(0)
+    alpha_bar = diad.schedule.alpha_bar_at(timesteps)
     torch.testing.assert_close(alpha_bar, tensors["schedule.ddim_alphas"].double(), **close)
-    before = diad.schedule.alpha_bar_at(torch.cat([torch.tensor([-1]), rungs[:-1]]))
+    before = diad.schedule.alpha_bar_at(torch.cat([torch.tensor([-1]), timesteps[:-1]]))
     torch.testing.assert_close(before, tensors["schedule.ddim_alphas_prev"].double(), **close)
 
 

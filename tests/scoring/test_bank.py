@@ -24,13 +24,13 @@ def fitted(pool=1, size=1000, images=3):
     return bank
 
 
-def test_what_was_seen_is_near_and_what_was_not_is_far():
+def test_known_positions_are_near_and_unknown_positions_are_far():
     bank = fitted()
     assert bank(layers(3), (64, 64)).abs().max() < 2e-3  # half precision
     assert bank(layers(3, seed=1), (64, 64)).mean() > 0.1
 
 
-def test_a_defect_stands_out_at_its_place_alone():
+def test_only_the_changed_position_is_far():
     bank, seen = fitted(), layers(3)
     seen[0][0, :, 2, 3] *= -1
     distance = bank(seen, (64, 64))
@@ -40,24 +40,24 @@ def test_a_defect_stands_out_at_its_place_alone():
 
 
 @given(st.integers(1, 40), st.floats(0.1, 10))
-def test_distances_are_those_of_the_closed_form_whatever_the_scale(size, scale):
+def test_distances_equal_the_closed_form_at_any_scale(size, scale):
     bank = PatchBank(CHANNELS, size, pool=1)
     bank.fit([([one * scale for one in layers(2)], (64, 64))])
-    asked = layers(1, seed=2)
-    unit = [torch.nn.functional.normalize(one, dim=1) for one in asked]
+    queries = layers(1, seed=2)
+    unit = [torch.nn.functional.normalize(one, dim=1) for one in queries]
     unit[1] = torch.nn.functional.normalize(
-        torch.nn.functional.interpolate(asked[1], size=(8, 8), mode="bilinear", align_corners=False), dim=1
+        torch.nn.functional.interpolate(queries[1], size=(8, 8), mode="bilinear", align_corners=False), dim=1
     )
     flat = torch.cat(unit, dim=1).flatten(2)[0].T / 2**0.5
     expected = 1 - (flat @ bank.vectors.float().T).amax(1)
-    assert torch.allclose(bank(asked, (64, 64)).flatten(), expected, atol=1e-5)
+    assert torch.allclose(bank(queries, (64, 64)).flatten(), expected, atol=1e-5)
 
 
-def test_an_images_distance_does_not_depend_on_its_neighbours():
-    bank, asked = fitted(pool=3), layers(3, seed=1)
-    together = bank(asked, (64, 64))
+def test_distance_does_not_depend_on_the_batch():
+    bank, queries = fitted(pool=3), layers(3, seed=1)
+    together = bank(queries, (64, 64))
     for row in range(3):
-        alone = bank([one[row : row + 1] for one in asked], (64, 64))
+        alone = bank([one[row : row + 1] for one in queries], (64, 64))
         assert torch.allclose(alone[0], together[row], atol=1e-6)
 
 
@@ -67,13 +67,13 @@ def test_the_grid_is_no_finer_than_eight_pixels_and_no_finer_than_the_features()
     assert bank(layers(1), (640, 640)).shape == (1, 1, 8, 8)
 
 
-def test_without_images_there_is_no_bank():
+def test_bank_without_images_is_refused():
     with pytest.raises(InputError, match="at least one good image"):
         PatchBank(CHANNELS, 10).fit([])
 
 
 @given(st.integers(1, 60), st.integers(1, 60))
-def test_positions_that_cover_all_are_drawn_once_each(known, wanted):
+def test_covering_positions_are_distinct(known, wanted):
     vectors = torch.nn.functional.normalize(
         torch.randn(known, 5, generator=torch.Generator().manual_seed(known))
     )
@@ -83,7 +83,7 @@ def test_positions_that_cover_all_are_drawn_once_each(known, wanted):
 
 
 @pytest.mark.parametrize("width", [6, SKETCH + 10])
-def test_rare_positions_are_kept_where_most_are_alike(width):
+def test_covering_keeps_rare_positions(width):
     rng = torch.Generator().manual_seed(0)
     plain = torch.ones(1, width) + 1e-3 * torch.randn(4000, width, generator=rng)
     rare = torch.randn(10, width, generator=rng)

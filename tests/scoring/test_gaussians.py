@@ -28,7 +28,7 @@ def described(layers):
     return torch.cat([pooled, layers[1]], dim=1)[:, DIMS]
 
 
-def test_distance_is_scipys_at_every_position(rng):
+def test_distance_equals_scipy_at_every_position(rng):
     features, mean = torch.randn(2, 5, 3, 4, generator=rng), torch.randn(5, 3, 4, generator=rng)
     root = torch.randn(12, 5, 5, generator=rng)
     inverse = root @ root.mT
@@ -39,7 +39,7 @@ def test_distance_is_scipys_at_every_position(rng):
             assert float(got[1, y, x]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_every_position_has_the_mean_and_the_ledoit_wolf_covariance_of_its_own(layers, gaussians):
+def test_every_position_has_its_mean_and_ledoit_wolf_covariance(layers, gaussians):
     features = described(layers).double()
     torch.testing.assert_close(gaussians.mean.double(), features.mean(0), rtol=0, atol=1e-6)
     residual = features - features.mean(0)
@@ -49,7 +49,7 @@ def test_every_position_has_the_mean_and_the_ledoit_wolf_covariance_of_its_own(l
     np.testing.assert_allclose(gaussians.inverse_covariance[5].numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_good_images_are_at_distance_one_and_a_defect_is_far_where_it_is(layers, gaussians, rng):
+def test_good_images_have_distance_one_and_a_defect_is_far(layers, gaussians, rng):
     assert float(gaussians(layers).mean()) == pytest.approx(1, abs=0.2)
     defect = [one.clone() for one in layers]
     defect[1][:, :, 2, 0] += 9
@@ -59,7 +59,7 @@ def test_good_images_are_at_distance_one_and_a_defect_is_far_where_it_is(layers,
     assert float(distance.abs().max()) < 1e-4
 
 
-def test_a_position_that_never_changes_stays_finite(layers):
+def test_constant_position_is_finite(layers):
     still = [one.clone() for one in layers]
     still[0][:, :, :2, :2] = 0
     still[1][:, :, 0, 0] = 0
@@ -69,7 +69,7 @@ def test_a_position_that_never_changes_stays_finite(layers):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_images_share_the_covariance_of_all_positions(layers, count):
+def test_few_images_share_a_covariance_of_all_positions(layers, count):
     gaussians = PositionGaussians(DIMS, (3, 3))
     gaussians.fit([[one[:count] for one in layers]])
     features = described([one[:count] for one in layers]).double()

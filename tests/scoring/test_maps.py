@@ -51,14 +51,14 @@ def test_cosine_equals_its_formula(shape, seed):
     torch.testing.assert_close(cosine_map(ours, theirs), 1 - dot / norms, rtol=0, atol=1e-9)
 
 
-def test_equal_features_are_at_no_distance_and_opposite_ones_at_two(rng):
+def test_equal_features_have_distance_zero_and_opposite_features_two(rng):
     x = torch.randn(2, 8, 4, 4, generator=rng)
     for distance in (cosine_map, nearest_patch_map):
         torch.testing.assert_close(distance(x, x), torch.zeros(2, 1, 4, 4), rtol=0, atol=1e-6)
     torch.testing.assert_close(cosine_map(x, -x), torch.full((2, 1, 4, 4), 2.0), rtol=0, atol=1e-6)
 
 
-def test_features_without_length_give_finite_maps():
+def test_zero_features_give_finite_maps():
     x = torch.zeros(1, 3, 2, 2)
     for distance in (cosine_map, nearest_patch_map):
         assert torch.equal(distance(x, x), torch.ones(1, 1, 2, 2))
@@ -72,9 +72,7 @@ def test_features_without_length_give_finite_maps():
     mode=st.sampled_from(["reflect", "symmetric"]),
     seed=seeds,
 )
-def test_blur_equals_scipy_even_where_the_kernel_is_wider_than_the_image(
-    height, width, sigma, radius, mode, seed
-):
+def test_blur_equals_scipy_also_for_kernels_wider_than_the_image(height, width, sigma, radius, mode, seed):
     image = np.random.default_rng(seed).normal(size=(1, 2, height, width))
     # scipy calls the mirror that leaves out the edge pixel "mirror" and the one that repeats it "reflect".
     theirs = {"reflect": "mirror", "symmetric": "reflect"}[mode]
@@ -85,7 +83,7 @@ def test_blur_equals_scipy_even_where_the_kernel_is_wider_than_the_image(
     np.testing.assert_allclose(blurred.numpy(), expected, rtol=0, atol=1e-10)
 
 
-def test_blur_reaches_four_sigma_unless_told(rng):
+def test_blur_reaches_four_sigma_by_default(rng):
     image = torch.randn(1, 1, 40, 40, dtype=torch.float64, generator=rng)
     expected = ndimage.gaussian_filter(image.numpy(), (0, 0, 2, 2), mode="mirror", truncate=4)
     np.testing.assert_allclose(gaussian_blur(image, 2.0).numpy(), expected, rtol=0, atol=1e-12)
@@ -96,7 +94,7 @@ def test_no_blur_returns_the_input(rng):
     assert torch.equal(gaussian_blur(image, 0.0, 49), image)
 
 
-def test_an_even_kernel_is_refused():
+def test_even_kernel_is_refused():
     with pytest.raises(InputError, match="odd kernel length, got 48"):
         gaussian_blur(torch.rand(1, 1, 9, 9), 6.0, 48)
 
@@ -115,7 +113,7 @@ def test_pixel_map_is_the_mean_absolute_difference(rng):
     torch.testing.assert_close(pixel_map(image, rebuilt), expected)
 
 
-def test_multi_scale_map_is_blind_to_a_drift_in_colour(rng):
+def test_multi_scale_map_ignores_a_colour_shift(rng):
     image = torch.rand(2, 3, 16, 16, generator=rng)
     drift = torch.tensor([0.1, -0.2, 0.05])[:, None, None]
     torch.testing.assert_close(
@@ -134,7 +132,7 @@ def test_multi_scale_map_averages_squared_blurred_residuals(rng):
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-9)
 
 
-def test_object_mask_fades_out_around_the_part():
+def test_object_mask_decreases_around_the_part():
     mask = torch.zeros(2, 64, 64, dtype=torch.bool)
     mask[0, 30:34, 30:34] = True
     mask[1] = True

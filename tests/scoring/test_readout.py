@@ -106,7 +106,7 @@ def test_pixel_term_reaches_v_times_the_largest_feature_distance(image, rebuilt)
     torch.testing.assert_close(got.amax((1, 2, 3), keepdim=True), 3 * peak, rtol=1e-4, atol=1e-5)
 
 
-def test_pixels_are_measured_in_units_of_the_extractor(image, rebuilt):
+def test_pixels_are_normalised_as_for_the_extractor(image, rebuilt):
     class Extractor:
         std = torch.tensor([0.1, 1.0, 1.0])[:, None, None]
 
@@ -123,7 +123,7 @@ def test_pixels_are_measured_in_units_of_the_extractor(image, rebuilt):
     torch.testing.assert_close(got, feature_map + scale * pixels, rtol=1e-4, atol=1e-5)
 
 
-def test_map_is_smoothed_and_then_weighed_by_the_part(image, rebuilt):
+def test_map_is_smoothed_and_then_weighted_by_the_part(image, rebuilt):
     weight = torch.zeros(6, 1, 16, 16)
     weight[:, :, :8] = 1
     sharp = Readout(ReadoutConfig(sigma=0.0), CHANNELS, 2).anomaly_map(image, rebuilt, features)
@@ -133,7 +133,7 @@ def test_map_is_smoothed_and_then_weighed_by_the_part(image, rebuilt):
         torch.testing.assert_close(got, gaussian_blur(sharp, 1.5, taps or None) * weight)
 
 
-def test_images_are_compared_at_the_asked_resolution(image, rebuilt):
+def test_images_are_compared_at_the_configured_resolution(image, rebuilt):
     weight = torch.ones(6, 1, 16, 16)
     got = Readout(ReadoutConfig(resolution=8, sigma=0.0), CHANNELS).anomaly_map(
         image, rebuilt[:1], features, weight
@@ -146,7 +146,7 @@ def test_images_are_compared_at_the_asked_resolution(image, rebuilt):
     torch.testing.assert_close(got, same)
 
 
-def test_smoothing_can_follow_the_size_of_the_map(image, rebuilt):
+def test_sigma_share_scales_with_the_map(image, rebuilt):
     plain, fixed, shared = (
         Readout(ReadoutConfig(taps=0, **sigma), CHANNELS).anomaly_map(image, rebuilt[:1], features)
         for sigma in ({"sigma": 0.0}, {"sigma": 2.0}, {"sigma_share": 2 / 16})
@@ -167,7 +167,7 @@ def test_score_averages_the_largest_pixels(rng):
 
 @pytest.mark.parametrize(("pixel_share", "logarithm"), [(0.0, False), (0.2, False), (0.2, True)])
 @pytest.mark.parametrize("distance", get_args(Distance))
-def test_every_standardised_map_has_mean_0_and_deviation_1_on_the_images_it_was_fitted_to(
+def test_standardised_maps_have_mean_0_and_deviation_1_on_the_fitted_images(
     image, rebuilt, distance, pixel_share, logarithm
 ):
     config = ReadoutConfig(
@@ -187,7 +187,7 @@ def test_every_standardised_map_has_mean_0_and_deviation_1_on_the_images_it_was_
 
 
 @pytest.mark.parametrize("distance", get_args(Distance))
-def test_local_share_weighs_the_pyramids_maps_against_the_features(image, rebuilt, distance):
+def test_local_share_weights_the_pyramid_against_the_features(image, rebuilt, distance):
     plain = ReadoutConfig(distance=distance, standardise=True, pixel_share=0.1, sigma=0.0)
     local = Readout(plain, PixelPyramid.channels, len(rebuilt))
     local.fit(lambda: [(image, rebuilt)], PixelPyramid())
@@ -211,7 +211,7 @@ class Backbone:
 
 
 @pytest.mark.parametrize("distance", ["cosine", "nearest"])
-def test_averaged_layers_are_one_map_of_every_run_before_it_is_standardised(image, rebuilt, distance):
+def test_averaged_layers_are_a_single_map_per_run_before_standardising(image, rebuilt, distance):
     config = ReadoutConfig(distance, standardise=True, average_layers=True, local_share=0.25, sigma=0)
     readout = fitted(config, image, rebuilt)
     compare = {"cosine": cosine_map, "nearest": nearest_patch_map}[distance]
@@ -231,9 +231,7 @@ def test_averaged_layers_are_one_map_of_every_run_before_it_is_standardised(imag
 
 
 @pytest.mark.parametrize(("enlarge", "size"), [(1, (24, 24)), (2, (32, 32)), (0, (16, 16))])
-def test_images_too_small_for_the_backbone_are_enlarged_before_they_are_compared(
-    image, rebuilt, enlarge, size
-):
+def test_images_too_small_for_the_backbone_are_enlarged_before_the_comparison(image, rebuilt, enlarge, size):
     config = ReadoutConfig(enlarge=enlarge, sigma=0.0)
     got = Readout(config, CHANNELS).anomaly_map(image, rebuilt[:1], Backbone())
 
@@ -245,7 +243,7 @@ def test_images_too_small_for_the_backbone_are_enlarged_before_they_are_compared
     torch.testing.assert_close(got, same)
 
 
-def test_enlarged_images_keep_their_shape(image, rebuilt):
+def test_enlarged_images_keep_their_aspect_ratio(image, rebuilt):
     oblong, other = image[..., :8], rebuilt[0][..., :8]
     got = Readout(ReadoutConfig(enlarge=1, sigma=0.0), CHANNELS).anomaly_map(oblong, [other], Backbone())
 
@@ -253,27 +251,27 @@ def test_enlarged_images_keep_their_shape(image, rebuilt):
 
 
 @pytest.mark.parametrize("distance", ["whitened", "cosine"])
-def test_scales_are_learned_at_the_resolution_they_are_used_at(image, rebuilt, distance):
+def test_scales_are_fitted_at_the_resolution_of_the_comparison(image, rebuilt, distance):
     config = ReadoutConfig(distance=distance, standardise=True, resolution=8, sigma=0.0)
     total = fitted(config, image, rebuilt[:1]).anomaly_map(image, rebuilt[:1], features)
     assert float(total.mean()) == pytest.approx(0, abs=1e-3)
 
 
-def test_pixel_maps_are_the_multi_scale_ones_of_every_run(image, rebuilt):
+def test_pixel_maps_are_the_multi_scale_maps_of_every_run(image, rebuilt):
     config = ReadoutConfig(distance="cosine", standardise=True, pixel_share=0.5)
     maps = Readout(config, CHANNELS, 2)._maps(image, rebuilt, features)
     for got, one in zip(maps[4:], rebuilt, strict=True):
         torch.testing.assert_close(got, multi_scale_pixel_map(image, one))
 
 
-def test_a_logarithm_is_taken_of_every_map_before_it_is_standardised(image, rebuilt):
+def test_logarithm_applies_to_every_map_before_standardising(image, rebuilt):
     config = ReadoutConfig(distance="cosine", standardise=True, pixel_share=0.5)
     plain = Readout(config, CHANNELS, 2)._maps(image, rebuilt, features)
     logs = Readout(replace(config, logarithm=True), CHANNELS, 2)._maps(image, rebuilt, features)
     torch.testing.assert_close(logs, log_maps(plain))
 
 
-def test_whitening_comes_from_seen_images_and_scales_from_held_back_ones(image, rebuilt):
+def test_whitening_uses_training_images_and_scales_use_held_back_images(image, rebuilt):
     config = ReadoutConfig(distance="whitened", standardise=True)
     seen = (image.flip(0) ** 2, [one.roll(1, 2) for one in rebuilt])
     readout = Readout(config, CHANNELS, 2)
@@ -286,20 +284,20 @@ def test_whitening_comes_from_seen_images_and_scales_from_held_back_ones(image, 
     torch.testing.assert_close(readout.scales.mean, maps.mean(1), rtol=1e-4, atol=1e-5)
 
 
-def test_usual_maps_come_from_seen_images_and_are_taken_off_before_scaling(image, rebuilt):
+def test_mean_normal_maps_of_training_images_are_subtracted_before_scaling(image, rebuilt):
     config = ReadoutConfig(distance="cosine", standardise=True, logarithm=True, position_grid=8, sigma=0.0)
     seen = (image.flip(0) ** 2, [one.roll(1, 2) for one in rebuilt])
     readout = Readout(config, CHANNELS, 2)
     readout.fit(lambda: [(image, rebuilt)], features, lambda: [seen])
-    usual = F.adaptive_avg_pool2d(readout._maps(*seen, features).mean(1), 8)
-    torch.testing.assert_close(readout.scales.usual, gaussian_blur(usual, 1.0), rtol=1e-4, atol=1e-4)
+    normal = F.adaptive_avg_pool2d(readout._maps(*seen, features).mean(1), 8)
+    torch.testing.assert_close(readout.scales.usual, gaussian_blur(normal, 1.0), rtol=1e-4, atol=1e-4)
     total = readout.anomaly_map(image, rebuilt, features)
     assert float(total.mean()) == pytest.approx(0, abs=1e-3)
     with pytest.raises(InputError, match=r"position_grid: expected 0, or standardise=true with it, got 8"):
         Readout(replace(config, standardise=False), CHANNELS, 2)
 
 
-def test_fitted_scales_travel_with_the_weights(image, rebuilt):
+def test_fitted_scales_are_in_the_state_dict(image, rebuilt):
     config = ReadoutConfig(distance="whitened", standardise=True)
     readout, fresh = fitted(config, image, rebuilt), Readout(config, CHANNELS, 2)
     fresh.load_state_dict(readout.state_dict())
@@ -312,7 +310,7 @@ def test_fitted_scales_travel_with_the_weights(image, rebuilt):
 
 @pytest.mark.parametrize("backward", get_args(Backward))
 @pytest.mark.parametrize("distance", get_args(Distance))
-def test_a_map_does_not_depend_on_its_batch(image, rebuilt, distance, backward):
+def test_map_does_not_depend_on_the_batch(image, rebuilt, distance, backward):
     config = ReadoutConfig(
         distance=distance,
         backward=backward,
@@ -331,7 +329,7 @@ def test_a_map_does_not_depend_on_its_batch(image, rebuilt, distance, backward):
     torch.testing.assert_close(readout.score(together), readout.score(torch.cat(alone)))
 
 
-def test_only_batch_maxima_make_a_map_depend_on_its_batch(image, rebuilt):
+def test_only_batch_maxima_make_maps_depend_on_the_batch(image, rebuilt):
     readout = Readout(ReadoutConfig(pixel_weight=2.0), CHANNELS, batch_maxima=True)
     together = readout.anomaly_map(image, rebuilt[:1], features)
     alone = readout.anomaly_map(image[:1], [rebuilt[0][:1]], features)
@@ -367,19 +365,19 @@ def test_only_batch_maxima_make_a_map_depend_on_its_batch(image, rebuilt):
         ({"taps": 8}, "taps: expected an odd kernel length, or 0, got 8"),
     ],
 )
-def test_bad_settings_are_refused(changes, message):
+def test_invalid_settings_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         Readout(ReadoutConfig(**changes), CHANNELS)
 
 
 @pytest.mark.parametrize("distance", ["whitened", "cosine"])
-def test_nothing_to_fit_to_is_refused(distance):
+def test_fit_without_images_is_refused(distance):
     readout = Readout(ReadoutConfig(distance=distance, standardise=True), CHANNELS)
     with pytest.raises(InputError, match="at least one good image"):
         readout.fit(lambda: iter([]), features)
 
 
-def test_a_memory_bank_takes_its_share_of_the_map_and_the_reconstruction_the_rest(pictures):
+def test_memory_bank_and_reconstruction_share_the_weight(pictures):
     plain = {"distance": "cosine", "standardise": True, "sigma": 0.0, "taps": 0}
     maps = {}
     for share in (0.0, 0.25, 1.0):
@@ -389,7 +387,7 @@ def test_a_memory_bank_takes_its_share_of_the_map_and_the_reconstruction_the_res
     torch.testing.assert_close(maps[0.25], 0.75 * maps[0.0] + 0.25 * maps[1.0], rtol=1e-4, atol=1e-4)
 
 
-def test_the_memory_bank_knows_all_images_that_it_is_given(pictures):
+def test_memory_bank_contains_all_given_images(pictures):
     config = ReadoutConfig(distance="cosine", standardise=True, bank_shares=(1.0,), sigma=0.0, taps=0)
     readout = Readout(config, CHANNELS)
     some = [(pictures[:1], [pictures[:1]])]
@@ -400,7 +398,7 @@ def test_the_memory_bank_knows_all_images_that_it_is_given(pictures):
     assert float(readout.bank(features(pictures), (32, 32)).max()) > 0.01
 
 
-def test_few_images_are_the_first_ones_however_they_come(pictures):
+def test_first_images_do_not_depend_on_the_batches(pictures):
     batches = [(pictures[:3], torch.arange(3)), (pictures[3:], torch.arange(3, 4))]
     for most in range(1, 6):
         found = [
@@ -409,8 +407,8 @@ def test_few_images_are_the_first_ones_however_they_come(pictures):
         assert found == list(range(min(most, 4)))
 
 
-def test_the_share_of_the_memory_bank_is_the_one_that_finds_flaws(pictures):
-    """Reconstructions that are the images themselves see no flaw, ones that are perfect see every one."""
+def test_selected_bank_share_detects_the_defects(pictures):
+    """Reconstructions equal to the images detect no defect; perfect reconstructions detect all."""
     config = ReadoutConfig(
         distance="cosine", standardise=True, bank_shares=(0.5, 0.0, 1.0), bank_size=64, sigma=0.0, taps=0
     )

@@ -15,7 +15,7 @@ def make(**changes):
 
 @pytest.fixture
 def residuals(rng):
-    """Differences of 24 good images, correlated, with a wave that all of them have."""
+    """Differences of 24 good images, correlated, with a common wave."""
     wave = 8 * torch.cos(torch.linspace(0, torch.pi, 8))
     mixed = torch.einsum(
         "dc,bchw->bdhw", torch.randn(5, 5, generator=rng), torch.randn(24, 5, 8, 8, generator=rng)
@@ -23,7 +23,7 @@ def residuals(rng):
     return mixed + wave
 
 
-def test_plain_distances_are_mean_squares_of_layers_and_of_their_averages(residuals):
+def test_squared_distances_are_mean_squares_of_layers_and_of_their_averages(residuals):
     fine, all_fine, coarse = make(whiten=False, position_grid=0)(residuals)
     torch.testing.assert_close(fine, residuals[:, :2].square().mean(1, keepdim=True))
     torch.testing.assert_close(all_fine, residuals[:, 2:].square().mean(1, keepdim=True))
@@ -33,7 +33,7 @@ def test_plain_distances_are_mean_squares_of_layers_and_of_their_averages(residu
     torch.testing.assert_close(coarse, torch.cat([near, wide], 1).square().mean(1, keepdim=True))
 
 
-def test_one_distance_of_all_layers_is_the_papers(residuals):
+def test_single_distance_of_all_layers_is_the_mean_square(residuals):
     distances = make(by_layer=False, coarse=False, whiten=False, position_grid=0)
     assert (distances.fine, distances.count) == (1, 1)
     torch.testing.assert_close(distances(residuals)[0], residuals.square().mean(1, keepdim=True))
@@ -46,7 +46,7 @@ def test_good_images_have_distances_of_one_on_average(residuals):
     assert means.tolist() == pytest.approx([1, 1, 1], abs=0.1)
 
 
-def test_what_all_good_images_lack_at_a_place_does_not_count(residuals):
+def test_mean_residual_of_good_images_is_subtracted(residuals):
     plain, placed = make(coarse=False, position_grid=0), make(coarse=False)
     for one in (plain, placed):
         one.fit(lambda: residuals.split(24))
@@ -56,7 +56,7 @@ def test_what_all_good_images_lack_at_a_place_does_not_count(residuals):
     assert ratios[1] - 1 < (ratios[0] - 1) / 2
 
 
-def test_a_faint_wide_difference_shows_in_the_coarse_distance_alone(residuals):
+def test_only_the_coarse_distance_detects_a_faint_wide_difference(residuals):
     distances = make(position_grid=0)
     distances.fit(lambda: [residuals])
     wide = residuals + 1.0
@@ -64,7 +64,7 @@ def test_a_faint_wide_difference_shows_in_the_coarse_distance_alone(residuals):
     assert gains[2] - 1 > 2 * (max(gains[:2]) - 1)
 
 
-def test_no_images_at_all_are_refused():
+def test_fit_without_images_is_refused():
     for distances in (make(), make(position_grid=0)):
         with pytest.raises(InputError, match="expected at least one good image"):
             distances.fit(lambda: [])

@@ -14,7 +14,7 @@ def maps(rng):
     return (torch.rand(3, 5, 1, 6, 7, generator=rng) + 1) * sizes
 
 
-def test_fitted_maps_have_mean_0_and_deviation_1_whatever_their_size(maps):
+def test_fitted_maps_of_any_magnitude_have_mean_0_and_deviation_1(maps):
     scales = MapScales(3)
     scales.fit(maps.split(2, dim=1))
     standard = scales(maps).flatten(1)
@@ -22,7 +22,7 @@ def test_fitted_maps_have_mean_0_and_deviation_1_whatever_their_size(maps):
     torch.testing.assert_close(standard.std(1, correction=0), torch.ones(3), rtol=1e-3, atol=0)
 
 
-def test_places_where_good_maps_are_always_high_count_no_more_than_others(rng):
+def test_mean_normal_map_is_subtracted(rng):
     border = torch.ones(16, 16)
     border[:, :4] = 10
     good = torch.rand(2, 30, 1, 16, 16, generator=rng) + border
@@ -37,9 +37,9 @@ def test_places_where_good_maps_are_always_high_count_no_more_than_others(rng):
     assert int(defect[0].argmax()) != 8 * 16 + 12
 
 
-def test_maps_are_divided_by_what_is_usual_where_that_is_asked(rng):
-    usual = torch.tensor([1.0, 10.0]).repeat_interleave(8).expand(16, 16)
-    good = torch.rand(1, 40, 1, 16, 16, generator=rng) * usual
+def test_divide_divides_by_the_mean_normal_map(rng):
+    normal = torch.tensor([1.0, 10.0]).repeat_interleave(8).expand(16, 16)
+    good = torch.rand(1, 40, 1, 16, 16, generator=rng) * normal
     scales = MapScales(1, position_grid=16, divide=True)
     scales.fit_mean_maps(good[:, :30].split(6, dim=1))
     scales.fit([good[:, 30:]])
@@ -52,27 +52,27 @@ def test_maps_are_divided_by_what_is_usual_where_that_is_asked(rng):
     assert bool(nowhere(torch.rand(1, 1, 1, 4, 4, generator=rng)).isfinite().all())
 
 
-def test_places_serve_images_of_another_size(maps):
+def test_mean_normal_map_applies_to_other_image_sizes(maps):
     scales = MapScales(3, position_grid=2)
     scales.fit_mean_maps([maps])
     scales.fit([maps])
     assert scales(torch.rand(3, 1, 1, 20, 10)).shape == (3, 1, 1, 20, 10)
 
 
-def test_a_constant_map_stays_finite():
+def test_constant_map_is_finite():
     scales = MapScales(1)
     scales.fit([torch.full((1, 2, 1, 3, 3), 0.7)])
     assert bool(scales(torch.rand(1, 2, 1, 3, 3)).isfinite().all())
 
 
-def test_scales_of_nothing_are_refused():
+def test_fit_without_images_is_refused():
     with pytest.raises(InputError, match="held back from training, got none"):
         MapScales(2).fit([])
     with pytest.raises(InputError, match="held back from training, got none"):
         MapScales(2, position_grid=3).fit_mean_maps([])
 
 
-def test_logarithms_stay_finite_at_and_below_zero():
+def test_logarithm_is_finite_at_and_below_zero():
     got = logarithm(torch.tensor([-1e-9, 0.0, 1.0]))
     expected = [math.log(LOG_FLOOR), math.log(LOG_FLOOR), math.log(1 + LOG_FLOOR)]
     assert got.tolist() == pytest.approx(expected, abs=1e-6)

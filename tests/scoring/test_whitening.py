@@ -29,7 +29,7 @@ def fitted(features, rebuilt, **options):
     return whitening
 
 
-def test_a_reconstruction_that_is_always_the_same_leaves_the_mahalanobis_distance(vectors):
+def test_constant_reconstruction_gives_the_mahalanobis_distance(vectors):
     blank = torch.zeros_like(vectors)
     flat = vectors.double().permute(0, 2, 3, 1).reshape(-1, 5).numpy()
     covariance = np.cov(flat.T, bias=True)
@@ -46,7 +46,7 @@ def test_mean_distance_of_good_vectors_is_one(vectors, unrelated):
     assert 0.5 < float(fitted(vectors, unrelated)(vectors, unrelated).mean()) < 1
 
 
-def test_what_the_reconstruction_explains_is_no_surprise(vectors, rng):
+def test_differences_predicted_from_the_reconstruction_have_a_small_distance(vectors, rng):
     """Features that are a linear function of the reconstruction's, plus a little noise of their own."""
     mixing = torch.randn(5, 5, generator=rng)
     small = 0.2 * torch.randn(vectors.shape, generator=rng)
@@ -59,7 +59,7 @@ def test_what_the_reconstruction_explains_is_no_surprise(vectors, rng):
     assert float(whitening(defect, vectors)[:, :, 14:].mean()) < 2
 
 
-def test_the_prediction_is_ridge_regression_on_the_place_and_its_surroundings(vectors, rng):
+def test_prediction_is_ridge_regression_on_position_and_context(vectors, rng):
     from sklearn.linear_model import Ridge
 
     features = vectors.roll(1, dims=1) * 2 + torch.randn(vectors.shape, generator=rng)
@@ -72,7 +72,7 @@ def test_the_prediction_is_ridge_regression_on_the_place_and_its_surroundings(ve
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_pieces_give_the_same_as_all_at_once(vectors, unrelated):
+def test_batches_give_the_same_as_all_images_together(vectors, unrelated):
     whole = ConditionalWhitening(5)
     whole.update(vectors, unrelated)
     whole.finish()
@@ -80,7 +80,7 @@ def test_pieces_give_the_same_as_all_at_once(vectors, unrelated):
         torch.testing.assert_close(whole.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_fitting_again_forgets_the_first_time(vectors, unrelated):
+def test_second_fit_replaces_the_first(vectors, unrelated):
     whitening = fitted(vectors * 100, unrelated)
     whitening.update(vectors, unrelated)
     whitening.finish()
@@ -88,7 +88,7 @@ def test_fitting_again_forgets_the_first_time(vectors, unrelated):
     torch.testing.assert_close(whitening(vectors, unrelated), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_before_fitting_it_is_the_mean_squared_difference(vectors, unrelated):
+def test_unfitted_distance_is_the_mean_squared_difference(vectors, unrelated):
     expected = (vectors - unrelated).square().mean(1, keepdim=True)
     torch.testing.assert_close(ConditionalWhitening(5)(vectors, unrelated), expected)
 
@@ -101,7 +101,7 @@ def test_channels_without_variance_give_finite_distances(vectors, unrelated):
     assert bool(fitted(blank, blank)(flat, unrelated).isfinite().all())
 
 
-def test_nothing_seen_is_refused():
+def test_conditional_fit_without_images_is_refused():
     with pytest.raises(InputError, match="at least one good image"):
         ConditionalWhitening(5).finish()
 
@@ -114,29 +114,29 @@ def white(features):
     return whitening
 
 
-def test_whitened_channels_have_mean_0_and_unit_covariance_on_what_they_were_fitted_to(vectors):
+def test_whitened_channels_have_mean_0_and_unit_covariance_on_the_fitted_images(vectors):
     flat = white(vectors)(vectors).transpose(0, 1).flatten(1).double()
     torch.testing.assert_close(flat.mean(1), torch.zeros(5).double(), rtol=0, atol=1e-4)
     torch.testing.assert_close(torch.cov(flat, correction=0), torch.eye(5).double(), rtol=0, atol=1e-3)
 
 
-def test_channels_that_are_independent_are_only_scaled(rng):
+def test_independent_channels_are_only_scaled(rng):
     independent = torch.randn(4, 3, 40, 40, generator=rng) * torch.tensor([1.0, 5.0, 0.2])[:, None, None]
     root = white(independent).root
     torch.testing.assert_close(root.diagonal(), torch.tensor([1.0, 0.2, 5.0]), rtol=0.05, atol=0)
     assert float((root - root.diagonal().diag()).abs().max()) < 0.2
 
 
-def test_unfitted_whitening_leaves_features_as_they_are(vectors):
+def test_unfitted_whitening_is_the_identity(vectors):
     torch.testing.assert_close(ChannelWhitening(5)(vectors), vectors)
 
 
-def test_whitening_of_nothing_is_refused():
+def test_fit_without_images_is_refused():
     with pytest.raises(InputError, match="at least one good image"):
         ChannelWhitening(5).finish()
 
 
-def test_differences_of_whitened_vectors_lead_back_to_those_of_the_vectors(vectors):
+def test_undo_restores_differences_of_the_original_features(vectors):
     whitening = ChannelWhitening(5)
     whitening.update(vectors)
     whitening.finish()

@@ -120,7 +120,7 @@ class Method(nn.Module, ABC):
         """The existing NETWORKS by name."""
         return {name: part for name in self.NETWORKS if (part := getattr(self, name)) is not None}
 
-    def is_learned(self, name: str) -> bool:
+    def is_statistic(self, name: str) -> bool:
         """Whether a state-dict name belongs to STATISTICS."""
         return name.partition(".")[0] in self.STATISTICS
 

@@ -55,7 +55,7 @@ def _take_frozen(fitted: Method, method: Method) -> None:
     """Copy the frozen weights of a fitted method into a new method, without trained weights."""
     trained = {name for name, one in method.named_parameters() if one.requires_grad}
     theirs, own = fitted.state_dict(), method.state_dict()
-    kept = {name for name in own if name not in trained and not method.is_learned(name)}
+    kept = {name for name in own if name not in trained and not method.is_statistic(name)}
     method.load_state_dict({name: theirs[name] if name in kept else one for name, one in own.items()})
 
 

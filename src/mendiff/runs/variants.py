@@ -78,7 +78,7 @@ def _take_over(fitted: Method, method: Method, changes: Mapping[str, Any], but: 
     """Copy all weights of a fitted method into a new method, except names with the prefix `but` (if any)."""
     theirs, own = fitted.state_dict(), method.state_dict()
     for name in own:
-        if method.is_learned(name) or (but and name.startswith(but)):
+        if method.is_statistic(name) or (but and name.startswith(but)):
             continue
         if name not in theirs or theirs[name].shape != own[name].shape:
             raise InputError(f"changes: {', '.join(changes)} need a separate fit ({name} differs).")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mendiff.errors import InputError
+from mendiff.scoring.scales import NO_IMAGES
 
 CONTEXT = (3, 7)
 """Sides of the windows over which features of the reconstruction are averaged as predictors."""
@@ -41,9 +42,7 @@ class Moments:
     def finish(self) -> tuple[Tensor, Tensor]:
         """Return mean (C,) and covariance (C,C), and reset."""
         if self.count < 2:
-            raise InputError(
-                "statistics: expected at least one good image that was held back from training, got none."
-            )
+            raise InputError(NO_IMAGES)
         mean = self._sum / self.count
         covariance = self._products / self.count - torch.outer(mean, mean)
         self._reset()

@@ -1,4 +1,4 @@
-"""Fitting a read-out to what a method makes of good images."""
+"""Fitting a read-out to good images and their reconstructions."""
 
 import pytest
 import torch
@@ -25,37 +25,37 @@ def image(rng):
     [
         ({"distance": "whitened", "standardise": True}, [1, 2, 3]),
         ({"distance": "cosine", "standardise": True, "position_grid": 2}, [1, 2, 3]),
-        ({"distance": "cosine", "standardise": True}, [1, 2]),  # scales come from held-back images alone
+        ({"distance": "cosine", "standardise": True}, [1, 2]),  # scales use held-back images only
         ({"distance": "cosine"}, []),
     ],
 )
-def test_every_good_image_that_something_is_learned_from_is_mended_once(image, settings, expected):
+def test_good_images_are_reconstructed_at_most_once_and_only_if_needed(image, settings, expected):
     readout = Readout(ReadoutConfig(**settings), CHANNELS)
-    mended = []
+    reconstructed = []
 
-    def mend(image, seeds):
-        mended.extend(seeds.tolist())
+    def reconstruct(image, seeds):
+        reconstructed.extend(seeds.tolist())
         return [image * 0.9]
 
     def batches(*seeds):
         return lambda: ((image[:1], torch.tensor([seed])) for seed in seeds)
 
-    fit_readout(readout, features, mend, batches(1, 2), batches(3))
-    assert sorted(mended) == expected
+    fit_readout(readout, features, reconstruct, batches(1, 2), batches(3))
+    assert sorted(reconstructed) == expected
 
 
-def test_flaws_are_mended_only_where_there_is_a_choice(pictures, monkeypatch):
+def test_probes_are_reconstructed_only_for_several_bank_shares(pictures, monkeypatch):
     monkeypatch.setattr("mendiff.methods.base.PROBES_PER_IMAGE", 3)
-    mended = []
+    reconstructed = []
 
-    def mend(image, seeds):
-        mended.extend(seeds.tolist())
+    def reconstruct(image, seeds):
+        reconstructed.extend(seeds.tolist())
         return [image.flip(0)]
 
     for shares, more in (((), 0), ((0.5,), 0), ((0.0, 0.5), 12)):
-        mended.clear()
+        reconstructed.clear()
         config = ReadoutConfig(distance="cosine", standardise=True, bank_shares=shares, bank_size=64)
         readout = Readout(config, CHANNELS)
-        fit_readout(readout, features, mend, lambda: [(pictures, torch.arange(4))])
-        assert len(mended) == 4 + more
-        assert len(set(mended)) == len(mended)
+        fit_readout(readout, features, reconstruct, lambda: [(pictures, torch.arange(4))])
+        assert len(reconstructed) == 4 + more
+        assert len(set(reconstructed)) == len(reconstructed)
