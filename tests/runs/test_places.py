@@ -4,7 +4,7 @@ import os
 import pytest
 
 from mendiff.errors import InputError
-from mendiff.runs.places import MADE, check_output, made, new_folder, resumable
+from mendiff.runs.places import MADE, check_output, new_folder, output_kind, resumable
 
 KINDS = {
     "a model": ("config.json", {"format": "mendiff", "version": 1}),
@@ -27,7 +27,7 @@ def fill(folder, name, content):
 def test_every_kind_of_output_is_told_from_the_others(tmp_path):
     assert {what for what, _, _ in MADE} == set(KINDS)
     for what, (name, content) in KINDS.items():
-        assert made(fill(tmp_path / what, name, content)) == what
+        assert output_kind(fill(tmp_path / what, name, content)) == what
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_every_kind_of_output_is_told_from_the_others(tmp_path):
 )
 def test_what_others_wrote_is_never_replaced(tmp_path, name, content):
     theirs = fill(tmp_path / "theirs", name, content)
-    assert made(theirs) is None
+    assert output_kind(theirs) is None
     with pytest.raises(InputError, match="--overwrite only replaces folders written by mendiff"):
         check_output(theirs, True, "a model")
     assert list(theirs.iterdir()) == [theirs / name]

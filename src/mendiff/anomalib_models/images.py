@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from mendiff.anomalib_models.categories import CategoryBatch, CategoryItem
 from mendiff.data.cache import CACHE_BYTES, ImageCache
-from mendiff.data.found import find_images
+from mendiff.data.image_files import find_images
 from mendiff.data.reading import Picture, image_size
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError

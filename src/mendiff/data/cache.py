@@ -21,15 +21,15 @@ class ImageCache:
     Args:
         size: side in pixels.
         bit_depth: of 16-bit files, see read_image.
-        room: bytes of the cache; images that do not fit are decoded each time.
+        capacity: bytes of the cache; images that do not fit are decoded each time.
 
     Attributes:
         size: side in pixels.
         bit_depth: of 16-bit files.
     """
 
-    def __init__(self, size: int, bit_depth: int = 0, room: int = CACHE_BYTES) -> None:
-        self.size, self.bit_depth, self._room = size, bit_depth, room
+    def __init__(self, size: int, bit_depth: int = 0, capacity: int = CACHE_BYTES) -> None:
+        self.size, self.bit_depth, self._capacity = size, bit_depth, capacity
         self._images: dict[Hashable, Tensor] = {}
         self._lock = threading.Lock()
 
@@ -49,7 +49,7 @@ class ImageCache:
         # Stored in 8 bits only if that is exact: calibration and prediction must see the same pixels.
         stored = levels if torch.equal(levels.float() / 255, image) else image
         with self._lock:
-            if key not in self._images and stored.nbytes <= self._room:
-                self._room -= stored.nbytes
+            if key not in self._images and stored.nbytes <= self._capacity:
+                self._capacity -= stored.nbytes
                 self._images[key] = stored
         return image

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from mendiff.data.contents import keys_of, top_key, whole_key
-from mendiff.data.equal import equal_pictures
-from mendiff.data.fitness import depth_notes, mask_notes, orientation_notes, size_notes
+from mendiff.data.duplicates import equal_pictures
+from mendiff.data.image_keys import keys_of, top_key, whole_key
 from mendiff.data.masks import read_mask
 from mendiff.data.reading import Header, Picture, brightest, image_size, read_header, read_image
 from mendiff.data.samples import Category, Finding, ImageCheck, ImageChecks, Sample, Use
+from mendiff.data.suitability import depth_notes, mask_notes, orientation_notes, size_notes
 from mendiff.errors import InputError
 
 Progress = Callable[[int, int, str], None]

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mendiff.data.checks import check_files
-from mendiff.data.found import NoImagesError, find_images, instead
+from mendiff.data.image_files import NoImagesError, find_images, found_instead
 from mendiff.data.labels import folder_notes, form_notes, kind_notes, label_notes, loose_notes
 from mendiff.data.layouts import LAYOUTS, Layout, own_name, subfolders
-from mendiff.data.listed import SUFFIXES, read_listed
 from mendiff.data.samples import GOOD, Category, Finding, Sample
+from mendiff.data.yaml_lists import SUFFIXES, read_listed
 from mendiff.errors import InputError, check_choice
 
 __all__ = ["GOOD", "Category", "Sample", "open_data", "read_data"]
@@ -31,7 +31,7 @@ def open_data(root: Path, layout: str = AUTO) -> list[Category]:
     Images are not decoded; see `check_data`.
 
     Args:
-        root: a folder, or a YAML file (see `mendiff.data.listed`).
+        root: a folder, or a YAML file (see `mendiff.data.yaml_lists`).
         layout: one of `NAMES`; "auto" detects the layout.
     """
     categories, findings = read_data(root, layout)
@@ -127,7 +127,7 @@ def _plain(root: Path) -> Category:
         shapes = "; ".join(f"{layout.name} ({layout.shape})" for layout in LAYOUTS)
         raise InputError(
             f"{root}: no images found; expected {PLAIN}, a YAML file that lists folders, or categories in "
-            f"one of these layouts: {shapes}{instead(root)}."
+            f"one of these layouts: {shapes}{found_instead(root)}."
         ) from error
     parents = {parent for path in paths for parent in path.parents if root in parent.parents}
     for folder in sorted(parents, key=lambda parent: (len(parent.parts), parent)):

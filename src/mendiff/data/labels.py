@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mendiff.data.found import NO_IMAGE, find_images, left_out
+from mendiff.data.image_files import NO_IMAGE, find_images, left_out
 from mendiff.data.names import DEFECTIVE, GOOD, LABELS, SPLIT_NAMES, meaning, same_name, twin_of
 from mendiff.data.reading import read_image
 from mendiff.data.samples import Finding, Sample

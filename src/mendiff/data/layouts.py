@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mendiff.data.found import find_images, passed_over
+from mendiff.data.image_files import find_images, ignore_reason
 from mendiff.data.names import is_good_alone, same_name
 from mendiff.data.reading import EXTENSIONS
 from mendiff.data.samples import GOOD, Category, Sample
@@ -19,7 +19,7 @@ from mendiff.errors import InputError
 VISA_SPLITS = ("split_csv/1cls.csv", "1cls_clear.csv")
 """Lists of training and test images next to the categories of VisA, and of PCB-Bank as released."""
 EXAMPLE = "NAME: {train: FOLDER, good: FOLDER, defective: [FOLDER, ...], masks: FOLDER}"
-"""Example of a YAML file, see `mendiff.data.listed`."""
+"""Example of a YAML file, see `mendiff.data.yaml_lists`."""
 TWINS = "twin"
 """Folder of clean twins next to MVTec's `test` and `ground_truth`, with a folder for each defect type."""
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
@@ -46,7 +46,7 @@ def subfolders(folder: Path) -> list[Path]:
     """Sub-folders that may hold images of parts, sorted; empty if the folder does not exist."""
     if not folder.is_dir():
         return []
-    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not passed_over(p)]
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not ignore_reason(p)]
 
 
 def inside(folder: Path, *parts: str) -> Path:

@@ -69,7 +69,7 @@ def twin_errors(
         InputError: for unequal shapes and reconstructions that are not finite.
     """
     if rebuilt.shape != twins.shape or rebuilt.shape[:1] + rebuilt.shape[2:] != masks[:, 0].shape:
-        shapes = ", ".join(str(tuple(one.shape)) for one in (rebuilt, twins, masks))
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (rebuilt, twins, masks))
         raise InputError(f"Expected reconstructions, twins and masks of one shape, got {shapes}.")
     if not torch.isfinite(rebuilt).all():
         raise InputError("Expected finite reconstructions, got NaN or infinity; the model is broken.")
@@ -100,8 +100,8 @@ def twin_figures(
     clean = torch.stack([twins[row] for row in rows])
     errors = twin_errors(rebuilt[rows], clean, masks[rows])
     kinds: dict[str, list[Metrics]] = {}
-    for row, one in zip(rows, errors, strict=True):
-        kinds.setdefault(labels[row], []).append(one)
+    for row, error in zip(rows, errors, strict=True):
+        kinds.setdefault(labels[row], []).append(error)
     return TwinFigures(
         images=len(rows),
         mean=mean_metrics(errors, TWIN_METRICS),

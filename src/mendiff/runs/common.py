@@ -13,10 +13,10 @@ import torch
 
 from mendiff.data.checks import UNREADABLE, Take, check_data
 from mendiff.data.dataset import GOOD, Category
-from mendiff.data.fitness import dark_sentence
 from mendiff.data.names import same_name
 from mendiff.data.reading import brightest, read_header
 from mendiff.data.samples import Use
+from mendiff.data.suitability import dark_sentence
 from mendiff.errors import InputError, check_choice
 from mendiff.runs.reporting import Reporter, Table
 

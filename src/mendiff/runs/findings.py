@@ -16,8 +16,8 @@ from typing import Any, TextIO
 
 from mendiff.checkpoints.files import write_json
 from mendiff.data.disk import short_name
-from mendiff.data.found import find_images
-from mendiff.data.found import left_out as images_left_out
+from mendiff.data.image_files import find_images
+from mendiff.data.image_files import left_out as images_left_out
 from mendiff.errors import InputError
 from mendiff.evaluation.tables import cell
 from mendiff.model import Model

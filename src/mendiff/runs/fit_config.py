@@ -20,9 +20,9 @@ from mendiff.checkpoints.weights import read_weights
 from mendiff.data.cache import ImageCache
 from mendiff.data.checks import Take
 from mendiff.data.dataset import Category
-from mendiff.data.fitness import own_side
 from mendiff.data.reading import image_size as read_size
 from mendiff.data.samples import Use
+from mendiff.data.suitability import own_side
 from mendiff.errors import InputError, check_choice
 from mendiff.methods.base import MethodConfig, TrainingConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override

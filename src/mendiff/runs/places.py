@@ -16,8 +16,8 @@ from pathlib import Path
 from mendiff.checkpoints.files import FullDiskError, writing
 from mendiff.data.disk import exchange, rename_new, short_name
 from mendiff.data.images import check_writable
-from mendiff.data.made import MADE as MADE
-from mendiff.data.made import made as made
+from mendiff.data.outputs import MADE as MADE
+from mendiff.data.outputs import output_kind as output_kind
 from mendiff.errors import DivergedError, InputError
 from mendiff.runs.locks import exclusive_output, hidden_path, parents_of, serialized, try_lock
 
@@ -70,7 +70,7 @@ def check_output(out: Path, overwrite: bool, what: str) -> Place:
         raise InputError(
             f"{out}: expected a new or empty output folder, but it holds files; add --overwrite."
         )
-    held = made(out)
+    held = output_kind(out)
     if held is None:
         raise InputError(
             f"{out}: --overwrite only replaces folders written by mendiff, but this folder has other files; "
@@ -209,7 +209,7 @@ def _discard(work: Path, out: Path, *, dead: bool = False) -> None:
         try:
             if not os.path.lexists(out):
                 rename_new(moved, out)
-            elif not dead or made(moved) is None:
+            elif not dead or output_kind(moved) is None:
                 _kept(moved, out)
         except FileExistsError:
             _kept(moved, out)

@@ -139,10 +139,10 @@ def save_checkpoint(checkpoint: Path, learners: Learners, step: int) -> None:
     """
     tensors: dict[str, Tensor] = {}
     for prefix, learner in learners.items():
-        own = {f"network.{name}": one for name, one in learner.own().items()}
-        own |= {f"average.{name}": one for name, one in learner.average.weights.items()}
+        own = {f"network.{name}": tensor for name, tensor in learner.own().items()}
+        own |= {f"average.{name}": tensor for name, tensor in learner.average.weights.items()}
         own |= optimizer_state(learner.optimizer)
-        tensors |= {f"{prefix}{name}": one.detach().cpu().contiguous() for name, one in own.items()}
+        tensors |= {f"{prefix}{name}": tensor.detach().cpu().contiguous() for name, tensor in own.items()}
     draft = checkpoint.with_suffix(".new")
     try:
         save_file(tensors, draft, metadata={"step": str(step)})
@@ -157,7 +157,7 @@ def load_checkpoint(checkpoint: Path, learners: Learners) -> int:
         step = int(file.metadata()["step"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
     for prefix, learner in learners.items():
-        own = {name[len(prefix) :]: one for name, one in tensors.items() if name.startswith(prefix)}
+        own = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         weights, averages = (_named(own, group) for group in ("network.", "average."))
         for expected, stored in ((learner.own(), weights), (learner.average.weights, averages)):
             refuse("lacks", sorted(expected.keys() - stored.keys()), INTERRUPTED, SAME)
@@ -171,20 +171,22 @@ def load_checkpoint(checkpoint: Path, learners: Learners) -> int:
 
 def _named(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
     """The tensors with a prefix, by the rest of their names."""
-    return {name.removeprefix(group): one for name, one in tensors.items() if name.startswith(group)}
+    return {name.removeprefix(group): tensor for name, tensor in tensors.items() if name.startswith(group)}
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """State of an optimiser as tensors by name."""
     moments = optimizer.state_dict()["state"]
-    return {f"optimizer.{at}.{name}": one for at, state in moments.items() for name, one in state.items()}
+    return {
+        f"optimizer.{at}.{name}": tensor for at, state in moments.items() for name, tensor in state.items()
+    }
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Load the state of `optimizer_state` from a set of tensors."""
     state = optimizer.state_dict()
-    for name, one in tensors.items():
+    for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, at, key = name.split(".")
-            state["state"].setdefault(int(at), {})[key] = one
+            state["state"].setdefault(int(at), {})[key] = tensor
     optimizer.load_state_dict(state)

@@ -21,7 +21,7 @@ from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import save
 from mendiff.data.cache import ImageCache
 from mendiff.data.dataset import Category, open_data
-from mendiff.data.found import find_images
+from mendiff.data.image_files import find_images
 from mendiff.data.reading import image_size as read_size
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, check_choice, check_range

@@ -20,7 +20,7 @@ from mendiff.checkpoints.files import fingerprint, read_json, sha256_of, write_j
 from mendiff.checkpoints.hub import cached_file
 from mendiff.checkpoints.pretrained import Sources, open_diffusion
 from mendiff.data.dataset import Category
-from mendiff.data.found import find_images
+from mendiff.data.image_files import find_images
 from mendiff.errors import InputError
 from mendiff.nets.features import hub_id
 

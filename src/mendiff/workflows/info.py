@@ -7,7 +7,7 @@ from typing import Any
 
 from mendiff.checkpoints.provenance import Fitted, fitted_of
 from mendiff.checkpoints.store import categories_of, load
-from mendiff.data.fitness import vanishing
+from mendiff.data.suitability import vanishing
 from mendiff.methods.base import describe_parameters
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model

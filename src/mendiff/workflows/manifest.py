@@ -22,7 +22,7 @@ from mendiff.checkpoints.files import (
 )
 from mendiff.checkpoints.pretrained import Sources, extractors_of, find_pretrained
 from mendiff.data.dataset import Category
-from mendiff.data.found import find_images
+from mendiff.data.image_files import find_images
 from mendiff.errors import InputError
 from mendiff.methods.base import MethodConfig, find_method
 from mendiff.methods.config import config_to_dict

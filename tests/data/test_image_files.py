@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mendiff.data.found import NO_IMAGE, find_images, left_out
-from mendiff.data.made import BENCHMARK, MADE
+from mendiff.data.image_files import NO_IMAGE, find_images, left_out
+from mendiff.data.outputs import BENCHMARK, MADE
 from mendiff.errors import InputError
 
 
@@ -187,7 +187,7 @@ def test_a_folder_that_may_not_be_read_is_named(put, tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", path)
         return scan(path)
 
-    monkeypatch.setattr("mendiff.data.found.os.scandir", scandir)
+    monkeypatch.setattr("mendiff.data.image_files.os.scandir", scandir)
 
     assert find_images(tmp_path) == [tmp_path / "a.png"]
     assert left_out(tmp_path) == [(tmp_path / "locked", "a folder without read permission")]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from mendiff.data.contents import top_key, whole_key
+from mendiff.data.image_keys import top_key, whole_key
 from mendiff.data.reading import read_image
 from mendiff.errors import InputError
 

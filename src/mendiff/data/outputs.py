@@ -23,13 +23,13 @@ BENCHMARK = ("a benchmark", "results.json", {"results": ..., "figures": ...})
 """Not in MADE: a benchmark continues in its folder and never replaces it."""
 
 
-def made(folder: Path) -> str | None:
+def output_kind(folder: Path) -> str | None:
     """The name in MADE of the output in a folder; None for other folders."""
     return _marked(folder, MADE)
 
 
-def is_made(folder: Path) -> str | None:
-    """Like made, including benchmarks; images in such folders are not images of parts."""
+def any_output_kind(folder: Path) -> str | None:
+    """Like output_kind, including benchmarks; images in such folders are not images of parts."""
     return _marked(folder, (*MADE, BENCHMARK))
 
 

@@ -12,7 +12,7 @@ Each entry is a folder or a list of folders, relative to the file.
 from pathlib import Path
 from typing import Any
 
-from mendiff.data.found import find_images
+from mendiff.data.image_files import find_images
 from mendiff.data.labels import folder_notes, label_notes
 from mendiff.data.layouts import EXAMPLE, inside, labelled, own_name
 from mendiff.data.samples import GOOD, Category, Sample

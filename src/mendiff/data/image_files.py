@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mendiff.data.made import is_made
 from mendiff.data.names import is_system_folder
+from mendiff.data.outputs import any_output_kind
 from mendiff.data.reading import EXTENSIONS, further_frames, is_image
 from mendiff.errors import InputError
 
@@ -49,7 +49,7 @@ def find_images(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; give an image or a folder of images.")
-    what = is_made(path)
+    what = any_output_kind(path)
     if what in PICTURED:
         raise InputError(
             f"{path}: expected images of parts, got {what} that mendiff wrote; give another folder."
@@ -57,7 +57,9 @@ def find_images(path: Path) -> list[Path]:
     found = sorted(file for file, reason in _walk(path) if not reason)
     if not found:
         allowed = ", ".join(sorted(e.lstrip(".") for e in EXTENSIONS))
-        raise NoImagesError(f"{path}: no images found; expected files of type {allowed}{instead(path)}.")
+        raise NoImagesError(
+            f"{path}: no images found; expected files of type {allowed}{found_instead(path)}."
+        )
     return found
 
 
@@ -78,13 +80,13 @@ def left_out(path: Path) -> list[tuple[Path, str]]:
     return sorted(ignored)
 
 
-def passed_over(folder: Path) -> str:
+def ignore_reason(folder: Path) -> str:
     """Why the images in a folder are ignored, by its name or content; empty if they are not."""
     if folder.name.startswith("."):
         return "hidden"
     if is_system_folder(folder.name):
         return f"system folder {folder.name}"
-    what = is_made(folder)
+    what = any_output_kind(folder)
     return f"{what.removeprefix('a ')} that mendiff wrote" if what else ""
 
 
@@ -113,7 +115,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, str]]:
         for entry in inside:
             path = folder.path / entry.name
             if entry.is_dir():
-                below = _Folder(path, folder.reason or passed_over(path))
+                below = _Folder(path, folder.reason or ignore_reason(path))
                 (links if entry.is_symlink() else folders).append(below)
             elif entry.is_file():
                 yield path, _reason(path, folder.reason)
@@ -142,7 +144,7 @@ def _reason(path: Path, folder: str) -> str:
     return "image without an extension" if is_image(path) else NO_IMAGE
 
 
-def instead(path: Path) -> str:
+def found_instead(path: Path) -> str:
     """Ignored files of a folder without images, for the end of a message; empty if there are none."""
     reasons = Counter(reason for _, reason in left_out(path) if reason != NO_IMAGE)
     return f", found {_counted(reasons)}" if reasons else ""
