@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mendiff.data import found, images, masks, reading
+from mendiff.data import image_files, images, masks, reading
 from mendiff.errors import InputError
 
 
@@ -36,7 +36,7 @@ def test_images_are_found_in_sub_folders_in_any_case_sorted_and_without_hidden_o
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
 
-    assert found.find_images(tmp_path) == sorted(tmp_path / name for name in kept)
+    assert image_files.find_images(tmp_path) == sorted(tmp_path / name for name in kept)
 
 
 def test_a_dot_in_a_parent_folder_hides_nothing(tmp_path: Path) -> None:
@@ -44,20 +44,20 @@ def test_a_dot_in_a_parent_folder_hides_nothing(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "a.png").touch()
 
-    assert found.find_images(folder) == [folder / "a.png"]
+    assert image_files.find_images(folder) == [folder / "a.png"]
 
 
 def test_a_single_file_gives_itself(tmp_path: Path) -> None:
     file = tmp_path / "image.raw"
     file.touch()
 
-    assert found.find_images(file) == [file]
+    assert image_files.find_images(file) == [file]
 
 
 @pytest.mark.parametrize(("name", "reason"), [("", "no images found"), ("absent", "no such file or folder")])
 def test_nothing_to_find_is_an_input_error(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        found.find_images(tmp_path / name)
+        image_files.find_images(tmp_path / name)
 
 
 # ---- reading -----------------------------------------------------------------------------------------
