@@ -1,6 +1,7 @@
 """`mendiff fit`: what it writes and says, and which images it takes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def test_fit_writes_a_model_and_says_so(run, data, tmp_path):
     assert (code, out) == (0, "")
     assert "9 good images of good, 32 pixels, 2 steps on cpu" in err
     assert f"model: {tmp_path / 'model'}" in err
+    assert re.search(r"power: the threshold finds \d+ of \d+ synthetic defects in held-back images \(", err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "model"]
 
 

@@ -7,6 +7,11 @@ import pytest
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
 
+def flat(text):
+    """Without the line breaks of a table."""
+    return " ".join(text.split())
+
+
 def test_info_describes_the_model(run, model):
     code, out, err = run("info", model, "--json")
     assert (code, err) == (0, "")
@@ -17,3 +22,9 @@ def test_info_describes_the_model(run, model):
     code, out, _ = run("info", model)
     assert code == 0
     assert "9 good images of plate" in out
+    power = result["info"]["power"]
+    assert len(power["scores"]) == len(power["diameters"]) == 16
+    assert f"finds {sum(score > result['threshold'] for score in power['scores'])} of 16 synthetic" in flat(
+        out
+    )
+    assert "by false-alarm rate:" in flat(out)

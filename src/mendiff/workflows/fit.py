@@ -34,6 +34,7 @@ from mendiff.runs.fit_config import Plan, check_images
 from mendiff.runs.length import Length, chosen_length, configured_length, read_length, write_length
 from mendiff.runs.locks import check_free, hidden_path
 from mendiff.runs.places import Place, TakenError, check_output, new_folder, resumable
+from mendiff.runs.power import estimate_power
 from mendiff.runs.processes import check_processes, describe_processes, rank_of
 from mendiff.runs.reporting import Reporter, Silent
 from mendiff.runs.thresholds import check_rate, report_reliability, warn_of_outliers
@@ -148,6 +149,10 @@ def fit(
         model = module.as_model(info).to(plan.device).with_false_alarm_rate(plan.false_alarm_rate)
         scored = [paths[at] for at in module.split.scored_at]
         outliers = warn_of_outliers(model.calibration, scored, reporter)
+        held_back = [cache.image(path, path) for path in scored[: len(scored) - model.calibration.seen]]
+        with reporter.stages() as update:
+            power = estimate_power(model, held_back, update)
+        model.info["power"] = power.to_dict()
         _save(model, place, by_category, cache, reporter)
     reporter.say(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {model.threshold:.4g} from good images only)"
@@ -157,8 +162,9 @@ def fit(
     if module.config.upright == "always":
         reporter.say(f"note: {UPRIGHT}")
     report_reliability(model.calibration, reporter)
+    reporter.say(f"power: the threshold {power.sentence(model.threshold)}")
     summary = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": outliers}
-    return {"model": str(out), **summary, **info, "config": config_to_dict(module.config)}
+    return {"model": str(out), **summary, **model.info, "config": config_to_dict(module.config)}
 
 
 def bank_share_note(method: Any) -> str:

@@ -11,8 +11,12 @@ from mendiff.data.suitability import vanishing
 from mendiff.methods.base import describe_parameters
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
+from mendiff.runs.power import power_of
 from mendiff.runs.reporting import Reporter, Table
 from mendiff.workflows.options import InfoOptions
+
+RATES = (0.01, 0.05, 0.1)
+"""False-alarm rates whose power is listed."""
 
 
 def run(options: InfoOptions, reporter: Reporter) -> dict[str, Any]:
@@ -84,4 +88,15 @@ def _images(model: Model) -> str:
 def _thresholds(model: Model, own: Mapping[str, float]) -> dict[str, str]:
     calibration, rate = model.calibration, f"{100 * model.calibration.false_alarm_rate:.3g}%"
     text = f"{calibration.threshold:.4g}, for a false-alarm rate of {rate}; {calibration.worth}"
-    return {"threshold": text, **{f"threshold of {name}": f"{value:.4g}" for name, value in own.items()}}
+    named = {f"threshold of {name}": f"{value:.4g}" for name, value in own.items()}
+    return {"threshold": text, **named, **_power(model)}
+
+
+def _power(model: Model) -> dict[str, str]:
+    """Synthetic defects that the threshold finds, and those of other false-alarm rates would."""
+    power = power_of(model.info)
+    if power is None:
+        return {}
+    limits = {rate: model.with_false_alarm_rate(rate).threshold for rate in RATES}
+    others = ", ".join(f"{power.found(limit)} at {100 * rate:g} %" for rate, limit in limits.items())
+    return {"power": f"{power.sentence(model.threshold)}; by false-alarm rate: {others}"}
