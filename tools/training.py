@@ -15,7 +15,7 @@ from mendiff.checkpoints.files import as_json, parse_json
 from mendiff.data.images import write_bytes
 from mendiff.errors import InputError
 from mendiff.methods.base import TrainingConfig
-from mendiff.training.loop import go_on, keep, take_steps
+from mendiff.training.loop import load_checkpoint, run_steps, save_checkpoint
 from mendiff.training.optimizers import learning_rate
 from mendiff.training.step import Learner
 
@@ -92,7 +92,7 @@ class Run:
 
         self.learner.network.train()
         try:
-            take_steps(self.learner, self.step, lambda _: loss_of(next(batches)), after)
+            run_steps(self.learner, self.step, lambda _: loss_of(next(batches)), after)
         finally:  # also when interrupted
             self.save()
 
@@ -134,12 +134,14 @@ class Run:
             "seconds": round(self.seconds, 1),
             "asked": self._asked,
         }
-        keep(self.folder / CHECKPOINT, {"": self.learner}, self.step, {"about": as_json(about, "about")})
+        save_checkpoint(
+            self.folder / CHECKPOINT, {"": self.learner}, self.step, {"about": as_json(about, "about")}
+        )
         self._saved = time.monotonic()
 
     def resume(self) -> None:
         """Load the checkpoint of `save`, and remove later lines of the log."""
-        self.step = go_on(self.folder / CHECKPOINT, {"": self.learner})
+        self.step = load_checkpoint(self.folder / CHECKPOINT, {"": self.learner})
         self.seconds = read_state(self.folder)["seconds"]
         log = self.folder / LOG
         kept = [line for line in read_log(log) if line.get("step", 0) <= self.step]

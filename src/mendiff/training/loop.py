@@ -129,13 +129,16 @@ Learners = Mapping[str, Learner]
 """Learners by the prefix of their names in a checkpoint."""
 
 
-def save_checkpoint(checkpoint: Path, learners: Learners, step: int) -> None:
+def save_checkpoint(
+    checkpoint: Path, learners: Learners, step: int, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a checkpoint to a temporary file and rename it.
 
     Args:
         checkpoint: checkpoint file.
         learners: what is trained.
         step: number of completed steps.
+        metadata: further texts to store.
     """
     tensors: dict[str, Tensor] = {}
     for prefix, learner in learners.items():
@@ -145,7 +148,7 @@ def save_checkpoint(checkpoint: Path, learners: Learners, step: int) -> None:
         tensors |= {f"{prefix}{name}": tensor.detach().cpu().contiguous() for name, tensor in own.items()}
     draft = checkpoint.with_suffix(".new")
     try:
-        save_file(tensors, draft, metadata={"step": str(step)})
+        save_file(tensors, draft, metadata={**(metadata or {}), "step": str(step)})
         draft.rename(checkpoint)
     finally:
         draft.unlink(missing_ok=True)
