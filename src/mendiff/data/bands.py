@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BAND_PIXELS = 2**18
+from mendiff.data.reading import BAND_PIXELS
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

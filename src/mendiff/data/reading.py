@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from mendiff.data.bands import BAND_PIXELS
 from mendiff.errors import InputError, check_range
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
@@ -39,6 +38,7 @@ SWAPS_SIDES = frozenset({5, 6, 7, 8})
 """EXIF orientations that exchange width and height."""
 MOST_MEGAPIXELS = 500.0
 MEGAPIXELS = "MENDIFF_MAX_MEGAPIXELS"
+BAND_PIXELS = 2**18
 DARK_BITS = 14
 """16-bit images whose maximum needs at most this many bits probably have a lower bit depth."""
 
