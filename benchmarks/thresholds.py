@@ -8,7 +8,7 @@ where 0 is the median of good scores and 1 the value that a share of `rate` exce
 distribution has the rate before the slash and a height slightly above 1 after it. "log-normal" is the rule of
 version 0.1.0: a normal fit to logarithms, or to scores that are not all positive, with a normal quantile.
 
-The last table adds an outlier to n good scores, at a height of 3, 10 or 30. Before the slash: the median
+The second table adds an outlier to n good scores, at a height of 3, 10 or 30. Before the slash: the median
 height of the threshold. After it: the percentage of sets whose threshold is below the outlier.
 """
 
@@ -53,6 +53,11 @@ def student(scores: Sequence[float], rate: float) -> float:
     return fmean(scores) + stats.t.isf(rate, n - 1) * stdev(scores) * math.sqrt(1 + 1 / n)
 
 
+def three_sigma(scores: Sequence[float], rate: float) -> float:
+    """Mean and three standard deviations."""
+    return fmean(scores) + 3 * stdev(scores)
+
+
 RULES: dict[str, Rule] = {"log-normal": log_normal, "Student's t": student, "mendiff": upper_bound}
 
 
@@ -94,6 +99,21 @@ def contaminated(fits: int, rate: float) -> None:
                 print(f"| {name}, {odd}, {title} | {' | '.join(cells)} |", flush=True)
 
 
+def supported(fits: int) -> None:
+    """Print realised rates of many scores: mean over the sets, and 5 and 95 % quantiles."""
+    columns = [(n, rate) for n in (50, 100, 200) for rate in (0.01, 0.02, 0.05, 0.1)]
+    titles = " | ".join(f"n = {n}, {100 * rate:g} %" for n, rate in columns)
+    print(f"| scores, rule | {titles} |\n|---{'|---' * len(columns)}|")
+    for name, one in DISTRIBUTIONS.items():
+        for title, rule in {"3 sigma": three_sigma, "mendiff": upper_bound}.items():
+            cells = []
+            for n, rate in columns:
+                shares, _ = heights(rule, one.rvs((fits, n), random_state=n), rate, name)
+                low, high = np.quantile(shares, (0.05, 0.95))
+                cells.append(f"{100 * shares.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})")
+            print(f"| {name}, {title} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     """Simulate and print."""
     parser = argparse.ArgumentParser(
@@ -105,6 +125,8 @@ def main() -> None:
     sound(options.fits, options.rate)
     print()
     contaminated(options.fits, options.rate)
+    print()
+    supported(options.fits)
 
 
 if __name__ == "__main__":

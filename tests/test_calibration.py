@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mendiff.calibration import Calibration, find_outliers, upper_bound
+from mendiff.calibration import Calibration, fewest_scores, find_outliers, upper_bound
 from mendiff.errors import InputError
 
 positive = st.floats(1e-3, 1e3)
@@ -149,10 +149,36 @@ def test_of_two_or_three_scores_none_stands_out(count):
     assert find_outliers([0.0] * (count - 1) + [1e6]) == []
 
 
-@pytest.mark.parametrize("rate", [0.001, 0.01, 0.3])
+@pytest.mark.parametrize(
+    ("count", "rate", "place"), [(99, 0.01, 1), (98, 0.01, None), (100, 0.05, 5), (19, 0.05, 1), (50, 0.1, 5)]
+)
+def test_scores_that_support_the_rate_have_their_conformal_quantile_as_limit(count, rate, place):
+    scores = np.random.default_rng(count).normal(3, 1, count)
+    highest = np.sort(scores)[::-1]
+    if place is None:
+        assert upper_bound(scores.tolist(), rate) >= highest[0]
+    else:
+        assert upper_bound(scores.tolist(), rate) == pytest.approx(highest[place - 1])
+    assert (fewest_scores(rate) <= count) == (place is not None)
+
+
+@pytest.mark.parametrize("one", [stats.norm(), stats.lognorm(0.5), stats.gumbel_r(), stats.uniform()])
+@pytest.mark.parametrize(("count", "rate"), [(50, 0.02), (100, 0.01), (100, 0.05), (200, 0.1)])
+def test_a_conformal_quantile_keeps_the_rate_for_every_distribution(one, count, rate):
+    share = alarms_of(lambda rng, n: one.rvs(n, random_state=rng), one.sf, count, fits=400, rate=rate)
+    # The share of one fit is Beta distributed with mean k / (n + 1); four standard errors of the mean.
+    exceeded = math.floor((count + 1) * rate + 1e-9)
+    expected = exceeded / (count + 1)
+    error = math.sqrt(expected * (1 - expected) / (count + 2) / 400)
+    assert expected <= rate
+    assert share == pytest.approx(expected, abs=4 * error + 0.001)  # an outlier in one of a hundred sets
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.01, 0.15])
 @pytest.mark.parametrize("scores", [(-1.0, 1.0), (1.0, 2.0, 3.0), (0.0, 1.0, 5.0, 6.0)])
 def test_limit_of_scores_without_skew_is_students_prediction_limit(scores, rate):
     n = len(scores)
+    assert n < fewest_scores(rate)
     factor = stats.t.isf(rate, n - 1) * math.sqrt(1 + 1 / n)
     expected = np.mean(scores) + factor * np.std(scores, ddof=1)
     assert upper_bound(scores, rate) == pytest.approx(expected)
@@ -200,15 +226,16 @@ def test_scores_of_images_that_were_trained_on_stay_marked():
         (Calibration((1.0, 2.0, 3.0)), "from 3 held-back images: the false-alarm rate of 1 % is a guess"),
         (
             Calibration((1.0,) * 6),
-            "from 6 held-back images: the false-alarm rate of 1 % is extrapolated; about 100",
+            "from 6 held-back images: the false-alarm rate of 1 % is extrapolated; about 99 images",
         ),
         (
             Calibration((1.0,) * 64, (), 0.001),
-            "the false-alarm rate of 0.1 % is extrapolated; about 1000 images are needed to measure it.",
+            "the false-alarm rate of 0.1 % is extrapolated; about 999 images are needed to measure it.",
         ),
         (
             Calibration((1.0,) * 64, (), 0.05),
-            "from 64 held-back images: enough to measure a false-alarm rate of 5 %.",
+            "64 held-back images, as a conformal quantile: a further good part exceeds it with a probability "
+            "of at most 5 %.",
         ),
         (Calibration((1.0, 1.1, 1.2, 1.0, 9.0)), "5 held-back images, 1 of which are excluded as outliers"),
     ],

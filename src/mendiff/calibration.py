@@ -17,6 +17,8 @@ FALSE_ALARM_RATE = 0.01
 """Share of good parts that thresholds are meant to flag unless another is asked for."""
 SKEW_DOUBT, MOST_SKEWED = 2.0, 3.0
 OUTLIER_LEVEL, OUTLIER_RAMP, OUTLIER_SHARE = 0.01, 0.5, 8
+ROUNDING = 1e-9
+"""By how much a product of a number and a rate, such as 100 * 0.01, may be too small."""
 MIN_FOR_OUTLIERS = 4
 """Fewest scores among which an outlier can be detected."""
 # Chosen with benchmarks/thresholds.py on simulated scores. The stricter level for few scores was also checked
@@ -81,7 +83,7 @@ class Calibration:
     def worth(self) -> str:
         """How reliable the threshold is, in one sentence."""
         count, excluded, rate = len(self.scores), len(self.outliers), f"{100 * self.false_alarm_rate:.3g} %"
-        needed = math.ceil(1 / min(self.false_alarm_rate, 1 - self.false_alarm_rate))
+        needed = fewest_scores(self.false_alarm_rate)
         images = f"{count} good images" if self.seen else f"{count} held-back images"
         if self.seen:
             images += f", {self.seen} of which are training images"
@@ -97,7 +99,10 @@ class Calibration:
                 f"from {images}: the false-alarm rate of {rate} is extrapolated; about {needed} images are "
                 "needed to measure it."
             )
-        return f"from {images}: enough to measure a false-alarm rate of {rate}."
+        return (
+            f"from {images}, as a conformal quantile: a further good part exceeds it with a probability of "
+            f"at most {rate}."
+        )
 
     @property
     def outliers(self) -> list[int]:
@@ -150,9 +155,15 @@ def _numbers(values: object) -> tuple[float, ...]:
 def upper_bound(scores: Sequence[float], false_alarm_rate: float) -> float:
     """Upper prediction limit: a new good score exceeds it at the false-alarm rate, given n good scores.
 
-    For n normal scores the limit is mean + t * sd * sqrt(1 + 1/n), with Student's t. Scores of good images
-    are skewed to the right. Therefore the factor t * sqrt(1 + 1/n) is mapped to a quantile of a Pearson III
-    distribution with the skewness of the scores. The skewness is shrunk to 0 where n scores can't show it.
+    Where n scores support the rate, (n + 1) * rate >= 1, the limit is their conformal quantile, the k-th
+    highest score with k = floor((n + 1) * rate). A new good score exceeds it with a probability of at most
+    the rate, for scores of any distribution (Vovk et al. 2005).
+
+    Fewer scores are extrapolated, to at least the highest of them. For normal scores this limit is
+    mean + t * sd * sqrt(1 + 1/n), with Student's t. Scores of good images are skewed to the right. Therefore
+    the factor t * sqrt(1 + 1/n) is mapped to a quantile of a Pearson III distribution with the skewness of
+    the scores. The skewness is shrunk to 0 where n scores can't show it.
+
     The weight of outliers (see `find_outliers`) decreases to 0, so that a single defective image among the
     good images does not raise the limit above all defects.
 
@@ -192,8 +203,21 @@ def find_outliers(scores: Sequence[float]) -> list[int]:
     )
 
 
+def fewest_scores(rate: float) -> int:
+    """Number of scores that support a false-alarm rate, so that the threshold is a conformal quantile."""
+    return math.ceil(1 / rate - ROUNDING) - 1
+
+
 def _limit(scores: Sequence[float], rate: float) -> float:
     """The prediction limit of scores without outliers; see upper_bound."""
+    exceeded = math.floor((len(scores) + 1) * rate + ROUNDING)
+    if exceeded:
+        return sorted(scores)[-min(exceeded, len(scores))]
+    return max(max(scores), _tail(scores, rate))
+
+
+def _tail(scores: Sequence[float], rate: float) -> float:
+    """The prediction limit of a distribution that is fitted to scores; see upper_bound."""
     n, centre = len(scores), fmean(scores)
     deviations = [score - centre for score in scores]
     variance = math.fsum(deviation**2 for deviation in deviations) / n
@@ -256,7 +280,7 @@ def _outlier_weight(score: float, others: Sequence[float], level: float) -> floa
     """0 for a score within the limit of the others, rising to 1 at 1 + OUTLIER_RAMP times its distance."""
     centre = fmean(others)
     sign = 1 if score > centre else -1  # scores far too low are outliers, too
-    limit = _limit([sign * other for other in others], level) - sign * centre
+    limit = _tail([sign * other for other in others], level) - sign * centre
     distance = abs(score - centre)
     if limit <= 0:
         return float(distance > 0)
