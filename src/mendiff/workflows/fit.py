@@ -34,7 +34,7 @@ from mendiff.runs.fit_config import Plan, check_images
 from mendiff.runs.length import Length, chosen_length, configured_length, read_length, write_length
 from mendiff.runs.locks import check_free, hidden_path
 from mendiff.runs.places import Place, TakenError, check_output, new_folder, resumable
-from mendiff.runs.power import estimate_power
+from mendiff.runs.power import Power, estimate_power
 from mendiff.runs.processes import check_processes, describe_processes, rank_of
 from mendiff.runs.reporting import Reporter, Silent
 from mendiff.runs.thresholds import check_rate, report_reliability, warn_of_outliers
@@ -113,27 +113,16 @@ def fit(
     with resumable(workdir / CHECKPOINT, out, resume, earlier=earlier) if first else nullcontext():
         length = _length(plan, config, workdir, reporter, resume=resume)
         config = length.of(config)
-        reporter.say(
-            f"{plan.method} ({plan.preset}): {len(paths)} good images of "
-            f"{', '.join(one.name for one in categories)}, {config.image_size} pixels, "
-            f"{config.training.steps} steps on {describe_processes(plan.processes)}"
-            f"{_repeat(plan, config, length)}"
-        )
-        if not getattr(getattr(config, "features", None), "name", "-"):
-            reporter.say(f"note: {NO_FEATURES}")
+        names = [one.name for one in categories]
+        _say_plan(plan, config, length, len(paths), names, reporter)
         files = hashes_of(plan, config) if first else {}
         if first:
             started = facts_of(plan, config, data_hashes(categories, paths), files)
             reached = next((one for one in (workdir / CHECKPOINT, earlier) if one.is_file()), earlier)
             check_manifest(workdir, reached, started, resume=resume)
-        module, loaded = prepared(plan, config, workdir if resume else None)
-        for line in loaded:
-            reporter.say(line)
-        if plan.textures is not None:
-            module.use_textures(plan.textures)
-            reporter.say(f"textures: {len(module.method.textures)} pictures of {plan.textures}")
+        module, loaded = _module(plan, config, workdir if resume else None, reporter)
         module.files = files
-        facts = {"images": len(paths), "categories": [one.name for one in categories], "pretrained": loaded}
+        facts = {"images": len(paths), "categories": names, "pretrained": loaded}
         facts["usual_size"] = median_size(paths)
         if first:
             (workdir / PARTS_FILE).write_text("\n".join(loaded))
@@ -154,17 +143,47 @@ def fit(
             power = estimate_power(model, held_back, update)
         model.info["power"] = power.to_dict()
         _save(model, place, by_category, cache, reporter)
+    _say_result(model, out, power, reporter)
+    summary = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": outliers}
+    return {"model": str(out), **summary, **model.info, "config": config_to_dict(module.config)}
+
+
+def _say_plan(
+    plan: Plan, config: MethodConfig, length: Length, images: int, names: Sequence[str], reporter: Reporter
+) -> None:
+    """What will be fitted, and for how long."""
+    what = f"{images} good images of {', '.join(names)}, {config.image_size} pixels"
+    how = f"{config.training.steps} steps on {describe_processes(plan.processes)}"
+    reporter.say(f"{plan.method} ({plan.preset}): {what}, {how}{_repeat(plan, config, length)}")
+    if not getattr(getattr(config, "features", None), "name", "-"):
+        reporter.say(f"note: {NO_FEATURES}")
+
+
+def _module(
+    plan: Plan, config: MethodConfig, workdir: Path | None, reporter: Reporter
+) -> tuple[Any, list[str]]:
+    """See `prepared`; also with the plan's textures, and reported."""
+    module, loaded = prepared(plan, config, workdir)
+    for line in loaded:
+        reporter.say(line)
+    if plan.textures is not None:
+        module.use_textures(plan.textures)
+        reporter.say(f"textures: {len(module.method.textures)} pictures of {plan.textures}")
+    return module, loaded
+
+
+def _say_result(model: Model, out: Path, power: Power, reporter: Reporter) -> None:
+    """Where the model is, and what its threshold is worth and finds."""
+    seconds = model.info["seconds"]
     reporter.say(
         f"model: {out} (fitted in {seconds:.0f} s; threshold {model.threshold:.4g} from good images only)"
     )
-    if line := bank_share_note(module.method):
+    if line := bank_share_note(model.method):
         reporter.say(line)
-    if module.config.upright == "always":
+    if model.method.config.upright == "always":
         reporter.say(f"note: {UPRIGHT}")
     report_reliability(model.calibration, reporter)
     reporter.say(f"power: the threshold {power.sentence(model.threshold)}")
-    summary = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": outliers}
-    return {"model": str(out), **summary, **model.info, "config": config_to_dict(module.config)}
 
 
 def bank_share_note(method: Any) -> str:
