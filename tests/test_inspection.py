@@ -39,6 +39,10 @@ def test_parts_above_the_threshold_are_defective():
     assert inspection(5).defective.tolist() == [False, False, False, True, True]
 
 
+def test_its_text_counts_images_and_defective_ones():
+    assert repr(inspection(5)) == "Inspection(5 images, 2 above the threshold of 0.5)"
+
+
 def test_a_notebook_shows_image_anomaly_map_and_reconstruction_beside_the_decision():
     page = inspection(2)._repr_html_()
     assert page.count("<tr>") == 3

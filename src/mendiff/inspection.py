@@ -18,7 +18,7 @@ SIDE, MOST = 160, 20
 TITLES = ("score", "image", "anomaly map", "reconstruction")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection(Detection):
     """A Detection with the images and the threshold; shows itself in a notebook.
 
@@ -32,6 +32,10 @@ class Inspection(Detection):
     image: Tensor
     threshold: float
     heat_range: tuple[float, float]
+
+    def __repr__(self) -> str:
+        flagged = int(self.defective.sum())
+        return f"Inspection({len(self.score)} images, {flagged} above the threshold of {self.threshold:.4g})"
 
     @property
     def defective(self) -> Tensor:

@@ -33,7 +33,7 @@ Pictures = Any
 Arrays give the same results as files with the same content; see mendiff.data.arrays."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Model:
     """A fitted model, as returned by `mendiff.load` and `mendiff.fit`.
 
@@ -54,6 +54,12 @@ class Model:
     device: str = ""
     source: str = ""
     category: str = ""
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.name!r}, {self.image_size} pixels, threshold {self.threshold:.4g} for "
+            f"{100 * self.calibration.false_alarm_rate:.3g} % false alarms)"
+        )
 
     @property
     def image_size(self) -> int:

@@ -40,7 +40,7 @@ def test_held_back_images_do_not_depend_on_order_or_seed():
 
 
 def test_too_few_different_images_are_an_input_error(tmp_path):
-    with pytest.raises(InputError, match=r"expected at least 2 different good ones, .* got 1"):
+    with pytest.raises(InputError, match=r"expected at least 2 different good images, .* got 1"):
         train(Glad(CONFIG), GoodImages(pictures(1) + pictures(1), 32), workdir=tmp_path)
 
 

@@ -168,7 +168,7 @@ def test_the_chosen_number_is_told_and_kept_and_with_the_seed_it_makes_the_same_
     monkeypatch.setitem(Glad.PRESETS, "tiny", dataclasses.replace(tiny, training=plan))
     code, told, fast = fit("fast", "--seed", "3", seconds=1e-3)
     assert code == 0
-    assert "8 steps on cpu, about 1 minute (repeat with --steps 8)" in told
+    assert "8 steps on cpu, about 1 minute of training, then statistics (repeat with --steps 8)" in told
     assert steps_of(fast) == 8
 
     code, told, again = fit("again", "--seed", "3", "--steps", "8", seconds=100.0)

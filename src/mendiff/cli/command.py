@@ -18,7 +18,7 @@ from mendiff.workflows.options import SHARED, Options
 
 LARGEST = 2**63 - 1
 """Largest integer that torch accepts as a seed."""
-METAVARS = {Path: "PATH", int: "N", float: "SHARE"}
+METAVARS = {Path: "PATH", int: "N", float: "X"}
 WRITTEN = {"models": "MODEL...", "images": "IMAGES..."}
 
 
@@ -117,7 +117,8 @@ class Command:
         elif get_origin(kind) is list:
             parser.add_argument(flag, type=get_args(kind)[0], nargs="+", help=text, metavar="NAME")
         else:
-            text = text if default is None else f"{text} (default: {default})"
+            stated = default is None or "default" in text
+            text = text if stated else f"{text} (default: {default})"
             is_out = name == "out"
             flags, metavar = (("-o", flag), "DIR") if is_out else ((flag,), METAVARS.get(kind, "NAME"))
             parser.add_argument(*flags, type=kind, default=default, help=text, metavar=metavar)

@@ -53,7 +53,7 @@ def _refuse_renamed(kind: type, name: str) -> None:
     """Raise InputError with the current name of a field for its name in an earlier version."""
     new = getattr(kind, "RENAMED", {}).get(name)
     if new:
-        raise InputError(f"{name}: expected {new}, the current name of this field.")
+        raise InputError(f"{name}: expected {new}; the field was renamed.")
 
 
 def _is_required(field: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -18,6 +17,7 @@ from mendiff.checkpoints.files import write_json
 from mendiff.data.disk import short_name
 from mendiff.data.image_files import find_images
 from mendiff.data.image_files import left_out as images_left_out
+from mendiff.data.json_text import as_json
 from mendiff.errors import InputError
 from mendiff.evaluation.tables import cell
 from mendiff.model import Model
@@ -79,7 +79,7 @@ class Findings:
         for row in self._waiting:
             count = None if row["regions"] is None else len(row["regions"])
             writer.writerow({name: cell(value) for name, value in {**row, "regions": count}.items()})
-            self._lines.write(json.dumps(row) + "\n")
+            self._lines.write(as_json(row, LINES) + "\n")
         self._waiting.clear()
         self._file.flush()
         self._lines.flush()

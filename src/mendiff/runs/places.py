@@ -66,11 +66,10 @@ def check_output(out: Path, overwrite: bool, what: str) -> Place:
         return Place(whole, what, kept=kept)
     if not out.is_dir():
         raise InputError(f"{out}: expected a folder to write to, but it is a file; choose another name.")
-    if not overwrite:
-        raise InputError(
-            f"{out}: expected a new or empty output folder, but it holds files; add --overwrite."
-        )
     held = output_kind(out)
+    if not overwrite:
+        advice = "add --overwrite" if held == what else "choose another -o"
+        raise InputError(f"{out}: expected a new or empty output folder, but it holds files; {advice}.")
     if held is None:
         raise InputError(
             f"{out}: --overwrite only replaces folders written by mendiff, but this folder has other files; "

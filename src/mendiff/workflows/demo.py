@@ -58,7 +58,8 @@ def run(options: DemoOptions, reporter: Reporter) -> dict[str, Any]:
     began = time.monotonic()
     count = len(config.categories)
     noun = "categories" if count > 1 else "category"
-    reporter.say(f"{count} {noun}, trained on good images only, on {plan.device}")
+    length = "about four minutes on two free cores"
+    reporter.say(f"{count} {noun}, trained on good images only, on {plan.device}; {length}")
     with exclusive_output(options.out, "demo"), new_folder(place) as draft:
         draw(draft / "data", config, reporter)
         result = _fit_and_report(draft, plan, reporter)

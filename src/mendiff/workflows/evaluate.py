@@ -222,7 +222,8 @@ def _write(
     if place is not None:
         with new_folder(place) as draft:
             write_run(draft, made)
-        reporter.say(f"run: {out}; for an HTML report: mendiff report {out}")
+        hint = "" if report is not None else f"; for an HTML report: mendiff report {out}"
+        reporter.say(f"run: {out}{hint}")
     if report is not None:
         write_report(report, made)
         reporter.say(f"report: {report}")

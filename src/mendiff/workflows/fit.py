@@ -245,7 +245,7 @@ def _repeat(plan: Plan, config: MethodConfig, length: Length) -> str:
         again += f" --set codec.fit.images={length.codec_images}"
     chosen = plan.minutes or config.training.minutes
     whole = max(1, round(length.minutes))
-    duration = f", about {whole} minute{'s' if whole > 1 else ''}"
+    duration = f", about {whole} minute{'s' if whole > 1 else ''} of training, then statistics"
     return duration + (f" (repeat with {again})" if chosen else "")
 
 

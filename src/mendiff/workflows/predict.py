@@ -82,9 +82,10 @@ def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
         new_folder(place, worth=TABLE) as draft,
         Findings(draft, options.model, loaded.threshold, passed) as findings,
     ):
-        for batch in reporter.track(batches, "predicting"):
-            for row in _inspected(loaded, batch, options, draft, reporter):
+        with reporter.bar("predicting") as update:
+            for done, row in enumerate(_all_rows(loaded, batches, options, draft, reporter), start=1):
                 findings.add(row)
+                update(done, len(named), "")
         if not findings.rows:
             raise InputError(f"{findings.unreadable[0]} No image could be read.")
         result = findings.write(complete=True)
@@ -95,9 +96,21 @@ def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
 def _summary(findings: Findings, threshold: float) -> str:
     rows, missed = findings.rows, len(findings.unreadable)
     flagged, undrawn = (sum(bool(row[key]) for row in rows) for key in ("defective", "error"))
-    text = f"{flagged} of {len(rows)} images are defective (score above {threshold:.4g})"
-    text += f"; {missed} of {len(rows) + missed} could not be read" if missed else ""
+    text = f"defective: {flagged} of {len(rows)} images (score above {threshold:.4g})"
+    text += f"; {missed} more could not be read" if missed else ""
     return text + (f"; the pictures of {undrawn} could not be written" if undrawn else "")
+
+
+def _all_rows(
+    model: Model,
+    batches: Sequence[Sequence[tuple[Path, str]]],
+    options: PredictOptions,
+    folder: Path,
+    reporter: Reporter,
+) -> Iterator[dict[str, Any]]:
+    """The rows of all batches; see _inspected."""
+    for batch in batches:
+        yield from _inspected(model, batch, options, folder, reporter)
 
 
 def _inspected(
