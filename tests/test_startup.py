@@ -35,6 +35,12 @@ def test_fresh_run_sees_heavy_packages():
     assert "torch" in run_fresh("import torch")[1]
 
 
+def test_the_package_runs_as_a_module():
+    words = [sys.executable, "-m", "mendiff", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
+    assert mendiff.__version__ in done.stdout
+
+
 def test_import_pulls_no_torch():
     assert run_fresh("import mendiff")[1] == set()
 

@@ -105,7 +105,7 @@ def closed_pipe(*words):
     reader, writer = os.pipe()
     os.close(reader)
     process = subprocess.Popen(
-        [sys.executable, "-m", "mendiff.cli", *map(str, words)], stdout=writer, stderr=subprocess.PIPE
+        [sys.executable, "-m", "mendiff", *map(str, words)], stdout=writer, stderr=subprocess.PIPE
     )
     os.close(writer)
     return process.communicate()[1].decode(), process.returncode

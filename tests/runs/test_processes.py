@@ -104,7 +104,7 @@ def test_two_processes_of_a_command_write_one_model_and_say_everything_once(tmp_
     ]
     words += ["--set", "training.steps=2", "--set", "crop=0", "--set", "codec.factor=4"]
     words += ["--set", f"denoiser.network={network}", "--set", "training.ema=0", "--strategy", strategy]
-    command = [sys.executable, "-m", "mendiff.cli", *words]
+    command = [sys.executable, "-m", "mendiff", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 8

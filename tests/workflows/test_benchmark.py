@@ -631,7 +631,7 @@ def test_a_killed_run_goes_on_and_equals_an_unbroken_one(parts, tmp_path):
     small = {"image_size": 32, "crop": 0, "training.steps": 40, "training.batch_size": 2}
     options = ["--methods", "glad", "--categories", "nut", "--json"]
     options += [word for key, value in small.items() for word in ("--set", f"glad.{key}={value}")]
-    command = [sys.executable, "-m", "mendiff.cli", "benchmark", str(parts), *options]
+    command = [sys.executable, "-m", "mendiff", "benchmark", str(parts), *options]
     broken, whole = tmp_path / "broken", tmp_path / "whole"
 
     running = subprocess.Popen([*command, "-o", str(broken)])
@@ -668,7 +668,7 @@ def test_what_a_killed_benchmark_was_writing_goes(parts, finished):
 
 @pytest.mark.slow
 def test_sigterm_ends_a_benchmark_and_its_jobs(parts, tmp_path):
-    words = [sys.executable, "-m", "mendiff.cli", "benchmark", str(parts), "-o", str(tmp_path / "run")]
+    words = [sys.executable, "-m", "mendiff", "benchmark", str(parts), "-o", str(tmp_path / "run")]
     words += ["--methods", "glad", "--categories", "bolt", "--set", "glad.training.steps=100000"]
     process = subprocess.Popen([*words, "--features", "none"], stderr=subprocess.PIPE, text=True)
     log = tmp_path / "run/jobs/glad-bolt-0/log.txt"

@@ -1,7 +1,0 @@
-"""`python -m mendiff.cli`."""
-
-import sys
-
-from mendiff.cli import main
-
-sys.exit(main())
