@@ -153,8 +153,8 @@ def seconds_per_step(
         computed = taken
     elif taken > BUSY * computed:
         say(
-            f"note: this machine is busy: a step takes {taken:.2f} s now, {computed:.2f} s without other "
-            "load, from which the number of steps is chosen; training may take longer than planned."
+            "note: this machine is busy, and training may take longer than planned: the number of steps is "
+            f"chosen for an idle machine ({computed:.2f} s per step, {taken:.2f} s now)."
         )
     return config.training.accumulate * computed
 
