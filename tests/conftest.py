@@ -14,19 +14,12 @@ import torch
 from hypothesis import settings
 from safetensors.torch import save_file
 
+from tests.networks import SMALL_UNET
+
 pytest_plugins = ["tests.commands"]
 
 settings.register_profile("mendiff", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("mendiff")
-
-SMALL_UNET = {
-    "block_out_channels": [16, 32],
-    "layers_per_block": 1,
-    "down_block_types": ["DownBlock2D"] * 2,
-    "up_block_types": ["UpBlock2D"] * 2,
-    "norm_num_groups": 8,
-    "add_attention": False,
-}
 
 
 def pytest_addoption(parser):

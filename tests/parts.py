@@ -13,15 +13,9 @@ from mendiff.methods.base import TrainingConfig
 from mendiff.methods.glad_config import PRESETS
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.features import FeaturesConfig
+from tests.networks import SMALL_UNET
 
-NETWORK = {
-    "block_out_channels": [8, 16],
-    "layers_per_block": 1,
-    "down_block_types": ["DownBlock2D"] * 2,
-    "up_block_types": ["UpBlock2D"] * 2,
-    "norm_num_groups": 4,
-    "add_attention": False,
-}
+NETWORK = {**SMALL_UNET, "block_out_channels": [8, 16], "norm_num_groups": 4}
 CONFIG = replace(
     PRESETS["tiny"],
     image_size=32,

@@ -5,15 +5,9 @@ from safetensors.torch import load, save
 from mendiff.diffusion.schedule import scaled_linear_schedule
 from mendiff.errors import InputError
 from mendiff.nets.denoiser import PREDICTIONS, Denoiser, DenoiserConfig
+from tests.networks import SMALL_UNET
 
-UNET = {
-    "block_out_channels": [8, 16],
-    "layers_per_block": 1,
-    "down_block_types": ["DownBlock2D"] * 2,
-    "up_block_types": ["UpBlock2D"] * 2,
-    "norm_num_groups": 4,
-    "add_attention": False,
-}
+UNET = {**SMALL_UNET, "block_out_channels": [8, 16], "norm_num_groups": 4}
 CONDITIONAL = {
     "block_out_channels": [8, 16],
     "layers_per_block": 1,

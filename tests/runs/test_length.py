@@ -9,15 +9,8 @@ from mendiff.cli import main
 from mendiff.data.images import save_png, to_picture
 from mendiff.runs import length
 from mendiff.runs.length import Length, chosen_length, read_length, seconds_per_step, write_length
+from tests.networks import SMALL_UNET
 
-SMALL_UNET = {
-    "block_out_channels": [16, 32],
-    "layers_per_block": 1,
-    "down_block_types": ["DownBlock2D"] * 2,
-    "up_block_types": ["UpBlock2D"] * 2,
-    "norm_num_groups": 8,
-    "add_attention": False,
-}
 TINY = {"image_size": 32, "crop": 0, "codec.factor": 4, "denoiser.network": SMALL_UNET}
 
 

@@ -10,6 +10,7 @@ import mendiff
 from mendiff.data.images import save_png, to_picture
 from mendiff.methods.glad import Glad
 from mendiff.runs.reporting import Reporter
+from tests.networks import SMALL_UNET
 
 SMALL = {
     "image_size": 32,
@@ -18,14 +19,7 @@ SMALL = {
     "training.steps": 2,
     "readout.bank_size": 200,
     "readout.enlarge": 0,
-    "denoiser.network": {
-        "block_out_channels": [16, 32],
-        "layers_per_block": 1,
-        "down_block_types": ["DownBlock2D"] * 2,
-        "up_block_types": ["UpBlock2D"] * 2,
-        "norm_num_groups": 8,
-        "add_attention": False,
-    },
+    "denoiser.network": SMALL_UNET,
 }
 
 

@@ -117,8 +117,7 @@ class Command:
         elif get_origin(kind) is list:
             parser.add_argument(flag, type=get_args(kind)[0], nargs="+", help=text, metavar="NAME")
         else:
-            stated = default is None or "default" in text
-            text = text if stated else f"{text} (default: {default})"
+            text = text if default is None else f"{text} (default: {default})"
             is_out = name == "out"
             flags, metavar = (("-o", flag), "DIR") if is_out else ((flag,), METAVARS.get(kind, "NAME"))
             parser.add_argument(*flags, type=kind, default=default, help=text, metavar=metavar)

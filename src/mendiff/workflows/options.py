@@ -34,7 +34,7 @@ SHARED = {
     "PCB-Bank, or one of its categories; or a YAML file that lists folders",
     "categories": "categories of DATA to use (default: all)",
     "layout": "auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only",
-    "bit_depth": "significant bits of 16-bit files, such as 12; 0 (default): as stated in the files",
+    "bit_depth": "significant bits of 16-bit files, such as 12; 0: as stated in the files",
     "features": "timm's name of a pretrained backbone, auto (default) for the network that comes with "
     "mendiff, or none to compare pixels only, which finds fewer defects",
     "features_weights": "weights of the backbone, a local safetensors file (default: timm's, from the hub)",
@@ -52,8 +52,7 @@ SHARED = {
     "category": "category whose statistics, threshold and prompt are used, for models that have them per "
     "category (default: common statistics and the mean of the prompts)",
     "batch_size": "images per batch; does not change the results",
-    "false_alarm_rate": "share of good parts that the threshold should flag (default: the model's, 0.01 in "
-    "fit)",
+    "false_alarm_rate": "share of good parts that the threshold should flag (default: the model's)",
     "seed": "random seed of training, synthetic anomalies and generated data",
     "device": "auto, cpu, cuda, cuda:1, mps",
     "resume": "continue an interrupted run; needs the same data and options",
@@ -135,6 +134,7 @@ class FitOptions(Options):
             without averaged weights (training.ema=0).
         steps: training steps, the same as --set training.steps. By default, tiny trains longer on a fast
             machine. Data, settings, --seed and --steps together determine the model.
+        false_alarm_rate: share of good parts that the threshold should flag.
         minutes: training time on this machine; scales the steps of all training stages. With --preset auto,
             the time of all fits together.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,9 @@ def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
         new_folder(place, worth=TABLE) as draft,
         Findings(draft, options.model, loaded.threshold, passed) as findings,
     ):
+        rows = chain.from_iterable(_inspected(loaded, batch, options, draft, reporter) for batch in batches)
         with reporter.bar("predicting") as update:
-            for done, row in enumerate(_all_rows(loaded, batches, options, draft, reporter), start=1):
+            for done, row in enumerate(rows, start=1):
                 findings.add(row)
                 update(done, len(named), "")
         if not findings.rows:
@@ -99,18 +101,6 @@ def _summary(findings: Findings, threshold: float) -> str:
     text = f"defective: {flagged} of {len(rows)} images (score above {threshold:.4g})"
     text += f"; {missed} more could not be read" if missed else ""
     return text + (f"; the pictures of {undrawn} could not be written" if undrawn else "")
-
-
-def _all_rows(
-    model: Model,
-    batches: Sequence[Sequence[tuple[Path, str]]],
-    options: PredictOptions,
-    folder: Path,
-    reporter: Reporter,
-) -> Iterator[dict[str, Any]]:
-    """The rows of all batches; see _inspected."""
-    for batch in batches:
-        yield from _inspected(model, batch, options, folder, reporter)
 
 
 def _inspected(
