@@ -201,9 +201,9 @@ def test_an_interrupt_does_not_wait_for_all_images(tmp_path, put, monkeypatch):
         put(tmp_path / f"{index:02}.png")
     looked = []
 
-    def interrupt(image, mask, use, take):
-        looked.append(image)
-        if image.name == "03.png":
+    def interrupt(sample, use, take):
+        looked.append(sample)
+        if sample.path.name == "03.png":
             raise KeyboardInterrupt
         time.sleep(0.01)
         return ImageCheck("")

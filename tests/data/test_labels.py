@@ -23,15 +23,7 @@ def notes(root, layout="auto"):
 @pytest.mark.parametrize(
     ("good", "other"),
     [
-        *[("normal_dir", name) for name in ("abnormal_dir", "mask_dir", "Anomalies", "ground_truth2")],
-        *[
-            ("OK", "NG"),
-            ("good", "bad"),
-            ("images", "labels"),
-            ("io", "nio"),
-            ("Normal", "Abnormal"),
-            ("gut", "Fehler"),
-        ],
+        *[("normal_dir", "mask_dir"), ("normal_dir", "ground_truth2"), ("images", "labels")],
         *[
             ("good", "scratch"),
             ("ok", "dent"),
@@ -39,7 +31,7 @@ def notes(root, layout="auto"):
             ("line1", "line1/NG"),
             ("x", "x/y/masks"),
         ],
-        *[("2024", "test2/Test"), ("photos", "defect"), ("正常", "缺陷"), (".", "gt"), (".", "label")],
+        *[("2024", "test2/Test"), ("photos", "defect"), (".", "gt"), (".", "label")],
     ],
 )
 def test_a_folder_of_other_images_beside_or_among_good_ones_is_refused_and_named(tmp_path, put, good, other):
@@ -59,7 +51,7 @@ def test_a_folder_of_other_images_beside_or_among_good_ones_is_refused_and_named
 
 
 def test_the_folder_of_good_images_is_named_where_there_is_one(tmp_path, put):
-    for name in ("normal_dir", "abnormal_dir"):
+    for name in ("normal_dir", "mask_dir"):
         put(tmp_path / name / "0.png")
 
     with pytest.raises(InputError, match=rf"give {tmp_path}/normal_dir alone, or a YAML file"):
@@ -183,16 +175,37 @@ def test_good_test_images_of_another_name_are_no_kind_of_defect_and_that_is_said
     assert f"test/{name}: 1 test images are treated as good" in sentence
 
 
-@pytest.mark.parametrize("name", ["ok", "OK", "normal"])
-def test_the_training_folder_that_is_there_is_named_with_the_way_by_yaml(tmp_path, put, name):
-    put(tmp_path / f"train/{name}/0.png")
+@pytest.mark.parametrize("names", [("parts",), ("ok", "normal"), ("ng",)])
+def test_the_training_folders_that_are_there_are_named_with_the_way_by_yaml(tmp_path, put, names):
+    for name in names:
+        put(tmp_path / f"train/{name}/0.png")
     put(tmp_path / "test/ko/0.png")
 
+    found = " and ".join(f"train/{name}" for name in sorted(names))
     with pytest.raises(
         InputError,
-        match=rf"expected good images in train/good, found train/{name}; .*YAML file: NAME: {{train: FOLD",
+        match=rf"expected good images in train/good, found {found}; .*YAML file: NAME: {{train: FOLD",
     ):
         open_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("train/ok", "test/ok"), ("train/OK", "test/OK"), ("Train/Good", "Test/Good"), ("train", "test/good")],
+)
+def test_good_images_of_another_name_are_read_without_a_word(tmp_path, put, put_mask, train, test):
+    put(tmp_path / f"{train}/0.png")
+    put(tmp_path / f"{test}/1.png")
+    put(tmp_path / f"{test.split('/')[0]}/ko/2.png")
+    put_mask(tmp_path / "Ground_Truth/KO/2.bmp")
+
+    (category,) = open_data(tmp_path)
+
+    assert [path.name for path in category.train] == ["0.png"]
+    assert [(s.label, s.path.name, len(s.masks)) for s in category.test] == [
+        *[("good", "1.png", 0), ("ko", "2.png", 1)][:: 1 if test.split("/")[1] < "ko" else -1]
+    ]
+    assert notes(tmp_path) == []
 
 
 def test_system_folders_are_no_kinds_of_defects_and_are_named(tmp_path, mvtec, put):

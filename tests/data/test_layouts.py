@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from PIL import Image
 
 from mendiff.data.checks import check_data
 from mendiff.data.dataset import open_data
-from mendiff.data.layouts import labelled
 from mendiff.data.masks import read_mask
+from mendiff.data.pairing import labelled
+from mendiff.data.samples import Saturation
 from mendiff.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
@@ -283,6 +285,133 @@ def test_one_kind_of_defect_without_masks_is_a_fault_where_another_has_them(tmp_
 
     with pytest.raises(InputError, match=r"test/crack/rgb/000\.png: no mask found; .* in \S+/test/crack/gt"):
         open_data(bagel)
+
+
+def put_loco(root, put, put_mask):
+    for kind, split in (("good", "train"), ("good", "validation"), ("good", "test")):
+        put(root / f"{split}/{kind}/000.png")
+    for kind, count in (("logical_anomalies", 1), ("structural_anomalies", 2)):
+        put(root / f"test/{kind}/000.png")
+        for index in range(count):
+            put_mask(root / f"ground_truth/{kind}/000/{index:03}.png", 255 - index)
+    entries = [(254, 10, False), (255, 0.5, True)]
+    fields = ("pixel_value", "saturation_threshold", "relative_saturation")
+    config = [{"defect_name": "x", **dict(zip(fields, entry, strict=True))} for entry in entries]
+    (root / "defects_config.json").write_text(json.dumps(config))
+    return root
+
+
+def test_mvtec_loco_has_several_masks_of_an_image_and_saturations(tmp_path, put, put_mask):
+    put_loco(tmp_path / "pushpins", put, put_mask)
+
+    (category,) = open_data(tmp_path)
+
+    assert (category.layout, category.grouped, category.has_masks) == ("loco", "label", True)
+    assert [path.relative_to(tmp_path).as_posix() for path in category.train] == [
+        "pushpins/train/good/000.png"
+    ]
+    assert [(s.label, [path.name for path in s.masks]) for s in category.test] == [
+        ("good", []),
+        ("logical_anomalies", ["000.png"]),
+        ("structural_anomalies", ["000.png", "001.png"]),
+    ]
+    assert category.saturations == (Saturation(254, 10, False), Saturation(255, 0.5, True))
+    assert check_data([category]) == []
+
+
+def test_a_wrong_file_of_saturations_is_refused(tmp_path, put, put_mask):
+    root = put_loco(tmp_path / "pushpins", put, put_mask)
+    for text in ("[", "{}", "[1]", '[{"pixel_value": 1}]', '[{"pixel_value": 1e999}]'):
+        (root / "defects_config.json").write_text(text)
+        with pytest.raises(InputError, match=r"defects_config\.json: expected"):
+            open_data(root)
+
+
+def test_mvtec_ad_2_is_read_as_anomalib_reads_it_with_its_light_conditions(tmp_path, put, put_mask):
+    from anomalib.data.datasets.image.mvtecad2 import MVTecAD2Dataset
+
+    root = tmp_path / "can"
+    for split in ("train", "validation"):
+        put(root / f"{split}/good/000_regular.png")
+    for condition in ("regular", "overexposed", "shift_2"):
+        put(root / f"test_public/good/001_{condition}.png")
+        put(root / f"test_public/bad/002_{condition}.png")
+        put_mask(root / f"test_public/ground_truth/bad/002_{condition}_mask.png")
+    put(root / "test_private/000_regular.png")
+    put(root / "test_private_mixed/000_mixed.png")
+
+    (category,) = open_data(tmp_path)
+
+    assert (category.layout, category.grouped, category.has_masks) == ("mvtec2", "condition", True)
+    assert ours(category) == anomalibs(MVTecAD2Dataset, tmp_path, "can")
+    assert [s.condition for s in category.test] == ["overexposed", "regular", "shift_2"] * 2
+
+
+def test_btad_is_read_as_anomalib_reads_it(tmp_path, put, put_mask):
+    from anomalib.data.datasets.image.btech import BTechDataset
+
+    put(tmp_path / "01/train/ok/0.bmp")
+    put(tmp_path / "01/test/ok/1.bmp")
+    put(tmp_path / "01/test/ko/2.bmp")
+    put_mask(tmp_path / "01/ground_truth/ko/2.png")
+
+    (category,) = open_data(tmp_path)
+
+    assert ours(category) == anomalibs(BTechDataset, tmp_path, "01")
+    assert category.notes == ()
+
+
+def test_kolektor_sdd_has_labels_of_its_masks_as_in_anomalib(tmp_path, put, put_mask):
+    from anomalib.data.datasets.image.kolektor import make_kolektor_dataset
+
+    for item in range(4):
+        for part in range(3):
+            put(tmp_path / f"kos{item:02}/Part{part}.jpg")
+            put_mask(tmp_path / f"kos{item:02}/Part{part}_label.bmp", 255 * (part == item))
+
+    (category,) = open_data(tmp_path)
+
+    theirs = make_kolektor_dataset(tmp_path)
+    bad = theirs[theirs.label_index == 1]
+    ours_bad = [sample for sample in category.test if not sample.is_good]
+    assert [(str(s.path), str(s.mask_path)) for s in ours_bad] == sorted(
+        zip(bad.image_path, bad.mask_path, strict=True)
+    )
+    assert len(category.train) + len(category.test) == len(theirs) == 12
+    assert len(category.test) - len(ours_bad) == 1
+    assert category.layout == "kolektor"
+    assert "3 are defective and never trained on" in category.notes[0].sentence
+
+
+def test_kolektor_sdd_2_is_split_and_its_defective_training_images_are_not_used(tmp_path, put, put_mask):
+    for split, first in (("train", 0), ("test", 10)):
+        for index in range(first, first + 3):
+            put(tmp_path / f"{split}/{index}.png")
+            put_mask(tmp_path / f"{split}/{index}_GT.png", 255 * (index == first))
+
+    (category,) = open_data(tmp_path)
+
+    assert category.layout == "kolektor"
+    assert [path.name for path in category.train] == ["1.png", "2.png"]
+    assert [(s.path.name, s.is_good) for s in category.test] == [
+        ("10.png", False),
+        ("11.png", True),
+        ("12.png", True),
+    ]
+    assert "1 of 3 training images have a mask that marks a defect" in category.notes[0].sentence
+
+
+def test_images_with_masks_beside_them_are_told_apart_by_their_masks(tmp_path, put, put_mask):
+    for index in range(7):
+        put(tmp_path / f"set/p{index}.jpg")
+        put_mask(tmp_path / f"set/p{index}_mask.png", 255 * (index == 6))
+
+    (category,) = open_data(tmp_path / "set")
+
+    assert (len(category.train), len(category.test), category.has_masks) == (5, 2, True)
+    (tmp_path / "set/p0_mask.png").unlink()
+    with pytest.raises(InputError, match="6 of 13 are label images of others"):
+        open_data(tmp_path / "set")
 
 
 STEMS = st.text("ab01 ._-é", min_size=1, max_size=6).filter(lambda s: not s.startswith(".") and s.strip(". "))

@@ -123,7 +123,7 @@ def test_masks_that_all_mark_most_of_their_image_are_refused_as_inverted(tmp_pat
     ((hard, sentence),) = found(plate, "inverted mask")
     assert hard
     assert "all 4 masks of plate mark more than half of their image, such as " in sentence
-    assert "(90%); expected white defects, so invert them." in sentence
+    assert "(90%); expected white defects, so invert them, or list the folders in a YAML" in sentence
 
 
 @pytest.mark.parametrize("shares", [[0.9, 0.1, 0.1, 0.1], [1.0, 1.0, 1.0, 1.0]])

@@ -105,7 +105,10 @@ def test_a_missing_mask_is_named(photos):
             "train: expected a folder, relative to this file, got 'photos/goods'",
         ),
         ("bolts: {train: [3]}", "train: expected a folder, relative to this file, got 3"),
-        ("bolts: {train: photos/good, bad: x}", "expected some of train, good, defective, masks, got 'bad'"),
+        (
+            "bolts: {train: photos/good, bad: x}",
+            "expected some of train, good, defective, masks, inverted, got 'bad'",
+        ),
         (
             "bolts: {train: photos/good, masks: [photos/good, photos/bent]}",
             "bolts: masks: expected one folder, got 2",

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from mendiff.data.duplicates import equal_pictures
 from mendiff.data.image_keys import keys_of, top_key, whole_key
-from mendiff.data.masks import read_mask
+from mendiff.data.masks import is_turned, mask_size, read_masks
+from mendiff.data.names import same_name
+from mendiff.data.polygons import SUFFIX
 from mendiff.data.reading import Header, Picture, brightest, image_size, read_header, read_image
-from mendiff.data.samples import Category, Finding, ImageCheck, ImageChecks, Sample, Use
+from mendiff.data.samples import GOOD, Category, Finding, ImageCheck, ImageChecks, Sample, Use
 from mendiff.data.suitability import depth_notes, mask_notes, orientation_notes, size_notes
 from mendiff.errors import InputError
 
@@ -40,6 +42,7 @@ def check_data(
 
     Warnings:
         - images that can't be read, and ignored files
+        - masks of several images
         - masks that are empty, mark most of the image, or may not follow the EXIF orientation of their photo
         - equal images within or between training and test images, whatever the file format
         - dark 16-bit images, and images that are resized by a large factor
@@ -60,8 +63,8 @@ def check_data(
     for category in categories:
         findings += _unreadable(category, checks)
         for sample in category.test:
-            if not sample.is_good and sample.mask_path not in faulty:
-                findings += checks[sample.path, sample.mask_path].faults
+            if not sample.is_good and not faulty.intersection(sample.masks):
+                findings += checks[sample.path, sample.masks].faults
         findings += mask_notes(category, checks)
         findings += orientation_notes(category, checks)
         findings += depth_notes(category, checks, use)
@@ -94,7 +97,7 @@ def _twins(category: Category, checks: ImageChecks) -> Iterator[Finding]:
     """Clean twins that can't be compared with reconstructions, or equal their image."""
     for sample in category.test:
         twin = sample.twin
-        if twin is None or checks[sample.path, sample.mask_path].problem:
+        if twin is None or checks[sample.path, sample.masks].problem:
             continue
         try:
             size, expected, key = image_size(twin), image_size(sample.path), top_key(twin)
@@ -115,24 +118,35 @@ def _twins(category: Category, checks: ImageChecks) -> Iterator[Finding]:
 
 def _mask_files(category: Category) -> Iterator[Finding]:
     owners: dict[Path, Path] = {}
+    shared: list[tuple[Sample, Path]] = []
     for sample in category.test:
-        mask = sample.mask_path
-        if mask is None:
-            continue
-        if not mask.is_file():
-            yield Finding("missing mask", True, _missing(sample, mask), (sample.path, mask))
-        elif mask in owners:
-            sentence = (
-                f"{mask}: expected a mask for every image, but {owners[mask]} and {sample.path} share it; "
-                "give them different names or folders."
-            )
-            yield Finding("shared mask", True, sentence, (owners[mask], sample.path, mask))
-        else:
-            yield from _mask_size(sample.path, mask)
-        owners.setdefault(mask, sample.path)
+        for mask in sample.masks:
+            owner = owners.setdefault(mask, sample.path)
+            if not mask.is_file():
+                yield Finding("missing mask", True, _missing(sample, mask), (sample.path, mask))
+            elif owner == sample.path or mask.suffix.lower() == SUFFIX:  # an annotation file lists images
+                yield from _mask_size(sample.path, mask)
+            elif owner.parent == sample.path.parent and same_name(owner.stem) != same_name(sample.path.stem):
+                shared.append((sample, mask))
+                yield from _mask_size(sample.path, mask)
+            else:
+                sentence = (
+                    f"{mask}: expected a mask for every image, but {owner} and {sample.path} share it; give "
+                    "them different names or folders."
+                )
+                yield Finding("shared mask", True, sentence, (owner, sample.path, mask))
+    if shared:
+        sample, mask = shared[0]
+        sentence = (
+            f"{category.root}: {len(shared)} images of {category.name} have the mask of another image, such "
+            f"as {sample.path} and {owners[mask]}; make sure that they show the same part in the same place."
+        )
+        yield Finding("shared mask", False, sentence, tuple(sample.path for sample, _ in shared))
 
 
 def _missing(sample: Sample, mask: Path) -> str:
+    if mask.suffix.lower() == SUFFIX:
+        return f"{sample.path}: no annotation found; expected {mask}, as other images have one."
     names = f"{sample.path.stem}_mask.png or {sample.path.stem}.png"
     return (
         f"{sample.path}: no mask found; expected {names} in {mask.parent} (masks are optional only if a "
@@ -146,7 +160,7 @@ def _mask_size(image: Path, mask: Path) -> Iterator[Finding]:
     except InputError:
         return  # an unreadable image is ignored, and so is its mask
     try:
-        height, width = image_size(mask)
+        height, width = mask_size(mask, image)
     except InputError as error:
         yield Finding("unreadable mask", True, str(error), (image, mask))
         return
@@ -167,18 +181,18 @@ def _check_images(
     categories: Sequence[Category], progress: Progress | None, use: Use, take: Take | None
 ) -> ImageChecks:
     """Read every image and mask; all pixels are compared only if size and top rows are equal."""
-    train = [(path, None) for category in categories for path in category.train]
-    test = [(sample.path, sample.mask_path) for category in categories for sample in category.test]
-    pairs = list(dict.fromkeys([*train, *test]))
+    train = {path: Sample(path, GOOD, None) for category in categories for path in category.train}
+    test = [sample for category in categories for sample in category.test]
+    pairs = {(sample.path, sample.masks): sample for sample in (*train.values(), *test)}
     checks: ImageChecks = {}
-    wanted = set(train) if take is not None else set()
+    wanted = train if take is not None else {}
 
-    def check_pair(pair: tuple[Path, Path | None]) -> ImageCheck:
-        return _check_image(*pair, use, take if pair in wanted else None)
+    def check_pair(sample: Sample) -> ImageCheck:
+        return _check_image(sample, use, take if sample.path in wanted and not sample.masks else None)
 
     # Pillow's decoders release the GIL.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for pair, check in zip(pairs, pool.map(check_pair, pairs), strict=True):
+        for pair, check in zip(pairs, pool.map(check_pair, pairs.values()), strict=True):
             checks[pair] = check
             if progress is not None:
                 progress(len(checks), len(pairs), "")
@@ -189,7 +203,8 @@ def _check_images(
     return checks
 
 
-def _check_image(image: Path, mask: Path | None, use: Use, take: Take | None = None) -> ImageCheck:
+def _check_image(sample: Sample, use: Use, take: Take | None = None) -> ImageCheck:
+    image = sample.path
     try:
         if take is not None and not _is_deep(image):
             picture = read_image(image, use.bit_depth)
@@ -202,7 +217,7 @@ def _check_image(image: Path, mask: Path | None, use: Use, take: Take | None = N
     except InputError as error:
         return ImageCheck("", str(error))
     check = ImageCheck(key, header=header, highest=highest)
-    return check if mask is None else _check_mask(check, image, mask)
+    return _check_mask(check, sample) if sample.masks else check
 
 
 def _is_deep(image: Path) -> bool:
@@ -231,21 +246,23 @@ def _with_whole_key(image: Path, check: ImageCheck) -> ImageCheck:
         return ImageCheck("", str(error))
 
 
-def _check_mask(check: ImageCheck, image: Path, mask: Path) -> ImageCheck:
+def _check_mask(check: ImageCheck, sample: Sample) -> ImageCheck:
     """The result with the content of the mask: the share of marked pixels, or a problem."""
+    paths = (sample.path, *sample.masks)
     try:
-        marked, size = read_mask(mask), read_header(mask)
+        marked = read_masks(sample)
+        turned = any(is_turned(mask) for mask in sample.masks)
     except InputError as error:
-        return replace(check, faults=(Finding("unreadable mask", True, str(error), (image, mask)),))
+        return replace(check, faults=(Finding("unreadable mask", True, str(error), paths),))
     if not marked.any():
-        sentence = f"{mask}: this mask is empty, but {image} is labelled as defective; redraw it."
-        return replace(check, faults=(Finding("empty mask", False, sentence, (image, mask)),))
-    return replace(check, marked=float(marked.mean()), mask_turned=size.orientation != 1)
+        sentence = f"{paths[1]}: this mask is empty, but {sample.path} is labelled as defective; redraw it."
+        return replace(check, faults=(Finding("empty mask", False, sentence, paths),))
+    return replace(check, marked=float(marked.mean()), mask_turned=turned)
 
 
 def _unreadable(category: Category, checks: ImageChecks) -> Iterator[Finding]:
-    train = [(path, checks[path, None].problem) for path in category.train]
-    test = [(sample.path, checks[sample.path, sample.mask_path].problem) for sample in category.test]
+    train = [(path, checks[path, ()].problem) for path in category.train]
+    test = [(sample.path, checks[sample.path, sample.masks].problem) for sample in category.test]
     for path, problem in dict.fromkeys([*train, *test]):
         if problem:
             yield Finding(UNREADABLE, False, problem, (path,))

@@ -3,17 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 
+from mendiff.data.beside import pairs_of, read_beside
 from mendiff.data.checks import check_files
+from mendiff.data.folders import own_name, subfolders
 from mendiff.data.image_files import NoImagesError, find_images, found_instead
-from mendiff.data.labels import folder_notes, form_notes, kind_notes, label_notes, loose_notes
-from mendiff.data.layouts import LAYOUTS, Layout, own_name, subfolders
+from mendiff.data.labels import folder_notes, form_notes, label_notes, loose_notes
+from mendiff.data.layouts import LAYOUTS, Layout
 from mendiff.data.samples import GOOD, Category, Finding, Sample
 from mendiff.data.yaml_lists import SUFFIXES, read_listed
 from mendiff.errors import InputError, check_choice
 
 __all__ = ["GOOD", "Category", "Sample", "open_data", "read_data"]
 
-AUTO, FOLDER = "auto", "folder"
+AUTO, FOLDER, BESIDE = "auto", "folder", "kolektor"
 NAMES = (AUTO, *sorted(layout.name for layout in LAYOUTS), FOLDER)
 PLAIN = "a folder of good images"
 ADVICE = (
@@ -111,12 +113,9 @@ def _noted(category: Category, asked: bool = False) -> Category:
     notes = form_notes(root, [*train, *(sample.path for sample in category.test)])
     if category.layout == FOLDER:
         notes += label_notes(root, train, ADVICE, hard=not asked)
-    elif category.layout != "visa":  # its list defines the labels
-        notes += label_notes(root / "train" / GOOD, train, f"move them out of {root / 'train' / GOOD}")
-        notes += kind_notes(root / "test", category.test)
-    if category.layout == "mvtec":  # other layouts have depth maps and masks there
+    if category.layout in ("mvtec", "loco"):  # other layouts have depth maps and masks there
         notes += loose_notes(root, {*train, *(sample.path for sample in category.test)})
-    return replace(category, notes=(*notes, *folder_notes(root)))
+    return replace(category, notes=(*notes, *category.notes, *folder_notes(root)))
 
 
 def _plain(root: Path) -> Category:
@@ -129,6 +128,8 @@ def _plain(root: Path) -> Category:
             f"{root}: no images found; expected {PLAIN}, a YAML file that lists folders, or categories in "
             f"one of these layouts: {shapes}{found_instead(root)}."
         ) from error
+    if pairs_of(paths) is not None:
+        return replace(read_beside(root, paths), layout=BESIDE)
     parents = {parent for path in paths for parent in path.parents if root in parent.parents}
     for folder in sorted(parents, key=lambda parent: (len(parent.parts), parent)):
         layout = _detect(folder, LAYOUTS)

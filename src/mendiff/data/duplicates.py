@@ -39,9 +39,9 @@ def equal_pictures(categories: Sequence[Category], checks: ImageChecks) -> Itera
     labels = {sample.path: sample.label for category in categories for sample in category.test}
     for category in categories:
         for path in category.train:
-            train[checks[path, None].key].append((path, category.name))
+            train[checks[path, ()].key].append((path, category.name))
         for sample in category.test:
-            test[checks[sample.path, sample.mask_path].key].append((sample.path, category.name))
+            test[checks[sample.path, sample.masks].key].append((sample.path, category.name))
     for split, pictures in (("training", train), ("test", test)):
         repeated = {key: owners for key, owners in pictures.items() if key and len(owners) > 1}
         for found in _by_folders(list(repeated.values()), labels if split == "test" else {}):

@@ -34,8 +34,14 @@ def label_notes(base: Path, images: Sequence[Path], advice: str, *, hard: bool =
     return notes or [*_own(base), *_files(base, images, hard, end)]
 
 
-def kind_notes(base: Path, samples: Sequence[Sample]) -> list[Finding]:
-    """Test images, in folders named after their labels below `base`, whose names contradict the label."""
+def kind_notes(base: Path, samples: Sequence[Sample], good: str = GOOD) -> list[Finding]:
+    """Test images, in folders named after their labels below `base`, whose names contradict the label.
+
+    Args:
+        base: the folder.
+        samples: test images.
+        good: name of the folder of good training images; test images in a folder of that name are good.
+    """
     notes: list[Finding] = []
     kinds: dict[Path, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -43,7 +49,7 @@ def kind_notes(base: Path, samples: Sequence[Sample]) -> list[Finding]:
             kinds[base / sample.path.relative_to(base).parts[0]].append(sample)
     for kind, some in kinds.items():
         images = [sample.path for sample in some]
-        if some[0].is_good and kind.name != some[0].label:
+        if some[0].is_good and kind.name not in (GOOD, good):
             notes.append(_named_good(kind, images))
         elif not some[0].is_good and meaning(kind.name) == LABELS:
             sentence = (

@@ -1,4 +1,4 @@
-"""Reads ground-truth masks of any format as (H,W) bool arrays."""
+"""Reads ground-truth masks of any format, and polygons, as (H,W) bool arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mendiff.data.reading import as_upright, opened, orientation_of
+from mendiff.data.polygons import SUFFIX, annotated_size, read_annotation
+from mendiff.data.reading import as_upright, image_size, opened, orientation_of, read_header
+from mendiff.data.samples import Sample
+from mendiff.errors import InputError
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 MOST_CLASSES = 32
@@ -18,6 +21,34 @@ LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
 FEW_LEVELS = 2
 NEAR = 2
 MOST_SAMPLED = 100_000
+
+
+def read_masks(sample: Sample) -> Mask:
+    """The union of the masks of a test image, (H,W) bool; InputError if one can't be read."""
+    first, *others = (read_any_mask(mask, sample.path) for mask in sample.masks)
+    for mask, path in zip(others, sample.further_masks, strict=True):
+        if mask.shape != first.shape:
+            (height, width), (tall, wide) = mask.shape, first.shape
+            raise InputError(
+                f"{path}: masks of an image must have the same size, {wide}x{tall}, got {width}x{height}."
+            )
+        first |= mask
+    return ~first if sample.inverted else first
+
+
+def read_any_mask(path: Path, image: Path) -> Mask:
+    """Read a mask picture, or the polygons of an image from a JSON file."""
+    return read_annotation(path, image) if path.suffix.lower() == SUFFIX else read_mask(path)
+
+
+def mask_size(path: Path, image: Path) -> tuple[int, int]:
+    """(H,W) of a mask of an image, from its header; InputError if it can't be read."""
+    return annotated_size(path, image) if path.suffix.lower() == SUFFIX else image_size(path)
+
+
+def is_turned(path: Path) -> bool:
+    """Whether a mask was drawn on the upright photo: annotations, and pictures with an EXIF orientation."""
+    return path.suffix.lower() == SUFFIX or read_header(path).orientation != 1
 
 
 def read_mask(path: str | Path) -> Mask:

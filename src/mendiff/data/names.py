@@ -104,6 +104,12 @@ def is_good_alone(name: str) -> bool:
     return not rest or "".join(found) in GOOD_WORDS
 
 
+def is_labels_alone(name: str) -> bool:
+    """Whether a name means labels only, such as mask and GT."""
+    found = words(name)
+    return bool(found) and (set(found) <= LABEL_WORDS or "".join(found) in LABEL_WORDS)
+
+
 def is_system_folder(name: str) -> bool:
     """Whether a folder belongs to an operating system or a file server."""
     return name.casefold() in SYSTEM_FOLDERS or name.casefold().startswith(".trash")

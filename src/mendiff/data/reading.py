@@ -143,7 +143,7 @@ def check_depth(bit_depth: int) -> None:
 
 
 class _NoPillowLimit:
-    """Disables Pillow's limit of pixels while reading; `_check_pixels` replaces it."""
+    """Disables Pillow's limit of pixels while reading; `check_pixels` replaces it."""
 
     def __init__(self) -> None:
         self._lock, self._inside, self._saved = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
@@ -180,7 +180,7 @@ def opened(path: Path, source: Any = None) -> Iterator[Image.Image]:
             stack.enter_context(_NO_PILLOW_LIMIT)
             file = stack.enter_context(path.open("rb")) if source is None else source
             image = stack.enter_context(Image.open(file, formats=_formats()))
-            _check_pixels(path, image.size)
+            check_pixels(path, image.size)
             yield image
     except (InputError, MemoryError):
         raise
@@ -194,7 +194,8 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _check_pixels(path: Path, size: tuple[int, int]) -> None:
+def check_pixels(path: Path, size: tuple[int, int]) -> None:
+    """Refuse images (W,H) of more than `MENDIFF_MAX_MEGAPIXELS`."""
     try:
         most = float(os.environ.get(MEGAPIXELS, MOST_MEGAPIXELS))
     except ValueError as error:

@@ -29,16 +29,31 @@ class Finding:
 
 @dataclass(frozen=True)
 class Sample:
-    """A test image with its label (`good` or the defect type), mask and clean twin.
+    """A test image with its label (`good` or the defect type), masks and clean twin.
 
-    `mask_path` is None for data without masks. Otherwise a missing mask has its expected path, and
-    `check_files` reports it. `twin` is a photo of the same part without the defect, None if there is none.
+    Attributes:
+        path: of the image.
+        label: `good` or the defect type.
+        mask_path: None for data without masks. A missing mask has its expected path, and `check_files`
+            reports it.
+        twin: a photo of the same part without the defect, None if there is none.
+        further_masks: of the same image; the defect is the union of all masks.
+        inverted: whether masks mark the good pixels.
+        condition: in which the image was taken, such as the light; empty if unknown.
     """
 
     path: Path
     label: str
     mask_path: Path | None
     twin: Path | None = None
+    further_masks: tuple[Path, ...] = ()
+    inverted: bool = False
+    condition: str = ""
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All masks of the image."""
+        return () if self.mask_path is None else (self.mask_path, *self.further_masks)
 
     @property
     def is_good(self) -> bool:
@@ -47,10 +62,33 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Saturation:
+    """From which area a defect counts as found, for sPRO (Bergmann et al. 2022).
+
+    Attributes:
+        value: of the defect's pixels in its mask.
+        area: in pixels of the original image, or a share of the defect's area.
+        relative: whether `area` is a share.
+    """
+
+    value: int
+    area: float
+    relative: bool
+
+
+@dataclass(frozen=True)
 class Category:
     """The images of a category: good images for training, and possibly labelled test images.
 
-    `notes` are findings about files and names, which `check_files` returns.
+    Attributes:
+        name: of the category.
+        root: its folder or YAML file.
+        train: good images.
+        test: labelled images.
+        layout: one of `mendiff.data.dataset.NAMES`, or yaml.
+        notes: findings about files and names, which `check_files` returns.
+        grouped: "label" or "condition" if metrics are also reported for these groups of test images.
+        saturations: of defects, for sPRO; empty for most data sets.
     """
 
     name: str
@@ -59,6 +97,8 @@ class Category:
     test: tuple[Sample, ...]
     layout: str = "folder"
     notes: tuple[Finding, ...] = ()
+    grouped: str = ""
+    saturations: tuple[Saturation, ...] = ()
 
     @property
     def has_masks(self) -> bool:
@@ -105,4 +145,5 @@ class ImageCheck:
     whole: str = ""
 
 
-ImageChecks = dict[tuple[Path, Path | None], ImageCheck]
+ImageChecks = dict[tuple[Path, tuple[Path, ...]], ImageCheck]
+"""By image and masks."""

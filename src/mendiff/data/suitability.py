@@ -93,36 +93,38 @@ def dark_sentence(highest: int) -> str:
 
 def mask_notes(category: Category, checks: ImageChecks) -> Iterator[Finding]:
     """Masks that mark most of their image, probably because defects are black in them."""
-    masks = {
-        sample.mask_path: checks[sample.path, sample.mask_path].marked
+    found = [
+        (sample.masks[0], checks[sample.path, sample.masks].marked)
         for sample in category.test
-        if not sample.is_good and sample.mask_path is not None
-    }
-    shares = {mask: share for mask, share in masks.items() if share}
-    wide = {mask: share for mask, share in shares.items() if share > 0.5}
+        if not sample.is_good and sample.masks
+    ]
+    shares = [(mask, share) for mask, share in found if share]
+    wide = [(mask, share) for mask, share in shares if share > 0.5]
     if not wide:
         return
-    example, share = max(wide.items(), key=lambda item: item[1] if item[1] < 1 else 0)
+    example, share = max(wide, key=lambda item: item[1] if item[1] < 1 else 0)
+    masks = tuple(dict.fromkeys(mask for mask, _ in wide))
     # A mask that marks the whole image is not inverted: then the defect would be unmarked.
-    if len(wide) == len(shares) and all(share < 1 for share in wide.values()):
+    if len(wide) == len(shares) and all(share < 1 for _, share in wide):
         sentence = (
             f"{category.root}: all {len(wide)} masks of {category.name} mark more than half of their image, "
-            f"such as {example} ({share:.0%}); expected white defects, so invert them."
+            f"such as {example} ({share:.0%}); expected white defects, so invert them, or list the "
+            "folders in a YAML file with 'inverted: true'."
         )
-        yield Finding("inverted mask", True, sentence, tuple(wide))
+        yield Finding("inverted mask", True, sentence, masks)
         return
     sentence = (
         f"{category.root}: {len(wide)} of {len(shares)} masks of {category.name} mark more than half of "
         f"their image, such as {example} ({share:.0%}); invert those in which good pixels are white."
     )
-    yield Finding("inverted mask", False, sentence, tuple(wide))
+    yield Finding("inverted mask", False, sentence, masks)
 
 
 def orientation_notes(category: Category, checks: ImageChecks) -> Iterator[Finding]:
     """Masks of photos with an EXIF orientation that fit the stored and the displayed pixels."""
     ambiguous: list[tuple[Path, int]] = []
     for sample in category.test:
-        check = checks[sample.path, sample.mask_path]
+        check = checks[sample.path, sample.masks]
         if sample.mask_path is None or sample.is_good or check.header is None or not check.marked:
             continue
         orientation, (height, width) = check.header.orientation, check.header.size
@@ -141,7 +143,7 @@ def orientation_notes(category: Category, checks: ImageChecks) -> Iterator[Findi
 
 def _checks(category: Category, checks: ImageChecks) -> Iterator[tuple[Path, ImageCheck]]:
     """Every image of a category once, with its check."""
-    pairs: list[tuple[Path, Path | None]] = [(path, None) for path in category.train]
-    pairs += [(sample.path, sample.mask_path) for sample in category.test]
+    pairs: list[tuple[Path, tuple[Path, ...]]] = [(path, ()) for path in category.train]
+    pairs += [(sample.path, sample.masks) for sample in category.test]
     for pair in dict.fromkeys(pairs):
         yield pair[0], checks[pair]

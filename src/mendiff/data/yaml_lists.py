@@ -5,21 +5,26 @@
       good: photos/test-good                # good images to test with (optional)
       defective: [photos/bent, photos/dirty]  # a folder's name is the defect type (optional)
       masks: photos/masks                   # masks/bent/NAME.png, or masks/NAME.png (optional)
+      inverted: true                        # masks mark the good pixels (optional)
 
 Each entry is a folder or a list of folders, relative to the file.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mendiff.data.folders import inside, own_name
 from mendiff.data.image_files import find_images
 from mendiff.data.labels import folder_notes, label_notes
-from mendiff.data.layouts import EXAMPLE, inside, labelled, own_name
+from mendiff.data.pairing import annotation_files, labelled
 from mendiff.data.samples import GOOD, Category, Sample
+from mendiff.data.tree import EXAMPLE
 from mendiff.errors import InputError
 
 SUFFIXES = (".yaml", ".yml")
-KEYS = ("train", "good", "defective", "masks")
+FOLDERS = ("train", "good", "defective", "masks")
+KEYS = (*FOLDERS, "inverted")
 ADVICE = "list each of its sub-folders with good images"
 MERGE = "tag:yaml.org,2002:merge"
 
@@ -60,14 +65,18 @@ def _category(file: Path, name: Any, entry: Any) -> Category:
     unknown = [key for key in entry if key not in KEYS]
     if unknown:
         raise InputError(f"{file}: {name}: expected some of {', '.join(KEYS)}, got {unknown[0]!r}.")
-    train, good, defective, masks = (_folders(file, f"{name}: {key}", entry.get(key)) for key in KEYS)
+    train, good, defective, masks = (_folders(file, f"{name}: {key}", entry.get(key)) for key in FOLDERS)
     if len(masks) > 1:
         raise InputError(f"{file}: {name}: masks: expected one folder, got {len(masks)}.")
+    inverted = entry.get("inverted", False)
+    if not isinstance(inverted, bool):
+        raise InputError(f"{file}: {name}: inverted: expected true or false, got {inverted!r}.")
     if not train:
         raise InputError(f"{file}: {name}: train: expected at least one folder of good images, got none.")
     samples = [sample for folder in good for sample in labelled(folder, GOOD, None)]
     for folder in defective:
-        samples += _defective(folder, masks[0] if masks else None)
+        found = _defective(folder, masks[0] if masks else None)
+        samples += [replace(sample, inverted=inverted) for sample in found]
     images = {folder: find_images(folder) for folder in train}
     notes = [note for folder, some in images.items() for note in label_notes(folder, some, ADVICE)]
     notes += [note for folder in dict.fromkeys([*train, *good, *defective]) for note in folder_notes(folder)]
@@ -81,7 +90,8 @@ def _defective(folder: Path, masks: Path | None) -> list[Sample]:
         raise InputError(f"{folder}: a folder of defective images can't be named {GOOD}; rename it.")
     if masks is not None and inside(masks, label).is_dir():
         masks = inside(masks, label)
-    return labelled(folder, label, masks)
+    places = [folder, folder.parent, *([masks, masks.parent] if masks is not None else [])]
+    return labelled(folder, label, masks, None, annotation_files(places))
 
 
 def _folders(file: Path, field: str, entry: Any) -> list[Path]:

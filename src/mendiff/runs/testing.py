@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mendiff.data.dataset import Category, Sample
 from mendiff.data.images import resize, resize_mask
-from mendiff.data.masks import Mask, read_mask
+from mendiff.data.masks import Mask, read_masks
 from mendiff.data.reading import image_size, read_image
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics
@@ -83,9 +83,9 @@ def _twin(sample: Sample, size: int, bit_depth: int) -> Tensor | None:
 
 
 def _mask(sample: Sample, size: int) -> Tensor:
-    if sample.mask_path is None:
+    if not sample.masks:
         return torch.zeros(1, size, size, dtype=torch.bool)
-    return resize_mask(read_mask(sample.mask_path), size)
+    return resize_mask(read_masks(sample), size)
 
 
 def mask_of(tests: TestSet, index: int) -> Mask | None:
