@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mendiff.calibration import Calibration, fewest_scores, find_outliers, upper_bound
+from mendiff.calibration import Calibration, are_lower, fewest_scores, find_outliers, upper_bound
 from mendiff.errors import InputError
 
 positive = st.floats(1e-3, 1e3)
@@ -207,6 +207,28 @@ def test_rates_too_small_for_one_minus_themselves_still_have_a_limit():
 def test_json_gives_the_same_back(scores, pixel_scores, rate):
     calibration = Calibration(tuple(scores), tuple(pixel_scores), rate)
     assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))) == calibration
+
+
+def test_scores_of_images_left_out_of_the_statistics_stay_marked_and_give_no_guarantee():
+    calibration = Calibration(tuple(map(float, range(30))), false_alarm_rate=0.05, left_out=20)
+    assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))) == calibration
+    assert calibration.held_back == 10
+    assert calibration.worth == (
+        "from 10 held-back images and 20 training images that were left out of the statistics, as the "
+        "quantile that a share of 5 % exceeds."
+    )
+    former = {key: value for key, value in calibration.to_dict().items() if key != "left_out"}
+    assert Calibration.from_dict(former).left_out == 0
+    with pytest.raises(InputError, match="left_out: expected a number of the 2 scores, got 3"):
+        Calibration((1.0, 2.0), left_out=3)
+
+
+def test_lower_scores_are_recognised_by_their_ranks():
+    high = [float(score) for score in range(10, 20)]
+    assert are_lower([score - 8 for score in high], high)
+    assert not are_lower(high, high)
+    assert not are_lower([score + 8 for score in high], high)
+    assert not are_lower([1.0], [2.0])  # too few to tell
 
 
 def test_scores_of_images_that_were_trained_on_stay_marked():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean, median
 
@@ -19,6 +19,8 @@ SKEW_DOUBT, MOST_SKEWED = 2.0, 3.0
 OUTLIER_LEVEL, OUTLIER_RAMP, OUTLIER_SHARE = 0.01, 0.5, 8
 ROUNDING = 1e-9
 """By how much a product of a number and a rate, such as 100 * 0.01, may be too small."""
+LOWER_LEVEL = 0.05
+"""Significance level at which scores of training images count as lower than those of held-back images."""
 MIN_FOR_OUTLIERS = 4
 """Fewest scores among which an outlier can be detected."""
 # Chosen with benchmarks/thresholds.py on simulated scores. The stricter level for few scores was also checked
@@ -30,17 +32,20 @@ class Calibration:
     """The scores of held-back good images, from which thresholds and p-values follow.
 
     Attributes:
-        scores: image scores, at least two; the last `seen` belong to training images.
+        scores: image scores, at least two; the last `seen` or `left_out` belong to training images.
         pixel_scores: the highest map value of each of those images.
         false_alarm_rate: share of good parts that the thresholds are meant to flag, in (0,1).
         seen: number of scores from training images, used where too few images were held back. They are
             lower than scores of new images.
+        left_out: number of scores from training images that were left out of the statistics. The networks
+            were trained on them.
     """
 
     scores: tuple[float, ...]
     pixel_scores: tuple[float, ...] = ()
     false_alarm_rate: float = FALSE_ALARM_RATE
     seen: int = 0
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         if len(self.scores) < MINIMUM:
@@ -55,8 +60,16 @@ class Calibration:
             raise InputError(
                 f"false_alarm_rate: expected a share between 0 and 1, got {self.false_alarm_rate}."
             )
-        if not 0 <= self.seen <= len(self.scores):
-            raise InputError(f"seen: expected a number of the {len(self.scores)} scores, got {self.seen}.")
+        for name in ("seen", "left_out"):
+            if not 0 <= getattr(self, name) <= len(self.scores):
+                raise InputError(
+                    f"{name}: expected a number of the {len(self.scores)} scores, got {getattr(self, name)}."
+                )
+
+    @property
+    def held_back(self) -> int:
+        """Number of scores from images that were not used for training, which come first."""
+        return len(self.scores) - self.seen - self.left_out
 
     @cached_property
     def threshold(self) -> float:
@@ -67,6 +80,10 @@ class Calibration:
     def pixel_threshold(self) -> float:
         """Map value that a good image exceeds at the false-alarm rate; NaN without pixel scores."""
         return upper_bound(self.pixel_scores, self.false_alarm_rate) if self.pixel_scores else math.nan
+
+    def at_rate(self, rate: float) -> Calibration:
+        """The same scores with thresholds for another false-alarm rate, in (0,1)."""
+        return replace(self, false_alarm_rate=rate)
 
     @property
     def heat_range(self) -> tuple[float, float]:
@@ -84,7 +101,10 @@ class Calibration:
         """How reliable the threshold is, in one sentence."""
         count, excluded, rate = len(self.scores), len(self.outliers), f"{100 * self.false_alarm_rate:.3g} %"
         needed = fewest_scores(self.false_alarm_rate)
-        images = f"{count} good images" if self.seen else f"{count} held-back images"
+        held_back = f"{self.held_back} held-back image{'s' if self.held_back > 1 else ''}"
+        images = f"{count} good images" if self.seen else held_back
+        if self.left_out:
+            images = f"{images} and {self.left_out} training images that were left out of the statistics"
         if self.seen:
             images += f", {self.seen} of which are training images"
         if excluded:
@@ -99,6 +119,8 @@ class Calibration:
                 f"from {images}: the false-alarm rate of {rate} is extrapolated; about {needed} images are "
                 "needed to measure it."
             )
+        if self.left_out:
+            return f"from {images}, as the quantile that a share of {rate} exceeds."
         return (
             f"from {images}, as a conformal quantile: a further good part exceeds it with a probability of "
             f"at most {rate}."
@@ -124,6 +146,7 @@ class Calibration:
             "pixel_scores": list(self.pixel_scores),
             "false_alarm_rate": self.false_alarm_rate,
             "seen": self.seen,
+            "left_out": self.left_out,
         }
 
     @staticmethod
@@ -131,16 +154,19 @@ class Calibration:
         """The inverse of to_dict; `source` names the origin of the data in error messages."""
         try:
             scores, pixel_scores = _numbers(data["scores"]), _numbers(data["pixel_scores"])
-            # The first versions have no "seen".
-            rate, seen = _numbers([data["false_alarm_rate"], data.get("seen", 0)])
+            # Earlier versions have no "seen" or no "left_out".
+            rate, *counts = _numbers([data["false_alarm_rate"], data.get("seen", 0), data.get("left_out", 0)])
         except (KeyError, TypeError, OverflowError) as error:
             raise InputError(
                 f"{source}: expected numbers as scores, pixel_scores and false_alarm_rate, "
                 f"got {sorted(map(str, data))}; fit the model again."
             ) from error
-        if seen != int(seen):
-            raise InputError(f"{source}: seen: expected a whole number, got {seen}; fit the model again.")
-        return Calibration(scores, pixel_scores, rate, int(seen))
+        for name, number in zip(("seen", "left_out"), counts, strict=True):
+            if number != int(number):
+                raise InputError(
+                    f"{source}: {name}: expected a whole number, got {number}; fit the model again."
+                )
+        return Calibration(scores, pixel_scores, rate, *map(int, counts))
 
 
 def _numbers(values: object) -> tuple[float, ...]:
@@ -201,6 +227,13 @@ def find_outliers(scores: Sequence[float]) -> list[int]:
     return sorted(
         (index for index, score in enumerate(scaled) if score > max(kept)), key=lambda index: -scores[index]
     )
+
+
+def are_lower(scores: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether scores are significantly lower than others, by a one-sided rank-sum test at LOWER_LEVEL."""
+    from scipy.stats import mannwhitneyu  # importing scipy.stats takes half a second
+
+    return bool(mannwhitneyu(scores, others, alternative="less").pvalue < LOWER_LEVEL)
 
 
 def fewest_scores(rate: float) -> int:

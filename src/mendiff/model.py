@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mendiff.calibration import MINIMUM, Calibration
+from mendiff.calibration import MINIMUM, Calibration, are_lower
 from mendiff.data.arrays import checked_tensor, in_float32, picture_of
 from mendiff.data.images import resize
 from mendiff.data.reading import Picture, read_image, to_rgb
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.inspection import Inspection
-from mendiff.methods.base import Batches, Method, Progress, no_progress, track
+from mendiff.methods.base import Batches, Method, Progress, Scores, no_progress, track
 from mendiff.nets.placement import Offload, multiplies_bf16, store_bf16, temporarily_bf16
 from mendiff.scoring.readout import first_images
 from mendiff.synthesis.upright import Frame
@@ -73,7 +73,7 @@ class Model:
 
     def with_false_alarm_rate(self, rate: float) -> Model:
         """The same model with thresholds for another false-alarm rate, in (0,1)."""
-        return replace(self, calibration=replace(self.calibration, false_alarm_rate=rate))
+        return replace(self, calibration=self.calibration.at_rate(rate))
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder for `mendiff.load`.
@@ -308,7 +308,9 @@ def calibrate(
 ) -> Calibration:
     """Estimate the statistics of a trained method on good images, and collect scores of held-back images.
 
-    If only a single image was held back, scores of training images are added.
+    Scores of training images that were left out of the statistics are added, unless they are lower than
+    those of held-back images. If only a single image was held back and a method can't leave images out,
+    plain scores of training images are added.
 
     Args:
         method: changed in place.
@@ -317,15 +319,19 @@ def calibrate(
         progress: see Method.fit_statistics.
     """
     method.eval()
-    method.fit_statistics(method.framed(held_back), method.framed(seen) if seen else None, progress)
+    left_out = method.fit_statistics(
+        method.framed(held_back), method.framed(seen) if seen else None, progress
+    )
     found = _scores(method, lambda: track(held_back(), "scoring held-back images", progress))
+    if left_out and not are_lower([score for score, _ in left_out], [score for score, _ in found]):
+        return Calibration(*_columns([*found, *left_out]), left_out=len(left_out))
     if len(found) >= MINIMUM or seen is None:
         return Calibration(*_columns(found))
     more = _scores(method, first_images(seen))
     return Calibration(*_columns([*found, *more]), seen=len(more))
 
 
-def _scores(method: Method, batches: Batches) -> list[tuple[float, float]]:
+def _scores(method: Method, batches: Batches) -> Scores:
     """(score, highest map value) of every image."""
     found = (method.find(image, seeds) for image, seeds in batches())
     return [

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendiff.evaluation.operating import at_threshold, by_type
+from mendiff.calibration import Calibration
+from mendiff.evaluation.operating import at_threshold, by_type, decisions, recall_at_rate
 
 
 def test_every_label_has_a_row_good_first() -> None:
@@ -48,3 +49,42 @@ def test_a_share_of_nothing_is_none() -> None:
     found = at_threshold([0.1], ["good"], 0.5)
 
     assert (found["precision"], found["recall"], found["false_alarm_rate"]) == (None, None, 0.0)
+
+
+SOME = ["good"] * 4 + ["scratch"] * 2
+
+
+def test_recall_at_a_rate_allows_that_share_of_good_images_above_the_threshold() -> None:
+    scores = [0.1, 0.2, 0.3, 0.6, 0.5, 0.9]
+
+    assert recall_at_rate(scores, SOME, 0.24) == 0.5  # no good image may exceed it: threshold 0.6
+    assert recall_at_rate(scores, SOME, 0.25) == 1.0  # one may: threshold 0.3
+    assert recall_at_rate(scores[:4], SOME[:4], 0.25) is None
+    assert recall_at_rate(scores[4:], SOME[4:], 0.25) is None
+
+
+@given(
+    st.lists(st.floats(-1e3, 1e3), min_size=1), st.lists(st.floats(-1e3, 1e3), min_size=1), st.floats(0, 0.99)
+)
+def test_recall_at_a_rate_keeps_the_rate(good: list[float], bad: list[float], rate: float) -> None:
+    labels = ["good"] * len(good) + ["scratch"] * len(bad)
+
+    found = recall_at_rate([*good, *bad], labels, rate)
+
+    best = max(
+        sum(score > limit for score in bad) / len(bad)
+        for limit in good
+        if sum(score > limit for score in good) <= rate * len(good)
+    )
+    assert found == best
+
+
+def test_decisions_follow_the_calibration_at_each_rate() -> None:
+    calibration = Calibration(tuple(range(1, 20)))  # 19 scores: 5 % is the highest, 10 % the second highest
+
+    found = decisions([18.5, 30.0, 18.5, 19.5], ["good", "good", "hole", "hole"], calibration)
+
+    assert found["rates"] == [0.01, 0.05, 0.1]
+    assert [cut["recall"] for cut in found["at_thresholds"][1:]] == [0.5, 1.0]
+    assert [cut["false_alarm_rate"] for cut in found["at_thresholds"][1:]] == [0.5, 1.0]
+    assert decisions([1.0, 2.0], ["good", "hole"])["at_thresholds"] == []

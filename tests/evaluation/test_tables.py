@@ -3,8 +3,19 @@ import io
 
 import pytest
 
+from mendiff.calibration import Calibration
 from mendiff.evaluation.metrics import METRICS, TWIN_METRICS
-from mendiff.evaluation.tables import SHOWN, as_csv, as_latex, as_markdown, costs_as_markdown, figures, groups
+from mendiff.evaluation.operating import decisions
+from mendiff.evaluation.tables import (
+    SHOWN,
+    as_csv,
+    as_latex,
+    as_markdown,
+    costs_as_markdown,
+    decisions_as_markdown,
+    figures,
+    groups,
+)
 
 
 def result(label, seed, categories, pooled=None):
@@ -118,3 +129,18 @@ def test_costs_are_means_over_a_rows_results():
     slow = result("a", 1, {"nut": 0.8}) | {"fit_seconds": 30.0}
 
     assert "| a | 20 s | 2.00 | 1.5 GB |" in costs_as_markdown([result("a", 0, {"nut": 0.8}), slow])
+
+
+def test_decisions_are_percentages_per_row_and_category_over_the_seeds():
+    labels, calibration = ["good", "good", "hole", "hole"], Calibration(tuple(range(1, 200)))
+    first = decisions([1.0, 198.5, 199.5, 250.0], labels, calibration) | {"power": [0.1, 0.2, 0.3]}
+    second = decisions([1.0, 150.0, 198.5, 250.0], labels, calibration) | {"power": [0.3, 0.4, 0.5]}
+    bank = decisions([2.0, 1.0, 3.0, 1.5], labels)
+    given = [("a", 0, first), ("a", 1, second), ("bank", 0, bank)]
+    results = [result(name, seed, {"nut": 0.8}) | {"decisions": {"nut": one}} for name, seed, one in given]
+
+    table = decisions_as_markdown(results).splitlines()
+
+    assert table[2] == "| a | nut | 100 / 100 / 100 | 100 / 100 / 100 | 25 / 25 / 25 | 20 / 30 / 40 |"
+    assert table[3] == "| bank | nut | 50 / 50 / 50 | n/a | n/a | n/a |"
+    assert decisions_as_markdown([result("a", 0, {"nut": 0.8})]) == ""

@@ -91,3 +91,20 @@ def test_covering_keeps_rare_positions(width):
     drawn = covering(vectors, 100, torch.Generator().manual_seed(1))
     assert set(range(4000, 4010)) <= set(drawn.tolist())
     assert len(drawn) == 100
+
+
+def test_without_an_image_only_its_positions_become_far():
+    bank, seen = fitted(), layers(3)
+
+    with bank.without(1):
+        distance = bank(seen, (64, 64))
+
+    assert distance[[0, 2]].abs().max() < 2e-3
+    assert distance[1].min() > 0.01
+    assert bank(seen, (64, 64)).abs().max() < 2e-3
+
+
+def test_a_bank_of_a_single_image_stays_without_it():
+    bank = fitted(images=1)
+    with bank.without(0):
+        assert bank(layers(1), (64, 64)).abs().max() < 2e-3

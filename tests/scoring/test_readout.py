@@ -398,6 +398,35 @@ def test_memory_bank_contains_all_given_images(pictures):
     assert float(readout.bank(features(pictures), (32, 32)).max()) > 0.01
 
 
+def test_without_an_image_the_map_is_that_of_a_readout_fitted_to_the_others(pictures, rng):
+    config = ReadoutConfig(
+        distance="cosine",
+        standardise=True,
+        position_grid=4,
+        bank_shares=(0.5,),
+        bank_size=256,
+        sigma=0.0,
+        taps=0,
+    )
+    rebuilt = (pictures + 0.1 * torch.rand(pictures.shape, generator=rng)).split(1)
+    pairs = [(image, [one]) for image, one in zip(pictures.split(1), rebuilt, strict=True)]
+    held, seen, others = pairs[:1], pairs[1:], [pairs[1], pairs[3]]
+    readout, expected = Readout(config, CHANNELS), Readout(config, CHANNELS)
+    readout.fit(lambda: held, features, lambda: seen)
+    expected.fit(lambda: held, features, lambda: others)
+    # The scales of a fit without the image differ, too; they come from held-back images.
+    expected.scales.mean.copy_(readout.scales.mean)
+    expected.scales.std.copy_(readout.scales.std)
+    before = readout.anomaly_map(*pairs[2], features)
+
+    with readout.without(1, *pairs[2], features):
+        found = readout.anomaly_map(*pairs[2], features)
+
+    torch.testing.assert_close(found, expected.anomaly_map(*pairs[2], features), rtol=1e-4, atol=1e-4)
+    assert float(found.amax()) > float(before.amax())
+    assert torch.equal(readout.anomaly_map(*pairs[2], features), before)
+
+
 def test_first_images_do_not_depend_on_the_batches(pictures):
     batches = [(pictures[:3], torch.arange(3)), (pictures[3:], torch.arange(3, 4))]
     for most in range(1, 6):

@@ -37,6 +37,19 @@ def test_mean_normal_map_is_subtracted(rng):
     assert int(defect[0].argmax()) != 8 * 16 + 12
 
 
+def test_without_an_image_the_mean_normal_maps_are_those_of_the_others(rng):
+    maps = torch.rand(2, 6, 1, 16, 16, generator=rng)
+    scales, others = MapScales(2, position_grid=16), MapScales(2, position_grid=16)
+    scales.fit_mean_maps(maps.split(4, dim=1))
+    others.fit_mean_maps([maps[:, [0, 1, 2, 4, 5]]])
+    every = scales.usual.clone()
+
+    with scales.without(maps[:, 3:4]):
+        torch.testing.assert_close(scales.usual, others.usual)
+
+    assert torch.equal(scales.usual, every)
+
+
 def test_divide_divides_by_the_mean_normal_map(rng):
     normal = torch.tensor([1.0, 10.0]).repeat_interleave(8).expand(16, 16)
     good = torch.rand(1, 40, 1, 16, 16, generator=rng) * normal

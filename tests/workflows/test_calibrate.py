@@ -246,7 +246,19 @@ def test_calibrating_anew_keeps_the_rate(fitted, pictures):
     assert model.calibrated(list(pictures)).calibration.false_alarm_rate == 0.2
 
 
-def test_one_held_back_image_is_joined_by_those_that_were_trained_on(fitted, pictures):
+def test_training_images_left_out_of_the_statistics_join_the_held_back_images(fitted, pictures):
     made = mendiff.load(fitted).calibrated(pictures[:1], pictures[1:])
-    assert (len(made.calibration.scores), made.calibration.seen) == (4, 3)
+    assert (len(made.calibration.scores), made.calibration.left_out, made.calibration.seen) == (4, 3, 0)
     assert made.predict(pictures[0]).score.tolist() == [made.calibration.scores[0]]
+    # Without themselves in the statistics, images score higher.
+    plain = made.predict(pictures[1:]).score.tolist()
+    assert all(own < alone for own, alone in zip(plain, made.calibration.scores[1:], strict=True))
+
+
+def test_training_images_that_score_lower_are_no_part_of_the_threshold(fitted, pictures, monkeypatch):
+    monkeypatch.setattr("mendiff.model.are_lower", lambda scores, others: True)
+    made = mendiff.load(fitted).calibrated(pictures[:2], pictures[2:])
+    assert (len(made.calibration.scores), made.calibration.left_out) == (2, 0)
+    # A single held-back image gives no threshold: training images join it as they are.
+    alone = mendiff.load(fitted).calibrated(pictures[:1], pictures[1:])
+    assert (len(alone.calibration.scores), alone.calibration.seen) == (4, 3)

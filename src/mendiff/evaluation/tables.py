@@ -133,6 +133,47 @@ def costs_as_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def decisions_as_markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """A line per row and category: recall at false-alarm rates; empty without results.
+
+    Columns: recall at the threshold that the given share of the test set's good images exceeds, which depends
+    only on the ranking; for models with thresholds, recall and false alarms at each threshold, and the share
+    of synthetic defects that the fit found at it. All in percent, as means over the seeds.
+    """
+    rows = [
+        (result["label"], name, decided)
+        for result in results
+        for name, decided in result.get("decisions", {}).items()
+    ]
+    if not rows:
+        return ""
+    rates = " / ".join(f"{100 * rate:g}" for rate in rows[0][2]["rates"])
+    lines = [
+        f"| row | category | recall at {rates} % false alarms of the test set | recall at thresholds for "
+        f"{rates} % | their false alarms | synthetic defects found |",
+        "|---|---|---|---|---|---|",
+    ]
+    for label, name in dict.fromkeys((label, name) for label, name, _ in rows):
+        own = [decided for other, category, decided in rows if (other, category) == (label, name)]
+        cuts = [decided["at_thresholds"] for decided in own]
+        cells = [
+            _percents([decided["ranked"] for decided in own]),
+            *(
+                _percents([[cut[key] for cut in one] for one in cuts])
+                for key in ("recall", "false_alarm_rate")
+            ),
+            _percents([decided.get("power", ()) for decided in own]),
+        ]
+        lines.append(f"| {label} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _percents(shares: Sequence[Sequence[float | None]]) -> str:
+    """Means over the seeds of a share per rate, "n/a" where there is none."""
+    columns = [[value for value in column if value is not None] for column in zip(*shares, strict=True)]
+    return " / ".join(f"{100 * mean(column):.0f}" if column else "n/a" for column in columns) or "n/a"
+
+
 def stops_as_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """A line per row with an adaptive search; empty if there are none.
 

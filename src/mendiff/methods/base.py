@@ -34,7 +34,10 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 Progress = Callable[[str, int, int, str], None]
 """Called with title, number done, total number, note."""
 Item = TypeVar("Item")
+Scores = list[tuple[float, float]]
+"""(image score, highest map value) of every image."""
 FITTING, PROBING = "fitting statistics", "reconstructing synthetic defects"
+LEAVING_OUT = "scoring training images left out of the statistics"
 """Progress titles."""
 PROBES, PROBES_PER_IMAGE, PROBE_SEED = 60, 6, 0
 """Held-back images with a synthetic defect for the choice of a read-out: largest number, largest number per
@@ -184,8 +187,11 @@ class Method(nn.Module, ABC):
 
     def fit_statistics(
         self, held_back: Batches, seen: Batches | None = None, progress: Progress = no_progress
-    ) -> None:
+    ) -> Scores:
         """Compute statistics of good images with the trained method.
+
+        Returns scores of the first training images, each with statistics without this image; none if the
+        method can't leave an image out.
 
         Args:
             held_back: images that were not used for training, for scales and thresholds.
@@ -193,6 +199,7 @@ class Method(nn.Module, ABC):
                 lower than future images; they are used only if `seen` is None.
             progress: progress callback.
         """
+        return []
 
     @property
     def size_multiple(self) -> int:
@@ -288,23 +295,27 @@ def fit_readout(
     readout: Readout,
     features: Features,
     reconstruct: Callable[[Tensor, Tensor], list[Tensor]],
+    detect: Callable[[Tensor, list[Tensor]], Detection],
     held_back: Batches,
     seen: Batches | None = None,
     progress: Progress = no_progress,
-) -> None:
+) -> Scores:
     """Fit a read-out to good images and their reconstructions, if it has statistics.
+
+    Returns scores of the reconstructed training images, each with statistics without this image.
 
     Args:
         readout: changed in place.
         features: see Readout.anomaly_map.
         reconstruct: (images, seeds) to the reconstruction of every run.
+        detect: (images, reconstruction of every run) to the result, with this read-out.
         held_back: images that were not used for training.
         seen: training images. The first are reconstructed if the read-out needs that; all are candidates for
             the memory bank.
         progress: progress callback, called per batch.
     """
     if not readout.needs_fit:
-        return
+        return []
     # Sampling dominates the cost: every image is reconstructed once for all passes of the read-out.
     some = list(first_images(seen)()) if seen and readout.needs_training_images else []
     batches = track([*held_back(), *some], FITTING, progress)
@@ -319,3 +330,25 @@ def fit_readout(
         parts = track(defective.to(good).split(len(held[0][0])), PROBING, progress)
         probed = [(part, reconstruct(part, content_seeds(part))) for part in parts]
         readout.choose_bank_share(lambda: held, lambda: probed, masks, features)
+    return _left_out(readout, features, detect, trained, progress)
+
+
+def _left_out(
+    readout: Readout,
+    features: Features,
+    detect: Callable[[Tensor, list[Tensor]], Detection],
+    trained: Sequence[tuple[Tensor, list[Tensor]]],
+    progress: Progress,
+) -> Scores:
+    """Scores of training images, each with statistics without this image; none for fewer than two."""
+    images = [
+        (image[None], [one[row][None] for one in reconstructions])
+        for batch, reconstructions in trained
+        for row, image in enumerate(batch)
+    ]
+    found: Scores = []
+    for number, pair in enumerate(track(images if len(images) > 1 else [], LEAVING_OUT, progress)):
+        with readout.without(number, *pair, features):
+            one = detect(*pair)
+        found.append((float(one.score), float(one.anomaly_map.amax())))
+    return found

@@ -22,6 +22,7 @@ from mendiff.methods.base import (
     Method,
     MethodConfig,
     Progress,
+    Scores,
     check_single,
     estimate_panels,
     fit_readout,
@@ -221,10 +222,13 @@ class Diad(Method):
     @deterministic
     def fit_statistics(
         self, held_back: Batches, seen: Batches | None = None, progress: Progress = no_progress
-    ) -> None:
+    ) -> Scores:
         """Compute the statistics of the read-out; see Method.fit_statistics."""
 
         def reconstruct(image: Tensor, seeds: Tensor) -> list[Tensor]:
             return [self._reconstruct_images(image, seeds)]
 
-        fit_readout(self.readout, self.features, reconstruct, held_back, seen, progress)
+        def detect(image: Tensor, reconstructions: list[Tensor]) -> Detection:
+            return self._detection(image, reconstructions[0])
+
+        return fit_readout(self.readout, self.features, reconstruct, detect, held_back, seen, progress)

@@ -26,6 +26,7 @@ from mendiff.methods.base import (
     Method,
     MethodConfig,
     Progress,
+    Scores,
     check_single,
     fit_readout,
     no_progress,
@@ -327,11 +328,14 @@ class Glad(Method):
     @deterministic
     def fit_statistics(
         self, held_back: Batches, seen: Batches | None = None, progress: Progress = no_progress
-    ) -> None:
+    ) -> Scores:
         """Compute stop thresholds and the statistics of the read-out; see Method.fit_statistics."""
 
         def reconstruct(image: Tensor, seeds: Tensor) -> list[Tensor]:
             return self._reconstruct_all(image, seeds)[0]
+
+        def detect(image: Tensor, reconstructions: list[Tensor]) -> Detection:
+            return self._detection(image, reconstructions, [torch.zeros(len(image), dtype=torch.int64)])
 
         # A search needs dozens of passes per image, and varies much more than the rounding of bfloat16.
         searching = self.parts.values() if self.config.adaptive else ()
@@ -340,7 +344,7 @@ class Glad(Method):
                 for run in range(len(self.config.start_timesteps)):
                     good = track(held_back(), "fitting stop thresholds", progress)
                     self.stop_thresholds[run] = self._fit_thresholds(good, run)
-            fit_readout(self.readout, self.features, reconstruct, held_back, seen, progress)
+            return fit_readout(self.readout, self.features, reconstruct, detect, held_back, seen, progress)
 
     def _fit_thresholds(self, batches: Iterable[tuple[Tensor, Tensor]], run: int) -> Tensor:
         """The stop score that a share of STOP_RATE of good images exceeds, per timestep, (N,)."""

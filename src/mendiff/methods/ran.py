@@ -27,6 +27,7 @@ from mendiff.methods.base import (
     Method,
     MethodConfig,
     Progress,
+    Scores,
     check_single,
     no_progress,
     track,
@@ -385,7 +386,7 @@ class Ran(Method):
     @deterministic
     def fit_statistics(
         self, held_back: Batches, seen: Batches | None = None, progress: Progress = no_progress
-    ) -> None:
+    ) -> Scores:
         """Compute residual covariances, mean normal maps, scales and Gaussians; see the base class."""
         first = first_images(seen or held_back)
         outputs = [self.run_network(image, seeds) for image, seeds in track(first(), FITTING, progress)]
@@ -396,6 +397,7 @@ class Ran(Method):
         good = track(held_back(), "fitting score scales", progress)
         self.scales.fit(self.maps(self.run_network(image, seeds)) for image, seeds in good)
         self.gaussians.fit(self.features(image) for image, _ in first())
+        return []
 
     def _residuals(self, step: int, outputs: Sequence[Outputs]) -> Iterator[Tensor]:
         """The feature residuals at a timestep, for every batch and noise draw, (B,C,h,w)."""

@@ -39,6 +39,10 @@ class Power:
         """Number of defects whose image scores above a threshold."""
         return sum(score > threshold for score in self.scores)
 
+    def share(self, threshold: float) -> float:
+        """Share of defects whose image scores above a threshold, in [0,1]."""
+        return self.found(threshold) / len(self.scores)
+
     def by_size(self, threshold: float) -> list[tuple[str, int, int]]:
         """(sizes, found, all) of small, medium and large defects, without empty groups."""
         edges = (0.0, *SIZES, math.inf)

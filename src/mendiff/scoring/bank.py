@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,9 @@ class PatchBank(nn.Module):
         super().__init__()
         self.pool = pool
         self.register_buffer("vectors", torch.zeros(size, sum(channels), dtype=torch.float16))
+        self._image_of = torch.zeros(
+            0, dtype=torch.int64
+        )  # index of the image of each vector, of the last fit
 
     def fit(self, batches: Iterable[tuple[Sequence[Tensor], tuple[int, int]]], seed: int = DRAW_SEED) -> None:
         """Select positions of good images.
@@ -60,7 +64,24 @@ class PatchBank(nn.Module):
         drawn = covering(listed, len(self.vectors), torch.Generator("cpu").manual_seed(seed))
         # Fewer positions than `size` are stored repeatedly, which changes no distance.
         times = -(-len(self.vectors) // len(drawn))
-        self.vectors.copy_(listed[drawn.repeat(times)[: len(self.vectors)].to(listed.device)])
+        stored = drawn.repeat(times)[: len(self.vectors)]
+        self.vectors.copy_(listed[stored.to(listed.device)])
+        self._image_of = stored // known[0].shape[1]
+
+    @contextmanager
+    def without(self, image: int) -> Iterator[None]:
+        """Context in which the bank lacks the vectors of an image; a bank of no other images stays as it is.
+
+        Args:
+            image: index of the image in the batches of the last fit.
+        """
+        every, others = self.vectors, (self._image_of != image).to(self.vectors.device)
+        if others.any():
+            self.vectors = every[others]
+        try:
+            yield
+        finally:
+            self.vectors = every
 
     def forward(self, layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Distance of every position to the nearest stored position, (B,1,h,w) in [0,2].

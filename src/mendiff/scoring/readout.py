@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -161,6 +162,28 @@ class Readout(nn.Module):
             self.scales.fit_mean_maps(self._maps(*pair, features) for pair in resized(seen or pairs))
         if self.config.standardise:
             self.scales.fit(self._maps(*pair, features) for pair in resized(pairs))
+
+    @contextmanager
+    def without(
+        self, number: int, image: Tensor, reconstructions: Sequence[Tensor], features: Features
+    ) -> Iterator[None]:
+        """Context in which memory bank and mean normal maps lack a training image.
+
+        The image then scores like a new image, except that the whitening's statistics keep it.
+
+        Args:
+            number: index of the image in `seen` and `images` of the last fit.
+            image: the image, (1,3,H,W) in [0,1].
+            reconstructions: its reconstruction of every run.
+            features: as for anomaly_map.
+        """
+        with ExitStack() as stack:
+            if self.config.position_grid:
+                first, *others = self._resized(features, image, *reconstructions)
+                stack.enter_context(self.scales.without(self._maps(first, others, features)))
+            if self.bank is not None:
+                stack.enter_context(self.bank.without(number))
+            yield
 
     def choose_bank_share(self, good: Pairs, defective: Pairs, masks: Tensor, features: Features) -> None:
         """Select the share of the memory bank that separates defective from good images best.

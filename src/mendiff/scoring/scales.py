@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -39,14 +40,33 @@ class MapScales(nn.Module):
     def __init__(self, count: int, position_grid: int = 0, *, divide: bool = False) -> None:
         super().__init__()
         self.position_grid, self.divide = position_grid, divide
+        self._images = 0  # of the mean normal maps
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("std", torch.ones(count))
         self.register_buffer("usual", torch.zeros(count, 1, position_grid, position_grid))
 
     def fit_mean_maps(self, batches: Iterable[Tensor]) -> None:
         """Compute the mean normal maps from maps of good images, (M,B,1,H,W) each."""
-        by_image = (maps[:, :, 0].transpose(0, 1) for maps in batches)
-        self.usual.copy_(mean_normal_map(by_image, self.position_grid, sigma=1.0)[:, None])
+        self._images = 0
+
+        def by_image() -> Iterator[Tensor]:
+            for maps in batches:
+                self._images += maps.shape[1]
+                yield maps[:, :, 0].transpose(0, 1)
+
+        self.usual.copy_(mean_normal_map(by_image(), self.position_grid, sigma=1.0)[:, None])
+
+    @contextmanager
+    def without(self, maps: Tensor) -> Iterator[None]:
+        """Context in which the mean normal maps lack an image, given its maps (M,1,1,H,W) of the last fit."""
+        every = self.usual.clone()
+        if self.position_grid and self._images > 1:
+            own = mean_normal_map([maps[:, :, 0].transpose(0, 1)], self.position_grid, sigma=1.0)[:, None]
+            self.usual.copy_((self._images * every - own) / (self._images - 1))
+        try:
+            yield
+        finally:
+            self.usual.copy_(every)
 
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Compute mean and deviation of maps of good images, (M,B,1,H,W) each."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mendiff.calibration import MINIMUM
 from mendiff.checkpoints.files import fingerprint
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
@@ -50,10 +49,9 @@ class Split:
         """Indices of training images that are also used for statistics."""
         return self.trained_at[:MOST_SEEN]
 
-    @property
-    def scored_at(self) -> list[int]:
-        """Indices of the images whose scores are used for calibration, in order."""
-        return [*self.held_back_at, *(self.seen_at if len(self.held_back_at) < MINIMUM else [])]
+    def scored_at(self, count: int) -> list[int]:
+        """Indices of the `count` images whose scores are used for calibration, in order."""
+        return [*self.held_back_at, *self.seen_at][:count]
 
 
 def split_of(identities: Sequence[tuple[int, str | None]], earlier: Iterable[int] = ()) -> Split:

@@ -22,6 +22,7 @@ from mendiff.evaluation.tables import (
     as_latex,
     as_markdown,
     costs_as_markdown,
+    decisions_as_markdown,
     figures,
     groups,
     stops_as_markdown,
@@ -194,7 +195,8 @@ def _column(table: papers.Table, method: str) -> str:
 def write_tables(out: Path, results: Sequence[Mapping[str, Any]], found: Sequence[Figure]) -> list[Path]:
     """The results as JSON, CSV, Markdown and LaTeX."""
     tables = [as_markdown(found, metrics) for metrics in groups(found)]
-    tables += filter(None, [stops_as_markdown(results), costs_as_markdown(results)])
+    others = (decisions_as_markdown, stops_as_markdown, costs_as_markdown)
+    tables += filter(None, (table(results) for table in others))
     texts = {
         RESULTS: as_json({"results": list(results), "figures": [asdict(one) for one in found]}, RESULTS, 2)
         + "\n",

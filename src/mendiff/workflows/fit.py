@@ -136,9 +136,9 @@ def fit(
         steps = config.training.steps
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "steps": steps, "seconds": seconds}
         model = module.as_model(info).to(plan.device).with_false_alarm_rate(plan.false_alarm_rate)
-        scored = [paths[at] for at in module.split.scored_at]
+        scored = [paths[at] for at in module.split.scored_at(len(model.calibration.scores))]
         outliers = warn_of_outliers(model.calibration, scored, reporter)
-        held_back = [cache.image(path, path) for path in scored[: len(scored) - model.calibration.seen]]
+        held_back = [cache.image(path, path) for path in scored[: model.calibration.held_back]]
         with reporter.stages() as update:
             power = estimate_power(model, held_back, update)
         model.info["power"] = power.to_dict()

@@ -8,15 +8,13 @@ from typing import Any
 from mendiff.checkpoints.provenance import Fitted, fitted_of
 from mendiff.checkpoints.store import categories_of, load
 from mendiff.data.suitability import vanishing
+from mendiff.evaluation.operating import RATES
 from mendiff.methods.base import describe_parameters
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
 from mendiff.runs.power import power_of
 from mendiff.runs.reporting import Reporter, Table
 from mendiff.workflows.options import InfoOptions
-
-RATES = (0.01, 0.05, 0.1)
-"""False-alarm rates whose power is listed."""
 
 
 def run(options: InfoOptions, reporter: Reporter) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mendiff.calibration import Calibration
 from mendiff.checkpoints.bundled import open_features
 from mendiff.checkpoints.files import write_json
 from mendiff.checkpoints.store import categories_of, load
@@ -30,7 +31,7 @@ from mendiff.data.samples import Use
 from mendiff.errors import InputError
 from mendiff.evaluation.baselines import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.metrics import Metrics, summary
-from mendiff.evaluation.operating import at_threshold
+from mendiff.evaluation.operating import RATES, at_threshold, decisions
 from mendiff.evaluation.stops import stop_figures
 from mendiff.evaluation.twins import TwinFigures
 from mendiff.methods.base import METHODS
@@ -41,6 +42,7 @@ from mendiff.nets.features import FeatureExtractor, FeaturesConfig, make_feature
 from mendiff.runs import testing
 from mendiff.runs.common import choose_categories, readable_categories
 from mendiff.runs.fit_config import backbone_input, own_size, training_paths, use_of
+from mendiff.runs.power import Power, power_of
 from mendiff.runs.reporting import Reporter
 from mendiff.runs.twins import measure_twins, twins_as_json
 from mendiff.runs.untrained import untrained_on
@@ -64,7 +66,8 @@ class RowPredictor:
     Attributes:
         predict: of the fitted model.
         size: image side in pixels.
-        threshold: score above which an image is defective; None for models without a threshold.
+        calibration: scores of good images, for thresholds; None for models without a threshold.
+        power: image scores of synthetic defects, with which the fit estimated the recall; None without it.
         stops: stop steps of the images predicted so far.
         rebuilt: their reconstructions, if the model computes them.
         bit_depth: see MethodConfig.
@@ -72,7 +75,8 @@ class RowPredictor:
 
     predict: Predict
     size: int
-    threshold: float | None = None
+    calibration: Calibration | None = None
+    power: Power | None = None
     stops: list[Tensor] = field(default_factory=list)
     rebuilt: list[Tensor] = field(default_factory=list)
     bit_depth: int = 0
@@ -114,6 +118,7 @@ def row_metrics(
     """Metrics by category, mean and pooled, with time and memory; `predictor_of` takes a category's name."""
     metrics: dict[str, Metrics] = {}
     cuts: dict[str, dict[str, Any]] = {}
+    decided: dict[str, dict[str, Any]] = {}
     twins: dict[str, TwinFigures | None] = {}
     everything: list[testing.Ranked] = []
     stops: dict[str, dict[str, Any]] = {}
@@ -134,9 +139,13 @@ def row_metrics(
         if predictor.rebuilt:
             twins[category.name] = figures = measure_twins(tests, torch.cat(predictor.rebuilt))
             metrics[category.name] |= {} if figures is None else figures.mean
-        if predictor.threshold is not None:
-            labels = [sample.label for sample in tests.samples]
-            cuts[category.name] = at_threshold(scores.tolist(), labels, predictor.threshold)
+        labels, calibration = [sample.label for sample in tests.samples], predictor.calibration
+        if calibration is not None:
+            cuts[category.name] = at_threshold(scores.tolist(), labels, calibration.threshold)
+        decided[category.name] = decisions(scores.tolist(), labels, calibration)
+        if calibration is not None and predictor.power is not None:
+            limits = [calibration.at_rate(rate).threshold for rate in RATES]
+            decided[category.name]["power"] = [predictor.power.share(limit) for limit in limits]
         stopped = torch.cat(predictor.stops) if predictor.stops else torch.zeros(0)
         if bool(stopped.any()):
             steps.append(stopped)
@@ -148,6 +157,7 @@ def row_metrics(
         **twins_as_json(twins),
         "size": predictor.size,
         "at_threshold": cuts,
+        "decisions": decided,
         "mean_stop_step": float(torch.cat(steps).float().mean()) if steps else None,
         "stop_steps": stops,
         "images": count,
@@ -207,7 +217,10 @@ def method_rows(
             return found.score, found.anomaly_map
 
         depth = changed.method.config.bit_depth
-        return RowPredictor(predict, changed.image_size, changed.threshold, stops, rebuilt, depth)
+        power = None if job.rows[label] else power_of(changed.info)
+        return RowPredictor(
+            predict, changed.image_size, changed.calibration, power, stops, rebuilt, bit_depth=depth
+        )
 
     return predictor, {"fit_seconds": model.info["seconds"], "steps": config.training.steps}
 
