@@ -90,7 +90,8 @@ def test_a_signal_ends_a_command_as_ctrl_c_does(
     got, _, err = run(*words)
     assert got == code
     kept = tmp_path / "found-unfinished"
-    assert err.splitlines()[-1] == f"mendiff predict: interrupted. Partial results are in {kept}."
+    sentence = f"interrupted. Partial results are in {kept}; add --resume to continue."
+    assert err.splitlines()[-1] == f"mendiff predict: {sentence}"
     rows = list(csv.DictReader((kept / "predictions.csv").read_text().splitlines()))
     told = json.loads((kept / "predictions.json").read_text())
     assert [row["image"] for row in rows] == [row["image"] for row in told["images"]] == [str(calls[0])]

@@ -206,7 +206,7 @@ def test_a_full_disk_keeps_what_was_found_so_far(run, model, data, tmp_path, mon
     assert code == 2
     assert " at 1.png" in sentence
     assert "choose another folder." in sentence
-    assert sentence.endswith(f"Partial results are in {kept}.")
+    assert sentence.endswith(f"Partial results are in {kept}; add --resume to continue.")
     assert len((kept / "predictions.csv").read_text().splitlines()) == 1 + 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "found-unfinished"]
 
@@ -216,7 +216,7 @@ def test_large_pictures_are_read_again_and_come_out_the_same(run, model, data, t
     monkeypatch.setattr(predict, "KEPT_BYTES", 0)
     assert run("predict", model, data / "test", "-o", tmp_path / "again", "--json")[0] == 0
     written = sorted(path.relative_to(tmp_path / "kept") for path in (tmp_path / "kept").rglob("*.*"))
-    assert len(written) == 4 + 3 * 4
+    assert len(written) == 5 + 3 * 4
     for path in written:
         assert (tmp_path / "kept" / path).read_bytes() == (tmp_path / "again" / path).read_bytes()
 
@@ -272,7 +272,7 @@ def test_predict_names_damaged_images_and_goes_on(run, refused, model, data, tmp
     code, _, err = run("predict", model, photos, "-o", tmp_path / "again")
     assert code == 3
     assert re.search(r"defective: \d of 2 images", err)
-    assert "; 1 more could not be read; see " in err
+    assert f"; 1 more could not be read ({photos / 'cut.png'}); see " in err
 
 
 def test_predict_without_any_readable_image_ends_with_2_and_writes_nothing(run, model, tmp_path):

@@ -14,11 +14,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from mendiff.data.images import write_bytes
+from mendiff.data.images import whole_file
 from mendiff.data.json_text import SEAL as SEAL
 from mendiff.data.json_text import as_json as as_json
 from mendiff.data.json_text import from_json as from_json
 from mendiff.data.json_text import is_whole as is_whole
+from mendiff.data.json_text import json_pieces as json_pieces
 from mendiff.data.json_text import parse_json as parse_json
 from mendiff.data.json_text import sealed as sealed
 from mendiff.data.json_text import sha256_of_json as sha256_of_json
@@ -51,10 +52,13 @@ def write_json(path: Path, content: Any, what: str = "") -> None:
 
     Args:
         path: path of the file.
-        content: see as_json.
+        content: see json_pieces.
         what: see as_json; default: the path.
     """
-    write_bytes(path, (as_json(content, what or str(path), indent=2) + "\n").encode())
+    with whole_file(path) as file:
+        for piece in json_pieces(content, what or str(path), indent=2):
+            file.write(piece.encode())
+        file.write(b"\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

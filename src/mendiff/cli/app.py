@@ -91,8 +91,9 @@ def _main(argv: list[str], signals: Sequence[int]) -> int:
     command = next(command for command in COMMANDS if command.name == name)
     try:
         result = run(command, arguments[name])
-        # With several processes, only the first has a result.
-        printed = _as_json(result) if arguments[name].json and result else ""
+        # With several processes, only the first has a result. With --watch, its rows are printed already.
+        if arguments[name].json and result and not getattr(arguments[name], "watch", False):
+            _print_json(result)
     except InputError as error:
         return _answer(name, error, error, EXIT_BAD_INPUT)
     except BrokenPipeError:
@@ -108,17 +109,17 @@ def _main(argv: list[str], signals: Sequence[int]) -> int:
     except KeyboardInterrupt as interrupt:
         sentence = f"interrupted{'; ' if interrupt.args else ''}{''.join(interrupt.args)}."
         return _answer(name, sentence, interrupt, SIGNAL_BASE + signals[0] if signals else EXIT_INTERRUPTED)
-    if printed:
-        print(printed)
     if result.get("faults"):  # `check` lists all faults in its result
         return EXIT_BAD_INPUT
     return EXIT_INCOMPLETE if result.get("complete") is False else EXIT_OK
 
 
-def _as_json(result: Mapping[str, Any]) -> str:
-    from mendiff.checkpoints.files import as_json  # imports torch
+def _print_json(result: Mapping[str, Any]) -> None:
+    from mendiff.checkpoints.files import json_pieces  # imports torch
 
-    return as_json(result, "--json")
+    for piece in json_pieces(result, "--json"):
+        sys.stdout.write(piece)
+    print()
 
 
 def _answer(name: str, sentence: object, error: BaseException, code: int) -> int:

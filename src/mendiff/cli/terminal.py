@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +20,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 
 from mendiff.cli.ending import OUTPUT_CLOSED
+from mendiff.data.json_text import as_json
 from mendiff.runs.reporting import Reporter, Table, Update, one_line
 
 LINE_SECONDS = 30.0
@@ -111,6 +113,13 @@ class Terminal(Reporter):
         """Print a line of results on standard output."""
         if not self.quiet:
             Output(highlight=False).print(one_line(text), style=style or None, soft_wrap=True, markup=False)
+
+    def item(self, text: str, row: Mapping[str, Any]) -> None:
+        """Print a result on standard output at once, with --json as JSON."""
+        if not self.quiet:
+            self.result(text)
+        else:
+            print(as_json(row, "--json"), flush=True)
 
     def brief(self) -> Terminal:
         """A copy that removes progress bars when they are full."""

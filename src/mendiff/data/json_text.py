@@ -38,6 +38,31 @@ def as_json(content: Any, what: str, indent: int | None = None) -> str:
         ) from error
 
 
+def json_pieces(content: Any, what: str, indent: int | None = None) -> Iterator[str]:
+    """The text of as_json in pieces. A value of the object that is an iterator is a list, one item at a time.
+
+    Lists of any length are written without a copy in memory.
+    """
+    streamed = isinstance(content, Mapping) and any(isinstance(one, Iterator) for one in content.values())
+    if not streamed:
+        yield as_json(content, what, indent)
+        return
+    breaks = ["" if indent is None else "\n" + " " * indent * level for level in range(3)]
+    comma = ", " if indent is None else ","
+    for number, (key, value) in enumerate(content.items()):
+        yield f"{comma if number else '{'}{breaks[1]}{json.dumps(key)}: "
+        if not isinstance(value, Iterator):
+            yield as_json(value, what, indent).replace("\n", breaks[1])
+            continue
+        empty = True
+        for item in value:
+            text = as_json(item, what, indent).replace("\n", breaks[2])
+            yield f"{'[' if empty else comma}{breaks[2]}{text}"
+            empty = False
+        yield "[]" if empty else f"{breaks[1]}]"
+    yield breaks[0] + "}"
+
+
 def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
     """Parse a JSON object; see from_json. `what` names the source in messages."""
     try:

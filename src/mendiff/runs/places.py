@@ -23,6 +23,8 @@ from mendiff.runs.locks import exclusive_output, hidden_path, parents_of, serial
 
 # Contents of the hidden folder in which a command prepares its output.
 LOCK, DRAFT, ASIDE, SPARE = "mendiff.lock", "draft", "aside", "spare"
+UNFINISHED = "unfinished"
+"""Added to the name of an output folder whose run has not finished."""
 
 FolderState = tuple[int, int, frozenset[tuple[str, int]]]
 """State of a folder: device, inode, and the names and inodes of its contents."""
@@ -61,7 +63,7 @@ def check_output(out: Path, overwrite: bool, what: str) -> Place:
     """
     check_writable(out)
     whole = Path(os.path.realpath(out))
-    kept = tuple(_cleaned(whole))
+    kept = cleaned(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return Place(whole, what, kept=kept)
     if not out.is_dir():
@@ -120,7 +122,7 @@ def new_folder(place: Place, worth: str = "") -> Iterator[Path]:
                 yield draft
         except BaseException as error:
             if worth and (draft / worth).is_file():
-                kept = _kept(draft, place.out, "unfinished")
+                kept = _kept(draft, place.out, UNFINISHED)
                 error.__notes__ = [f"Partial results are in {kept}."]
             raise
         try:
@@ -175,6 +177,11 @@ def _prepared(out: Path, worth: str) -> Iterator[Path]:
             os.close(lock)
 
 
+def cleaned(out: Path) -> tuple[Path, ...]:
+    """Remove what killed commands left beside an output; returns folders with their partial results."""
+    return tuple(_cleaned(Path(os.path.realpath(out))))
+
+
 def _cleaned(out: Path) -> Iterator[Path]:
     """Remove hidden folders of killed commands beside an output; yields folders with partial results."""
     ours = re.compile(re.escape(f".{short_name(out.name)}.") + "[0-9a-f]{8}")
@@ -190,7 +197,7 @@ def _cleaned(out: Path) -> Iterator[Path]:
             continue  # its command is running
         worth = os.read(lock, 1000).decode()
         if worth and (work / DRAFT / worth).is_file():
-            yield _kept(work / DRAFT, out, "unfinished")
+            yield _kept(work / DRAFT, out, UNFINISHED)
         with serialized(out):
             _discard(work, out, dead=True)
         os.close(lock)

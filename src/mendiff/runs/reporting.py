@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Update = Callable[[int, int, str], None]
@@ -67,6 +67,9 @@ class Reporter:
 
     def result(self, text: str, style: str = "") -> None:
         """Show a line of results, with a colour."""
+
+    def item(self, text: str, row: Mapping[str, Any]) -> None:
+        """Show a result of a command without an end: a line of text, or with --json a line of JSON."""
 
     def brief(self) -> Reporter:
         """A reporter that hides finished progress bars."""

@@ -262,20 +262,28 @@ class PredictOptions(Options):
     All images have the size of their originals. Regions above the pixel threshold are listed with box,
     polygon, area and score in predictions.json, predictions.jsonl and, as a COCO data set, in
     predictions.coco.json. Exit code: 0, or 3 if some images could not be read or drawn; their rows state the
-    reason. Results of an interrupted run are kept beside the output folder.
+    reason. An image that fails never ends the run. Until a run is finished, its folder is DIR-unfinished,
+    where rows and pictures can be looked at.
 
     Attributes:
         images: image files or folders.
         out: output folder.
+        resume: continue an interrupted run, or add new images to finished findings; needs the same data and
+            options.
         explain: compute reconstructions by a slower procedure, where the method has one (ran: gradient
             denoising in float64).
         raw_maps: also write every anomaly map as a float32 TIFF at the size of its image.
         offload: keep each network on the device only while it is used: less memory, more time, same results.
         half: store weights in bfloat16: half the memory, scores differ slightly.
+        watch: also inspect new images as they come, until Ctrl-C, which ends the run as finished. Prints a
+            line per image, with --json a JSON object per line, and writes into the output folder from the
+            start.
     """
 
     EXAMPLES: ClassVar = (
         "mendiff predict model photos/today -o findings",
+        "mendiff predict model photos/today -o findings --resume  # after an interruption",
+        "mendiff predict model photos/line-3 -o findings --watch",
         "mendiff predict model a.png b.png -o findings --json",
         "mendiff predict model photos/today -o findings --category bolts --explain",
     )
@@ -291,6 +299,8 @@ class PredictOptions(Options):
     offload: bool = False
     half: bool = False
     false_alarm_rate: float | None = None
+    resume: bool = False
+    watch: bool = False
     overwrite: bool = False
 
 

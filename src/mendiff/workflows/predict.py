@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mendiff.checkpoints.files import FULL
-from mendiff.checkpoints.store import load
+from mendiff.checkpoints.files import FULL, fingerprint_of_files
+from mendiff.checkpoints.store import CALIBRATION, CONFIG, load
 from mendiff.data.bands import Enlarged, bands
 from mendiff.data.images import normalise_heat, overlay, save_bands, save_float_tiff, save_png, to_picture
 from mendiff.data.labels import inspected_notes
@@ -22,24 +23,23 @@ from mendiff.data.regions import find_regions, threshold_mask
 from mendiff.errors import InputError, NotFiniteError, check_range
 from mendiff.model import Model
 from mendiff.runs.common import choose_device, warn_of_dark_images
-from mendiff.runs.findings import (
-    COLUMNS,
-    TABLE,
-    Findings,
-    counted,
-    error_sentence,
-    left_out,
-    name_images,
-    result_row,
-)
-from mendiff.runs.places import check_output, new_folder
+from mendiff.runs.findings import COLUMNS, counted, error_sentence, left_out, name_images, result_row
+from mendiff.runs.locks import exclusive_output
 from mendiff.runs.reporting import Reporter
+from mendiff.runs.rows import TABLE, Findings, written
 from mendiff.runs.thresholds import check_rate
+from mendiff.runs.unfinished import Growing, check_growing, check_settings, growing_folder
+from mendiff.runs.watching import Arrivals
 from mendiff.types import Detection
 from mendiff.workflows.options import PredictOptions
 
 KEPT_BYTES = 2**26
 """Bytes of a batch's pictures kept in memory until drawing; further pictures are read again."""
+FREE = (
+    *("model", "images", "out", "batch_size", "device", "offload", "false_alarm_rate"),
+    *("resume", "watch", "overwrite"),
+)
+"""Options that may change when a run is continued, or that are compared by what they mean."""
 
 
 @dataclass
@@ -51,7 +51,8 @@ class BatchImage:
         name: of its output files.
         prepared: (3,S,S) in [0,1]; None for an unreadable image.
         picture: at full size; None if too large to be kept.
-        error: reason why the image can't be read; "" otherwise.
+        error: reason why the image has no result; "" otherwise.
+        place: row of the image in the batch's results; None without a result.
     """
 
     path: Path
@@ -59,98 +60,211 @@ class BatchImage:
     prepared: Tensor | None = None
     picture: Picture | None = None
     error: str = ""
+    place: int | None = None
+
+    def fail(self, reason: str) -> None:
+        """Exclude the image from the batch."""
+        self.prepared = self.picture = self.place = None
+        self.error = reason
 
 
 def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
-    """Score all readable images below `images`; write CSV, JSON and pictures into `out`."""
-    place = check_output(options.out, options.overwrite, "findings")
-    for folder in place.kept:
-        reporter.warn(f"an earlier run into {options.out} was interrupted; its results are in {folder}.")
+    """Score all readable images below `images`; write tables, JSON and pictures into `out`."""
     check_range("--batch-size", options.batch_size, 1)
-    rate = None if options.false_alarm_rate is None else check_rate(options.false_alarm_rate)
-    device = choose_device(options.device)
-    loaded = load(options.model, device, options.category, offload=options.offload, half=options.half)
-    loaded = loaded if rate is None else loaded.with_false_alarm_rate(rate)
-    named, passed = name_images(options.images), left_out(options.images)
+    with exclusive_output(options.out, "prediction"):
+        growing = check_growing(
+            options.out,
+            "findings",
+            overwrite=options.overwrite,
+            resume=options.resume,
+            endless=options.watch,
+        )
+        rate = None if options.false_alarm_rate is None else check_rate(options.false_alarm_rate)
+        device = choose_device(options.device)
+        loaded = load(options.model, device, options.category, offload=options.offload, half=options.half)
+        loaded = loaded if rate is None else loaded.with_false_alarm_rate(rate)
+        work = _watched if options.watch else _all
+        return work(loaded, options, growing, reporter)
+
+
+def _all(model: Model, options: PredictOptions, growing: Growing, reporter: Reporter) -> dict[str, Any]:
+    """Score all images that are there."""
+    done, names = written(growing.folder) if growing.resumed else (Counter[str](), {})
+    named, passed = name_images(options.images, names), left_out(options.images)
     for note in (note for given in options.images for note in inspected_notes(given)):
         reporter.warn(note.sentence)
-    warn_of_dark_images([path for path, _ in named], loaded.method.config.bit_depth, reporter)
+    warn_of_dark_images([path for path, _ in named], model.method.config.bit_depth, reporter)
     if passed:
         reporter.warn(f"{len(passed)} files are skipped: {counted(passed)}.")
-    size = options.batch_size
-    batches = [named[first : first + size] for first in range(0, len(named), size)]
-    with (
-        new_folder(place, worth=TABLE) as draft,
-        Findings(draft, options.model, loaded.threshold, passed) as findings,
-    ):
-        rows = chain.from_iterable(_inspected(loaded, batch, options, draft, reporter) for batch in batches)
-        with reporter.bar("predicting") as update:
-            for done, row in enumerate(rows, start=1):
-                findings.add(row)
-                update(done, len(named), "")
-        if not findings.rows:
-            raise InputError(f"{findings.unreadable[0]} No image could be read.")
-        result = findings.write(complete=True)
-    reporter.say(f"{_summary(findings, loaded.threshold)}; see {options.out}")
-    return result
+    with growing_folder(growing, options.out, TABLE) as folder:
+        check_settings(folder, _settings(options, model))
+        with (
+            Findings(folder, _head(options, model), passed) as findings,
+            reporter.bar("predicting") as update,
+        ):
+            for place, row in _rows(model, named, done, options, folder):
+                _add(findings, row, reporter)
+                update(place, len(named), "")
+            if not findings.scored:
+                raise InputError(f"{findings.error} No image could be read.")
+            findings.finish()
+    reporter.say(f"{summary(findings, model.threshold)}; see {options.out}")
+    return findings.content(True, options.out)
 
 
-def _summary(findings: Findings, threshold: float) -> str:
-    rows, missed = findings.rows, len(findings.unreadable)
-    flagged, undrawn = (sum(bool(row[key]) for row in rows) for key in ("defective", "error"))
-    text = f"defective: {flagged} of {len(rows)} images (score above {threshold:.4g})"
-    text += f"; {missed} more could not be read" if missed else ""
+def _watched(model: Model, options: PredictOptions, growing: Growing, reporter: Reporter) -> dict[str, Any]:
+    """Score images as they come, until Ctrl-C."""
+    done, names = written(growing.folder) if growing.resumed else (Counter[str](), {})
+    arrivals, head = Arrivals(options.images, done, names), _head(options, model)
+    with growing_folder(growing, options.out, TABLE) as folder:
+        check_settings(folder, _settings(options, model))
+        with suppress(KeyboardInterrupt), Findings(folder, head) as findings:
+            places = ", ".join(map(str, options.images))
+            reporter.say(f"watching {places}; rows and pictures are in {folder}; Ctrl-C ends")
+            for batch in arrivals.batches(options.batch_size):
+                for (path, _), row in zip(
+                    batch, inspected(model, batch, [True] * len(batch), options, folder), strict=True
+                ):
+                    if row is not None and arrivals.is_settled(path, row["score"] is not None):
+                        findings.add(row)
+                        reporter.item(_line(row), row)
+        # The interruption may have come in the middle of anything; the rows on disk count.
+        with Findings(folder, head, left_out(options.images)) as findings:
+            findings.finish()
+    reporter.say(f"{summary(findings, model.threshold)}; see {options.out}")
+    return {"complete": findings.is_complete}
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A row in a line of text."""
+    if row["score"] is None:
+        return str(row["error"])
+    what, sign = ("defective", ">") if row["defective"] else ("good", "<=")
+    note = f"; {row['error']}" if row["error"] else ""
+    return f"{row['image']}: {what} (score {row['score']:.4g} {sign} {row['threshold']:.4g}){note}"
+
+
+def _rows(
+    model: Model,
+    named: Sequence[tuple[Path, str]],
+    done: Counter[str],
+    options: PredictOptions,
+    folder: Path,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row) of every image without a row. Batches are those of a run from the start.
+
+    A score depends on the other images of its batch by rounding, so an interrupted batch is computed again
+    as a whole.
+    """
+    for first in range(0, len(named), options.batch_size):
+        batch = named[first : first + options.batch_size]
+        lacking = [not _taken(done, str(path)) for path, _ in batch]
+        if any(lacking):
+            for at, row in enumerate(inspected(model, batch, lacking, options, folder)):
+                if row is not None:
+                    yield first + at + 1, row
+
+
+def _taken(done: Counter[str], image: str) -> bool:
+    """Whether an image has a row; a row counts for a single image of the list."""
+    done[image] -= 1
+    return done[image] >= 0
+
+
+def _add(findings: Findings, row: Mapping[str, Any], reporter: Reporter) -> None:
+    findings.add(row)
+    if row["error"]:
+        reporter.warn(row["error"])
+
+
+def _head(options: PredictOptions, model: Model) -> dict[str, Any]:
+    return {"model": str(options.model), "threshold": model.threshold}
+
+
+def _settings(options: PredictOptions, model: Model) -> dict[str, Any]:
+    """What determines the rows, to compare it when the run is continued."""
+    others = {one.name: getattr(options, one.name) for one in fields(options) if one.name not in FREE}
+    return {
+        "model": fingerprint_of_files([options.model / CONFIG, options.model / CALIBRATION]),
+        "images": list(map(str, options.images)),
+        "threshold": model.threshold,
+        **{name: str(value) if isinstance(value, Path) else value for name, value in others.items()},
+    }
+
+
+def summary(findings: Findings, threshold: float) -> str:
+    """What was found, and what could not be read."""
+    text = f"defective: {findings.flagged} of {findings.scored} images (score above {threshold:.4g})"
+    if findings.unreadable:
+        more = ", ..." if findings.unreadable > len(findings.missed) else ""
+        text += f"; {findings.unreadable} more could not be read ({', '.join(findings.missed)}{more})"
+    undrawn = findings.undrawn
     return text + (f"; the pictures of {undrawn} could not be written" if undrawn else "")
 
 
-def _inspected(
+def inspected(
     model: Model,
     batch: Sequence[tuple[Path, str]],
+    wanted: Sequence[bool],
     options: PredictOptions,
     folder: Path,
-    reporter: Reporter,
-) -> Iterator[dict[str, Any]]:
-    """Write the pictures of a batch; yields a row per image, with an error for a failed image."""
-    subjects = list(_prepared(model, batch, reporter))
+) -> Iterator[dict[str, Any] | None]:
+    """The row of every image of a batch, after its pictures are written; None for an image not wanted.
+
+    A row of a failed image states the reason.
+    """
+    subjects = list(_prepared(model, batch))
     found = _found(model, subjects, options.explain)
-    index = -1
-    for one in subjects:
-        row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"image": str(one.path), "error": one.error or None}
-        if found is None or one.prepared is None:
-            yield row
+    for one, needed in zip(subjects, wanted, strict=True):
+        if not needed:
+            yield None
             continue
-        index += 1
-        row |= result_row(model, found, index)
-        try:
-            output = ImageOutput(folder, one.name, options.raw_maps)
-            picture = model.read(one.path) if one.picture is None else one.picture
-            row |= {"width": picture.shape[1], "height": picture.shape[0]}
-            limits = model.calibration.heat_range
-            for name, value in output.write(
-                picture, found.anomaly_map[index], found.reconstruction[index], limits
-            ):
-                row[name] = value
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG):
-                raise  # the disk is full for the next image, too
-            row["error"] = error_sentence(one.path, "its pictures can't be written", error)
-            reporter.warn(row["error"])
-        one.picture = None
+        row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"image": str(one.path), "error": one.error or None}
+        if one.place is not None:
+            row |= result_row(model, found, one.place)
+            row |= _drawn(model, one, found, options, folder)
         yield row
 
 
-def _found(model: Model, subjects: Sequence[BatchImage], explain: bool) -> Detection | None:
-    """The model's results for the readable images; None without readable images."""
-    known = [(one.path, one.prepared) for one in subjects if one.prepared is not None]
-    if not known:
-        return None
+def _drawn(
+    model: Model, one: BatchImage, found: Detection, options: PredictOptions, folder: Path
+) -> dict[str, Any]:
+    """Write the pictures of an image; returns its columns, with the reason if a picture can't be written."""
+    columns: dict[str, Any] = {}
     try:
-        return model.predict_batch(torch.stack([prepared for _, prepared in known]), explain=explain)
-    except NotFiniteError as error:
-        raise NotFiniteError(error.rows, [str(known[row][0]) for row in error.rows]) from error
+        output = ImageOutput(folder, one.name, options.raw_maps)
+        picture = model.read(one.path) if one.picture is None else one.picture
+        one.picture = None
+        columns |= {"width": picture.shape[1], "height": picture.shape[0]}
+        limits = model.calibration.heat_range
+        heat, rebuilt = found.anomaly_map[one.place], found.reconstruction[one.place]
+        for name, value in output.write(picture, heat, rebuilt, limits):
+            columns[name] = value
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG):
+            raise  # the disk is full for the next image, too
+        columns["error"] = error_sentence(one.path, "its pictures can't be written", error)
+    return columns
 
 
-def _prepared(model: Model, batch: Sequence[tuple[Path, str]], reporter: Reporter) -> Iterator[BatchImage]:
+def _found(model: Model, subjects: Sequence[BatchImage], explain: bool) -> Detection:
+    """The model's results; sets the place of each image in them.
+
+    An image without finite results gets an error, and the others are computed without it.
+    """
+    while known := [one for one in subjects if one.prepared is not None]:
+        for place, one in enumerate(known):
+            one.place = place
+        try:
+            batch = torch.stack([one.prepared for one in known if one.prepared is not None])
+            return model.predict_batch(batch, explain=explain)
+        except NotFiniteError as error:
+            for row in error.rows:
+                known[row].fail(str(NotFiniteError([row], [str(known[row].path)])))
+    return Detection(*(torch.empty(0) for _ in fields(Detection)))
+
+
+def _prepared(model: Model, batch: Sequence[tuple[Path, str]]) -> Iterator[BatchImage]:
     """Read the images of a batch; full-size pictures are kept up to KEPT_BYTES."""
     free = KEPT_BYTES
     for path, name in batch:
@@ -162,8 +276,7 @@ def _prepared(model: Model, batch: Sequence[tuple[Path, str]], reporter: Reporte
                 one.picture, free = picture, free - picture.nbytes
             del picture
         except Exception as error:  # decoders raise nearly any exception
-            one.error = error_sentence(path, "the image can't be read", error)
-            reporter.warn(one.error)
+            one.fail(error_sentence(path, "the image can't be read", error))
         yield one
 
 
