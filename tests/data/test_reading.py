@@ -10,9 +10,10 @@ import pytest
 import tifffile
 from PIL import Image, features
 
-from mendiff.data import reading
+from mendiff.data import opening, pixels
 from mendiff.data.masks import read_mask
-from mendiff.data.reading import as_stored, as_upright, brightest, image_size, read_header, read_image
+from mendiff.data.pixels import as_stored, as_upright
+from mendiff.data.reading import brightest, image_size, read_header, read_image
 from mendiff.errors import InputError
 
 SMOOTH = np.stack(np.broadcast_arrays(*np.ogrid[:32, :48], 9), axis=-1).astype(np.uint8) * 5
@@ -31,7 +32,7 @@ def test_the_size_in_the_header_is_that_of_the_picture_in_every_format_and_orien
     tmp_path, kind, orientation
 ):
     exif = Image.Exif()
-    exif[reading.ORIENTATION_TAG] = orientation
+    exif[opening.ORIENTATION_TAG] = orientation
     stored = np.ascontiguousarray(as_stored(SMOOTH, orientation))
     path = tmp_path / f"a.{kind}"
     Image.fromarray(stored).save(path, kind, exif=exif, **FORMATS[kind])
@@ -55,7 +56,7 @@ def test_a_turned_tiff_of_any_mode_keeps_its_pixels(tmp_path, mode, orientation,
     image = Image.fromarray(stored.astype(np.uint16) * 257 if mode == "I;16" else stored)
     image = image if mode in ("I;16", "1") else image.convert(mode)
     exif = Image.Exif()
-    exif[reading.ORIENTATION_TAG] = orientation
+    exif[opening.ORIENTATION_TAG] = orientation
     image.save(tmp_path / "a.tif", compression=compression, exif=exif)
 
     expected = (
@@ -76,7 +77,7 @@ def test_a_mask_is_turned_as_its_image_is(tmp_path, kind, orientation):
     upright = np.zeros((12, 20), bool)
     upright[2:5, 3:11] = True
     exif = Image.Exif()
-    exif[reading.ORIENTATION_TAG] = orientation
+    exif[opening.ORIENTATION_TAG] = orientation
     stored = np.ascontiguousarray(as_stored(upright, orientation))
     Image.fromarray(stored.astype(np.uint8) * 255).save(tmp_path / f"a.{kind}", exif=exif)
 
@@ -130,9 +131,9 @@ def test_files_that_say_their_depth_and_files_of_8_bits_ask_for_none(tmp_path):
     assert not read_header(tmp_path / "plain.png").deep
 
 
-@pytest.mark.parametrize("bits", [1, 8, 32, -1])
+@pytest.mark.parametrize("bits", [1, 7, 32, -1])
 def test_a_depth_that_no_image_has_is_refused(tmp_path, bits):
-    with pytest.raises(InputError, match=r"bit_depth: expected 9 to 31"):
+    with pytest.raises(InputError, match=r"bit_depth: expected 8 to 31"):
         read_image(tmp_path / "a.png", bits)
 
 
@@ -142,6 +143,95 @@ def test_sixteen_bit_colour_with_alpha_shows_white_where_it_is_transparent(tmp_p
     cv2.imwrite(str(tmp_path / "a.png"), values)
 
     assert read_image(tmp_path / "a.png", 12)[..., 0].tolist() == [[255, 62], [62, 255]]
+
+
+COLOUR = np.random.default_rng(1).integers(0, 256, (8, 9, 3))
+COLOUR.flat[:2] = 0, 255
+UNIT = COLOUR / 255
+CHANNELS = {"photometric": "minisblack", "planarconfig": "contig"}
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "bit_depth"),
+    [
+        (UNIT.astype(np.float32), {"photometric": "rgb"}, 0),
+        (UNIT.astype(np.float64), {"photometric": "rgb", "compression": "zlib"}, 0),
+        (UNIT.astype(np.float32).transpose(2, 0, 1), {"photometric": "rgb", "planarconfig": "separate"}, 0),
+        (COLOUR.astype(np.float32), {"photometric": "rgb"}, 8),
+        (COLOUR.astype(np.float32) * (4095 / 255), {"photometric": "rgb"}, 12),
+        (COLOUR.astype(np.uint8), CHANNELS, 0),
+        (COLOUR.astype(np.uint16), {"photometric": "rgb"}, 8),
+        (257 * COLOUR.astype(np.uint32), {"photometric": "rgb"}, 0),
+    ],
+    ids=["float32", "float64", "planar", "float to 255", "float to 4095", "channels", "8 in 16", "uint32"],
+)
+def test_a_colour_tiff_of_any_type_becomes_the_picture_it_was_made_from(tmp_path, values, options, bit_depth):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values, extratags=[(274, "H", 1, 6, True)], **options)
+
+    assert np.array_equal(read_image(path, bit_depth), np.rot90(COLOUR, -1))
+    assert image_size(path) == (9, 8)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64])
+def test_a_grey_float_tiff_of_any_precision_is_read(tmp_path, kind):
+    tifffile.imwrite(tmp_path / "a.tif", UNIT[..., 0].astype(kind))
+
+    wrong = read_image(tmp_path / "a.tif")[..., 0].astype(int) - COLOUR[..., 0]
+    assert np.abs(wrong).max() <= (kind == np.float16)
+    assert not read_header(tmp_path / "a.tif").deep
+
+
+def test_floats_beyond_one_are_refused_with_the_option_that_allows_them(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", COLOUR[..., 0].astype(np.float32))
+
+    with pytest.raises(InputError, match=r"must lie in \[0, 1\], got 0 to \d+; .*--bit-depth 8 for 0 to 255"):
+        read_image(tmp_path / "a.tif")
+    assert np.array_equal(read_image(tmp_path / "a.tif", 8)[..., 0], COLOUR[..., 0])
+    tifffile.imwrite(tmp_path / "a.tif", 2 * COLOUR[..., 0].astype(np.float32))
+    with pytest.raises(InputError, match=r"must lie in 0 to 255, got 0 to \d+"):
+        read_image(tmp_path / "a.tif", 8)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kind", "photometric"),
+    [
+        *[(5, np.uint8, "rgb"), (6, np.uint8, "minisblack"), (6, np.uint16, "minisblack")],
+        *[(4, np.uint8, "minisblack"), (2, np.uint16, "minisblack"), (8, np.float32, "minisblack")],
+    ],
+)
+@pytest.mark.parametrize("read", [read_image, image_size, read_header])
+def test_pictures_of_several_lights_are_refused_and_never_cut_to_three(
+    tmp_path, channels, kind, photometric, read
+):
+    values = np.zeros((8, 9, channels), kind)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric=photometric, planarconfig="contig")
+
+    with pytest.raises(InputError, match=rf"a\.tif: expected a grey or RGB image, got {channels} channels"):
+        read(tmp_path / "a.tif")
+
+
+def test_damaged_tiffs_are_refused_in_one_sentence(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", UNIT.astype(np.float32), photometric="rgb")
+    data = (tmp_path / "a.tif").read_bytes()
+    for end in (4, 8, 100, len(data) - 50):
+        (tmp_path / "a.tif").write_bytes(data[:end])
+        with pytest.raises(InputError, match=r"a\.tif: "):
+            read_image(tmp_path / "a.tif")
+
+
+def test_deep_colour_is_converted_in_bands(tmp_path):
+    values = np.zeros((1500, 2000, 3), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
+    tracemalloc.start()
+    try:
+        picture = read_image(tmp_path / "a.tif", 12)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    # The 16-bit values, the picture, and the picture upright.
+    assert peak < values.nbytes + 2.1 * picture.nbytes + 60 * pixels.BAND_PIXELS
 
 
 # ---- limits ------------------------------------------------------------------------------------------
@@ -188,7 +278,7 @@ def test_the_limit_is_checked_before_pixels_are_decoded(tmp_path, monkeypatch):
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_reading_holds_one_copy_beside_the_decoded_image(tmp_path, mode, orientation):
     exif = Image.Exif()
-    exif[reading.ORIENTATION_TAG] = orientation
+    exif[opening.ORIENTATION_TAG] = orientation
     kind = "jpg" if mode == "CMYK" else "png"
     Image.new(mode, (3000, 2500)).save(tmp_path / f"a.{kind}", exif=exif)
     tracemalloc.start()  # sees NumPy's arrays and bytes; Pillow's own image is beside them
@@ -198,7 +288,7 @@ def test_reading_holds_one_copy_beside_the_decoded_image(tmp_path, mode, orienta
     finally:
         tracemalloc.stop()
 
-    assert peak < picture.nbytes * 1.1 + 30 * reading.BAND_PIXELS
+    assert peak < picture.nbytes * 1.1 + 30 * pixels.BAND_PIXELS
 
 
 # ---- damage ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mendiff.data.reading import BAND_PIXELS
+from mendiff.data.pixels import BAND_PIXELS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

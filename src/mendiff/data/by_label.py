@@ -12,8 +12,8 @@ from mendiff.data.folders import inside, own_name, subfolders
 from mendiff.data.image_files import NoImagesError, find_images
 from mendiff.data.labels import label_notes
 from mendiff.data.names import DEFECTIVE, GOOD, LABELS, SPLIT_NAMES, meaning, words
+from mendiff.data.opening import EXTENSIONS
 from mendiff.data.pairing import annotation_files, labelled
-from mendiff.data.reading import EXTENSIONS
 from mendiff.data.samples import Category, Finding, Sample
 
 TEST_WORDS = frozenset(("test", "tests", "testing", "val", "valid", "validation"))

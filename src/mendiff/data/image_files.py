@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mendiff.data.names import is_system_folder
+from mendiff.data.opening import EXTENSIONS
 from mendiff.data.outputs import any_output_kind
-from mendiff.data.reading import EXTENSIONS, further_frames, is_image
+from mendiff.data.reading import further_frames, is_image
 from mendiff.errors import InputError
 
 NO_IMAGE = "no image"

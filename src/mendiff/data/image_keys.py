@@ -5,7 +5,8 @@ import io
 import zlib
 from pathlib import Path
 
-from mendiff.data.reading import ORIENTATION_TAG, Picture, opened, read_image, to_rgb
+from mendiff.data.opening import ORIENTATION_TAG, opened
+from mendiff.data.reading import Picture, read_image, to_rgb
 from mendiff.errors import InputError
 
 ROWS = 16

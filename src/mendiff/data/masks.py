@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mendiff.data.opening import opened, orientation_of
+from mendiff.data.pixels import as_upright
 from mendiff.data.polygons import SUFFIX, annotated_size, read_annotation
-from mendiff.data.reading import as_upright, image_size, opened, orientation_of, read_header
+from mendiff.data.reading import image_size, read_header
 from mendiff.data.samples import Sample
 from mendiff.errors import InputError
 

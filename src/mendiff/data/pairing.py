@@ -11,8 +11,8 @@ from pathlib import Path
 from mendiff.data.folders import inside
 from mendiff.data.image_files import find_images
 from mendiff.data.names import TWIN_MARKS, is_labels_alone, same_name, twin_of
+from mendiff.data.opening import EXTENSIONS
 from mendiff.data.polygons import SUFFIX, annotates, is_annotation
-from mendiff.data.reading import EXTENSIONS
 from mendiff.data.samples import GOOD, Sample
 from mendiff.errors import InputError
 

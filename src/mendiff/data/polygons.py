@@ -22,7 +22,8 @@ from PIL import Image, ImageDraw
 
 from mendiff.data.json_text import parse_json
 from mendiff.data.names import same_name
-from mendiff.data.reading import check_pixels, image_size
+from mendiff.data.opening import check_pixels
+from mendiff.data.reading import image_size
 from mendiff.errors import InputError
 
 Mask: TypeAlias = npt.NDArray[np.bool_]

@@ -14,8 +14,8 @@ FACTOR = 4.0
 """Images that are resized by more than this factor are reported."""
 OBLONG = 2.0
 """Images with a larger aspect ratio than this are reported if they are downsampled."""
-DEPTHS = (10, 12, 14)
-"""Bit depths of cameras that write 16-bit files."""
+DEPTHS = (8, 10, 12, 14)
+"""Bit depths of cameras and programs that write 16-bit files."""
 
 
 def own_side(sides: list[int]) -> float:

@@ -10,8 +10,8 @@ from mendiff.data.folders import inside, own_name, subfolders
 from mendiff.data.image_files import find_images
 from mendiff.data.labels import kind_notes, label_notes
 from mendiff.data.names import LABELS, is_good_alone, meaning
+from mendiff.data.opening import EXTENSIONS
 from mendiff.data.pairing import annotation_files, labelled
-from mendiff.data.reading import EXTENSIONS
 from mendiff.data.samples import GOOD, Category
 from mendiff.data.saturation import read_saturations
 from mendiff.errors import InputError
