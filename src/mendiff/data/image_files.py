@@ -23,7 +23,7 @@ COMPANIONS = (
     *(".yml", ".zip"),
 )
 """Lower-case extensions of files that are often stored next to images."""
-PICTURED = ("findings", "a run")
+PICTURED = ("findings", "a run", "a check")
 """Output of mendiff that contains images of parts."""
 
 

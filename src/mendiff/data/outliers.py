@@ -16,6 +16,8 @@ from mendiff.data.reading import read_image
 from mendiff.data.samples import Category, Finding
 from mendiff.errors import InputError
 
+STANDING_OUT = "standing out"
+"""Kind of the findings."""
 FEWEST = 8
 """Minimum number of images for finding outliers."""
 SIDE = 64
@@ -50,7 +52,7 @@ def unlike_images(category: Category) -> list[Finding]:
                 f"{path}: differs from the other good images of {category.name} (the distance of colours and "
                 f"contrasts to the nearest images is {times:.0f} times the median); check that it is good."
             )
-            findings.append(Finding("standing out", False, sentence, (path,)))
+            findings.append(Finding(STANDING_OUT, False, sentence, (path,)))
     return findings
 
 

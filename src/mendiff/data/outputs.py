@@ -15,6 +15,7 @@ MADE: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("tuned features", "config.json", {"format": "mendiff features"}),
     ("findings", "predictions.json", {"threshold": ..., "unreadable": ...}),
     ("explanations", "explain.json", {"models": ..., "images": ...}),
+    ("a check", "check.json", {"faults": ..., "findings": ...}),
     ("a demo", "demo.json", {"mean": ..., "seconds": ...}),
     ("a run", "run.json", {"format": ...}),
     ("a tuned model", "tuning.json", {"changes": ..., "trials": ...}),

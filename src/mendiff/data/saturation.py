@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mendiff.data.json_text import from_json
+from mendiff.data.opening import opened
 from mendiff.data.samples import Saturation
 from mendiff.errors import InputError
 
@@ -34,6 +38,22 @@ def read_saturations(folder: Path) -> tuple[Saturation, ...]:
         )
     values = [[entry[name] for name in FIELDS] for entry in entries]
     return tuple(Saturation(int(value), float(area), bool(relative)) for value, area, relative in values)
+
+
+def saturated_share(mask: Path, area: int, saturations: Sequence[Saturation]) -> float:
+    """Share of a defect's pixels that must be found for it to count as found.
+
+    Args:
+        mask: picture of a single defect.
+        area: of the defect in pixels of the picture.
+        saturations: of the category; 1 for pixel values without an entry.
+    """
+    with opened(mask) as image:
+        value = int(np.asarray(image).max())
+    known = {one.value: one for one in saturations}
+    if value not in known or not area:
+        return 1.0
+    return min(known[value].area if known[value].relative else known[value].area / area, 1.0)
 
 
 def _is_valid(entry: Any) -> bool:

@@ -23,6 +23,8 @@ PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_005",
 METRICS = IMAGE_METRICS + PIXEL_METRICS
 TWIN_METRICS = ("twin_psnr_inside", "twin_psnr_outside", "twin_features_inside", "twin_features_outside")
 """Metrics of reconstructions, for data with clean twins; see `mendiff.evaluation.twins`."""
+SPRO = "auspro_005"
+"""Area under the saturated per-region overlap, for data with saturations; see `mendiff.evaluation.spro`."""
 AUPRO_FPR_LIMIT, AUPRO_STRICT_LIMIT = 0.3, 0.05
 EXACT_PIXELS = 2000 * 256 * 256
 """Above this number of pixels, pixel metrics are computed from binned values."""
@@ -118,9 +120,9 @@ def dice(maps: Tensor, masks: Tensor, threshold: float) -> float:
 
 
 def reported_metrics(results: Iterable[Mapping[str, float | None]]) -> tuple[str, ...]:
-    """Names of the metrics of some results: all METRICS, and the TWIN_METRICS that occur in them."""
+    """Names of the metrics of some results: all METRICS, and the TWIN_METRICS and SPRO that occur in them."""
     present = {metric for result in results for metric in result}
-    return (*METRICS, *(metric for metric in TWIN_METRICS if metric in present))
+    return (*METRICS, *(metric for metric in (*TWIN_METRICS, SPRO) if metric in present))
 
 
 def mean_metrics(results: Sequence[Mapping[str, float | None]], names: Iterable[str]) -> Metrics:

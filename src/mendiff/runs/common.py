@@ -18,6 +18,7 @@ from mendiff.data.reading import brightest, read_header
 from mendiff.data.samples import Use
 from mendiff.data.suitability import dark_sentence
 from mendiff.errors import InputError, check_choice
+from mendiff.evaluation.metrics import SPRO
 from mendiff.runs.reporting import Reporter, Table
 
 METRIC_TITLES = {
@@ -123,18 +124,27 @@ def _brightest(path: Path) -> int | None:
         return None
 
 
-def metrics_table(summary: dict[str, Any], title: str) -> Table:
-    """Table of the metrics of every category, their mean, and the metrics of all images pooled."""
+def metrics_table(summary: dict[str, Any], title: str, first: str = "category") -> Table:
+    """Table of the metrics of every category, their mean, and the metrics of all images pooled.
+
+    Args:
+        summary: from `mendiff.evaluation.metrics`.
+        title: of the table.
+        first: title of the first column.
+    """
     # Names of up to 20 letters fit into 80 columns.
     longest = max((len(name) for name in summary["categories"]), default=0)
-    table = Table(title, ["category", *METRIC_TITLES.values()], narrowest=min(max(longest, 8), 20))
+    titles = METRIC_TITLES
+    if any(SPRO in metrics for metrics in summary["categories"].values()):
+        titles = {**METRIC_TITLES, SPRO: "AU-\nsPRO"}
+    table = Table(title, [first, *titles.values()], narrowest=min(max(longest, 8), 20))
     rows: Iterable[tuple[str, dict[str, Any]]] = summary["categories"].items()
     if len(summary["categories"]) > 1:
         rows = [*rows, ("mean", summary["mean"])]
     if "pooled" in summary:
         rows = [*rows, ("pooled", summary["pooled"])]
     for name, metrics in rows:
-        cells = (metrics.get(key) for key in METRIC_TITLES)
+        cells = (metrics.get(key) for key in titles)
         shown = ("n/a" if value is None else f"{value:.3f}" for value in cells)
         table.add(name, *shown, section=name == "mean")
     return table

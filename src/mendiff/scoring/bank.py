@@ -90,25 +90,29 @@ class PatchBank(nn.Module):
             layers: features of the images, one (B,C,h,w) per layer.
             size: height and width of the images in pixels.
         """
-        embedded = self._embedded(layers, size)
-        known = self.vectors.to(embedded.dtype)
-        queries = embedded.flatten(2).transpose(1, 2).flatten(0, 1)
+        found = self._embedded(layers, size)
+        known = self.vectors.to(found.dtype)
+        queries = found.flatten(2).transpose(1, 2).flatten(0, 1)
         nearest = torch.cat([(one @ known.T).amax(1) for one in queries.split(CHUNK)])
-        return 1 - nearest.view(len(embedded), 1, *embedded.shape[-2:])
+        return 1 - nearest.view(len(found), 1, *found.shape[-2:])
 
     def _embedded(self, layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """All layers on one grid, concatenated to vectors of unit length, (B,D,h,w)."""
-        finest = layers[0].shape[-2:]
-        grid = (
-            min(finest[0], size[0] // PIXELS_PER_POSITION),
-            min(finest[1], size[1] // PIXELS_PER_POSITION),
-        )
-        pooled = [
-            F.avg_pool2d(one.float(), self.pool, stride=1, padding=self.pool // 2, count_include_pad=False)
-            for one in layers
-        ]
-        units = [F.normalize(to_grid(one, grid), dim=1) / len(layers) ** 0.5 for one in pooled]
-        return torch.cat(units, dim=1)
+        return embedded(layers, size, self.pool)
+
+
+def embedded(layers: Sequence[Tensor], size: tuple[int, int], pool: int = 3) -> Tensor:
+    """All layers on one grid, concatenated to vectors of unit length, (B,D,h,w); see PatchBank."""
+    finest = layers[0].shape[-2:]
+    grid = (
+        min(finest[0], size[0] // PIXELS_PER_POSITION),
+        min(finest[1], size[1] // PIXELS_PER_POSITION),
+    )
+    pooled = [
+        F.avg_pool2d(one.float(), pool, stride=1, padding=pool // 2, count_include_pad=False)
+        for one in layers
+    ]
+    units = [F.normalize(to_grid(one, grid), dim=1) / len(layers) ** 0.5 for one in pooled]
+    return torch.cat(units, dim=1)
 
 
 def covering(vectors: Tensor, count: int, rng: torch.Generator) -> Tensor:

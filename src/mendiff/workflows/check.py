@@ -1,32 +1,49 @@
-"""`mendiff check`: contents and faults of a data set."""
+"""`mendiff check`: contents and faults of a data set, and good images that differ from all others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image, ImageOps
+
 from mendiff.data.checks import check_data
 from mendiff.data.dataset import Category, read_data
-from mendiff.data.outliers import unlike_images
-from mendiff.data.reading import check_depth
+from mendiff.data.disk import short_name
+from mendiff.data.images import save_png, write_bytes
+from mendiff.data.json_text import as_json
+from mendiff.data.outliers import STANDING_OUT
+from mendiff.data.reading import Picture, check_depth, read_image
 from mendiff.data.samples import Finding, Use
+from mendiff.report.contact_sheet import SIDE, Entry, contact_sheet
+from mendiff.runs.odd_images import Odd, odd_images, odd_notes
+from mendiff.runs.places import Place, check_output, new_folder
 from mendiff.runs.reporting import Reporter, Table
 from mendiff.workflows.options import CheckOptions
+
+MOST_SHOWN = 12
+TITLE = "{}: good images that differ most, with their distance in standard deviations; check the framed ones"
 
 
 def run(options: CheckOptions, reporter: Reporter) -> dict[str, Any]:
     """Read and check a data set; `faults` in the result counts the findings that prevent its use."""
     check_depth(options.bit_depth)
+    place = None if options.out is None else check_output(options.out, options.overwrite, "a check")
     reporter = reporter.brief()
     categories, findings = read_data(options.data, options.layout)
     with reporter.bar("checking") as update:
         findings += check_data(categories, update, Use(options.image_size, options.bit_depth))
-    findings += [finding for category in categories for finding in unlike_images(category)]
+    odd: dict[str, list[Odd]] = {}
+    for category in categories:
+        with reporter.bar(f"comparing good images of {category.name}") as update:
+            odd[category.name] = odd_images(category, options.bit_depth, update)
+        findings += odd_notes(category, odd[category.name])
     faults = sum(finding.hard for finding in findings)
     rows = [_count(category) for category in categories]
     _show(options.data, rows, findings, reporter)
-    return {
+    result = {
         "data": str(options.data),
         "faults": faults,
         "warnings": len(findings) - faults,
@@ -41,6 +58,44 @@ def run(options: CheckOptions, reporter: Reporter) -> dict[str, Any]:
             for finding in findings
         ],
     }
+    if place is not None:
+        _write(place, result, odd, findings, options.bit_depth)
+        reporter.say(f"pictures of the most different good images: {options.out}")
+    return result
+
+
+def _write(
+    place: Place,
+    result: dict[str, Any],
+    odd: Mapping[str, Sequence[Odd]],
+    findings: Sequence[Finding],
+    bit_depth: int,
+) -> None:
+    """Write the result as JSON, and for every category a sheet of the good images that differ most."""
+    named = {path for finding in findings if finding.kind == STANDING_OUT for path in finding.paths}
+    with new_folder(place) as draft:
+        draft.mkdir(exist_ok=True)
+        for name, some in odd.items():
+            if not some:
+                continue
+            shown = sorted(some, key=lambda one: (one.path not in named, -one.distance))[:MOST_SHOWN]
+            entries = [
+                Entry(
+                    _thumbnail(read_image(one.path, bit_depth)),
+                    f"{one.path.name}: {one.distance:.1f}",
+                    one.path in named,
+                )
+                for one in shown
+            ]
+            save_png(contact_sheet(TITLE.format(name), entries), draft / f"{short_name(name)}.png")
+        write_bytes(draft / "check.json", as_json(result, "check.json", indent=1).encode())
+
+
+def _thumbnail(picture: Picture) -> Picture:
+    """A picture of about SIDE pixels."""
+    step = max(1, max(picture.shape) // (4 * SIDE))  # so that large pictures are not copied
+    image = Image.fromarray(np.ascontiguousarray(picture[::step, ::step]))
+    return np.asarray(ImageOps.contain(image, (SIDE, SIDE)))
 
 
 def _count(category: Category) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from mendiff.runs.common import (
     readable_categories,
     threshold_table,
 )
+from mendiff.runs.groups import measure_groups
 from mendiff.runs.places import Place, check_output, new_folder
 from mendiff.runs.reporting import Reporter
 from mendiff.runs.testing import Ranked, TestSet, find, mask_of, measure, pooled, read_tests
@@ -58,6 +59,7 @@ class Outcome:
         controls: metrics of the baselines by name; empty unless requested.
         page: the category's part of the report, if a report is requested.
         measured: paths of the images.
+        groups: metrics of groups of images, such as light conditions; empty for most data sets.
     """
 
     metrics: Metrics
@@ -67,6 +69,7 @@ class Outcome:
     controls: dict[str, Metrics]
     page: CategoryReport | None
     measured: list[Path]
+    groups: dict[str, Metrics]
 
 
 def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
@@ -109,6 +112,11 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     binned = any(not is_exact(maps) for _, _, maps, _ in everything)
     if binned:
         reporter.say("note: pixel metrics are computed from values binned to 4,096 levels (many pixels).")
+    groups = {name: summary(one.groups) for name, one in outcomes.items() if one.groups}
+    for name, rows in groups.items():
+        reporter.table(metrics_table(rows, f"groups of test images: {name}", "group"))
+    if groups:
+        result["groups"] = groups
     if options.controls:
         result["controls"] = by_baseline({name: one.controls for name, one in outcomes.items()})
         for name, rows in result["controls"].items():
@@ -182,7 +190,12 @@ def _evaluated(
         reporter.say(f"note: {category.name} has no masks, so its pixel metrics are n/a.")
     found = find(model, tests, options.batch_size, reporter, category.name)
     twins = measure_twins(tests, found.reconstruction)
-    metrics = measure(tests, found.score, found.anomaly_map) | (twins.mean if twins is not None else {})
+    grouped = measure_groups(category, tests, found.score, found.anomaly_map)
+    metrics = {
+        **measure(tests, found.score, found.anomaly_map),
+        **(twins.mean if twins is not None else {}),
+        **grouped.own,
+    }
     shown = None if side is None else page(model, category.name, tests, found, metrics, side)
     if shown is not None and explained:
         shown = replace(shown, strips=strips(model, tests, found, reporter))
@@ -194,6 +207,7 @@ def _evaluated(
         controls=measure_baselines(model, category, tests, options.half) if options.controls else {},
         page=shown,
         measured=[sample.path for sample in tests.samples],
+        groups=grouped.groups,
     )
 
 

@@ -76,8 +76,8 @@ def category_fingerprint(category: Category) -> str:
     used = [("train", path) for path in category.train]
     for sample in category.test:
         used.append((f"test {sample.label}", sample.path))
-        if sample.mask_path is not None and sample.mask_path.is_file():
-            used.append((f"mask of {os.path.relpath(sample.path, category.root)}", sample.mask_path))
+        role = f"mask of {os.path.relpath(sample.path, category.root)}"
+        used += [(role, mask) for mask in sample.masks if mask.is_file()]
         if sample.twin is not None:
             used.append((f"twin of {os.path.relpath(sample.path, category.root)}", sample.twin))
     return fingerprint(

@@ -30,11 +30,13 @@ class Options:
 
 
 SHARED = {
-    "data": "a folder of good images; a data set laid out as MVTec-AD, MPDD, VisA, MVTec-3D, BMAD or "
-    "PCB-Bank, or one of its categories; or a YAML file that lists folders",
+    "data": "a folder of good images; a data set laid out as MVTec-AD, LOCO or AD 2, MPDD, VisA, PCB-Bank, "
+    "MVTec-3D, BMAD, BTAD or KolektorSDD, or one of its categories; folders such as OK, NG and masks; or a "
+    "YAML file that lists folders",
     "categories": "categories of DATA to use (default: all)",
-    "layout": "auto, mvtec (MVTec-AD, MPDD, PCB-Bank), visa, mvtec3d, bmad, or folder for good images only",
-    "bit_depth": "significant bits of 16-bit files, such as 12; 0: as stated in the files",
+    "layout": "auto, mvtec (MVTec-AD, MPDD, PCB-Bank, BTAD), loco, mvtec2, mvtec3d, visa, bmad, kolektor, "
+    "by-label (folders such as OK and NG), or folder for good images only",
+    "bit_depth": "significant bits of 16-bit and float files, such as 12; 0: as stated in the files",
     "features": "timm's name of a pretrained backbone, auto (default) for the network that comes with "
     "mendiff, or none to compare pixels only, which finds fewer defects",
     "features_weights": "weights of the backbone, a local safetensors file (default: timm's, from the hub)",
@@ -92,26 +94,31 @@ class DemoOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
-    """Check a data set: masks, damaged images, duplicates, test images in the training set.
+    """Check a data set: labels, masks, damaged images, duplicates, test images in the training set.
 
-    Also names good images that are outliers, because a defect among them would be learned as good. Exit code:
-    0, or 2 if fit and evaluate would refuse the data.
+    Also names good images that differ from all others, because a defect among them would be learned as good.
+    Exit code: 0, or 2 if fit and evaluate would refuse the data.
 
     Attributes:
         image_size: the model's image side in pixels, for the warning about defects that vanish on resizing;
             0 for the default of fit.
+        out: also write all findings as JSON, and for every category a picture of the good images that differ
+            most from the others.
     """
 
     EXAMPLES: ClassVar = (
         "mendiff check mvtec",
+        "mendiff check photos/good -o checked  # with pictures of the good images that differ most",
         "mendiff check VisA/candle --json",
         "mendiff check parts.yaml  # bolts: {train: a, good: b, defective: [bent, dirty], masks: c}",
     )
 
     data: Path = field(metadata=ARGUMENT)
+    out: Path | None = None
     layout: str = "auto"
     image_size: int = 0
     bit_depth: int = 0
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,148 @@
+"""Finds good images that differ from all others of their category, such as a defect among them.
+
+The bundled features describe positions of an image. The distance of a position is that to the nearest
+position in any other image (leave-one-out; PatchCore, Roth et al. 2022). The distance of an image is the mean
+over its farthest positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mendiff.checkpoints.bundled import open_features
+from mendiff.data.images import resize
+from mendiff.data.outliers import FEWEST, STANDING_OUT, unlike_images
+from mendiff.data.reading import read_image
+from mendiff.data.samples import Category, Finding
+from mendiff.errors import InputError
+from mendiff.nets.features import STAGES
+from mendiff.scoring.bank import embedded
+from mendiff.scoring.score import top_share_mean
+
+SIDE = 160
+"""Image side in pixels; at 320 no more planted defects were found on real sets."""
+MOST_KNOWN, POSITIONS = 400, 4000
+"""Images from which positions are drawn, at regular intervals, and number of positions."""
+TOP_SHARE = 0.01
+FAR = 4.0
+"""Robust standard deviations above the median from which an image is named; more for few images."""
+FEW = 4.0
+"""The limit is FAR (1 + FEW / n) for n images, since their spread is less certain."""
+LEAST_SPREAD = 0.02
+"""Lower limit of the spread of log distances: images that are nearly equal differ by noise."""
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A good image and how far it is from all others.
+
+    Attributes:
+        path: of the image.
+        distance: of its log distance to the median, in robust standard deviations.
+        far: whether it is an outlier.
+    """
+
+    path: Path
+    distance: float
+    far: bool
+
+
+def odd_images(
+    category: Category, bit_depth: int = 0, update: Callable[[int, int, str], None] | None = None
+) -> list[Odd]:
+    """All readable good images of a category, the most different first; none among fewer than FEWEST.
+
+    Args:
+        category: has training images.
+        bit_depth: see read_image.
+        update: called with (done, total, note).
+    """
+    paths = list(dict.fromkeys(category.train))
+    if len(paths) < FEWEST:
+        return []
+    described = Described(bit_depth)
+    chosen = torch.linspace(0, len(paths) - 1, min(len(paths), MOST_KNOWN)).round().long().tolist()
+    known = {index: vectors for index in chosen if (vectors := described(paths[index])) is not None}
+    if len(known) < FEWEST:
+        return []
+    bank = Bank(known)
+    found: list[tuple[Path, float]] = []
+    for index, path in enumerate(paths):
+        vectors = known.get(index) if index in known else described(path)
+        if vectors is not None:
+            found.append((path, bank.distance(vectors, index)))
+        if update is not None:
+            update(index + 1, len(paths), "")
+    return ranked(found)
+
+
+def odd_notes(category: Category, odd: Sequence[Odd]) -> list[Finding]:
+    """A warning for every outlier, by features (see odd_images) or by colours and contrasts."""
+    notes = [
+        Finding(
+            STANDING_OUT,
+            False,
+            f"{one.path}: differs from the other good images of {category.name} (the distance of its "
+            f"features to theirs is {one.distance:.1f} standard deviations above the median); check that it "
+            "is good.",
+            (one.path,),
+        )
+        for one in odd
+        if one.far
+    ]
+    named = {one.path for one in odd if one.far}
+    return notes + [note for note in unlike_images(category) if not named.intersection(note.paths)]
+
+
+class Described:
+    """Describes files by the bundled features: vectors of unit length, (P,D); None if one can't be read."""
+
+    def __init__(self, bit_depth: int) -> None:
+        self._features, self._bit_depth = open_features(STAGES), bit_depth
+
+    @torch.no_grad()
+    def __call__(self, path: Path) -> Tensor | None:
+        try:
+            image = resize(read_image(path, self._bit_depth), SIDE)[None]
+        except InputError:
+            return None  # reported by check_data
+        return embedded(self._features(image), (SIDE, SIDE))[0].flatten(1).T
+
+
+class Bank:
+    """Positions of good images, drawn evenly.
+
+    Args:
+        known: the described images by index.
+    """
+
+    def __init__(self, known: dict[int, Tensor]) -> None:
+        rng = torch.Generator("cpu").manual_seed(0)
+        each = -(-POSITIONS // len(known))
+        drawn = [vectors[torch.randperm(len(vectors), generator=rng)[:each]] for vectors in known.values()]
+        self._vectors = torch.cat(drawn)
+        owners = [index for index, some in zip(known, drawn, strict=True) for _ in some]
+        self._owners = torch.tensor(owners)
+
+    def distance(self, vectors: Tensor, index: int = -1) -> float:
+        """Mean distance of the farthest positions (P,D) to the nearest positions of images of other index."""
+        likeness = (vectors @ self._vectors.T).masked_fill(self._owners == index, -1.0)
+        return float(top_share_mean(1 - likeness.amax(1).view(1, 1, 1, -1), TOP_SHARE))
+
+
+def ranked(found: Sequence[tuple[Path, float]]) -> list[Odd]:
+    """Images with their distances (see Bank), the most different first."""
+    logs = torch.tensor([distance for _, distance in found]).clamp(min=1e-6).log()
+    middle = logs.median()
+    spread = max(1.4826 * float((logs - middle).abs().median()), LEAST_SPREAD)  # of a normal distribution
+    limit = FAR * (1 + FEW / len(found))
+    odd = [
+        Odd(path, float(log - middle) / spread, float(log - middle) / spread > limit)
+        for (path, _), log in zip(found, logs, strict=True)
+    ]
+    return sorted(odd, key=lambda one: -one.distance)
