@@ -1,4 +1,4 @@
-"""How many good images `mendiff check` names, and how many defective ones if each is compared with the good ones.
+"""How many good images `mendiff check` names, and how many defective ones that are compared with them.
 
 python benchmarks/odd_images.py mvtec/bottle mvtec/screw
 """

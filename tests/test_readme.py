@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from mendiff.cli import main
 from mendiff.cli.command import COMMANDS
 from mendiff.data.dataset import NAMES
 from mendiff.data.images import save_png
+from mendiff.data.reading import read_image
 from mendiff.data.samples import Category
 from mendiff.errors import InputError
 from mendiff.evaluation.suites import SUITES
@@ -93,6 +95,14 @@ def test_python_example(photos, tiny_config, monkeypatch):
     assert tuple(names["found"].defective.shape) == (2,)
     assert "parts" in names["measured"].categories
     assert names["mendiff"].load(photos / "model").threshold == names["model"].threshold
+
+
+def test_lights_example(photos):
+    levels = [40, 120, 200]
+    for name, level in zip(("left", "right", "top"), levels, strict=True):
+        save_png(np.full((8, 9), level, np.uint8), photos / f"{name}.png")
+    exec(example("lights"), {})
+    assert (read_image("part.png") == levels).all()
 
 
 def test_anomalib_example(photos, tiny_config, monkeypatch):
