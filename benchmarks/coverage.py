@@ -159,7 +159,7 @@ def table_of_splits(stored: dict[str, dict[str, Any]], rows: Sequence[Any], spli
     for name, one in stored.items():
         scores = np.array([*one["new"], *one["good"]])
         n = max((n for n in SIZES if len(scores) - n >= FEWEST), default=0)
-        rules = {
+        rules: dict[str, Callable[[Sequence[float]], float]] = {
             "mean + 3 deviations": three_sigma,
             "adaptive F1": partial(adaptive_f1, defective=one["defective"]),
         }
