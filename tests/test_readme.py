@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import math
 import re
 import shlex
 import shutil
@@ -113,8 +114,14 @@ def test_anomalib_example(photos, tiny_config, monkeypatch):
     monkeypatch.setattr(Glad, "PRESETS", {"tiny": small})
     exec(example("anomalib"), {})
     model = mendiff.load(photos / "model")
-    assert len(model.calibration.scores) == 4
+    assert model.calibration.held_back == 4
     assert model.predict("a.png").score.isfinite().all()
+
+
+def test_postprocessor_example(photos, monkeypatch):
+    names = {}
+    exec(example("postprocessor"), names)
+    assert 0 < float(names["model"].post_processor.image_threshold) < math.inf
 
 
 # Command lines: those of the README and of --help are parsed, and checked as far as that needs no files.

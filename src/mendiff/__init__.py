@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConformalPostProcessor",
     "Detection",
     "Diad",
     "Glad",
@@ -33,6 +34,7 @@ __all__ = [
 # Names that are imported on first use, so that `import mendiff` pulls no torch.
 _HOMES = {
     "Detection": "mendiff.types",
+    "ConformalPostProcessor": "mendiff.anomalib_models",
     "Diad": "mendiff.anomalib_models",
     "Glad": "mendiff.anomalib_models",
     "Ran": "mendiff.anomalib_models",

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 def test_engine_trains_as_long_as_the_config_says(fitted):
     model, runner, _ = fitted
     assert runner.trainer.global_step == CONFIG.training.steps
-    assert len(model.calibration.scores) == 4
+    assert model.calibration.held_back == 4
 
 
 def test_engine_evaluates(fitted, folder):

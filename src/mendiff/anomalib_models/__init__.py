@@ -20,11 +20,12 @@ with warnings.catch_warnings():  # some of anomalib's models warn on import
     from mendiff.anomalib_models.images import GoodImages
     from mendiff.anomalib_models.models import Diad, Glad, Ran, module_class
     from mendiff.anomalib_models.module import MethodModule
-    from mendiff.anomalib_models.processing import GoodOnlyPostProcessor
+    from mendiff.anomalib_models.processing import ConformalPostProcessor, GoodOnlyPostProcessor
     from mendiff.anomalib_models.training import quiet, train
 
 __all__ = [
     "Categories",
+    "ConformalPostProcessor",
     "Diad",
     "Glad",
     "GoodImages",

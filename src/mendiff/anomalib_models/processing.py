@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -12,8 +13,9 @@ from anomalib.pre_processing import PreProcessor
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Resize
 
-from mendiff.calibration import Calibration
+from mendiff.calibration import FALSE_ALARM_RATE, MINIMUM, Calibration
 from mendiff.diffusion.random import content_seeds
+from mendiff.errors import InputError
 from mendiff.methods.base import Method
 
 
@@ -46,7 +48,7 @@ class GoodOnlyPostProcessor(PostProcessor):
         """
         image = ("image", calibration.scores, calibration.threshold)
         pixel = ("pixel", calibration.pixel_scores, calibration.pixel_threshold)
-        for kind, scores, threshold in (image, pixel):
+        for kind, scores, threshold in (image, pixel) if calibration.pixel_scores else (image,):
             scale = max(threshold - median(scores), 1e-3 * abs(threshold), 1e-12)
             getattr(self, f"_{kind}_threshold").fill_(threshold)
             getattr(self, f"{kind}_min").fill_(threshold - scale)
@@ -74,6 +76,54 @@ class GoodOnlyPostProcessor(PostProcessor):
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         return predictions if torch.isnan(self.image_threshold) else super().forward(predictions)
+
+
+class ConformalPostProcessor(GoodOnlyPostProcessor):
+    """Thresholds for a false-alarm rate, for any anomalib model, from the good validation images alone.
+
+        Patchcore(post_processor=ConformalPostProcessor(false_alarm_rate=0.05))
+
+    The validation images must not be training images: use a data module with `val_split_mode="from_train"`.
+    The labels select the good images; defective validation images have no influence.
+
+    Args:
+        false_alarm_rate: share of good images that the thresholds are meant to flag, in (0,1).
+        options: of anomalib's PostProcessor.
+
+    Attributes:
+        calibration: scores of the good validation images; None before the first validation.
+    """
+
+    def __init__(self, false_alarm_rate: float = FALSE_ALARM_RATE, **options: Any) -> None:
+        super().__init__(**options)
+        self.false_alarm_rate = false_alarm_rate
+        self.calibration: Calibration | None = None
+        self._found: list[tuple[list[float], list[float]]] = []
+
+    @property
+    def _checkpoint_config_keys(self) -> tuple[str, ...]:
+        return (*super()._checkpoint_config_keys, "false_alarm_rate")
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        good = ~outputs.gt_label.bool()
+        maps = outputs.anomaly_map
+        peaks = [] if maps is None else maps[good].flatten(1).amax(1).tolist()
+        self._found.append((outputs.pred_score[good].flatten().tolist(), peaks))
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        scores, peaks = (tuple(chain.from_iterable(one[at] for one in self._found)) for at in (0, 1))
+        self._found.clear()
+        if trainer.sanity_checking:
+            return
+        if len(scores) < MINIMUM:
+            raise InputError(
+                f"ConformalPostProcessor: expected at least {MINIMUM} good validation images, got "
+                f"{len(scores)}; choose a data module with val_split_mode='from_train'."
+            )
+        self.calibration = Calibration(scores, peaks, self.false_alarm_rate)
+        self.calibrate(self.calibration)
 
 
 class Detector(nn.Module):
