@@ -106,6 +106,17 @@ def test_lights_example(photos):
     assert (read_image("part.png") == levels).all()
 
 
+def test_monitor_example(photos, tiny_method):
+    from mendiff.calibration import Calibration
+    from mendiff.checkpoints import store
+
+    store.save(photos / "model", "glad", tiny_method(), Calibration((1.0, 2.0, 3.0), (1.0, 2.0, 3.0)), {})
+    assert main(["predict", "model", "parts/train/good", "-o", "findings", "--device", "cpu"]) == 0
+    names = {}
+    exec(example("monitor"), names)
+    assert len(names["result"].p_values) == 10
+
+
 def test_anomalib_example(photos, tiny_config, monkeypatch):
     import mendiff
     from mendiff.methods.glad import Glad

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mendiff.inspection import Inspection
     from mendiff.model import Model
     from mendiff.types import Detection
-    from mendiff.workflows.front import benchmark, evaluate, fit, tune
+    from mendiff.workflows.front import benchmark, evaluate, fit, monitor, tune
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "monitor",
     "tune",
 ]
 
@@ -45,6 +46,7 @@ _HOMES = {
     "evaluate": "mendiff.workflows.front",
     "fit": "mendiff.workflows.front",
     "load": "mendiff.checkpoints.store",
+    "monitor": "mendiff.workflows.front",
     "tune": "mendiff.workflows.front",
 }
 

@@ -132,10 +132,7 @@ def load(
     folder = Path(folder)
     config = read_config(folder)
     files: dict[str, str] = config["files"]
-    if category is not None and category not in (known := categories_of(folder)):
-        listed = ", ".join(known) or "none: it has a single threshold"
-        raise InputError(f"category: expected a category of {folder} ({listed}), got {category!r}.")
-    place = "" if category is None else f"{CATEGORIES}/{category}/"
+    place = _place_of(folder, category)
     for name in dict.fromkeys((WEIGHTS, f"{place}{WEIGHTS}", f"{place}{CALIBRATION}")):
         _check_hash(folder, name, files)
     method = _built(folder, config)
@@ -172,6 +169,30 @@ def _built(folder: Path, config: Mapping[str, Any]) -> Method:
     others = sorted(name for name, shape in places.items() if stored[name] != shape)
     refuse("has another shape of", others, source, THIS_CONFIG)
     return kind(settings)
+
+
+def read_calibration(folder: str | Path, category: str | None = None) -> Calibration:
+    """The scores of good images of a model folder, without its networks; errors as in load.
+
+    Args:
+        folder: see load.
+        category: see load.
+    """
+    folder = Path(folder)
+    files = read_config(folder)["files"]
+    place = _place_of(folder, category)
+    _check_hash(folder, f"{place}{CALIBRATION}", files)
+    return _read_calibration(folder / place / CALIBRATION, files.get(f"{place}{WEIGHTS}"))
+
+
+def _place_of(folder: Path, category: str | None) -> str:
+    """Place of a category's files within a model folder; InputError for an unknown category."""
+    if category is None:
+        return ""
+    if category not in (known := categories_of(folder)):
+        listed = ", ".join(known) or "none: it has a single threshold"
+        raise InputError(f"category: expected a category of {folder} ({listed}), got {category!r}.")
+    return f"{CATEGORIES}/{category}/"
 
 
 def _read_calibration(path: Path, weights: str | None) -> Calibration:

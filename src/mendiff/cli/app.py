@@ -19,6 +19,7 @@ from mendiff import __version__
 from mendiff.cli.command import COMMANDS, Command
 from mendiff.cli.ending import (
     EXIT_BAD_INPUT,
+    EXIT_DRIFT,
     EXIT_FAILED,
     EXIT_INCOMPLETE,
     EXIT_INTERRUPTED,
@@ -57,8 +58,8 @@ class Parser(ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return the exit code.
 
-    0: success. 1: failure. 2: bad input. 3: finished, but some images failed. 130, 143, 129: ended by Ctrl-C,
-    SIGTERM or SIGHUP. 141: standard output was closed by its reader.
+    0: success. 1: failure. 2: bad input. 3: finished, but some images failed. 4: `monitor` found drift. 130,
+    143, 129: ended by Ctrl-C, SIGTERM or SIGHUP. 141: standard output was closed by its reader.
     """
     OUTPUT_CLOSED.clear()
     for stream in (sys.stdout, sys.stderr):
@@ -111,6 +112,8 @@ def _main(argv: list[str], signals: Sequence[int]) -> int:
         return _answer(name, sentence, interrupt, SIGNAL_BASE + signals[0] if signals else EXIT_INTERRUPTED)
     if result.get("faults"):  # `check` lists all faults in its result
         return EXIT_BAD_INPUT
+    if result.get("drift"):
+        return EXIT_DRIFT
     return EXIT_INCOMPLETE if result.get("complete") is False else EXIT_OK
 
 
@@ -198,8 +201,9 @@ def build_parser() -> ArgumentParser:
         prog="mendiff",
         description="Find defects with diffusion models that are trained on good images only.",
         epilog="Start with 'mendiff demo'. Help for a command: mendiff COMMAND --help. Exit codes: "
-        "0 success, 1 failure, 2 bad input, 3 finished, but some images could not be read or drawn, 130, 143 "
-        "or 129 ended by Ctrl-C, SIGTERM or SIGHUP, 141 standard output was closed by its reader.",
+        "0 success, 1 failure, 2 bad input, 3 finished, but some images could not be read or drawn, 4 drift "
+        "found by monitor, 130, 143 or 129 ended by Ctrl-C, SIGTERM or SIGHUP, 141 standard output was "
+        "closed by its reader.",
         version=f"{__version__}\n",
     )
     subcommands = parser.add_subcommands(

@@ -19,7 +19,7 @@ from mendiff.workflows.options import SHARED, Options
 LARGEST = 2**63 - 1
 """Largest integer that torch accepts as a seed."""
 METAVARS = {Path: "PATH", int: "N", float: "X"}
-WRITTEN = {"models": "MODEL...", "images": "IMAGES..."}
+WRITTEN = {"models": "MODEL...", "images": "IMAGES...", "findings": "FINDINGS..."}
 
 
 @dataclass(frozen=True)

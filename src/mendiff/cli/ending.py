@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INCOMPLETE = 0, 1, 2, 3
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_DRIFT = 0, 1, 2, 3, 4
 SIGNAL_BASE = 128
 """Exit code offset: shells report 128 plus the signal number. 130 is Ctrl-C, 143 is SIGTERM."""
 EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = SIGNAL_BASE + signal.SIGINT, SIGNAL_BASE + signal.SIGPIPE

@@ -1,4 +1,4 @@
-"""The Python interface of the workflows: mendiff.fit, evaluate, tune, benchmark.
+"""The Python interface of the workflows: mendiff.fit, evaluate, tune, benchmark, monitor.
 
 Options have the names of the command line; see mendiff.workflows.options. Messages and warnings go to
 Python's logger "mendiff".
@@ -7,6 +7,7 @@ Python's logger "mendiff".
 from __future__ import annotations
 
 import html
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,16 @@ from mendiff.runs.reporting import Reporter
 from mendiff.workflows import benchmark as benchmarks
 from mendiff.workflows import evaluate as evaluation
 from mendiff.workflows import fit as fits
+from mendiff.workflows import monitor as monitoring
 from mendiff.workflows import tune as tuning
-from mendiff.workflows.options import BenchmarkOptions, EvaluateOptions, FitOptions, Options, TuneOptions
+from mendiff.workflows.options import (
+    BenchmarkOptions,
+    EvaluateOptions,
+    FitOptions,
+    MonitorOptions,
+    Options,
+    TuneOptions,
+)
 
 PathLike = str | Path
 TITLES = [title.replace("\n", " ") for title in METRIC_TITLES.values()]
@@ -93,6 +102,38 @@ class Comparison:
             if figure["category"] == shown and figure["metric"] in names:
                 means.setdefault(figure["label"], {})[figure["metric"]] = figure["value"]
         return _table([shown, *TITLES], _cells(means))
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """The result of `monitor`; shown with its picture in a notebook.
+
+    Attributes:
+        drift: whether the scores do not match the calibration set.
+        sentence: the result in one sentence.
+        since: number (from 1), name and time of the first image of the drift; None if it is unknown.
+        direction: "higher" or "lower", of the scores since then; None if it is unknown.
+        p_values: of every image, among the calibration scores.
+        log10_martingale: after every image.
+        kolmogorov_smirnov: distance to the calibration scores, and its p-value.
+        picture: PNG of p-values and martingale.
+    """
+
+    drift: bool
+    sentence: str
+    since: Mapping[str, Any] | None
+    direction: str | None
+    p_values: tuple[float, ...]
+    log10_martingale: tuple[float, ...]
+    kolmogorov_smirnov: Mapping[str, float]
+    picture: bytes
+
+    def __repr__(self) -> str:
+        return f"Monitoring({self.sentence!r})"
+
+    def _repr_html_(self) -> str:
+        data = b64encode(self.picture).decode()
+        return f'<p>{html.escape(self.sentence)}</p><img src="data:image/png;base64,{data}" width="720">'
 
 
 def fit(
@@ -176,6 +217,42 @@ def benchmark(
     """
     result = benchmarks.run(_options(BenchmarkOptions, data=data, out=out, **options), reporter or Reporter())
     return Comparison(tuple(result["results"]), tuple(result["figures"]), tuple(map(Path, result["tables"])))
+
+
+def monitor(
+    model: Model | PathLike,
+    findings: PathLike | Sequence[PathLike],
+    out: PathLike | None = None,
+    *,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Monitoring:
+    """Test whether the scores of new parts still match the calibration set, and since when they do not.
+
+    Args:
+        model: a model or a model folder.
+        findings: one or more output folders of `mendiff predict`, predictions.jsonl or predictions.csv.
+        out: file for the picture; without it, the picture is only returned.
+        reporter: receives progress and messages.
+        options: fields of MonitorOptions, such as defects=0.1.
+    """
+    places = (findings,) if isinstance(findings, str | Path) else findings
+    with _folder_of(model) as folder, _output(out) as picture:
+        asked = _options(
+            MonitorOptions, model=folder, findings=tuple(map(Path, places)), out=picture, **options
+        )
+        result = monitoring.run(asked, reporter or Reporter())
+        drawn = picture.read_bytes()
+    return Monitoring(
+        drift=result["drift"],
+        sentence=result["sentence"],
+        since=result["since"],
+        direction=result["direction"],
+        p_values=tuple(result["p_values"]),
+        log10_martingale=tuple(result["martingale"]["log10"]),
+        kolmogorov_smirnov=result["kolmogorov_smirnov"],
+        picture=drawn,
+    )
 
 
 def _options(kind: type[Options], **given: Any) -> Any:

@@ -411,6 +411,38 @@ class CalibrateOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MonitorOptions(Options):
+    """Test whether the scores of new parts still match the calibration set, and since when they do not.
+
+    A drift makes many p-values small or large, a defect only a single one. A martingale bets against the
+    p-values, image by image in the order of the rows. Without drift it ever reaches 100 with a probability
+    of at most 1 %, so the command may be repeated while rows are added. Exit code: 0, or 4 for drift.
+
+    Attributes:
+        findings: one or more output folders of mendiff predict, predictions.jsonl or predictions.csv, in the
+            order of time.
+        out: the picture, a PNG file (default: monitor.png in the first findings folder); an existing picture
+            is replaced.
+        category: category of the findings, for models with statistics per category.
+        defects: share of defective parts that is not drift.
+        seed: of the random order of equal scores.
+    """
+
+    EXAMPLES: ClassVar = (
+        "mendiff monitor model findings",
+        "mendiff monitor model monday tuesday wednesday --json",
+        "mendiff monitor model findings --defects 0.1 -o drift.png",
+    )
+
+    model: Path = field(metadata=ARGUMENT)
+    findings: tuple[Path, ...] = field(metadata=ARGUMENT)
+    out: Path | None = None
+    category: str | None = None
+    defects: float = 0.05
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportOptions(Options):
     """Write an HTML report of a run: metrics, curves and all images in a single file.
 
@@ -596,6 +628,7 @@ COMMANDS = (
     ExplainOptions,
     EvaluateOptions,
     CalibrateOptions,
+    MonitorOptions,
     ReportOptions,
     TuneOptions,
     BenchmarkOptions,
