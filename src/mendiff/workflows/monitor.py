@@ -42,7 +42,7 @@ def run(options: MonitorOptions, reporter: Reporter) -> dict[str, Any]:
             f"--defects: expected a share from 0 to below 1, such as 0.05, got {options.defects:g}."
         )
     calibration = read_calibration(options.model, options.category)
-    known = calibration.scores[: len(calibration.scores) - calibration.seen]
+    known = calibration.scores[: calibration.held_back]
     if len(known) < MINIMUM:
         raise InputError(
             f"{options.model}: expected calibration scores of at least {MINIMUM} images that were not "
