@@ -30,7 +30,8 @@ from mendiff.checkpoints.weights import read_weights
 from mendiff.cli.terminal import Terminal
 from mendiff.methods.base import random_crops
 from mendiff.methods.config import override
-from mendiff.nets.codec import BUNDLED_NETWORK, Codec, CodecConfig, TinyCodec, widened
+from mendiff.nets.codec import Codec, TinyCodec, widened
+from mendiff.nets.codec_config import BUNDLED_NETWORK, CodecConfig
 from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeatureExtractor

@@ -6,14 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mendiff.checkpoints.names import load_exactly
-from mendiff.checkpoints.pretrained import (
-    STABLE_DIFFUSION,
-    Sources,
-    find_pretrained,
-    load_diffusion,
-    load_features,
-    load_pretrained,
-)
+from mendiff.checkpoints.pretrained import find_pretrained, load_diffusion, load_features, load_pretrained
+from mendiff.checkpoints.stable_diffusion import STABLE_DIFFUSION, Sources
 from mendiff.errors import InputError
 from mendiff.methods.base import find_method, find_preset
 from mendiff.methods.config import override

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
-from mendiff.checkpoints.pretrained import Sources, load_diffusion
+from mendiff.checkpoints.pretrained import load_diffusion
+from mendiff.checkpoints.stable_diffusion import Sources
 from mendiff.checkpoints.text import _LETTERS, END, embed, read_prompts, words_of
 from mendiff.errors import InputError
 from mendiff.methods.base import find_method, find_preset

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mendiff.errors import InputError
-from mendiff.nets.codec import MEAN, STD, CodecConfig, as_seen, as_tuned
+from mendiff.nets.codec import MEAN, STD, as_seen, as_tuned
+from mendiff.nets.codec_config import CodecConfig
 from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining, latent_scale
 from mendiff.nets.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss

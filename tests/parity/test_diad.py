@@ -25,7 +25,7 @@ from mendiff.evaluation.metrics import image_and_pixel_metrics
 from mendiff.methods.base import TrainingConfig
 from mendiff.methods.diad import GUIDANCE, MEAN, STD, Diad
 from mendiff.methods.diad_config import PUBLISHED, DiadConfig
-from mendiff.nets.codec import CodecConfig
+from mendiff.nets.codec_config import CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.semantic_guided import GuideConfig
 from mendiff.scoring.maps import cosine_map

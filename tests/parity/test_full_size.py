@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from mendiff.checkpoints.pretrained import Sources, load_diffusion
+from mendiff.checkpoints.pretrained import load_diffusion
+from mendiff.checkpoints.stable_diffusion import Sources
 from mendiff.methods.base import find_method, find_preset
 from mendiff.methods.diad import Diad
 from mendiff.methods.diad_config import DiadConfig
-from mendiff.nets.codec import CodecConfig
+from mendiff.nets.codec_config import CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.semantic_guided import GuideConfig
 

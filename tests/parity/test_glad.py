@@ -14,7 +14,7 @@ from mendiff.diffusion.ladder import ladder
 from mendiff.diffusion.schedule import NoiseSchedule
 from mendiff.methods.glad import Glad
 from mendiff.methods.glad_config import GladConfig
-from mendiff.nets.codec import CodecConfig
+from mendiff.nets.codec_config import CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig
 from mendiff.scoring.maps import gaussian_kernel, object_mask

@@ -8,14 +8,11 @@ from mendiff.data.images import colour_heat
 from mendiff.report.strips import (
     BAR,
     GROUND,
-    NO_BREAK,
     Explanation,
     Scale,
     compared,
     describe,
     draw_explanations,
-    font,
-    wrapped,
 )
 from mendiff.types import Detection, Panel, Trace
 
@@ -110,18 +107,6 @@ def test_half_colour_lies_in_the_middle_of_a_scale() -> None:
 )
 def test_a_score_says_how_it_stands_to_its_limit(score, limit, words) -> None:
     assert compared(score, limit) == words
-
-
-@given(st.text(max_size=60), st.integers(40, 300))
-def test_text_fits_its_width_whatever_the_words(text: str, width: int) -> None:
-    for line in wrapped(text, width, 12):
-        assert font(12).getlength(line) <= width or len(line) <= 2
-
-
-def test_figures_stay_with_their_signs_when_text_is_wrapped() -> None:
-    lines = wrapped("score 0.615 > 0.4 stops, back to t = 451", 60, 11)
-    assert f">{NO_BREAK}0.4" in lines
-    assert f"t{NO_BREAK}={NO_BREAK}451" in lines
 
 
 def test_words_stand_out_on_their_ground() -> None:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mendiff.nets.codec import CodecConfig, make_codec
+from mendiff.nets.codec import make_codec
+from mendiff.nets.codec_config import CodecConfig
 from mendiff.nets.codec_fit import CodecFitConfig
 from mendiff.training.codec_stage import CodecStage, fit_codec
 

@@ -67,7 +67,7 @@ def test_a_codec_of_ones_own_takes_the_place_of_the_pretrained_one(
     run, data, tmp_path, diffusion, shrunk, networks
 ):
     from mendiff.checkpoints.codecs import save_codec
-    from mendiff.nets.codec import CodecConfig
+    from mendiff.nets.codec_config import CodecConfig
 
     weights = {f"network.{key}": one * 2 for key, one in networks[1].state_dict().items()}
     (tmp_path / "codec").mkdir()

@@ -20,7 +20,7 @@ from mendiff.checkpoints.weights import read_weights
 from mendiff.data.images import write_bytes
 from mendiff.errors import InputError
 from mendiff.nets import AUTO
-from mendiff.nets.codec import CodecConfig
+from mendiff.nets.codec_config import CodecConfig
 from mendiff.nets.features import FeaturesConfig
 from mendiff.nets.student import BUNDLED, StudentConfig, StudentFeatures
 

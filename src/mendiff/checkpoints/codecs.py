@@ -13,7 +13,8 @@ from mendiff.checkpoints.names import check_finite, load_exactly
 from mendiff.checkpoints.weights import read_weights, write_weights
 from mendiff.errors import InputError
 from mendiff.methods.config import config_from_dict, config_to_dict
-from mendiff.nets.codec import Codec, CodecConfig, make_codec
+from mendiff.nets.codec import Codec, make_codec
+from mendiff.nets.codec_config import CodecConfig
 
 FORMAT, VERSION = "mendiff codec", 2
 CONFIG, WEIGHTS = "config.json", "codec.safetensors"

@@ -17,7 +17,8 @@ from mendiff.checkpoints.text import embed
 from mendiff.errors import InputError
 from mendiff.methods.diad import Diad
 from mendiff.methods.diad_config import DiadConfig
-from mendiff.nets.codec import MEAN, STD, CodecConfig, make_codec
+from mendiff.nets.codec import MEAN, STD, make_codec
+from mendiff.nets.codec_config import CodecConfig
 from mendiff.nets.features import FeatureExtractor, make_features
 from mendiff.nets.modes import builds_in_float32
 from mendiff.nets.published import codec_names, guide_names, renewed_codec_names, unet_names

@@ -12,7 +12,7 @@ from mendiff.checkpoints.codecs import CODEC, read_codec
 from mendiff.checkpoints.import_diad import convert_codec
 from mendiff.checkpoints.import_files import read_checkpoint
 from mendiff.checkpoints.names import load_exactly, under
-from mendiff.checkpoints.pretrained import UNET_NAME
+from mendiff.checkpoints.stable_diffusion import UNET_NAME
 from mendiff.errors import InputError
 from mendiff.methods.glad import Glad
 

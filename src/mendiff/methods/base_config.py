@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 
 from mendiff.diffusion.schedule import Kind
 from mendiff.errors import LARGEST_SIDE, InputError, check_choices, check_count, check_range
-from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
+from mendiff.nets.codec_config import PIXEL_KINDS, CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.features import FeaturesConfig
 

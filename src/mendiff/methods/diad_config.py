@@ -11,7 +11,7 @@ from mendiff.diffusion.ladder import Spacing
 from mendiff.errors import InputError, check_count, check_range
 from mendiff.methods.base_config import SMALL_TRAINING, TIMESTEPS, DiffusionConfig, TrainingConfig
 from mendiff.nets import AUTO
-from mendiff.nets.codec import TINY_CODEC, CodecConfig, check_pixels
+from mendiff.nets.codec_config import TINY_CODEC, CodecConfig, check_pixels
 from mendiff.nets.codec_fit import CodecFitConfig
 from mendiff.nets.denoiser import DenoiserConfig, conditional_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig

@@ -11,7 +11,7 @@ from mendiff.diffusion.schedule import Kind
 from mendiff.errors import LARGEST_SIDE, InputError, check_choices, check_count, check_range
 from mendiff.methods.base_config import SMALL_TRAINING, TIMESTEPS, DiffusionConfig, TrainingConfig
 from mendiff.nets import AUTO
-from mendiff.nets.codec import PIXEL_KINDS, CodecConfig
+from mendiff.nets.codec_config import PIXEL_KINDS, CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig, attention_unet, plain_unet
 from mendiff.nets.features import TINY_FEATURES, FeaturesConfig
 from mendiff.scoring.readout_config import MOST_ENLARGED

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from mendiff.errors import InputError
-from mendiff.nets.codec import Codec, CodecConfig, KLCodec, TinyCodec, as_seen, as_tuned, make_codec
+from mendiff.nets.codec import Codec, KLCodec, TinyCodec, as_seen, as_tuned, make_codec
+from mendiff.nets.codec_config import CodecConfig
 from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from mendiff.nets.features import FeaturesConfig, make_features

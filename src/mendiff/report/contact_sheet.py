@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mendiff.data.reading import Picture
-from mendiff.report.strips import Sheet, line_height, wrapped
+from mendiff.report.strips import Sheet
+from mendiff.report.text import line_height, wrapped
 
 SIDE, GAP, SIZE = 200, 12, 13
 COLUMNS = 4

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import groupby
-from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from mendiff.data.images import Heat, colour_heat, draw_contour, normalise_heat, overlay, to_picture
 from mendiff.data.masks import Mask
 from mendiff.data.reading import Picture
 from mendiff.report.pictures import thumbnail_size
 from mendiff.report.plots import number
+from mendiff.report.text import font, line_height, wrapped
 from mendiff.types import Panel, Trace
 
 GROUND, INK, SOFT, DECIDED, LINE = "#ffffff", "#1f2326", "#5d6468", "#a81d16", "#c9cbc6"
@@ -27,7 +24,6 @@ WIDTH = 1800
 FEWEST = 4
 """Minimum number of columns side by side, whatever their width."""
 SMALLEST_TEXT, LARGEST_TEXT = 11, 18
-NO_BREAK = "\N{NO-BREAK SPACE}"
 BAR = 6
 """Height of a colour scale in pixels."""
 
@@ -216,46 +212,6 @@ def _fitted(picture: Picture | Heat, size: tuple[int, int]) -> np.ndarray:
 
 
 # ---- drawing -----------------------------------------------------------------------------------------
-
-
-@cache
-def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font shipped with matplotlib, which covers the characters of most names."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    path = str(Path(mpl.get_data_path()) / "fonts/ttf" / name)
-    # The other layout engine is not installed everywhere and fails for some file names.
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
-
-
-def line_height(size: int) -> int:
-    """Height of a line of text in pixels."""
-    return round(size * 1.35)
-
-
-def wrapped(text: str, width: int, size: int, bold: bool = False) -> list[str]:
-    """Wrap text into lines of a maximum width in pixels.
-
-    Words that are too long are cut. Numbers stay on the line of their comparison sign. Unprintable characters
-    in file names are replaced.
-    """
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    kept = re.sub(" = |(?<=[≤>]) ", lambda part: part[0].replace(" ", NO_BREAK), shown)
-    lines: list[str] = []
-    for word in filter(None, kept.split(" ")):
-        joined = f"{lines[-1]} {word}" if lines else word
-        if lines and font(size, bold).getlength(joined) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(word)
-    return [_cut(line, width, size, bold) for line in lines]
-
-
-def _cut(line: str, width: int, size: int, bold: bool) -> str:
-    if font(size, bold).getlength(line) <= width:
-        return line
-    while len(line) > 1 and font(size, bold).getlength(line + "…") > width:
-        line = line[:-1]
-    return line + "…"
 
 
 def _heading(title: str, width: int, text: int) -> Picture:

@@ -15,7 +15,8 @@ import torch
 from mendiff.calibration import FALSE_ALARM_RATE
 from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import read_codec_config
-from mendiff.checkpoints.pretrained import NOT_FOR_IT, STABLE_DIFFUSION
+from mendiff.checkpoints.pretrained import NOT_FOR_IT
+from mendiff.checkpoints.stable_diffusion import STABLE_DIFFUSION
 from mendiff.checkpoints.weights import read_weights
 from mendiff.data.cache import ImageCache
 from mendiff.data.checks import Take

@@ -18,7 +18,7 @@ import torch
 from mendiff.checkpoints.bundled import resolved
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import Method, MethodConfig, find_method
-from mendiff.nets.codec import CodecConfig
+from mendiff.nets.codec_config import CodecConfig
 from mendiff.training.codec_stage import codec_step
 from mendiff.training.optimizers import COMPUTED_IN, make_optimizer, trainer_precision
 

@@ -6,6 +6,7 @@ Its metrics show the contribution of read-out, codec and features without the di
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ from mendiff.checkpoints.provenance import fitted_of
 from mendiff.diffusion.random import PerImageRandom, content_seeds
 from mendiff.methods.base import Method, find_method
 from mendiff.model import Model
-from mendiff.training.optimizers import make_optimizer
 from mendiff.training.random import seed_of
 from mendiff.training.split import held_back_and_seen
+from mendiff.training.step import Learner
 
 
 def untrained(model: Model, held_back: Sequence[Tensor], seen: Sequence[Tensor], seed: int = 0) -> Model:
@@ -60,14 +61,9 @@ def _take_frozen(fitted: Method, method: Method) -> None:
 
 
 def _take_a_step(method: Method, images: Sequence[Tensor], seed: int) -> None:
-    """A single optimizer step on the first images, at the initial learning rate."""
-    plan = method.config.training
+    """A single training step on the first images, at the initial learning rate."""
+    plan = replace(method.config.training, ema=0.0)
     batch = torch.stack(list(images[: plan.batch_size])).to(next(method.parameters()).device)
-    batch = method.frame(batch).image
     rng = PerImageRandom(torch.tensor([seed_of(seed, place) for place in range(len(batch))]))
-    optimizer = make_optimizer(plan, [one for one in method.parameters() if one.requires_grad])
-    for group in optimizer.param_groups:
-        group["lr"] = plan.learning_rate / max(plan.warmup, 1)
     with torch.enable_grad():
-        method.training_loss(batch, rng).backward()
-    optimizer.step()
+        Learner(method, plan).descend(method.training_loss(method.frame(batch).image, rng), step=0)

@@ -10,7 +10,8 @@ import torch
 
 from mendiff.checkpoints.bundled import fill, resolved
 from mendiff.checkpoints.files import sha256_of
-from mendiff.checkpoints.pretrained import Sources, extractors_of, find_pretrained, load_pretrained
+from mendiff.checkpoints.pretrained import extractors_of, find_pretrained, load_pretrained
+from mendiff.checkpoints.stable_diffusion import Sources
 from mendiff.checkpoints.weights import read_weights
 from mendiff.errors import InputError
 from mendiff.methods.base import Method, MethodConfig, find_method

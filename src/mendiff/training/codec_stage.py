@@ -14,7 +14,8 @@ from torch import Tensor
 from mendiff.checkpoints.bundled import fill, resolved
 from mendiff.methods.base import Batches, Method, TrainingConfig
 from mendiff.nets import AUTO
-from mendiff.nets.codec import Codec, CodecConfig, TinyCodec, make_codec
+from mendiff.nets.codec import Codec, TinyCodec, make_codec
+from mendiff.nets.codec_config import CodecConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeaturesConfig
 from mendiff.synthesis.blend import SynthesisConfig, synthesize

@@ -23,8 +23,9 @@ from mendiff.checkpoints.import_diad import (
 from mendiff.checkpoints.import_files import read_checkpoint
 from mendiff.checkpoints.import_glad import find_unet, import_codec, import_unet
 from mendiff.checkpoints.names import check_finite
-from mendiff.checkpoints.pretrained import STABLE_DIFFUSION, Sources, load_diffusion, load_features
+from mendiff.checkpoints.pretrained import load_diffusion, load_features
 from mendiff.checkpoints.provenance import Fitted, this_machine, with_fitted
+from mendiff.checkpoints.stable_diffusion import STABLE_DIFFUSION, Sources
 from mendiff.checkpoints.store import save
 from mendiff.checkpoints.text import read_prompts
 from mendiff.checkpoints.weights import read_weights

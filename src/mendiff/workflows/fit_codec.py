@@ -26,7 +26,8 @@ from mendiff.errors import InputError, check_choice
 from mendiff.methods.base import TrainingConfig
 from mendiff.methods.config import config_to_dict, override
 from mendiff.methods.diad_config import PUBLISHED
-from mendiff.nets.codec import Codec, CodecConfig, as_seen, as_tuned
+from mendiff.nets.codec import Codec, as_seen, as_tuned
+from mendiff.nets.codec_config import CodecConfig
 from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining, latent_scale
 from mendiff.nets.features import FeatureExtractor

@@ -18,7 +18,7 @@ from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import CONFIG, WEIGHTS
 from mendiff.checkpoints.files import fingerprint, read_json, sha256_of, write_json
 from mendiff.checkpoints.hub import cached_file
-from mendiff.checkpoints.pretrained import Sources, open_diffusion
+from mendiff.checkpoints.stable_diffusion import Sources, open_diffusion
 from mendiff.data.dataset import Category
 from mendiff.data.image_files import find_images
 from mendiff.errors import InputError

@@ -20,7 +20,8 @@ from mendiff.checkpoints.files import (
     sha256_of,
     write_json,
 )
-from mendiff.checkpoints.pretrained import Sources, extractors_of, find_pretrained
+from mendiff.checkpoints.pretrained import extractors_of, find_pretrained
+from mendiff.checkpoints.stable_diffusion import Sources
 from mendiff.data.dataset import Category
 from mendiff.data.image_files import find_images
 from mendiff.errors import InputError

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from mendiff.checkpoints.pretrained import STABLE_DIFFUSION
+from mendiff.checkpoints.stable_diffusion import STABLE_DIFFUSION
 from mendiff.errors import InputError
 from mendiff.methods.base import MethodConfig, TrainingConfig
 from mendiff.methods.config import override
