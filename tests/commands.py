@@ -25,7 +25,7 @@ SETTINGS = {
     "crop": "0",
     "denoiser.network": NETWORK,
     "training.steps": "2",
-    "training.batch_size": "2",
+    "training.batch_size": "4",
     **SMALL_READOUT,
 }
 METRICS = [
@@ -45,7 +45,9 @@ def settings(**changes):
 DEFAULT_READOUT = {key.replace(".", "__"): None for key in SMALL_READOUT}
 RAN = (
     *("--method", "ran"),
-    *settings(codec__factor="8", start_timesteps="[20, 90]", gradient__steps="2", **DEFAULT_READOUT),
+    *settings(
+        codec__factor="8", start_timesteps="[20, 90]", gradient__steps="2", enlarge="0", **DEFAULT_READOUT
+    ),
 )
 DIAD = ("--method", "diad", *settings(codec__factor="4", denoiser__network=GUIDED_NETWORK))
 PAPER = (

@@ -69,6 +69,8 @@ TINY = {
     "ran": {
         "image_size": 32,
         "crop": 0,
+        "gradient.steps": 4,
+        "gradient.every": 2,
         "denoiser.network": {
             **SMALL_UNET,
             "block_out_channels": [16, 24, 32],
@@ -109,7 +111,7 @@ HUB = "somebody/tiny-diffusion"
 @pytest.fixture(scope="session")
 def small_codec():
     """The config of an AutoencoderTiny small enough for tests: factor 2, 2 channels."""
-    from mendiff.nets.codec import CodecConfig
+    from mendiff.nets.codec_config import CodecConfig
 
     widths = {"encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8]}
     blocks = {"num_encoder_blocks": [1, 1], "num_decoder_blocks": [1, 1]}
@@ -118,11 +120,13 @@ def small_codec():
 
 @pytest.fixture(autouse=True, scope="session")
 def few_flaws():
-    """One flaw per held-back image where a fit chooses a read-out: looking at them is its dear part."""
+    """One synthetic defect per held-back image in a fit: scoring them dominates its cost."""
     from mendiff.methods import base
+    from mendiff.runs import power
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "PROBES_PER_IMAGE", 1)
+        patch.setattr(power, "PER_IMAGE", 1)
         yield
 
 
@@ -197,7 +201,8 @@ def bundled(tmp_path, monkeypatch):
 
     from mendiff.checkpoints import bundled
     from mendiff.checkpoints.codecs import save_codec
-    from mendiff.nets.codec import BUNDLED_NETWORK, CodecConfig, make_codec
+    from mendiff.nets.codec import make_codec
+    from mendiff.nets.codec_config import BUNDLED_NETWORK, CodecConfig
     from mendiff.nets.student import Student, StudentConfig
 
     trained, folder = tmp_path / "trained", tmp_path / "bundled"

@@ -12,6 +12,7 @@ import time
 import pytest
 
 import mendiff.model as mendiff_model
+from mendiff.cli import main
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -113,9 +114,18 @@ def closed_pipe(*words):
 
 
 def test_a_reader_that_goes_away_ends_a_command_quietly(model):
-    assert closed_pipe("info", model, "--json") == ("", 141)
     assert closed_pipe("info", "--help")[0] == ""
     assert closed_pipe("info", model) == ("", 141)
+
+
+def test_a_closed_output_is_an_exit_code(model, monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["info", str(model), "--json"]) == 141
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def cases() -> st.SearchStrategy[tuple[np.ndarray, np.ndarray]]:
     return draw_case()
 
 
-@settings(max_examples=100, deadline=None, database=None, derandomize=True)
+@settings(max_examples=40, deadline=None, database=None, derandomize=True)
 @given(case=cases())
 def test_image_metrics_equal_scikit_learn_with_ties_and_scores_of_any_range(
     case: tuple[np.ndarray, np.ndarray],

@@ -9,7 +9,7 @@ from mendiff.evaluation.ranking import DROPPED_BITS, _keys, _values, rank, rank_
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False)
 
 
-@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@settings(max_examples=60, deadline=None, database=None, derandomize=True)
 @given(values=arrays.arrays(np.float32, st.integers(2, 40), elements=FLOATS))
 def test_binning_keeps_the_order_and_rounds_down_by_one_part_in_4096(values: np.ndarray) -> None:
     keys = _keys(values)
@@ -22,7 +22,7 @@ def test_binning_keeps_the_order_and_rounds_down_by_one_part_in_4096(values: np.
     assert np.allclose(rounded, values, rtol=2**-11, atol=1e-37)
 
 
-@settings(max_examples=100, deadline=None, database=None, derandomize=True)
+@settings(max_examples=40, deadline=None, database=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), levels=st.integers(1, 60))
 def test_binned_counts_equal_exact_ones_where_no_two_values_share_a_bin(seed: int, levels: int) -> None:
     rng = np.random.default_rng(seed)

@@ -14,7 +14,6 @@ from mendiff.types import Detection
 
 pytestmark = pytest.mark.parametrize("name", METHODS)
 SEEDS = torch.tensor([11, 5, 2**62, 0])
-SHORT = {"ran": {"gradient.steps": 16}}
 
 
 @contextmanager
@@ -52,7 +51,7 @@ def fitted(method, pictures):
 @pytest.fixture(scope="module")
 def methods(tiny_method, pictures):
     """Fitted, by name."""
-    return {name: fitted(tiny_method(name, SHORT.get(name)), pictures) for name in METHODS}
+    return {name: fitted(tiny_method(name), pictures) for name in METHODS}
 
 
 @pytest.fixture

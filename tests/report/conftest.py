@@ -1,6 +1,6 @@
 """Reports to test with, and the page that is made of one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from mendiff.evaluation.metrics import METRICS, summary
 from mendiff.report.contents import CategoryReport, ImageRow, Report, Strip, TypeRow
 from mendiff.report.html import write_report
 from mendiff.report.pictures import make_pictures
+from mendiff.report.plots import Figure
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -59,6 +60,25 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def drawn_once() -> Iterator[None]:
+    """Pages of the same category share its plots: to draw them takes most of a page's time."""
+    from mendiff.report import html
+
+    drawn: dict[str, list[Figure]] = {}
+
+    def plots(category: CategoryReport, identity: str) -> list[Figure]:
+        key = repr((category, identity))
+        if key not in drawn:
+            drawn[key] = draw(category, identity)
+        return drawn[key]
+
+    draw = html.plots
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(html, "plots", plots)
+        yield
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ def test_defects_are_those_of_the_images_that_are_given_and_the_same_every_time(
 
     monkeypatch.setattr(model, "predict_batch", scored)
     monkeypatch.setattr(power, "BATCH", 3)
+    monkeypatch.setattr(power, "PER_IMAGE", 4)
     images = [torch.rand(3, 32, 32, generator=rng) for _ in range(2)]
     steps = []
     first = estimate_power(model, images, lambda title, done, total, note: steps.append((done, total)))

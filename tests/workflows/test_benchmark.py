@@ -118,9 +118,10 @@ def test_tables_show_the_jobs_of_earlier_commands_too(parts, finished):
 
 def test_our_methods_compare_pixels_alone_where_no_features_were_asked_for(parts, tmp_path, one_process):
     asked = ["--methods", "glad", "--categories", "bolt", "--features", "none"]
-    small = ["--set", "glad.training.steps=1", "--set", "glad.crop=32", "--set", "glad.sampler_steps=2"]
+    small = {"training.steps": 1, "image_size": 32, "crop": 0, "readout.bank_size": 200, "readout.enlarge": 0}
+    asked += [word for key, value in small.items() for word in ("--set", f"glad.{key}={value}")]
 
-    assert main(["benchmark", str(parts), "-o", str(tmp_path / "run"), *asked, *small]) == 0
+    assert main(["benchmark", str(parts), "-o", str(tmp_path / "run"), *asked]) == 0
 
     config = json.loads((tmp_path / "run/jobs/glad-bolt-0" / MODEL / "config.json").read_text())
     assert config["config"]["features"]["name"] == ""

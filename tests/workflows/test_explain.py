@@ -26,7 +26,7 @@ def models(tmp_path_factory, tiny_method, pictures):
     """A model folder of every method."""
     root = tmp_path_factory.mktemp("models")
     for name in METHODS:
-        method = tiny_method(name, {"gradient.steps": 2, "gradient.every": 1} if name == "ran" else None)
+        method = tiny_method(name)
         method.fit_statistics(lambda: iter([(pictures, content_seeds(pictures))]))
         store.save(
             root / name, name, method, Calibration((1.0, 1.1, 1.2), (1.0, 1.1, 1.2)), {"preset": "tiny"}

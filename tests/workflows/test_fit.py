@@ -13,16 +13,7 @@ import mendiff
 from mendiff.anomalib_models import GoodImages
 from mendiff.runs.locks import exclusive_output
 from mendiff.training.split import choose
-from tests.commands import (
-    DEFAULT_READOUT,
-    DIAD,
-    METRICS,
-    RAN,
-    TOLD,
-    draw,
-    picture,
-    settings,
-)
+from tests.commands import DIAD, METRICS, RAN, TOLD, draw, picture, settings
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -72,7 +63,7 @@ def test_a_model_folder_that_comes_up_during_a_fit_stays_and_the_model_too(run, 
 
 
 def test_fit_writes_a_model_and_says_so(run, data, tmp_path):
-    code, out, err = run("fit", data / "train/good", "-o", tmp_path / "model", *settings(**DEFAULT_READOUT))
+    code, out, err = run("fit", data / "train/good", "-o", tmp_path / "model", *settings())
     assert (code, out) == (0, "")
     assert "9 good images of good, 32 pixels, 2 steps on cpu" in err
     assert f"model: {tmp_path / 'model'}" in err

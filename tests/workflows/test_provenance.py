@@ -32,7 +32,7 @@ NETWORK = (
     "up_block_types: [UpBlock2D, UpBlock2D], norm_num_groups: 4, add_attention: false}"
 )
 SETTINGS = (
-    *("image_size=32", "crop=0", "training.batch_size=2", f"denoiser.network={NETWORK}"),
+    *("image_size=32", "crop=0", "training.batch_size=4", f"denoiser.network={NETWORK}"),
     *("readout.bank_size=200", "readout.enlarge=0"),
 )
 
@@ -163,10 +163,10 @@ def test_a_model_for_categories_holds_back_images_of_each(apart, data):
     assert record.data == fingerprint(seed for seeds in both for seed in seeds)
 
 
-def test_a_module_of_anomalib_saves_what_is_known(tmp_path, data):
+def test_a_module_of_anomalib_saves_what_is_known(apart, tmp_path, data):
     from mendiff.anomalib_models import train
 
-    config = store.load(data.parent / "apart").method.config
+    config = store.load(apart).method.config
     module = mendiff.Glad(dataclasses.replace(config, training=dataclasses.replace(config.training, steps=1)))
     paths = sorted((data / "nuts/train/good").glob("*.png"))
     train(module, GoodImages(paths, 32), workdir=tmp_path / "work")
@@ -235,8 +235,7 @@ def test_a_model_that_names_none_is_split_as_fit_does(fitted, data, tmp_path):
     assert content_seeds(torch.stack(kept)).tolist() == choose(seeds_of(data / "nuts/train/good"))
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-@pytest.mark.parametrize("chosen", [True, False])
+@pytest.mark.parametrize(("recorded", "chosen"), [(True, True), (False, False)])
 def test_tune_keeps_the_categories_and_takes_no_image_for_held_back_that_was_trained_on(
     apart, data, tmp_path, monkeypatch, capsys, recorded, chosen
 ):
@@ -267,9 +266,9 @@ def test_tune_keeps_the_categories_and_takes_no_image_for_held_back_that_was_tra
         assert after.calibration.scores == pytest.approx(again.calibration.scores, rel=1e-4)
 
 
-def test_tune_keeps_the_stop_rules_own_features(data, backbone, tmp_path, capsys, monkeypatch):
+def test_tune_keeps_the_stop_rules_own_features(fitted, data, backbone, tmp_path, capsys, monkeypatch):
     """They come from a file that the model folder holds alone."""
-    model = store.load(data.parent / "model")
+    model = store.load(fitted)
     config = dataclasses.replace(model.method.config, own_stop_features=True, adaptive=True)
     method = GladMethod(config).eval()
     own = method.state_dict()
@@ -325,7 +324,7 @@ def test_a_codec_that_diverged_leaves_nothing(told, data, tmp_path, monkeypatch)
 # Scores that are no numbers, at the command line.
 
 
-def test_images_are_named_by_their_files(told, data, tmp_path, monkeypatch):
+def test_images_are_named_by_their_files(apart, told, data, tmp_path, monkeypatch, capsys):
     predict = GladMethod.predict
 
     def poisoned(self, image, seeds):
@@ -335,12 +334,12 @@ def test_images_are_named_by_their_files(told, data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(GladMethod, "predict", poisoned)
     folder = data / "nuts/train/good"
-    words = (data.parent / "apart", folder, "-o", tmp_path / "findings", "--batch-size", "4")
-    sentence = told("predict", *words)
+    words = (apart, folder, "-o", tmp_path / "findings", "--batch-size", "4")
+    assert main(["predict", *map(str, words)]) == 2
     last = sorted(folder.glob("*.png"))[3]
-    assert f"mendiff predict: {last}: expected finite scores and maps, got NaN or infinity" in sentence
+    assert f"{last}: expected finite scores and maps, got NaN or infinity" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    sentence = told("evaluate", data.parent / "apart", data / "nuts")
+    sentence = told("evaluate", apart, data / "nuts")
     assert "/test/spot/0.png: expected finite scores and maps" in sentence
 
 

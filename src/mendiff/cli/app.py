@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str], signals: Sequence[int]) -> int:
-    parser = build_parser()
+    # To make the options of all commands takes as long as a short command itself.
+    parser = build_parser([command for command in COMMANDS if command.name in argv[:1]] or COMMANDS)
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as end:
@@ -195,8 +196,8 @@ def _with_plain_exponents() -> Any:
     return Loader
 
 
-def build_parser() -> ArgumentParser:
-    """The whole command line."""
+def build_parser(commands: Sequence[Command]) -> ArgumentParser:
+    """The command line with some of its commands."""
     parser = Parser(
         prog="mendiff",
         description="Find defects with diffusion models that are trained on good images only.",
@@ -209,7 +210,7 @@ def build_parser() -> ArgumentParser:
     subcommands = parser.add_subcommands(
         title="commands", metavar="COMMAND", dest="subcommand", required=False
     )
-    for command in COMMANDS:
+    for command in commands:
         subcommands.add_subcommand(command.name, _command_parser(command), help=command.summary)
     return parser
 

@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -223,13 +224,18 @@ def _make_backbone(config: FeaturesConfig) -> Any:
 
 def _arguments(config: FeaturesConfig) -> dict[str, Any]:
     """Arguments for timm's constructor; with dynamic image size if the backbone supports it."""
+    every_size = {"dynamic_img_size": True} if "dynamic_img_size" in _known_arguments(config.name) else {}
+    return {"pretrained": False, **every_size, **config.network}
+
+
+@cache
+def _known_arguments(name: str) -> set[str]:
+    """Names of the arguments that the class of a timm backbone takes."""
     import timm
 
-    with torch.device("meta"):  # only the class is needed
-        kind = type(timm.create_model(config.name, pretrained=False, **config.network))
-    known = {name for one in kind.__mro__ for name in inspect.signature(one).parameters}
-    every_size = {"dynamic_img_size": True} if "dynamic_img_size" in known else {}
-    return {"pretrained": False, **every_size, **config.network}
+    with torch.device("meta"):  # timm tells the class of a network by building it
+        kind = type(timm.create_model(name, pretrained=False))
+    return {argument for one in kind.__mro__ for argument in inspect.signature(one).parameters}
 
 
 def _patch_side(backbone: Any) -> int:

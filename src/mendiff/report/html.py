@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from mendiff import __version__
 from mendiff.data.disk import exchange, rename_new
@@ -134,18 +135,10 @@ def check_place(path: Path) -> None:
 
 def render(report: Report) -> str:
     """Render the page as HTML text."""
-    environment = Environment(
-        loader=PackageLoader("mendiff.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, metric=_metric, percent=percent, data_url=data_url)
     found = entries(report)
     columns = _columns(report)
     views = [_category_view(one, place) for place, one in enumerate(report.categories)]
-    return environment.get_template("report.html.j2").render(
+    return _template().render(
         report=report,
         version=__version__,
         columns=columns,
@@ -163,6 +156,19 @@ def render(report: Report) -> str:
         one_threshold=len({view.category.threshold for view in views}) == 1,
         cut=_cut(found),
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("mendiff.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, metric=_metric, percent=percent, data_url=data_url)
+    return environment.get_template("report.html.j2")
 
 
 def _cut(found: list[Entry]) -> str:
