@@ -13,12 +13,14 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, features
 
 from mendiff.checkpoints.files import sealed, sha256_of
 from mendiff.checkpoints.store import load, save
 from mendiff.data.masks import read_mask
+from mendiff.data.polygons import annotated_size, annotates, read_annotation
 from mendiff.data.reading import image_size, read_image
 from mendiff.errors import InputError
 from mendiff.methods.base import METHODS
@@ -118,6 +120,11 @@ def undamaged_images():
         buffer = io.BytesIO()
         Image.fromarray(values).save(buffer, kind, **options)
         yield f"{number}.{kind}", buffer.getvalue()
+    # Types that Pillow does not read.
+    for number, values in enumerate((colour / np.float32(255), colour / 255, colour.astype(np.uint32))):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, values, photometric="rgb")
+        yield f"wide{number}.tiff", buffer.getvalue()
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of broken tags before it fails
@@ -142,6 +149,53 @@ def test_mutated_images_are_read_or_refused_in_one_sentence(tmp_path, monkeypatc
                 assert found.shape[:2] == image_size(path), what
         path.unlink()
     assert refused  # otherwise nothing was damaged
+
+
+def undamaged_annotations():
+    """labelme and COCO files of 7.png, 32x24, as values."""
+    shapes = [
+        {"shape_type": "polygon", "points": [[1, 2], [20, 2.5], [20, 20]]},
+        {"shape_type": "rectangle", "points": [[1, 2], [20, 20]]},
+        {"shape_type": "circle", "points": [[9, 9], [12, 9]]},
+        {"shape_type": "line", "points": [[1, 2], [20, 20]]},
+        {"shape_type": "mask", "points": [[1, 2], [3, 4]], "mask": "iVBORw0KGgo="},
+    ]
+    yield {"imageHeight": 24, "imageWidth": 32, "shapes": shapes[:-1]}
+    yield {"imageHeight": 24, "imageWidth": 32, "shapes": shapes[-1:]}
+    regions = [
+        [[1, 2, 20, 2, 20, 20]],
+        {"size": [24, 32], "counts": [700, 60, 8]},
+        {"size": [24, 32], "counts": "lY0d10g"},
+    ]
+    annotations = [{"id": n, "image_id": 3, "segmentation": region} for n, region in enumerate(regions)]
+    annotations.append({"id": 9, "image_id": 3, "bbox": [1, 2, 3, 4]})
+    image = {"id": 3, "file_name": "a/7.png", "height": 24, "width": 32}
+    for some in (annotations[:2], annotations[1:3], annotations[3:]):
+        yield {"images": [image], "annotations": some}
+
+
+def test_damaged_annotations_are_read_or_refused_in_one_sentence(tmp_path, monkeypatch, fuzz):
+    monkeypatch.setenv("MENDIFF_MAX_MEGAPIXELS", "5")
+    image = tmp_path / "7.png"
+    Image.new("L", (32, 24)).save(image)
+    sources = list(undamaged_annotations())
+    refused = 0
+    for case in fuzz.cases(400):
+        rng = random.Random(f"annotation {case}")
+        path, text = tmp_path / "7.json", json.dumps(rng.choice(sources))
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            text = json.dumps(with_an_odd_value(text, rng))
+        path.write_bytes(mutated(text.encode(), rng) if rng.random() < 0.3 else text.encode())
+        for read in (read_annotation, annotated_size, annotates):
+            what = f"case {case}, {read.__name__}"
+            found, sentence = outcome(what, lambda read=read, path=path: read(path, image))
+            if sentence is not None:
+                refused += 1
+                assert str(path) in sentence, what
+            elif read is read_annotation:
+                assert (found.dtype, found.ndim) == (np.bool_, 2), what
+        path.unlink()
+    assert refused
 
 
 @pytest.fixture(scope="module")

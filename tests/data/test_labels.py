@@ -118,6 +118,34 @@ def test_names_of_files_that_say_good_and_bad_are_refused(tmp_path, put):
         open_data(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("ordinary", "odd", "hard"),
+    [
+        ("000", "bad_01", False),
+        ("IMG_1", "NG-12", False),
+        ("part3", "20240101_NG_cam1", False),
+        ("7", "7-scratch", False),
+        ("a", "Kratzer2", False),
+        ("good_1", "scratch_1", True),
+        ("OK1", "n.i.O._4", True),
+    ],
+)
+def test_a_defective_name_among_others_is_refused_or_gets_a_word(tmp_path, put, ordinary, odd, hard):
+    for name in (ordinary, f"{ordinary}5", odd):
+        put(tmp_path / f"set/{name}.png")
+
+    ((kind, found, sentence),) = notes(tmp_path / "set")
+    assert (kind, found) == ("labels", hard)
+    assert f"1 of 3 may be defective images or labels according to their names, such as {odd}.png" in sentence
+
+
+def test_a_defect_type_in_the_name_of_all_parts_is_the_name_of_the_part(tmp_path, put):
+    for index in range(3):
+        put(tmp_path / f"set/hole_plate_{index}.png")
+
+    assert notes(tmp_path / "set") == []
+
+
 def test_names_of_files_that_say_bad_alone_get_a_word(tmp_path, put):
     for name in ("a", "b", "defect_3"):
         put(tmp_path / f"set/{name}.png")

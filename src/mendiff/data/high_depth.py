@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from mendiff.data.opening import BITS_TAG, check_channels, check_pixels, legal, 
 from mendiff.data.pixels import Picture, Scale, as_upright, to_8_bits
 from mendiff.errors import InputError
 
+# tifffile logs damage before it raises an error; other users of tifffile in the process keep its messages.
+_QUIET = ContextVar("quiet", default=False)
+logging.getLogger("tifffile").addFilter(lambda _: not _QUIET.get())
 ALPHA = (1, 2)
 """TIFF's values of ExtraSamples for transparency."""
 
@@ -108,6 +113,7 @@ def read_tiff(path: Path) -> TiffImage:
 def _tiff(path: Path, pixels: bool) -> TiffImage:
     import tifffile
 
+    quiet = _QUIET.set(True)
     try:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages.first
@@ -118,8 +124,12 @@ def _tiff(path: Path, pixels: bool) -> TiffImage:
             orientation = page.tags.valueof("Orientation", 1)
             deep = page.dtype is not None and page.dtype.kind in "iu" and page.dtype.itemsize > 1
             header = TiffHeader((page.imagelength, page.imagewidth), legal(orientation), deep)
-            values = page.asarray() if pixels else np.empty(0)
-            planar = pixels and values.ndim == 3 and page.axes.startswith("S")
+            values = page.asarray() if pixels else np.empty((*header.size, 0))
+            if pixels and page.axes.startswith("S"):  # a plane for each channel
+                values = values.transpose(1, 2, 0)
+            fits = values.shape[:2] == header.size and values.ndim in (2, 3)
+            if not fits or values.dtype.kind not in "uifb":
+                raise ValueError("its pixels do not fit its header")
     except (InputError, MemoryError):
         raise
     except Exception as error:  # decoders raise errors of many types
@@ -127,5 +137,6 @@ def _tiff(path: Path, pixels: bool) -> TiffImage:
         raise InputError(
             f"{path}: the TIFF image can't be read ({detail}); save it as 8 or 16 bit."
         ) from error
-    values = values.transpose(1, 2, 0) if planar else values
+    finally:
+        _QUIET.reset(quiet)
     return TiffImage(header, values.astype(np.uint8) * 255 if values.dtype == np.bool_ else values)

@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from mendiff.data.image_files import NO_IMAGE, find_images, left_out
-from mendiff.data.names import DEFECTIVE, GOOD, LABELS, SPLIT_NAMES, meaning, same_name, twin_of
+from mendiff.data.names import (
+    DEFECT_TYPES,
+    DEFECTIVE,
+    GOOD,
+    LABELS,
+    SPLIT_NAMES,
+    meaning,
+    same_name,
+    twin_of,
+    words,
+)
 from mendiff.data.reading import read_image
 from mendiff.data.samples import Finding, Sample
 from mendiff.errors import InputError
@@ -179,6 +189,9 @@ def _files(base: Path, images: Sequence[Path], hard: bool, end: str) -> Iterator
     """Files such as NG_1.png next to OK_1.png."""
     meanings = {path: meaning(path.stem) for path in images}
     wrong = [path for path, what in meanings.items() if what in (DEFECTIVE, LABELS)]
+    if not wrong:
+        types = [path for path in images if DEFECT_TYPES.intersection(words(path.stem))]
+        wrong = types if 2 * len(types) <= len(images) else []  # otherwise it is the name of the part
     if not wrong:
         return
     mixed = hard and GOOD in meanings.values()

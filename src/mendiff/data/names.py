@@ -36,6 +36,13 @@ LABEL_WORDS = _set(
     "predictions maske masken masque masques mascara mascaras etiqueta etiquetas "
     "掩膜 掩码 标注 标签 마스크 라벨"
 )
+DEFECT_TYPES = _set(
+    "scratch scratches scratched crack cracks cracked dent dents dented hole holes stain stains stained "
+    "contamination contaminated chip chips chipped burr burrs bent rust rusty corrosion corroded missing "
+    "kratzer riss risse delle loch fleck rayure rayures fissure fissures rasguno grieta graffio crepa "
+    "划痕 裂纹 污渍 キズ 傷 スクラッチ 스크래치 균열"
+)
+"""Frequent types of defects. They are no label on their own: a set of parts may be named after a hole."""
 WIDE = frozenset(
     word for word in GOOD_WORDS | DEFECTIVE_WORDS | LABEL_WORDS if not word.isascii() and len(word) > 1
 )
