@@ -83,6 +83,7 @@ def read_image(path: str | Path, bit_depth: int = 0) -> Picture:
             scale = scale_of(bit_depth, declared)
             image.load()
             if bit_depth and deep and not declared:
+                image.close()  # frees its pixels
                 return deep_colour(sixteen_bits(path), orientation, scale, path)
             # Pillow rotates a TIFF while loading it, and no other format.
             return to_picture(image, 1 if image.format == "TIFF" else orientation, scale, path)
