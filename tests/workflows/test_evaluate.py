@@ -72,6 +72,30 @@ def test_unreadable_test_images_are_named_in_the_run_and_end_with_3(run, model, 
     assert "note: 1 of 4 test images could not be read and are not in the metrics." in err
 
 
+def test_light_conditions_have_a_table_and_metrics_of_their_own(run, model, data, tmp_path):
+    lights = tmp_path / "lights"
+    places = {"good": "test_public/good", "scratch": "test_public/bad"}
+    shutil.copytree(data / "train", lights / "train")
+    for label, place in places.items():
+        for number, condition in enumerate(("regular", "shift_1")):
+            (lights / place).mkdir(parents=True, exist_ok=True)
+            shutil.copy(data / f"test/{label}/{number}.png", lights / place / f"{number}_{condition}.png")
+    (lights / "test_public/ground_truth").mkdir()
+    masks = shutil.copytree(data / "ground_truth/scratch", lights / "test_public/ground_truth/bad")
+    for number, condition in enumerate(("regular", "shift_1")):
+        next(masks.glob(f"{number}*")).rename(masks / f"{number}_{condition}_mask.png")
+
+    code, out, err = run("evaluate", model, lights, "-o", tmp_path / "run", "--json")
+
+    assert (code, err) == (0, "")
+    (found,) = json.loads(out)["groups"].values()
+    assert list(found["categories"]) == ["regular", "shift_1"]
+    assert found["categories"]["regular"]["image_auroc"] in (0, 1)  # of two images
+    assert json.loads((tmp_path / "run/run.json").read_text())["metrics"]["groups"]
+    assert "groups of test images" in run("evaluate", model, lights)[1]
+    assert run("report", tmp_path / "run", "-o", tmp_path / "report.html")[0] == 0
+
+
 def test_evaluate_table_keeps_whole_names_in_80_columns(run, model, data, tmp_path):
     for name in ("road_crack_panels", "metal_nut"):
         shutil.copytree(data, tmp_path / "set" / name)

@@ -137,7 +137,8 @@ def metrics_table(summary: dict[str, Any], title: str, first: str = "category") 
     titles = METRIC_TITLES
     if any(SPRO in metrics for metrics in summary["categories"].values()):
         titles = {**METRIC_TITLES, SPRO: "AU-\nsPRO"}
-    table = Table(title, [first, *titles.values()], narrowest=min(max(longest, 8), 20))
+    most = 20 - 9 * (len(titles) - len(METRIC_TITLES))
+    table = Table(title, [first, *titles.values()], narrowest=min(max(longest, 8), most))
     rows: Iterable[tuple[str, dict[str, Any]]] = summary["categories"].items()
     if len(summary["categories"]) > 1:
         rows = [*rows, ("mean", summary["mean"])]
