@@ -27,6 +27,7 @@ def inspection(count, threshold=0.5):
         image=image,
         threshold=threshold,
         heat_range=(0.5, 0.1),
+        sizes=((32, 32),) * count,
     )
 
 

@@ -117,6 +117,20 @@ def test_monitor_example(photos, tiny_method):
     assert len(names["result"].p_values) == 10
 
 
+def test_tiles_example(photos, tiny_config, monkeypatch):
+    from mendiff.methods.glad import Glad
+
+    monkeypatch.setattr(Glad, "PRESETS", {"tiny": tiny_config("glad", {"training.steps": 2})})
+    shutil.copytree(photos / "parts/train/good", photos / "boards/good")
+    for number, name in ((1, "a.png"), (2, "b.png")):
+        shutil.copy(photos / name, photos / f"boards/{number}.png")
+    save_png(torch.full((40, 48), 255, dtype=torch.uint8).numpy(), photos / "region.png")
+    names = {}
+    exec(example("tiles").replace("256", "32"), names)
+    assert names["model"].geometry.tile == 32
+    assert tuple(names["first"].shape) == (40, 48)
+
+
 def test_anomalib_example(photos, tiny_config, monkeypatch):
     import mendiff
     from mendiff.methods.glad import Glad

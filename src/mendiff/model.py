@@ -6,21 +6,22 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mendiff.calibration import MINIMUM, Calibration, are_lower
-from mendiff.data.arrays import checked_tensor, in_float32, picture_of
-from mendiff.data.images import resize
-from mendiff.data.reading import Picture, read_image, to_rgb
+from mendiff.data.arrays import as_picture, in_float32
+from mendiff.data.geometry import Geometry, on_canvas
+from mendiff.data.inspected import InspectedArea
+from mendiff.data.reading import Picture, read_image
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
-from mendiff.inspection import Inspection
+from mendiff.inspection import Inspection, inspected, joined, part_of, single, stacked
 from mendiff.methods.base import Batches, Method, Progress, Scores, no_progress, track
 from mendiff.nets.placement import Offload, multiplies_bf16, store_bf16, temporarily_bf16
 from mendiff.scoring.readout import first_images
@@ -31,6 +32,8 @@ Pictures = Any
 """A path, (H,W,3) or (H,W) array, PIL image, (3,H,W) tensor in [0,1], (B,3,H,W) batch, or a list of these.
 
 Arrays give the same results as files with the same content; see mendiff.data.arrays."""
+MOST_TILES = 200
+"""Tiles of good images from which statistics are computed."""
 
 
 @dataclass(repr=False)
@@ -45,6 +48,7 @@ class Model:
         device: device of the images, if it differs from that of the weights; see `sparing`.
         source: the folder from which the model was loaded; "" for none.
         category: category of its statistics, if the folder has them per category.
+        area: the inspected area of images; None for all of an image.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Model:
     device: str = ""
     source: str = ""
     category: str = ""
+    area: InspectedArea | None = None
 
     def __repr__(self) -> str:
         return (
@@ -63,8 +68,18 @@ class Model:
 
     @property
     def image_size(self) -> int:
-        """Side of the method's square input in pixels; images are resized to it."""
+        """Side of the method's square input in pixels; see `geometry` for how images are resized to it."""
         return self.method.config.image_size
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images are resized and covered by the method's square inputs."""
+        return Geometry.of(self.method.config)
+
+    @property
+    def plain(self) -> bool:
+        """Whether an image is a single input of the method and inspected everywhere."""
+        return self.geometry.stretches and self.area is None
 
     @property
     def threshold(self) -> float:
@@ -97,7 +112,7 @@ class Model:
         shared = own(None) if names else self
         # Generated singly while the folder is written: every model is a copy of the networks.
         categories = ((name, own(name)) for name in names)
-        save(folder, self.name, shared.method, shared.calibration, self.info, categories)
+        save(folder, self.name, shared.method, shared.calibration, self.info, categories, shared.area)
 
     def to(self, device: str) -> Model:
         """Move the networks to a device."""
@@ -151,11 +166,13 @@ class Model:
                 denoising, in float64 against accumulated rounding errors).
         """
         prepared = [self.prepare(one) for one in as_list(images)]
-        parts = list(self.stream(prepared, batch_size, explain=explain))
-        columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Detection)}
-        heat_range = self.calibration.heat_range
+        found = self.inspect(prepared, batch_size, explain=explain)
         return Inspection(
-            **columns, image=torch.stack(prepared), threshold=self.threshold, heat_range=heat_range
+            **{f.name: getattr(found, f.name) for f in fields(Detection)},
+            image=on_canvas([one.float() / 255 if one.dtype == torch.uint8 else one for one in prepared]),
+            threshold=self.threshold,
+            heat_range=self.calibration.heat_range,
+            sizes=tuple((one.shape[-2], one.shape[-1]) for one in prepared),
         )
 
     def calibrated(
@@ -170,23 +187,73 @@ class Model:
             batch_size: images per batch.
             category: of the images, for methods with categories.
         """
-        model = calibrated(self.name, self.method, self.info, images, seen, batch_size, category)
+        model = calibrated(self.name, self.method, self.info, images, seen, batch_size, category, self.area)
         return model.with_false_alarm_rate(self.calibration.false_alarm_rate)
+
+    def calibration_of(
+        self, images: Sequence[Any], batch_size: int = 8, progress: Progress = no_progress
+    ) -> Calibration:
+        """The scores and the highest map values of good images, at the model's false-alarm rate.
+
+        Args:
+            images: pictures of any type (see Pictures), read one after another.
+            batch_size: see `rows`.
+            progress: called per image.
+        """
+        found = [
+            (float(row.score), float(row.anomaly_map.max()))
+            for one in track(images, "scoring good images", progress)
+            for row in self.rows([self.prepare(one)], batch_size)
+        ]
+        return Calibration(*_columns(found), self.calibration.false_alarm_rate)
 
     def stream(
         self, images: Sequence[Any], batch_size: int = 8, *, explain: bool = False
     ) -> Iterator[Detection]:
         """Like `predict`, but yields a Detection per batch to save memory."""
         for first in range(0, len(images), batch_size):
-            batch = torch.stack([self.prepare(one) for one in images[first : first + batch_size]])
+            prepared = [self.prepare(one) for one in images[first : first + batch_size]]
             try:
-                yield self.predict_batch(batch, explain=explain)
+                yield self.inspect(prepared, batch_size, explain=explain)
+            except NotFiniteError as error:
+                raise NotFiniteError([first + row for row in error.rows]) from error
+
+    def inspect(self, prepared: Sequence[Tensor], batch_size: int = 8, *, explain: bool = False) -> Detection:
+        """Detect anomalies in images of `prepare`, each (3,h,w); results are on the CPU, a row per image.
+
+        Maps and reconstructions have the size of their image; those of smaller images are padded with zeros
+        at the bottom and at the right. Arguments as for `rows`.
+        """
+        return stacked(list(self.rows(prepared, batch_size, explain=explain)))
+
+    def rows(
+        self, prepared: Sequence[Tensor], batch_size: int = 8, *, explain: bool = False
+    ) -> Iterator[Detection]:
+        """Like `inspect`, but yields a Detection of one row per image, without padding.
+
+        Args:
+            prepared: see `prepare`.
+            batch_size: network inputs per batch; an image that is cut into tiles has several.
+            explain: see `predict`.
+        """
+        find = partial(self.predict_batch, explain=explain)
+        if not self.plain:
+            for row in joined(prepared, self.geometry, find, batch_size):
+                height, width = row.anomaly_map.shape[-2:]
+                area = None if self.area is None else self.area.at(height, width)
+                yield inspected(row, area, self.method.score, self.image_size)
+            return
+        for first in range(0, len(prepared), batch_size):
+            try:
+                yield from single(find(torch.stack(list(prepared[first : first + batch_size]))))
             except NotFiniteError as error:
                 raise NotFiniteError([first + row for row in error.rows]) from error
 
     @torch.no_grad()
     def predict_batch(self, batch: Tensor, *, explain: bool = False) -> Detection:
-        """Detect anomalies in prepared images, (B,3,S,S) float32 in [0,1]; results are on the CPU.
+        """Detect anomalies in network inputs, (B,3,S,S) float32 in [0,1]; results are on the CPU.
+
+        Where images are stretched, these are the images of `prepare`; `inspect` takes those of any model.
 
         Raises NotFiniteError for NaN or infinite scores and maps, which no threshold would flag.
         """
@@ -204,23 +271,40 @@ class Model:
     def trace(self, image: Any) -> Trace:
         """The intermediate results of `predict` for a single image, on the CPU.
 
+        Of an image that is cut into tiles, they are those of the tile with the highest map value.
+
         Args:
             image: a picture of any type (see Pictures).
         """
+        prepared = self.prepare(image)
+        windows, index, whole = self.geometry.windows(prepared), 0, None
+        if not self.plain:
+            index, whole = part_of(self.inspect([prepared]), windows)
         device = self.device or next(self.method.parameters()).device
-        batch = in_float32(self.prepare(image)[None])
+        batch = in_float32(windows[index][None])
         frame = self.method.frame(batch.to(device))
         traced = self.method.trace(frame.image, content_seeds(batch))
-        panels = [replace(one, pixels=_as_it_lies(one.pixels.float(), frame).cpu()) for one in traced.panels]
-        return Trace(_on_cpu(frame.undo(traced.found)), panels)
+        panels = [
+            replace(one, pixels=windows.cut(_as_it_lies(one.pixels.float(), frame).cpu()))
+            for one in traced.panels
+        ]
+        return Trace(whole or _on_cpu(frame.undo(traced.found)), panels, windows.box(index))
 
     def read(self, path: str | Path) -> Picture:
         """Read an image file as a (H,W,3) uint8 picture, with the model's bit depth."""
         return read_image(path, self.method.config.bit_depth)
 
     def prepare(self, image: Any) -> Tensor:
-        """Convert a picture of any type to the method's input, (3,S,S) float32 in [0,1]."""
-        return prepare(image, self.image_size, self.method.config.bit_depth)
+        """Resize a picture of any type for `inspect`, (3,h,w) float32 in [0,1]; see Geometry.prepare.
+
+        Raises InputError for a picture of another aspect ratio than the mask of the inspected area.
+        """
+        picture = as_picture(image, self.method.config.bit_depth)
+        if self.area is not None:
+            tensor = isinstance(picture, Tensor)
+            height, width = picture.shape[-2:] if tensor else picture.shape[:2]
+            self.area.check(height, width, str(image) if isinstance(image, str | Path) else "the image")
+        return self.geometry.prepare(picture)
 
 
 def _as_it_lies(pixels: Tensor, frame: Frame) -> Tensor:
@@ -256,6 +340,7 @@ def calibrated(
     seen: Pictures | None = None,
     batch_size: int = 8,
     category: str = "",
+    area: InspectedArea | None = None,
 ) -> Model:
     """A model from a copy of a trained method, with statistics and thresholds from good images.
 
@@ -267,39 +352,25 @@ def calibrated(
         seen: training images.
         batch_size: images per batch.
         category: see Model.calibrated.
+        area: see Model.
     """
     method = copy.deepcopy(method)
     if category:
         method.choose_category(category)
-    known = None if seen is None else _batches(method, seen, batch_size)
-    calibration = calibrate(method, _batches(method, images, batch_size), known)
-    return Model(name, method, calibration, info, category=category)
+    good = as_list(images)
+    known = None if seen is None else _batches(method, as_list(seen), batch_size)
+    calibration = calibrate(method, _batches(method, good, batch_size), known)
+    model = Model(name, method, calibration, info, category=category, area=area)
+    return model if model.plain else replace(model, calibration=model.calibration_of(good, batch_size))
 
 
-def _batches(method: Method, images: Pictures, batch_size: int) -> Batches:
-    prepared = torch.stack(
-        [prepare(one, method.config.image_size, method.config.bit_depth) for one in as_list(images)]
-    )
+def _batches(method: Method, images: Sequence[Any], batch_size: int) -> Batches:
+    """Network inputs of images for statistics."""
+    geometry, depth = Geometry.of(method.config), method.config.bit_depth
+    prepared = (geometry.prepare(as_picture(one, depth)) for one in images)
+    inputs = geometry.sample(prepared, max(1, MOST_TILES // len(images)))
     device = next(method.parameters()).device
-    return lambda: ((batch.to(device), content_seeds(batch)) for batch in prepared.split(batch_size))
-
-
-def prepare(image: Any, size: int, bit_depth: int = 0) -> Tensor:
-    """Convert a picture of any type (see Pictures) to a (3,size,size) float32 tensor in [0,1].
-
-    Args:
-        image: of any size.
-        size: side in pixels.
-        bit_depth: see read_image.
-    """
-    if isinstance(image, str | Path):
-        return resize(read_image(image, bit_depth), size)
-    if isinstance(image, Tensor):
-        return resize(checked_tensor(image), size)
-    picture = (
-        to_rgb(image, "image", bit_depth) if isinstance(image, Image.Image) else picture_of(image, bit_depth)
-    )
-    return resize(picture, size)
+    return lambda: ((batch.to(device), content_seeds(batch)) for batch in inputs.split(batch_size))
 
 
 @torch.no_grad()

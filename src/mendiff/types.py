@@ -113,10 +113,13 @@ class Trace:
     Attributes:
         found: the result of `predict`, one row.
         panels: intermediate results in order, without the image and the contents of `found`.
+        box: top, left, bottom and right of the part of the image that they show, in pixels of the image as
+            the model saw it; empty where a method traced an input.
     """
 
     found: Detection
     panels: list[Panel]
+    box: tuple[int, ...] = ()
 
 
 if TYPE_CHECKING:

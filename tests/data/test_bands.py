@@ -50,6 +50,17 @@ def test_bands_hold_every_row_once(height, width, room, seed):
     assert rows == list(range(height))
 
 
+@pytest.mark.parametrize(("lowest", "outside"), [(0.5, 0.0), (-2.0, -2.0)])
+def test_an_enlarged_map_is_zero_or_lowest_outside_of_an_area(rng, lowest, outside):
+    small = lowest + torch.rand(1, 4, 5, generator=rng)
+    small[0, 0, 0] = lowest
+    inside = np.zeros((40, 50), np.bool_)
+    inside[5:20, 10:30] = True
+    plain, cut = (bands.Enlarged(small, 40, 50, where)[slice(0, 40)][0] for where in (None, inside))
+    assert torch.equal(cut[inside], plain[inside])
+    assert cut[~inside].unique().tolist() == [outside]
+
+
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 200), st.integers(0, 2**32 - 1))
 def test_a_map_written_in_bands_as_tiff_reads_back_as_it_was(height, width, room, seed):
     values = np.random.default_rng(seed).standard_normal((height, width)).astype(np.float32)

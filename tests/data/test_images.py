@@ -449,3 +449,15 @@ def test_an_image_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypat
     for read in (reading.read_image, reading.image_size):
         with pytest.raises(InputError, match=r"locked\.png: the image is not readable \(permission denied\)"):
             read(path)
+
+
+def test_the_boundary_of_an_area_is_a_faint_line_inside_of_it():
+    area = np.zeros((40, 60), bool)
+    area[10:30, 20:50] = True
+    line = images.boundary(area)
+    assert line[10, 20:50].all()
+    assert not line[11:29, 21:49].any()
+    assert not line[~area].any()
+    drawn = images.faint_line(np.full((40, 60, 3), 100, np.uint8), line)
+    assert drawn[10, 30].tolist() == [50, 165, 155]
+    assert (drawn[~line] == 100).all()

@@ -97,6 +97,15 @@ def test_usual_sizes_are_not_told(tmp_path, put, size, side):
     assert found(tmp_path / "set", "size", image_size=side) == []
 
 
+def test_the_sentence_names_tiles_that_fit_and_tiles_lose_nothing(tmp_path, put):
+    put(tmp_path / "set/a.png", size=(2000, 200))
+    ((_, sentence),) = found(tmp_path / "set", "size", image_size=320)
+    assert "cut images into tiles with --tile 192, which keeps details" in sentence
+    ((_, sentence),) = found(tmp_path / "set", "size", image_size=320, resize="letterbox")
+    assert "become 320x32: 6.2 times smaller in width and 6.2 times in height" in sentence
+    assert found(tmp_path / "set", "size", image_size=320, tile=320) == []
+
+
 def test_sizes_are_counted_and_not_told_where_nobody_knows_the_models(tmp_path, put):
     put(tmp_path / "set/a.png", size=(40, 40))
     put(tmp_path / "set/b.png", size=(900, 700))

@@ -247,3 +247,18 @@ def test_figures_against_twins_have_a_mean_over_the_categories_that_have_twins()
     per["b"] |= {**twins, "twin_psnr_inside": 30.0}
 
     assert summary(per)["mean"] == {**dict.fromkeys(METRICS, 0.5), **twins, "twin_psnr_inside": 25.0}
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_pixels_that_are_not_inspected_count_in_no_metric(rng, monkeypatch, exact):
+    if not exact:
+        monkeypatch.setattr(metrics_module, "EXACT_PIXELS", 0)
+    maps = torch.rand(4, 1, 12, 16, generator=rng)
+    masks = torch.zeros(4, 1, 12, 16, dtype=torch.bool)
+    masks[2:, :, 3:6, 2:7] = True
+    labels, scores = torch.arange(4) >= 2, maps.amax((1, 2, 3))
+    inspected = torch.zeros_like(masks)
+    inspected[:, :, :8, :10] = True
+    cut = image_and_pixel_metrics(scores, labels, maps[:, :, :8, :10], masks[:, :, :8, :10])
+    maps[~inspected], masks[~inspected] = 9.0, True
+    assert image_and_pixel_metrics(scores, labels, maps, masks, inspected) == pytest.approx(cut)

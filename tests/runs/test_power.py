@@ -8,6 +8,7 @@ from mendiff.methods.base import find_method
 from mendiff.model import Model
 from mendiff.runs import power
 from mendiff.runs.power import Power, estimate_power, power_of
+from mendiff.types import Detection
 
 POWER = Power((3.0, 5.0, 8.0, 20.0, 24.0, 60.0), (1.0, 3.0, 1.5, 2.5, 4.0, 9.0))
 
@@ -42,9 +43,9 @@ def model(tiny_config):
 def test_defects_are_those_of_the_images_that_are_given_and_the_same_every_time(model, monkeypatch, rng):
     shown = []
 
-    def scored(batch):
+    def scored(batch, explain):
         shown.append(batch)
-        return type("Found", (), {"score": batch.flatten(1).mean(1)})
+        return Detection(batch.flatten(1).mean(1), batch[:, :1], batch, torch.zeros(len(batch)))
 
     monkeypatch.setattr(model, "predict_batch", scored)
     monkeypatch.setattr(power, "BATCH", 3)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mendiff.training.split import choose
+from mendiff.training.split import Identity, choose, split_of
 
 
 @pytest.mark.parametrize(
@@ -10,3 +10,14 @@ from mendiff.training.split import choose
 )
 def test_number_of_held_back_images(count, kept):
     assert len(choose(range(count))) == kept
+
+
+def test_the_parts_of_an_image_are_held_back_together():
+    items = [Identity(seed, f"{seed} {part}", part) for seed in range(8, 0, -1) for part in range(3)]
+    split = split_of(items)
+    whole = split_of([(seed, str(seed)) for seed in range(8, 0, -1)])
+    assert (split.held_back, split.data, split.images) == (whole.held_back, whole.data, 8)
+    assert [items[at].seed for at in split.held_back_at] == split.held_back * 3
+    assert [items[at].part for at in split.held_back_at] == [0] * 4 + [1] * 4 + [2] * 4
+    assert all(split.by_name[item.name] == (item.seed in split.held_back) for item in items)
+    assert sorted([*split.held_back_at, *split.trained_at]) == list(range(24))

@@ -13,9 +13,10 @@ from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
 from mendiff.cli import main
 from mendiff.cli.terminal import Terminal
-from mendiff.data.images import save_png
+from mendiff.data.images import resize, save_png
+from mendiff.data.reading import read_image
 from mendiff.diffusion.random import content_seeds
-from mendiff.model import Model, prepare
+from mendiff.model import Model
 from mendiff.runs.common import MOST_WARNINGS
 from mendiff.runs.thresholds import warn_of_outliers
 
@@ -148,7 +149,7 @@ def test_images_of_the_fit_are_refused_but_those_it_held_back_alone_are_not(
     run, tiny_method, fresh, tmp_path
 ):
     paths = sorted(fresh.iterdir())
-    seeds = [int(content_seeds(prepare(path, SIDE)[None])) for path in paths]
+    seeds = [int(content_seeds(resize(read_image(path), SIDE)[None])) for path in paths]
     model = written(tmp_path / "model", tiny_method(), {"fitted": known(seeds[:2])})
     code, _, err = run("calibrate", model, fresh, "-o", tmp_path / "new")
     assert code == 2

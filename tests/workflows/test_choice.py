@@ -12,6 +12,7 @@ from mendiff.cli.terminal import Terminal
 from mendiff.data.images import save_png, to_picture
 from mendiff.methods.glad_config import PRESETS
 from mendiff.runs.length import Length
+from mendiff.types import Detection
 from mendiff.workflows import choice
 
 GOOD, POOR = ({"image_auroc": one, "pixel_auroc": one, "pixel_ap": one} for one in (0.9, 0.5))
@@ -129,10 +130,10 @@ def test_a_model_is_judged_by_flaws_in_what_its_fit_held_back(good, tmp_path, mo
         def __getattr__(self, name):
             return getattr(model, name)
 
-        def predict(self, images):
+        def predict_batch(self, images):
             known = torch.stack([model.prepare(path) for path in paths])
             nearest = [known[int((one - known).abs().mean((1, 2, 3)).argmin())] for one in images]
-            maps = (torch.stack(images) - torch.stack(nearest)).abs().amax(1, keepdim=True)
-            return type("Found", (), {"score": maps.flatten(1).amax(1), "anomaly_map": maps})
+            maps = (images - torch.stack(nearest)).abs().amax(1, keepdim=True)
+            return Detection(maps.flatten(1).amax(1), maps, images, torch.zeros(len(images)))
 
     assert choice.defect_metrics(Oracle(), paths, 0, Terminal(True), "x")["image_auroc"] == 1

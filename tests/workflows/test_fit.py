@@ -135,7 +135,7 @@ def test_fit_names_a_defect_among_the_good_images_and_passes_over_it(run, tmp_pa
     # Whether it is held back depends on its content.
     for seed in range(100):
         Image.fromarray(picture(np.random.default_rng(1000 + seed), defect=24)).save(good / "odd.png")
-        seeds = {Path(name).name: at for at, name in GoodImages(sorted(good.iterdir()), 32).identities}
+        seeds = {Path(name).name: at for at, name, _ in GoodImages(sorted(good.iterdir()), 32).identities}
         if seeds["odd.png"] in choose(list(seeds.values())):
             break
     code, out, err = run("fit", good, "-o", tmp_path / "model", "--json", *settings(training__steps="30"))

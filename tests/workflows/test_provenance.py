@@ -115,7 +115,7 @@ def few(monkeypatch):
 
 def seeds_of(folder):
     images = GoodImages(sorted(folder.glob("*.png")), 32)
-    return [seed for seed, _ in images.identities]
+    return [one.seed for one in images.identities]
 
 
 def without_record(folder, copied):

@@ -17,7 +17,7 @@ import warnings
 with warnings.catch_warnings():  # some of anomalib's models warn on import
     warnings.simplefilter("ignore", FutureWarning)
     from mendiff.anomalib_models.categories import Categories
-    from mendiff.anomalib_models.images import GoodImages
+    from mendiff.anomalib_models.images import GoodImages, GoodTiles
     from mendiff.anomalib_models.models import Diad, Glad, Ran, module_class
     from mendiff.anomalib_models.module import MethodModule
     from mendiff.anomalib_models.processing import ConformalPostProcessor, GoodOnlyPostProcessor
@@ -30,6 +30,7 @@ __all__ = [
     "Glad",
     "GoodImages",
     "GoodOnlyPostProcessor",
+    "GoodTiles",
     "MethodModule",
     "Ran",
     "module_class",

@@ -14,7 +14,7 @@ from mendiff.anomalib_models.images import GoodImages
 from mendiff.diffusion.random import content_seeds
 from mendiff.methods.base import MethodConfig
 from mendiff.training.random import generator
-from mendiff.training.split import Split, split_of
+from mendiff.training.split import Identity, Split, split_of
 
 
 class HeldBack(Host):
@@ -32,19 +32,22 @@ class HeldBack(Host):
     held_back: list[int]
     split: Split
 
-    def hold_back(self, identities: Sequence[tuple[int, str | None]]) -> None:
+    def hold_back(self, identities: Sequence[Identity]) -> None:
         """Choose the held-back images; see `mendiff.training.split.split_of`."""
         self.split = split_of(identities, self.held_back)
         self.held_back = self.split.held_back
 
-    def _identities(self, loader: DataLoader) -> Sequence[tuple[int, str | None]]:
+    def _identities(self, loader: DataLoader) -> Sequence[Identity]:
         if isinstance(loader.dataset, GoodImages):
             return loader.dataset.identities
         with torch.random.fork_rng(devices=[]):  # reading may draw random numbers
             torch.default_generator.manual_seed(self.seed)
             options: Any = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
             singly = DataLoader(loader.dataset, generator=generator(self.seed), **options)
-            return [(int(content_seeds(self._resize(one))), (one.image_path or [None])[0]) for one in singly]
+            return [
+                Identity(int(content_seeds(self._resize(one))), (one.image_path or [None])[0])
+                for one in singly
+            ]
 
     def _resize(self, batch: Any) -> Tensor:
         """The images of a batch as in training_step."""

@@ -7,16 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from anomalib.data import ImageBatch, ImageItem
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mendiff.anomalib_models.categories import CategoryBatch, CategoryItem
 from mendiff.data.cache import CACHE_BYTES, ImageCache
+from mendiff.data.geometry import Geometry
 from mendiff.data.image_files import find_images
-from mendiff.data.reading import Picture, image_size
+from mendiff.data.reading import Picture, image_size, read_image
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
+from mendiff.methods.base import Progress, no_progress, track
+from mendiff.training.split import Identity
 
 
 class GoodImages(Dataset[ImageItem]):
@@ -53,6 +57,11 @@ class GoodImages(Dataset[ImageItem]):
         return ImageItem(image=image, image_path=name)
 
     @property
+    def geometry(self) -> Geometry:
+        """How pictures become network inputs."""
+        return self._cache.geometry
+
+    @property
     def collate_fn(self) -> Callable[..., Any]:
         """Items to a batch."""
         return CategoryBatch.collate if self._categories else ImageBatch.collate
@@ -62,14 +71,79 @@ class GoodImages(Dataset[ImageItem]):
         source = self._pictures[index]
         return self._cache.image(source, source if isinstance(source, str | Path) else index)
 
+    def source(self, index: int) -> str | Path | Picture:
+        """The picture of an item."""
+        return self._pictures[index]
+
     @cached_property
-    def identities(self) -> Sequence[tuple[int, str | None]]:
-        """(content seed, name) of every image."""
-        return [(int(content_seeds(self.image(at)[None])), self._name(at)) for at in range(len(self))]
+    def identities(self) -> Sequence[Identity]:
+        """Identity of every image."""
+        return [Identity(int(content_seeds(self.image(at)[None])), self._name(at)) for at in range(len(self))]
 
     def _name(self, index: int) -> str:
         source = self._pictures[index]
         return str(source) if isinstance(source, str | Path) else f"picture {index}"
+
+
+class GoodTiles(GoodImages):
+    """Tiles of good images, cut once and kept in memory.
+
+    Of large images a random part of the tiles is kept, as many of each image.
+
+    Args:
+        pictures: files, or (H,W,3) uint8 arrays.
+        geometry: with tiles.
+        room: bytes of memory.
+        categories: category of every picture, for models with categories.
+        bit_depth: of 16-bit files, see read_image.
+        progress: called per picture.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[str | Path | Picture],
+        geometry: Geometry,
+        room: int = CACHE_BYTES,
+        categories: Sequence[str] = (),
+        bit_depth: int = 0,
+        progress: Progress = no_progress,
+    ) -> None:
+        super().__init__(pictures, geometry.side)
+        self._geometry = geometry
+        self._tiles: list[Tensor] = []
+        self._items: list[tuple[int, Identity]] = []
+        exact = geometry.tile == geometry.side  # other tiles are resized and need more than 8 bits
+        most = max(1, room // (len(pictures) * 3 * geometry.side**2 * (1 if exact else 4)))
+        for at, picture in enumerate(track(pictures, "cutting tiles", progress)):
+            read = read_image(picture, bit_depth) if isinstance(picture, str | Path) else picture
+            image = geometry.prepare(read)
+            seed, name = geometry.seed(image), super()._name(at)
+            for part, (index, tile) in enumerate(geometry.some(image, most)):
+                self._tiles.append((tile * 255).round().to(torch.uint8) if exact else tile)
+                self._items.append((at, Identity(seed, f"{name}, tile {index}", part)))
+        self._categories = [categories[at] for at, _ in self._items] if categories else ()
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    @property
+    def geometry(self) -> Geometry:
+        return self._geometry
+
+    def source(self, index: int) -> str | Path | Picture:
+        return self._pictures[self._items[index][0]]
+
+    def image(self, index: int) -> Tensor:
+        """One tile, (3,S,S) float32 in [0,1]."""
+        tile = self._tiles[index]
+        return tile.float() / 255 if tile.dtype == torch.uint8 else tile
+
+    @cached_property
+    def identities(self) -> Sequence[Identity]:
+        return [identity for _, identity in self._items]
+
+    def _name(self, index: int) -> str:
+        return str(self._items[index][1].name)
 
 
 class Textures(Sequence[Tensor]):

@@ -1,7 +1,7 @@
 """Model folders: config.json, model.safetensors and calibration.json.
 
 With statistics per category, categories/NAME has the same two files with only the tensors and scores that
-differ for this category.
+differ for this category. A model with an inspected area also has its mask, region.png, in the same places.
 
 config.json holds {"format": "mendiff", "version": 3, "mendiff", "method", "config", "info", "files",
 "sha256"}. "files" are the hashes of all other files by name, "sha256" is the hash of the other fields, so
@@ -29,6 +29,8 @@ from mendiff.checkpoints.migrate import OLDEST, migrated
 from mendiff.checkpoints.names import check_finite, load_exactly, refuse
 from mendiff.checkpoints.provenance import check_info
 from mendiff.checkpoints.weights import read_shapes, read_weights, write_weights
+from mendiff.data.images import save_png
+from mendiff.data.inspected import InspectedArea
 from mendiff.errors import InputError
 from mendiff.methods.base import Method, find_method
 from mendiff.methods.config import config_from_dict, config_to_dict
@@ -37,6 +39,7 @@ from mendiff.model import Model
 FORMAT = "mendiff"
 VERSION = 3
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
+REGION = "region.png"
 CATEGORIES = "categories"
 THIS_CONFIG = "this model's config"
 
@@ -48,6 +51,7 @@ def save(
     calibration: Calibration,
     info: dict[str, Any],
     categories: Iterable[tuple[str, Model]] = (),
+    area: InspectedArea | None = None,
 ) -> None:
     """Write a model folder atomically. The folder must not exist.
 
@@ -58,6 +62,7 @@ def save(
         calibration: scores of held-back good images.
         info: additional information (data, seed, training time), JSON-serialisable; see provenance.Info.
         categories: models with the same networks and statistics per category, by category.
+        area: the inspected area of images.
 
     Raises:
         InputError: if the folder exists, or for non-finite weights or numbers; nothing is written then.
@@ -83,12 +88,14 @@ def save(
         with writing(folder):
             shared = method.state_dict()
             check_finite(shared, f"{folder}: the model", method.INFINITE)
-            files = _write_learned(draft, "", shared, calibration)
+            files = _write_learned(draft, "", shared, calibration) | _write_area(draft, "", area)
             for category, model in categories:
                 state = model.method.state_dict()
                 check_finite(state, f"{folder}: the model of {category}", method.INFINITE)
                 own = {key: value for key, value in state.items() if not torch.equal(value, shared[key])}
-                files |= _write_learned(draft, f"{CATEGORIES}/{category}/", own, model.calibration)
+                place = f"{CATEGORIES}/{category}/"
+                files |= _write_learned(draft, place, own, model.calibration)
+                files |= _write_area(draft, place, model.area)
             write_json(draft / CONFIG, sealed({**config, "files": files}, str(folder / CONFIG)))
             os.rename(draft, folder)
     finally:
@@ -106,6 +113,14 @@ def _write_learned(
     hashes = {weights: sha256_of(folder / weights)}
     write_json(folder / scores, {**calibration.to_dict(), "weights": hashes[weights]})
     return {**hashes, scores: sha256_of(folder / scores)}
+
+
+def _write_area(folder: Path, place: str, area: InspectedArea | None) -> dict[str, str]:
+    """Write the mask of an inspected area to a place within a model folder; returns its hash by name."""
+    if area is None:
+        return {}
+    save_png(area.mask, folder / f"{place}{REGION}")
+    return {f"{place}{REGION}": sha256_of(folder / f"{place}{REGION}")}
 
 
 def load(
@@ -133,8 +148,10 @@ def load(
     config = read_config(folder)
     files: dict[str, str] = config["files"]
     place = _place_of(folder, category)
-    for name in dict.fromkeys((WEIGHTS, f"{place}{WEIGHTS}", f"{place}{CALIBRATION}")):
-        _check_hash(folder, name, files)
+    region = f"{place}{REGION}" if f"{place}{REGION}" in files else ""
+    for name in dict.fromkeys((WEIGHTS, f"{place}{WEIGHTS}", f"{place}{CALIBRATION}", region)):
+        if name:
+            _check_hash(folder, name, files)
     method = _built(folder, config)
     weights, source = read_weights(folder / WEIGHTS, infinite=method.INFINITE), folder / WEIGHTS
     if category is not None:
@@ -145,6 +162,7 @@ def load(
     calibration = _read_calibration(folder / place / CALIBRATION, files.get(f"{place}{WEIGHTS}"))
     model = Model(config["method"], method.eval(), calibration, config["info"])
     model.source, model.category = str(folder.resolve()), category or ""
+    model.area = InspectedArea.read(folder / region, None) if region else None
     return model.sparing(device, offload=offload, half=half) if offload or half else model.to(device)
 
 
@@ -286,7 +304,8 @@ def _check_files(folder: Path, files: Any) -> None:
     apart = [name.split("/") for name in names if "/" in name]
     known = {parts[1] for parts in apart if len(parts) == 3 and parts[1] not in ("", ".", "..")}
     places = ["", *(f"{CATEGORIES}/{one}/" for one in known)]
-    if set(names) != {f"{place}{one}" for place in places for one in (WEIGHTS, CALIBRATION)}:
+    needed = {f"{place}{one}" for place in places for one in (WEIGHTS, CALIBRATION)}
+    if set(names) - {f"{place}{REGION}" for place in places} != needed:
         raise InputError(
             f"{folder / CONFIG}: files: expected the files of a model, got others; fit the model again."
         )

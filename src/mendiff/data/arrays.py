@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mendiff.data.reading import Picture, to_rgb
+from mendiff.data.reading import Picture, read_image, to_rgb
 from mendiff.errors import InputError
 
 CHANNELS = (1, 2, 3, 4)
 """Grey, grey with alpha, RGB, RGBA."""
 ROUNDING = 1e-4
 """Tolerance at the bounds of [0,1]."""
+
+
+def as_picture(image: Any, bit_depth: int = 0) -> Picture | Tensor:
+    """A picture of any type (see mendiff.model.Pictures) as (H,W,3) uint8, or (3,H,W) float32 for a tensor.
+
+    Args:
+        image: a path, array, PIL image or tensor.
+        bit_depth: see read_image.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image, bit_depth)
+    if isinstance(image, Tensor):
+        return checked_tensor(image)
+    return (
+        to_rgb(image, "image", bit_depth) if isinstance(image, Image.Image) else picture_of(image, bit_depth)
+    )
 
 
 def picture_of(array: Any, bit_depth: int = 0) -> Picture:

@@ -25,12 +25,26 @@ def bands(height: int, width: int) -> Iterator[slice]:
 
 
 class Enlarged:
-    """Bilinear upsampling of a (C,h,w) tensor to (height, width), computed per band; equals F.interpolate."""
+    """Bilinear upsampling of a (C,h,w) tensor to (height, width), computed per band; equals F.interpolate.
 
-    def __init__(self, small: Tensor, height: int, width: int) -> None:
-        self._wide = F.interpolate(
-            small[None].float(), size=(small.shape[1], width), mode="bilinear", align_corners=False
-        )[0]
+    Args:
+        small: the tensor.
+        height: of the result.
+        width: of the result.
+        inside: (height,width) bool; elsewhere the result is 0, or the lowest value of `small` if that is
+            negative. None for everywhere.
+    """
+
+    def __init__(
+        self, small: Tensor, height: int, width: int, inside: npt.NDArray[np.bool_] | None = None
+    ) -> None:
+        self._inside = None if inside is None else torch.from_numpy(inside)
+        self._outside = small.min().clamp(max=0)
+        self._wide = small.float()
+        if small.shape[2] != width:
+            self._wide = F.interpolate(
+                self._wide[None], size=(small.shape[1], width), mode="bilinear", align_corners=False
+            )[0]
         centres = (torch.arange(height, dtype=torch.float32) + 0.5) * (small.shape[1] / height) - 0.5
         centres = centres.clamp(min=0)
         self._upper = centres.long()
@@ -40,7 +54,8 @@ class Enlarged:
     def __getitem__(self, rows: slice) -> Tensor:
         """Upsampled rows, (C,rows,width)."""
         share = self._share[rows, None]
-        return self._wide[:, self._upper[rows]] * (1 - share) + self._wide[:, self._lower[rows]] * share
+        band = self._wide[:, self._upper[rows]] * (1 - share) + self._wide[:, self._lower[rows]] * share
+        return band if self._inside is None else torch.where(self._inside[rows], band, self._outside)
 
 
 def write_png(file: BinaryIO, height: int, width: int, pixels: Iterable[npt.NDArray[np.uint8]]) -> None:

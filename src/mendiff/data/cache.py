@@ -1,4 +1,4 @@
-"""Memory cache of resized images, so that each file is decoded once."""
+"""Memory cache of network inputs of whole images, so that each file is decoded once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mendiff.data.images import resize
+from mendiff.data.geometry import Geometry
 from mendiff.data.reading import Picture, read_image
 
 CACHE_BYTES = 2**30
@@ -19,17 +19,18 @@ class ImageCache:
     """Resized images by key, such as the file path; thread-safe.
 
     Args:
-        size: side in pixels.
+        geometry: how images are resized, or the side in pixels to which they are stretched; without tiles.
         bit_depth: of 16-bit files, see read_image.
         capacity: bytes of the cache; images that do not fit are decoded each time.
 
     Attributes:
-        size: side in pixels.
+        geometry: how images are resized.
         bit_depth: of 16-bit files.
     """
 
-    def __init__(self, size: int, bit_depth: int = 0, capacity: int = CACHE_BYTES) -> None:
-        self.size, self.bit_depth, self._capacity = size, bit_depth, capacity
+    def __init__(self, geometry: Geometry | int, bit_depth: int = 0, capacity: int = CACHE_BYTES) -> None:
+        self.geometry = Geometry(geometry) if isinstance(geometry, int) else geometry
+        self.bit_depth, self._capacity = bit_depth, capacity
         self._images: dict[Hashable, Tensor] = {}
         self._lock = threading.Lock()
 
@@ -42,9 +43,16 @@ class ImageCache:
             key, read_image(source, self.bit_depth) if isinstance(source, str | Path) else source
         )
 
+    def prepared(self, source: str | Path | Picture, key: Hashable) -> Tensor:
+        """A file or picture at its working size, see Geometry.prepare; only stretched images are cached."""
+        if self.geometry.stretches:
+            return self.image(source, key)
+        picture = read_image(source, self.bit_depth) if isinstance(source, str | Path) else source
+        return self.geometry.prepare(picture)
+
     def take(self, key: Hashable, picture: Picture) -> Tensor:
         """Resize a decoded picture and cache it."""
-        image = resize(picture, self.size)
+        image = self.geometry.whole(picture)
         levels = (image * 255).round().to(torch.uint8)
         # Stored in 8 bits only if that is exact: calibration and prediction must see the same pixels.
         stored = levels if torch.equal(levels.float() / 255, image) else image

@@ -27,6 +27,8 @@ from mendiff.data.reading import Picture
 from mendiff.errors import InputError
 
 Heat: TypeAlias = npt.NDArray[np.floating]
+FAINT = (0, 230, 210)
+"""Colour of faint lines."""
 
 # ---- tensors -----------------------------------------------------------------------------------------
 
@@ -42,25 +44,30 @@ def to_picture(image: Tensor) -> Picture:
     return np.asarray(levels.permute(1, 2, 0).contiguous().cpu().numpy(), dtype=np.uint8)
 
 
-def resize(image: Picture | Tensor, size: int) -> Tensor:
-    """Resize to a square: (H,W,3) uint8 or (3,H,W) float in [0,1] -> (3,size,size) float32 in [0,1].
+def resize(image: Picture | Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Resize: (H,W,3) uint8 or (3,H,W) float in [0,1] -> (3,h,w) float32 in [0,1].
 
     Bilinear with antialiasing; the aspect ratio is not kept. An image of that size is not
     changed.
+
+    Args:
+        image: the image.
+        size: (h, w), or the side of a square.
     """
+    tall, wide = (size, size) if isinstance(size, int) else size
     if isinstance(image, Tensor):
         x = image.float().contiguous()
-        return x if x.shape[-2:] == (size, size) else _resized(x, size, size).clamp(0, 1)
-    if image.shape[:2] == (size, size):
+        return x if x.shape[-2:] == (tall, wide) else _resized(x, tall, wide).clamp(0, 1)
+    if image.shape[:2] == (tall, wide):
         return to_tensor(image)
     # PyTorch resizes along rows first, then along columns. Resizing the rows in bands gives the same
     # values without a float copy of a large picture.
     height, width = image.shape[:2]
-    narrow = torch.empty(3, height, size)
+    narrow = torch.empty(3, height, wide)
     for rows in bands(height, width):
         band = to_tensor(image[rows])
-        narrow[:, rows] = _resized(band, band.shape[1], size)
-    return _resized(narrow, size, size).clamp(0, 1)
+        narrow[:, rows] = _resized(band, band.shape[1], wide)
+    return _resized(narrow, tall, wide).clamp(0, 1)
 
 
 def _resized(x: Tensor, height: int, width: int) -> Tensor:
@@ -69,14 +76,15 @@ def _resized(x: Tensor, height: int, width: int) -> Tensor:
     ]
 
 
-def resize_mask(mask: Mask, size: int) -> Tensor:
-    """Resize a (H,W) bool mask to (1,size,size) bool.
+def resize_mask(mask: Mask, size: int | tuple[int, int]) -> Tensor:
+    """Resize a (H,W) bool mask to (1,h,w) bool; `size` is (h, w), or the side of a square.
 
     Nearest-exact keeps the share of anomalous pixels unbiased; area averaging with a limit of 0.5 would
     erase cracks thinner than half a target pixel.
     """
     x = torch.tensor(mask, dtype=torch.float32)[None, None]
-    return F.interpolate(x, size=(size, size), mode="nearest-exact")[0] > 0.5
+    wanted = (size, size) if isinstance(size, int) else size
+    return F.interpolate(x, size=wanted, mode="nearest-exact")[0] > 0.5
 
 
 # ---- writing -----------------------------------------------------------------------------------------
@@ -227,6 +235,19 @@ def draw_contour(picture: Picture, mask: Mask, colour: tuple[int, int, int] = (0
     drawn = picture.copy()
     drawn[rim] = drawn[rim] // 3
     drawn[line] = colour
+    return drawn
+
+
+def boundary(mask: Mask) -> Mask:
+    """The pixels of a (H,W) mask next to others, as a line of a width proportional to the image size."""
+    width = max(1, round(max(mask.shape) / 400))
+    return mask & _grow(~mask, width)
+
+
+def faint_line(picture: Picture, line: Mask) -> Picture:
+    """Draw the pixels of a line (H,W) on a picture (H,W,3), half transparent."""
+    drawn = picture.copy()
+    drawn[line] = picture[line] // 2 + np.array(FAINT, np.uint8) // 2
     return drawn
 
 

@@ -114,10 +114,14 @@ class Use:
     Attributes:
         image_size: side in pixels after resizing; 0 for the automatic size of `mendiff fit`, None if unknown.
         bit_depth: see `mendiff.data.reading.read_image`.
+        tile: side of tiles in pixels; 0 for whole images.
+        resize: see MethodConfig.
     """
 
     image_size: int | None = None
     bit_depth: int = 0
+    tile: int = 0
+    resize: str = "stretch"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ FACTOR = 4.0
 """Images that are resized by more than this factor are reported."""
 OBLONG = 2.0
 """Images with a larger aspect ratio than this are reported if they are downsampled."""
+TILE = 256
+"""Side of tiles in pixels that messages propose for images that are not smaller."""
 DEPTHS = (8, 10, 12, 14)
 """Bit depths of cameras and programs that write 16-bit files."""
 
@@ -26,7 +28,7 @@ def own_side(sides: list[int]) -> float:
 def size_notes(category: Category, checks: ImageChecks, use: Use) -> Iterator[Finding]:
     """Images that are downsampled or upsampled by a large factor."""
     seen = [(path, check.header.size) for path, check in _checks(category, checks) if check.header]
-    if use.image_size is None or not seen:
+    if use.image_size is None or use.tile or not seen:
         return
     side = use.image_size or round(own_side([max(size) for _, size in seen[:200]]))
     small = [(path, size) for path, size in seen if vanishing(size, side)]
@@ -34,12 +36,21 @@ def size_notes(category: Category, checks: ImageChecks, use: Use) -> Iterator[Fi
     for some in (small, large):
         if some:
             sign = 1 if some is small else -1
-            path, (height, width) = max(some, key=lambda item: sign * max(item[1]))
+            path, size = max(some, key=lambda item: sign * max(item[1]))
+            new = resized(size, side, letterbox=use.resize == "letterbox")
             many = "all" if len(some) == len(seen) else f"{len(some)} of {len(seen)}"
-            which = f"{many} images, such as {path.name} of {width}x{height} pixels, become {side}x{side}"
-            describe = _downsampled if some is small else _upsampled
-            sentence = f"{category.root}: {which}: {describe((height, width), side)}"
+            which = f"{many} images, such as {path.name} of {size[1]}x{size[0]} pixels,"
+            described = _downsampled(size, new, side) if some is small else _upsampled(size, side)
+            sentence = f"{category.root}: {which} become {new[1]}x{new[0]}: {described}"
             yield Finding("size", False, sentence, tuple(path for path, _ in some))
+
+
+def resized(size: tuple[int, int], side: int, *, letterbox: bool) -> tuple[int, int]:
+    """(h, w) to which an (H,W) image is resized."""
+    if not letterbox:
+        return side, side
+    height, width = (max(1, round(length * side / max(size))) for length in size)
+    return height, width
 
 
 def vanishing(size: tuple[int, int], side: int) -> int:
@@ -49,11 +60,12 @@ def vanishing(size: tuple[int, int], side: int) -> int:
     return math.ceil(max(height, width) / side) if max(size) > FACTOR * side or distorted else 0
 
 
-def _downsampled(size: tuple[int, int], side: int) -> str:
-    height, width = size
+def _downsampled(size: tuple[int, int], new: tuple[int, int], side: int) -> str:
+    across, down = (before / after for before, after in zip(reversed(size), reversed(new), strict=True))
     return (
-        f"{width / side:.1f} times smaller in width and {height / side:.1f} times in height, so details "
-        f"below about {vanishing(size, side)} pixels are lost; increase --image-size or cut them into tiles."
+        f"{across:.1f} times smaller in width and {down:.1f} times in height, so details below about "
+        f"{vanishing(size, side)} pixels are lost; increase --image-size, or cut images into tiles with "
+        f"--tile {min(TILE, max(SMALLEST, min(size) // 32 * 32))}, which keeps details but takes longer."
     )
 
 

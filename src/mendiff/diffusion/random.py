@@ -12,11 +12,14 @@ _DRAWN: Any = {"dtype": torch.float32, "device": "cpu"}  # independent of torch'
 
 
 def content_seeds(image: Tensor) -> Tensor:
-    """A seed per image, computed from its pixels, (B,3,H,W) in [0,1] to (B,) int64.
+    """A seed per image, computed from its pixels, (B,3,H,W) in [0,1] or uint8 to (B,) int64.
 
     Pixels are rounded to 8 bits first, so that small float errors do not change the seed.
     """
-    pixels = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu().contiguous()
+    levels = image.detach()
+    if levels.dtype != torch.uint8:
+        levels = (levels.clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = levels.cpu().contiguous()
     digests = [hashlib.blake2b(one.numpy().tobytes(), digest_size=8).digest() for one in pixels]
     seeds = [int.from_bytes(digest, "big") >> 1 for digest in digests]
     return torch.tensor(seeds, dtype=torch.int64, device="cpu")

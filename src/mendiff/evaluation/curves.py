@@ -13,17 +13,24 @@ POINTS = 300
 Points = list[tuple[float, float]]
 
 
-def curves(scores: Tensor, labels: Tensor, maps: Tensor | None, masks: Tensor | None) -> dict[str, Points]:
+def curves(
+    scores: Tensor,
+    labels: Tensor,
+    maps: Tensor | None,
+    masks: Tensor | None,
+    inspected: Tensor | None = None,
+) -> dict[str, Points]:
     """Curves of at most `POINTS` points with coordinates in [0,1].
 
     image_roc and pixel_roc: false-positive rate and true-positive rate, from (0,0) to (1,1). image_pr and
     pixel_pr: recall and precision from the highest score down, to be drawn as steps. pro: false-positive rate
     and mean overlap of defective regions, up to `AUPRO_FPR_LIMIT`.
 
-    scores (N,) finite, labels (N,) bool, maps (N,1,H,W) finite, masks (N,1,H,W) bool. Curves are
-    missing if one class is missing; those of pixels also without maps or masks.
+    scores (N,) finite, labels (N,) bool, maps (N,1,H,W) finite, masks (N,1,H,W) bool; `inspected` as for
+    image_and_pixel_metrics. Curves are missing if one class is missing; those of pixels also without maps or
+    masks.
     """
-    ranked = rankings(scores, labels, maps, masks)
+    ranked = rankings(scores, labels, maps, masks, inspected)
     found = {}
     for kind, ranking in (("image", ranked.image), ("pixel", ranked.pixel)):
         if ranking is not None:

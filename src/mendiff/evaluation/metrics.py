@@ -46,31 +46,42 @@ class Rankings:
 
 
 def image_and_pixel_metrics(
-    scores: Tensor, labels: Tensor, maps: Tensor | None = None, masks: Tensor | None = None
+    scores: Tensor,
+    labels: Tensor,
+    maps: Tensor | None = None,
+    masks: Tensor | None = None,
+    inspected: Tensor | None = None,
 ) -> Metrics:
     """Compute `METRICS`, values in [0,1]; None if undefined.
 
     scores (N,) finite, labels (N,) bool (True = defective), maps (N,1,H,W) finite, masks (N,1,H,W) bool.
+    Pixel metrics are those of the pixels where `inspected` (N,1,H,W) bool is True, of all without it.
     Image metrics are None if there is only one class of images; pixel metrics without maps or masks, or if
     there is only one class of pixels. AUPRO is integrated up to a false-positive rate of 0.3 (`aupro`) or
     0.05 (`aupro_005`) and divided by it. `dice` is the Dice coefficient of a defective image's map at the
     threshold of the maximal F1 of all pixels, averaged over defective images. Raises InputError for unequal
     shapes and values that are not finite.
     """
-    found = rankings(scores, labels, maps, masks)
+    found = rankings(scores, labels, maps, masks, inspected)
     result: Metrics = dict.fromkeys(METRICS)
     if found.image is not None:
         result.update(zip(IMAGE_METRICS, _separation(found.image), strict=True))
     if found.pixel is not None and maps is not None and masks is not None:
         pro = (found.pixel.partial_area(limit) for limit in (AUPRO_FPR_LIMIT, AUPRO_STRICT_LIMIT))
         cut = float(found.pixel.thresholds[found.pixel.f1.argmax()])
+        if inspected is not None:
+            maps, masks = torch.where(inspected, maps, maps.min()), masks & inspected
         values = (*_separation(found.pixel), *pro, dice(maps, masks, cut))
         result.update(zip(PIXEL_METRICS, values, strict=True))
     return result
 
 
 def rankings(
-    scores: Tensor, labels: Tensor, maps: Tensor | None = None, masks: Tensor | None = None
+    scores: Tensor,
+    labels: Tensor,
+    maps: Tensor | None = None,
+    masks: Tensor | None = None,
+    inspected: Tensor | None = None,
 ) -> Rankings:
     """Rank images, and pixels if there are maps and masks; see image_and_pixel_metrics."""
     _check(scores, labels, "scores and labels")
@@ -79,12 +90,14 @@ def rankings(
         return Rankings(image, None)
     _check(maps, masks, "maps and masks")
     values, truth = maps.detach().float().numpy(), masks.bool().numpy()
-    if truth.all() or not truth.any():
+    inside = np.ones_like(truth) if inspected is None else inspected.numpy()
+    truth = truth & inside
+    if (truth == inside).all() or not truth.any():
         return Rankings(image, None)
     weights = region_weights(truth[:, 0])
     if is_exact(maps):
-        return Rankings(image, rank(values.ravel(), truth.ravel(), weights))
-    parts = ((anomaly.ravel(), mask.ravel()) for anomaly, mask in zip(values, truth, strict=True))
+        return Rankings(image, rank(values[inside], truth[inside], weights))
+    parts = ((one[where], mask[where]) for one, mask, where in zip(values, truth, inside, strict=True))
     return Rankings(image, rank_binned(parts, weights))
 
 

@@ -154,6 +154,19 @@ class Method(nn.Module, ABC):
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Detect anomalies, (B,3,H,W) in [0,1]; seeds (B,) int64 determine the noise of each image."""
 
+    def score(self, anomaly_map: Tensor, pixels: int) -> Tensor:
+        """Image scores of anomaly maps as `predict` computes them, (B,1,H,W) to (B,): the highest values.
+
+        For maps that are joined from tiles or cut to the inspected part of an image. Methods whose score is
+        not the highest value override it.
+
+        Args:
+            anomaly_map: of any size; pixels that are not inspected have the lowest value of the map.
+            pixels: number of inspected pixels, at most those of an input; a score that averages a share of
+                the pixels takes the share of these.
+        """
+        return anomaly_map.flatten(1).amax(1)
+
     @deterministic
     def explain(self, image: Tensor, seeds: Tensor) -> Tensor:
         """The best reconstruction without defects, (B,3,H,W) in [0,1]; arguments as for predict.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from mendiff.diffusion.schedule import Kind
 from mendiff.errors import LARGEST_SIDE, InputError, check_choices, check_count, check_range
@@ -98,6 +98,11 @@ class MethodConfig:
             8-bit images are not affected.
         upright: rotate every part upright and centre it, see mendiff.synthesis.upright: "always", "never", or
             "auto", which decides from the good images when a model is fitted.
+        resize: "stretch" images to the square, or "letterbox" them: keep the aspect ratio and pad. The
+            padding never reaches maps, scores or metrics.
+        tile: side in pixels of overlapping tiles into which images are cut; each is a square input of the
+            networks. 0 uses whole images.
+        tile_overlap: least share of a tile that it has in common with the next, up to 0.75.
         RENAMED: dotted names of fields in earlier versions and their current names.
     """
 
@@ -107,13 +112,25 @@ class MethodConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     bit_depth: int = 0
     upright: Literal["never", "always", "auto"] = "never"
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    tile: int = 0
+    tile_overlap: float = 0.25
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("image_size", "crop"):
+        for name in ("image_size", "crop", "tile"):
             check_count(name, getattr(self, name), 0, LARGEST_SIDE)
+        check_range("tile_overlap", self.tile_overlap, 0, 0.75)
+        if self.tile and self.upright == "always":
+            raise InputError("upright: expected never with tile, since a tile shows a part only in part.")
+        if self.tile and self.resize == "letterbox":
+            raise InputError("resize: expected stretch with tile, which keeps the aspect ratio anyway.")
         if self.bit_depth:
             check_range("bit_depth", self.bit_depth, 9, 31)
+
+    def for_tiles(self) -> Any:
+        """The config without what needs aligned images: a tile may show any place of a part."""
+        return replace(self, upright="never")
 
     def check_cache(self, reasons: Mapping[str, bool] = MappingProxyType({})) -> None:
         """Raise InputError for a cache of values that change at every step or take no time.

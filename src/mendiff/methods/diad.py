@@ -172,6 +172,10 @@ class Diad(Method):
             stop_step=torch.zeros(len(image), dtype=torch.int64, device=image.device),
         )
 
+    def score(self, anomaly_map: Tensor, pixels: int) -> Tensor:
+        """Image scores of anomaly maps; see Method.score."""
+        return self.readout.score(anomaly_map, pixels)
+
     def reconstruct(self, z0: Tensor, noise: Tensor, hint: Tensor, steps: list[Step] | None = None) -> Tensor:
         """Add noise to the latents and sample with the hint; returns clean latents, (B,c,h,w).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mendiff.diffusion.ladder import Spacing
 from mendiff.errors import InputError, check_count, check_range
@@ -62,6 +62,10 @@ class DiadConfig(DiffusionConfig):
     sampler_steps: int = 10
     spacing: Spacing = "leading"
     reference: bool = False
+
+    def for_tiles(self) -> Any:
+        """See MethodConfig.for_tiles: without mean normal maps by position."""
+        return replace(super().for_tiles(), readout=replace(self.readout, position_grid=0))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -228,6 +228,10 @@ class Glad(Method):
             stop_step=torch.stack(stops).amax(0),
         )
 
+    def score(self, anomaly_map: Tensor, pixels: int) -> Tensor:
+        """Image scores of anomaly maps; see Method.score."""
+        return self.readout.score(anomaly_map, pixels)
+
     def reconstruct(
         self,
         z0: Tensor,

@@ -80,6 +80,10 @@ class GladConfig(DiffusionConfig):
     both_ways: tuple[str, ...] = ()
     reference: bool = False
 
+    def for_tiles(self) -> Any:
+        """See MethodConfig.for_tiles: without mean normal maps by position."""
+        return replace(super().for_tiles(), readout=replace(self.readout, position_grid=0))
+
     def __post_init__(self) -> None:
         super().__post_init__()
         drawn = {"the latents are drawn anew at every step (reference)": self.reference}

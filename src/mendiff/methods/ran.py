@@ -254,6 +254,10 @@ class Ran(Method):
             stop_step=torch.zeros(maps.shape[1], dtype=torch.int64, device=maps.device),
         )
 
+    def score(self, anomaly_map: Tensor, pixels: int) -> Tensor:
+        """Image scores of anomaly maps; see Method.score."""
+        return top_share_mean(anomaly_map, self.config.readout.top_share, pixels)
+
     def run_network(self, image: Tensor, seeds: Tensor) -> Outputs:
         """Run the network on all noisy versions of all images as a batch; (B,3,H,W) in [0,1], seeds (B,)."""
         check_size(self.codec, image, self.denoiser.multiple)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mendiff.diffusion.gradient import GradientConfig
 from mendiff.diffusion.schedule import Kind
@@ -96,6 +96,10 @@ class RanConfig(DiffusionConfig):
     draws: int = 2
     readout: RanReadoutConfig = field(default_factory=RanReadoutConfig)
     gradient: GradientConfig = field(default_factory=GradientConfig)
+
+    def for_tiles(self) -> Any:
+        """See MethodConfig.for_tiles: without mean normal maps by position."""
+        return replace(super().for_tiles(), readout=replace(self.readout, position_grid=0))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,6 +21,7 @@ from mendiff.checkpoints.weights import read_weights
 from mendiff.data.cache import ImageCache
 from mendiff.data.checks import Take
 from mendiff.data.dataset import Category
+from mendiff.data.geometry import Geometry
 from mendiff.data.reading import image_size as read_size
 from mendiff.data.samples import Use
 from mendiff.data.suitability import own_side
@@ -67,6 +68,10 @@ class Plan:
         prompt: safetensors file of prompt embeddings, or None.
         textures: folder of texture images for synthetic anomalies, or None.
         false_alarm_rate: share of good parts that thresholds should flag.
+        resize: "stretch" or "letterbox".
+        tile: side of tiles in pixels; 0 for whole images.
+        tile_overlap: least share of a tile that it has in common with the next, or None for the preset's.
+        region, ignore: masks of the inspected and of the ignored area, files or folders, or None.
         minutes: training time, codec included; 0 for the preset's length.
     """
 
@@ -89,6 +94,11 @@ class Plan:
     prompt: Path | None = None
     textures: Path | None = None
     false_alarm_rate: float = FALSE_ALARM_RATE
+    resize: str = "stretch"
+    tile: int = 0
+    tile_overlap: float | None = None
+    region: Path | None = None
+    ignore: Path | None = None
     minutes: float = 0.0
 
     @property
@@ -105,7 +115,8 @@ def make_config(plan: Plan, paths: Sequence[Path]) -> MethodConfig:
     # The preset's crop may not fit another codec.
     if "crop" not in plan.settings:
         config = dataclasses.replace(config, crop=-(-config.crop // multiple) * multiple)
-    check_side("--image-size", config.image_size, multiple)
+    asked = plan.image_size or plan.settings.get("image_size")
+    check_side("--tile" if config.tile and not asked else "--image-size", config.image_size, multiple)
     if config.crop < config.image_size:  # otherwise images stay whole
         check_side("--set crop", config.crop, multiple)
     return config
@@ -130,8 +141,12 @@ def changed_config(plan: Plan) -> tuple[MethodConfig, int]:
 
 def use_of(plan: Plan) -> Use:
     """Image size and bit depth of the plan."""
-    config = _changed(plan)
-    return Use(config.image_size, config.bit_depth)
+    return use_of_config(_changed(plan))
+
+
+def use_of_config(config: MethodConfig) -> Use:
+    """How a model with a config reads images."""
+    return Use(config.image_size, config.bit_depth, config.tile, config.resize)
 
 
 def _changed(plan: Plan) -> MethodConfig:
@@ -146,6 +161,11 @@ def _changed(plan: Plan) -> MethodConfig:
         changes["codec"] = config_to_dict(read_codec_config(codec_folder(plan.codec)))
     if plan.image_size is not None:
         changes["image_size"] = plan.image_size
+    changes |= {"tile": plan.tile} if plan.tile else {}
+    changes |= {} if plan.tile_overlap is None else {"tile_overlap": plan.tile_overlap}
+    changes |= {"resize": plan.resize} if plan.resize == "letterbox" else {}
+    if tile := changes.get("tile"):
+        config, changes = config.for_tiles(), {"image_size": tile} | changes
     return override(config, changes)
 
 
@@ -279,15 +299,16 @@ def check_images(
     config: MethodConfig | None = None
     with suppress(InputError):  # the check may have more to say
         config = make_config(plan, every)
-    cache = None if config is None else ImageCache(config.image_size, config.bit_depth)
+    cache = None if config is None else ImageCache(Geometry.of(config), config.bit_depth)
     if checked:
         paths = training_paths(categories)
     else:
-        paths = readable_paths(categories, reporter, use_of(plan), None if cache is None else cache.take)
+        take = None if cache is None or cache.geometry.tile else cache.take
+        paths = readable_paths(categories, reporter, use_of(plan), take)
     if config is None or paths != every:
         config = make_config(plan, paths)
-    if cache is None or cache.size != config.image_size:
-        cache = ImageCache(config.image_size, config.bit_depth)
+    if cache is None or cache.geometry != Geometry.of(config):
+        cache = ImageCache(Geometry.of(config), config.bit_depth)
     return paths, config, cache
 
 

@@ -36,14 +36,15 @@ def measure_groups(category: Category, tests: TestSet, scores: Tensor, maps: Ten
         category: says how its images are grouped.
         tests: N test images.
         scores: (N,).
-        maps: (N,1,S,S).
+        maps: (N,1,H,W).
     """
     regions = _regions(category, tests)
     found = {}
     for name, rows in _rows(category, tests.samples).items():
         masks = tests.masks[rows] if tests.masks is not None else None
         chosen = maps[rows] if masks is not None else None
-        found[name] = image_and_pixel_metrics(scores[rows], tests.labels[rows], chosen, masks)
+        inspected = None if tests.inspected is None else tests.inspected[rows]
+        found[name] = image_and_pixel_metrics(scores[rows], tests.labels[rows], chosen, masks, inspected)
         if regions and masks is not None:
             place = {row: index for index, row in enumerate(rows)}
             some = [Region(place[one.image], one.mask, one.share) for one in regions if one.image in place]
@@ -66,13 +67,16 @@ def _rows(category: Category, samples: Sequence[Sample]) -> dict[str, list[int]]
 
 
 def _regions(category: Category, tests: TestSet) -> list[Region]:
-    """Every mask picture as a region, at the size of the maps; none without saturations."""
-    if not category.saturations or tests.masks is None:
+    """Every mask picture as a region, at the size of the maps; none without saturations.
+
+    None also for images that are padded or inspected in part: the metric counts whole images.
+    """
+    if not category.saturations or tests.masks is None or tests.inspected is not None:
         return []
     regions = []
     for index, sample in enumerate(tests.samples):
         for path in sample.masks:
             mask = read_any_mask(path, sample.path)
             share = saturated_share(path, int(mask.sum()), category.saturations)
-            regions.append(Region(index, resize_mask(mask, tests.masks.shape[-1])[0], share))
+            regions.append(Region(index, resize_mask(mask, tests.sizes[index])[0], share))
     return regions

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Generator, Tensor
 
+from mendiff.data.geometry import padded
+from mendiff.data.inspected import InspectedArea
 from mendiff.methods.base import Progress, track
 from mendiff.model import Model
-from mendiff.synthesis.probes import probes
+from mendiff.synthesis.probes import probe
 
 MOST, PER_IMAGE, BATCH = 60, 4, 8
 """Synthetic defects at most, per held-back image, and per batch."""
@@ -20,6 +21,10 @@ SEED = 1
 """Of the synthetic defects; the share of a memory bank is chosen on defects of another seed."""
 SIZES = (8.0, 24.0)
 """Diameters in pixels between small, medium and large defects."""
+MOST_TRIES = 10
+"""Most synthetic defects that are drawn for each that lies in the inspected area."""
+SMALLEST_PROBED = 16
+"""Fewest pixels of a side of an image to which a defect can be added."""
 TITLE = "scoring synthetic defects"
 
 
@@ -72,20 +77,49 @@ def power_of(info: Mapping[str, Any]) -> Power | None:
     return Power(tuple(stated["diameters"]), tuple(stated["scores"])) if stated else None
 
 
-def estimate_power(model: Model, held_back: Sequence[Tensor], progress: Progress) -> Power:
+def estimate_power(model: Model, held_back: Iterable[Tensor], progress: Progress) -> Power:
     """Add synthetic defects of many sizes and contrasts to good images, and score them.
 
     Args:
         model: fitted.
-        held_back: good images (3,S,S) that the networks were not trained on.
+        held_back: good images of Model.prepare that the networks were not trained on.
         progress: called per batch.
     """
-    images = torch.stack(list(held_back))
-    count = min(MOST, PER_IMAGE * len(images))
-    defective, masks = probes(images, count, Generator("cpu").manual_seed(SEED))
-    areas = masks.flatten(1).sum(1).tolist()
+    images, model = _parts(model, held_back)
+    made = list(_made(images, model.area, min(MOST, PER_IMAGE * len(images))))
+    areas = [int(mask.sum()) for _, mask in made]
     scores: list[float] = []
     with model.in_half():
-        for batch in track(defective.split(BATCH), TITLE, progress):
-            scores += model.predict_batch(batch).score.tolist()
+        batches = [made[first : first + BATCH] for first in range(0, len(made), BATCH)]
+        for batch in track(batches, TITLE, progress):
+            scores += [float(row.score) for row in model.rows([image for image, _ in batch], BATCH)]
     return Power(tuple(2 * math.sqrt(area / math.pi) for area in areas), tuple(scores))
+
+
+def _made(
+    images: Sequence[Tensor], area: InspectedArea | None, count: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images with a defect and its mask; defects outside of the inspected area are left out."""
+    rng = Generator("cpu").manual_seed(SEED)
+    left = count
+    for number in range(count if area is None else MOST_TRIES * count):
+        image, mask = probe(images[number % len(images)], rng)
+        if area is None or bool((mask & area.at(*mask.shape[1:])).any()):
+            left -= 1
+            yield image, mask
+        if not left:
+            return
+
+
+def _parts(model: Model, images: Iterable[Tensor]) -> tuple[list[Tensor], Model]:
+    """Images to which defects are added, (3,h,w) float each, and the model that scores them.
+
+    Of tiled images it is a tile each: a defect has the least influence on the score of an image as large as a
+    tile. Where in the inspected area a tile lies is unknown.
+    """
+    geometry = model.geometry
+    if geometry.tile:
+        return list(geometry.sample(images, 1)), replace(model, area=None)
+    images = list(images)
+    small = any(min(image.shape[-2:]) < SMALLEST_PROBED for image in images)
+    return [padded(image, geometry.side) if small else image for image in images], model

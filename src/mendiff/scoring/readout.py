@@ -122,13 +122,14 @@ class Readout(nn.Module):
         bank = self.bank_share.to(shares)
         return torch.cat([(1 - bank) * shares, bank[None]])
 
-    def score(self, anomaly_map: Tensor) -> Tensor:
-        """Image scores of anomaly maps, (B,1,H,W) to (B,)."""
+    def score(self, anomaly_map: Tensor, pixels: int = 0) -> Tensor:
+        """Image scores of anomaly maps, (B,1,H,W) to (B,); for `pixels` see Method.score, 0 means all."""
+        pixels = pixels or anomaly_map[0].numel()
         if self.config.pool_side:
             return pooled_max(anomaly_map, self.config.pool_side, self.config.pool_rounds)
         if self.config.top_k:
-            return top_k_mean(anomaly_map, self.config.top_k)
-        return top_share_mean(anomaly_map, self.config.top_share)
+            return top_k_mean(anomaly_map, min(self.config.top_k, pixels))
+        return top_share_mean(anomaly_map, self.config.top_share, pixels)
 
     def fit(
         self, pairs: Pairs, features: Features, seen: Pairs | None = None, images: Images | None = None

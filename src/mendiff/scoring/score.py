@@ -15,9 +15,15 @@ def top_k_mean(anomaly_map: Tensor, k: int) -> Tensor:
     return flat.topk(min(k, flat.shape[1]), dim=1).values.mean(1)
 
 
-def top_share_mean(anomaly_map: Tensor, share: float) -> Tensor:
-    """Mean of the largest `share` of the pixels, at least one pixel, (B,1,H,W) to (B,)."""
-    return top_k_mean(anomaly_map, max(1, round(share * anomaly_map[0].numel())))
+def top_share_mean(anomaly_map: Tensor, share: float, pixels: int = 0) -> Tensor:
+    """Mean of the largest `share` of the pixels, at least one pixel, (B,1,H,W) to (B,).
+
+    Args:
+        anomaly_map: the maps.
+        share: in [0,1].
+        pixels: number of pixels of which the share is taken; 0 for all.
+    """
+    return top_k_mean(anomaly_map, max(1, round(share * (pixels or anomaly_map[0].numel()))))
 
 
 def pooled_max(anomaly_map: Tensor, window: int = 8, rounds: int = 8) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,20 @@ KEPT_AGAIN = 4
 """Minimum number of held-back images of an earlier fit that are reused; fewer for small data sets."""
 MOST_FOR_CODEC = 500
 """Maximum number of training images for fitting a codec, which are all in memory."""
+
+
+class Identity(NamedTuple):
+    """An item of a data set: an image, or one of several parts of an image, which are held back together.
+
+    Attributes:
+        seed: content seed of the image.
+        name: of the item, if it has one.
+        part: number of the part.
+    """
+
+    seed: int
+    name: str | None
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,23 +69,29 @@ class Split:
         return [*self.held_back_at, *self.seen_at][:count]
 
 
-def split_of(identities: Sequence[tuple[int, str | None]], earlier: Iterable[int] = ()) -> Split:
+def split_of(identities: Iterable[Identity | tuple[int, str | None]], earlier: Iterable[int] = ()) -> Split:
     """Choose the held-back images; those of an earlier fit remain held back.
 
     Args:
-        identities: (content seed, name) of every training image, in the order of the data set.
+        identities: seed, name and, if it is not 0, part of every item, in the order of the data set; see
+            Identity.
         earlier: content seeds of the held-back images of an earlier fit.
     """
-    seeds = [seed for seed, _ in identities]
+    items = [Identity(*one) for one in identities]
+    seeds = [item.seed for item in items if item.part == 0]
     fresh, kept = choose(seeds), sorted(set(seeds) & set(earlier))
     enough = min(KEPT_AGAIN, len(fresh)) <= len(kept) < len(set(seeds))  # some must remain for training
     held_back = kept if enough else fresh
-    others = sorted(set(seeds) - set(held_back))[:MOST_FOR_CODEC]
+    places: dict[tuple[int, int], int] = {}
+    for at, item in enumerate(items):
+        places.setdefault((item.part, item.seed), at)  # equal images count once
+    # First parts come first, so that a limited number of items is of many images.
+    ordered = [(seed, at) for (_, seed), at in sorted(places.items())]
     return Split(
         held_back,
-        [seeds.index(seed) for seed in held_back],
-        [seeds.index(seed) for seed in others],
-        {name: seed in held_back for seed, name in identities if name},
+        [at for seed, at in ordered if seed in held_back][:MOST_SEEN],
+        [at for seed, at in ordered if seed not in held_back][:MOST_FOR_CODEC],
+        {item.name: item.seed in held_back for item in items if item.name},
         fingerprint(seeds),
         len(seeds),
     )
@@ -101,9 +122,14 @@ def held_back_and_seen(
         chosen: content seeds of the held-back images; by default, as `choose`.
     """
     by_seed = dict(zip(content_seeds(torch.stack(list(images))).tolist(), images, strict=True))
-    held_back = choose(list(by_seed)) if chosen is None else sorted(set(chosen) & by_seed.keys())
-    seen = sorted(set(by_seed) - set(held_back))[:MOST_SEEN]
+    held_back, seen = split_seeds(list(by_seed), chosen)
     return [by_seed[seed] for seed in held_back], [by_seed[seed] for seed in seen]
+
+
+def split_seeds(seeds: Sequence[int], chosen: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
+    """held_back_and_seen for content seeds of images."""
+    held_back = choose(seeds) if chosen is None else sorted(set(chosen) & set(seeds))
+    return held_back, sorted(set(seeds) - set(held_back))[:MOST_SEEN]
 
 
 def split_images(images: Tensor) -> tuple[Tensor, Tensor]:

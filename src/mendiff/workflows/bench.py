@@ -19,6 +19,7 @@ from mendiff.methods.base import METHODS, find_method
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
 from mendiff.runs.fit_config import check_sources, stated_config
+from mendiff.runs.geometry import check_plain
 from mendiff.runs.reporting import Reporter
 from mendiff.workflows.fit import STATISTICS, check_prompts
 from mendiff.workflows.identity import identity
@@ -244,6 +245,7 @@ def identified(jobs: Mapping[str, Job], known: Sequence[Category], reporter: Rep
     for job in jobs.values():
         if job.method in METHODS:
             config = stated_config(job.plan)
+            check_plain(config, job.method)
             check_sources(job.plan, config)
             check_prompts(job.plan, config, [by_name[name] for name in job.categories])
     with reporter.brief().bar("hashing inputs") as update:

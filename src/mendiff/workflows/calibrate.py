@@ -7,17 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mendiff.calibration import MINIMUM, Calibration
 from mendiff.checkpoints.store import categories_of, load, save
 from mendiff.data.dataset import open_data
-from mendiff.data.samples import Use
-from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, check_range
 from mendiff.model import Model
 from mendiff.runs.common import choose_categories, choose_device
-from mendiff.runs.fit_config import readable_paths
+from mendiff.runs.fit_config import readable_paths, use_of_config
 from mendiff.runs.places import check_output, new_folder
 from mendiff.runs.reporting import Reporter
 from mendiff.runs.thresholds import check_rate, report_reliability, warn_of_outliers
@@ -39,7 +35,7 @@ def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:
     loaded = load(options.model, device)
     images: dict[str, list[Path]] = {}
     if options.data is not None:
-        use = Use(loaded.image_size, loaded.method.config.bit_depth)
+        use = use_of_config(loaded.method.config)
         chosen = choose_categories(open_data(options.data, options.layout), options.categories)
         readable = set(readable_paths(chosen, reporter, use))
         images = {category.name: [path for path in category.train if path in readable] for category in chosen}
@@ -47,7 +43,7 @@ def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:
     of_categories = _of_categories(model, images, options.batch_size, reporter)
     with new_folder(place) as draft:
         draft.rmdir()
-        save(draft, model.name, model.method, model.calibration, model.info, of_categories)
+        save(draft, model.name, model.method, model.calibration, model.info, of_categories, model.area)
     calibration, paths = model.calibration, [path for some in images.values() for path in some]
     reporter.say(f"model: {options.out} (threshold {model.threshold:.4g} from good images only)")
     report_reliability(calibration, reporter)
@@ -108,13 +104,14 @@ def scores_of(
     seeds: list[int] = []
     scores: list[float] = []
     peaks: list[float] = []
-    batches = [paths[first : first + batch_size] for first in range(0, len(paths), batch_size)]
+    count = 1 if model.geometry.tile else batch_size  # tiles of a large image fill batches
+    batches = [paths[first : first + count] for first in range(0, len(paths), count)]
     for batch in reporter.track(batches, title):
-        prepared = torch.stack([model.prepare(path) for path in batch])
-        seeds += content_seeds(prepared).tolist()
-        found = model.predict_batch(prepared)
-        scores += found.score.tolist()
-        peaks += found.anomaly_map.flatten(1).amax(1).tolist()
+        prepared = [model.prepare(path) for path in batch]
+        seeds += map(model.geometry.seed, prepared)
+        for row in model.rows(prepared, batch_size):
+            scores.append(float(row.score))
+            peaks.append(float(row.anomaly_map.max()))
     _check_unseen(model, seeds, paths[0].parent)
     return Calibration(tuple(scores), tuple(peaks), model.calibration.false_alarm_rate)
 

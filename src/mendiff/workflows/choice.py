@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
+from mendiff.checkpoints.provenance import fitted_of
 from mendiff.checkpoints.store import CONFIG, load
 from mendiff.data.dataset import Category
 from mendiff.errors import InputError
+from mendiff.inspection import stacked
 from mendiff.model import Model
 from mendiff.runs.common import readable_categories
 from mendiff.runs.fit_config import Plan, make_config, training_paths, use_of
@@ -22,8 +24,8 @@ from mendiff.runs.length import chosen_length
 from mendiff.runs.locks import hidden_path
 from mendiff.runs.places import check_output, new_folder, resumable
 from mendiff.runs.reporting import Reporter
-from mendiff.runs.variants import split_as_fitted
 from mendiff.synthesis.probes import probes
+from mendiff.training.split import split_seeds
 from mendiff.workflows.fit import NOTHING_TO_RESUME, STEPS, fit
 from mendiff.workflows.manifest import MANIFEST, check_manifest, data_hashes
 from mendiff.workflows.tune import METRICS, SMALLEST_GAIN, metrics_against_good
@@ -34,7 +36,7 @@ MINUTES = 60.0
 """Default time for all fits together."""
 SHORTEST = 0.5
 """A candidate is skipped if less than this share of its preset's training time is left."""
-DEFECTS = 48
+DEFECTS, BATCH = 48, 8
 
 
 @dataclass(frozen=True)
@@ -162,16 +164,30 @@ def defect_metrics(
         reporter: shows a progress bar.
         title: of the bar.
     """
-    held_back, _ = split_as_fitted(model, [model.prepare(path) for path in paths])
+    inputs = held_back_inputs(model, paths)
     rng = torch.Generator().manual_seed(seed)
-    defective, masks = probes(torch.stack(held_back), DEFECTS, rng)
+    defective, masks = probes(inputs, DEFECTS, rng)
     with model.in_half(), reporter.bar(f"evaluating {title}") as update:
         update(0, 2, "good images")
-        good = model.predict(held_back)
+        good = stacked([model.predict_batch(batch) for batch in inputs.split(BATCH)])
         update(1, 2, "synthetic defects")
-        metrics = metrics_against_good(good, model.predict(list(defective)), masks)
+        bad = stacked([model.predict_batch(batch) for batch in defective.split(BATCH)])
+        metrics = metrics_against_good(good, bad, masks)
         update(2, 2, "")
     return metrics
+
+
+def held_back_inputs(model: Model, paths: Sequence[Path]) -> torch.Tensor:
+    """A network input of every held-back image of a fit, (N,3,S,S).
+
+    Args:
+        model: fitted.
+        paths: of all good images of its fit.
+    """
+    geometry, fitted = model.geometry, fitted_of(model.info)
+    seeds = {geometry.seed(model.prepare(path)): path for path in paths}
+    held_back, _ = split_seeds(list(seeds), None if fitted is None else fitted.held_back)
+    return geometry.sample((model.prepare(seeds[seed]) for seed in held_back), 1)
 
 
 def best_candidate(tried: dict[str, Candidate]) -> str:

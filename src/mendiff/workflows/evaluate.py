@@ -32,6 +32,7 @@ from mendiff.runs.common import (
     readable_categories,
     threshold_table,
 )
+from mendiff.runs.geometry import check_plain
 from mendiff.runs.groups import measure_groups
 from mendiff.runs.places import Place, check_output, new_folder
 from mendiff.runs.reporting import Reporter
@@ -97,6 +98,8 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
             fitted = opened(category.name)
         else:
             fitted = shared = shared or opened()
+        if options.controls:
+            check_plain(fitted.method.config, "--controls", fitted.area)
         pictures = side if options.out is not None or options.report is not None else None
         with fitted.in_half(options.half):
             outcomes[category.name] = _evaluated(fitted, category, options, pictures, explained, reporter)
@@ -109,7 +112,7 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     reporter.table(threshold_table(cuts))
     twins = {name: one.twins for name, one in outcomes.items()}
     show_twins(twins, reporter)
-    binned = any(not is_exact(maps) for _, _, maps, _ in everything)
+    binned = any(not is_exact(one.maps) for one in everything)
     if binned:
         reporter.say("note: pixel metrics are computed from values binned to 4,096 levels (many pixels).")
     groups = {name: summary(one.groups) for name, one in outcomes.items() if one.groups}
@@ -150,10 +153,13 @@ def _unread(asked: Sequence[Category], outcomes: Mapping[str, Outcome]) -> list[
 
 
 def _use(config: Any) -> Use:
-    """A model's image size and bit depth from its raw config, which `load` checks later."""
+    """How a model reads images, from its raw config, which `load` checks later."""
     given = config if isinstance(config, dict) else {}
-    size, depth = given.get("image_size"), given.get("bit_depth")
-    return Use(size if isinstance(size, int) else None, depth if isinstance(depth, int) else 0)
+    size, depth, tile = (
+        value if isinstance(value := given.get(name), int) else None
+        for name in ("image_size", "bit_depth", "tile")
+    )
+    return Use(size, depth or 0, tile or 0, str(given.get("resize", "stretch")))
 
 
 def _with_tests(data: Path, layout: str, names: Sequence[str] | None) -> list[Category]:
@@ -185,7 +191,7 @@ def _evaluated(
         explained: whether the report shows intermediate results of a few images.
         reporter: for progress.
     """
-    tests = read_tests(category, model.image_size, reporter, model.method.config.bit_depth)
+    tests = read_tests(category, model.geometry, reporter, model.method.config.bit_depth, model.area)
     if tests.masks is None:
         reporter.say(f"note: {category.name} has no masks, so its pixel metrics are n/a.")
     found = find(model, tests, options.batch_size, reporter, category.name)
@@ -203,7 +209,7 @@ def _evaluated(
         metrics=metrics,
         twins=twins,
         cut=at_threshold(found.score.tolist(), [sample.label for sample in tests.samples], model.threshold),
-        ranked=(found.score, tests.labels, found.anomaly_map, tests.masks),
+        ranked=Ranked(found.score, tests.labels, found.anomaly_map, tests.masks, tests.inspected),
         controls=measure_baselines(model, category, tests, options.half) if options.controls else {},
         page=shown,
         measured=[sample.path for sample in tests.samples],
@@ -258,9 +264,8 @@ def page(
     """
     labels = [sample.label for sample in tests.samples]
     cut = at_threshold(found.score.tolist(), labels, model.threshold)
-    drawn = curves(
-        found.score, tests.labels, found.anomaly_map if tests.masks is not None else None, tests.masks
-    )
+    maps = found.anomaly_map if tests.masks is not None else None
+    drawn = curves(found.score, tests.labels, maps, tests.masks, tests.inspected)
     types = [TypeRow(**row) for row in cut["types"]]
     return CategoryReport(
         name=name,
@@ -275,12 +280,12 @@ def page(
 def _image_row(model: Model, tests: TestSet, found: Detection, index: int, side: int) -> ImageRow:
     sample, score = tests.samples[index], float(found.score[index])
     pictures = make_pictures(
-        to_picture(tests.images[index]),
-        to_picture(found.reconstruction[index]),
-        normalise_heat(found.anomaly_map[index, 0].numpy(), *model.calibration.heat_range),
+        to_picture(tests.cut(tests.images, index)),
+        to_picture(tests.cut(found.reconstruction, index)),
+        normalise_heat(tests.cut(found.anomaly_map, index)[0].numpy(), *model.calibration.heat_range),
         mask_of(tests, index),
-        # The model's input is square; the report keeps the aspect ratio of the image.
-        thumbnail_size(*image_size(sample.path), min(side, model.image_size)),
+        # The model's input may be square; the report keeps the aspect ratio of the image.
+        thumbnail_size(*image_size(sample.path), min(side, max(tests.sizes[index]))),
     )
     return ImageRow(
         name=f"{sample.label}/{sample.path.name}",

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from mendiff.checkpoints.files import FULL, write_json
 from mendiff.checkpoints.store import CONFIG, categories_of, load, read_config
 from mendiff.data.dataset import Sample
-from mendiff.data.images import encode, save_png
+from mendiff.data.images import encode, resize_mask, save_png
 from mendiff.data.masks import Mask
 from mendiff.data.reading import Picture
 from mendiff.errors import InputError, NotFiniteError, check_count
@@ -143,25 +146,40 @@ def _explained(opened: Sequence[Opened], path: Path, name: str, side: int, draft
         pictures += [one.model.read(path) for one in opened]
     except Exception as error:  # decoders raise nearly any exception
         return row | {"error": error_sentence(path, "the image can't be read", error)}
-    ways = []
+    ways, parts = [], []
     for one, picture in zip(opened, pictures, strict=True):
         try:
             trace = one.model.trace(picture)
         except NotFiniteError as error:
             raise NotFiniteError(error.rows, [str(path)]) from error
         ways.append(explanation_of(one.model, trace, one.title))
+        parts.append(traced_part(picture, one.model, trace))
         panels = [describe(panel) for panel in trace.panels]
         result = result_row(one.model, trace.found, 0)
         row["models"].append({"model": str(one.folder), **result, "panels": panels})
     try:
         strip = draft / STRIPS / name
         strip.parent.mkdir(parents=True, exist_ok=True)
-        save_png(draw_explanations(pictures[0], ways, side, path.name), strip)
+        if not all(np.array_equal(parts[0], part) for part in parts):
+            raise InputError(
+                f"{path}: expected models that show the same part of the image, got models with other tiles; "
+                "explain them one at a time."
+            )
+        save_png(draw_explanations(parts[0], ways, side, path.name), strip)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG):
             raise  # the disk is full for the next image, too
         return row | {"error": error_sentence(path, "its strip can't be written", error)}
     return row | {"strip": f"{STRIPS}/{name}"}
+
+
+def traced_part(picture: npt.NDArray[Any], model: Model, trace: Trace) -> npt.NDArray[Any]:
+    """The part of a picture (H,W,3), or of a mask (H,W), that a trace shows: a tile, or all of it."""
+    height, width = picture.shape[:2]
+    tall, wide = model.geometry.size(height, width)
+    top, left, bottom, right = trace.box
+    rows = slice(round(top * height / tall), round(bottom * height / tall))
+    return picture[rows, round(left * width / wide) : round(right * width / wide)]
 
 
 def explanation_of(model: Model, trace: Trace, title: str) -> Explanation:
@@ -209,8 +227,12 @@ def informative_images(
 def report_strip(model: Model, sample: Sample, mask: Mask | None, title: str) -> Strip:
     """The strip of a test image at report size; mask (H,W) of its defect, if known."""
     picture = model.read(sample.path)
-    way = explanation_of(model, model.trace(picture), Opened(Path(model.source), model).title)
-    drawn = draw_explanations(picture, [way], REPORT_SIDE, mask=mask, width=REPORT_WIDTH)
+    trace = model.trace(picture)
+    way = explanation_of(model, trace, Opened(Path(model.source), model).title)
+    shown = traced_part(picture, model, trace)
+    if mask is not None and shown.shape != picture.shape:
+        mask = traced_part(resize_mask(mask, picture.shape[:2])[0].numpy(), model, trace)
+    drawn = draw_explanations(shown, [way], REPORT_SIDE, mask=mask, width=REPORT_WIDTH)
     size = (drawn.shape[1], drawn.shape[0])
     name = f"{sample.label}/{sample.path.name}"
     return Strip(name, title, size, encode(drawn, "WEBP", quality=QUALITY, method=4))

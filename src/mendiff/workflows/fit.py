@@ -6,12 +6,10 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mendiff.checkpoints.bundled import BUNDLED_FEATURES, codec_folder
 from mendiff.checkpoints.codecs import CODEC, read_codec
@@ -22,15 +20,16 @@ from mendiff.checkpoints.store import save
 from mendiff.data.cache import ImageCache
 from mendiff.data.dataset import Category, open_data
 from mendiff.data.image_files import find_images
+from mendiff.data.inspected import InspectedArea
 from mendiff.data.reading import image_size as read_size
-from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, check_choice, check_range
-from mendiff.methods.base import MethodConfig
+from mendiff.methods.base import MethodConfig, Progress
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
 from mendiff.nets import AUTO
 from mendiff.runs.common import choose_categories, choose_device
 from mendiff.runs.fit_config import Plan, check_images
+from mendiff.runs.geometry import calibration_of, read_areas, say_geometry
 from mendiff.runs.length import Length, chosen_length, configured_length, read_length, write_length
 from mendiff.runs.locks import check_free, hidden_path
 from mendiff.runs.places import Place, TakenError, check_output, new_folder, resumable
@@ -40,13 +39,14 @@ from mendiff.runs.reporting import Reporter, Silent
 from mendiff.runs.thresholds import check_rate, report_reliability, warn_of_outliers
 from mendiff.training.codec_stage import CHECKPOINT, CODEC_CHECKPOINT
 from mendiff.training.optimizers import check_savings
-from mendiff.training.split import FEWEST_IMAGES, choose, held_back_and_seen
+from mendiff.training.split import FEWEST_IMAGES, choose, split_seeds
 from mendiff.types import Processes
 from mendiff.workflows.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
 from mendiff.workflows.options import FitOptions
 
 STATISTICS = ("global", "category")
 BALANCES = ("image", "category")
+RESIZES = ("stretch", "letterbox")
 PARTS_FILE = "parts"
 STEPS = "training.steps"
 UPRIGHT = (
@@ -69,6 +69,7 @@ def run(options: FitOptions, reporter: Reporter) -> dict[str, Any]:
         find_images(options.textures)
     check_choice("--statistics", options.statistics, STATISTICS)
     check_choice("--balance", options.balance, BALANCES)
+    check_choice("--resize", options.resize, RESIZES)
     depth = {"bit_depth": options.bit_depth} if options.bit_depth else {}
     same: dict[str, Any] = {one.name: getattr(options, one.name) for one in fields(Plan)}
     changed: dict[str, Any] = {
@@ -106,8 +107,8 @@ def fit(
     place = check_output(out, overwrite, "a model")
     paths, config, cache = check_images(plan, categories, reporter, checked=checked)
     check_prompts(plan, config, categories)
+    areas = read_areas(plan, categories, paths)
     by_category = _paths_by_category(categories, paths) if plan.statistics == "category" else {}
-    groups = _groups(categories, paths) if plan.balance == "category" else None
     workdir = workdir_of(out, resume) if first else _workdir(out)
     earlier = workdir / CODEC_CHECKPOINT
     with resumable(workdir / CHECKPOINT, out, resume, earlier=earlier) if first else nullcontext():
@@ -115,6 +116,7 @@ def fit(
         config = length.of(config)
         names = [one.name for one in categories]
         _say_plan(plan, config, length, len(paths), names, reporter)
+        say_geometry(config, reporter)
         files = hashes_of(plan, config) if first else {}
         if first:
             started = facts_of(plan, config, data_hashes(categories, paths), files)
@@ -129,20 +131,24 @@ def fit(
             write_length(workdir, length)
         _hold_back(module, by_category, cache)
         with reporter.stages() as update:
-            images = _images(module, categories, paths, cache)
+            images = _images(module, categories, paths, cache, update)
+            groups = _groups(images, categories) if plan.balance == "category" else None
             seconds = train(plan, module, images, workdir, update, groups, resume=resume)
         if not first:
             return {}
         steps = config.training.steps
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "steps": steps, "seconds": seconds}
         model = module.as_model(info).to(plan.device).with_false_alarm_rate(plan.false_alarm_rate)
-        scored = [paths[at] for at in module.split.scored_at(len(model.calibration.scores))]
-        outliers = warn_of_outliers(model.calibration, scored, reporter)
-        held_back = [cache.image(path, path) for path in scored[: model.calibration.held_back]]
+        model.area = areas.get("")
+        scored = [images.source(at) for at in module.split.scored_at(len(model.calibration.scores))]
         with reporter.stages() as update:
-            power = estimate_power(model, held_back, update)
+            if not model.plain:
+                model.calibration, scored = calibration_of(model, module.split, images, update)
+            outliers = warn_of_outliers(model.calibration, scored, reporter)
+            held_back = scored[: model.calibration.held_back]
+            power = estimate_power(model, (cache.prepared(path, path) for path in held_back), update)
         model.info["power"] = power.to_dict()
-        _save(model, place, by_category, cache, reporter)
+        _save(model, place, by_category, areas, cache, reporter)
     _say_result(model, out, power, reporter)
     summary = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": outliers}
     return {"model": str(out), **summary, **model.info, "config": config_to_dict(module.config)}
@@ -277,10 +283,13 @@ def _paths_by_category(categories: Sequence[Category], paths: Sequence[Path]) ->
     return found
 
 
-def _groups(categories: Sequence[Category], paths: Sequence[Path]) -> list[list[int]]:
-    """Indices into `paths` of every category's images."""
-    index = {path: at for at, path in enumerate(paths)}
-    return [[index[path] for path in one.train if path in index] for one in categories]
+def _groups(images: Any, categories: Sequence[Category]) -> list[list[int]]:
+    """Indices of every category's training images, or tiles of these."""
+    category = {path: at for at, one in enumerate(categories) for path in one.train}
+    groups: list[list[int]] = [[] for _ in categories]
+    for index in range(len(images)):
+        groups[category[images.source(index)]].append(index)
+    return groups
 
 
 def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> tuple[Any, list[str]]:
@@ -357,37 +366,49 @@ def train(
     return round(time.monotonic() - began, 1)
 
 
-def _images(module: Any, categories: Sequence[Category], paths: Sequence[Path], cache: ImageCache) -> Any:
-    """The training images, with their categories if the method uses categories."""
+def _images(
+    module: Any, categories: Sequence[Category], paths: Sequence[Path], cache: ImageCache, update: Progress
+) -> Any:
+    """The training images or their tiles, with their categories if the method uses categories."""
     from mendiff import anomalib_models
 
     names = {path: one.name for one in categories for path in one.train} if module.method.categories else {}
     labels = [names[path] for path in paths] if names else ()
-    return anomalib_models.GoodImages(paths, cache.size, categories=labels, cache=cache)
+    geometry, depth = cache.geometry, cache.bit_depth
+    if geometry.tile:
+        return anomalib_models.GoodTiles(paths, geometry, categories=labels, bit_depth=depth, progress=update)
+    return anomalib_models.GoodImages(paths, geometry.side, categories=labels, cache=cache)
 
 
 def _hold_back(module: Any, by_category: Mapping[str, Sequence[Path]], cache: ImageCache) -> None:
     """Hold back images of every category that gets separate statistics."""
     for some in by_category.values():
-        module.held_back += choose([int(content_seeds(cache.image(path, path)[None])) for path in some])
+        module.held_back += choose([_seed(path, cache) for path in some])
+
+
+def _seed(path: Path, cache: ImageCache) -> int:
+    """Content seed of an image, as in `Split`."""
+    return cache.geometry.seed(cache.prepared(path, path))
 
 
 def _save(
     model: Model,
     place: Place,
     by_category: Mapping[str, Sequence[Path]],
+    areas: Mapping[str, InspectedArea],
     cache: ImageCache,
     reporter: Reporter,
 ) -> None:
     """Calibrate the categories that get separate statistics, and write the model folder."""
     # Generated singly while the folder is written: every model is a copy of the networks.
     categories = (
-        (name, _of_category(model, name, some, cache, reporter)) for name, some in by_category.items()
+        (name, _of_category(replace(model, area=areas.get(name, model.area)), name, some, cache, reporter))
+        for name, some in by_category.items()
     )
     try:
         with new_folder(place) as draft:
             draft.rmdir()
-            save(draft, model.name, model.method, model.calibration, model.info, categories)
+            save(draft, model.name, model.method, model.calibration, model.info, categories, model.area)
     except TakenError:
         raise
     except InputError as error:
@@ -400,13 +421,15 @@ def _of_category(
     model: Model, name: str, paths: Sequence[Path], cache: ImageCache, reporter: Reporter
 ) -> Model:
     """The model with statistics and threshold from the images of a single category."""
-    images = [cache.image(path, path) for path in paths]
+    seeds = {_seed(path, cache): path for path in paths}
     fitted = fitted_of(model.info)
-    held_back, seen = held_back_and_seen(images, None if fitted is None else fitted.held_back)
-    calibrated = model.calibrated(held_back, seen, category=name)
-    by_seed = dict(zip(content_seeds(torch.stack(images)).tolist(), paths, strict=True))
-    scored = content_seeds(torch.stack([*held_back, *seen])).tolist()
-    warn_of_outliers(calibrated.calibration, [by_seed[seed] for seed in scored], reporter)
+    held_back, seen = split_seeds(list(seeds), None if fitted is None else fitted.held_back)
+    images, others = (
+        [cache.image(seeds[seed], seeds[seed]) if model.plain else seeds[seed] for seed in some]
+        for some in (held_back, seen)
+    )
+    calibrated = model.calibrated(images, others, category=name)
+    warn_of_outliers(calibrated.calibration, [seeds[seed] for seed in (*held_back, *seen)], reporter)
     report_reliability(calibrated.calibration, reporter, f"threshold of {name}", warnings_only=True)
     return calibrated
 

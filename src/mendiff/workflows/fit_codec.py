@@ -116,7 +116,7 @@ def run(options: FitCodecOptions, reporter: Reporter) -> dict[str, Any]:
         cache = ImageCache(size, plan.bit_depth)
     paths = readable_paths(chosen, reporter, use, None if cache is None else cache.take)
     size = _size_of(plan, paths, unit)
-    if cache is None or cache.size != size:
+    if cache is None or cache.geometry.side != size:
         cache = ImageCache(size, plan.bit_depth)
     images = torch.stack([cache.image(path, path) for path in paths])
     kept, seen = split_images(images)

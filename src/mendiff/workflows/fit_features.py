@@ -29,6 +29,7 @@ from mendiff.nets.features import FeatureExtractor, FeaturesConfig
 from mendiff.nets.features_loss import FeaturesTuning
 from mendiff.runs.common import choose_categories, choose_device
 from mendiff.runs.fit_config import backbone_input, check_side, readable_paths
+from mendiff.runs.geometry import check_plain
 from mendiff.runs.places import check_output, new_folder, resumable
 from mendiff.runs.reporting import Reporter
 from mendiff.training.loop import CHECKPOINT, Loop, train_network
@@ -84,6 +85,7 @@ def run(options: FitFeaturesOptions, reporter: Reporter) -> dict[str, Any]:
     for extractor in (tuning.tuned, tuning.original):
         extractor.load_backbone(weights, source)
     model = load(options.model, choose_device(options.device))
+    check_plain(model.method.config, str(options.model), model.area)
     use = Use(bit_depth=model.method.config.bit_depth)
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
     cache = ImageCache(model.image_size, use.bit_depth)

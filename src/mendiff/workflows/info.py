@@ -12,6 +12,7 @@ from mendiff.evaluation.operating import RATES
 from mendiff.methods.base import describe_parameters
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
+from mendiff.runs.geometry import describe_geometry
 from mendiff.runs.power import power_of
 from mendiff.runs.reporting import Reporter, Table
 from mendiff.workflows.options import InfoOptions
@@ -72,15 +73,16 @@ def _origin(fitted: Fitted) -> dict[str, str]:
 
 def _images(model: Model) -> str:
     """How images are resized, and which defects vanish by that."""
-    side, size = model.image_size, model.info.get("usual_size")
-    text = f"resized to {side} x {side} pixels"
+    config, size = model.method.config, model.info.get("usual_size")
+    text = describe_geometry(config)
     if isinstance(size, list) and len(size) == 2:
         height, width = size
-        text += f" from typically {width} x {height}"
-        lost = vanishing((height, width), side)
+        text += f", from typically {width} x {height}"
+        lost = 0 if config.tile else vanishing((height, width), config.image_size)
         text += f"; defects smaller than about {lost} original pixels vanish" if lost else ""
-    depth = model.method.config.bit_depth
-    return text + (f"; 16-bit files have {depth} significant bits" if depth else "")
+    if model.area is not None:
+        text += f"; inspected in a region, {100 * model.area.mask.mean():.0f} % of an image"
+    return text + (f"; 16-bit files have {config.bit_depth} significant bits" if config.bit_depth else "")
 
 
 def _thresholds(model: Model, own: Mapping[str, float]) -> dict[str, str]:

@@ -150,7 +150,7 @@ def row_metrics(
         if bool(stopped.any()):
             steps.append(stopped)
             stops[category.name] = stop_figures(stopped, tests.labels, tests.masks)
-        everything.append((scores, tests.labels, maps, tests.masks))
+        everything.append(testing.Ranked(scores, tests.labels, maps, tests.masks))
     count = sum(len(one[0]) for one in everything)
     return {
         **summary(metrics, testing.pooled(everything) if len(everything) > 1 else None),

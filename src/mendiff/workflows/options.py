@@ -37,6 +37,13 @@ SHARED = {
     "layout": "auto, mvtec (MVTec-AD, MPDD, PCB-Bank, BTAD), loco, mvtec2, mvtec3d, visa, bmad, kolektor, "
     "by-label (folders such as OK and NG), or folder for good images only",
     "bit_depth": "significant bits of 16-bit and float files, such as 12; 0: as stated in the files",
+    "resize": "stretch images to squares, or letterbox, which keeps their aspect ratio and pads; small "
+    "defects of oblong images are found better with --tile",
+    "tile": "cut images into tiles of this side in pixels, for small defects in large images; 0 for whole "
+    "images",
+    "tile_overlap": "least share of a tile that it has in common with the next (default: 0.25)",
+    "region": "mask file that is white where images are inspected, or a folder with a file per category",
+    "ignore": "mask file that is white where images are not inspected, or a folder with a file per category",
     "features": "timm's name of a pretrained backbone, auto (default) for the network that comes with "
     "mendiff, or none to compare pixels only, which finds fewer defects",
     "features_weights": "weights of the backbone, a local safetensors file (default: timm's, from the hub)",
@@ -153,6 +160,8 @@ class FitOptions(Options):
         "mendiff fit photos/good -o model --preset auto --minutes 90  # the better of tiny and small",
         "mendiff fit parts -o model --method ran --statistics category",
         "mendiff fit photos/good -o model --textures dtd/images",
+        "mendiff fit strips/good -o model --resize letterbox --ignore labels.png",
+        "mendiff fit boards/good -o model --tile 256  # small defects in large images",
         "mendiff fit parts -o model --method diad --codec codec --resume",
         "mendiff fit mvtec/cable -o cable --preset paper/mvtec/cable "
         "--pretrained CompVis/stable-diffusion-v1-4",
@@ -179,6 +188,11 @@ class FitOptions(Options):
     prompt: Path | None = None
     codec: Path | None = None
     textures: Path | None = None
+    resize: str = "stretch"
+    tile: int = 0
+    tile_overlap: float | None = None
+    region: Path | None = None
+    ignore: Path | None = None
     bit_depth: int = 0
     seed: int = 0
     device: str = "auto"

@@ -10,13 +10,22 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mendiff.checkpoints.files import FULL, fingerprint_of_files
 from mendiff.checkpoints.store import CALIBRATION, CONFIG, load
 from mendiff.data.bands import Enlarged, bands
-from mendiff.data.images import normalise_heat, overlay, save_bands, save_float_tiff, save_png, to_picture
+from mendiff.data.images import (
+    boundary,
+    faint_line,
+    normalise_heat,
+    overlay,
+    save_bands,
+    save_float_tiff,
+    save_png,
+    to_picture,
+)
+from mendiff.data.inspected import InspectedArea
 from mendiff.data.labels import inspected_notes
 from mendiff.data.reading import Picture
 from mendiff.data.regions import find_regions, threshold_mask
@@ -121,7 +130,7 @@ def _watched(model: Model, options: PredictOptions, growing: Growing, reporter: 
         with suppress(KeyboardInterrupt), Findings(folder, head) as findings:
             places = ", ".join(map(str, options.images))
             reporter.say(f"watching {places}; rows and pictures are in {folder}; Ctrl-C ends")
-            for batch in arrivals.batches(options.batch_size):
+            for batch in arrivals.batches(_images_per_batch(model, options)):
                 for (path, _), row in zip(
                     batch, inspected(model, batch, [True] * len(batch), options, folder), strict=True
                 ):
@@ -156,13 +165,19 @@ def _rows(
     A score depends on the other images of its batch by rounding, so an interrupted batch is computed again
     as a whole.
     """
-    for first in range(0, len(named), options.batch_size):
-        batch = named[first : first + options.batch_size]
+    count = _images_per_batch(model, options)
+    for first in range(0, len(named), count):
+        batch = named[first : first + count]
         lacking = [not _taken(done, str(path)) for path, _ in batch]
         if any(lacking):
             for at, row in enumerate(inspected(model, batch, lacking, options, folder)):
                 if row is not None:
                     yield first + at + 1, row
+
+
+def _images_per_batch(model: Model, options: PredictOptions) -> int:
+    """Images that are processed together; the tiles of a large image fill batches on their own."""
+    return 1 if model.geometry.tile else options.batch_size
 
 
 def _taken(done: Counter[str], image: str) -> bool:
@@ -214,15 +229,15 @@ def inspected(
     A row of a failed image states the reason.
     """
     subjects = list(_prepared(model, batch))
-    found = _found(model, subjects, options.explain)
+    found = _found(model, subjects, options)
     for one, needed in zip(subjects, wanted, strict=True):
         if not needed:
             yield None
             continue
         row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"image": str(one.path), "error": one.error or None}
         if one.place is not None:
-            row |= result_row(model, found, one.place)
-            row |= _drawn(model, one, found, options, folder)
+            row |= result_row(model, found[one.place], 0)
+            row |= _drawn(model, one, found[one.place], options, folder)
         yield row
 
 
@@ -236,9 +251,8 @@ def _drawn(
         picture = model.read(one.path) if one.picture is None else one.picture
         one.picture = None
         columns |= {"width": picture.shape[1], "height": picture.shape[0]}
-        limits = model.calibration.heat_range
-        heat, rebuilt = found.anomaly_map[one.place], found.reconstruction[one.place]
-        for name, value in output.write(picture, heat, rebuilt, limits):
+        heat, rebuilt = found.anomaly_map[0], found.reconstruction[0]
+        for name, value in output.write(picture, heat, rebuilt, model.calibration.heat_range, model.area):
             columns[name] = value
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG):
@@ -247,8 +261,8 @@ def _drawn(
     return columns
 
 
-def _found(model: Model, subjects: Sequence[BatchImage], explain: bool) -> Detection:
-    """The model's results; sets the place of each image in them.
+def _found(model: Model, subjects: Sequence[BatchImage], options: PredictOptions) -> list[Detection]:
+    """The model's results, one row each; sets the place of each image in them.
 
     An image without finite results gets an error, and the others are computed without it.
     """
@@ -256,12 +270,12 @@ def _found(model: Model, subjects: Sequence[BatchImage], explain: bool) -> Detec
         for place, one in enumerate(known):
             one.place = place
         try:
-            batch = torch.stack([one.prepared for one in known if one.prepared is not None])
-            return model.predict_batch(batch, explain=explain)
+            images = [one.prepared for one in known if one.prepared is not None]
+            return list(model.rows(images, options.batch_size, explain=options.explain))
         except NotFiniteError as error:
             for row in error.rows:
                 known[row].fail(str(NotFiniteError([row], [str(known[row].path)])))
-    return Detection(*(torch.empty(0) for _ in fields(Detection)))
+    return []
 
 
 def _prepared(model: Model, batch: Sequence[tuple[Path, str]]) -> Iterator[BatchImage]:
@@ -271,6 +285,8 @@ def _prepared(model: Model, batch: Sequence[tuple[Path, str]]) -> Iterator[Batch
         one = BatchImage(path, name)
         try:
             picture = model.read(path)
+            if model.area is not None:
+                model.area.check(picture.shape[0], picture.shape[1], str(path))
             one.prepared = model.prepare(picture)
             if picture.nbytes <= free:
                 one.picture, free = picture, free - picture.nbytes
@@ -295,16 +311,26 @@ class ImageOutput:
     raw_maps: bool
 
     def write(
-        self, picture: Picture, anomaly_map: Tensor, reconstruction: Tensor, heat_range: tuple[float, float]
+        self,
+        picture: Picture,
+        anomaly_map: Tensor,
+        reconstruction: Tensor,
+        heat_range: tuple[float, float],
+        area: InspectedArea | None = None,
     ) -> Iterator[tuple[str, Any]]:
         """Write the files; yields column and value of each, and the regions above the pixel threshold."""
         height, width = picture.shape[:2]
-        heat, rebuilt = Enlarged(anomaly_map, height, width), Enlarged(reconstruction, height, width)
+        inside = None if area is None else area.at(height, width)[0].numpy()
+        line = None if inside is None else boundary(inside)
+        heat = Enlarged(anomaly_map, height, width, inside)
+        rebuilt = Enlarged(reconstruction, height, width)
+
+        def drawn_on(rows: slice) -> Picture:
+            shown = picture[rows] if line is None else faint_line(picture[rows], line[rows])
+            return overlay(shown, normalise_heat(heat[rows][0].numpy(), *heat_range))
+
         drawn = {
-            "heat_map": (
-                overlay(picture[rows], normalise_heat(heat[rows][0].numpy(), *heat_range))
-                for rows in bands(height, width)
-            ),
+            "heat_map": (drawn_on(rows) for rows in bands(height, width)),
             "reconstruction": (to_picture(rebuilt[rows]) for rows in bands(height, width)),
         }
         for kind, pixels in drawn.items():

@@ -30,6 +30,7 @@ from mendiff.evaluation.metrics import image_and_pixel_metrics
 from mendiff.model import Model
 from mendiff.runs.common import choose_categories, choose_device
 from mendiff.runs.fit_config import readable_paths
+from mendiff.runs.geometry import check_plain
 from mendiff.runs.places import check_output, new_folder
 from mendiff.runs.reporting import Reporter, Table
 from mendiff.runs.variants import split_as_fitted, variant_of
@@ -98,6 +99,7 @@ def run(options: TuneOptions, reporter: Reporter) -> dict[str, Any]:
             f"--repetitions: expected at least 2, for a standard error, got {options.repetitions}."
         )
     loaded = load(options.model, choose_device(options.device))
+    check_plain(loaded.method.config, str(options.model), loaded.area)
     if not loaded.method.searched:
         raise InputError(f"{options.model}: expected a method with tunable settings, got {loaded.name}.")
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)

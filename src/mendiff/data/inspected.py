@@ -1,0 +1,78 @@
+"""The inspected area of images, from mask files: outside of it nothing counts as a defect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mendiff.data.images import resize_mask
+from mendiff.data.masks import Mask, read_mask
+from mendiff.errors import InputError
+
+TOLERANCE = 0.02
+"""Largest relative difference between the aspect ratios of a mask and of an image."""
+
+
+@dataclass(frozen=True, eq=False)
+class InspectedArea:
+    """The part of images that is inspected; masks of any size are scaled to an image.
+
+    Attributes:
+        mask: (H,W) bool, True where images are inspected; not empty.
+    """
+
+    mask: Mask
+
+    @classmethod
+    def read(cls, region: Path | None, ignore: Path | None) -> InspectedArea | None:
+        """The area from mask files; None without files.
+
+        Args:
+            region: file that is white where images are inspected; None inspects all.
+            ignore: file that is white where images are not inspected.
+        """
+        area = None if region is None else read_mask(region)
+        if ignore is not None:
+            outside = read_mask(ignore)
+            if area is None:
+                area = np.ones_like(outside)
+            _check_ratio(f"--ignore {ignore}", outside.shape, f"{region}", area.shape)
+            area = area & ~resize_mask(outside, area.shape)[0].numpy()
+        if area is None:
+            return None
+        if not area.any():
+            named = " and ".join(str(path) for path in (region, ignore) if path is not None)
+            raise InputError(
+                f"{named}: expected a mask that leaves a part of the image to inspect, got none; draw the "
+                "inspected part white in --region, and the ignored part white in --ignore."
+            )
+        return cls(area)
+
+    def check(self, height: int, width: int, name: str) -> None:
+        """Raise InputError for an image of another aspect ratio than the mask."""
+        _check_ratio("region", self.mask.shape, name, (height, width))
+
+    def at(self, height: int, width: int) -> Tensor:
+        """Where an image of a size is inspected, (1,height,width) bool; InputError if nothing is left."""
+        if self.mask.shape == (height, width):
+            return torch.from_numpy(self.mask)[None]
+        area = resize_mask(self.mask, (height, width))
+        if not bool(area.any()):
+            raise InputError(
+                f"region: expected an area that is visible at {width}x{height} pixels, to which images are "
+                "resized, got a smaller one; draw it larger, or fit with a larger --image-size or --tile."
+            )
+        return area
+
+
+def _check_ratio(what: str, ours: tuple[int, ...], name: str, theirs: tuple[int, ...]) -> None:
+    ratio = (ours[1] / ours[0]) / (theirs[1] / theirs[0])
+    if not 1 - TOLERANCE <= ratio <= 1 / (1 - TOLERANCE):
+        raise InputError(
+            f"{what}: expected a mask with the aspect ratio of {name}, {theirs[1]}x{theirs[0]}, got "
+            f"{ours[1]}x{ours[0]}; draw it on such an image."
+        )
