@@ -15,7 +15,7 @@ from mendiff.scoring.maps import (
     pixel_map,
 )
 from mendiff.scoring.pyramid import PixelPyramid
-from mendiff.scoring.readout import Readout, first_images
+from mendiff.scoring.readout import Readout, first_images, within_one_error
 from mendiff.scoring.readout_config import Backward, Distance, ReadoutConfig
 from mendiff.scoring.scales import logarithm as log_maps
 from mendiff.scoring.score import top_k_mean, top_share_mean
@@ -451,6 +451,20 @@ def test_selected_bank_share_detects_the_defects(pictures):
     readout.fit(lambda: good, features)
     assert float(readout.bank_share) == 0.5  # the first, until it is chosen
     readout.choose_bank_share(lambda: good, lambda: [(bad, [bad])], masks, features)
-    assert float(readout.bank_share) > 0
+    assert float(readout.bank_share) > 0.0
+    blank = torch.Generator().manual_seed(1)
+    noise = [(bad, [torch.rand(bad.shape, generator=blank)])]
+    readout.choose_bank_share(lambda: good, lambda: noise, masks, features)
+    assert float(readout.bank_share) == 1.0
     readout.choose_bank_share(lambda: good, lambda: [(bad, [pictures])], masks, features)
-    assert float(readout.bank_share) == 0.0
+    assert float(readout.bank_share) < 1.0
+
+
+def test_a_share_within_one_standard_error_of_the_best_is_as_good():
+    def chosen(**criteria):
+        return within_one_error({float(f"0.{at[1:]}"): torch.tensor(one) for at, one in criteria.items()})
+
+    assert chosen(s0=[1.0, 1.4, 1.2], s5=[1.1, 1.2, 1.2], s9=[0.5, 0.6, 0.5]) == 0.5  # a draw
+    assert chosen(s0=[1.4, 1.5, 1.4], s5=[1.1, 1.2, 1.2], s9=[0.5, 0.6, 0.5]) == 0.0  # better in every group
+    assert chosen(s3=[1.0, 1.4], s7=[1.0, 1.4]) == 0.3  # equally near
+    assert chosen(s0=[1.4], s5=[1.3]) == 0.0  # a single group has no error

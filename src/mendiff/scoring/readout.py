@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -31,6 +31,8 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Returns a new iterator of (good images (B,3,H,W) in [0,1], seeds (B,))."""
 Images = Callable[[], Iterable[Tensor]]
 """Returns a new iterator of good images (B,3,H,W) in [0,1]."""
+EQUAL, GROUPS = 0.5, 6
+"""Share of the memory bank where synthetic defects can't decide, and number of groups of these defects."""
 RECONSTRUCTED = 40
 """Largest number of training images that are reconstructed for statistics; sampling dominates the cost."""
 
@@ -187,9 +189,13 @@ class Readout(nn.Module):
             yield
 
     def choose_bank_share(self, good: Pairs, defective: Pairs, masks: Tensor, features: Features) -> None:
-        """Select the share of the memory bank that separates defective from good images best.
+        """Select the share of the memory bank from how well it separates defective from good images.
 
-        The criterion is image AUROC plus pixel AP; of equal shares the smallest is selected.
+        The criterion is image AUROC plus pixel AP, by group of defective images. Of the shares that are worse
+        than the best by at most one standard error, the share nearest to EQUAL is selected: a few dozen
+        synthetic defects can't tell similar shares apart, and real defects differ from synthetic ones.
+
+        Source of the rule: one standard error (Breiman et al. 1984).
 
         Args:
             good: held-back images and their reconstructions.
@@ -199,12 +205,18 @@ class Readout(nn.Module):
         """
         maps = [self._residual_and_bank_maps(pairs, features) for pairs in (good, defective)]
         size = list(masks.shape[-2:])
-        found: dict[float, float] = {}
+        found: dict[float, Tensor] = {}
         for share in sorted(self.config.bank_shares):
             fine, bad = (self._smoothed((1 - share) * residual + share * bank) for residual, bank in maps)
-            scores = self.score(fine), self.score(bad)
-            found[share] = separation(*scores, _at_size(fine, size), _at_size(bad, size), masks)
-        self.bank_share.fill_(max(found, key=lambda share: found[share]))
+            scores, large = (self.score(fine), self.score(bad)), (_at_size(fine, size), _at_size(bad, size))
+            groups = [slice(first, None, GROUPS) for first in range(min(GROUPS, len(bad)))]
+            found[share] = torch.tensor(
+                [
+                    separation(scores[0], scores[1][some], large[0], large[1][some], masks[some])
+                    for some in groups
+                ]
+            )
+        self.bank_share.fill_(within_one_error(found))
 
     def _residual_and_bank_maps(self, pairs: Pairs, features: Features) -> tuple[Tensor, Tensor]:
         """Standardised maps of the reconstructions and of the memory bank, two (N,1,H,W)."""
@@ -297,6 +309,23 @@ class Readout(nn.Module):
         if side:
             return [_at_size(one, [side, side]) for one in images]
         return [enlarged(one, features, self.config.enlarge) for one in images]
+
+
+def within_one_error(found: Mapping[float, Tensor]) -> float:
+    """The share nearest to EQUAL, of those within one standard error of the best; the smaller of two.
+
+    Args:
+        found: criterion of every share, (G,) by group; higher is better.
+    """
+    best = max(found.values(), key=lambda values: float(values.mean()))
+
+    def is_close(values: Tensor) -> bool:
+        lost = best - values
+        error = lost.std() / len(lost) ** 0.5 if len(lost) > 1 else lost.new_zeros(())
+        return bool(lost.mean() <= error)
+
+    close = [share for share, values in found.items() if is_close(values)]
+    return min(close, key=lambda share: (round(abs(share - EQUAL), 6), share))
 
 
 def _at_size(images: Tensor, size: list[int]) -> Tensor:
