@@ -143,6 +143,25 @@ CODEC_STAGE = {
 }
 
 
+def test_a_fit_interrupted_after_its_last_step_goes_on_and_equals_an_unbroken_one(
+    run, model, data, tmp_path, monkeypatch
+):
+    from mendiff.anomalib_models import module, training
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    words = ("fit", data, "-o", tmp_path / "model", "--json", *settings())
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "calibrate", interrupted)
+        assert run(*words)[0] == 130
+    code, _, err = run(*words, "--resume")
+    assert code == 0, err
+    for name in ("model.safetensors", "calibration.json"):
+        assert (tmp_path / "model" / name).read_bytes() == (model / name).read_bytes()
+
+
 def test_a_fit_interrupted_while_its_codec_learns_goes_on_from_there(run, data, tmp_path, monkeypatch):
     fit = ("fit", data, *settings(**CODEC_STAGE), "-o")
     assert run(*fit, tmp_path / "unbroken")[0] == 0
