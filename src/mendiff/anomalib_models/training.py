@@ -57,8 +57,8 @@ class _Watcher(Callback):
         loss = math.nan if outputs is None else float(outputs["loss"])
         if outputs is not None and not math.isfinite(loss) and trainer.world_size == 1:
             pl_module.check_weights()  # steps skipped by half precision are harmless
-        # After the last step, Lightning writes a checkpoint with the calibration. Resumed from an earlier one of
-        # that step, it would end without a calibration.
+        # After the last step, Lightning writes a checkpoint with the calibration. Resumed from an earlier
+        # checkpoint of that step, a fit would end without a calibration.
         left = trainer.global_step < trainer.max_steps
         due = left and time.monotonic() - self._saved >= CHECKPOINT_SECONDS
         if trainer.strategy.reduce_boolean_decision(due, all=False):  # saving needs all processes
