@@ -11,7 +11,8 @@ from mendiff.checkpoints import store
 from mendiff.data.images import resize
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
-from mendiff.model import Model, as_list, calibrate
+from mendiff.methods.calibrate import calibrate
+from mendiff.model import Model, as_list
 from mendiff.types import Detection
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mendiff.calibration import MINIMUM, Calibration, are_lower
+from mendiff.calibration import Calibration
 from mendiff.data.arrays import as_picture, in_float32
 from mendiff.data.geometry import Geometry, on_canvas
 from mendiff.data.inspected import InspectedArea
@@ -22,9 +22,9 @@ from mendiff.data.reading import Picture, read_image
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.inspection import Inspection, inspected, joined, part_of, single, stacked
-from mendiff.methods.base import Batches, Method, Progress, Scores, no_progress, track
+from mendiff.methods.base import Batches, Method, Progress, no_progress, track
+from mendiff.methods.calibrate import calibrate, columns
 from mendiff.nets.placement import Offload, multiplies_bf16, store_bf16, temporarily_bf16
-from mendiff.scoring.readout import first_images
 from mendiff.synthesis.upright import Frame
 from mendiff.types import Detection, Trace
 
@@ -205,7 +205,7 @@ class Model:
             for one in track(images, "scoring good images", progress)
             for row in self.rows([self.prepare(one)], batch_size)
         ]
-        return Calibration(*_columns(found), self.calibration.false_alarm_rate)
+        return Calibration(*columns(found), self.calibration.false_alarm_rate)
 
     def stream(
         self, images: Sequence[Any], batch_size: int = 8, *, explain: bool = False
@@ -371,49 +371,6 @@ def _batches(method: Method, images: Sequence[Any], batch_size: int) -> Batches:
     inputs = geometry.sample(prepared, max(1, MOST_TILES // len(images)))
     device = next(method.parameters()).device
     return lambda: ((batch.to(device), content_seeds(batch)) for batch in inputs.split(batch_size))
-
-
-@torch.no_grad()
-def calibrate(
-    method: Method, held_back: Batches, seen: Batches | None = None, progress: Progress = no_progress
-) -> Calibration:
-    """Estimate the statistics of a trained method on good images, and collect scores of held-back images.
-
-    Scores of training images that were left out of the statistics are added, unless they are lower than
-    those of held-back images. If only a single image was held back and a method can't leave images out,
-    plain scores of training images are added.
-
-    Args:
-        method: changed in place.
-        held_back: see Method.fit_statistics.
-        seen: see Method.fit_statistics.
-        progress: see Method.fit_statistics.
-    """
-    method.eval()
-    left_out = method.fit_statistics(
-        method.framed(held_back), method.framed(seen) if seen else None, progress
-    )
-    found = _scores(method, lambda: track(held_back(), "scoring held-back images", progress))
-    if left_out and not are_lower([score for score, _ in left_out], [score for score, _ in found]):
-        return Calibration(*_columns([*found, *left_out]), left_out=len(left_out))
-    if len(found) >= MINIMUM or seen is None:
-        return Calibration(*_columns(found))
-    more = _scores(method, first_images(seen))
-    return Calibration(*_columns([*found, *more]), seen=len(more))
-
-
-def _scores(method: Method, batches: Batches) -> Scores:
-    """(score, highest map value) of every image."""
-    found = (method.find(image, seeds) for image, seeds in batches())
-    return [
-        pair
-        for one in found
-        for pair in zip(one.score.tolist(), one.anomaly_map.flatten(1).amax(1).tolist(), strict=True)
-    ]
-
-
-def _columns(found: Sequence[tuple[float, float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return tuple(score for score, _ in found), tuple(peak for _, peak in found)
 
 
 def as_list(images: Pictures) -> list[Any]:

@@ -257,7 +257,7 @@ def test_training_images_left_out_of_the_statistics_join_the_held_back_images(fi
 
 
 def test_training_images_that_score_lower_are_no_part_of_the_threshold(fitted, pictures, monkeypatch):
-    monkeypatch.setattr("mendiff.model.are_lower", lambda scores, others: True)
+    monkeypatch.setattr("mendiff.methods.calibrate.are_lower", lambda scores, others: True)
     made = mendiff.load(fitted).calibrated(pictures[:2], pictures[2:])
     assert (len(made.calibration.scores), made.calibration.left_out) == (2, 0)
     # A single held-back image gives no threshold: training images join it as they are.

@@ -29,8 +29,8 @@ from mendiff.data.geometry import Geometry
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import DivergedError, InputError
 from mendiff.methods.base import Method, MethodConfig, Progress, find_method, find_preset, no_progress
+from mendiff.methods.calibrate import calibrate
 from mendiff.methods.config import config_from_dict, config_to_dict
-from mendiff.model import calibrate
 from mendiff.training.average import Average
 from mendiff.training.build import fill_pretrained, make_method
 from mendiff.training.codec_stage import CodecStage, fit_own_codec

@@ -36,11 +36,11 @@ from mendiff.data.samples import Use
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, check_choice
 from mendiff.methods.base import Method, find_preset
+from mendiff.methods.calibrate import calibrate
 from mendiff.methods.config import config_to_dict, override
 from mendiff.methods.diad_config import PUBLISHED, DiadConfig
 from mendiff.methods.glad import Glad
 from mendiff.methods.glad_config import GladConfig
-from mendiff.model import calibrate
 from mendiff.runs.common import choose_device
 from mendiff.runs.fit_config import readable_paths
 from mendiff.runs.places import Place, check_output, new_folder
