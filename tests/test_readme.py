@@ -23,9 +23,9 @@ from mendiff.data.samples import Category
 from mendiff.errors import InputError
 from mendiff.evaluation.suites import SUITES
 from mendiff.methods.base import METHODS, find_preset
+from mendiff.runs.fit_checks import BALANCES, STATISTICS, check_prompts
 from mendiff.runs.fit_config import Plan, check_sources, stated_config
 from mendiff.workflows.bench import Bench, SharedInputs, chosen_rows, planned, with_shared_inputs
-from mendiff.workflows.fit import BALANCES, STATISTICS, check_prompts
 from mendiff.workflows.fit_codec import PRESETS as CODECS
 from mendiff.workflows.fit_features import PRESETS as FEATURES
 from mendiff.workflows.spec import BASELINES

@@ -16,8 +16,8 @@ from mendiff.errors import InputError
 from mendiff.nets.student import StudentFeatures
 from mendiff.runs.fit_config import Plan, backbone_changes, backbone_input, make_config
 from mendiff.runs.variants import variant_of
-from mendiff.workflows.fit import prepared
 from mendiff.workflows.job import Job, anomalib_baseline, features_config, simple_baseline
+from mendiff.workflows.training_run import prepared
 
 SMALL = {"training.steps": 2, "denoiser.network.layers_per_block": 1}
 

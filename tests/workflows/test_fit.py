@@ -44,16 +44,16 @@ def test_a_second_fit_into_a_place_is_refused_while_the_first_runs(refused, data
 
 
 def test_a_model_folder_that_comes_up_during_a_fit_stays_and_the_model_too(run, data, tmp_path, monkeypatch):
-    from mendiff.workflows import fit
+    from mendiff.runs import by_category
 
-    out, save = tmp_path / "model", fit.save
+    out, save = tmp_path / "model", by_category.save
 
     def meanwhile(*args):
         out.mkdir()
         (out / "mine").write_text("mine")
         save(*args)
 
-    monkeypatch.setattr(fit, "save", meanwhile)
+    monkeypatch.setattr(by_category, "save", meanwhile)
     code, _, err = run("fit", data, "-o", out, "--json", *settings())
     assert code == 2
     assert err.endswith(f"the result (a model) is in {tmp_path / 'model-2'}.\n")

@@ -19,10 +19,10 @@ from mendiff.methods.config import config_to_dict, override
 from mendiff.model import Model
 from mendiff.nets.build import build
 from mendiff.nets.features import make_features
+from mendiff.runs.fit_checks import check_prompts
 from mendiff.runs.fit_config import check_sources, stated_config
 from mendiff.runs.variants import variant_of
 from mendiff.workflows.bench import Bench, SharedInputs, chosen_rows, planned, with_shared_inputs
-from mendiff.workflows.fit import check_prompts
 from mendiff.workflows.spec import config_changes
 
 PRESETS = ("tiny", "small", "paper")

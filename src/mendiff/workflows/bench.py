@@ -18,10 +18,10 @@ from mendiff.evaluation.tables import unique
 from mendiff.methods.base import METHODS, find_method
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
+from mendiff.runs.fit_checks import STATISTICS, check_prompts
 from mendiff.runs.fit_config import check_sources, stated_config
 from mendiff.runs.geometry import check_plain
 from mendiff.runs.reporting import Reporter
-from mendiff.workflows.fit import STATISTICS, check_prompts
 from mendiff.workflows.identity import identity
 from mendiff.workflows.spec import BANK, BASELINES, UNTRAINED, Job, slug
 

@@ -29,6 +29,7 @@ from mendiff.evaluation.tables import (
     unique,
 )
 from mendiff.runs.common import choose_categories, choose_device, readable_categories
+from mendiff.runs.fit_checks import STATISTICS
 from mendiff.runs.locks import exclusive
 from mendiff.runs.reporting import Reporter, Table
 from mendiff.workflows.bench import (
@@ -40,7 +41,6 @@ from mendiff.workflows.bench import (
     planned,
     with_shared_inputs,
 )
-from mendiff.workflows.fit import STATISTICS
 from mendiff.workflows.identity import note_contents
 from mendiff.workflows.options import BenchmarkOptions
 from mendiff.workflows.queue import check_folder, collected, others_of, prepared, run_all

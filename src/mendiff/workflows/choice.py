@@ -19,6 +19,7 @@ from mendiff.errors import InputError
 from mendiff.inspection import stacked
 from mendiff.model import Model
 from mendiff.runs.common import readable_categories
+from mendiff.runs.fit_checks import STEPS
 from mendiff.runs.fit_config import Plan, make_config, training_paths, use_of
 from mendiff.runs.length import chosen_length
 from mendiff.runs.locks import hidden_path
@@ -26,8 +27,9 @@ from mendiff.runs.places import check_output, new_folder, resumable
 from mendiff.runs.reporting import Reporter
 from mendiff.synthesis.probes import probes
 from mendiff.training.split import split_seeds
-from mendiff.workflows.fit import NOTHING_TO_RESUME, STEPS, fit
+from mendiff.workflows.fit import fit
 from mendiff.workflows.manifest import MANIFEST, check_manifest, data_hashes
+from mendiff.workflows.training_run import NOTHING_TO_RESUME
 from mendiff.workflows.tune import METRICS, SMALLEST_GAIN, metrics_against_good
 
 CANDIDATES = ("tiny", "small")

@@ -32,9 +32,9 @@ from mendiff.runs.reporting import Reporter
 from mendiff.runs.testing import find, measure, read_tests
 from mendiff.runs.twins import measure_twins, show_twins, twins_as_json
 from mendiff.workflows.evaluate import about, page, strips
-from mendiff.workflows.fit import prepared, train
 from mendiff.workflows.manifest import hashes_of
 from mendiff.workflows.options import DemoOptions
+from mendiff.workflows.training_run import prepared, train
 
 WHOLE_PICTURES = {"image_size": 128, "crop": 0}
 SEEN = 24

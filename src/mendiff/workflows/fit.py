@@ -2,59 +2,52 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
-from functools import partial
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mendiff.checkpoints.bundled import BUNDLED_FEATURES, codec_folder
-from mendiff.checkpoints.codecs import CODEC, read_codec
-from mendiff.checkpoints.names import load_exactly
-from mendiff.checkpoints.pretrained import load_pretrained
-from mendiff.checkpoints.provenance import fitted_of
-from mendiff.checkpoints.store import save
 from mendiff.data.cache import ImageCache
 from mendiff.data.dataset import Category, open_data
 from mendiff.data.image_files import find_images
-from mendiff.data.inspected import InspectedArea
 from mendiff.data.reading import image_size as read_size
-from mendiff.errors import InputError, check_choice, check_range
+from mendiff.errors import check_choice
 from mendiff.methods.base import MethodConfig, Progress
 from mendiff.methods.config import config_to_dict
 from mendiff.model import Model
 from mendiff.nets import AUTO
+from mendiff.runs.by_category import groups_of, hold_back, paths_by_category, save_model
 from mendiff.runs.common import choose_categories, choose_device
+from mendiff.runs.fit_checks import (
+    BALANCES,
+    STATISTICS,
+    check_minutes,
+    check_prompts,
+    length_of,
+    repeat_note,
+    with_steps,
+)
 from mendiff.runs.fit_config import Plan, check_images
 from mendiff.runs.geometry import calibration_of, read_areas, say_geometry
-from mendiff.runs.length import Length, chosen_length, configured_length, read_length, write_length
-from mendiff.runs.locks import check_free, hidden_path
-from mendiff.runs.places import Place, TakenError, check_output, new_folder, resumable
+from mendiff.runs.length import Length, write_length
+from mendiff.runs.places import check_output, resumable
 from mendiff.runs.power import Power, estimate_power
 from mendiff.runs.processes import check_processes, describe_processes, rank_of
 from mendiff.runs.reporting import Reporter, Silent
 from mendiff.runs.thresholds import check_rate, report_reliability, warn_of_outliers
 from mendiff.training.codec_stage import CHECKPOINT, CODEC_CHECKPOINT
-from mendiff.training.optimizers import check_savings
-from mendiff.training.split import FEWEST_IMAGES, choose, split_seeds
 from mendiff.types import Processes
-from mendiff.workflows.manifest import check_manifest, data_hashes, facts_of, hashes_of, sources_of
+from mendiff.workflows.manifest import check_manifest, data_hashes, facts_of, hashes_of
 from mendiff.workflows.options import FitOptions
+from mendiff.workflows.training_run import PARTS_FILE, prepared, train, workdir_of, workdir_path
 
-STATISTICS = ("global", "category")
-BALANCES = ("image", "category")
 RESIZES = ("stretch", "letterbox")
-PARTS_FILE = "parts"
-STEPS = "training.steps"
 UPRIGHT = (
     "the part has varying orientations, so every image is rotated upright and centred before inference "
     "(--set upright=never disables this)."
 )
 NO_FEATURES = "only pixels are compared; --features auto detects many more defects."
-NOTHING_TO_RESUME = "--resume: expected an interrupted fit of {} to resume, found none; run without --resume."
 
 
 def run(options: FitOptions, reporter: Reporter) -> dict[str, Any]:
@@ -108,11 +101,11 @@ def fit(
     paths, config, cache = check_images(plan, categories, reporter, checked=checked)
     check_prompts(plan, config, categories)
     areas = read_areas(plan, categories, paths)
-    by_category = _paths_by_category(categories, paths) if plan.statistics == "category" else {}
-    workdir = workdir_of(out, resume) if first else _workdir(out)
+    by_category = paths_by_category(categories, paths) if plan.statistics == "category" else {}
+    workdir = workdir_of(out, resume) if first else workdir_path(out)
     earlier = workdir / CODEC_CHECKPOINT
     with resumable(workdir / CHECKPOINT, out, resume, earlier=earlier) if first else nullcontext():
-        length = _length(plan, config, workdir, reporter, resume=resume)
+        length = length_of(plan, config, workdir, reporter, resume=resume)
         config = length.of(config)
         names = [one.name for one in categories]
         _say_plan(plan, config, length, len(paths), names, reporter)
@@ -129,10 +122,10 @@ def fit(
         if first:
             (workdir / PARTS_FILE).write_text("\n".join(loaded))
             write_length(workdir, length)
-        _hold_back(module, by_category, cache)
+        hold_back(module, by_category, cache)
         with reporter.stages() as update:
             images = _images(module, categories, paths, cache, update)
-            groups = _groups(images, categories) if plan.balance == "category" else None
+            groups = groups_of(images, categories) if plan.balance == "category" else None
             seconds = train(plan, module, images, workdir, update, groups, resume=resume)
         if not first:
             return {}
@@ -148,7 +141,7 @@ def fit(
             held_back = scored[: model.calibration.held_back]
             power = estimate_power(model, (cache.prepared(path, path) for path in held_back), update)
         model.info["power"] = power.to_dict()
-        _save(model, place, by_category, areas, cache, reporter)
+        save_model(model, place, by_category, areas, cache, reporter)
     _say_result(model, out, power, reporter)
     summary = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": outliers}
     return {"model": str(out), **summary, **model.info, "config": config_to_dict(module.config)}
@@ -160,7 +153,7 @@ def _say_plan(
     """What will be fitted, and for how long."""
     what = f"{images} good images of {', '.join(names)}, {config.image_size} pixels"
     how = f"{config.training.steps} steps on {describe_processes(plan.processes)}"
-    reporter.say(f"{plan.method} ({plan.preset}): {what}, {how}{_repeat(plan, config, length)}")
+    reporter.say(f"{plan.method} ({plan.preset}): {what}, {how}{repeat_note(plan, config, length)}")
     if not getattr(getattr(config, "features", None), "name", "-"):
         reporter.say(f"note: {NO_FEATURES}")
 
@@ -210,162 +203,6 @@ def median_size(paths: Sequence[Path]) -> list[int]:
     return list(sizes[len(sizes) // 2])
 
 
-def check_minutes(minutes: float | None, steps: int | None, processes: Processes) -> float:
-    """The value of --minutes; 0 if it was not given."""
-    if minutes is None:
-        return 0.0
-    if steps is not None:
-        raise InputError("--minutes and --steps: expected only one of them, got both.")
-    if processes.count > 1:
-        raise InputError(f"--minutes: expected a single process, got {processes.count}; use --steps.")
-    if not 0 < minutes < math.inf:
-        raise InputError(f"--minutes: expected more than 0, got {minutes:g}.")
-    return minutes
-
-
-def with_steps(settings: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
-    """Settings with the value of --steps; InputError if --set has another number of steps."""
-    if steps is None:
-        return dict(settings)
-    check_range("--steps", steps, 1)
-    other = settings.get(STEPS, steps)
-    if other != steps:
-        raise InputError(f"--steps and --set {STEPS}: expected equal numbers, got {steps} and {other!r}.")
-    return {**settings, STEPS: steps}
-
-
-def _length(plan: Plan, config: MethodConfig, workdir: Path, reporter: Reporter, *, resume: bool) -> Length:
-    """Training length: that of the resumed training, as requested, or chosen by the machine's speed."""
-    kept = read_length(workdir) if resume else None
-    if STEPS in plan.settings or plan.processes.count > 1:
-        return configured_length(config)
-    return kept or chosen_length(plan.method, config, plan.device, minutes=plan.minutes, say=reporter.say)
-
-
-def _repeat(plan: Plan, config: MethodConfig, length: Length) -> str:
-    """Expected duration, and the options that repeat a length that was chosen by speed."""
-    if not length.minutes:
-        return ""
-    again = f"--steps {config.training.steps}"
-    if plan.minutes and length.codec_images:
-        again += f" --set codec.fit.images={length.codec_images}"
-    chosen = plan.minutes or config.training.minutes
-    whole = max(1, round(length.minutes))
-    duration = f", about {whole} minute{'s' if whole > 1 else ''} of training, then statistics"
-    return duration + (f" (repeat with {again})" if chosen else "")
-
-
-def check_prompts(plan: Plan, config: Any, categories: Sequence[Category]) -> None:
-    """Raise InputError for categories without a prompt, if the model has prompts per category."""
-    prompted = getattr(getattr(config, "denoiser", None), "categories", ())
-    unknown = [one.name for one in categories if one.name not in prompted]
-    if prompted and unknown:
-        raise InputError(
-            f"--categories: expected categories with a prompt ({', '.join(prompted)}), got {unknown[0]!r}; "
-            "set the names with --set denoiser.categories=[...]."
-        )
-    if prompted and plan.statistics != "category":
-        raise InputError(
-            f"--statistics: expected category for a model with prompts per category, got {plan.statistics}."
-        )
-
-
-def _paths_by_category(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """The readable images of every category; InputError for too few."""
-    readable = set(paths)
-    found = {one.name: [path for path in one.train if path in readable] for one in categories}
-    for name, some in found.items():
-        if len(some) < FEWEST_IMAGES:
-            raise InputError(
-                f"--statistics category: expected at least {FEWEST_IMAGES} good images of {name}, got "
-                f"{len(some)}; add images, or choose --statistics global."
-            )
-    return found
-
-
-def _groups(images: Any, categories: Sequence[Category]) -> list[list[int]]:
-    """Indices of every category's training images, or tiles of these."""
-    category = {path: at for at, one in enumerate(categories) for path in one.train}
-    groups: list[list[int]] = [[] for _ in categories]
-    for index in range(len(images)):
-        groups[category[images.source(index)]].append(index)
-    return groups
-
-
-def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> tuple[Any, list[str]]:
-    """(anomalib module with its initial weights, a line per source of weights).
-
-    Args:
-        plan: method, seed, sources of weights.
-        config: see make_config.
-        workdir: of a training to resume, whose checkpoint has all weights.
-    """
-    from mendiff import anomalib_models  # importing anomalib and Lightning takes seconds
-
-    anomalib_models.quiet()
-    check_savings(config.training, plan.device)
-    build = partial(anomalib_models.module_class(plan.method), config, seed=plan.seed)
-    if workdir is not None and (workdir / CHECKPOINT).is_file():
-        return build(), _parts(workdir)
-    sources, features = sources_of(plan), getattr(getattr(config, "features", None), "name", "")
-    module = build()
-    lines = [f"features: {BUNDLED_FEATURES}"] if features == AUTO else []
-    lines += load_pretrained(module.method, sources)
-    if plan.codec is not None:
-        codec: Any = module.method.codec
-        load_exactly(codec, read_codec(codec_folder(plan.codec))[1], str(plan.codec), CODEC)
-        lines.append(f"autoencoder: {plan.codec}")
-    return module, lines
-
-
-def _parts(workdir: Path) -> list[str]:
-    """The lines about weights of an interrupted training."""
-    try:
-        return (workdir / PARTS_FILE).read_text().splitlines()
-    except FileNotFoundError:
-        raise InputError(
-            f"{workdir}: expected the files of an interrupted training, found no {PARTS_FILE!r}; remove the "
-            "folder and fit again."
-        ) from None
-
-
-def train(
-    plan: Plan,
-    module: Any,
-    images: Any,
-    workdir: Path,
-    update: Callable[[str, int, int, str], None],
-    groups: Sequence[Sequence[int]] | None = None,
-    *,
-    resume: bool = False,
-) -> float:
-    """Train a module; returns the duration in seconds.
-
-    Args:
-        plan: its devices.
-        module: see prepared.
-        images: anomalib_models.GoodImages.
-        workdir: for checkpoints.
-        update: called with (stage, step, steps, note).
-        groups: indices of the images in groups that are sampled equally often; None for a single group.
-        resume: resume the interrupted training in `workdir`.
-    """
-    from mendiff import anomalib_models
-
-    began = time.monotonic()
-    anomalib_models.train(
-        module,
-        images,
-        workdir=workdir,
-        groups=groups,
-        processes=plan.processes,
-        resume=resume,
-        progress=lambda step, total, loss: update("fitting", step, total, f"loss {loss:.4f}"),
-        stages=update,
-    )
-    return round(time.monotonic() - began, 1)
-
-
 def _images(
     module: Any, categories: Sequence[Category], paths: Sequence[Path], cache: ImageCache, update: Progress
 ) -> Any:
@@ -378,70 +215,3 @@ def _images(
     if geometry.tile:
         return anomalib_models.GoodTiles(paths, geometry, categories=labels, bit_depth=depth, progress=update)
     return anomalib_models.GoodImages(paths, geometry.side, categories=labels, cache=cache)
-
-
-def _hold_back(module: Any, by_category: Mapping[str, Sequence[Path]], cache: ImageCache) -> None:
-    """Hold back images of every category that gets separate statistics."""
-    for some in by_category.values():
-        module.held_back += choose([_seed(path, cache) for path in some])
-
-
-def _seed(path: Path, cache: ImageCache) -> int:
-    """Content seed of an image, as in `Split`."""
-    return cache.geometry.seed(cache.prepared(path, path))
-
-
-def _save(
-    model: Model,
-    place: Place,
-    by_category: Mapping[str, Sequence[Path]],
-    areas: Mapping[str, InspectedArea],
-    cache: ImageCache,
-    reporter: Reporter,
-) -> None:
-    """Calibrate the categories that get separate statistics, and write the model folder."""
-    # Generated singly while the folder is written: every model is a copy of the networks.
-    categories = (
-        (name, _of_category(replace(model, area=areas.get(name, model.area)), name, some, cache, reporter))
-        for name, some in by_category.items()
-    )
-    try:
-        with new_folder(place) as draft:
-            draft.rmdir()
-            save(draft, model.name, model.method, model.calibration, model.info, categories, model.area)
-    except TakenError:
-        raise
-    except InputError as error:
-        raise InputError(
-            f"{error} The training result is kept: run the same command with --resume to continue."
-        ) from error
-
-
-def _of_category(
-    model: Model, name: str, paths: Sequence[Path], cache: ImageCache, reporter: Reporter
-) -> Model:
-    """The model with statistics and threshold from the images of a single category."""
-    seeds = {_seed(path, cache): path for path in paths}
-    fitted = fitted_of(model.info)
-    held_back, seen = split_seeds(list(seeds), None if fitted is None else fitted.held_back)
-    images, others = (
-        [cache.image(seeds[seed], seeds[seed]) if model.plain else seeds[seed] for seed in some]
-        for some in (held_back, seen)
-    )
-    calibrated = model.calibrated(images, others, category=name)
-    warn_of_outliers(calibrated.calibration, [seeds[seed] for seed in (*held_back, *seen)], reporter)
-    report_reliability(calibrated.calibration, reporter, f"threshold of {name}", warnings_only=True)
-    return calibrated
-
-
-def workdir_of(out: Path, resume: bool) -> Path:
-    """Folder of the checkpoints until the model is written; InputError if missing on resume."""
-    workdir = _workdir(out)
-    check_free(out, "training")
-    if resume and not workdir.is_dir():
-        raise InputError(NOTHING_TO_RESUME.format(out))
-    return workdir
-
-
-def _workdir(out: Path) -> Path:
-    return hidden_path(out, "fit")

@@ -38,9 +38,9 @@ from mendiff.runs.reporting import Reporter
 from mendiff.training.codec_loss import crops_loss
 from mendiff.training.loop import CHECKPOINT, Adversary, Loop, train_network
 from mendiff.training.split import split_images
-from mendiff.workflows.fit import workdir_of
 from mendiff.workflows.manifest import check_manifest, data_hashes
 from mendiff.workflows.options import FitCodecOptions
+from mendiff.workflows.training_run import workdir_of
 
 SCALE_IMAGES = 16
 """Number of images on which the scale of the latents is measured."""

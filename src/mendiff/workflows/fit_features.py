@@ -34,9 +34,9 @@ from mendiff.runs.places import check_output, new_folder, resumable
 from mendiff.runs.reporting import Reporter
 from mendiff.training.loop import CHECKPOINT, Loop, train_network
 from mendiff.training.split import split_images
-from mendiff.workflows.fit import workdir_of
 from mendiff.workflows.manifest import check_manifest, data_hashes
 from mendiff.workflows.options import FitFeaturesOptions
+from mendiff.workflows.training_run import workdir_of
 
 FORMAT, CONFIG, WEIGHTS = "mendiff features", "config.json", "features.safetensors"
 
