@@ -8,7 +8,8 @@ DIR, and used again by the next call.
 
 First table: the thresholds of the fit, from held-back images alone and with training images left out of the
 statistics, on all new good images and on the test set's defective images. Beside them the mean plus three
-deviations of the held-back scores.
+deviations of the held-back scores. Below it, the share of synthetic defects that the fit finds at its
+thresholds against the recall.
 
 Second table: thresholds from n new good images, over random splits of the new good images into n and the
 others: mean realised rate, with the 5 and 95 % quantiles over the splits, and the band within which 90 % of
@@ -32,13 +33,14 @@ import numpy as np
 import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import F1AdaptiveThreshold
-from scipy.stats import betabinom
+from scipy.stats import betabinom, spearmanr
 
 import mendiff
 from mendiff.calibration import Calibration, upper_bound
 from mendiff.checkpoints.files import write_json
 from mendiff.cli.terminal import Terminal
 from mendiff.data.dataset import GOOD, Category, open_data
+from mendiff.runs.power import power_of
 
 RATES = (0.01, 0.02, 0.05, 0.1)
 SIZES = (50, 100, 200)
@@ -70,6 +72,7 @@ def scored(category: Category, options: argparse.Namespace, reporter: Terminal) 
     return {
         "fitted": count,
         "calibration": model.calibration.to_dict(),
+        "power": model.info["power"],
         "new": scores([images[at] for at in chosen[count:]]),
         "good": scores([sample.path for sample in category.test if sample.label == GOOD]),
         "defective": scores([sample.path for sample in test]),
@@ -102,6 +105,24 @@ def thresholds_of_fits(stored: dict[str, dict[str, Any]]) -> Iterator[str]:
                 " / ".join(above(one["defective"], limit) for limit in limits),
             )
             yield f"| {name}, {len(good)} new good | {title} | {' | '.join(cells)} |"
+
+
+def power_and_recall(stored: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """The share of synthetic defects that a fit finds at its thresholds, against the recall."""
+    pairs = {rate: list[tuple[float, float]]() for rate in RATES}
+    for one in stored.values():
+        calibration, power = Calibration.from_dict(one["calibration"]), power_of(one)
+        if power is None:
+            continue
+        for rate in RATES:
+            limit = calibration.at_rate(rate).threshold
+            recall = fmean(score > limit for score in one["defective"])
+            pairs[rate].append((power.share(limit), recall))
+    for rate, found in pairs.items():
+        if len(found) > 2:
+            rank = spearmanr(*zip(*found, strict=True)).statistic
+            shares = ", ".join(f"{100 * power:.0f}/{100 * recall:.0f}" for power, recall in found)
+            yield f"at {100 * rate:g} %: synthetic/real defects found {shares} %; rank correlation {rank:.2f}"
 
 
 def adaptive_f1(good: Sequence[float], defective: Sequence[float]) -> float:
@@ -174,16 +195,19 @@ def _spread(shares: Spread) -> str:
 
 def draw(rows: Sequence[Any], path: Path) -> None:
     """Realised against theoretical rates, a column of axes per n."""
-    sizes = sorted({n for _, n, *_ in rows})
+    sizes, names = sorted({n for _, n, *_ in rows}), sorted({name for name, *_ in rows})
     figure, axes = plt.subplots(1, len(sizes), figsize=(4.2 * len(sizes), 3.6), sharey=True, squeeze=False)
     for axis, n in zip(axes[0], sizes, strict=True):
         own = [row for row in rows if row[1] == n]
-        names = sorted({name for name, *_ in own})
         for at, name in enumerate(names):
             some = [(rate, found, theory) for other, _, rate, found, theory in own if other == name]
+            if not some:
+                continue
             x = np.array([rate * 100 * 1.06 ** (at - len(names) / 2) for rate, *_ in some])
             mean, low, high = 100 * np.array([found for _, found, _ in some]).T
-            axis.errorbar(x, mean, [mean - low, high - mean], fmt="o", ms=4, lw=1, capsize=2, label=name)
+            axis.errorbar(
+                x, mean, [mean - low, high - mean], fmt="o", color=f"C{at}", ms=4, lw=1, capsize=2, label=name
+            )
             _, below, beyond = 100 * np.array([theory for *_, theory in some]).T
             axis.vlines(x * 1.02, below, beyond, color="0.8", lw=5, zorder=0)
         axis.plot(*[[100 * rate for rate in RATES]] * 2, color="0.4", lw=1, ls=":")
@@ -215,7 +239,7 @@ def main() -> None:
         if not file.is_file():
             write_json(file, scored(category, options, Terminal(False)))
         stored[category.name] = json.loads(file.read_text())
-    print("\n".join(thresholds_of_fits(stored)), flush=True)
+    print("\n".join([*thresholds_of_fits(stored), "", *power_and_recall(stored)]), flush=True)
     rows = list(of_splits(stored, options.splits))
     print()
     print("\n".join(table_of_splits(stored, rows, options.splits)))
