@@ -134,7 +134,8 @@ class Calibration:
     def p_value(self, score: float) -> float:
         """Share of good images that score at least this high, this image included: (1 + hits) / (1 + n).
 
-        A conformal p-value (Vovk et al. 2005): valid for exchangeable images, never below 1 / (n + 1).
+        A conformal p-value (Vovk et al. 2005): valid for exchangeable images, approximately valid with scores
+        of training images that were left out of the statistics. Never below 1 / (n + 1).
         """
         hits = sum(good >= score for good in self.scores)
         return (1 + hits) / (1 + len(self.scores))
