@@ -11,6 +11,7 @@ KINDS = {
     "a codec": ("config.json", {"format": "mendiff codec", "version": 1}),
     "tuned features": ("config.json", {"format": "mendiff features"}),
     "findings": ("predictions.json", {"model": "m", "threshold": 1.0, "images": [], "unreadable": []}),
+    "a check": ("check.json", {"faults": 0, "findings": []}),
     "explanations": ("explain.json", {"models": [], "images": [], "complete": True}),
     "a demo": ("demo.json", {"mean": {}, "categories": {}, "seconds": 3.0}),
     "a run": ("run.json", {"format": "mendiff run"}),

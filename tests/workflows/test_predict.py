@@ -333,4 +333,5 @@ def test_offloaded_prediction_is_the_same_and_halved_one_is_close(run, model, da
         scores[name] = [row["score"] for row in json.loads(told)["images"]]
     assert scores["offload"] == scores["plain"]
     assert scores["half"] != scores["plain"]
-    assert scores["half"] == pytest.approx(scores["plain"], rel=0.3)
+    # Scores have their zero at the median of good images, where a relative difference means nothing.
+    assert scores["half"] == pytest.approx(scores["plain"], rel=0.3, abs=0.01 * max(scores["plain"]))

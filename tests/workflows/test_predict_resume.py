@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mendiff
 import mendiff.model as mendiff_model
 from mendiff.cli import main
 from mendiff.data import images as data_images
@@ -211,7 +212,7 @@ def test_rows_and_pictures_can_be_looked_at_while_a_run_goes_on(run, model, phot
 
 def test_one_image_without_a_finite_score_does_not_end_the_run(run, model, photos, tmp_path, monkeypatch):
     predict, bad = mendiff_model.Model.predict_batch, str(photos / "b/c.png")
-    prepared = mendiff_model.prepare(bad, 32)
+    prepared = mendiff.load(model).prepare(bad)
 
     def fail(self, batch, **options):
         hit = (batch == prepared).flatten(1).all(1)

@@ -38,14 +38,20 @@ def result_row(model: Model, found: Detection, index: int) -> dict[str, Any]:
     }
 
 
-def left_out(given: Sequence[Path]) -> list[dict[str, str]]:
-    """The skipped files below the given folders, with reasons."""
+def left_out(given: Sequence[Path], output: Path | None = None) -> list[dict[str, str]]:
+    """The skipped files below the given folders, with reasons; without those of the command's own output."""
     folders = [path for path in given if path.is_dir()]
     return [
         {"path": str(path), "reason": reason}
         for folder in folders
         for path, reason in images_left_out(folder)
+        if output is None or not path.resolve().is_relative_to(output.resolve())
     ]
+
+
+def skipped_sentence(left: Sequence[Mapping[str, str]]) -> str:
+    """How many files are skipped, by reason."""
+    return f"{len(left)} file{'s are' if len(left) > 1 else ' is'} skipped: {counted(left)}."
 
 
 def counted(left: Sequence[Mapping[str, str]]) -> str:

@@ -24,7 +24,8 @@ from mendiff.runs.reporting import Reporter, Table
 from mendiff.workflows.options import CheckOptions
 
 MOST_SHOWN = 12
-TITLE = "{}: good images that differ most, with their distance in standard deviations; check the framed ones"
+TITLE = "{}: good images that differ most, with their distance in standard deviations; {}"
+FRAMED, NONE = "check the framed ones", "none stands out"
 
 
 def run(options: CheckOptions, reporter: Reporter) -> dict[str, Any]:
@@ -87,7 +88,8 @@ def _write(
                 )
                 for one in shown
             ]
-            save_png(contact_sheet(TITLE.format(name), entries), draft / f"{short_name(name)}.png")
+            title = TITLE.format(name, FRAMED if any(one.path in named for one in shown) else NONE)
+            save_png(contact_sheet(title, entries), draft / f"{short_name(name)}.png")
         write_bytes(draft / "check.json", as_json(result, "check.json", indent=1).encode())
 
 

@@ -24,7 +24,7 @@ from mendiff.report.contents import Strip
 from mendiff.report.pictures import QUALITY
 from mendiff.report.strips import Explanation, describe, draw_explanations
 from mendiff.runs.common import choose_device, warn_of_dark_images
-from mendiff.runs.findings import counted, error_sentence, left_out, name_images, result_row
+from mendiff.runs.findings import error_sentence, left_out, name_images, result_row, skipped_sentence
 from mendiff.runs.places import check_output, new_folder
 from mendiff.runs.reporting import Reporter
 from mendiff.types import Trace
@@ -65,7 +65,7 @@ def run(options: ExplainOptions, reporter: Reporter) -> dict[str, Any]:
     named, passed = name_images(given), left_out(given)
     warn_of_dark_images([path for path, _ in named], opened[0].model.method.config.bit_depth, reporter)
     if passed:
-        reporter.warn(f"{len(passed)} files are skipped: {counted(passed)}.")
+        reporter.warn(skipped_sentence(passed))
     chosen = _chosen(named, options.limit)
     if len(chosen) < len(named):
         reporter.say(f"note: {len(chosen)} of {len(named)} images, evenly spaced; --limit 0 for all.")

@@ -32,7 +32,7 @@ from mendiff.data.regions import find_regions, threshold_mask
 from mendiff.errors import InputError, NotFiniteError, check_range
 from mendiff.model import Model
 from mendiff.runs.common import choose_device, warn_of_dark_images
-from mendiff.runs.findings import COLUMNS, counted, error_sentence, left_out, name_images, result_row
+from mendiff.runs.findings import COLUMNS, error_sentence, left_out, name_images, result_row, skipped_sentence
 from mendiff.runs.locks import exclusive_output
 from mendiff.runs.reporting import Reporter
 from mendiff.runs.rows import TABLE, Findings, written
@@ -99,12 +99,12 @@ def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
 def _all(model: Model, options: PredictOptions, growing: Growing, reporter: Reporter) -> dict[str, Any]:
     """Score all images that are there."""
     done, names = written(growing.folder) if growing.resumed else (Counter[str](), {})
-    named, passed = name_images(options.images, names), left_out(options.images)
+    named, passed = name_images(options.images, names), left_out(options.images, growing.folder)
     for note in (note for given in options.images for note in inspected_notes(given)):
         reporter.warn(note.sentence)
     warn_of_dark_images([path for path, _ in named], model.method.config.bit_depth, reporter)
     if passed:
-        reporter.warn(f"{len(passed)} files are skipped: {counted(passed)}.")
+        reporter.warn(skipped_sentence(passed))
     with growing_folder(growing, options.out, TABLE) as folder:
         check_settings(folder, _settings(options, model))
         with (
@@ -138,7 +138,7 @@ def _watched(model: Model, options: PredictOptions, growing: Growing, reporter: 
                         findings.add(row)
                         reporter.item(_line(row), row)
         # The interruption may have come in the middle of anything; the rows on disk count.
-        with Findings(folder, head, left_out(options.images)) as findings:
+        with Findings(folder, head, left_out(options.images, folder)) as findings:
             findings.finish()
     reporter.say(f"{summary(findings, model.threshold)}; see {options.out}")
     return {"complete": findings.is_complete}
