@@ -60,7 +60,7 @@ SHARED = {
     "model": "a model folder",
     "category": "category whose statistics, threshold and prompt are used, for models that have them per "
     "category (default: common statistics and the mean of the prompts)",
-    "batch_size": "images per batch; does not change the results",
+    "batch_size": "images per batch; results differ by rounding at most",
     "false_alarm_rate": "share of good parts that the threshold should flag (default: the model's)",
     "seed": "random seed of training, synthetic anomalies and generated data",
     "device": "auto, cpu, cuda, cuda:1, mps",
