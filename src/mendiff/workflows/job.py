@@ -31,7 +31,7 @@ from mendiff.data.samples import Use
 from mendiff.errors import InputError
 from mendiff.evaluation.baselines import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.metrics import Metrics, summary
-from mendiff.evaluation.operating import RATES, at_threshold, decisions
+from mendiff.evaluation.operating import at_threshold, decisions
 from mendiff.evaluation.stops import stop_figures
 from mendiff.evaluation.twins import TwinFigures
 from mendiff.methods.base import METHODS
@@ -144,8 +144,10 @@ def row_metrics(
             cuts[category.name] = at_threshold(scores.tolist(), labels, calibration.threshold)
         decided[category.name] = decisions(scores.tolist(), labels, calibration)
         if calibration is not None and predictor.power is not None:
-            limits = [calibration.at_rate(rate).threshold for rate in RATES]
-            decided[category.name]["power"] = [predictor.power.share(limit) for limit in limits]
+            cuts_by_rate = decided[category.name]["at_thresholds"]
+            decided[category.name]["power"] = [
+                predictor.power.share(cut["threshold"]) for cut in cuts_by_rate
+            ]
         stopped = torch.cat(predictor.stops) if predictor.stops else torch.zeros(0)
         if bool(stopped.any()):
             steps.append(stopped)
