@@ -77,7 +77,7 @@ def _pooled(layer: Tensor) -> Tensor:
 
 def estimate(method: Any, t: int, images: Tensor) -> Tensor:
     """The clean estimate of one step from timestep t, decoded; 0 for the codec's round trip."""
-    z0, noise = method._start(images, content_seeds(images))
+    z0, noise = method._start(images, method.noise(images, content_seeds(images)))
     steps = torch.full((len(images),), t)
     z = method.denoiser(method.schedule.add_noise(z0, noise, steps), steps).x0 if t else z0
     decoded: Tensor = method.codec.decode(z)

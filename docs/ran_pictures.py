@@ -47,7 +47,9 @@ def row(model: Model, category: Category) -> list[Picture]:
     image = resize(read_image(defective[middle].path), model.image_size)[None]
     mask = resize_mask(read_mask(defective[middle].mask_path), model.image_size)[0].numpy()
     seeds, picture = content_seeds(image), to_picture(image[0])
-    maps = model.method.scales(model.method.maps(model.method.run_network(image, seeds)))
+    maps = model.method.scales(
+        model.method.maps(model.method.run_network(image, model.method.noise(image, seeds)))
+    )
     steps = len(model.method.config.start_timesteps)
     pixel, feature = maps[:steps], maps[steps:]
     combined = normalise_heat(found.anomaly_map[middle, 0].numpy(), *model.calibration.heat_range)

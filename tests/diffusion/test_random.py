@@ -3,32 +3,35 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendiff.diffusion.random import PerImageRandom, content_seeds
+from mendiff.diffusion.random import PerImageRandom, PredictionNoise, content_seeds
 
 SEEDS = torch.tensor([3, 2**63 - 1, 0, 17])
 
 
-def test_rows_depend_on_their_seed_alone():
+@pytest.mark.parametrize("kind", [PerImageRandom, PredictionNoise])
+def test_rows_depend_on_their_seed_alone(kind):
     like = torch.empty(4, 3, 5, 5)
-    together = PerImageRandom(SEEDS).like(like)
+    together = kind(SEEDS).like(like)
     order = torch.tensor([2, 0, 3, 1])
-    assert torch.equal(PerImageRandom(SEEDS[order]).like(like), together[order])
+    assert torch.equal(kind(SEEDS[order]).like(like), together[order])
     for index in range(4):
-        alone = PerImageRandom(SEEDS[index : index + 1]).like(like[:1])
+        alone = kind(SEEDS[index : index + 1]).like(like[:1])
         assert torch.equal(alone[0], together[index])
 
 
-def test_successive_draws_continue_each_stream():
-    random = PerImageRandom(SEEDS)
+@pytest.mark.parametrize("kind", [PerImageRandom, PredictionNoise])
+def test_successive_draws_continue_each_stream(kind):
+    random = kind(SEEDS)
     first, second = random.like(torch.empty(4, 2, 6)), random.like(torch.empty(4, 2, 6))
     assert not torch.equal(first, second)
-    again = PerImageRandom(SEEDS)
+    again = kind(SEEDS)
     assert torch.equal(first, again.like(torch.empty(4, 2, 6)))
     assert torch.equal(second, again.like(torch.empty(4, 2, 6)))
 
 
-def test_draws_are_standard_normal_in_the_asked_dtype():
-    drawn = PerImageRandom(torch.arange(4)).like(torch.empty(4, 3, 50, 50, dtype=torch.float64))
+@pytest.mark.parametrize("kind", [PerImageRandom, PredictionNoise])
+def test_draws_are_standard_normal_in_the_asked_dtype(kind):
+    drawn = kind(torch.arange(4)).like(torch.empty(4, 3, 50, 50, dtype=torch.float64))
     assert drawn.dtype == torch.float64
     assert abs(float(drawn.mean())) < 0.02
     assert abs(float(drawn.std()) - 1) < 0.02

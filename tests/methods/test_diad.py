@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mendiff.diffusion.ladder import ladder
-from mendiff.diffusion.random import PerImageRandom
+from mendiff.diffusion.random import PredictionNoise
 from mendiff.errors import InputError
 from mendiff.methods.base import find_method
 from mendiff.methods.diad import GUIDANCE
@@ -177,7 +177,7 @@ def test_trace_shows_the_noised_input_and_the_estimates_of_all_timesteps(make, p
     traced = diad.trace(pictures[:1], SEEDS[:1])
     shown = [(panel.caption, panel.t) for panel in traced.panels]
     assert shown == [("noised input", 199), ("estimate", 199), ("estimate", 132), ("estimate", 66)]
-    z0, noise = diad.encode(pictures[:1]), PerImageRandom(SEEDS[:1]).like(diad.encode(pictures[:1]))
+    z0, noise = diad.encode(pictures[:1]), PredictionNoise(SEEDS[:1]).like(diad.encode(pictures[:1]))
     z_t = diad.schedule.add_noise(z0, noise, torch.tensor([199]))
     embedding = diad.denoiser.embed(diad.scaled(pictures[:1]))
     first = diad.denoiser(z_t, torch.tensor([199]), embedding).x0

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import mendiff.methods.glad as module
 from mendiff.diffusion.ddim import ddim
 from mendiff.diffusion.ladder import ladder
-from mendiff.diffusion.random import PerImageRandom
+from mendiff.diffusion.random import PerImageRandom, PredictionNoise
 from mendiff.diffusion.schedule import scaled_linear_schedule
 from mendiff.errors import InputError
 from mendiff.methods.glad import Glad
@@ -171,7 +171,7 @@ def test_variants_are_computed_once_and_do_not_depend_on_the_batch(make, picture
 
 def start(glad, pictures):
     z0 = glad.codec.encode(pictures)
-    return z0, PerImageRandom(SEEDS).like(z0)
+    return z0, PredictionNoise(SEEDS).like(z0)
 
 
 def plain_ddim(glad, z0, noise):
@@ -339,7 +339,7 @@ def test_computed_thresholds_are_exceeded_by_few_good_images(make, rng, monkeypa
     assert glad.stop_thresholds.shape == (1, 4)
     assert bool(glad.stop_thresholds.isfinite().all())
     z0 = glad.codec.encode(good)
-    noise = PerImageRandom(seeds).like(z0)
+    noise = PredictionNoise(seeds).like(z0)
     never = torch.full((4,), math.inf)
     scores = torch.stack(glad.reconstruct(z0, noise, thresholds=never)[1].scores)
     over = (scores > glad.stop_thresholds[0][:, None]).float().mean(1)
@@ -519,7 +519,7 @@ def test_trace_without_stops_shows_the_estimates_of_every_run(make, pictures):
     traced = glad.trace(pictures[:1], SEEDS[:1])
     both = ["noised input", "estimate"]
     assert stages_of(traced.panels) == {"run 1, t = 49": both, "run 2, t = 199": both}
-    z0, noise = glad._start(pictures[:1], SEEDS[:1])
+    z0, noise = glad._start(pictures[:1], glad.noise(pictures[:1], SEEDS[:1]))
     for panel, other in zip(traced.panels[::2], traced.panels[1::2], strict=True):
         t = torch.tensor([panel.t])
         z_t = glad.schedule.add_noise(z0, noise, t)
@@ -533,7 +533,7 @@ def test_trace_shows_the_stop_rule_at_every_timestep_until_the_stop(make, pictur
     assert stages_of(never.panels) == {f"t = {t}": CHECK_PANELS for t in LADDER}
     glad = make(ADAPTIVE, threshold=1e9)
     with torch.no_grad():
-        _, stop = glad.reconstruct(*glad._start(pictures[:1], SEEDS[:1]))
+        _, stop = glad.reconstruct(*glad._start(pictures[:1], glad.noise(pictures[:1], SEEDS[:1])))
     assert [check.score for check in checks] == [float(score) for score in stop.scores]
     assert [check.limit for check in checks] == [1e9] * 4
     assert [check.note for check in checks] == [""] * 4
@@ -555,7 +555,7 @@ def test_trace_shows_the_stop_rule_at_every_timestep_until_the_stop(make, pictur
 def test_trace_shows_fusion_mask_and_fused_estimate(make, pictures):
     glad = make(ADAPTIVE, threshold=-1.0)
     panels = {panel.caption: panel for panel in glad.trace(pictures[:1], SEEDS[:1]).panels}
-    z0, noise = glad._start(pictures[:1], SEEDS[:1])
+    z0, noise = glad._start(pictures[:1], glad.noise(pictures[:1], SEEDS[:1]))
     t = torch.tensor(LADDER[:1])
     z_t = glad.schedule.add_noise(z0, noise, t)
     estimate = glad.denoiser(z_t, t)
@@ -652,7 +652,7 @@ def test_reference_adds_noise_at_the_start_timestep_and_samples_the_posterior(ma
     monkeypatch.setattr(glad.codec, "encode", lambda image, noise=None: noises.append(noise) or encode(image))
     glad.denoiser.register_forward_hook(lambda _, given, __: seen.append(given))
     glad.predict(pictures, SEEDS)
-    random, z0 = PerImageRandom(SEEDS), encode(pictures)
+    random, z0 = PredictionNoise(SEEDS), encode(pictures)
     assert torch.equal(noises[-1], random.like(z0))
     expected = glad.schedule.add_noise(z0, random.like(z0), torch.full((4,), 400))
     torch.testing.assert_close(seen[0][0], expected)

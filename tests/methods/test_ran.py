@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from mendiff.diffusion.posterior import kl_divergence
+from mendiff.diffusion.random import PredictionNoise
 from mendiff.errors import InputError
 from mendiff.methods.base import find_preset
 from mendiff.methods.ran_config import RanConfig
@@ -43,16 +44,16 @@ def test_all_timesteps_and_draws_of_a_batch_go_through_the_network_at_once(make,
 @torch.no_grad()
 def test_maps_equal_those_of_single_noisy_versions(make, pictures):
     ran = make({"readout.distance": "squared"})
-    got = ran.maps(ran.run_network(pictures, SEEDS))
+    got = ran.maps(ran.run_network(pictures, ran.noise(pictures, SEEDS)))
     assert got.shape == (2 + 2, 4, 1, 32, 32)
     # Image 2 alone: its own stream of noise, one version after the other.
-    image, generator = pictures[2:3], torch.Generator().manual_seed(int(SEEDS[2]))
+    image, random = pictures[2:3], PredictionNoise(SEEDS[2:3])
     x0, truth = ran.codec.encode(image), ran.target(image)
     expected = torch.zeros(4, 1, 1, 32, 32)
     for step, t in enumerate((20, 300)):
         t = torch.tensor([t])
         for _ in range(3):
-            x_t = ran.schedule.add_noise(x0, torch.randn(x0.shape[1:], generator=generator)[None], t)
+            x_t = ran.schedule.add_noise(x0, random.like(x0), t)
             estimate, features, _ = ran.denoiser(x_t, t, (8, 8))
             between = ran.posterior.truth(x0, x_t, t), ran.posterior.predicted(x_t, estimate, t)
             expected[step] += F.pixel_shuffle(kl_divergence(*between), 4).mean(1, keepdim=True) / 3
@@ -64,7 +65,7 @@ def test_maps_equal_those_of_single_noisy_versions(make, pictures):
 @torch.no_grad()
 def test_rgb_pixel_score_is_the_squared_error_of_the_clean_estimate(make, pictures):
     ran = make({"readout.pixel_score": "rgb", "start_timesteps": [50], "draws": 1})
-    outputs = ran.run_network(pictures, SEEDS)
+    outputs = ran.run_network(pictures, ran.noise(pictures, SEEDS))
     # One draw: the mean clean estimate is the only one (but for its clipping to [0,1]).
     error = ((outputs.reconstruction - pictures) * 2).square().mean(1, keepdim=True)
     inside = ((outputs.reconstruction > 0) & (outputs.reconstruction < 1)).all(1, keepdim=True)
@@ -123,7 +124,9 @@ def test_noise_is_added_at_unit_contrast_and_reconstructions_have_the_original_c
     clean = Estimate(x0.repeat_interleave(6, 0), x0.repeat_interleave(6, 0), torch.zeros(()))
     features = torch.zeros(24, 45, 8, 8)
     monkeypatch.setattr(ran.denoiser, "forward", lambda *_: (clean, features, x0))
-    torch.testing.assert_close(ran.run_network(faint, SEEDS).reconstruction, faint, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        ran.run_network(faint, ran.noise(faint, SEEDS)).reconstruction, faint, rtol=0, atol=1e-4
+    )
 
 
 @torch.no_grad()
@@ -145,7 +148,7 @@ def test_paper_settings_do_not_whiten_targets(make, pictures, streams):
     flat = whitened.target(pictures).transpose(0, 1).flatten(1)
     torch.testing.assert_close(flat.mean(1), torch.zeros(45), rtol=0, atol=1e-3)
     # Eq. 10 of plain features: what the network says before training, against f(x0) itself.
-    outputs = plain.run_network(pictures, SEEDS)
+    outputs = plain.run_network(pictures, plain.noise(pictures, SEEDS))
     assert torch.equal(outputs.target, joined)
     residual = plain._residual(outputs.target, outputs.predicted[0, 0])
     torch.testing.assert_close(residual, joined - outputs.predicted[0, 0], rtol=1e-5, atol=1e-5)
@@ -205,7 +208,7 @@ def test_prepare_clears_cached_features(make, pictures, streams):
 def test_residuals_are_whitened_by_training_images(make, pictures):
     ran = make({"readout.position_grid": 0})
     ran.fit_statistics(batches(pictures.flip(0) ** 2), batches(pictures))
-    maps = ran.maps(ran.run_network(pictures, SEEDS))
+    maps = ran.maps(ran.run_network(pictures, ran.noise(pictures, SEEDS)))
     # A squared Mahalanobis distance per channel is 1 on average (a little less: shrinkage).
     torch.testing.assert_close(maps[2:].mean((1, 2, 3, 4)), torch.ones(2), rtol=0, atol=0.25)
 
@@ -220,7 +223,7 @@ def test_every_layer_has_a_map_of_equal_weight(make, pictures):
             "readout.sigma_share": 0.0,
         }
     )
-    outputs = ran.run_network(pictures, SEEDS)
+    outputs = ran.run_network(pictures, ran.noise(pictures, SEEDS))
     maps = ran.maps(outputs)
     assert maps.shape == (2 + 2 * 3, 4, 1, 32, 32)
     error = (outputs.target - outputs.predicted[1]).square().mean(0)  # the second timestep, mean over draws
@@ -240,7 +243,7 @@ def test_coarse_distance_has_its_weight_in_the_feature_map(make, pictures):
             "readout.sigma_share": 0.0,
         }
     )
-    maps = ran.maps(ran.run_network(pictures, SEEDS))
+    maps = ran.maps(ran.run_network(pictures, ran.noise(pictures, SEEDS)))
     assert maps.shape == (2 + 2 * 4, 4, 1, 32, 32)
     fine, coarse = maps[[2, 3, 4, 6, 7, 8]].mean(0), maps[[5, 9]].mean(0)
     torch.testing.assert_close(ran.combine(maps), 0.75 * fine + 0.25 * coarse)
@@ -260,7 +263,7 @@ def test_alpha_weights_divergence_against_features(make, pictures):
 def test_every_map_is_standardised_on_held_back_images(make, pictures):
     ran = make()
     ran.fit_statistics(batches(pictures))
-    flat = ran.scales(ran.maps(ran.run_network(pictures, SEEDS))).flatten(1)
+    flat = ran.scales(ran.maps(ran.run_network(pictures, ran.noise(pictures, SEEDS)))).flatten(1)
     torch.testing.assert_close(flat.mean(1), torch.zeros(len(flat)), rtol=0, atol=1e-3)
     torch.testing.assert_close(flat.std(1), torch.ones(len(flat)), rtol=0, atol=1e-2)
 
@@ -393,7 +396,7 @@ def test_trace_shows_the_maps_of_every_timestep_and_gradient_denoising(make, pic
     shown = [(panel.stage, panel.caption) for panel in traced.panels]
     maps = [(f"t = {t}", name) for t in (20, 300) for name in ("KL map", "feature map")]
     assert shown == [*maps, ("step 2", "gradient denoising"), ("step 4", "gradient denoising")]
-    single = ran.scales(ran.maps(ran.run_network(pictures[:1], SEEDS[:1])))
+    single = ran.scales(ran.maps(ran.run_network(pictures[:1], ran.noise(pictures[:1], SEEDS[:1]))))
     for panel, one in zip(traced.panels, single[[0, 2, 1, 3]], strict=False):
         assert torch.equal(panel.pixels, one[0])
     assert torch.equal(traced.panels[-1].pixels, ran.explain(pictures[:1], SEEDS[:1])[0])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mendiff.diffusion.noise import NormalStream, seed_of
 
 _DRAWN: Any = {"dtype": torch.float32, "device": "cpu"}  # independent of torch's defaults
 
@@ -20,9 +23,7 @@ def content_seeds(image: Tensor) -> Tensor:
     if levels.dtype != torch.uint8:
         levels = (levels.clamp(0, 1) * 255).round().to(torch.uint8)
     pixels = levels.cpu().contiguous()
-    digests = [hashlib.blake2b(one.numpy().tobytes(), digest_size=8).digest() for one in pixels]
-    seeds = [int.from_bytes(digest, "big") >> 1 for digest in digests]
-    return torch.tensor(seeds, dtype=torch.int64, device="cpu")
+    return torch.tensor([seed_of(one.numpy()) for one in pixels], dtype=torch.int64, device="cpu")
 
 
 def variant_seeds(seeds: Tensor, numbers: Tensor) -> Tensor:
@@ -33,8 +34,27 @@ def variant_seeds(seeds: Tensor, numbers: Tensor) -> Tensor:
     return torch.tensor(seeds_of, dtype=torch.int64, device="cpu")
 
 
+class PredictionNoise:
+    """The noise of predictions, a stream per image; successive draws continue the streams.
+
+    It is equal on all devices, processors and versions of torch; see mendiff.diffusion.noise.
+
+    Args:
+        seeds: (B,) int64, not negative.
+    """
+
+    def __init__(self, seeds: Tensor) -> None:
+        self._streams = [NormalStream(int(seed)) for seed in seeds]
+
+    def like(self, x: Tensor) -> Tensor:
+        """Standard normal noise of x's shape, dtype and device, (B,...); row i depends on seed i alone."""
+        count = math.prod(x.shape[1:])
+        rows = [torch.tensor(one.draw(count), **_DRAWN) for one in self._streams]
+        return torch.stack(rows).view(x.shape).to(x)
+
+
 class PerImageRandom:
-    """A CPU generator per image; successive draws continue the stream of each image.
+    """A CPU generator per image for training; successive draws continue the stream of each image.
 
     Numbers are drawn on the CPU and then moved, so they are equal on all devices.
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
-from mendiff.diffusion.random import PerImageRandom, content_seeds
+from mendiff.diffusion.random import PerImageRandom, PredictionNoise, content_seeds
 from mendiff.errors import InputError, check_choice
 from mendiff.methods.base_config import MethodConfig as MethodConfig
 from mendiff.methods.base_config import TrainingConfig as TrainingConfig
@@ -153,6 +153,18 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Detect anomalies, (B,3,H,W) in [0,1]; seeds (B,) int64 determine the noise of each image."""
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Shape of the noise of an image: the number of draws, followed by the shape of the latents.
+
+        A method that predicts by `detect(image, noise)`, which uses no other randomness, can be exported.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no noise_shape and no detect")
+
+    def noise(self, image: Tensor, seeds: Tensor) -> Tensor:
+        """The noise of a prediction, (B, *noise_shape); images (B,3,H,W), seeds (B,)."""
+        shape = self.noise_shape(image.shape[-2], image.shape[-1])
+        return PredictionNoise(seeds).like(image.new_empty(image.shape[0], *shape))
 
     def score(self, anomaly_map: Tensor, pixels: int) -> Tensor:
         """Image scores of anomaly maps as `predict` computes them, (B,1,H,W) to (B,): the highest values.

@@ -149,7 +149,17 @@ class Diad(Method):
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Reconstruct images from noise and compare features; see Method.predict."""
         check_size(self.codec, image, self.denoiser.multiple)
-        return self._detection(image, self._reconstruct_images(image, seeds))
+        return self.detect(image, self.noise(image, seeds))
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Of the start noise; the published code draws noise of the codec's posterior first."""
+        factor = self.codec.factor
+        return (1 + self.config.reference, self.codec.channels, height // factor, width // factor)
+
+    @deterministic
+    def detect(self, image: Tensor, noise: Tensor) -> Detection:
+        """The prediction at given noise, (B,3,H,W) in [0,1] and (B, *noise_shape)."""
+        return self._detection(image, self._reconstruct_images(image, noise))
 
     @deterministic
     def trace(self, image: Tensor, seeds: Tensor) -> Trace:
@@ -157,7 +167,7 @@ class Diad(Method):
         check_single(image)
         check_size(self.codec, image, self.denoiser.multiple)
         steps: list[Step] = []
-        found = self._detection(image, self._reconstruct_images(image, seeds, steps))
+        found = self._detection(image, self._reconstruct_images(image, self.noise(image, seeds), steps))
         return Trace(found, estimate_panels(steps, lambda z: self.decode(z).clamp(0, 1), noised=True))
 
     def _detection(self, image: Tensor, reconstruction: Tensor) -> Detection:
@@ -198,13 +208,10 @@ class Diad(Method):
 
         return ddim(denoise, z_t, timesteps, self.schedule, edit=recorded(None, steps))
 
-    def _reconstruct_images(self, image: Tensor, seeds: Tensor, steps: list[Step] | None = None) -> Tensor:
+    def _reconstruct_images(self, image: Tensor, noise: Tensor, steps: list[Step] | None = None) -> Tensor:
         """Reconstructions of images, (B,3,H,W) in about [0,1]; steps as for `reconstruct`."""
-        random = PerImageRandom(seeds)
-        z0 = self.encode(image)
-        if self.config.reference:
-            z0 = self.encode(image, random.like(z0))
-        return self.decode(self.reconstruct(z0, random.like(z0), self.scaled(image), steps))
+        z0 = self.encode(image, noise[:, 0] if self.config.reference else None)
+        return self.decode(self.reconstruct(z0, noise[:, -1].contiguous(), self.scaled(image), steps))
 
     @deterministic
     def rehearse_prediction(self, image: Tensor) -> None:
@@ -230,7 +237,7 @@ class Diad(Method):
         """Compute the statistics of the read-out; see Method.fit_statistics."""
 
         def reconstruct(image: Tensor, seeds: Tensor) -> list[Tensor]:
-            return [self._reconstruct_images(image, seeds)]
+            return [self._reconstruct_images(image, self.noise(image, seeds))]
 
         def detect(image: Tensor, reconstructions: list[Tensor]) -> Detection:
             return self._detection(image, reconstructions[0])

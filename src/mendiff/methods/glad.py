@@ -204,7 +204,17 @@ class Glad(Method):
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Reconstruct images by the adaptive search and compare features; see Method.predict."""
         check_size(self.codec, image, self.denoiser.multiple)
-        return self._detection(image, *self._reconstruct_all(image, seeds))
+        return self.detect(image, self.noise(image, seeds))
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Of the start noise; the published code draws noise of the codec's posterior first."""
+        factor = self.codec.factor
+        return (1 + self.config.reference, self.codec.channels, height // factor, width // factor)
+
+    @deterministic
+    def detect(self, image: Tensor, noise: Tensor) -> Detection:
+        """The prediction at given noise, (B,3,H,W) in [0,1] and (B, *noise_shape)."""
+        return self._detection(image, *self._reconstruct_all(image, noise))
 
     @deterministic
     def trace(self, image: Tensor, seeds: Tensor) -> Trace:
@@ -212,7 +222,7 @@ class Glad(Method):
         check_single(image)
         check_size(self.codec, image, self.denoiser.multiple)
         records = [RunRecord() for _ in self.config.start_timesteps]
-        found = self._detection(image, *self._reconstruct_all(image, seeds, records))
+        found = self._detection(image, *self._reconstruct_all(image, self.noise(image, seeds), records))
         return Trace(found, run_panels(records, self.codec.decode, self.config))
 
     def _detection(self, image: Tensor, reconstructions: list[Tensor], stops: list[Tensor]) -> Detection:
@@ -277,10 +287,10 @@ class Glad(Method):
         return nearest_patch_map(ours, theirs)
 
     def _reconstruct_all(
-        self, image: Tensor, seeds: Tensor, records: Sequence[RunRecord] | None = None
+        self, image: Tensor, noise: Tensor, records: Sequence[RunRecord] | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Reconstructions (B,3,H,W) in about [0,1] and stop steps (B,) of every run."""
-        z0, noise = self._start(image, seeds)
+        z0, noise = self._start(image, noise)
         reconstructions, stops = [], []
         for run in range(len(self.config.start_timesteps)):
             z, stop = self.reconstruct(z0, noise, run, record=records[run] if records else None)
@@ -288,13 +298,10 @@ class Glad(Method):
             stops.append(stop.stopped_at)
         return reconstructions, stops
 
-    def _start(self, image: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+    def _start(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Clean latents and start noise; the published code samples the codec's posterior."""
-        random = PerImageRandom(seeds)
-        z0 = self.codec.encode(image)
-        if self.config.reference:
-            z0 = self.codec.encode(image, random.like(z0))
-        return z0, random.like(z0)
+        z0 = self.codec.encode(image, noise[:, 0] if self.config.reference else None)
+        return z0, noise[:, -1].contiguous()
 
     def _object_weight(self, image: Tensor) -> Tensor | None:
         """Weight of the anomaly map by the part, (B,1,H,W), if any."""
@@ -336,7 +343,7 @@ class Glad(Method):
         """Compute stop thresholds and the statistics of the read-out; see Method.fit_statistics."""
 
         def reconstruct(image: Tensor, seeds: Tensor) -> list[Tensor]:
-            return self._reconstruct_all(image, seeds)[0]
+            return self._reconstruct_all(image, self.noise(image, seeds))[0]
 
         def detect(image: Tensor, reconstructions: list[Tensor]) -> Detection:
             return self._detection(image, reconstructions, [torch.zeros(len(image), dtype=torch.int64)])
@@ -355,7 +362,7 @@ class Glad(Method):
         never = torch.full_like(self.stop_thresholds[run], math.inf)
         found = []
         for image, seeds in batches:
-            _, stop = self.reconstruct(*self._start(image, seeds), run, never)
+            _, stop = self.reconstruct(*self._start(image, self.noise(image, seeds)), run, never)
             found.append(torch.stack(stop.scores))
         good = torch.cat(found, dim=1).tolist() if found else [[]]
         limits = never.new_tensor([upper_bound(scores, STOP_RATE) for scores in good])

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 
 from mendiff.diffusion.gradient import gradient_denoise
 from mendiff.diffusion.posterior import Posterior, hybrid_loss, kl_divergence
-from mendiff.diffusion.random import PerImageRandom
+from mendiff.diffusion.random import PerImageRandom, PredictionNoise
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
 from mendiff.methods.base import (
@@ -217,14 +217,24 @@ class Ran(Method):
     @deterministic
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
         """Score images by KL divergence and feature error at several noise scales; see Method.predict."""
-        outputs = self.run_network(image, seeds)
+        return self.detect(image, self.noise(image, seeds))
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Of all draws at the first timestep, then of those at the next."""
+        count, factor = len(self.config.start_timesteps) * self.config.draws, self.codec.factor
+        return (count, self.codec.channels, height // factor, width // factor)
+
+    @deterministic
+    def detect(self, image: Tensor, noise: Tensor) -> Detection:
+        """The prediction at given noise, (B,3,H,W) in [0,1] and (B, *noise_shape)."""
+        outputs = self.run_network(image, noise)
         return self._detection(outputs, self.scales(self.maps(outputs)))
 
     @deterministic
     def trace(self, image: Tensor, seeds: Tensor) -> Trace:
         """The maps at every timestep and the steps of gradient denoising; see Method.trace."""
         check_single(image)
-        outputs = self.run_network(image, seeds)
+        outputs = self.run_network(image, self.noise(image, seeds))
         maps = self.scales(self.maps(outputs))
         every = self.config.gradient.every
         stages = [
@@ -258,13 +268,12 @@ class Ran(Method):
         """Image scores of anomaly maps; see Method.score."""
         return top_share_mean(anomaly_map, self.config.readout.top_share, pixels)
 
-    def run_network(self, image: Tensor, seeds: Tensor) -> Outputs:
-        """Run the network on all noisy versions of all images as a batch; (B,3,H,W) in [0,1], seeds (B,)."""
+    def run_network(self, image: Tensor, noise: Tensor) -> Outputs:
+        """Run the network on all noisy versions of all images as a batch; arguments as for `detect`."""
         check_size(self.codec, image, self.denoiser.multiple)
         x0, target = self.latents(image), self.target(image)
         steps, draws = torch.tensor(self.config.start_timesteps, device=image.device), self.config.draws
-        random = PerImageRandom(seeds)
-        eps = torch.stack([random.like(x0) for _ in range(len(steps) * draws)], dim=1).flatten(0, 1)
+        eps = noise.flatten(0, 1)
         t = steps.repeat_interleave(draws).repeat(len(image))
         many = x0.repeat_interleave(len(steps) * draws, dim=0)
         x_t = self.schedule.add_noise(many, eps, t)
@@ -351,7 +360,7 @@ class Ran(Method):
         """The same in the precision of networks and image."""
         config = self.config.gradient
         check_size(self.codec, image, self.denoiser.multiple)
-        random = PerImageRandom(seeds)
+        random = PredictionNoise(seeds)
         t = torch.full((len(image),), config.reverse_timestep, device=image.device)
         grid = _grid(self.features(image)[0])
 
@@ -393,13 +402,14 @@ class Ran(Method):
     ) -> Scores:
         """Compute residual covariances, mean normal maps, scales and Gaussians; see the base class."""
         first = first_images(seen or held_back)
-        outputs = [self.run_network(image, seeds) for image, seeds in track(first(), FITTING, progress)]
+        seen_first = track(first(), FITTING, progress)
+        outputs = [self.run_network(image, self.noise(image, seeds)) for image, seeds in seen_first]
         for step, distances in enumerate(self._distances):
             distances.fit(partial(self._residuals, step, outputs))
         if self.scales.position_grid:
             self.scales.fit_mean_maps(self.maps(output) for output in outputs)
         good = track(held_back(), "fitting score scales", progress)
-        self.scales.fit(self.maps(self.run_network(image, seeds)) for image, seeds in good)
+        self.scales.fit(self.maps(self.run_network(image, self.noise(image, seeds))) for image, seeds in good)
         self.gaussians.fit(self.features(image) for image, _ in first())
         return []
 
