@@ -127,9 +127,10 @@ def learned(folder: Path) -> list[bytes]:
 
 
 def removed(folder: Path) -> Path:
-    """Remove a folder and what interrupted commands keep beside it; returns its path."""
+    """Remove a folder and the folders of interrupted commands beside it; returns its path."""
     for path in folder.parent.glob(f"*{folder.name}*"):
-        shutil.rmtree(path)
+        if path.is_dir():
+            shutil.rmtree(path)
     return folder
 
 

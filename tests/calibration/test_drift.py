@@ -2,12 +2,14 @@
 
 import math
 import random
+import statistics
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mendiff.calibration.drift import LIMIT, find_drift
+from mendiff.calibration.drift import LIMIT, change_point, find_drift
 
 RUNS, LENGTH = 100, 100
 THRESHOLD = 2.3  # exceeded by one normal score of a hundred
@@ -53,17 +55,45 @@ def test_a_shift_is_found_soon_and_its_begin_is_named(shift):
         found = find_drift(normal(rng, 50), scores, THRESHOLD, seed=seed)
         assert found.direction in ("higher" if shift > 0 else "lower", "")
         late += found.alarm is None
-        misplaced += found.since is None or abs(found.since - 100) > 10
+        misplaced += found.since is None or abs(found.since - 100) > 3
     assert late == 0
-    assert misplaced <= 2
+    assert misplaced <= 1
 
 
 def test_a_shift_from_the_first_image_on_is_found_by_both_tests():
     for seed in range(10):
         rng = random.Random(seed)
         found = find_drift(normal(rng, 30), normal(rng, 50, 3.0), THRESHOLD)
-        assert (found.since, found.direction) == (0, "higher")
+        assert found.since <= 1
+        assert found.direction == "higher"
         assert found.uniformity < 1e-6
+
+
+@pytest.mark.parametrize(("shift", "spread"), [(2.0, 1.0), (-2.0, 1.0), (0.0, 5.0)])
+def test_the_begin_of_a_change_is_estimated_within_some_images(shift, spread):
+    errors = []
+    for seed in range(30):
+        rng = random.Random(seed)
+        scores = normal(rng, 24) + [shift + spread * score for score in normal(rng, 20)]
+        errors.append(change_point(normal(rng, 24), scores) - 24)
+    assert abs(statistics.median(errors)) <= 1
+    assert statistics.fmean(map(abs, errors)) <= 3
+
+
+def test_the_begin_of_a_change_is_the_split_of_highest_likelihood():
+    rng = random.Random(0)
+    known, scores = normal(rng, 6), normal(rng, 9) + normal(rng, 8, 3.0)
+    normals = torch.special.ndtri((torch.tensor([*known, *scores]).argsort().argsort() + 0.5) / 23)
+
+    def likelihood(split):
+        before, after = normals[: 6 + split], normals[6 + split :]
+        return -float(((before - before.mean()) ** 2).sum() + ((after - after.mean()) ** 2).sum())
+
+    assert change_point(known, scores) == max(range(len(scores)), key=likelihood)
+
+
+def test_equal_scores_have_no_change():
+    assert change_point([1.0, 1.0], [1.0, 1.0, 1.0]) == 0
 
 
 def test_a_change_of_spread_alone_is_found_where_there_are_no_defects():

@@ -48,7 +48,7 @@ def test_findings_like_the_calibration_set_show_no_drift(run, fitted, tmp_path):
     assert code == 0
     sentence = " ".join(out.split())
     assert sentence.startswith(
-        "no sign of drift: the scores of 82 images match the 60 of the calibration set"
+        "no sign of drift: the scores of 82 images match those of the 60 held-back images"
     )
     assert err == f"picture: {found / 'monitor.png'}\n"
     assert size(found / "monitor.png") == (1080, 624)
@@ -96,6 +96,27 @@ def test_findings_of_another_model_are_warned_of(run, fitted, tiny_method, tmp_p
     store.save(tmp_path / "other", "glad", tiny_method(), other, {"images": 60})
     assert "are of another model" in run("monitor", tmp_path / "other", found)[2]
     assert "warning" not in run("monitor", fitted, found)[2]
+
+
+def test_scores_of_training_images_are_not_compared_which_is_said(run, fitted, tiny_method, tmp_path):
+    found = write(tmp_path / "found", normal(30))
+    part = Calibration(tuple(KNOWN), tuple(KNOWN), false_alarm_rate=0.02, left_out=40)
+    store.save(tmp_path / "part", "glad", tiny_method(), part, {"images": 60})
+    _, out, err = run("monitor", tmp_path / "part", found)
+    assert "match those of the 20 held-back images" in " ".join(out.split())
+    assert "note: 40 calibration scores of training images are left out here" in err
+    assert "note:" not in run("monitor", fitted, found)[2]
+
+
+def test_the_picture_goes_into_a_folder_that_exists(run, refused, fitted, tmp_path):
+    found = write(tmp_path / "found", normal(5))
+    (tmp_path / "pictures").mkdir()
+    assert run("monitor", fitted, found, "-o", tmp_path / "pictures")[0] == 0
+    assert (tmp_path / "pictures/monitor.png").is_file()
+    for other in ("drift", "drift.jpg"):
+        assert "--out: expected a PNG file such as drift.png, or an existing folder, got drift" in refused(
+            "monitor", fitted, found, "-o", other
+        )
 
 
 def test_monitor_refuses(refused, fitted, tiny_method, tmp_path):

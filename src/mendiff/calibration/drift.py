@@ -20,6 +20,9 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 LIMIT = 100.0
 """Capital at which drift is reported. Without drift it is ever reached with a probability of at most 1 %."""
 DEFECTS = 0.05
@@ -37,7 +40,8 @@ class Drift:
         p_values: conformal p-values among the calibration scores, in (0,1), equal scores in random order.
         log_capital: natural logarithm of the martingale after each image.
         alarm: index of the image at which the martingale reached LIMIT; None if it did not.
-        since: estimated index of the first image of the drift; None without an alarm.
+        since: estimated index of the first image of the drift, from the scores up to the alarm; None without
+            an alarm.
         direction: "higher" or "lower", of the scores since then; "" without an alarm.
         distance: Kolmogorov-Smirnov distance to the calibration scores.
         uniformity: p-value of this distance, after the share of defects is taken off; small if the
@@ -85,9 +89,6 @@ class Bet:
         gain: log of the factor of p-values up to the level.
         loss: log of the factor of other p-values.
         capital: logarithm.
-        evidence: sum of the log factors of all images.
-        lowest: the lowest evidence so far.
-        since: index of the image after it: the most likely begin of a drift.
     """
 
     direction: str
@@ -95,17 +96,11 @@ class Bet:
     gain: float
     loss: float
     capital: float = -math.inf
-    evidence: float = 0.0
-    lowest: float = 0.0
-    since: int = 0
 
-    def place(self, index: int, p_value: float, added: float) -> None:
+    def place(self, p_value: float, added: float) -> None:
         """Bet all capital on an image; `added` is the logarithm of further capital."""
         factor = self.gain if p_value <= self.level else self.loss
         self.capital = _log_sum([self.capital, added]) + factor
-        self.evidence += factor
-        if self.evidence <= self.lowest:
-            self.lowest, self.since = self.evidence, index + 1
 
 
 class Martingale:
@@ -146,7 +141,7 @@ class Martingale:
         added = self._idle - math.log((self._count + 1) * len(self._bets))
         self._idle += math.log(self._count / (self._count + 1))
         for bet in self._bets:
-            bet.place(self._count - 1, p_values[bet.direction], added)
+            bet.place(p_values[bet.direction], added)
         self.log_capital = _log_sum([self._idle, *(bet.capital for bet in self._bets)])
         insort(self._all.scores, score)
         if score <= self._threshold:
@@ -193,17 +188,45 @@ def find_drift(
         martingale.add(score, draw)
         log_capital.append(martingale.log_capital)
         if found is None and martingale.log_capital >= math.log(LIMIT):
-            found = index, martingale.best.since, martingale.best.direction
+            found = index, martingale.best.direction
     distance, uniformity = _kolmogorov_smirnov(calibration, scores, defects)
     return Drift(
         tuple(p_values),
         tuple(log_capital),
         alarm=found[0] if found else None,
-        since=found[1] if found else None,
-        direction=found[2] if found else "",
+        since=change_point(calibration, scores[: found[0] + 1]) if found else None,
+        direction=found[1] if found else "",
         distance=distance,
         uniformity=uniformity,
     )
+
+
+def change_point(calibration: Sequence[float], scores: Sequence[float]) -> int:
+    """Index of the first of the new scores after a single change of mean or spread.
+
+    The scores are replaced by the normal quantiles of their ranks, so defects have a limited influence. The
+    split with the highest likelihood ratio between two means is chosen. The squared quantiles give the split
+    for a change of spread. The stronger of the two changes decides.
+
+    Args:
+        calibration: scores before the change.
+        scores: of new parts, in the order of time, at least one after the change.
+    """
+    from scipy.stats import rankdata  # the import takes a second
+
+    ranks = torch.from_numpy(rankdata([*calibration, *scores]))
+    normal = torch.special.ndtri((ranks - 0.5) / len(ranks))
+    curves = [_likelihood_ratios(values, len(calibration)) for values in (normal, normal**2)]
+    return int(max(curves, key=lambda curve: curve.max()).argmax())
+
+
+def _likelihood_ratios(values: Tensor, first: int) -> Tensor:
+    """Squared standardised difference of the means before and after every split; (N,) -> (N - first,)."""
+    values = (values - values.mean()) / values.std(correction=0).clamp(min=1e-12)
+    before = torch.arange(first, len(values))
+    after = len(values) - before
+    sums = values.cumsum(0)[first - 1 : -1]  # those of all values add up to 0
+    return sums**2 * (1 / before + 1 / after)
 
 
 def _bet(direction: str, level: float, stake: float, defects: float) -> Bet:

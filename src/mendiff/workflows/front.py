@@ -232,17 +232,17 @@ def monitor(
     Args:
         model: a model or a model folder.
         findings: one or more output folders of `mendiff predict`, predictions.jsonl or predictions.csv.
-        out: file for the picture; without it, the picture is only returned.
+        out: PNG file or existing folder for the picture; without it, the picture is only returned.
         reporter: receives progress and messages.
         options: fields of MonitorOptions, such as defects=0.1.
     """
     places = (findings,) if isinstance(findings, str | Path) else findings
-    with _folder_of(model) as folder, _output(out) as picture:
+    with _folder_of(model) as folder, _output(out, monitoring.PICTURE) as picture:
         asked = _options(
             MonitorOptions, model=folder, findings=tuple(map(Path, places)), out=picture, **options
         )
         result = monitoring.run(asked, reporter or Reporter())
-        drawn = picture.read_bytes()
+        drawn = Path(result["picture"]).read_bytes()
     return Monitoring(
         drift=result["drift"],
         sentence=result["sentence"],
@@ -269,13 +269,13 @@ def _options(kind: type[Options], **given: Any) -> Any:
 
 
 @contextmanager
-def _output(out: PathLike | None) -> Iterator[Path]:
-    """The requested folder, or a temporary folder."""
+def _output(out: PathLike | None, name: str = "model") -> Iterator[Path]:
+    """The requested path, or this name in a temporary folder."""
     if out is not None:
         yield Path(out)
         return
     with TemporaryDirectory() as folder:
-        yield Path(folder) / "model"
+        yield Path(folder) / name
 
 
 @contextmanager

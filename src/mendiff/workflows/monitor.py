@@ -24,6 +24,10 @@ from mendiff.workflows.options import MonitorOptions
 PICTURE = "monitor.png"
 SIGNIFICANT = 0.001
 """p-value of the Kolmogorov-Smirnov test below which the distributions are said to differ."""
+NOT_COMPARED = (
+    "note: {} calibration scores of training images are left out here, though they count for the p-values of "
+    "predict; more images that were not trained on make the test sharper: see 'mendiff calibrate'."
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,7 @@ def run(options: MonitorOptions, reporter: Reporter) -> dict[str, Any]:
             f"{options.findings[0]}: expected images with scores, got none; run 'mendiff predict' first."
         )
     _check_calibration(images[0], calibration, reporter)
-    picture = options.out or _folder(options.findings[0]) / PICTURE
-    check_writable(picture)
+    picture = _picture(options.out or _folder(options.findings[0]))
     scores = [one.score for one in images]
     drift = find_drift(known, scores, calibration.threshold, options.defects, options.seed)
     flagged = [score > calibration.threshold for score in scores]
@@ -64,6 +67,8 @@ def run(options: MonitorOptions, reporter: Reporter) -> dict[str, Any]:
         write_bytes(picture, draw_drift(drift, flagged))
     result = _result(drift, images, len(known), options)
     reporter.result(result["sentence"])
+    if others := len(calibration.scores) - len(known):
+        reporter.say(NOT_COMPARED.format(others))
     reporter.say(f"picture: {picture}")
     return {**result, "flagged": sum(flagged), "picture": str(picture)}
 
@@ -99,17 +104,26 @@ def _sentence(drift: Drift, since: Mapping[str, Any] | None, count: int, known: 
         doubt = doubt if drift.direction == HIGHER else ""
         return (
             f"drift since image {since['number']} ({since['image']}{time}): scores are {drift.direction} "
-            f"than those of the calibration set{doubt} ({martingale} reached at image {drift.alarm + 1})"
+            f"than those of the held-back images{doubt} ({martingale} reached at image {drift.alarm + 1})"
         )
     if drift.uniformity < SIGNIFICANT:
         return (
-            f"drift: the scores of {count} images differ from the {known} of the calibration set, since when "
-            f"is unclear ({test}; {martingale})"
+            f"drift: the scores of {count} images differ from those of the {known} held-back images, since "
+            f"when is unclear ({test}; {martingale})"
         )
     return (
-        f"no sign of drift: the scores of {count} images match the {known} of the calibration set "
+        f"no sign of drift: the scores of {count} images match those of the {known} held-back images "
         f"({martingale}; {test})"
     )
+
+
+def _picture(out: Path) -> Path:
+    """The path of the picture: `out`, or a file in this folder."""
+    picture = out / PICTURE if out.is_dir() else out
+    if picture.suffix.lower() != Path(PICTURE).suffix:
+        raise InputError(f"--out: expected a PNG file such as drift.png, or an existing folder, got {out}.")
+    check_writable(picture)
+    return picture
 
 
 def _folder(findings: Path) -> Path:

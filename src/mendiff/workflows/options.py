@@ -435,8 +435,8 @@ class MonitorOptions(Options):
     Attributes:
         findings: one or more output folders of mendiff predict, predictions.jsonl or predictions.csv, in the
             order of time.
-        out: the picture, a PNG file (default: monitor.png in the first findings folder); an existing picture
-            is replaced.
+        out: the picture, a PNG file, or an existing folder for monitor.png (default: the first findings
+            folder); an existing picture is replaced.
         category: category of the findings, for models with statistics per category.
         defects: share of defective parts that is not drift.
         seed: of the random order of equal scores.
