@@ -12,6 +12,7 @@ from mendiff.diffusion.random import PerImageRandom, PredictionNoise
 from mendiff.diffusion.schedule import scaled_linear_schedule
 from mendiff.errors import InputError
 from mendiff.methods.glad import Glad
+from mendiff.methods.glad_ahead import AheadStop
 from mendiff.methods.glad_config import GladConfig
 from mendiff.methods.glad_stop import AdaptiveStop
 from mendiff.nets.denoiser import PREDICTIONS
@@ -823,3 +824,30 @@ def test_category_has_no_effect_without_prompts(make):
     before = glad.readout.config
     glad.choose_category("anything")
     assert glad.readout.config is before
+
+
+# Few stop maps.
+
+
+@pytest.mark.parametrize("min_timestep", [0, 50, 150, 250, 400])
+@pytest.mark.parametrize("rewind", [0, 1, 9])
+@pytest.mark.parametrize("fusion", ["x0", "none"])
+@torch.no_grad()
+def test_likely_checks_find_the_same_stops_and_latents_as_all_checks(exact, fusion, rewind, min_timestep):
+    glad, z0, noise, thresholds = exact(fusion=fusion, rewind=rewind)
+    glad.config = dataclasses.replace(glad.config, min_timestep=min_timestep)
+    expected, every = glad.reconstruct(z0, noise, thresholds=thresholds)
+    glad.config = dataclasses.replace(glad.config, stop_checks="likely")
+    z, stop = glad.reconstruct(z0, noise, thresholds=thresholds)
+    assert isinstance(stop, AheadStop)
+    assert stop.stopped_at.tolist() == every.stopped_at.tolist()
+    torch.testing.assert_close(z, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_all_checks_are_used_where_intermediate_results_are_recorded(make, pictures):
+    glad = make(ADAPTIVE, stop_checks="likely", threshold=1e9)
+    _, stop = glad.reconstruct(*start(glad, pictures))
+    assert stop.checks == 2 * len(pictures)  # at the second and at the last timestep
+    panels = glad.trace(pictures[:1], SEEDS[:1]).panels
+    assert [panel.t for panel in panels if panel.caption == "stop map"] == LADDER

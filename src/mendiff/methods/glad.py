@@ -33,6 +33,7 @@ from mendiff.methods.base import (
     track,
 )
 from mendiff.methods.base_config import TIMESTEPS
+from mendiff.methods.glad_ahead import AheadStop, sample_ahead
 from mendiff.methods.glad_config import PRESETS, GladConfig
 from mendiff.methods.glad_stop import AdaptiveStop
 from mendiff.methods.glad_trace import RunRecord, run_panels
@@ -47,7 +48,7 @@ from mendiff.scoring.readout import Readout
 from mendiff.scoring.readout_config import DRAWN_PARTS
 from mendiff.synthesis.blend import GRID, Textures, synthesize, synthesize_each
 from mendiff.synthesis.foreground import foreground
-from mendiff.types import Detection, Trace
+from mendiff.types import Detection, Step, Trace
 
 STOP_RATE = 0.01
 """Share of good images whose stop score should exceed a computed threshold."""
@@ -268,15 +269,32 @@ class Glad(Method):
             t = torch.where(t == config.noise_timestep, t, start)
         z_t = self.schedule.add_noise(z0, noise, t)
         thresholds = self.stop_thresholds[run] if thresholds is None else thresholds
+        likely = config.adaptive and config.stop_checks == "likely" and record is None
+        if likely and bool(thresholds.isfinite().all()):
+            return self._search_ahead(z_t, timesteps, AheadStop(self, z0, noise, thresholds))
         stop = AdaptiveStop(self, z0, noise, thresholds, record)
         edit = recorded(stop if config.adaptive else None, None if record is None else record.steps)
         z = ddim(self.denoiser, z_t, timesteps, self.schedule, edit=edit)
+        return self._continue(z, timesteps, stop, None if record is None else record.resumed_steps), stop
+
+    def _search_ahead(self, z_t: Tensor, timesteps: Tensor, stop: AheadStop) -> tuple[Tensor, AdaptiveStop]:
+        """`reconstruct` with few stop maps; see mendiff.methods.glad_ahead."""
+        steps, z = sample_ahead(self.denoiser, z_t, timesteps, self.schedule, self.config.min_timestep)
+        stop.find(steps)
+        return self._continue(z, timesteps, stop), stop
+
+    def _continue(
+        self, z: Tensor, timesteps: Tensor, stop: AdaptiveStop, seen: list[Step] | None = None
+    ) -> Tensor:
+        """The latents z, with the images that resume at an earlier step sampled from there, (B,c,h,w)."""
         rows = stop.resumed_at.nonzero().flatten()
-        if len(rows):  # a second run of the images with a rewind
-            rest = remaining(timesteps[rows], stop.resumed_at[rows])
-            edit = recorded(None, None if record is None else record.resumed_steps)
-            z = z.index_put((rows,), ddim(self.denoiser, stop.resumed[rows], rest, self.schedule, edit=edit))
-        return z, stop
+        z = z.index_put((rows,), stop.resumed[rows])
+        rows = rows[stop.resumed_at[rows] < timesteps.shape[1]]
+        if len(rows) == 0:
+            return z
+        rest = remaining(timesteps[rows], stop.resumed_at[rows])
+        edit = recorded(None, seen)
+        return z.index_put((rows,), ddim(self.denoiser, stop.resumed[rows], rest, self.schedule, edit=edit))
 
     def stop_map(self, generated: Tensor, truth: Tensor) -> Tensor:
         """Patch distances of the true input to the generated estimate, two latents to (B,1,h,w)."""

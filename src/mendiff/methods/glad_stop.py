@@ -56,7 +56,7 @@ class AdaptiveStop:
             return step.estimate
         self._recent.append(step)
         glad, t = self._glad, step.t[rows]
-        true_z_t, truth = self._true_input(step, rows)
+        truth = self._true_estimate(step, rows)
         distance = glad.stop_map(step.estimate.x0[rows], truth)
         score = top_k_mean(distance, STOP_TOP_K)
         limit = self._thresholds[len(self.scores)]
@@ -64,34 +64,37 @@ class AdaptiveStop:
         self.scores.append(torch.zeros_like(self.stopped_at, dtype=score.dtype).index_put((rows,), score))
         stops = over | (t < self._min_timestep)
         if self._record is not None:
-            weight = _fusion_weight(distance, over, truth)
+            weight = fusion_weight(distance, over, truth)
             x0 = step.estimate.x0[rows]
             self._record.checks.append(StopCheck(t, x0, truth, distance, score, limit, over, stops, weight))
         rows, distance, over, truth = rows[stops], distance[stops], over[stops], truth[stops]
         self.stopped_at[rows] = step.t[rows]
-        weight = _fusion_weight(distance, over, truth)
+        weight = fusion_weight(distance, over, truth)
         self._rewind(rows[over], weight[over])
-        return self._fuse(step, rows, weight, truth, true_z_t[stops])
+        return self._fuse(step, rows, weight, truth)
 
-    def _true_input(self, step: Step, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Noisy latents of the true input, and their clean estimate from the noise estimate of the step."""
+    def _true_estimate(self, step: Step, rows: Tensor) -> Tensor:
+        """Clean estimate of the true input, with the noise estimate of the step, for some rows."""
         schedule, t = self._glad.schedule, step.t[rows]
         true_z_t = schedule.add_noise(self._z0[rows], self._noise[rows], t)
-        return true_z_t, schedule.x0_from_eps(true_z_t, step.estimate.eps[rows], t)
+        truth: Tensor = schedule.x0_from_eps(true_z_t, step.estimate.eps[rows], t)
+        return truth
 
     def _rewind(self, rows: Tensor, weight: Tensor) -> None:
         """Fuse rows at an earlier step, with the mask of the step that stopped them, and resume there."""
-        earlier, back = self._recent[0], len(self._recent) - 1
-        if len(rows) == 0 or back == 0:
-            return
-        true_z_t, truth = self._true_input(earlier, rows)
-        fused = self._fuse(earlier, rows, weight, truth, true_z_t)
-        if self._record is not None:
-            self._record.resumed = earlier.t[rows], fused.x0[rows]
-        self.resumed[rows] = ddim_step(fused, earlier.s, self._glad.schedule)[rows]
-        self.resumed_at[rows] = len(self.scores) - back  # the step after the earlier step
+        back = len(self._recent) - 1
+        if len(rows) and back:
+            self._resume(self._recent[0], len(self.scores) - back, rows, weight)
 
-    def _fuse(self, step: Step, rows: Tensor, weight: Tensor, truth: Tensor, true_z_t: Tensor) -> Estimate:
+    def _resume(self, step: Step, following: int, rows: Tensor, weight: Tensor) -> None:
+        """Fuse rows at a step, and continue them at the step with the index `following`."""
+        fused = self._fuse(step, rows, weight, self._true_estimate(step, rows))
+        if self._record is not None:
+            self._record.resumed = step.t[rows], fused.x0[rows]
+        self.resumed[rows] = ddim_step(fused, step.s, self._glad.schedule)[rows]
+        self.resumed_at[rows] = following
+
+    def _fuse(self, step: Step, rows: Tensor, weight: Tensor, truth: Tensor) -> Estimate:
         """Replace rows of the clean estimate by weight * generated + (1 - weight) * true input."""
         fusion, x0, eps = self._glad.config.fusion, step.estimate.x0.clone(), step.estimate.eps
         if len(rows) == 0:
@@ -101,7 +104,7 @@ class AdaptiveStop:
         return Estimate(x0.index_put((rows,), weight * x0[rows] + (1 - weight) * truth), eps)
 
 
-def _fusion_weight(distance: Tensor, over: Tensor, latent: Tensor) -> Tensor:
+def fusion_weight(distance: Tensor, over: Tensor, latent: Tensor) -> Tensor:
     """Fusion mask: sigmoid(map) at latent size, 0 for images stopped by min_timestep, (B,1,h,w)."""
     if distance.shape[-2:] != latent.shape[-2:]:
         distance = F.interpolate(distance, latent.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,0 +1,140 @@
+"""GLAD's stop rule with few stop maps: sampling runs ahead, and only likely stop steps are checked.
+
+A stop map needs two decodings and two passes of the extractor, and costs more than a sampler step. The path
+of an image before its stop does not depend on stop maps, so it is sampled first. The stop score follows the
+distance between the latents of both estimates, by a factor that varies slowly along the path. Two stop maps
+therefore predict the other scores, and only timesteps with a predicted score near the threshold are checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mendiff.diffusion.ddim import ddim_step
+from mendiff.methods.glad_stop import STOP_TOP_K, AdaptiveStop, fusion_weight
+from mendiff.scoring.score import top_k_mean
+from mendiff.types import Step
+
+if TYPE_CHECKING:
+    from mendiff.diffusion.schedule import NoiseSchedule
+    from mendiff.types import Denoise
+
+SLACK = 1.5
+"""A timestep is checked if its predicted stop score times this exceeds the threshold."""
+
+
+def sample_ahead(
+    denoise: Denoise, z_t: Tensor, timesteps: Tensor, schedule: NoiseSchedule, until: int
+) -> tuple[list[Step], Tensor]:
+    """The sampler steps down to the first timestep below `until`, and the latents after them, (B,c,h,w).
+
+    Args:
+        denoise: maps (z_t, t) to an Estimate.
+        z_t: noisy latents at the first timestep, (B,c,h,w).
+        timesteps: descending, the same for all images, (B,N).
+        schedule: noise schedule.
+        until: a timestep.
+    """
+    steps = []
+    clean = torch.full_like(timesteps[:, :1], -1)
+    columns = torch.cat([timesteps, clean], dim=1).unbind(1)
+    for t, s in pairwise(columns):
+        steps.append(Step(z_t, t, s, denoise(z_t, t)))
+        z_t = ddim_step(steps[-1].estimate, s, schedule)
+        if bool((t < until).all()):
+            break
+    return steps, z_t
+
+
+class AheadStop(AdaptiveStop):
+    """AdaptiveStop for a path that was sampled ahead.
+
+    Attributes:
+        checks: number of stop maps that were computed.
+    """
+
+    checks = 0
+
+    def find(self, steps: Sequence[Step]) -> None:
+        """Find the stop of every image and the latents from which it continues; see AdaptiveStop.
+
+        Args:
+            steps: steps of the path, without edits.
+        """
+        near = torch.stack([self._latent_distances(step) for step in steps], dim=1).tolist()
+        limits = self._thresholds[: len(steps)].tolist()
+        maps: list[dict[int, Tensor]] = [{} for _ in near]
+        known: list[dict[int, float]] = [{} for _ in near]
+        while True:
+            found = [next_check(scores, far, limits) for scores, far in zip(known, near, strict=True)]
+            rows = [row for row, number in enumerate(found) if number is not None]
+            if not rows:
+                break
+            numbers = [number for number in found if number is not None]
+            for row, number, stop_map in zip(rows, numbers, self._maps(steps, rows, numbers), strict=True):
+                maps[row][number] = stop_map[None]
+                known[row][number] = float(top_k_mean(stop_map[None], STOP_TOP_K))
+        for row, scores in enumerate(known):
+            over = [number for number, score in sorted(scores.items()) if score > limits[number]]
+            if over or bool(steps[-1].t[row] < self._min_timestep):
+                number = over[0] if over else len(steps) - 1
+                self._stop(steps, row, number, maps[row][number], bool(over))
+
+    def _latent_distances(self, step: Step) -> Tensor:
+        """Largest distances between the latents of both estimates, (B,)."""
+        truth = self._true_estimate(step, torch.arange(len(step.t), device=step.t.device))
+        distance = (step.estimate.x0 - truth).square().mean(1, keepdim=True).sqrt()
+        return top_k_mean(distance, STOP_TOP_K)
+
+    def _maps(self, steps: Sequence[Step], rows: Sequence[int], numbers: Sequence[int]) -> Tensor:
+        """Stop maps of rows, each at its own step, (n,1,h,w)."""
+        self.checks += len(rows)
+        pairs = [(steps[number], slice(row, row + 1)) for row, number in zip(rows, numbers, strict=True)]
+        generated = torch.cat([step.estimate.x0[row] for step, row in pairs])
+        indices = [torch.tensor([row], device=generated.device) for row in rows]
+        truth = [self._true_estimate(step, row) for (step, _), row in zip(pairs, indices, strict=True)]
+        maps: Tensor = self._glad.stop_map(generated, torch.cat(truth))
+        return maps
+
+    def _stop(self, steps: Sequence[Step], row: int, number: int, stop_map: Tensor, over: bool) -> None:
+        """Record the stop of an image, and where it continues."""
+        rows = torch.tensor([row], device=self._z0.device)
+        earlier = max(number - self._glad.config.rewind, 0) if over else number
+        exceeds = torch.tensor([over], device=self._z0.device)
+        weight = fusion_weight(stop_map, exceeds, self._z0[rows])
+        self.stopped_at[rows] = steps[number].t[rows]
+        self._resume(steps[earlier], earlier + 1, rows, weight)
+
+
+def next_check(
+    scores: Mapping[int, float], distances: Sequence[float], limits: Sequence[float]
+) -> int | None:
+    """The number of the step to check next, or None when the first score above its threshold is known.
+
+    Args:
+        scores: known stop scores by number of the step.
+        distances: latent distance of every step.
+        limits: threshold of every step.
+    """
+    exceeds = any(score > limits[number] for number, score in scores.items())
+    last = len(distances) - 1
+    for number in (min(1, last), last):  # at the first step both estimates are equal
+        if number not in scores and not exceeds:
+            return number
+    factors = {number: scores[number] / distances[number] for number in sorted(scores) if distances[number]}
+    if not factors:
+        return next((number for number in range(last + 1) if number not in scores), None)
+    factor = np.interp(range(last + 1), list(factors), list(factors.values()))
+    for number, limit in enumerate(limits):
+        if number in scores:
+            if scores[number] > limit:
+                return None
+        elif distances[number] * factor[number] * SLACK > limit:
+            return number
+    return None
