@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,14 +126,21 @@ def next_check(
     for number in (min(1, last), last):  # at the first step both estimates are equal
         if number not in scores and not exceeds:
             return number
-    factors = {number: scores[number] / distances[number] for number in sorted(scores) if distances[number]}
+    factors = {number: score / distances[number] for number, score in scores.items() if distances[number]}
     if not factors:
         return next((number for number in range(last + 1) if number not in scores), None)
-    factor = np.interp(range(last + 1), list(factors), list(factors.values()))
     for number, limit in enumerate(limits):
         if number in scores:
             if scores[number] > limit:
                 return None
-        elif distances[number] * factor[number] * SLACK > limit:
+        elif distances[number] * _interpolated(factors, number) * SLACK > limit:
             return number
     return None
+
+
+def _interpolated(values: Mapping[int, float], at: int) -> float:
+    """Linear interpolation between the nearest known values; constant outside of their range."""
+    below = max((number for number in values if number <= at), default=min(values))
+    above = min((number for number in values if number >= at), default=max(values))
+    share = (at - below) / (above - below) if above > below else 0.0
+    return (1 - share) * values[below] + share * values[above]
