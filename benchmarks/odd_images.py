@@ -17,11 +17,11 @@ from mendiff.runs.odd_images import Bank, Described, odd_images, odd_notes, rank
 
 
 def defects_named(category: Category) -> int:
-    """Number of defective test images that are outliers among the training images and themselves."""
+    """Number of defective test images that are outliers among the good images and themselves."""
     describe = Described(0)
-    known = {index: describe(path) for index, path in enumerate(category.train)}
+    known = {index: describe(path) for index, path in enumerate(category.good)}
     bank = Bank(known)
-    good = [(path, bank.distance(known[index], index)) for index, path in enumerate(category.train)]
+    good = [(path, bank.distance(known[index], index)) for index, path in enumerate(category.good)]
     count = 0
     for sample in category.test:
         if not sample.is_good:
@@ -40,7 +40,7 @@ def main() -> None:
         for category in open_data(Path(data)):
             named = {path for note in odd_notes(category, odd_images(category)) for path in note.paths}
             bad = sum(not sample.is_good for sample in category.test)
-            row = (category.name, len(category.train), len(named), bad, defects_named(category))
+            row = (category.name, len(category.good), len(named), bad, defects_named(category))
             print("|", " | ".join(map(str, row)), "|", flush=True)
 
 

@@ -291,6 +291,25 @@ def test_as_list_keeps_single_pictures_whole():
     assert [one.shape for one in as_list(np.zeros((4, 4, 3)))] == [(4, 4, 3)]
 
 
+def test_a_folder_stands_for_its_images(model, photos, tmp_path):
+    paths = []
+    for number, photo in enumerate(photos[:2]):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(photo).save(paths[-1])
+    (tmp_path / "notes.txt").write_text("no image")
+    found = model.predict(str(tmp_path))
+    assert found.names == tuple(map(str, paths))
+    assert torch.equal(found.score, model.predict(paths).score)
+    assert f"{paths[1]}: " in found._repr_html_()
+    assert model.predict([photos[0], paths[1]]).names == ("", str(paths[1]))
+    assert torch.equal(torch.cat([one.score for one in model.stream(tmp_path)]), found.score)
+
+
+def test_a_folder_without_images_is_refused(model, tmp_path):
+    with pytest.raises(InputError, match="no images found"):
+        model.predict(tmp_path)
+
+
 def test_an_unknown_device_is_refused(model):
     with pytest.raises(InputError, match="expected a device of this machine, got 'abacus'"):
         model.to("abacus")

@@ -39,12 +39,14 @@ class Inspection(Detection):
         heat_range: map values that are drawn in half of the colour scale (the pixel threshold) and without
             colour.
         sizes: (height, width) of every image and its map.
+        names: path of every image, "" for one that was given as pixels.
     """
 
     image: Tensor
     threshold: float
     heat_range: tuple[float, float]
     sizes: tuple[tuple[int, int], ...]
+    names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         flagged = int(self.defective.sum())
@@ -76,7 +78,8 @@ class Inspection(Detection):
         reconstruction = to_picture(thumbnail(self.reconstruction))
         decision = "defective" if bool(self.defective[index]) else "good"
         text = f"{decision}: {float(self.score[index]):.4g} (threshold {self.threshold:.4g})"
-        cells = [html.escape(text), *map(_embedded, (picture, warm, reconstruction))]
+        name = f"{self.names[index]}: " if any(self.names[index : index + 1]) else ""
+        cells = [html.escape(name + text), *map(_embedded, (picture, warm, reconstruction))]
         return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from mendiff.calibration import Calibration
 from mendiff.data.arrays import as_picture, in_float32
 from mendiff.data.geometry import Geometry, on_canvas
+from mendiff.data.image_files import find_images
 from mendiff.data.inspected import InspectedArea
 from mendiff.data.reading import Picture, read_image
 from mendiff.diffusion.random import content_seeds
@@ -29,7 +30,8 @@ from mendiff.synthesis.upright import Frame
 from mendiff.types import Detection, Trace
 
 Pictures = Any
-"""A path, (H,W,3) or (H,W) array, PIL image, (3,H,W) tensor in [0,1], (B,3,H,W) batch, or a list of these.
+"""A path of an image or of a folder of images, (H,W,3) or (H,W) array, PIL image, (3,H,W) tensor in [0,1],
+(B,3,H,W) batch, or a list of these.
 
 Arrays give the same results as files with the same content; see mendiff.data.arrays."""
 MOST_TILES = 200
@@ -160,12 +162,14 @@ class Model:
         The result of an image does not depend on other images or the batch size.
 
         Args:
-            images: a path, picture, tensor, batch, or list of these (see Pictures).
+            images: a path, picture, tensor, batch, or list of these (see Pictures). All results are kept in
+                memory: for many images, call `stream`, or `mendiff predict`, which writes files.
             batch_size: images per batch.
             explain: compute reconstructions by a slower procedure, where the method has one (RAN: gradient
                 denoising, in float64 against accumulated rounding errors).
         """
-        prepared = [self.prepare(one) for one in as_list(images)]
+        listed = as_list(images)
+        prepared = [self.prepare(one) for one in listed]
         found = self.inspect(prepared, batch_size, explain=explain)
         return Inspection(
             **{f.name: getattr(found, f.name) for f in fields(Detection)},
@@ -173,6 +177,7 @@ class Model:
             threshold=self.threshold,
             heat_range=self.calibration.heat_range,
             sizes=tuple((one.shape[-2], one.shape[-1]) for one in prepared),
+            names=tuple(str(one) if isinstance(one, str | Path) else "" for one in listed),
         )
 
     def calibrated(
@@ -207,10 +212,9 @@ class Model:
         ]
         return Calibration(*columns(found), self.calibration.false_alarm_rate)
 
-    def stream(
-        self, images: Sequence[Any], batch_size: int = 8, *, explain: bool = False
-    ) -> Iterator[Detection]:
+    def stream(self, images: Pictures, batch_size: int = 8, *, explain: bool = False) -> Iterator[Detection]:
         """Like `predict`, but yields a Detection per batch to save memory."""
+        images = as_list(images)
         for first in range(0, len(images), batch_size):
             prepared = [self.prepare(one) for one in images[first : first + batch_size]]
             try:
@@ -374,10 +378,18 @@ def _batches(method: Method, images: Sequence[Any], batch_size: int) -> Batches:
 
 
 def as_list(images: Pictures) -> list[Any]:
-    """A list of single pictures from one or more pictures of any type; InputError for none."""
+    """A list of single pictures from one or more pictures of any type; InputError for none.
+
+    A folder stands for its images, see find_images.
+    """
     if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
         images = list(images)
-    listed = list(images) if isinstance(images, list | tuple) else [images]
+    given = list(images) if isinstance(images, list | tuple) else [images]
+    listed = [one for some in given for one in (find_images(Path(some)) if _is_folder(some) else [some])]
     if not listed:
         raise InputError("images: expected at least one image, got none.")
     return listed
+
+
+def _is_folder(image: Any) -> bool:
+    return isinstance(image, str | Path) and Path(image).is_dir()

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mendiff.data.images import save_png
 from mendiff.data.outliers import FEWEST
-from mendiff.data.samples import Category
+from mendiff.data.samples import GOOD, Category, Sample
 from mendiff.report.contact_sheet import MARK, SIDE, Entry, contact_sheet
 from mendiff.runs.odd_images import odd_images, odd_notes
 
@@ -50,6 +50,16 @@ def test_good_images_alone_are_not_named_and_a_small_defect_among_them_is(folder
     first, second, *_ = odd_images(category(folder))
     assert (first.path.name, first.far, second.far) == ("odd.png", True, False)
     assert first.distance > 2 * second.distance
+
+
+def test_a_defect_among_the_good_test_images_is_named(folder):
+    save_png(scratched(100), folder / "odd.png")
+    paths = sorted(folder.glob("*.png"))
+    tests = (Sample(folder / "odd.png", GOOD, None), Sample(folder / "gone.png", "scratch", None))
+    split = Category("plate", folder, tuple(path for path in paths if path.stem != "odd"), tests)
+    odd = odd_images(split)
+    assert (len(odd), odd[0].path.name, odd[0].far) == (15, "odd.png", True)
+    assert [path.name for note in odd_notes(split, odd) for path in note.paths] == ["odd.png"]
 
 
 def test_few_images_and_unreadable_ones_name_nothing(folder):

@@ -115,8 +115,8 @@ def test_progress_goes_to_a_reporter_and_news_to_logging(part, caplog):
     counter = Counter()
     with caplog.at_level(logging.INFO, "mendiff"):
         mendiff.fit(part, settings=SMALL, reporter=counter)
-    assert "fitting" in counter.titles
-    assert "fitting statistics" in counter.titles
+    assert "fitting: steps" in counter.titles
+    assert "fitting statistics: batches" in counter.titles
     assert any("threshold" in one for one in caplog.messages)
 
 

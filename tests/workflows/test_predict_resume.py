@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -163,9 +164,12 @@ def test_an_unfinished_run_is_neither_lost_nor_continued_unasked(run, refused, m
     sentence = refused(*words)
     assert "found-unfinished: expected no unfinished run into" in sentence
     assert "add --resume to continue it, or --overwrite to start again" in sentence
-    assert "images was" in refused("predict", model, photos / "b", "-o", tmp_path / "found", "--resume")
-    assert "threshold was" in refused(*words, "--resume", "--false-alarm-rate", "0.5")
-    assert "raw_maps was False and is True" in refused(*words, "--resume", "--raw-maps")
+    others = refused("predict", model, photos / "b", "-o", tmp_path / "found", "--resume")
+    assert f"was begun with the images of {photos}, not of {photos / 'b'}; give the same, or start" in others
+    sentence = refused(*words, "--resume", "--false-alarm-rate", "0.5")
+    assert re.search(r"with a threshold of \S+, not of \S+; give the same --false-alarm-rate, or", sentence)
+    assert "was begun without --raw-maps; leave it out, or" in refused(*words, "--resume", "--raw-maps")
+    assert "or start again with --overwrite instead of --resume, or choose another -o." in sentence
     assert run(*words, "--overwrite")[0] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cwd", "found", "photos"]
 

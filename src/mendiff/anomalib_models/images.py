@@ -114,7 +114,7 @@ class GoodTiles(GoodImages):
         self._items: list[tuple[int, Identity]] = []
         exact = geometry.tile == geometry.side  # other tiles are resized and need more than 8 bits
         most = max(1, room // (len(pictures) * 3 * geometry.side**2 * (1 if exact else 4)))
-        for at, picture in enumerate(track(pictures, "cutting tiles", progress)):
+        for at, picture in enumerate(track(pictures, "cutting tiles: images", progress)):
             read = read_image(picture, bit_depth) if isinstance(picture, str | Path) else picture
             image = geometry.prepare(read)
             seed, name = geometry.seed(image), super()._name(at)

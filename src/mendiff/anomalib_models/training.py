@@ -109,7 +109,9 @@ def train(
         generator=generator(0),
     )
     path = workdir / CHECKPOINT
-    module.codec_stage = CodecStage(workdir / CODEC_CHECKPOINT, resume, partial(stages, "fitting the codec"))
+    module.codec_stage = CodecStage(
+        workdir / CODEC_CHECKPOINT, resume, partial(stages, "fitting the codec: steps")
+    )
     module.progress = stages
     last = ModelCheckpoint(dirpath=workdir, filename=path.stem, enable_version_counter=False)
     engine = Engine(

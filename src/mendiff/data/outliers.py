@@ -31,15 +31,15 @@ LEAST_SPREAD = 2 / 255
 
 
 def unlike_images(category: Category) -> list[Finding]:
-    """A warning for every good training image that differs from all others, the farthest first.
+    """A warning for every good image that differs from all others, the farthest first.
 
     Each image is described by its colours and contrasts (see `describe`), in units of their median absolute
     deviation. An outlier has a large mean distance to its nearest neighbours, so a group of similar images is
     no outlier.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(_described, category.train))
-    known = [(path, values) for path, values in zip(category.train, found, strict=True) if values is not None]
+        found = list(pool.map(_described, category.good))
+    known = [(path, values) for path, values in zip(category.good, found, strict=True) if values is not None]
     if len(known) < FEWEST:
         return []
     distances = _distances(torch.stack([values for _, values in known]))

@@ -101,6 +101,11 @@ class Category:
     saturations: tuple[Saturation, ...] = ()
 
     @property
+    def good(self) -> tuple[Path, ...]:
+        """All good images, of training and test."""
+        return (*self.train, *(sample.path for sample in self.test if sample.is_good))
+
+    @property
     def has_masks(self) -> bool:
         """Whether every defective test image has a mask, so that pixel metrics are defined."""
         defective = [sample for sample in self.test if not sample.is_good]

@@ -36,9 +36,9 @@ Progress = Callable[[str, int, int, str], None]
 Item = TypeVar("Item")
 Scores = list[tuple[float, float]]
 """(image score, highest map value) of every image."""
-FITTING, PROBING = "fitting statistics", "reconstructing synthetic defects"
-LEAVING_OUT = "scoring training images left out of the statistics"
-"""Progress titles."""
+FITTING, PROBING = "fitting statistics: batches", "reconstructing synthetic defects: batches"
+LEAVING_OUT = "scoring left-out training images"
+"""Progress titles, which end with the unit."""
 PROBES, PROBES_PER_IMAGE, PROBE_SEED = 60, 6, 0
 """Held-back images with a synthetic defect for the choice of a read-out: largest number, largest number per
 image, and seed."""

@@ -31,7 +31,7 @@ def calibrate(
     left_out = method.fit_statistics(
         method.framed(held_back), method.framed(seen) if seen else None, progress
     )
-    found = _scores(method, lambda: track(held_back(), "scoring held-back images", progress))
+    found = _scores(method, lambda: track(held_back(), "scoring held-back images: batches", progress))
     if left_out and not are_lower([score for score, _ in left_out], [score for score, _ in found]):
         return Calibration(*columns([*found, *left_out]), left_out=len(left_out))
     if len(found) >= MINIMUM or seen is None:

@@ -371,7 +371,7 @@ class Glad(Method):
         with temporarily_bf16(searching, next(self.parameters()).device):
             if self.config.adaptive and self.config.threshold is None:
                 for run in range(len(self.config.start_timesteps)):
-                    good = track(held_back(), "fitting stop thresholds", progress)
+                    good = track(held_back(), "fitting stop thresholds: batches", progress)
                     self.stop_thresholds[run] = self._fit_thresholds(good, run)
             return fit_readout(self.readout, self.features, reconstruct, detect, held_back, seen, progress)
 

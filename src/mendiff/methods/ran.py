@@ -408,7 +408,7 @@ class Ran(Method):
             distances.fit(partial(self._residuals, step, outputs))
         if self.scales.position_grid:
             self.scales.fit_mean_maps(self.maps(output) for output in outputs)
-        good = track(held_back(), "fitting score scales", progress)
+        good = track(held_back(), "fitting score scales: batches", progress)
         self.scales.fit(self.maps(self.run_network(image, self.noise(image, seeds))) for image, seeds in good)
         self.gaussians.fit(self.features(image) for image, _ in first())
         return []

@@ -76,7 +76,7 @@ def readable_categories(
         use: image size and bit depth of the model, if known.
         take: see check_data.
     """
-    with reporter.brief().bar("checking") as update:
+    with reporter.brief().bar("checking: images") as update:
         findings = check_data(categories, update, use, take)
     hard = [finding for finding in findings if finding.hard]
     if hard:

@@ -55,14 +55,14 @@ class Odd:
 def odd_images(
     category: Category, bit_depth: int = 0, update: Callable[[int, int, str], None] | None = None
 ) -> list[Odd]:
-    """All readable good images of a category, the most different first; none among fewer than FEWEST.
+    """All readable good images of training and test, the most different first; none among fewer than FEWEST.
 
     Args:
-        category: has training images.
+        category: has good images.
         bit_depth: see read_image.
         update: called with (done, total, note).
     """
-    paths = list(dict.fromkeys(category.train))
+    paths = list(dict.fromkeys(category.good))
     if len(paths) < FEWEST:
         return []
     described = Described(bit_depth)

@@ -25,7 +25,7 @@ MOST_TRIES = 10
 """Most synthetic defects that are drawn for each that lies in the inspected area."""
 SMALLEST_PROBED = 16
 """Fewest pixels of a side of an image to which a defect can be added."""
-TITLE = "scoring synthetic defects"
+TITLE = "scoring synthetic defects: batches"
 
 
 @dataclass(frozen=True)

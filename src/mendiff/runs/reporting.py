@@ -76,7 +76,7 @@ class Reporter:
         return self
 
     def bar(self, title: str) -> AbstractContextManager[Update]:
-        """A progress bar; yields a function of (done, total, note)."""
+        """A progress bar; yields a function of (done, total, note). The title ends with what is counted."""
         return nullcontext(lambda done, total, note: None)
 
     @contextmanager

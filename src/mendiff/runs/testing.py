@@ -165,7 +165,7 @@ def find(model: Model, tests: TestSet, batch_size: int, reporter: Reporter, titl
     count = 1 if model.geometry.tile else batch_size  # the tiles of a large image fill batches
     starts = range(0, len(tests.samples), count)
     rows: list[Detection] = []
-    for first in reporter.track(starts, f"testing {title}"):
+    for first in reporter.track(starts, f"testing {title}: batches"):
         places = range(first, min(first + count, len(tests.samples)))
         try:
             found = list(model.rows([_input(model, tests, at) for at in places], batch_size))

@@ -79,7 +79,12 @@ def _is_ours(folder: Path) -> bool:
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Store what determines the rows; InputError if a run with other settings began the folder."""
+    """Store what determines the rows; InputError if a run with other settings began the folder.
+
+    Args:
+        folder: of the run.
+        settings: "model", "images", "threshold", and options by their names in Python.
+    """
     file = folder / SETTINGS
     if not file.is_file():
         write_json(file, settings)
@@ -88,9 +93,23 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if before.get(name) != value:
             raise InputError(
-                f"--resume: expected the settings of the run that began {folder}, but {name} was "
-                f"{before.get(name)} and is {value}; use the same, or choose another -o."
+                f"--resume: {folder} was begun {_difference(name, before.get(name), value)}, or start again "
+                "with --overwrite instead of --resume, or choose another -o."
             )
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """With what a run was begun, and how to continue it."""
+    if name == "model":
+        return "with another model, or the model was fitted or calibrated again since; give that model"
+    if name == "images":
+        return f"with the images of {', '.join(before)}, not of {', '.join(now)}; give the same"
+    if name == "threshold":
+        return f"with a threshold of {before:.4g}, not of {now:.4g}; give the same --false-alarm-rate"
+    flag = f"--{name.replace('_', '-')}"
+    if not before:
+        return f"without {flag}; leave it out"
+    return f"with {flag}; add it" if before is True else f"with {flag} {before}, not {now}; give the same"
 
 
 @contextmanager

@@ -248,7 +248,7 @@ def identified(jobs: Mapping[str, Job], known: Sequence[Category], reporter: Rep
             check_plain(config, job.method)
             check_sources(job.plan, config)
             check_prompts(job.plan, config, [by_name[name] for name in job.categories])
-    with reporter.brief().bar("hashing inputs") as update:
+    with reporter.brief().bar("hashing inputs: jobs") as update:
         for number, (name, job) in enumerate(jobs.items(), start=1):
             data = [by_name[category] for category in job.categories]
             complete[name] = replace(job, identity=identity(job, data))

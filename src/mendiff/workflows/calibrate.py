@@ -106,7 +106,7 @@ def scores_of(
     peaks: list[float] = []
     count = 1 if model.geometry.tile else batch_size  # tiles of a large image fill batches
     batches = [paths[first : first + count] for first in range(0, len(paths), count)]
-    for batch in reporter.track(batches, title):
+    for batch in reporter.track(batches, f"{title}: batches"):
         prepared = [model.prepare(path) for path in batch]
         seeds += map(model.geometry.seed, prepared)
         for row in model.rows(prepared, batch_size):

@@ -34,7 +34,7 @@ def run(options: CheckOptions, reporter: Reporter) -> dict[str, Any]:
     place = None if options.out is None else check_output(options.out, options.overwrite, "a check")
     reporter = reporter.brief()
     categories, findings = read_data(options.data, options.layout)
-    with reporter.bar("checking") as update:
+    with reporter.bar("checking: images") as update:
         findings += check_data(categories, update, Use(options.image_size, options.bit_depth))
     odd: dict[str, list[Odd]] = {}
     for category in categories:

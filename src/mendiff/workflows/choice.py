@@ -169,7 +169,7 @@ def defect_metrics(
     inputs = held_back_inputs(model, paths)
     rng = torch.Generator().manual_seed(seed)
     defective, masks = probes(inputs, DEFECTS, rng)
-    with model.in_half(), reporter.bar(f"evaluating {title}") as update:
+    with model.in_half(), reporter.bar(f"evaluating {title}: parts") as update:
         update(0, 2, "good images")
         good = stacked([model.predict_batch(batch) for batch in inputs.split(BATCH)])
         update(1, 2, "synthetic defects")

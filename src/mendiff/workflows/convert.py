@@ -201,7 +201,7 @@ def _calibrate(method: Method, prepared: Tensor, reporter: Reporter) -> Calibrat
     batches = list(prepared.split(BATCH))
 
     def held_back() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in reporter.track(batches, "calibrating"):
+        for batch in reporter.track(batches, "calibrating: batches"):
             yield batch.to(device), content_seeds(batch)
 
     return calibrate(method, held_back)

@@ -222,7 +222,7 @@ def strips(model: Model, tests: TestSet, found: Detection, reporter: Reporter) -
     chosen = informative_images(tests.labels.tolist(), found.score.tolist(), model.threshold)
     return [
         report_strip(model, tests.samples[index], mask_of(tests, index), title)
-        for index, title in reporter.track(chosen, "explaining")
+        for index, title in reporter.track(chosen, "explaining: images")
     ]
 
 

@@ -70,7 +70,7 @@ def run(options: ExplainOptions, reporter: Reporter) -> dict[str, Any]:
     if len(chosen) < len(named):
         reporter.say(f"note: {len(chosen)} of {len(named)} images, evenly spaced; --limit 0 for all.")
     with new_folder(place, worth=CONTENT) as draft, _kept(draft, opened) as content:
-        for path, name in reporter.track(chosen, "explaining"):
+        for path, name in reporter.track(chosen, "explaining: images"):
             row = _explained(opened, path, name, options.side, draft)
             if row["error"]:
                 reporter.warn(row["error"])

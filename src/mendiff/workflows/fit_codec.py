@@ -141,7 +141,7 @@ def run(options: FitCodecOptions, reporter: Reporter) -> dict[str, Any]:
         began = time.monotonic()
         model.train()
         loop = Loop(plan.training, options.seed, checkpoint, options.resume)
-        with reporter.bar("fitting") as update:
+        with reporter.bar("fitting: steps") as update:
             count = plan.training.batch_size
             loss = partial(crops_loss, model, seen, count, plan.crop, fast=False)
             train_network(model.codec, loss, loop, update, _adversary(model))

@@ -136,7 +136,7 @@ def _tune(
     kept, seen = (with_reconstructions(model, some, reporter) for some in split_images(images))
     tuning.to(next(model.method.parameters()).device)
     before = terms_of(tuning, kept)
-    with reporter.bar("fitting") as update:
+    with reporter.bar("fitting: steps") as update:
         train_network(tuning.tuned.backbone, partial(_loss, tuning, plan, seen), loop, update)
     after = terms_of(tuning, kept)
     tuning.to("cpu")
@@ -167,7 +167,7 @@ def with_reconstructions(model: Model, images: Tensor, reporter: Reporter) -> Te
     """
     pairs = [
         torch.cat([batch, model.predict_batch(batch).reconstruction], dim=1)
-        for batch in reporter.track(images.split(4), "reconstructing")
+        for batch in reporter.track(images.split(4), "reconstructing: batches")
     ]
     return torch.cat([(255 * one).round().to(torch.uint8) for one in pairs])
 

@@ -109,7 +109,7 @@ def _all(model: Model, options: PredictOptions, growing: Growing, reporter: Repo
         check_settings(folder, _settings(options, model))
         with (
             Findings(folder, _head(options, model), passed) as findings,
-            reporter.bar("predicting") as update,
+            reporter.bar("predicting: images") as update,
         ):
             for place, row in _rows(model, named, done, options, folder):
                 _add(findings, row, reporter)

@@ -80,7 +80,7 @@ def run_all(folders: Sequence[Path], jobs: int, ray: str | None, reporter: Repor
     if len(todo) < len(folders):
         reporter.say(f"{len(folders) - len(todo)} of {len(folders)} jobs are done already")
     failed: dict[Path, str] = {}
-    with reporter.bar("benchmark") as update:
+    with reporter.bar("benchmark: jobs") as update:
         update(len(folders) - len(todo), len(folders), "")
         for number, (folder, reason) in enumerate(outcomes(todo, jobs, ray), start=1):
             if reason:

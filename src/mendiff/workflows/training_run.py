@@ -93,7 +93,7 @@ def train(
         groups=groups,
         processes=plan.processes,
         resume=resume,
-        progress=lambda step, total, loss: update("fitting", step, total, f"loss {loss:.4f}"),
+        progress=lambda step, total, loss: update("fitting: steps", step, total, f"loss {loss:.4f}"),
         stages=update,
     )
     return round(time.monotonic() - began, 1)

@@ -199,7 +199,7 @@ def search(model: Model, data: TuningImages, reporter: Reporter) -> tuple[list[T
     }
     trials: list[Trial] = []
     best: dict[str, Any] = {}
-    with reporter.bar("tuning") as update:
+    with reporter.bar("tuning: candidates") as update:
         total = sum(len(values) + 1 for values in fields.values())
         update(0, total, "")
         for name, values in fields.items():
