@@ -86,6 +86,13 @@ class Bench:
             traceback.print_exc()
             os._exit(CRASHED)
 
+    def tracebacks(self) -> int:
+        """Number of tracebacks in the messages since the last call."""
+        log = self.place / "log"
+        count = log.read_text(errors="replace").count("Traceback")
+        log.write_text("")
+        return count
+
     def ended(self, words: list[str], arrange: Callable[[], object] = lambda: None) -> int:
         """Run a command; returns its exit code."""
         return code_of(self.start(words, arrange))
@@ -331,23 +338,19 @@ def main() -> None:
                     print(f"{fault.title}: not injected: {error}", file=sys.stderr)
                     break
                 counts.update({"trials": 1, **{what: int(number) for what, number in happened.items()}})
+                counts["tracebacks"] += bench.tracebacks()
                 write_json(options.results, known := {**known, fault.title: dict(counts)})
-        log = place / "log"
-        known["tracebacks"] = known.get("tracebacks", 0) + log.read_text(errors="replace").count("Traceback")
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    write_json(options.results, known)
     print_table(known)
 
 
 def print_table(known: dict[str, Any]) -> None:
     """Print the counts."""
     print("| fault | hits | what happened |\n|---|---|---|")
-    tracebacks = known.pop("tracebacks")
     for title, counts in known.items():
         told = [f"{what}: {number}" for what, number in counts.items() if what not in ("trials", "hits")]
         print(f"| {title} | {counts['hits']} | {', '.join(told)} |")
-    print(f"\nTracebacks in all messages: {tracebacks}")
 
 
 if __name__ == "__main__":
