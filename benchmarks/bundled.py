@@ -34,6 +34,7 @@ from mendiff.cli.terminal import Terminal
 from mendiff.data.dataset import Category, open_data
 from mendiff.data.images import resize, write_bytes
 from mendiff.data.reading import read_image
+from mendiff.data.suitability import own_size
 from mendiff.errors import InputError
 from mendiff.evaluation.baselines import Features, fit_memory_bank
 from mendiff.nets.codec import Codec
@@ -41,8 +42,8 @@ from mendiff.nets.features import FeatureExtractor
 from mendiff.nets.placement import multiplies_bf16
 from mendiff.nets.student import STAGES, StudentFeatures
 from mendiff.runs.common import choose_categories
-from mendiff.runs.fit_config import own_size, readable_paths
 from mendiff.runs.testing import TestSet, measure, read_tests
+from mendiff.runs.training_images import readable_paths
 from mendiff.workflows.fit_codec import quality
 from tools.train_features import open_teacher
 

@@ -35,8 +35,8 @@ from mendiff.nets.codec_config import BUNDLED_NETWORK, CodecConfig
 from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining
 from mendiff.nets.features import FeatureExtractor
+from mendiff.runs.backbone import INPUTS, backbone_changes
 from mendiff.runs.common import choose_device
-from mendiff.runs.fit_config import INPUTS, backbone_changes
 from mendiff.runs.places import check_output, new_folder
 from mendiff.training.codec_loss import codec_loss
 from mendiff.training.step import Learner

@@ -33,8 +33,8 @@ from mendiff.methods.config import config_from_dict
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig
 from mendiff.nets.placement import bf16_autocast
 from mendiff.nets.student import STAGES, Student, StudentConfig, StudentFeatures
+from mendiff.runs.backbone import INPUTS, backbone_input
 from mendiff.runs.common import choose_device
-from mendiff.runs.fit_config import INPUTS, backbone_input
 from mendiff.training.step import Learner
 from tools.assessment import assess_all, draw_category
 from tools.command import (

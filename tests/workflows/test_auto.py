@@ -14,9 +14,11 @@ from mendiff.checkpoints.store import load
 from mendiff.data.images import save_png, to_picture
 from mendiff.errors import InputError
 from mendiff.nets.student import StudentFeatures
-from mendiff.runs.fit_config import Plan, backbone_changes, backbone_input, make_config
+from mendiff.runs.backbone import backbone_changes, backbone_input
+from mendiff.runs.fit_config import Plan, make_config
 from mendiff.runs.variants import variant_of
-from mendiff.workflows.job import Job, anomalib_baseline, features_config, simple_baseline
+from mendiff.workflows.baselines import anomalib_baseline, features_config, simple_baseline
+from mendiff.workflows.job import Job
 from mendiff.workflows.training_run import prepared
 
 SMALL = {"training.steps": 2, "denoiser.network.layers_per_block": 1}

@@ -1,11 +1,11 @@
 """Checks bit depth, size and orientation of images, and whether masks are inverted."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-from mendiff.data.reading import DARK_BITS
+from mendiff.data.reading import DARK_BITS, image_size
 from mendiff.data.samples import Category, Finding, ImageCheck, ImageChecks, Use
 
 LARGEST, SMALLEST = 320, 64
@@ -23,6 +23,12 @@ DEPTHS = (8, 10, 12, 14)
 def own_side(sides: list[int]) -> float:
     """Image size that `mendiff fit` selects automatically from the longer sides of some images."""
     return min(max(median(sides), SMALLEST), LARGEST)
+
+
+def own_size(paths: Sequence[Path], multiple: int) -> int:
+    """The typical longer side of the images, 64 to 320 pixels, rounded to a multiple of `multiple`."""
+    side = own_side([max(image_size(path)) for path in paths[:200]])
+    return max(multiple, math.floor(side / multiple + 0.5) * multiple)
 
 
 def size_notes(category: Category, checks: ImageChecks, use: Use) -> Iterator[Finding]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,32 +14,15 @@ from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import read_codec_config
 from mendiff.checkpoints.pretrained import NOT_FOR_IT
 from mendiff.checkpoints.stable_diffusion import STABLE_DIFFUSION
-from mendiff.checkpoints.weights import read_weights
-from mendiff.data.cache import ImageCache
-from mendiff.data.checks import Take
-from mendiff.data.dataset import Category
-from mendiff.data.geometry import Geometry
-from mendiff.data.reading import image_size as read_size
 from mendiff.data.samples import Use
-from mendiff.data.suitability import own_side
-from mendiff.errors import InputError, check_choice
+from mendiff.data.suitability import own_size
+from mendiff.errors import InputError
 from mendiff.methods.base import MethodConfig, TrainingConfig, find_method, find_preset
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
-from mendiff.runs.common import readable_categories
-from mendiff.runs.reporting import Reporter
-from mendiff.training.split import FEWEST_IMAGES
+from mendiff.runs.backbone import backbone_input
 from mendiff.types import Processes
 
-INPUTS: dict[str, dict[str, Any]] = {
-    "timm": {},
-    "tflite": {
-        "features.mean": [0.5, 0.5, 0.5],
-        "features.std": [0.5, 0.5, 0.5],
-        "features.network": {"pad_type": "same"},
-    },
-}
-"""Values of --features-input with their config changes: as timm states, or as in TensorFlow Lite."""
 NONE = "none"
 """Value of --features: only pixels are compared."""
 
@@ -222,112 +202,3 @@ def check_sources(plan: Plan, config: MethodConfig) -> None:
             f"--pretrained: expected Stable Diffusion v1 for --preset {plan.preset}: a folder in diffusers' "
             f"layout, a single file, or a hub id such as {STABLE_DIFFUSION}."
         )
-
-
-def backbone_changes(
-    features: str | None,
-    weights: Path | None,
-    features_input: str | None = None,
-    settings: Mapping[str, Any] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Config changes for a backbone's name with its file, or for the name "auto"; {} for None.
-
-    Args:
-        features: timm's name.
-        weights: its file.
-        features_input: see backbone_input.
-        settings: see backbone_input.
-    """
-    if features == AUTO and weights is None:
-        return {"features.name": AUTO}
-    if features == AUTO or (features is None) != (weights is None):
-        raise InputError(
-            "--features and --features-weights: expected both, got one; or --features auto without a file."
-        )
-    if features is None or weights is None:
-        return {}
-    return {"features.name": features, **backbone_input(weights, features_input, settings)}
-
-
-def backbone_input(
-    weights: Path | None, features_input: str | None, settings: Mapping[str, Any] = MappingProxyType({})
-) -> dict[str, Any]:
-    """Config changes for the input of a backbone: as requested, otherwise as timm states.
-
-    Args:
-        weights: file of the backbone.
-        features_input: one of INPUTS, or None.
-        settings: dotted config fields to values, which may set the input, too.
-
-    Raises InputError for a file that seems to come from TensorFlow Lite, if nothing was requested.
-    """
-    if features_input is not None:
-        check_choice("--features-input", features_input, INPUTS)
-    if features_input is not None or weights is None or any(name in settings for name in INPUTS["tflite"]):
-        return dict(INPUTS[features_input or "timm"])
-    means = [tensor for key, tensor in read_weights(weights).items() if key.endswith("running_mean")]
-    if means and not any(bool(mean.any()) for mean in means):
-        raise InputError(
-            f"{weights}: expected --features-input, since all running means are zero, as in files from "
-            "TensorFlow Lite; add --features-input tflite for [-1,1] and 'same' padding, or "
-            "--features-input timm for timm's normalisation."
-        )
-    return {}
-
-
-def own_size(paths: Sequence[Path], multiple: int) -> int:
-    """The typical longer side of the images, 64 to 320 pixels, rounded to a multiple of `multiple`."""
-    sides = [max(read_size(path)) for path in paths[:200]]
-    side = own_side(sides)
-    return max(multiple, math.floor(side / multiple + 0.5) * multiple)
-
-
-def check_images(
-    plan: Plan, categories: Sequence[Category], reporter: Reporter, *, checked: bool = False
-) -> tuple[list[Path], MethodConfig, ImageCache]:
-    """The training images that can be read, the config for them, and a cache with them at its size.
-
-    An image of 8 bits is decoded once, for the check and for training.
-
-    Args:
-        plan: what to fit.
-        categories: with the images.
-        reporter: names the images that are left out.
-        checked: whether `readable_categories` gave the categories.
-    """
-    every = [path for category in categories for path in category.train]
-    config: MethodConfig | None = None
-    with suppress(InputError):  # the check may have more to say
-        config = make_config(plan, every)
-    cache = None if config is None else ImageCache(Geometry.of(config), config.bit_depth)
-    if checked:
-        paths = training_paths(categories)
-    else:
-        take = None if cache is None or cache.geometry.tile else cache.take
-        paths = readable_paths(categories, reporter, use_of(plan), take)
-    if config is None or paths != every:
-        config = make_config(plan, paths)
-    if cache is None or cache.geometry != Geometry.of(config):
-        cache = ImageCache(Geometry.of(config), config.bit_depth)
-    return paths, config, cache
-
-
-def readable_paths(
-    categories: Sequence[Category], reporter: Reporter, use: Use | None = None, take: Take | None = None
-) -> list[Path]:
-    """The readable good training images; others are reported.
-
-    Arguments as for `readable_categories`.
-    """
-    return training_paths(readable_categories(categories, reporter, use, take))
-
-
-def training_paths(categories: Sequence[Category]) -> list[Path]:
-    """The training images of categories; too few are an error."""
-    paths = [path for category in categories for path in category.train]
-    if len(paths) < FEWEST_IMAGES:
-        raise InputError(
-            f"{categories[0].root}: expected at least {FEWEST_IMAGES} good images, for training and for the "
-            f"threshold, got {len(paths)}; add images."
-        )
-    return paths

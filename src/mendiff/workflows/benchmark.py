@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from mendiff.checkpoints.files import as_json, read_json
-from mendiff.data.dataset import open_data
+from mendiff.data.dataset import Category, open_data
 from mendiff.data.images import check_writable, write_bytes
 from mendiff.errors import InputError, check_choice, check_range
 from mendiff.evaluation import papers
@@ -72,16 +72,45 @@ def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
             f"{options.data}: expected categories with test images, found none; see 'mendiff check --help'."
         )
     readable = readable_categories(known, reporter)
+    bench = _bench(options, known)
+    jobs = planned(bench, choose_device(options.device))
+    every = identified(with_shared_inputs(jobs, bench.given), known, reporter)
+    check_folder(options.out, every)
+    folders = [prepared(options.out, name, job) for name, job in every.items()]
+    used = {path for one in readable for path in one.train}
+    left_out = {path for one in known for path in one.train} - used
+    note_contents(options.out / "jobs" / CONTENTS, sorted(left_out))
+    for line in notes(bench, folders):
+        reporter.say(f"note: {line}")
+    failed = run_all(folders, options.jobs, options.ray, reporter)
+    results = list(collected([*folders, *others_of(options.out, folders)]))
+    found = figures(results, printed(bench))
+    written = [str(one) for one in write_tables(options.out, results, found)]
+    if results:
+        show(found, results, reporter)
+        reporter.say(f"tables: {', '.join(written)}")
+    if failed:
+        first = next(iter(failed.items()))
+        raise InputError(
+            f"{len(failed)} of {len(folders)} jobs failed, the first is {first[0].name}: {first[1]} "
+            "The tables contain the other jobs; the same command resumes the failed ones."
+        )
+    return {"results": results, "figures": [asdict(one) for one in found], "tables": written}
+
+
+def _bench(options: BenchmarkOptions, known: Sequence[Category]) -> Bench:
+    """The benchmark of the options, on categories with test images."""
     if options.suite:
         check_choice("--suite", options.suite, SUITES)
-    named = SUITES[options.suite] if options.suite else None
+    suite = SUITES[options.suite] if options.suite else None
     check_choice("--statistics", options.statistics, STATISTICS)
     rows, multi_class = chosen_rows(
-        named, options.ablation, options.methods, options.settings, options.preset
+        suite, options.ablation, options.methods, options.settings, options.preset
     )
-    bench = Bench(
+    given = {one.name: getattr(options, one.name) for one in fields(SharedInputs)}
+    return Bench(
         rows=rows,
-        categories=names_of(named, known),
+        categories=names_of(suite, known),
         multi_class=options.multi_class or multi_class,
         data=options.data.resolve(),
         layout=options.layout,
@@ -90,40 +119,10 @@ def run(options: BenchmarkOptions, reporter: Reporter) -> dict[str, Any]:
         features=options.features,
         features_weights=None if options.features_weights is None else options.features_weights.resolve(),
         features_input=options.features_input,
-        suite=named,
-        given=SharedInputs(
-            options.pretrained, options.prompt, options.codec, options.textures, options.statistics
-        ),
+        suite=suite,
+        given=SharedInputs(**given),
         half=options.half,
     )
-    jobs = planned(bench, choose_device(options.device))
-    every = identified(with_shared_inputs(jobs, bench.given), known, reporter)
-    check_folder(options.out, every)
-    folders = [prepared(options.out, name, job) for name, job in every.items()]
-    left_out = {path for one in known for path in one.train} - {
-        path for one in readable for path in one.train
-    }
-    note_contents(options.out / "jobs" / CONTENTS, sorted(left_out))
-    for line in notes(bench, folders):
-        reporter.say(f"note: {line}")
-    failed = run_all(folders, options.jobs, options.ray, reporter)
-    results = list(collected([*folders, *others_of(options.out, folders)]))
-    found = figures(results, printed(bench))
-    written = write_tables(options.out, results, found)
-    if results:
-        show(found, results, reporter)
-        reporter.say(f"tables: {', '.join(str(one) for one in written)}")
-    if failed:
-        first = next(iter(failed.items()))
-        raise InputError(
-            f"{len(failed)} of {len(folders)} jobs failed, the first is {first[0].name}: {first[1]} "
-            "The tables contain the other jobs; the same command resumes the failed ones."
-        )
-    return {
-        "results": results,
-        "figures": [asdict(one) for one in found],
-        "tables": [str(p) for p in written],
-    }
 
 
 def check_tables(out: Path) -> None:

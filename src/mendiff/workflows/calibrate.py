@@ -13,10 +13,11 @@ from mendiff.data.dataset import open_data
 from mendiff.errors import InputError, check_range
 from mendiff.model import Model
 from mendiff.runs.common import choose_categories, choose_device
-from mendiff.runs.fit_config import readable_paths, use_of_config
+from mendiff.runs.fit_config import use_of_config
 from mendiff.runs.places import check_output, new_folder
 from mendiff.runs.reporting import Reporter
 from mendiff.runs.thresholds import check_rate, report_reliability, warn_of_outliers
+from mendiff.runs.training_images import readable_paths
 from mendiff.workflows.options import CalibrateOptions
 
 

@@ -20,11 +20,12 @@ from mendiff.inspection import stacked
 from mendiff.model import Model
 from mendiff.runs.common import readable_categories
 from mendiff.runs.fit_checks import STEPS
-from mendiff.runs.fit_config import Plan, make_config, training_paths, use_of
+from mendiff.runs.fit_config import Plan, make_config, use_of
 from mendiff.runs.length import chosen_length
 from mendiff.runs.locks import hidden_path
 from mendiff.runs.places import check_output, new_folder, resumable
 from mendiff.runs.reporting import Reporter
+from mendiff.runs.training_images import training_paths
 from mendiff.synthesis.probes import probes
 from mendiff.training.split import split_seeds
 from mendiff.workflows.fit import fit

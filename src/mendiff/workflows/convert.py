@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,33 +41,16 @@ from mendiff.methods.diad_config import PUBLISHED, DiadConfig
 from mendiff.methods.glad import Glad
 from mendiff.methods.glad_config import GladConfig
 from mendiff.runs.common import choose_device
-from mendiff.runs.fit_config import readable_paths
 from mendiff.runs.places import Place, check_output, new_folder
 from mendiff.runs.reporting import Reporter
 from mendiff.runs.thresholds import report_reliability
+from mendiff.runs.training_images import readable_paths
 from mendiff.workflows.options import ConvertOptions
 
 KINDS = ("glad", "diad", "codec")
 BATCH = 8
 MOST_GOOD = 64
 """Most good images used for the thresholds."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Pieces:
-    """Optional inputs beside the checkpoint.
-
-    Attributes:
-        pretrained: Stable Diffusion, as for fit; for glad.
-        codec: a fine-tuned autoencoder, file or codec folder; for glad.
-        features_weights: weights of the feature extractor.
-        prompt: prompt embeddings.
-    """
-
-    pretrained: str | None = None
-    codec: Path | None = None
-    features_weights: Path | None = None
-    prompt: Path | None = None
 
 
 def run(options: ConvertOptions, reporter: Reporter) -> dict[str, Any]:
@@ -85,81 +67,59 @@ def run(options: ConvertOptions, reporter: Reporter) -> dict[str, Any]:
         )
     device = choose_device(options.device)
     read = _glad if name == "glad" else _diad
-    method, lines = read(
-        options.checkpoint,
-        options.preset,
-        options.settings,
-        Pieces(options.pretrained, options.codec, options.features_weights, options.prompt),
-    )
+    method, lines = read(options)
     for line in lines:
         reporter.say(line)
     use = Use(bit_depth=method.config.bit_depth)
     paths = readable_paths(open_data(options.good), reporter, use)[:MOST_GOOD]
-    info = {
-        "preset": options.preset,
-        "converted": options.checkpoint.name,
-        "pretrained": lines,
-        "images": len(paths),
-    }
     source = options.checkpoint.name
+    info = {"preset": options.preset, "converted": source, "pretrained": lines, "images": len(paths)}
     reporter.say(f"{source}: {name}; the threshold comes from {len(paths)} good images")
     check_finite(method.state_dict(), source, method.INFINITE)
-    depth = method.config.bit_depth
-    images = torch.stack([resize(read_image(path, depth), method.config.image_size) for path in paths])
+    images = torch.stack(
+        [resize(read_image(path, use.bit_depth), method.config.image_size) for path in paths]
+    )
     calibration = _calibrate(method.to(device), images, reporter)
     method.to("cpu")
-    files = {
-        "checkpoint": options.checkpoint,
-        "features": options.features_weights,
-        "codec": options.codec,
-        "prompt": options.prompt,
-    }
-    info = with_fitted(info, _fitted(images, {part: one for part, one in files.items() if one}, device))
+    info = with_fitted(info, _fitted(images, options, device))
     with new_folder(place) as draft:
         draft.rmdir()
         save(draft, name, method, calibration, info)
     reporter.say(f"model: {options.out} (threshold {calibration.threshold:.4g} from good images only)")
     report_reliability(calibration, reporter)
-    return {
-        "model": str(options.out),
-        "threshold": calibration.threshold,
-        **info,
-        "config": config_to_dict(method.config),
-    }
+    result = {"model": str(options.out), "threshold": calibration.threshold, **info}
+    return {**result, "config": config_to_dict(method.config)}
 
 
-def _diad(
-    checkpoint: Path, preset: str, settings: dict[str, Any], pieces: Pieces
-) -> tuple[Method, list[str]]:
+def _diad(options: ConvertOptions) -> tuple[Method, list[str]]:
     """A published DiAD checkpoint, a single file with nearly all weights."""
+    checkpoint = options.checkpoint
     weights = read_checkpoint(checkpoint)
-    config = override(find_preset("diad", preset), settings)
+    config = override(find_preset("diad", options.preset), options.settings)
     assert isinstance(config, DiadConfig)
     named = convert_diad(weights, config, str(checkpoint))
     features, source = feature_weights(weights), str(checkpoint)
-    if pieces.features_weights is not None:
-        features, source = read_weights(pieces.features_weights), str(pieces.features_weights)
+    if options.features_weights is not None:
+        features, source = read_weights(options.features_weights), str(options.features_weights)
     elif not features and config.features.name:
         raise InputError(
             f"{checkpoint}: expected a feature extractor, found none; give --features-weights, a safetensors "
             f"file of timm's {config.features.name}."
         )
-    method = assemble(config, named, features, _prompt(pieces.prompt, weights, checkpoint), source)
+    method = assemble(config, named, features, _prompt(options.prompt, weights, checkpoint), source)
     return method, [f"networks: {checkpoint}", f"features, {config.features.name or 'none'}: {source}"]
 
 
-def _glad(
-    checkpoint: Path, preset: str, settings: dict[str, Any], pieces: Pieces
-) -> tuple[Method, list[str]]:
+def _glad(options: ConvertOptions) -> tuple[Method, list[str]]:
     """A published GLAD checkpoint: its UNet, with the other parts from Stable Diffusion and timm."""
-    changes = dict(settings)
-    if pieces.codec is not None and pieces.codec.is_dir():
-        changes = {"codec": config_to_dict(read_codec_config(pieces.codec)), **changes}
-    config = override(find_preset("glad", preset), changes)
+    changes = dict(options.settings)
+    if options.codec is not None and options.codec.is_dir():
+        changes = {"codec": config_to_dict(read_codec_config(options.codec)), **changes}
+    config = override(find_preset("glad", options.preset), changes)
     assert isinstance(config, GladConfig)
-    unet = find_unet(checkpoint, config.training.steps)
-    if pieces.pretrained is None and (pieces.codec is None or pieces.prompt is None):
-        missing = "autoencoder" if pieces.codec is None else "prompt"
+    unet = find_unet(options.checkpoint, config.training.steps)
+    if options.pretrained is None and (options.codec is None or options.prompt is None):
+        missing = "autoencoder" if options.codec is None else "prompt"
         raise InputError(
             f"--pretrained: expected Stable Diffusion for the {missing}, which published GLAD weights do not "
             f"contain: a folder, a single file, or a hub id such as {STABLE_DIFFUSION}; or give --codec and "
@@ -167,24 +127,30 @@ def _glad(
         )
     method = Glad(config)
     lines = [import_unet(method, unet)]
-    if pieces.codec is not None:
-        lines.append(import_codec(method, pieces.codec))
-    given = Sources(pieces.pretrained, pieces.prompt, unet=False, codec=pieces.codec is None)
+    if options.codec is not None:
+        lines.append(import_codec(method, options.codec))
+    given = Sources(options.pretrained, options.prompt, unet=False, codec=options.codec is None)
     lines += load_diffusion(method, given)
-    file = pieces.features_weights
+    file = options.features_weights
     lines += load_features(method, None if file is None else (read_checkpoint(file), str(file)))
     return method.eval(), lines
 
 
-def _fitted(images: Tensor, files: Mapping[str, Path], device: str) -> Fitted:
+def _fitted(images: Tensor, options: ConvertOptions, device: str) -> Fitted:
     """Provenance of a published model: its files; all good images count as held-back."""
     seeds = content_seeds(images).tolist()
+    files = {
+        "checkpoint": options.checkpoint,
+        "features": options.features_weights,
+        "codec": options.codec,
+        "prompt": options.prompt,
+    }
     return Fitted(
         held_back=tuple(sorted(set(seeds))),
         data=fingerprint(seeds),
         images=len(seeds),
         image_size=images.shape[-1],
-        files={part: _hash_of(place) for part, place in files.items()},
+        files={part: _hash_of(place) for part, place in files.items() if place},
         machine=this_machine(device),
     )
 

@@ -25,15 +25,16 @@ from mendiff.report.html import write_report
 from mendiff.report.pictures import thumbnail_side
 from mendiff.runs.baselines import by_baseline, measure_baselines
 from mendiff.runs.common import choose_device, metrics_table
-from mendiff.runs.fit_config import Plan, asked_config, make_config, readable_paths
+from mendiff.runs.fit_config import Plan, asked_config, make_config
 from mendiff.runs.locks import exclusive_output
 from mendiff.runs.places import check_output, new_folder
 from mendiff.runs.reporting import Reporter
 from mendiff.runs.testing import find, measure, read_tests
+from mendiff.runs.training_images import readable_paths
 from mendiff.runs.twins import measure_twins, show_twins, twins_as_json
-from mendiff.workflows.evaluate import about, page, strips
 from mendiff.workflows.manifest import hashes_of
 from mendiff.workflows.options import DemoOptions
+from mendiff.workflows.pages import about, page, strips
 from mendiff.workflows.training_run import prepared, train
 
 WHOLE_PICTURES = {"image_size": 128, "crop": 0}

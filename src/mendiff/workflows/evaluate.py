@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-from mendiff import __version__
 from mendiff.checkpoints.store import categories_of, load, read_config
 from mendiff.data.dataset import Category, open_data
-from mendiff.data.images import normalise_heat, to_picture
-from mendiff.data.reading import image_size
 from mendiff.data.samples import Use
 from mendiff.errors import InputError, check_range
-from mendiff.evaluation.curves import curves
 from mendiff.evaluation.metrics import Metrics, is_exact, summary
 from mendiff.evaluation.operating import at_threshold
 from mendiff.evaluation.twins import TwinFigures
 from mendiff.model import Model
-from mendiff.report.contents import CategoryReport, ImageRow, Report, Strip, TypeRow
+from mendiff.report.contents import CategoryReport, Report
 from mendiff.report.html import check_place, write_report
-from mendiff.report.pictures import make_pictures, thumbnail_side, thumbnail_size
+from mendiff.report.pictures import thumbnail_side
 from mendiff.report.run import write_run
 from mendiff.runs.baselines import by_baseline, measure_baselines
 from mendiff.runs.common import (
@@ -36,13 +31,11 @@ from mendiff.runs.geometry import check_plain
 from mendiff.runs.groups import measure_groups
 from mendiff.runs.places import Place, check_output, new_folder
 from mendiff.runs.reporting import Reporter
-from mendiff.runs.testing import Ranked, TestSet, find, mask_of, measure, pooled, read_tests
+from mendiff.runs.testing import Ranked, find, measure, pooled, read_tests
 from mendiff.runs.thresholds import check_rate
 from mendiff.runs.twins import measure_twins, show_twins, twins_as_json
-from mendiff.types import Detection
-from mendiff.workflows.explain import informative_images, report_strip
-from mendiff.workflows.info import describe
 from mendiff.workflows.options import EvaluateOptions
+from mendiff.workflows.pages import about, page, strips
 
 MOST_IMAGES, MOST_CATEGORIES = 2000, 6
 """Up to so many test images and categories a report shows intermediate results of a few images."""
@@ -84,9 +77,31 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
     use = _use(read_config(options.model)["config"])
     asked = _with_tests(options.data, options.layout, options.categories)
     chosen = readable_categories(asked, reporter, use)
+    outcomes, model = _outcomes(options, device, chosen, reporter)
+    metrics = _metrics(outcomes)
+    result = {**metrics, **twins_as_json({name: one.twins for name, one in outcomes.items()})}
+    result["at_threshold"] = {name: one.cut for name, one in outcomes.items()}
+    result["binned"] = any(not is_exact(one.ranked.maps) for one in outcomes.values())
+    _show(result, outcomes, str(options.model), reporter)
+    unread = _unread(asked, outcomes)
+    if unread:
+        images = sum(len(one.test) for one in asked)
+        reporter.say(
+            f"note: {len(unread)} of {images} test images could not be read and are not in the metrics."
+        )
+    _write(_report(options, model, outcomes, metrics, unread), place, options, reporter)
+    return {**result, "unreadable": unread, "complete": not unread}
+
+
+def _outcomes(
+    options: EvaluateOptions, device: str, chosen: Sequence[Category], reporter: Reporter
+) -> tuple[dict[str, Outcome], Model]:
+    """(results by category, the last model): categories of the model folder have a model of their own."""
     own, shared = categories_of(options.model), None
     tested = sum(len(category.test) for category in chosen)
-    side, explained = thumbnail_side(tested), tested <= MOST_IMAGES and len(chosen) <= MOST_CATEGORIES
+    pictured = options.out is not None or options.report is not None
+    side = thumbnail_side(tested) if pictured else None
+    explained = tested <= MOST_IMAGES and len(chosen) <= MOST_CATEGORIES
     outcomes: dict[str, Outcome] = {}
 
     def opened(name: str | None = None) -> Model:
@@ -100,50 +115,47 @@ def run(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
             fitted = shared = shared or opened()
         if options.controls:
             check_plain(fitted.method.config, "--controls", fitted.area)
-        pictures = side if options.out is not None or options.report is not None else None
         with fitted.in_half(options.half):
-            outcomes[category.name] = _evaluated(fitted, category, options, pictures, explained, reporter)
-    unread = _unread(asked, outcomes)
+            outcomes[category.name] = _evaluated(fitted, category, options, side, explained, reporter)
+    return outcomes, fitted
+
+
+def _metrics(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """Metrics by category, mean and pooled; with those of groups of images and of baselines, if any."""
     everything = [one.ranked for one in outcomes.values()]
     metrics = {name: one.metrics for name, one in outcomes.items()}
     result: dict[str, Any] = summary(metrics, pooled(everything) if len(everything) > 1 else None)
-    cuts = {name: one.cut for name, one in outcomes.items()}
-    reporter.table(metrics_table(result, str(options.model)))
-    reporter.table(threshold_table(cuts))
-    twins = {name: one.twins for name, one in outcomes.items()}
-    show_twins(twins, reporter)
-    binned = any(not is_exact(one.maps) for one in everything)
-    if binned:
-        reporter.say("note: pixel metrics are computed from values binned to 4,096 levels (many pixels).")
     groups = {name: summary(one.groups) for name, one in outcomes.items() if one.groups}
-    for name, rows in groups.items():
+    controls = by_baseline({name: one.controls for name, one in outcomes.items()})
+    return result | ({"groups": groups} if groups else {}) | ({"controls": controls} if controls else {})
+
+
+def _show(result: dict[str, Any], outcomes: Mapping[str, Outcome], title: str, reporter: Reporter) -> None:
+    """Report all tables."""
+    reporter.table(metrics_table(result, title))
+    reporter.table(threshold_table(result["at_threshold"]))
+    show_twins({name: one.twins for name, one in outcomes.items()}, reporter)
+    if result["binned"]:
+        reporter.say("note: pixel metrics are computed from values binned to 4,096 levels (many pixels).")
+    for name, rows in result.get("groups", {}).items():
         reporter.table(metrics_table(rows, f"groups of test images: {name}", "group"))
-    if groups:
-        result["groups"] = groups
-    if options.controls:
-        result["controls"] = by_baseline({name: one.controls for name, one in outcomes.items()})
-        for name, rows in result["controls"].items():
-            reporter.table(metrics_table(rows, f"baseline: {name}"))
-    if unread:
-        images = sum(len(one.test) for one in asked)
-        reporter.say(
-            f"note: {len(unread)} of {images} test images could not be read and are not in the metrics."
-        )
+    for name, rows in result.get("controls", {}).items():
+        reporter.table(metrics_table(rows, f"baseline: {name}"))
+
+
+def _report(
+    options: EvaluateOptions,
+    model: Model,
+    outcomes: Mapping[str, Outcome],
+    metrics: Mapping[str, Any],
+    unread: list[str],
+) -> Report:
     title = f"{options.model.resolve().name} on {options.data.resolve().name}"
     pages = [one.page for one in outcomes.values() if one.page is not None]
+    count = model.info.get("images", "?")
+    subtitle = f"{model.name.upper()}, trained on {count} good images, at {model.image_size} pixels"
     missing = {"unreadable test images": unread} if unread else {}
-    count = fitted.info.get("images", "?")
-    subtitle = f"{fitted.name.upper()}, trained on {count} good images, at {fitted.image_size} pixels"
-    shown = Report(title, subtitle, pages, result, {**about(fitted), **missing})
-    _write(shown, place, options.out, options.report, reporter)
-    return {
-        **result,
-        **twins_as_json(twins),
-        "at_threshold": cuts,
-        "binned": binned,
-        "unreadable": unread,
-        "complete": not unread,
-    }
+    return Report(title, subtitle, pages, metrics, {**about(model), **missing})
 
 
 def _unread(asked: Sequence[Category], outcomes: Mapping[str, Outcome]) -> list[str]:
@@ -217,15 +229,6 @@ def _evaluated(
     )
 
 
-def strips(model: Model, tests: TestSet, found: Detection, reporter: Reporter) -> list[Strip]:
-    """Intermediate results of a few informative images."""
-    chosen = informative_images(tests.labels.tolist(), found.score.tolist(), model.threshold)
-    return [
-        report_strip(model, tests.samples[index], mask_of(tests, index), title)
-        for index, title in reporter.track(chosen, "explaining: images")
-    ]
-
-
 def _check_places(out: Path | None, report: Path | None, overwrite: bool) -> Place | None:
     """Raise InputError for output paths that can't be written to, before any work is done."""
     place = None if out is None else check_output(out, overwrite, "a run")
@@ -235,73 +238,13 @@ def _check_places(out: Path | None, report: Path | None, overwrite: bool) -> Pla
     return place
 
 
-def _write(
-    made: Report, place: Place | None, out: Path | None, report: Path | None, reporter: Reporter
-) -> None:
+def _write(made: Report, place: Place | None, options: EvaluateOptions, reporter: Reporter) -> None:
     """Write the run folder and the report, as requested."""
     if place is not None:
         with new_folder(place) as draft:
             write_run(draft, made)
-        hint = "" if report is not None else f"; for an HTML report: mendiff report {out}"
-        reporter.say(f"run: {out}{hint}")
-    if report is not None:
-        write_report(report, made)
-        reporter.say(f"report: {report}")
-
-
-def page(
-    model: Model, name: str, tests: TestSet, found: Detection, metrics: Metrics, side: int
-) -> CategoryReport:
-    """A category's part of the report: curves, defect types, and a row per test image.
-
-    Args:
-        model: the evaluated model.
-        name: of the category.
-        tests: N images.
-        found: the model's results for them.
-        metrics: of the category.
-        side: longer side of the pictures in pixels.
-    """
-    labels = [sample.label for sample in tests.samples]
-    cut = at_threshold(found.score.tolist(), labels, model.threshold)
-    maps = found.anomaly_map if tests.masks is not None else None
-    drawn = curves(found.score, tests.labels, maps, tests.masks, tests.inspected)
-    types = [TypeRow(**row) for row in cut["types"]]
-    return CategoryReport(
-        name=name,
-        threshold=model.threshold,
-        images=[_image_row(model, tests, found, index, side) for index in range(len(labels))],
-        metrics=metrics,
-        curves=drawn,
-        types=types,
-    )
-
-
-def _image_row(model: Model, tests: TestSet, found: Detection, index: int, side: int) -> ImageRow:
-    sample, score = tests.samples[index], float(found.score[index])
-    pictures = make_pictures(
-        to_picture(tests.cut(tests.images, index)),
-        to_picture(tests.cut(found.reconstruction, index)),
-        normalise_heat(tests.cut(found.anomaly_map, index)[0].numpy(), *model.calibration.heat_range),
-        mask_of(tests, index),
-        # The model's input may be square; the report keeps the aspect ratio of the image.
-        thumbnail_size(*image_size(sample.path), min(side, max(tests.sizes[index]))),
-    )
-    return ImageRow(
-        name=f"{sample.label}/{sample.path.name}",
-        label=sample.label,
-        score=score,
-        pictures=pictures,
-        p_value=model.calibration.p_value(score),
-        stop_step=int(found.stop_step[index]) or None,
-    )
-
-
-def about(model: Model) -> dict[str, str]:
-    """Description of the model for the report."""
-    rate = model.calibration.false_alarm_rate
-    return {
-        **describe(model),
-        "threshold": f"for a false-alarm rate of {100 * rate:.3g}%; from held-back good images only",
-        "evaluated": f"{date.today().isoformat()} with mendiff {__version__}",
-    }
+        hint = "" if options.report is not None else f"; for an HTML report: mendiff report {options.out}"
+        reporter.say(f"run: {options.out}{hint}")
+    if options.report is not None:
+        write_report(options.report, made)
+        reporter.say(f"report: {options.report}")

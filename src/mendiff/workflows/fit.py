@@ -28,7 +28,7 @@ from mendiff.runs.fit_checks import (
     repeat_note,
     with_steps,
 )
-from mendiff.runs.fit_config import Plan, check_images
+from mendiff.runs.fit_config import Plan
 from mendiff.runs.geometry import calibration_of, read_areas, say_geometry
 from mendiff.runs.length import Length, write_length
 from mendiff.runs.places import check_output, resumable
@@ -36,6 +36,7 @@ from mendiff.runs.power import Power, estimate_power
 from mendiff.runs.processes import check_processes, describe_processes, rank_of
 from mendiff.runs.reporting import Reporter, Silent
 from mendiff.runs.thresholds import check_rate, report_reliability, warn_of_outliers
+from mendiff.runs.training_images import check_images
 from mendiff.training.codec_stage import CHECKPOINT, CODEC_CHECKPOINT
 from mendiff.types import Processes
 from mendiff.workflows.manifest import check_manifest, data_hashes, facts_of, hashes_of
@@ -133,18 +134,26 @@ def fit(
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "steps": steps, "seconds": seconds}
         model = module.as_model(info).to(plan.device).with_false_alarm_rate(plan.false_alarm_rate)
         model.area = areas.get("")
-        scored = [images.source(at) for at in module.split.scored_at(len(model.calibration.scores))]
-        with reporter.stages() as update:
-            if not model.plain:
-                model.calibration, scored = calibration_of(model, module.split, images, update)
-            outliers = warn_of_outliers(model.calibration, scored, reporter)
-            held_back = scored[: model.calibration.held_back]
-            power = estimate_power(model, (cache.prepared(path, path) for path in held_back), update)
-        model.info["power"] = power.to_dict()
+        outliers, power = _calibrated(model, module.split, images, cache, reporter)
         save_model(model, place, by_category, areas, cache, reporter)
     _say_result(model, out, power, reporter)
     summary = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": outliers}
     return {"model": str(out), **summary, **model.info, "config": config_to_dict(module.config)}
+
+
+def _calibrated(
+    model: Model, split: Any, images: Any, cache: ImageCache, reporter: Reporter
+) -> tuple[list[str], Power]:
+    """Calibrate a model whose inputs are not whole images, and estimate its power; names of the outliers."""
+    scored = [images.source(at) for at in split.scored_at(len(model.calibration.scores))]
+    with reporter.stages() as update:
+        if not model.plain:
+            model.calibration, scored = calibration_of(model, split, images, update)
+        outliers = warn_of_outliers(model.calibration, scored, reporter)
+        held_back = scored[: model.calibration.held_back]
+        power = estimate_power(model, (cache.prepared(path, path) for path in held_back), update)
+    model.info["power"] = power.to_dict()
+    return outliers, power
 
 
 def _say_plan(

@@ -19,9 +19,10 @@ from mendiff.checkpoints.files import sha256_of
 from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.weights import read_weights
 from mendiff.data.cache import ImageCache
-from mendiff.data.dataset import open_data
+from mendiff.data.dataset import Category, open_data
 from mendiff.data.reading import check_depth
 from mendiff.data.samples import Use
+from mendiff.data.suitability import own_size
 from mendiff.errors import InputError, check_choice
 from mendiff.methods.base import TrainingConfig
 from mendiff.methods.config import config_to_dict, override
@@ -31,10 +32,12 @@ from mendiff.nets.codec_config import CodecConfig
 from mendiff.nets.codec_fit import CodecLossConfig
 from mendiff.nets.codec_loss import CodecParts, CodecTraining, latent_scale
 from mendiff.nets.features import FeatureExtractor
+from mendiff.runs.backbone import backbone_changes
 from mendiff.runs.common import choose_categories, choose_device
-from mendiff.runs.fit_config import backbone_changes, check_side, own_size, readable_paths
+from mendiff.runs.fit_config import check_side
 from mendiff.runs.places import check_output, new_folder, resumable
 from mendiff.runs.reporting import Reporter
+from mendiff.runs.training_images import readable_paths
 from mendiff.training.codec_loss import crops_loss
 from mendiff.training.loop import CHECKPOINT, Adversary, Loop, train_network
 from mendiff.training.split import split_images
@@ -107,46 +110,21 @@ def run(options: FitCodecOptions, reporter: Reporter) -> dict[str, Any]:
     check_choice("--preset", options.preset, PRESETS)
     device = choose_device(options.device)
     plan, model = _prepared(options)
-    use = Use(bit_depth=plan.bit_depth)
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
-    unit = model.codec.factor
-    cache: ImageCache | None = None
-    with suppress(InputError):  # the check may have more to say
-        size = _size_of(plan, [path for one in chosen for path in one.train], unit)
-        cache = ImageCache(size, plan.bit_depth)
-    paths = readable_paths(chosen, reporter, use, None if cache is None else cache.take)
-    size = _size_of(plan, paths, unit)
-    if cache is None or cache.geometry.side != size:
-        cache = ImageCache(size, plan.bit_depth)
-    images = torch.stack([cache.image(path, path) for path in paths])
+    paths, images = _images(plan, chosen, model.codec.factor, reporter)
     kept, seen = split_images(images)
+    size = images.shape[-1]
     reporter.say(
-        f"codec ({plan.codec.kind}, factor {unit}, {model.codec.channels} channels): {len(paths)} good "
-        f"images, {size} pixels, {plan.training.steps} steps on {device}"
+        f"codec ({plan.codec.kind}, factor {model.codec.factor}, {model.codec.channels} channels): "
+        f"{len(paths)} good images, {size} pixels, {plan.training.steps} steps on {device}"
     )
-    checkpoint = workdir_of(options.out, options.resume) / CHECKPOINT
-    start = options.start and codec_folder(options.start) / WEIGHTS
-    given = {"start": start, "features": options.features_weights}
-    started = {
-        "data": data_hashes(chosen, paths),
-        "seed": options.seed,
-        "files": {part: sha256_of(file) for part, file in given.items() if file is not None},
-        "image_size": size,
-        "config": config_to_dict(plan),
-    }
+    started = {"data": data_hashes(chosen, paths), **_started(options, plan, size)}
     model.to(device)
     before = quality(model.codec, kept, plan.codec.pixels)
     with resumable(checkpoint, options.out, options.resume):
         check_manifest(checkpoint.parent, checkpoint, started, resume=options.resume)
-        began = time.monotonic()
-        model.train()
         loop = Loop(plan.training, options.seed, checkpoint, options.resume)
-        with reporter.bar("fitting: steps") as update:
-            count = plan.training.batch_size
-            loss = partial(crops_loss, model, seen, count, plan.crop, fast=False)
-            train_network(model.codec, loss, loop, update, _adversary(model))
-        seconds = round(time.monotonic() - began, 1)
-        model.to("cpu").eval()
+        seconds = _train(model, plan, seen, loop, reporter)
         after = quality(model.codec, kept, plan.codec.pixels)
         # Published codecs keep their scale, because published denoisers depend on it.
         config = plan.codec if options.start is not None else _scaled(plan.codec, model.codec, seen)
@@ -161,6 +139,41 @@ def run(options: FitCodecOptions, reporter: Reporter) -> dict[str, Any]:
         f"SSIM {before['ssim']:.3f} to {after['ssim']:.3f}"
     )
     return {"codec": str(options.out), **info, "config": config_to_dict(config)}
+
+
+def _images(
+    plan: CodecPlan, categories: Sequence[Category], unit: int, reporter: Reporter
+) -> tuple[list[Path], Tensor]:
+    """The good images that can be read, and their pixels (N,3,S,S) for a codec of factor `unit`."""
+    cache: ImageCache | None = None
+    with suppress(InputError):  # the check may have more to say
+        size = _size_of(plan, [path for one in categories for path in one.train], unit)
+        cache = ImageCache(size, plan.bit_depth)
+    use = Use(bit_depth=plan.bit_depth)
+    paths = readable_paths(categories, reporter, use, None if cache is None else cache.take)
+    size = _size_of(plan, paths, unit)
+    if cache is None or cache.geometry.side != size:
+        cache = ImageCache(size, plan.bit_depth)
+    return paths, torch.stack([cache.image(path, path) for path in paths])
+
+
+def _started(options: FitCodecOptions, plan: CodecPlan, size: int) -> dict[str, Any]:
+    """The inputs, except data, that must not change between the start of a training and --resume."""
+    start = options.start and codec_folder(options.start) / WEIGHTS
+    given = {"start": start, "features": options.features_weights}
+    files = {part: sha256_of(file) for part, file in given.items() if file is not None}
+    return {"seed": options.seed, "files": files, "image_size": size, "config": config_to_dict(plan)}
+
+
+def _train(model: CodecTraining, plan: CodecPlan, seen: Tensor, loop: Loop, reporter: Reporter) -> float:
+    """Train a codec on images (N,3,S,S), then move it to the CPU; returns the duration in seconds."""
+    began = time.monotonic()
+    model.train()
+    with reporter.bar("fitting: steps") as update:
+        loss = partial(crops_loss, model, seen, plan.training.batch_size, plan.crop, fast=False)
+        train_network(model.codec, loss, loop, update, _adversary(model))
+    model.to("cpu").eval()
+    return round(time.monotonic() - began, 1)
 
 
 def _size_of(plan: CodecPlan, paths: Sequence[Path], unit: int) -> int:

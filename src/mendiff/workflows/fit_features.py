@@ -27,11 +27,13 @@ from mendiff.model import Model
 from mendiff.nets import AUTO
 from mendiff.nets.features import FeatureExtractor, FeaturesConfig
 from mendiff.nets.features_loss import FeaturesTuning
+from mendiff.runs.backbone import backbone_input
 from mendiff.runs.common import choose_categories, choose_device
-from mendiff.runs.fit_config import backbone_input, check_side, readable_paths
+from mendiff.runs.fit_config import check_side
 from mendiff.runs.geometry import check_plain
 from mendiff.runs.places import check_output, new_folder, resumable
 from mendiff.runs.reporting import Reporter
+from mendiff.runs.training_images import readable_paths
 from mendiff.training.loop import CHECKPOINT, Loop, train_network
 from mendiff.training.split import split_images
 from mendiff.workflows.manifest import check_manifest, data_hashes

@@ -7,46 +7,40 @@ every row are written to a separate file, and the fit writes checkpoints: a kill
 from __future__ import annotations
 
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mendiff.calibration import Calibration
-from mendiff.checkpoints.bundled import open_features
 from mendiff.checkpoints.files import write_json
 from mendiff.checkpoints.store import categories_of, load
-from mendiff.checkpoints.weights import read_weights
 from mendiff.data.dataset import Category, open_data
-from mendiff.data.images import resize
-from mendiff.data.reading import read_image
 from mendiff.data.samples import Use
+from mendiff.data.suitability import own_size
 from mendiff.errors import InputError
-from mendiff.evaluation.baselines import fit_median_colour, fit_memory_bank
 from mendiff.evaluation.metrics import Metrics, summary
 from mendiff.evaluation.operating import at_threshold, decisions
 from mendiff.evaluation.stops import stop_figures
 from mendiff.evaluation.twins import TwinFigures
 from mendiff.methods.base import METHODS
-from mendiff.methods.config import config_from_dict
 from mendiff.model import Model
-from mendiff.nets import AUTO
-from mendiff.nets.features import FeatureExtractor, FeaturesConfig, make_features
 from mendiff.runs import testing
 from mendiff.runs.common import choose_categories, readable_categories
-from mendiff.runs.fit_config import backbone_input, own_size, training_paths, use_of
+from mendiff.runs.fit_config import use_of
 from mendiff.runs.power import Power, power_of
 from mendiff.runs.reporting import Reporter
+from mendiff.runs.training_images import training_paths
 from mendiff.runs.twins import measure_twins, twins_as_json
 from mendiff.runs.untrained import untrained_on
 from mendiff.runs.variants import variant
+from mendiff.workflows.baselines import Predict, anomalib_baseline, simple_baseline
 from mendiff.workflows.fit import fit
 from mendiff.workflows.identity import difference, identity, recall_contents
 from mendiff.workflows.spec import BASELINES, CONTENTS, MODEL, UNTRAINED, Job, config_changes, result_file
@@ -54,9 +48,6 @@ from mendiff.workflows.spec import BASELINES, CONTENTS, MODEL, UNTRAINED, Job, c
 MULTIPLE = 32
 """Image sizes of baselines are a multiple of this, as in the preset `tiny`."""
 BATCH = 8
-
-Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images (B,3,S,S) in [0,1] to scores (B,) and maps (B,1,S,S)."""
 
 
 @dataclass(frozen=True)
@@ -112,60 +103,85 @@ def check_identity(job: Job, categories: Sequence[Category]) -> None:
         )
 
 
+class Measured(NamedTuple):
+    """Results of a row on a category's test images.
+
+    Attributes:
+        size: image side in pixels.
+        seconds: duration of the predictions.
+        metrics: with TWIN_METRICS where images have clean twins.
+        twins: comparison of reconstructions with clean twins; None without twins.
+        cut: counts at the model's threshold; None for a model without a threshold.
+        decided: see operating.decisions, with the estimated power at each threshold.
+        stopped: stop steps (N,), if the method stops images early; otherwise None.
+        ranked: for metrics over several categories.
+        stop_steps: see stop_figures; {} without stop steps.
+    """
+
+    size: int
+    seconds: float
+    metrics: Metrics
+    twins: TwinFigures | None
+    cut: dict[str, Any] | None
+    decided: dict[str, Any]
+    stopped: Tensor | None
+    ranked: testing.Ranked
+    stop_steps: dict[str, Any]
+
+
 def row_metrics(
     predictor_of: Callable[[str], RowPredictor], categories: Sequence[Category], reporter: Reporter
 ) -> dict[str, Any]:
     """Metrics by category, mean and pooled, with time and memory; `predictor_of` takes a category's name."""
-    metrics: dict[str, Metrics] = {}
-    cuts: dict[str, dict[str, Any]] = {}
-    decided: dict[str, dict[str, Any]] = {}
-    twins: dict[str, TwinFigures | None] = {}
-    everything: list[testing.Ranked] = []
-    stops: dict[str, dict[str, Any]] = {}
-    steps: list[Tensor] = []
-    seconds = 0.0
-    for category in categories:
-        predictor = predictor_of(category.name)
-        tests = testing.read_tests(category, predictor.size, reporter, predictor.bit_depth)
-        began = time.monotonic()
-        parts = []
-        for batch in tests.images.split(BATCH):
-            parts.append(predictor.predict(batch))
-            if not tests.twins:
-                predictor.rebuilt.clear()  # saves memory
-        seconds += time.monotonic() - began
-        scores, maps = (torch.cat(column) for column in zip(*parts, strict=True))
-        metrics[category.name] = testing.measure(tests, scores, maps)
-        if predictor.rebuilt:
-            twins[category.name] = figures = measure_twins(tests, torch.cat(predictor.rebuilt))
-            metrics[category.name] |= {} if figures is None else figures.mean
-        labels, calibration = [sample.label for sample in tests.samples], predictor.calibration
-        if calibration is not None:
-            cuts[category.name] = at_threshold(scores.tolist(), labels, calibration.threshold)
-        decided[category.name] = decisions(scores.tolist(), labels, calibration)
-        if calibration is not None and predictor.power is not None:
-            cuts_by_rate = decided[category.name]["at_thresholds"]
-            decided[category.name]["power"] = [
-                predictor.power.share(cut["threshold"]) for cut in cuts_by_rate
-            ]
-        stopped = torch.cat(predictor.stops) if predictor.stops else torch.zeros(0)
-        if bool(stopped.any()):
-            steps.append(stopped)
-            stops[category.name] = stop_figures(stopped, tests.labels, tests.masks)
-        everything.append(testing.Ranked(scores, tests.labels, maps, tests.masks))
-    count = sum(len(one[0]) for one in everything)
+    found = {one.name: _measured(predictor_of(one.name), one, reporter) for one in categories}
+    everything = [one.ranked for one in found.values()]
+    count = sum(len(one.scores) for one in everything)
+    steps = [one.stopped for one in found.values() if one.stopped is not None]
+    metrics = {name: one.metrics for name, one in found.items()}
     return {
         **summary(metrics, testing.pooled(everything) if len(everything) > 1 else None),
-        **twins_as_json(twins),
-        "size": predictor.size,
-        "at_threshold": cuts,
-        "decisions": decided,
+        **twins_as_json({name: one.twins for name, one in found.items()}),
+        "size": [one.size for one in found.values()][-1],
+        "at_threshold": {name: one.cut for name, one in found.items() if one.cut is not None},
+        "decisions": {name: one.decided for name, one in found.items()},
         "mean_stop_step": float(torch.cat(steps).float().mean()) if steps else None,
-        "stop_steps": stops,
+        "stop_steps": {name: one.stop_steps for name, one in found.items() if one.stop_steps},
         "images": count,
-        "images_per_second": round(count / seconds, 3),
+        "images_per_second": round(count / sum(one.seconds for one in found.values()), 3),
         "peak_gb": round(peak_gb(), 2),
     }
+
+
+def _measured(predictor: RowPredictor, category: Category, reporter: Reporter) -> Measured:
+    """Results of a row on a category."""
+    tests = testing.read_tests(category, predictor.size, reporter, predictor.bit_depth)
+    began = time.monotonic()
+    parts = []
+    for batch in tests.images.split(BATCH):
+        parts.append(predictor.predict(batch))
+        if not tests.twins:
+            predictor.rebuilt.clear()  # saves memory
+    seconds = time.monotonic() - began
+    scores, maps = (torch.cat(column) for column in zip(*parts, strict=True))
+    twins = measure_twins(tests, torch.cat(predictor.rebuilt)) if predictor.rebuilt else None
+    labels, calibration = [sample.label for sample in tests.samples], predictor.calibration
+    cut = None if calibration is None else at_threshold(scores.tolist(), labels, calibration.threshold)
+    decided = decisions(scores.tolist(), labels, calibration)
+    if calibration is not None and predictor.power is not None:
+        decided["power"] = [predictor.power.share(one["threshold"]) for one in decided["at_thresholds"]]
+    stopped = torch.cat(predictor.stops) if predictor.stops else torch.zeros(0)
+    stops = bool(stopped.any())
+    return Measured(
+        size=predictor.size,
+        seconds=seconds,
+        metrics=testing.measure(tests, scores, maps) | (twins.mean if twins is not None else {}),
+        twins=twins,
+        cut=cut,
+        decided=decided,
+        stopped=stopped if stops else None,
+        ranked=testing.Ranked(scores, tests.labels, maps, tests.masks),
+        stop_steps=stop_figures(stopped, tests.labels, tests.masks) if stops else {},
+    )
 
 
 def fitted(
@@ -225,50 +241,6 @@ def method_rows(
         )
 
     return predictor, {"fit_seconds": model.info["seconds"], "steps": config.training.steps}
-
-
-def simple_baseline(job: Job, paths: Sequence[Path], size: int) -> tuple[Predict, dict[str, Any]]:
-    """Median colour, or a memory bank of the same features."""
-    images = torch.stack([resize(read_image(path), size) for path in paths])
-    if job.method == "median-colour":
-        return fit_median_colour(images).predict, {}
-    named = features_config(job)
-    features = open_features(named.layers) if named.name == AUTO else make_features(named)
-    if isinstance(features, FeatureExtractor):
-        features.load_backbone(backbone_weights(job), str(job.weights))
-    return fit_memory_bank(features, images, seed=job.seed).predict, {}
-
-
-def anomalib_baseline(job: Job, paths: list[Path], size: int, folder: Path) -> tuple[Predict, dict[str, Any]]:
-    """An anomalib model."""
-    from mendiff.anomalib_models.baselines import Baseline, fit_baseline
-
-    named = features_config(job)
-    bundled = named.name == AUTO  # anomalib does not have this network
-    weights = None if bundled else backbone_weights(job)
-    baseline = Baseline(job.method, job.settings, None if bundled else named, weights, job.seed)
-    workdir = folder / "trainer"
-    try:
-        fitted = fit_baseline(baseline, paths, size, workdir, job.device)
-    finally:
-        shutil.rmtree(workdir, ignore_errors=True)
-    return fitted.predict, {"steps": fitted.steps}
-
-
-def backbone_weights(job: Job) -> dict[str, Tensor]:
-    """Weights of the backbone under timm's names."""
-    if job.weights is None:
-        raise InputError("--features: expected --features-weights, too, with its safetensors file, got none.")
-    return read_weights(job.weights)
-
-
-def features_config(job: Job) -> FeaturesConfig:
-    """The backbone with its input normalisation; the bundled network if none was named."""
-    if job.features is None or job.features == AUTO:
-        return FeaturesConfig(AUTO)
-    stated = backbone_input(job.weights, job.features_input)
-    given = {name.removeprefix("features."): value for name, value in stated.items()}
-    return config_from_dict(FeaturesConfig, {"name": job.features, **given}, "features")
 
 
 def peak_gb() -> float:

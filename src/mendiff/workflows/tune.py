@@ -29,10 +29,10 @@ from mendiff.errors import InputError
 from mendiff.evaluation.metrics import image_and_pixel_metrics
 from mendiff.model import Model
 from mendiff.runs.common import choose_categories, choose_device
-from mendiff.runs.fit_config import readable_paths
 from mendiff.runs.geometry import check_plain
 from mendiff.runs.places import check_output, new_folder
 from mendiff.runs.reporting import Reporter, Table
+from mendiff.runs.training_images import readable_paths
 from mendiff.runs.variants import split_as_fitted, variant_of
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
 from mendiff.training.split import held_back_and_seen
