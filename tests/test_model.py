@@ -8,11 +8,12 @@ from PIL import Image
 
 from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
+from mendiff.data.arrays import as_list
 from mendiff.data.images import resize
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.methods.calibrate import calibrate
-from mendiff.model import Model, as_list
+from mendiff.model import Model
 from mendiff.types import Detection
 
 

@@ -190,3 +190,15 @@ def stacked(found: Sequence[Detection]) -> Detection:
         rows = [row for one in found for row in getattr(one, field.name)]
         columns[field.name] = on_canvas(rows) if rows[0].ndim else torch.stack(rows)
     return Detection(**columns)
+
+
+def on_cpu(found: Detection) -> Detection:
+    """Move results to the CPU; NotFiniteError for rows with NaN or infinity."""
+    columns = {f.name: getattr(found, f.name).cpu() for f in fields(Detection)}
+    whole = [
+        one.reshape(len(one), -1).isfinite().all(1) for one in columns.values() if one.is_floating_point()
+    ]
+    lost = (~torch.stack(whole).all(0)).nonzero().flatten().tolist()
+    if lost:
+        raise NotFiniteError(lost)
+    return Detection(**columns)

@@ -10,23 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mendiff.calibration import Calibration
-from mendiff.data.arrays import as_picture, in_float32
+from mendiff.data.arrays import as_list, as_picture, in_float32
 from mendiff.data.geometry import Geometry, on_canvas
-from mendiff.data.image_files import find_images
 from mendiff.data.inspected import InspectedArea
 from mendiff.data.reading import Picture, read_image
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
-from mendiff.inspection import Inspection, inspected, joined, part_of, single, stacked
+from mendiff.inspection import Inspection, inspected, joined, on_cpu, part_of, single, stacked
 from mendiff.methods.base import Batches, Method, Progress, no_progress, track
 from mendiff.methods.calibrate import calibrate, columns
-from mendiff.nets.placement import Offload, multiplies_bf16, store_bf16, temporarily_bf16
-from mendiff.synthesis.upright import Frame
+from mendiff.nets.placement import placed, temporarily_bf16
 from mendiff.types import Detection, Trace
 
 Pictures = Any
@@ -102,7 +99,8 @@ class Model:
             folder: to write to; must not exist.
         """
         # Imported here because checkpoints imports this module.
-        from mendiff.checkpoints.store import categories_of, load, save
+        from mendiff.checkpoints.model_folder import categories_of
+        from mendiff.checkpoints.store import load, save
 
         names = categories_of(self.source) if self.source else []
         rate = self.calibration.false_alarm_rate
@@ -118,11 +116,7 @@ class Model:
 
     def to(self, device: str) -> Model:
         """Move the networks to a device."""
-        try:
-            self.method.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise _no_device(device, error) from error
-        return self
+        return self.sparing(device)
 
     def sparing(self, device: str, *, offload: bool = False, half: bool = False) -> Model:
         """Like `to`, with less memory; for prediction only.
@@ -134,21 +128,13 @@ class Model:
             half: store the weights of layers in bfloat16: half the memory, slightly different scores.
         """
         try:
-            place = torch.empty(0, device=device).device
+            placed(self.method, self.method.parts, device, offload=offload, half=half)
         except (RuntimeError, AssertionError) as error:
-            raise _no_device(device, error) from error
-        parts = self.method.parts
-        for part in parts.values() if half else ():
-            store_bf16(part, place, fast=multiplies_bf16(place))
-        if not offload:
-            return self.to(device)
-        for one in self.method.children():
-            if not any(one is part for part in parts.values()):
-                one.to(device)
-        for name, buffer in self.method.named_buffers(recurse=False):
-            setattr(self.method, name, buffer.to(device))
-        Offload(parts, place)
-        self.device = device
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"device: expected a device of this machine, got {device!r} ({reason})."
+            ) from error
+        self.device = device if offload else self.device
         return self
 
     def in_half(self, wanted: bool = True) -> AbstractContextManager[None]:
@@ -269,7 +255,7 @@ class Model:
         if explain:
             shown = self.method.explain(frame.image, seeds)
             found = replace(found, reconstruction=frame.undo_picture(shown))
-        return _on_cpu(found)
+        return on_cpu(found)
 
     @torch.no_grad()
     def trace(self, image: Any) -> Trace:
@@ -289,10 +275,10 @@ class Model:
         frame = self.method.frame(batch.to(device))
         traced = self.method.trace(frame.image, content_seeds(batch))
         panels = [
-            replace(one, pixels=windows.cut(_as_it_lies(one.pixels.float(), frame).cpu()))
+            replace(one, pixels=windows.cut(frame.undo_panel(one.pixels.float()).cpu()))
             for one in traced.panels
         ]
-        return Trace(whole or _on_cpu(frame.undo(traced.found)), panels, windows.box(index))
+        return Trace(whole or on_cpu(frame.undo(traced.found)), panels, windows.box(index))
 
     def read(self, path: str | Path) -> Picture:
         """Read an image file as a (H,W,3) uint8 picture, with the model's bit depth."""
@@ -309,31 +295,6 @@ class Model:
             height, width = picture.shape[-2:] if tensor else picture.shape[:2]
             self.area.check(height, width, str(image) if isinstance(image, str | Path) else "the image")
         return self.geometry.prepare(picture)
-
-
-def _as_it_lies(pixels: Tensor, frame: Frame) -> Tensor:
-    """Map a panel's picture (3,h,w) or map (1,h,w) back to the orientation of the input image."""
-    if len(pixels) == 1:
-        return frame.undo_map(pixels[None])[0]
-    same = pixels.shape[-2:] == frame.image.shape[-2:]
-    return frame.undo_picture(pixels[None])[0] if same else frame.undo_map(pixels[None])[0]
-
-
-def _on_cpu(found: Detection) -> Detection:
-    """Move results to the CPU; NotFiniteError for rows with NaN or infinity."""
-    columns = {f.name: getattr(found, f.name).cpu() for f in fields(Detection)}
-    whole = [
-        one.reshape(len(one), -1).isfinite().all(1) for one in columns.values() if one.is_floating_point()
-    ]
-    lost = (~torch.stack(whole).all(0)).nonzero().flatten().tolist()
-    if lost:
-        raise NotFiniteError(lost)
-    return Detection(**columns)
-
-
-def _no_device(device: str, error: Exception) -> InputError:
-    reason = str(error).splitlines()[0]
-    return InputError(f"device: expected a device of this machine, got {device!r} ({reason}).")
 
 
 def calibrated(
@@ -375,21 +336,3 @@ def _batches(method: Method, images: Sequence[Any], batch_size: int) -> Batches:
     inputs = geometry.sample(prepared, max(1, MOST_TILES // len(images)))
     device = next(method.parameters()).device
     return lambda: ((batch.to(device), content_seeds(batch)) for batch in inputs.split(batch_size))
-
-
-def as_list(images: Pictures) -> list[Any]:
-    """A list of single pictures from one or more pictures of any type; InputError for none.
-
-    A folder stands for its images, see find_images.
-    """
-    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
-        images = list(images)
-    given = list(images) if isinstance(images, list | tuple) else [images]
-    listed = [one for some in given for one in (find_images(Path(some)) if _is_folder(some) else [some])]
-    if not listed:
-        raise InputError("images: expected at least one image, got none.")
-    return listed
-
-
-def _is_folder(image: Any) -> bool:
-    return isinstance(image, str | Path) and Path(image).is_dir()

@@ -14,6 +14,7 @@ from mendiff.calibration import Calibration
 from mendiff.checkpoints import store, weights
 from mendiff.checkpoints.files import sealed, sha256_of
 from mendiff.checkpoints.migrate import migrated
+from mendiff.checkpoints.model_folder import categories_of
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError
 
@@ -489,10 +490,10 @@ def test_scores_belong_to_their_weights(folder):
 
 
 def test_categories_cannot_be_exchanged_or_added(apart):
-    assert store.categories_of(apart) == ["nuts", "screws"]
+    assert categories_of(apart) == ["nuts", "screws"]
     assert store.load(apart, category="nuts").calibration == CALIBRATION
     shutil.copytree(apart / "categories/nuts", apart / "categories/bolts")
-    assert store.categories_of(apart) == ["nuts", "screws"]
+    assert categories_of(apart) == ["nuts", "screws"]
     assert "expected a category of" in refused(apart, "bolts")
     (apart / "categories/screws/calibration.json").write_text("{}")
     assert "screws/calibration.json: expected the file" in refused(apart, "screws")
@@ -625,7 +626,7 @@ def test_a_folder_of_version_1_opens():
 
 
 def test_the_categories_of_a_folder_of_version_1_open():
-    assert store.categories_of(VERSION_1) == ["nuts", "screws"]
+    assert categories_of(VERSION_1) == ["nuts", "screws"]
     for name in ("nuts", "screws"):
         model = store.load(VERSION_1, category=name)
         scores = json.loads((VERSION_1 / f"categories/{name}/calibration.json").read_text())

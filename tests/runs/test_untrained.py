@@ -5,7 +5,7 @@ import torch
 
 from mendiff.calibration import Calibration
 from mendiff.diffusion.random import PerImageRandom
-from mendiff.evaluation.ablations import Row
+from mendiff.evaluation.rows import Row
 from mendiff.methods.base import METHODS
 from mendiff.model import Model
 from mendiff.runs.untrained import untrained

@@ -18,8 +18,9 @@ from mendiff.cli.job import end_with
 from mendiff.cli.terminal import Terminal
 from mendiff.data.dataset import open_data
 from mendiff.errors import InputError
-from mendiff.evaluation.ablations import ABLATIONS, Row
+from mendiff.evaluation.ablations import ABLATIONS
 from mendiff.evaluation.metrics import METRICS, TWIN_METRICS
+from mendiff.evaluation.rows import Row
 from mendiff.evaluation.suites import SUITES
 from mendiff.methods.base import METHODS
 from mendiff.workflows import identity as identities

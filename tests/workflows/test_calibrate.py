@@ -11,6 +11,7 @@ import torch
 import mendiff
 from mendiff.calibration import Calibration
 from mendiff.checkpoints import store
+from mendiff.checkpoints.model_folder import categories_of
 from mendiff.cli import main
 from mendiff.cli.terminal import Terminal
 from mendiff.data.images import resize, save_png
@@ -116,7 +117,7 @@ def test_categories_keep_their_thresholds_unless_there_are_images_of_theirs(run,
     code, _, err = run(*words, "--false-alarm-rate", "0.05")
     assert code == 0, err
     assert "note: the model has no separate threshold for washers, only for bolts, nuts." in err
-    assert store.categories_of(tmp_path / "new") == ["bolts", "nuts"]
+    assert categories_of(tmp_path / "new") == ["bolts", "nuts"]
     new, old = (
         {name: mendiff.load(folder, category=name) for name in (None, "bolts", "nuts")}
         for folder in (tmp_path / "new", categories)

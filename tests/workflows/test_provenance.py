@@ -14,6 +14,7 @@ import mendiff
 from mendiff.anomalib_models import GoodImages
 from mendiff.checkpoints import store
 from mendiff.checkpoints.files import fingerprint, sealed, sha256_of
+from mendiff.checkpoints.model_folder import categories_of
 from mendiff.checkpoints.provenance import Fitted, fitted_of, with_fitted
 from mendiff.cli import main
 from mendiff.diffusion.random import content_seeds
@@ -254,7 +255,7 @@ def test_tune_keeps_the_categories_and_takes_no_image_for_held_back_that_was_tra
     assert set(content_seeds(torch.stack([*bed.calibrating, *bed.testing])).tolist()) == held_back
     assert not set(content_seeds(torch.stack(bed.seen)).tolist()) & held_back
     tuned = tmp_path / "out/model"
-    assert store.categories_of(tuned) == ["nuts", "screws"]
+    assert categories_of(tuned) == ["nuts", "screws"]
     assert store.load(tuned).method.config.start_timesteps == ((900,) if chosen else (50, 200))
     for name, seeds in both.items():
         before, after = store.load(apart, category=name), store.load(tuned, category=name)

@@ -19,7 +19,7 @@ from mendiff.data.image_files import find_images
 from mendiff.data.reading import Picture, image_size, read_image
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
-from mendiff.methods.base import Progress, no_progress, track
+from mendiff.methods.base import MethodConfig, Progress, no_progress, track
 from mendiff.training.split import Identity
 
 
@@ -175,3 +175,14 @@ def give_textures(method: Any, folder: str | Path) -> None:
             f"{type(method).__name__.lower()}."
         )
     method.textures = Textures(folder, method.config.image_size)
+
+
+def check_geometry(images: Any, config: MethodConfig) -> None:
+    """Refuse letterboxing and tiles for images that a pre-processor stretches."""
+    wanted = Geometry.of(config)
+    given = images.geometry if isinstance(images, GoodImages) else Geometry(wanted.side)
+    if given != wanted and not (given.stretches and wanted.stretches):
+        raise InputError(
+            "config: expected resize='stretch' and tile=0 for images that are resized by the data set or "
+            "anomalib's pre-processor; fit with mendiff.fit for letterboxed images or tiles."
+        )

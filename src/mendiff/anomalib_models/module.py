@@ -20,12 +20,11 @@ from torchvision.transforms.v2 import Resize
 
 from mendiff.anomalib_models.categories import category_numbers
 from mendiff.anomalib_models.held_back import HeldBack
-from mendiff.anomalib_models.images import GoodImages, give_textures
+from mendiff.anomalib_models.images import check_geometry, give_textures
 from mendiff.anomalib_models.processing import Detector, GoodOnlyPostProcessor, ResizeOnly
 from mendiff.anomalib_models.storage import Stored
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.provenance import Fitted, this_machine
-from mendiff.data.geometry import Geometry
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import DivergedError, InputError
 from mendiff.methods.base import Method, MethodConfig, Progress, find_method, find_preset, no_progress
@@ -216,7 +215,7 @@ class MethodModule(HeldBack, Stored):
         loader = self.trainer.train_dataloader
         if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__getitem__"):
             raise InputError("train_dataloaders: expected a single DataLoader with an indexable data set.")
-        self._check_geometry(loader.dataset)
+        check_geometry(loader.dataset, self.config)
         self.hold_back(self._identities(loader))
         with self._whole():
             self._decide_upright()
@@ -227,16 +226,6 @@ class MethodModule(HeldBack, Stored):
                 self._codec_fitted = True
             self.method.prepare(self.method.framed(self._seen_batches))
         self.average.start(self._trained())
-
-    def _check_geometry(self, images: Any) -> None:
-        """Refuse letterboxing and tiles for images that a pre-processor stretches."""
-        wanted = Geometry.of(self.config)
-        given = images.geometry if isinstance(images, GoodImages) else Geometry(wanted.side)
-        if given != wanted and not (given.stretches and wanted.stretches):
-            raise InputError(
-                "config: expected resize='stretch' and tile=0 for images that are resized by the data set or "
-                "anomalib's pre-processor; fit with mendiff.fit for letterboxed images or tiles."
-            )
 
     def _decide_upright(self) -> None:
         """Decide from the good images whether images are rotated upright; see MethodConfig.upright."""

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mendiff.data.image_files import find_images
 from mendiff.data.reading import Picture, read_image, to_rgb
 from mendiff.errors import InputError
 
@@ -137,3 +138,21 @@ def in_float32(image: Tensor) -> Tensor:
         )
     kind = str(image.dtype).removeprefix("torch.")
     raise InputError(f"image: expected a float32 tensor in [0,1], got {kind}; {hint}.")
+
+
+def as_list(images: Any) -> list[Any]:
+    """A list of single pictures from one or more pictures of any type; InputError for none.
+
+    A folder stands for its images, see find_images.
+    """
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
+        images = list(images)
+    given = list(images) if isinstance(images, list | tuple) else [images]
+    listed = [one for some in given for one in (find_images(Path(some)) if _is_folder(some) else [some])]
+    if not listed:
+        raise InputError("images: expected at least one image, got none.")
+    return listed
+
+
+def _is_folder(image: Any) -> bool:
+    return isinstance(image, str | Path) and Path(image).is_dir()

@@ -188,3 +188,29 @@ def _in_float(result: Any) -> Any:
         return [_in_float(one) for one in result]
     half = isinstance(result, Tensor) and result.dtype == torch.bfloat16
     return result.float() if half else result
+
+
+def placed(
+    network: nn.Module, parts: Mapping[str, nn.Module], device: str, *, offload: bool, half: bool
+) -> None:
+    """Move a network to a device, if requested with less memory for prediction.
+
+    Args:
+        network: a method.
+        parts: its large networks by name.
+        device: torch device name.
+        offload: keep the parts on the CPU, and one at a time on the device; see Offload.
+        half: store the weights of the parts in bfloat16; see store_bf16.
+    """
+    place = torch.empty(0, device=device).device
+    for part in parts.values() if half else ():
+        store_bf16(part, place, fast=multiplies_bf16(place))
+    if not offload:
+        network.to(device)
+        return
+    for one in network.children():
+        if not any(one is part for part in parts.values()):
+            one.to(device)
+    for name, buffer in network.named_buffers(recurse=False):
+        setattr(network, name, buffer.to(device))
+    Offload(parts, place)

@@ -136,6 +136,12 @@ class Frame:
         turned = _sampled(picture, self._back, "bicubic", "border").clamp(0, 1)
         return seen * turned + (1 - seen) * self._given
 
+    def undo_panel(self, pixels: Tensor) -> Tensor:
+        """Transform a picture (3,h,w) or a map (1,h,w) back to the original orientation."""
+        if len(pixels) == 1 or pixels.shape[-2:] != self.image.shape[-2:]:
+            return self.undo_map(pixels[None])[0]
+        return self.undo_picture(pixels[None])[0]
+
 
 def _affine(pose: Pose, like: Tensor) -> tuple[Tensor, Tensor]:
     """Affine matrices of the alignment and of its inverse, two (B,2,3)."""

@@ -12,7 +12,8 @@ from mendiff.checkpoints.codecs import read_codec_config
 from mendiff.checkpoints.files import sha256_of_json
 from mendiff.data.dataset import Category
 from mendiff.errors import InputError
-from mendiff.evaluation.ablations import Row, ablation
+from mendiff.evaluation.ablations import ablation
+from mendiff.evaluation.rows import Row
 from mendiff.evaluation.suites import Suite
 from mendiff.evaluation.tables import unique
 from mendiff.methods.base import METHODS, find_method

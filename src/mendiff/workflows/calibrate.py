@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mendiff.calibration import MINIMUM, Calibration
-from mendiff.checkpoints.store import categories_of, load, save
+from mendiff.checkpoints.model_folder import categories_of
+from mendiff.checkpoints.store import load, save
 from mendiff.data.dataset import open_data
 from mendiff.errors import InputError, check_range
 from mendiff.model import Model

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from mendiff.checkpoints.model_folder import CONFIG
 from mendiff.checkpoints.provenance import fitted_of
-from mendiff.checkpoints.store import CONFIG, load
+from mendiff.checkpoints.store import load
 from mendiff.data.dataset import Category
 from mendiff.errors import InputError
 from mendiff.inspection import stacked

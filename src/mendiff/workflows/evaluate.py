@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mendiff.checkpoints.store import categories_of, load, read_config
+from mendiff.checkpoints.model_folder import categories_of, read_config
+from mendiff.checkpoints.store import load
 from mendiff.data.dataset import Category, open_data
 from mendiff.data.samples import Use
 from mendiff.errors import InputError, check_range

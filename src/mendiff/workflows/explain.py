@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mendiff.checkpoints.files import FULL, write_json
-from mendiff.checkpoints.store import CONFIG, categories_of, load, read_config
+from mendiff.checkpoints.model_folder import CONFIG, categories_of, read_config
+from mendiff.checkpoints.store import load
 from mendiff.data.dataset import Sample
 from mendiff.data.images import encode, resize_mask, save_png
 from mendiff.data.masks import Mask

@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from mendiff.checkpoints.files import sha256_of, write_json
+from mendiff.checkpoints.model_folder import CONFIG as MODEL
 from mendiff.checkpoints.names import check_finite
 from mendiff.checkpoints.pretrained import timm_file
-from mendiff.checkpoints.store import CONFIG as MODEL
 from mendiff.checkpoints.store import load
 from mendiff.checkpoints.weights import read_weights, write_weights
 from mendiff.data.cache import ImageCache

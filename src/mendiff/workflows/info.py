@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mendiff.checkpoints.model_folder import categories_of
 from mendiff.checkpoints.provenance import Fitted, fitted_of
-from mendiff.checkpoints.store import categories_of, load
+from mendiff.checkpoints.store import load
 from mendiff.data.suitability import vanishing
 from mendiff.evaluation.operating import RATES
 from mendiff.methods.base import describe_parameters

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.files import write_json
-from mendiff.checkpoints.store import categories_of, load
+from mendiff.checkpoints.model_folder import categories_of
+from mendiff.checkpoints.store import load
 from mendiff.data.dataset import Category, open_data
 from mendiff.data.samples import Use
 from mendiff.data.suitability import own_size

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mendiff.checkpoints.files import fingerprint_of_files
-from mendiff.checkpoints.store import CALIBRATION, CONFIG, load
+from mendiff.checkpoints.model_folder import CALIBRATION, CONFIG
+from mendiff.checkpoints.store import load
 from mendiff.data.labels import inspected_notes
 from mendiff.errors import InputError, check_range
 from mendiff.model import Model

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from mendiff.checkpoints.files import as_json, write_json
+from mendiff.checkpoints.model_folder import categories_of
 from mendiff.checkpoints.provenance import fitted_of
-from mendiff.checkpoints.store import categories_of, load, save
+from mendiff.checkpoints.store import load, save
 from mendiff.data.dataset import Category, open_data
 from mendiff.data.images import write_bytes
 from mendiff.data.samples import Use
