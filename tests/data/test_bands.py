@@ -22,7 +22,7 @@ GROWTH = """
 import resource, sys
 from pathlib import Path
 import numpy as np, torch
-from mendiff.workflows.predict import ImageOutput
+from mendiff.workflows.images import ImageOutput
 from mendiff.data.images import resize
 
 def peak():

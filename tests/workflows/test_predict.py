@@ -14,7 +14,7 @@ from PIL import Image
 
 import mendiff.model as mendiff_model
 from mendiff.checkpoints.store import load
-from mendiff.workflows import predict
+from mendiff.workflows import images as drawing
 from tests.commands import draw, picture, size
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
@@ -173,14 +173,14 @@ def test_what_goes_wrong_with_one_image_is_that_ones_own(
 
 
 def test_an_image_whose_pictures_cannot_be_written_keeps_its_score(run, model, data, tmp_path, monkeypatch):
-    save = predict.save_bands
+    save = drawing.save_bands
 
     def fail(path, *args):
         if path.parts[-3:] == ("reconstructions", "scratch", "0.png"):
             raise OSError(errno.EINVAL, "Invalid argument", str(path))
         save(path, *args)
 
-    monkeypatch.setattr(predict, "save_bands", fail)
+    monkeypatch.setattr(drawing, "save_bands", fail)
     code, _, err = run("predict", model, data / "test", "-o", tmp_path / "found")
     assert code == 3
     assert "the pictures of 1 could not be written" in err.splitlines()[-1]
@@ -193,14 +193,14 @@ def test_an_image_whose_pictures_cannot_be_written_keeps_its_score(run, model, d
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
 def test_a_full_disk_keeps_what_was_found_so_far(run, model, data, tmp_path, monkeypatch, number):
-    save = predict.save_bands
+    save = drawing.save_bands
 
     def full(path, *args):
         if path.parts[-3:] == ("heat_maps", "scratch", "1.png"):
             raise OSError(number, os.strerror(number), str(path))
         save(path, *args)
 
-    monkeypatch.setattr(predict, "save_bands", full)
+    monkeypatch.setattr(drawing, "save_bands", full)
     code, _, err = run("predict", model, data / "test", "-o", tmp_path / "found")
     kept, sentence = tmp_path / "found-unfinished", err.splitlines()[-1]
     assert code == 2
@@ -213,7 +213,7 @@ def test_a_full_disk_keeps_what_was_found_so_far(run, model, data, tmp_path, mon
 
 def test_large_pictures_are_read_again_and_come_out_the_same(run, model, data, tmp_path, monkeypatch):
     assert run("predict", model, data / "test", "-o", tmp_path / "kept", "--json")[0] == 0
-    monkeypatch.setattr(predict, "KEPT_BYTES", 0)
+    monkeypatch.setattr(drawing, "KEPT_BYTES", 0)
     assert run("predict", model, data / "test", "-o", tmp_path / "again", "--json")[0] == 0
     written = sorted(path.relative_to(tmp_path / "kept") for path in (tmp_path / "kept").rglob("*.*"))
     assert len(written) == 5 + 3 * 4
@@ -243,14 +243,14 @@ def test_predict_names_and_counts_the_files_that_it_passes_over(run, model, data
 def test_a_folder_that_comes_up_while_predict_runs_stays_and_the_findings_too(
     run, model, data, tmp_path, monkeypatch
 ):
-    out, save = tmp_path / "found", predict.save_bands
+    out, save = tmp_path / "found", drawing.save_bands
 
     def meanwhile(*args):
         out.mkdir(exist_ok=True)
         (out / "mine").write_text("mine")
         save(*args)
 
-    monkeypatch.setattr(predict, "save_bands", meanwhile)
+    monkeypatch.setattr(drawing, "save_bands", meanwhile)
     code, told, err = run("predict", model, data / "test", "-o", out, "--json")
     assert (code, told) == (2, "")
     assert err.endswith(f"the result (findings) is in {tmp_path / 'found-2'}.\n")
