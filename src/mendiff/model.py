@@ -231,13 +231,17 @@ class Model:
             for row in joined(prepared, self.geometry, find, batch_size):
                 height, width = row.anomaly_map.shape[-2:]
                 area = None if self.area is None else self.area.at(height, width)
-                yield inspected(row, area, self.method.score, self.image_size)
+                yield inspected(row, area, self.score, self.image_size)
             return
         for first in range(0, len(prepared), batch_size):
             try:
                 yield from single(find(torch.stack(list(prepared[first : first + batch_size]))))
             except NotFiniteError as error:
                 raise NotFiniteError([first + row for row in error.rows]) from error
+
+    def score(self, anomaly_map: Tensor, pixels: int) -> Tensor:
+        """Image scores of anomaly maps, see Method.score."""
+        return self.method.score(anomaly_map, pixels)
 
     @torch.no_grad()
     def predict_batch(self, batch: Tensor, *, explain: bool = False) -> Detection:

@@ -64,6 +64,18 @@ def test_the_demos_own_settings_make_a_network_for_its_pictures(method):
     assert config.training.steps <= 1200
 
 
+def test_an_interrupted_demo_keeps_nothing_and_says_so(run, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mendiff.workflows.demo._fit_and_report", interrupted)
+    monkeypatch.setattr("mendiff.workflows.demo.make_data", lambda *_: None)
+    code, _, err = run("demo", "-o", tmp_path / "demo")
+    assert code == 130
+    assert "interrupted; nothing is kept: run the same command to start again; --set" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["cwd"]
+
+
 def test_a_slip_in_the_demos_settings_shows_before_anything_is_drawn(refused, monkeypatch):
     monkeypatch.setattr("mendiff.workflows.demo.make_data", lambda *_: pytest.fail("drawn"))
     assert "config.training: expected some of" in refused("demo", "--set", "training.stps=3")

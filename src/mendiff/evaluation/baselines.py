@@ -41,7 +41,11 @@ class MedianColour:
         1 % of the map.
         """
         maps = (_residuals(images) / self.scales[:, None, None, None, None]).mean(dim=0)
-        return top_share_mean(maps, HIGHEST), maps
+        return self.score(maps), maps
+
+    def score(self, maps: Tensor, pixels: int = 0) -> Tensor:
+        """Scores of maps, see top_share_mean."""
+        return top_share_mean(maps, HIGHEST, pixels)
 
 
 def fit_median_colour(images: Tensor) -> MedianColour:
@@ -82,7 +86,11 @@ class MemoryBank:
         found = [self.bank(*_described(self.features, image)) for image in images.split(1)]
         maps = F.interpolate(torch.cat(found), size=images.shape[-2:], mode="bilinear", align_corners=False)
         maps = gaussian_blur(maps, SIGMA_SHARE * images.shape[-1])
-        return top_share_mean(maps, TOP_SHARE), maps
+        return self.score(maps), maps
+
+    def score(self, maps: Tensor, pixels: int = 0) -> Tensor:
+        """Scores of maps, see top_share_mean."""
+        return top_share_mean(maps, TOP_SHARE, pixels)
 
 
 @torch.no_grad()

@@ -7,27 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mendiff.checkpoints.provenance import fitted_of
-from mendiff.diffusion.random import PerImageRandom, content_seeds
+from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import Method, find_method
 from mendiff.model import Model
 from mendiff.training.random import seed_of
-from mendiff.training.split import held_back_and_seen
+from mendiff.training.split import split_seeds
 from mendiff.training.step import Learner
 
 
-def untrained(model: Model, held_back: Sequence[Tensor], seen: Sequence[Tensor], seed: int = 0) -> Model:
+def untrained(model: Model, held_back: Sequence[Any], seen: Sequence[Any], seed: int = 0) -> Model:
     """A copy of the model with its trained networks reset and trained for a single step, recalibrated.
 
     Frozen networks (features, codec) and the images for scales and thresholds stay the same.
 
     Args:
         model: fitted; not changed.
-        held_back: held-back good images (3,S,S) of its fit.
+        held_back: held-back good images of its fit, of any type (see Pictures).
         seen: its training images.
         seed: of the new weights and of the step.
     """
@@ -36,20 +37,22 @@ def untrained(model: Model, held_back: Sequence[Tensor], seen: Sequence[Tensor],
         torch.default_generator.manual_seed(seed)
         method = find_method(model.name)(model.method.config)
     _take_frozen(model.method, method)
-    _take_a_step(method.to(device).train(), list(seen) or list(held_back), seed)
-    fresh = Model(model.name, method.eval(), model.calibration, model.info)
+    first = (list(seen) or list(held_back))[: method.config.training.batch_size]
+    _take_a_step(method.to(device).train(), model.geometry.sample(map(model.prepare, first), 1), seed)
+    fresh = Model(model.name, method.eval(), model.calibration, model.info, area=model.area)
     return fresh.calibrated(list(held_back), list(seen) or None, category=model.category)
 
 
-def untrained_on(model: Model, images: Sequence[Tensor], seed: int = 0) -> Model:
-    """`untrained` with good images (3,S,S), split into held-back and training images as in the model's fit.
+def untrained_on(model: Model, images: Sequence[Any], seed: int = 0) -> Model:
+    """`untrained` with good images of any type, split into held-back and training images as in the fit.
 
     If none of them was held back, they are split as in a new fit.
     """
     fitted = fitted_of(model.info)
-    seeds = set(content_seeds(torch.stack(list(images))).tolist())
-    kept = sorted(seeds & set(fitted.held_back)) if fitted is not None else []
-    return untrained(model, *held_back_and_seen(images, kept or None), seed)
+    by_seed = {model.geometry.seed(model.prepare(one)): one for one in images}
+    kept = sorted(by_seed.keys() & set(fitted.held_back)) if fitted is not None else []
+    held_back, seen = split_seeds(list(by_seed), kept or None)
+    return untrained(model, [by_seed[one] for one in held_back], [by_seed[one] for one in seen], seed)
 
 
 def _take_frozen(fitted: Method, method: Method) -> None:
@@ -60,10 +63,10 @@ def _take_frozen(fitted: Method, method: Method) -> None:
     method.load_state_dict({name: theirs[name] if name in kept else one for name, one in own.items()})
 
 
-def _take_a_step(method: Method, images: Sequence[Tensor], seed: int) -> None:
-    """A single training step on the first images, at the initial learning rate."""
+def _take_a_step(method: Method, inputs: Tensor, seed: int) -> None:
+    """A single training step on network inputs (B,3,S,S), at the initial learning rate."""
     plan = replace(method.config.training, ema=0.0)
-    batch = torch.stack(list(images[: plan.batch_size])).to(next(method.parameters()).device)
+    batch = inputs.to(next(method.parameters()).device)
     rng = PerImageRandom(torch.tensor([seed_of(seed, place) for place in range(len(batch))]))
     with torch.enable_grad():
         Learner(method, plan).descend(method.training_loss(method.frame(batch).image, rng), step=0)

@@ -42,6 +42,9 @@ SEEN = 24
 """Training images per category from which the statistics of the read-out are estimated."""
 CALIBRATION = 12
 """Held-back good images per category, for thresholds."""
+INTERRUPTED = (
+    "nothing is kept: run the same command to start again; --set training.steps=300 makes the demo shorter"
+)
 
 
 def run(options: DemoOptions, reporter: Reporter) -> dict[str, Any]:
@@ -61,11 +64,14 @@ def run(options: DemoOptions, reporter: Reporter) -> dict[str, Any]:
     noun = "categories" if count > 1 else "category"
     length = "about four minutes on two free cores"
     reporter.say(f"{count} {noun}, trained on good images only, on {plan.device}; {length}")
-    with exclusive_output(options.out, "demo"), new_folder(place) as draft:
-        draw(draft / "data", config, reporter)
-        result = _fit_and_report(draft, plan, reporter)
-        result["seconds"] = round(time.monotonic() - began, 1)
-        write_json(draft / "demo.json", result)
+    try:
+        with exclusive_output(options.out, "demo"), new_folder(place) as draft:
+            draw(draft / "data", config, reporter)
+            result = _fit_and_report(draft, plan, reporter)
+            result["seconds"] = round(time.monotonic() - began, 1)
+            write_json(draft / "demo.json", result)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(INTERRUPTED) from interrupt
     reporter.say(f"done in {result['seconds']:.0f} s; open {options.out / 'report.html'} in a browser")
     reporter.say("next: mendiff fit YOUR-GOOD-PHOTOS -o model, then mendiff predict model PHOTOS -o findings")
     return result

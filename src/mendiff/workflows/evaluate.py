@@ -28,7 +28,6 @@ from mendiff.runs.common import (
     readable_categories,
     threshold_table,
 )
-from mendiff.runs.geometry import check_plain
 from mendiff.runs.groups import measure_groups
 from mendiff.runs.places import Place, check_output, new_folder
 from mendiff.runs.reporting import Reporter
@@ -114,8 +113,6 @@ def _outcomes(
             fitted = opened(category.name)
         else:
             fitted = shared = shared or opened()
-        if options.controls:
-            check_plain(fitted.method.config, "--controls", fitted.area)
         with fitted.in_half(options.half):
             outcomes[category.name] = _evaluated(fitted, category, options, side, explained, reporter)
     return outcomes, fitted

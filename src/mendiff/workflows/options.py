@@ -85,6 +85,7 @@ class DemoOptions(Options):
     EXAMPLES: ClassVar = (
         "mendiff demo",
         "mendiff demo -o my-demo --json",
+        "mendiff demo --categories tile --set training.steps=300  # shorter, and less accurate",
         "mendiff demo --make-data parts",
     )
     SETTINGS: ClassVar = SETTINGS
