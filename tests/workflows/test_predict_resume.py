@@ -165,6 +165,7 @@ def test_an_unfinished_run_is_neither_lost_nor_continued_unasked(run, refused, m
     assert "found-unfinished: expected no unfinished run into" in sentence
     assert "add --resume to continue it, or --overwrite to start again" in sentence
     others = refused("predict", model, photos / "b", "-o", tmp_path / "found", "--resume")
+    assert "Partial results" not in others
     assert f"was begun with the images of {photos}, not of {photos / 'b'}; give the same, or start" in others
     sentence = refused(*words, "--resume", "--false-alarm-rate", "0.5")
     assert re.search(r"with a threshold of \S+, not of \S+; give the same --false-alarm-rate, or", sentence)

@@ -78,18 +78,11 @@ def _is_ours(folder: Path) -> bool:
     return (folder / SETTINGS).is_file() or all(one.name.startswith(".") for one in folder.iterdir())
 
 
-def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Store what determines the rows; InputError if a run with other settings began the folder.
-
-    Args:
-        folder: of the run.
-        settings: "model", "images", "threshold", and options by their names in Python.
-    """
-    file = folder / SETTINGS
-    if not file.is_file():
-        write_json(file, settings)
+def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raise InputError if a run with other settings began the folder."""
+    if not (folder / SETTINGS).is_file():
         return
-    before = read_json(file)
+    before = read_json(folder / SETTINGS)
     for name, value in settings.items():
         if before.get(name) != value:
             raise InputError(
@@ -113,21 +106,28 @@ def _difference(name: str, before: Any, now: Any) -> str:
 
 
 @contextmanager
-def growing_folder(growing: Growing, out: Path, worth: str) -> Iterator[Path]:
+def growing_folder(growing: Growing, out: Path, worth: str, settings: Mapping[str, Any]) -> Iterator[Path]:
     """The folder to write into, which becomes the output if the block succeeds.
 
-    If the block fails, the folder stays if it has the file `worth`, or if it was there before.
+    If the block fails, the folder stays if it has the file `worth`, or if it was there before. Raises
+    InputError if a run with other settings began the folder.
 
     Args:
         growing: from check_growing.
         out: the output folder as the user named it, for messages.
         worth: a file name.
+        settings: what determines the rows: "model", "images", "threshold", and options by their names in
+            Python.
     """
     folder = growing.folder
+    if growing.resumed:
+        _check_settings(folder, settings)
     with parents_of(folder):
         _prepare(growing)
         try:
             with writing(out):
+                if not (folder / SETTINGS).is_file():
+                    write_json(folder / SETTINGS, settings)
                 yield folder
         except BaseException as error:
             if (folder / worth).is_file():

@@ -21,7 +21,7 @@ from mendiff.runs.locks import exclusive_output
 from mendiff.runs.reporting import Reporter
 from mendiff.runs.rows import TABLE, Findings, written
 from mendiff.runs.thresholds import check_rate
-from mendiff.runs.unfinished import Growing, check_growing, check_settings, growing_folder
+from mendiff.runs.unfinished import Growing, check_growing, growing_folder
 from mendiff.runs.watching import Arrivals
 from mendiff.workflows.images import inspected
 from mendiff.workflows.options import PredictOptions
@@ -61,18 +61,17 @@ def _all(model: Model, options: PredictOptions, growing: Growing, reporter: Repo
     warn_of_dark_images([path for path, _ in named], model.method.config.bit_depth, reporter)
     if passed:
         reporter.warn(skipped_sentence(passed))
-    with growing_folder(growing, options.out, TABLE) as folder:
-        check_settings(folder, _settings(options, model))
-        with (
-            Findings(folder, _head(options, model), passed) as findings,
-            reporter.bar("predicting: images") as update,
-        ):
-            for place, row in _rows(model, named, done, options, folder):
-                _add(findings, row, reporter)
-                update(place, len(named), "")
-            if not findings.scored:
-                raise InputError(f"{findings.error} No image could be read.")
-            findings.finish()
+    with (
+        growing_folder(growing, options.out, TABLE, _settings(options, model)) as folder,
+        Findings(folder, _head(options, model), passed) as findings,
+        reporter.bar("predicting: images") as update,
+    ):
+        for place, row in _rows(model, named, done, options, folder):
+            _add(findings, row, reporter)
+            update(place, len(named), "")
+        if not findings.scored:
+            raise InputError(f"{findings.error} No image could be read.")
+        findings.finish()
     reporter.say(f"{summary(findings, model.threshold)}; see {options.out}")
     return findings.content(True, options.out)
 
@@ -81,8 +80,7 @@ def _watched(model: Model, options: PredictOptions, growing: Growing, reporter: 
     """Score images as they come, until Ctrl-C."""
     done, names = written(growing.folder) if growing.resumed else (Counter[str](), {})
     arrivals, head = Arrivals(options.images, done, names), _head(options, model)
-    with growing_folder(growing, options.out, TABLE) as folder:
-        check_settings(folder, _settings(options, model))
+    with growing_folder(growing, options.out, TABLE, _settings(options, model)) as folder:
         with suppress(KeyboardInterrupt), Findings(folder, head) as findings:
             places = ", ".join(map(str, options.images))
             reporter.say(f"watching {places}; rows and pictures are in {folder}; Ctrl-C ends")
