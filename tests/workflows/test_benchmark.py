@@ -136,16 +136,17 @@ def test_a_folder_of_other_work_is_refused(parts, finished, capsys):
 
 
 def test_jobs_run_at_once_in_processes_of_their_own_and_one_that_fails_is_named(parts, tmp_path, capsys):
-    code = run(parts, tmp_path / "run", "patchcore", "--categories", "nut", "--jobs", "2")
+    words = ("memory-bank", "--features", "resnet18", "--categories", "nut", "--jobs", "2")
+    code = run(parts, tmp_path / "run", *words)
 
-    told = capsys.readouterr().err
+    told = " ".join(capsys.readouterr().err.split())
     assert code == 2
     assert "1 of 2 jobs failed" in told
-    assert "patchcore: expected a pretrained backbone" in told
+    assert "memory-bank-nut-0: --features: expected --features-weights, too" in told
     results = json.loads((tmp_path / "run/results.json").read_text())["results"]
     assert [one["label"] for one in results] == ["median-colour"]
     logs = (tmp_path / "run/jobs").glob("*/log.txt")
-    assert sorted(one.parent.name for one in logs) == ["median-colour-nut-0", "patchcore-nut-0"]
+    assert sorted(one.parent.name for one in logs) == ["median-colour-nut-0", "memory-bank-nut-0"]
 
 
 @pytest.mark.parametrize(

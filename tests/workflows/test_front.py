@@ -10,6 +10,7 @@ import mendiff
 from mendiff.data.images import save_png, to_picture
 from mendiff.methods.glad import Glad
 from mendiff.runs.reporting import Reporter
+from mendiff.workflows import tune as tuning
 from tests.networks import SMALL_UNET
 
 SMALL = {
@@ -74,16 +75,14 @@ def test_evaluation_holds_metrics_by_category_and_shows_them_as_a_table(model, p
     assert shown.count("<tr>") == 2
 
 
-def test_tune_gives_a_model_and_all_trials(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(Glad, "SEARCHED", {"start_timesteps": [[50], [900]]})
-    for index in range(40):  # six are held back
-        save(pictures[index % 4] * (1 - 0.01 * index), tmp_path / f"good/{index}.png")
-    fitted = mendiff.fit(tmp_path / "good", settings=SMALL)
-    tuned = mendiff.tune(fitted, tmp_path / "good", repetitions=2)
-    assert [one["value"] for one in tuned.trials] == [[50, 200], [50], [900]]
-    assert tuned.changes in ({}, {"start_timesteps": [50]}, {"start_timesteps": [900]})
+def test_tune_gives_a_model_and_all_trials(model, part, monkeypatch):
+    monkeypatch.setattr(Glad, "SEARCHED", {"start_timesteps": [[900]]})
+    monkeypatch.setattr(tuning, "FEWEST", 4)
+    tuned = mendiff.tune(model, part, repetitions=2)
+    assert [one["value"] for one in tuned.trials] == [[50, 200], [900]]
+    assert tuned.changes in ({}, {"start_timesteps": [900]})
     assert tuned.model.info["tuned"] == tuned.changes
-    assert tuned.model.predict(tmp_path / "good/0.png").score.isfinite().all()
+    assert tuned.model.predict(part / "train/good/0.png").score.isfinite().all()
 
 
 def test_tune_needs_six_held_back_images(model, part):

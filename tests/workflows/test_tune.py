@@ -22,9 +22,9 @@ from mendiff.workflows.tune import Trial
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """Forty striped pictures."""
+    """Fourteen striped pictures, of which four are held back."""
     folder, rng = tmp_path_factory.mktemp("good"), np.random.default_rng(0)
-    for number in range(40):
+    for number in range(14):
         image = np.full((32, 32, 3), 120, np.uint8) + rng.integers(0, 9, (32, 32, 3), dtype=np.uint8)
         image[:, ::8] += 60
         Image.fromarray(image).save(folder / f"{number}.png")
@@ -47,6 +47,7 @@ def folder(fitted, tmp_path):
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     monkeypatch.setattr(Glad, "SEARCHED", {"start_timesteps": [[50], [900]], "threshold": [0.3]})
+    monkeypatch.setattr(tune, "FEWEST", 4)
 
 
 def trial(*merits):
@@ -132,12 +133,9 @@ def test_bad_input_is_one_sentence(folder, good, tmp_path, capsys, options, sent
     assert not (tmp_path / "out").exists()
 
 
-def test_too_few_good_images_are_refused(folder, good, tmp_path, capsys):
-    some = tmp_path / "some"
-    some.mkdir()
-    for path in sorted(good.iterdir())[:9]:
-        (some / path.name).write_bytes(path.read_bytes())
+def test_too_few_good_images_are_refused(folder, good, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tune, "FEWEST", 6)
 
-    assert main(["tune", str(folder), str(some), "-o", str(tmp_path / "out")]) == 2
+    assert main(["tune", str(folder), str(good), "-o", str(tmp_path / "out")]) == 2
 
-    assert "held-back good images" in capsys.readouterr().err
+    assert "expected at least 6 held-back good images" in capsys.readouterr().err
