@@ -91,43 +91,14 @@ def train(
         progress: called after every step with (step, steps, loss).
         stages: receives the progress of stages before and after the steps.
     """
-    from anomalib.callbacks import ModelCheckpoint
-    from anomalib.engine import Engine
-
-    place = torch.device(processes.device)
-    several = processes.count > 1
     module.hold_back(images.identities)
-    others = [
-        [at for at in group if images.identities[at][0] not in module.held_back]
-        for group in groups or [range(len(images))]
-    ]
-    others = [group for group in others if group]  # all images of a small group may be held back
-    loader = DataLoader(
-        images,
-        batch_sampler=_StepOrder(module, others),
-        collate_fn=images.collate_fn,
-        generator=generator(0),
-    )
-    path = workdir / CHECKPOINT
+    loader = _loader(module, images, groups or [range(len(images))])
     module.codec_stage = CodecStage(
         workdir / CODEC_CHECKPOINT, resume, partial(stages, "fitting the codec: steps")
     )
     module.progress = stages
-    last = ModelCheckpoint(dirpath=workdir, filename=path.stem, enable_version_counter=False)
-    engine = Engine(
-        callbacks=[last, _Watcher(path, progress)],
-        default_root_dir=workdir,
-        max_steps=module.config.training.steps,
-        accumulate_grad_batches=module.config.training.accumulate,
-        accelerator=place.type,
-        devices=[place.index or 0] if place.type == "cuda" and not several else processes.devices,
-        num_nodes=processes.nodes,
-        strategy=_strategy(module, processes),
-        use_distributed_sampler=False,  # _StepOrder distributes the images
-        precision=trainer_precision(module.config.training, processes.device),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    path = workdir / CHECKPOINT
+    engine = _engine(module, workdir, processes, _Watcher(path, progress))
     try:
         engine.fit(module, train_dataloaders=loader, ckpt_path=path if resume and path.is_file() else None)
     except SystemExit as error:  # Lightning raises this on Ctrl-C
@@ -135,6 +106,37 @@ def train(
     finally:
         module.progress = no_progress
     module.gather()
+
+
+def _loader(module: MethodModule, images: GoodImages, groups: Sequence[Sequence[int]]) -> DataLoader[Any]:
+    """The batches of the images that are not held back; all images of a small group may be held back."""
+    others = [[at for at in group if images.identities[at][0] not in module.held_back] for group in groups]
+    order = _StepOrder(module, [group for group in others if group])
+    return DataLoader(images, batch_sampler=order, collate_fn=images.collate_fn, generator=generator(0))
+
+
+def _engine(module: MethodModule, workdir: Path, processes: Processes, watcher: _Watcher) -> Any:
+    """The Engine of anomalib for the training of a module."""
+    from anomalib.callbacks import ModelCheckpoint
+    from anomalib.engine import Engine
+
+    place, plan = torch.device(processes.device), module.config.training
+    single = place.type == "cuda" and processes.count == 1
+    name = Path(CHECKPOINT).stem
+    return Engine(
+        callbacks=[ModelCheckpoint(dirpath=workdir, filename=name, enable_version_counter=False), watcher],
+        default_root_dir=workdir,
+        max_steps=plan.steps,
+        accumulate_grad_batches=plan.accumulate,
+        accelerator=place.type,
+        devices=[place.index or 0] if single else processes.devices,
+        num_nodes=processes.nodes,
+        strategy=_strategy(module, processes),
+        use_distributed_sampler=False,  # _StepOrder distributes the images
+        precision=trainer_precision(plan, processes.device),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def _strategy(module: MethodModule, processes: Processes) -> Any:

@@ -92,20 +92,29 @@ def save(
     draft.mkdir()
     try:
         with writing(folder):
-            shared = method.state_dict()
-            check_finite(shared, f"{folder}: the model", method.INFINITE)
-            files = _write_learned(draft, "", shared, calibration) | _write_area(draft, "", area)
-            for category, model in categories:
-                state = model.method.state_dict()
-                check_finite(state, f"{folder}: the model of {category}", method.INFINITE)
-                own = {key: value for key, value in state.items() if not torch.equal(value, shared[key])}
-                place = f"{CATEGORIES}/{category}/"
-                files |= _write_learned(draft, place, own, model.calibration)
-                files |= _write_area(draft, place, model.area)
+            own = Model(name, method, calibration, info, area=area)
+            files = _write_statistics(draft, str(folder), own, categories)
             write_json(draft / CONFIG, sealed({**config, "files": files}, str(folder / CONFIG)))
             os.rename(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write_statistics(
+    draft: Path, where: str, shared: Model, categories: Iterable[tuple[str, Model]]
+) -> dict[str, str]:
+    """Write weights, calibration and area of a model and of its categories; returns the hashes by name."""
+    weights = shared.method.state_dict()
+    check_finite(weights, f"{where}: the model", shared.method.INFINITE)
+    files = _write_learned(draft, "", weights, shared.calibration) | _write_area(draft, "", shared.area)
+    for category, model in categories:
+        state = model.method.state_dict()
+        check_finite(state, f"{where}: the model of {category}", shared.method.INFINITE)
+        own = {key: value for key, value in state.items() if not torch.equal(value, weights[key])}
+        place = f"{CATEGORIES}/{category}/"
+        files |= _write_learned(draft, place, own, model.calibration)
+        files |= _write_area(draft, place, model.area)
+    return files
 
 
 def _write_learned(

@@ -88,26 +88,9 @@ def fit_candidates(
         raise InputError(NOTHING_TO_RESUME.format(out))
     categories = readable_categories(categories, reporter, use_of(replace(plan, preset=CANDIDATES[0])))
     paths = training_paths(categories)
-    left = plan.minutes or MINUTES
-    found: dict[str, dict[str, Any]] = {}
-    tried: dict[str, Candidate] = {}
     with resumable(work / MANIFEST, out, resume):
         check_manifest(work, work / MANIFEST, _asked(plan, categories, paths), resume=resume)
-        for name in CANDIDATES:
-            started = not tried or (resume and hidden_path(work / name, "fit").is_dir())
-            full = replace(plan, preset=name, minutes=0.0)
-            candidate = full if started else _shortened(full, paths, left, reporter)
-            if candidate is None:
-                continue
-            if not (work / name / CONFIG).is_file():
-                found[name] = _fitted(candidate, categories, work / name, reporter, resume=resume)
-            model = load(work / name, plan.device)
-            minutes = model.info["seconds"] / 60
-            left -= minutes
-            tried[name] = Candidate(
-                round(minutes, 1), defect_metrics(model, paths, plan.seed, reporter, name)
-            )
-            reporter.say(_line(name, tried[name]))
+        found, tried = _tried(plan, categories, work, reporter, resume=resume)
         best = best_candidate(tried)
         model = load(work / best, plan.device)
         results = {name: asdict(candidate) for name, candidate in tried.items()}
@@ -119,6 +102,30 @@ def fit_candidates(
     reporter.say(f"model: {out} ({best}{f', compared with {others}' if others else ''})")
     result = found.get(best, {**model.info, "threshold": model.threshold})
     return {**result, "model": str(out), "preset": best, "tried": results}
+
+
+def _tried(
+    plan: Plan, categories: Sequence[Category], work: Path, reporter: Reporter, *, resume: bool
+) -> tuple[dict[str, dict[str, Any]], dict[str, Candidate]]:
+    """(summaries of the new fits, results of all candidates), by preset; the models are in `work`."""
+    paths, left = training_paths(categories), plan.minutes or MINUTES
+    found: dict[str, dict[str, Any]] = {}
+    tried: dict[str, Candidate] = {}
+    for name in CANDIDATES:
+        started = not tried or (resume and hidden_path(work / name, "fit").is_dir())
+        full = replace(plan, preset=name, minutes=0.0)
+        candidate = full if started else _shortened(full, paths, left, reporter)
+        if candidate is None:
+            continue
+        if not (work / name / CONFIG).is_file():
+            found[name] = _fitted(candidate, categories, work / name, reporter, resume=resume)
+        model = load(work / name, plan.device)
+        minutes = model.info["seconds"] / 60
+        left -= minutes
+        metrics = defect_metrics(model, paths, plan.seed, reporter, name)
+        tried[name] = Candidate(round(minutes, 1), metrics)
+        reporter.say(_line(name, tried[name]))
+    return found, tried
 
 
 def _fitted(
