@@ -62,7 +62,7 @@ def networks_on_meta():
 
 @pytest.fixture
 def built_once(networks_on_meta, monkeypatch):
-    """Methods share extractors and denoisers of equal settings."""
+    """Methods share codecs, extractors and denoisers of equal settings."""
 
     def shared(make):
         def made(*settings):
@@ -75,7 +75,8 @@ def built_once(networks_on_meta, monkeypatch):
 
     for name in METHODS:
         monkeypatch.setattr(f"{find_method(name).__module__}.make_features", shared(make_features))
-    monkeypatch.setattr("mendiff.nets.denoiser.build", shared(build))
+    for part in ("codec", "denoiser"):
+        monkeypatch.setattr(f"mendiff.nets.{part}.build", shared(build))
 
 
 @pytest.mark.usefixtures("built_once")
