@@ -107,21 +107,20 @@ def _bench(options: BenchmarkOptions, known: Sequence[Category]) -> Bench:
     rows, multi_class = chosen_rows(
         suite, options.ablation, options.methods, options.settings, options.preset
     )
-    given = {one.name: getattr(options, one.name) for one in fields(SharedInputs)}
+    weights = options.features_weights
+    same = {
+        name: getattr(options, name) for name in ("layout", "preset", "features", "features_input", "half")
+    }
     return Bench(
         rows=rows,
         categories=names_of(suite, known),
         multi_class=options.multi_class or multi_class,
         data=options.data.resolve(),
-        layout=options.layout,
         seeds=options.seeds or [0],
-        preset=options.preset,
-        features=options.features,
-        features_weights=None if options.features_weights is None else options.features_weights.resolve(),
-        features_input=options.features_input,
+        features_weights=None if weights is None else weights.resolve(),
         suite=suite,
-        given=SharedInputs(**given),
-        half=options.half,
+        given=SharedInputs(**{one.name: getattr(options, one.name) for one in fields(SharedInputs)}),
+        **same,
     )
 
 

@@ -87,22 +87,13 @@ class Job:
     @property
     def plan(self) -> Plan:
         """Plan of the fit, for mendiff's methods."""
-        return Plan(
-            self.method,
-            self.preset,
-            self.settings,
-            features=self.features,
-            features_weights=self.weights,
-            features_input=self.features_input,
-            seed=self.seed,
-            device=self.device,
-            statistics=self.statistics,
-            balance="category" if len(self.categories) > 1 else "image",
-            codec=None if self.codec is None else Path(self.codec),
-            pretrained=self.pretrained,
-            prompt=None if self.prompt is None else Path(self.prompt),
-            textures=None if self.textures is None else Path(self.textures),
-        )
+        same: dict[str, Any] = {
+            one.name: vars(self)[one.name] for one in fields(Plan) if one.name in vars(self)
+        }
+        for name in ("codec", "prompt", "textures"):
+            same[name] = None if same[name] is None else Path(same[name])
+        same["features_weights"] = self.weights
+        return Plan(**same, balance="category" if len(self.categories) > 1 else "image")
 
     @property
     def from_hub(self) -> dict[str, str]:
