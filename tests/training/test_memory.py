@@ -1,6 +1,7 @@
 """What a rehearsal on fakes says, against the same step on real tensors."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -16,9 +17,14 @@ from mendiff.training.optimizers import make_optimizer, state_bytes
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
-def rehearsed(name, config, half=False, **changes):
-    plan = replace(config.training, batch_size=4, ema=0.0, **changes)
-    return MemoryEstimator(name, config).training(plan, half)
+@pytest.fixture(scope="module")
+def estimator(tiny_config):
+    """A method's name to its estimator, which remembers what it has estimated."""
+    return cache(lambda name: MemoryEstimator(name, tiny_config(name)))
+
+
+def rehearsed(estimator, config):
+    return estimator.training(replace(config.training, batch_size=4, ema=0.0), half=False)
 
 
 def saved_bytes(method, image):
@@ -38,8 +44,8 @@ def saved_bytes(method, image):
 
 
 @every_method
-def test_rehearsed_step_takes_what_a_real_one_takes(name, tiny_config, tiny_method, pictures):
-    told = rehearsed(name, tiny_config(name))
+def test_rehearsed_step_takes_what_a_real_one_takes(name, estimator, tiny_config, tiny_method, pictures):
+    told = rehearsed(estimator(name), tiny_config(name))
     real = training_step(tiny_method(name), pictures)
     assert (told.weights, told.gradients) == (real.weights, real.gradients)
     assert told.activations == pytest.approx(real.activations, rel=0.02)
@@ -48,16 +54,16 @@ def test_rehearsed_step_takes_what_a_real_one_takes(name, tiny_config, tiny_meth
 
 
 @every_method
-def test_activations_are_what_autograd_keeps(name, tiny_config, tiny_method, pictures):
+def test_activations_are_what_autograd_keeps(name, estimator, tiny_config, tiny_method, pictures):
     method = tiny_method(name).train()
-    told = rehearsed(name, tiny_config(name)).activations
+    told = rehearsed(estimator(name), tiny_config(name)).activations
     assert told == pytest.approx(saved_bytes(method, pictures), rel=0.1)
 
 
 @every_method
-def test_rehearsed_prediction_takes_what_a_real_one_takes(name, tiny_config, tiny_method, pictures):
+def test_rehearsed_prediction_takes_what_a_real_one_takes(name, estimator, tiny_method, pictures):
     method = tiny_method(name)
-    told = MemoryEstimator(name, tiny_config(name)).prediction(4)
+    told = estimator(name).prediction(4)
     tally = StorageTracker([*method.parameters(), *method.buffers(), pictures])
     with tally:
         method.predict(pictures, torch.arange(4))
@@ -65,9 +71,9 @@ def test_rehearsed_prediction_takes_what_a_real_one_takes(name, tiny_config, tin
 
 
 @every_method
-def test_memory_grows_with_batch_and_resolution_and_shrinks_with_checkpointing(name, tiny_config):
+def test_memory_grows_with_batch_and_resolution_and_shrinks_with_checkpointing(name, estimator, tiny_config):
     config = tiny_config(name)
-    rehearsal = MemoryEstimator(name, config)
+    rehearsal = estimator(name)
     plan = replace(config.training, batch_size=4, accumulate=1)
     base = rehearsal.training(plan, half=False)
     parts = rehearsal.training(replace(plan, accumulate=2), half=False)
@@ -83,9 +89,9 @@ def test_memory_grows_with_batch_and_resolution_and_shrinks_with_checkpointing(n
 
 
 @every_method
-def test_networks_in_half_precision_weigh_half(name, tiny_config):
-    config = tiny_config(name)
-    full, half = (MemoryEstimator(name, config, half=half).prediction(2) for half in (False, True))
+def test_networks_in_half_precision_weigh_half(name, estimator, tiny_config):
+    full = estimator(name).prediction(2)
+    half = MemoryEstimator(name, tiny_config(name), half=True).prediction(2)
     assert 0.45 * full.weights < half.weights < 0.7 * full.weights
 
 
@@ -99,8 +105,8 @@ def test_training_in_half_precision_is_rehearsed_with_weights_in_float32(name, t
 
 
 @every_method
-def test_offloading_leaves_the_largest_network(name, tiny_config):
-    rehearsal = MemoryEstimator(name, tiny_config(name))
+def test_offloading_leaves_the_largest_network(name, estimator):
+    rehearsal = estimator(name)
     whole, alone = rehearsal.prediction(2), rehearsal.prediction(2, offload=True)
     assert 0 < alone.peak <= whole.peak
 
@@ -127,11 +133,10 @@ def test_optimizer_state_is_what_the_optimizer_keeps(optimizer, tiny_method):
     assert state_bytes(replace(plan, optimizer="adamw8bit"), [torch.empty(512, 512)]) < 0.27 * 2 * 4 * 512**2
 
 
-def test_averaged_weights_count(tiny_config):
-    config = tiny_config("glad")
+def test_averaged_weights_count(estimator, tiny_config):
+    plan = tiny_config("glad").training
     with_average, without = (
-        MemoryEstimator("glad", config).training(replace(config.training, ema=ema), False)
-        for ema in (0.9, 0.0)
+        estimator("glad").training(replace(plan, ema=ema), half=False) for ema in (0.9, 0.0)
     )
     assert with_average.optimizer - without.optimizer == without.gradients
     assert with_average.peak - without.peak == without.gradients
