@@ -26,10 +26,12 @@ LAYERS = {
     "checkpoints": 4,
     "data": 4,
     "inspection": 4,
+    "runtime": 4,
     "model": 4,
     "training": 4,
     "anomalib_models": 5,
     "evaluation": 5,
+    "export": 5,
     "report": 5,
     "demo": 5,
     "runs": 6,
@@ -45,6 +47,7 @@ SIDEWAYS = {
     "model": {"checkpoints", "data", "inspection"},
     "checkpoints": {"data", "model"},
     "__main__": {"cli"},
+    "runtime": {"data"},
     "training": {"checkpoints", "data", "model"},
 }
 # Third parties: layers 1-3 may use these and no others, layers from 4 on any but these.

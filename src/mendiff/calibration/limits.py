@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, median
 
-from scipy.special import stdtrit
-
 from mendiff.errors import InputError
 
 MINIMUM = 2
@@ -96,6 +94,8 @@ def _limit(scores: Sequence[float], rate: float) -> float:
 
 def _tail(scores: Sequence[float], rate: float) -> float:
     """The prediction limit of a distribution that is fitted to scores; see upper_bound."""
+    from scipy.special import stdtrit  # imported here: exported models need no scipy
+
     n, centre = len(scores), fmean(scores)
     deviations = [score - centre for score in scores]
     variance = math.fsum(deviation**2 for deviation in deviations) / n

@@ -179,7 +179,7 @@ class Diad(Method):
             score=self.readout.score(anomaly_map),
             anomaly_map=anomaly_map,
             reconstruction=reconstruction.clamp(0, 1),
-            stop_step=torch.zeros(len(image), dtype=torch.int64, device=image.device),
+            stop_step=torch.zeros(image.shape[:1], dtype=torch.int64, device=image.device),
         )
 
     def score(self, anomaly_map: Tensor, pixels: int) -> Tensor:
@@ -196,7 +196,7 @@ class Diad(Method):
             steps: receives the sampler steps.
         """
         config = self.config
-        start = torch.full((len(z0),), config.start_timesteps[0], device=z0.device)
+        start = torch.full(z0.shape[:1], config.start_timesteps[0], device=z0.device)
         timesteps = ladder(start, config.sampler_steps, config.spacing)
         # The published code adds noise at the last timestep, although its ladder starts 98 timesteps lower.
         z_t = self.schedule.add_noise(z0, noise, noised_at(timesteps[:, 0], start - 1, config.noise_timestep))

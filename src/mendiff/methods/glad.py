@@ -261,7 +261,7 @@ class Glad(Method):
             record: receives the intermediate results of a single image; see `trace`.
         """
         config = self.config
-        start = torch.full((len(z0),), config.start_timesteps[run], device=z0.device)
+        start = torch.full(z0.shape[:1], config.start_timesteps[run], device=z0.device)
         timesteps = ladder(start, config.sampler_steps, config.spacing)
         t = noised_at(timesteps[:, 0], start, config.noise_timestep)
         if config.reference:
@@ -275,6 +275,8 @@ class Glad(Method):
         stop = AdaptiveStop(self, z0, noise, thresholds, record)
         edit = recorded(stop if config.adaptive else None, None if record is None else record.steps)
         z = ddim(self.denoiser, z_t, timesteps, self.schedule, edit=edit)
+        if not config.adaptive:
+            return z, stop
         return self._continue(z, timesteps, stop, None if record is None else record.resumed_steps), stop
 
     def _search_ahead(self, z_t: Tensor, timesteps: Tensor, stop: AheadStop) -> tuple[Tensor, AdaptiveStop]:

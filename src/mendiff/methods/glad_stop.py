@@ -43,8 +43,9 @@ class AdaptiveStop:
     ) -> None:
         self._record = record
         self._glad, self._z0, self._noise, self._thresholds = glad, z0, noise, thresholds
-        self._min_timestep = glad.config.min_timestep if bool(thresholds.isfinite().all()) else 0
-        self.stopped_at = torch.zeros(len(z0), dtype=torch.int64, device=z0.device)
+        known = glad.config.adaptive and bool(thresholds.isfinite().all())
+        self._min_timestep = glad.config.min_timestep if known else 0
+        self.stopped_at = torch.zeros(z0.shape[:1], dtype=torch.int64, device=z0.device)
         self.resumed, self.resumed_at = torch.zeros_like(z0), torch.zeros_like(self.stopped_at)
         self.scores: list[Tensor] = []
         self._recent: deque[Step] = deque(maxlen=glad.config.rewind + 1)

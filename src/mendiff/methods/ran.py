@@ -274,7 +274,7 @@ class Ran(Method):
         x0, target = self.latents(image), self.target(image)
         steps, draws = torch.tensor(self.config.start_timesteps, device=image.device), self.config.draws
         eps = noise.flatten(0, 1)
-        t = steps.repeat_interleave(draws).repeat(len(image))
+        t = steps.repeat_interleave(draws).repeat(image.shape[0])
         many = x0.repeat_interleave(len(steps) * draws, dim=0)
         x_t = self.schedule.add_noise(many, eps, t)
         estimate, features, _ = self.denoiser(x_t, t, _grid(target))

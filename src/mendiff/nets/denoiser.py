@@ -174,7 +174,7 @@ class Denoiser(nn.Module):
         if self.config.kind == "unet":
             raw: Tensor = self.network(x_t, t).sample
             return raw.to(x_t.dtype)
-        prompt = (self.prompt if prompt is None else prompt).to(x_t).expand(len(x_t), -1, -1)
+        prompt = (self.prompt if prompt is None else prompt).to(x_t).expand(x_t.shape[0], -1, -1)
         down, middle = (None, None) if control is None else control(prompt)
         raw = self.network(
             x_t, t, prompt, down_block_additional_residuals=down, mid_block_additional_residual=middle

@@ -101,16 +101,17 @@ class Frame:
     Args:
         image: (B,3,S,S) in [0,1].
         turn: whether to align the parts.
+        affine: see `alignment`; None computes it from the images.
 
     Attributes:
         image: aligned images, of the same shape.
     """
 
-    def __init__(self, image: Tensor, *, turn: bool) -> None:
+    def __init__(self, image: Tensor, *, turn: bool, affine: tuple[Tensor, Tensor] | None = None) -> None:
         self._given, self._there = image, None
         self.image = image
         if turn:
-            there, self._back = _affine(pose_of(image), image)
+            there, self._back = alignment(image) if affine is None else affine
             self._there = there
             self.image = _sampled(image, there, "bicubic", "reflection").clamp(0, 1)
 
@@ -141,6 +142,11 @@ class Frame:
         if len(pixels) == 1 or pixels.shape[-2:] != self.image.shape[-2:]:
             return self.undo_map(pixels[None])[0]
         return self.undo_picture(pixels[None])[0]
+
+
+def alignment(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Affine matrices that align the parts of images (B,3,S,S), and their inverses, two (B,2,3)."""
+    return _affine(pose_of(image), image)
 
 
 def _affine(pose: Pose, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -281,11 +281,11 @@ class FitFeaturesOptions(Options):
 class PredictOptions(Options):
     """Detect defects in images: scores and regions as tables, heat maps, masks and reconstructions as images.
 
-    All images have the size of their originals. Regions above the pixel threshold are listed with box,
-    polygon, area and score in predictions.json, predictions.jsonl and, as a COCO data set, in
-    predictions.coco.json. Exit code: 0, or 3 if some images could not be read or drawn; their rows state the
-    reason. An image that fails never ends the run. Until a run is finished, its folder is DIR-unfinished,
-    where rows and pictures can be looked at.
+    The model may be a folder of 'mendiff export'. All images have the size of their originals. Regions above
+    the pixel threshold are listed with box, polygon, area and score in predictions.json, predictions.jsonl
+    and, as a COCO data set, in predictions.coco.json. Exit code: 0, or 3 if some images could not be read or
+    drawn; their rows state the reason. An image that fails never ends the run. Until a run is finished, its
+    folder is DIR-unfinished, where rows and pictures can be looked at.
 
     Attributes:
         images: image files or folders.
@@ -593,6 +593,31 @@ class ConvertOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """Write a model as a graph that runs without torch, with all that prediction needs.
+
+    The folder has the graph and metadata.json. mendiff.runtime opens it with numpy, pillow and the runtime
+    alone; 'mendiff predict' takes it in place of a model folder.
+
+    Attributes:
+        out: output folder; must not exist.
+        to: onnx (for ONNX Runtime) or openvino.
+        precision: of the stored weights: fp32, or fp16, which halves their size; computations are in float32.
+    """
+
+    EXAMPLES: ClassVar = (
+        "mendiff export model -o exported",
+        "mendiff export model -o exported --to openvino --precision fp16",
+    )
+
+    model: Path = field(metadata=ARGUMENT)
+    out: Path
+    to: str = "onnx"
+    precision: str = "fp32"
+    category: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlanOptions(Options):
     """Estimate the GPU memory of training and prediction, and choose settings that fit.
 
@@ -648,6 +673,7 @@ COMMANDS = (
     TuneOptions,
     BenchmarkOptions,
     ConvertOptions,
+    ExportOptions,
     PlanOptions,
     InfoOptions,
 )

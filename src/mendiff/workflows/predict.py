@@ -14,6 +14,7 @@ from mendiff.checkpoints.model_folder import CALIBRATION, CONFIG
 from mendiff.checkpoints.store import load
 from mendiff.data.labels import inspected_notes
 from mendiff.errors import InputError, check_range
+from mendiff.export.opening import open_exported
 from mendiff.model import Model
 from mendiff.runs.common import choose_device, warn_of_dark_images
 from mendiff.runs.findings import left_out, name_images, skipped_sentence
@@ -23,6 +24,8 @@ from mendiff.runs.rows import TABLE, Findings, written
 from mendiff.runs.thresholds import check_rate
 from mendiff.runs.unfinished import Growing, check_growing, growing_folder
 from mendiff.runs.watching import Arrivals
+from mendiff.runtime.metadata import FILE as METADATA
+from mendiff.runtime.metadata import is_export
 from mendiff.workflows.images import inspected
 from mendiff.workflows.options import PredictOptions
 
@@ -46,10 +49,21 @@ def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
         )
         rate = None if options.false_alarm_rate is None else check_rate(options.false_alarm_rate)
         device = choose_device(options.device)
-        loaded = load(options.model, device, options.category, offload=options.offload, half=options.half)
+        loaded = _opened(options, device)
         loaded = loaded if rate is None else loaded.with_false_alarm_rate(rate)
         work = _watched if options.watch else _all
         return work(loaded, options, growing, reporter)
+
+
+def _opened(options: PredictOptions, device: str) -> Model:
+    """The model, or the exported model, which runs on the CPU."""
+    if not is_export(options.model):
+        return load(options.model, device, options.category, offload=options.offload, half=options.half)
+    if options.category is not None:
+        raise InputError("--category: expected none for an exported model; choose it with 'mendiff export'.")
+    if options.device not in ("auto", "cpu") or options.offload:
+        raise InputError("--device: expected cpu without --offload for an exported model.")
+    return open_exported(options.model, half=options.half)
 
 
 def _all(model: Model, options: PredictOptions, growing: Growing, reporter: Reporter) -> dict[str, Any]:
@@ -152,9 +166,10 @@ def _head(options: PredictOptions, model: Model) -> dict[str, Any]:
 
 def _settings(options: PredictOptions, model: Model) -> dict[str, Any]:
     """What determines the rows, to compare it when the run is continued."""
+    identity = (METADATA,) if is_export(options.model) else (CONFIG, CALIBRATION)
     others = {one.name: getattr(options, one.name) for one in fields(options) if one.name not in FREE}
     return {
-        "model": fingerprint_of_files([options.model / CONFIG, options.model / CALIBRATION]),
+        "model": fingerprint_of_files([options.model / name for name in identity]),
         "images": list(map(str, options.images)),
         "threshold": model.threshold,
         **{name: str(value) if isinstance(value, Path) else value for name, value in others.items()},

@@ -1,0 +1,154 @@
+"""A method's prediction as an ONNX graph of tensors."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mendiff.errors import InputError
+from mendiff.methods.base import Method
+from mendiff.runtime.sessions import OUTPUTS
+from mendiff.scoring.bank import CHUNK, PatchBank
+from mendiff.scoring.whitening import ChannelWhitening
+from mendiff.synthesis.upright import Frame
+from mendiff.types import Detection
+
+OPSET = 20
+"""The first with bicubic sampling of images of any size."""
+TRACED = 3
+"""Batch size of the trace; the graph takes any. Not 1, which torch would treat as a constant."""
+
+
+class DetectionGraph(nn.Module):
+    """A prediction as a function of tensors alone.
+
+    Args:
+        method: trained; it is copied.
+    """
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = copy.deepcopy(method).eval().requires_grad_(False)
+        for module in list(self.method.modules()):
+            for name, part in module.named_children():
+                if type(part) in _TRACEABLE:
+                    setattr(module, name, _TRACEABLE[type(part)](part))
+
+    def forward(
+        self, image: Tensor, noise: Tensor, there: Tensor | None = None, back: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Score (B,), map (B,1,S,S) and reconstruction (B,3,S,S).
+
+        Args:
+            image: (B,3,S,S) in [0,1].
+            noise: (B, *noise_shape).
+            there: matrices that align the parts, (B,2,3), for upright methods.
+            back: their inverses.
+        """
+        affine = None if there is None or back is None else (there, back)
+        frame = Frame(image, turn=affine is not None, affine=affine)
+        detect: Any = self.method.detect
+        found: Detection = frame.undo(detect(frame.image, noise))
+        return found.score, found.anomaly_map, found.reconstruction
+
+
+class _Whitening(nn.Module):
+    """ChannelWhitening with its inverse as a constant, because graphs have no inversion of matrices."""
+
+    mean: Tensor
+    root: Tensor
+    inverse: Tensor
+
+    def __init__(self, like: ChannelWhitening) -> None:
+        super().__init__()
+        self.register_buffer("mean", like.mean)
+        self.register_buffer("root", like.root)
+        self.register_buffer("inverse", torch.linalg.inv(like.root))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.einsum("dc,bchw->bdhw", self.root, features - self.mean[:, None, None])
+
+    def undo(self, difference: Tensor) -> Tensor:
+        return torch.einsum("dc,bchw->bdhw", self.inverse, difference)
+
+
+class _Bank(nn.Module):
+    """PatchBank in pieces per image instead of per batch, so that their number is constant."""
+
+    def __init__(self, like: PatchBank) -> None:
+        super().__init__()
+        self._bank = like
+
+    def forward(self, layers: list[Tensor], size: tuple[int, int]) -> Tensor:
+        found = self._bank._embedded(layers, size)
+        known = self._bank.vectors.to(found.dtype).T
+        queries = found.flatten(2).transpose(1, 2)
+        nearest = torch.cat([(one @ known).amax(2) for one in queries.split(CHUNK, dim=1)], dim=1)
+        return 1 - nearest.unflatten(1, found.shape[-2:])[:, None]
+
+
+_TRACEABLE: dict[type, Any] = {ChannelWhitening: _Whitening, PatchBank: _Bank}
+
+
+def _median(values: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The median as torch has it, the lower of two middle values, by a sort; indices are not used."""
+    kept = values.shape[dim] // 2 + 1
+    middle = values.topk(kept, dim=dim).values.narrow(dim, kept - 1, 1)
+    middle = middle if keepdim else middle.squeeze(dim)
+    return middle, torch.zeros_like(middle, dtype=torch.int64)
+
+
+def sample_inputs(method: Method, count: int) -> dict[str, Tensor]:
+    """Inputs of the graph for smooth random images."""
+    side = method.config.image_size
+    coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    image = nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
+    inputs = {"image": image, "noise": method.noise(image, torch.arange(count))}
+    if method.config.upright == "always":
+        turn = torch.tensor([[0.0, -1.0, 0.1], [1.0, 0.0, 0.0]]).expand(count, 2, 3).clone()
+        back = torch.tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.1]]).expand(count, 2, 3).clone()
+        inputs |= {"there": turn, "back": back}
+    return inputs
+
+
+@torch.no_grad()
+def write_onnx(method: Method, file: Path) -> None:
+    """Write the graph of a method with inputs and outputs of any batch size."""
+    try:
+        import onnx  # noqa: F401  # torch's exporter needs both
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"export: expected the packages onnx and onnxscript, but {error.name} is not installed; pip "
+            'install "mendiff[export]".'
+        ) from error
+    try:
+        _trace(method, file)
+    except Exception as error:  # the exporter raises errors of all kinds
+        reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+        raise InputError(
+            "export: expected a method that torch can export as a graph, but it can't export this config "
+            f"({type(error).__name__}: {reason}); export a model of preset tiny."
+        ) from error
+
+
+def _trace(method: Method, file: Path) -> None:
+    graph, inputs = DetectionGraph(method), sample_inputs(method, TRACED)
+    dynamic = {name: {0: torch.export.Dim.AUTO} for name in inputs}
+    program = torch.export.export(graph, (), inputs, dynamic_shapes=dynamic, strict=False)
+    table: Any = {**torch.export.default_decompositions(), torch.ops.aten.median.dim: _median}
+    torch.onnx.export(
+        program.run_decompositions(table),
+        (),
+        str(file),
+        input_names=list(inputs),
+        output_names=list(OUTPUTS),
+        opset_version=OPSET,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )

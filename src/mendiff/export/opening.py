@@ -1,0 +1,57 @@
+"""Exported models as models of the package, for its commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mendiff.diffusion.random import PerImageRandom
+from mendiff.errors import InputError
+from mendiff.methods.base import Method, MethodConfig
+from mendiff.model import Model
+from mendiff.runtime import Exported, load_exported
+from mendiff.runtime.sessions import OUTPUTS
+from mendiff.types import Detection
+
+
+class ExportedMethod(Method):
+    """A method whose prediction is a graph; it can't be trained.
+
+    Args:
+        exported: the graph.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    PRESETS: ClassVar = {}
+
+    def __init__(self, exported: Exported) -> None:
+        metadata = exported.metadata
+        super().__init__(MethodConfig(image_size=metadata.side, bit_depth=metadata.bit_depth))
+        self._exported = exported
+
+    def training_loss(self, image: Tensor, rng: PerImageRandom) -> Tensor:
+        """Refused."""
+        raise InputError("training: expected a model folder of 'mendiff fit', got an exported model.")
+
+    def predict(self, image: Tensor, seeds: Tensor) -> Detection:
+        """See Method.predict; the noise follows from the image."""
+        found = self._exported.find(image.cpu().numpy())
+        score, anomaly_map, reconstruction = (torch.tensor(found[name]) for name in OUTPUTS)
+        stop_step = torch.zeros(image.shape[0], dtype=torch.int64)
+        return Detection(score, anomaly_map, reconstruction, stop_step)
+
+    def explain(self, image: Tensor, seeds: Tensor) -> Tensor:
+        """Refused: the graph has the prediction alone."""
+        raise InputError("--explain: expected a model folder of 'mendiff fit', got an exported model.")
+
+
+def open_exported(folder: Path, *, half: bool = False) -> Model:
+    """Open an exported model for prediction on the CPU; see mendiff.runtime.load_exported."""
+    exported = load_exported(folder, half=half)
+    metadata = exported.metadata
+    info = {"preset": metadata.preset}
+    method = ExportedMethod(exported)
+    return Model(metadata.method, method, exported.calibration, info, device="cpu", source=str(folder))

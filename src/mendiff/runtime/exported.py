@@ -1,0 +1,152 @@
+"""Prediction with an exported model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mendiff.calibration import Calibration
+from mendiff.data.image_files import find_images
+from mendiff.data.numpy_arrays import picture_of
+from mendiff.data.reading import Picture, read_image, to_rgb
+from mendiff.diffusion.noise import NormalStream, seed_of
+from mendiff.errors import InputError, NotFiniteError
+from mendiff.runtime.metadata import Metadata, read_metadata
+from mendiff.runtime.resize import resized
+from mendiff.runtime.sessions import OUTPUTS, Run, session
+from mendiff.runtime.upright import alignment
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, repr=False)
+class Findings:
+    """What an exported model finds in images, as NumPy arrays; the names are those of mendiff.Inspection.
+
+    Attributes:
+        score: image scores, (B,).
+        anomaly_map: (B,1,S,S).
+        reconstruction: (B,3,S,S) in [0,1].
+        p_value: share of good images that score at least as high, (B,).
+        threshold: image score above which a part is called defective.
+        heat_range: map values that are drawn in half of the colour scale (the pixel threshold) and without
+            colour.
+    """
+
+    score: Array
+    anomaly_map: Array
+    reconstruction: Array
+    p_value: npt.NDArray[np.float64]
+    threshold: float
+    heat_range: tuple[float, float]
+
+    def __repr__(self) -> str:
+        flagged = int(self.defective.sum())
+        return f"Findings({len(self.score)} images, {flagged} above the threshold of {self.threshold:.4g})"
+
+    @property
+    def defective(self) -> npt.NDArray[np.bool_]:
+        """Whether each image's score is above the threshold, (B,) bool."""
+        return self.score > self.threshold
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """The map values above the pixel threshold, (B,1,S,S) bool."""
+        return self.anomaly_map > self.heat_range[0]
+
+
+class Exported:
+    """An exported model, as returned by `load_exported`.
+
+    Args:
+        metadata: see Metadata.
+        run: the graph.
+
+    Attributes:
+        metadata: see Metadata.
+        calibration: scores of good images.
+        threshold: image score above which a part is called defective.
+    """
+
+    def __init__(self, metadata: Metadata, run: Run) -> None:
+        self.metadata, self._run = metadata, run
+        self.calibration: Calibration = metadata.scores
+        self.threshold = metadata.threshold
+
+    def predict(self, images: Any, batch_size: int = 8) -> Findings:
+        """Detect anomalies in one or more images.
+
+        Args:
+            images: a path, an (H,W,3) or (H,W) array, a PIL image, or a list of these; a folder stands for its
+                images.
+            batch_size: images per batch; results differ by rounding at most.
+        """
+        given = list(images) if isinstance(images, list | tuple) else [images]
+        listed = [one for some in given for one in (find_images(Path(some)) if _is_folder(some) else [some])]
+        if not listed:
+            raise InputError("images: expected at least one image, got none.")
+        found = [self.find(batch) for batch in self._batches(listed, batch_size)]
+        score, maps, pictures = (np.concatenate([one[name] for one in found]) for name in OUTPUTS)
+        lost = np.flatnonzero(~(np.isfinite(score) & np.isfinite(maps).all((1, 2, 3))))
+        if len(lost):
+            raise NotFiniteError(lost.tolist())
+        p_values = np.array([self.calibration.p_value(float(one)) for one in score])
+        limit, floor = self.metadata.heat_range
+        return Findings(score, maps, pictures, p_values, self.threshold, (limit, floor))
+
+    def _batches(self, images: Sequence[Any], batch_size: int) -> Iterator[Array]:
+        for first in range(0, len(images), max(1, batch_size)):
+            yield np.stack([self.prepare(one) for one in images[first : first + max(1, batch_size)]])
+
+    def prepare(self, image: Any) -> Array:
+        """Read an image of any type and resize it to the input of the graph, (3,S,S) float32 in [0,1]."""
+        depth, side = self.metadata.bit_depth, self.metadata.side
+        if isinstance(image, str | Path):
+            picture: Picture = read_image(image, depth)
+        elif isinstance(image, Image.Image):
+            picture = to_rgb(image, "image", depth)
+        else:
+            picture = picture_of(image, depth)
+        values = np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+        return resized(values, side, side)
+
+    def find(self, batch: Array) -> Mapping[str, Array]:
+        """The outputs of the graph for images of `prepare`, (B,3,S,S): score, map and reconstruction."""
+        return self._run(self.inputs(batch))
+
+    def inputs(self, batch: Array) -> dict[str, Array]:
+        """All inputs of the graph for images of `prepare`, by name."""
+        shape = tuple(self.metadata.noise)
+        levels = np.rint(batch.clip(0, 1) * np.float32(255)).astype(np.uint8)
+        noise = [NormalStream(seed_of(one)).draw(math.prod(shape)).reshape(shape) for one in levels]
+        inputs = {"image": batch, "noise": np.stack(noise)}
+        if self.metadata.upright:
+            there, back = zip(*map(alignment, batch), strict=True)
+            inputs |= {"there": np.stack(there), "back": np.stack(back)}
+        return inputs
+
+
+def _is_folder(image: Any) -> bool:
+    return isinstance(image, str | Path) and Path(image).is_dir()
+
+
+def load_exported(folder: str | Path, *, half: bool = False, threads: int = 0) -> Exported:
+    """Open a folder written by `mendiff export`.
+
+    Args:
+        folder: of the exported model.
+        half: compute in bfloat16 (OpenVINO, on processors with fast bfloat16).
+        threads: processor threads; 0 for the runtime's choice.
+
+    Raises InputError for a folder of another version, a missing or changed file, and a runtime that is not
+    installed.
+    """
+    metadata = read_metadata(Path(folder))
+    return Exported(metadata, session(Path(folder) / metadata.graph, half=half, threads=threads))

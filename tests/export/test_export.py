@@ -1,0 +1,328 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+import mendiff
+from mendiff.checkpoints.files import sealed
+from mendiff.cli import main
+from mendiff.errors import InputError, NotFiniteError
+from mendiff.export import folder as export_folder
+from mendiff.export.graph import DetectionGraph, sample_inputs
+from mendiff.export.opening import open_exported
+from mendiff.export.precision import store_half
+from mendiff.methods.base import find_method, find_preset
+from mendiff.methods.config import override
+from mendiff.runtime import load_exported
+from mendiff.runtime.sessions import session
+from tests.commands import DIAD, RAN, draw, picture
+from tests.test_readme import example
+
+SCORES = 1e-4
+"""Largest relative difference of a score."""
+
+
+@pytest.fixture(scope="session")
+def photos(model):
+    """Files of several sizes and kinds, of which some show a defect."""
+    folder = model.parent / "photos"
+    draw(folder, 2, seed=5)
+    draw(folder / "defective", 2, defect=12, seed=6)
+    rng = np.random.default_rng(7)
+    Image.fromarray(np.kron(picture(rng), np.ones((3, 5, 1), np.uint8))).save(folder / "oblong.png")
+    Image.fromarray(picture(rng)[:32, :32]).save(folder / "same.png")
+    Image.fromarray(picture(rng)[..., 0]).save(folder / "grey.jpg")
+    return sorted(path for path in folder.rglob("*.*") if path.is_file())
+
+
+def same(found, expected, scores=SCORES):
+    # Maps are standardised by few good images here: 1 is their deviation.
+    np.testing.assert_allclose(found.score, expected.score.numpy(), rtol=scores, atol=2 * scores)
+    tolerance = 10 * scores * np.ptp(expected.anomaly_map.numpy())
+    np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map.numpy(), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(found.reconstruction, expected.reconstruction.numpy(), rtol=0, atol=scores)
+
+
+def copied_graph(monkeypatch, exported):
+    """Have exports copy the graph of `exported` instead of tracing the model again, which takes long."""
+    monkeypatch.setattr(
+        export_folder, "write_onnx", lambda method, file: shutil.copy(exported / "model.onnx", file)
+    )
+
+
+def resealed(folder, **changes):
+    file = folder / "metadata.json"
+    content = json.loads(file.read_text())
+    del content["sha256"]
+    file.write_text(json.dumps(sealed({**content, **changes}, "metadata")))
+
+
+def test_an_exported_model_finds_what_the_model_finds(model, exported, photos):
+    loaded, found = mendiff.load(model), load_exported(exported).predict(photos, batch_size=3)
+    expected = loaded.predict(photos)
+    same(found, expected)
+    assert found.defective.tolist() == expected.defective.tolist()
+    assert (found.threshold, found.heat_range) == (expected.threshold, expected.heat_range)
+    assert found.p_value.tolist() == [loaded.calibration.p_value(float(score)) for score in expected.score]
+    np.testing.assert_array_equal(found.mask, found.anomaly_map > loaded.calibration.pixel_threshold)
+
+
+def test_an_image_alone_is_found_as_in_a_batch(exported, photos):
+    opened = load_exported(exported)
+    together = opened.predict(photos)
+    for row in (0, len(photos) - 1):
+        alone = opened.predict(photos[row])
+        np.testing.assert_allclose(alone.score[0], together.score[row], rtol=SCORES)
+
+
+def test_arrays_and_pictures_are_found_as_files(exported, photos):
+    opened = load_exported(exported)
+    file = opened.predict(photos[0])
+    assert len(opened.predict(photos[0].parent).score) == len(photos)
+    with Image.open(photos[0]) as image:
+        for given in (image.convert("RGB"), np.asarray(image)):
+            assert opened.predict(given).score.tolist() == file.score.tolist()
+
+
+def test_the_metadata_are_a_full_contract(model, exported):
+    content = json.loads((exported / "metadata.json").read_text())
+    loaded = mendiff.load(model)
+    assert content["format"] == "mendiff-export"
+    assert (content["method"], content["side"], content["precision"]) == ("glad", 32, "fp32")
+    assert content["calibration"]["scores"] == list(loaded.calibration.scores)
+    assert content["threshold"] == loaded.threshold
+    inputs = {one.name: one for one in onnx.load(exported / "model.onnx").graph.input}
+    shapes = {name: [d.dim_value for d in one.type.tensor_type.shape.dim] for name, one in inputs.items()}
+    assert shapes == {"image": [0, 3, 32, 32], "noise": [0, *content["noise"]]}  # 0: any batch size
+
+
+def test_the_noise_is_that_of_the_model(model, exported, photos):
+    opened, loaded = load_exported(exported), mendiff.load(model)
+    batch = opened.prepare(photos[0])[None]
+    tensor = loaded.prepare(photos[0])[None]
+    np.testing.assert_array_equal(batch, tensor.numpy())
+    noise = loaded.method.noise(tensor, mendiff.model.content_seeds(tensor))
+    np.testing.assert_array_equal(opened.inputs(batch)["noise"], noise.numpy())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_every_format_and_precision_finds_the_same(
+    model, exported, photos, tmp_path, monkeypatch, to, precision
+):
+    copied_graph(monkeypatch, exported)
+    out = tmp_path / "out"
+    assert main(["export", str(model), "-o", str(out), "--to", to, "--precision", precision]) == 0
+    found = load_exported(out, threads=1).predict(photos)
+    same(found, mendiff.load(model).predict(photos), SCORES if precision == "fp32" else 1e-2)
+    weights = sum(path.stat().st_size for path in out.iterdir() if path.suffix in (".onnx", ".bin"))
+    whole = (exported / "model.onnx").stat().st_size
+    assert weights < 0.85 * whole if precision == "fp16" else weights > 0.5 * whole  # the rest is structure
+
+
+# torch's exporter takes more than ten seconds for each.
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [RAN, DIAD], ids=["ran", "diad"])
+def test_every_method_is_exported(data, photos, tmp_path, words):
+    assert main(["fit", str(data), "-o", str(tmp_path / "model"), *words]) == 0
+    assert main(["export", str(tmp_path / "model"), "-o", str(tmp_path / "out")]) == 0
+    found = load_exported(tmp_path / "out").predict(photos)
+    same(found, mendiff.load(tmp_path / "model").predict(photos))
+
+
+@pytest.mark.slow  # the exporter, again
+def test_parts_are_aligned_as_by_the_model(model, photos, tmp_path):
+    loaded = mendiff.load(model)
+    loaded.method.config = override(loaded.method.config, {"upright": "always"})
+    loaded.save(tmp_path / "model")
+    assert main(["export", str(tmp_path / "model"), "-o", str(tmp_path / "out")]) == 0
+    y, x = np.mgrid[:64, :64]
+    turned = 0.8 * (x - 30) + 0.6 * (y - 34), 0.6 * (x - 30) - 0.8 * (y - 34)
+    inside = (np.abs(turned[0]) < 22) & (np.abs(turned[1]) < np.where(turned[0] > 0, 3, 6))
+    peg = np.where(inside, 220, 20).astype(np.uint8)[..., None].repeat(3, 2)
+    found = load_exported(tmp_path / "out").predict([peg, *photos])
+    same(found, mendiff.load(tmp_path / "model").predict([peg, *photos]))
+
+
+@pytest.mark.parametrize("name", ["glad", "diad", "ran"])
+def test_the_traced_function_is_the_prediction(name):
+    """Replacements for the trace change nothing; the graph itself is compared above."""
+    network = {"block_out_channels": [8, 16], "norm_num_groups": 4, "layers_per_block": 1}
+    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
+    changes = {"image_size": 32, "denoiser.network": {**network, **blocks}, "codec.factor": 8}
+    small = {"ran": {"gradient.steps": 1}}.get(name, {"readout.bank_size": 50})
+    config = override(find_preset(name, "tiny"), {"crop": 0, **changes, **small})
+    method = find_method(name)(config).eval()
+    for buffer in method.buffers():  # statistics that are not the identity
+        if buffer.is_floating_point() and buffer.ndim:
+            buffer += 0.1 * torch.rand(buffer.shape, generator=torch.Generator().manual_seed(1)).to(buffer)
+    inputs = sample_inputs(method, 2)
+    with torch.no_grad():
+        score, anomaly_map, _ = DetectionGraph(method)(**inputs)
+        expected = method.predict(inputs["image"], torch.arange(2))
+    torch.testing.assert_close(score, expected.score)
+    torch.testing.assert_close(anomaly_map, expected.anomaly_map)
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "scipy", "cv2", "tifffile", "safetensors"}:
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Blocked())
+from mendiff.runtime import load_exported
+print(load_exported(sys.argv[1]).predict(sys.argv[2:]).score.tolist())
+"""
+
+
+def test_the_runtime_needs_no_torch(exported, photos):
+    words = [sys.executable, "-c", WITHOUT_TORCH, str(exported), *map(str, photos[:2])]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    expected = load_exported(exported).predict(photos[:2]).score.tolist()
+    assert json.loads(done.stdout) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_example_of_the_documentation_runs(exported, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(exported, "exported")
+    for name, photo in zip(("a.png", "b.png"), photos, strict=False):
+        shutil.copy(photo, name)
+    names = {}
+    exec(example("exported"), names)
+    assert names["found"].mask.shape == (2, 1, 32, 32)
+
+
+def test_predict_takes_an_exported_model(run, model, exported, photos, tmp_path):
+    rows = []
+    for name, given in (("whole", model), ("graph", exported)):
+        code, out, _ = run("predict", given, *photos, "-o", tmp_path / name, "--json")
+        assert code == 0
+        rows.append(json.loads(out)["images"])
+    assert len(rows[0]) == len(photos)
+    for ours, theirs in zip(*rows, strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], rel=SCORES)
+        for column in ("defective", "p_value", "width", "height"):
+            assert ours[column] == theirs[column]
+    assert (tmp_path / "graph/heat_maps").is_dir()
+
+
+def test_predict_refuses_what_a_graph_lacks(run, refused, exported, photos, tmp_path):
+    words = ("predict", exported, photos[0], "-o", tmp_path / "out")
+    assert "expected none for an exported model" in refused(*words, "--category", "nuts")
+    assert "expected cpu without --offload" in refused(*words, "--offload")
+    assert "expected no bfloat16 in ONNX Runtime" in refused(*words, "--half")
+    with pytest.raises(InputError, match="--explain: expected a model folder"):
+        open_exported(exported).predict(photos[0], explain=True)
+
+
+def test_exports_are_refused_in_one_sentence(refused, model, exported, tmp_path):
+    words = ("export", model, "-o", tmp_path / "out")
+    assert "--to: expected one of onnx, openvino, got 'tensorrt'" in refused(*words, "--to", "tensorrt")
+    assert "int8 is not supported yet" in refused(*words, "--precision", "int8")
+    assert "expected one of fp32, fp16, got 'bf16'" in refused(*words, "--precision", "bf16")
+    assert "expected a new folder, but it exists" in refused("export", model, "-o", exported)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"adaptive": True}, "adaptive search"),
+        ({"resize": "letterbox"}, "--resize letterbox"),
+        ({"tile": 32, "upright": "never"}, "--tile"),
+    ],
+)
+def test_models_that_no_graph_computes_are_refused(refused, model, tmp_path, changes, sentence):
+    loaded = mendiff.load(model)
+    loaded.method.config = override(loaded.method.config, changes)
+    loaded.save(tmp_path / "model")
+    assert sentence in refused("export", tmp_path / "model", "-o", tmp_path / "out")
+
+
+def test_what_torch_cannot_trace_is_one_sentence_and_leaves_nothing(refused, model, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("an operator\nthat nobody knows")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    sentence = refused("export", model, "-o", tmp_path / "out")
+    assert "RuntimeError: an operator" in sentence
+
+
+@pytest.fixture
+def own_export(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "own")
+
+
+def test_damaged_exports_are_refused(own_export):
+    resealed(own_export, version=2)
+    with pytest.raises(InputError, match="expected version 1 of the format, got 2; export the model again"):
+        load_exported(own_export)
+    resealed(own_export, version=1, format="other")
+    with pytest.raises(InputError, match="expected format 'mendiff-export', got 'other'"):
+        load_exported(own_export)
+    resealed(own_export, format="mendiff-export")
+    file = own_export / "metadata.json"
+    file.write_text(file.read_text().replace('"side": 32', '"side": 64'))
+    with pytest.raises(InputError, match="expected the file as it was exported, but it was changed"):
+        load_exported(own_export)
+    file.unlink()
+    with pytest.raises(InputError, match=r"but it has no metadata\.json; export the model again"):
+        load_exported(own_export)
+
+
+def test_a_missing_or_changed_graph_is_refused(own_export):
+    with (own_export / "model.onnx").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(InputError, match="expected the file as it was exported, but it was changed"):
+        load_exported(own_export)
+    (own_export / "model.onnx").unlink()
+    with pytest.raises(InputError, match="expected this file of the exported model, but it is missing"):
+        load_exported(own_export)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("onnxruntime", ".onnx"), ("openvino", ".xml")])
+def test_a_missing_runtime_and_an_unreadable_graph_are_one_sentence(tmp_path, monkeypatch, name, suffix):
+    file = tmp_path / f"model{suffix}"
+    file.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="expected a graph that this runtime can open"):
+        session(file)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=f"expected the package {name}, but it is not installed"):
+        session(file)
+
+
+def test_a_missing_exporter_is_one_sentence(model, tmp_path, monkeypatch, refused):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert 'pip install "mendiff[export]"' in refused("export", model, "-o", tmp_path / "out")
+
+
+def test_weights_beyond_half_precision_are_refused(own_export):
+    file = own_export / "model.onnx"
+    graph = onnx.load(file)
+    named = (one for one in graph.graph.initializer if one.name.startswith("method.denoiser."))
+    weight = max(named, key=lambda one: len(one.raw_data))
+    large = np.full(tuple(weight.dims), 1e5, np.float32)
+    weight.CopyFrom(onnx.numpy_helper.from_array(large, weight.name))
+    onnx.save(graph, file)
+    before = file.read_bytes()
+    with pytest.raises(InputError, match="precision: expected fp32, because the weight"):
+        store_half(file, ["denoiser"])
+    assert file.read_bytes() == before
+
+
+def test_scores_that_are_not_finite_are_refused(exported, photos, monkeypatch):
+    opened = load_exported(exported)
+    run = opened._run
+    monkeypatch.setattr(opened, "_run", lambda inputs: run(inputs) | {"score": np.array([1, np.nan])})
+    with pytest.raises(NotFiniteError, match="image 1"):
+        opened.predict(photos[:2])
+    with pytest.raises(InputError, match="expected at least one image"):
+        opened.predict([])
