@@ -84,7 +84,7 @@ class Exported:
         """Detect anomalies in one or more images.
 
         Args:
-            images: a path, an (H,W,3) or (H,W) array, a PIL image, or a list of these; a folder stands for its
+            images: a path, an (H,W,3) or (H,W) array, a PIL image, or a list of these; a folder is all of its
                 images.
             batch_size: images per batch; results differ by rounding at most.
         """
