@@ -17,6 +17,7 @@ import yaml
 
 from mendiff.checkpoints.store import load
 from mendiff.data.dataset import open_data
+from mendiff.runs.variants import split_as_fitted
 from mendiff.workflows.tune import METRICS, run_trial, tuning_images
 
 REPETITIONS, SEED = 3, 0
@@ -33,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     model = load(options.model, "cpu")
     paths = [path for category in open_data(options.data, "auto") for path in category.train]
-    bed = tuning_images(model, paths, REPETITIONS, SEED)
+    bed = tuning_images(model, *split_as_fitted(model, paths), REPETITIONS, SEED)
     print(f"| setting | {' | '.join(METRICS)} |\n|---{'|---' * len(METRICS)}|")
     for setting in options.settings:
         key, value = setting.split("=", 1)

@@ -92,9 +92,12 @@ def test_a_fit_stores_how_images_are_resized_and_all_commands_use_it(
     assert np.array_equal(again.area.mask, mendiff.load(model).area.mask)
     code, _, err = run("explain", model, oblong / "test/scratch/0.png", "-o", tmp_path / "why")
     assert code == 0, err
-    code, _, err = run("tune", model, oblong, "-o", tmp_path / "x")
-    assert code == 2
-    assert "expected a model of whole images that are stretched to squares" in err
+
+
+def test_a_benchmark_refuses_letterboxed_images(refused, oblong, tmp_path):
+    words = ("benchmark", oblong, "-o", tmp_path / "table", "--methods", "glad")
+    sentence = refused(*words, "--set", "glad.resize=letterbox")
+    assert "glad: expected a model of whole images that are stretched to squares" in sentence
 
 
 def test_categories_have_regions_of_their_own(run, oblong, region, tmp_path):

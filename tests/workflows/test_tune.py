@@ -14,7 +14,7 @@ from mendiff.cli import main
 from mendiff.errors import InputError
 from mendiff.methods.glad import Glad
 from mendiff.model import Model
-from mendiff.runs.variants import variant
+from mendiff.runs.variants import split_as_fitted, variant, variant_of
 from mendiff.training.split import held_back_and_seen
 from mendiff.workflows import tune
 from mendiff.workflows.tune import Trial
@@ -77,6 +77,34 @@ def test_the_model_is_written_with_what_was_best(folder, good, tmp_path, capsys,
     for name, value in before.method.denoiser.state_dict().items():
         assert torch.equal(value, tuned.method.denoiser.state_dict()[name])
     assert json.loads((tmp_path / "out/tuning.json").read_text())["trials"] == told["trials"]
+
+
+@pytest.mark.parametrize("changes", [{"resize": "letterbox"}, {"tile": 32}], ids=["letterbox", "tile"])
+def test_letterboxed_images_and_tiles_are_tuned_as_network_inputs(fitted, tmp_path, monkeypatch, changes):
+    rng, good = np.random.default_rng(1), tmp_path / "good"
+    good.mkdir()
+    for number in range(40):
+        Image.fromarray(rng.integers(100, 140, (32, 72, 3), dtype=np.uint8)).save(good / f"{number:02}.png")
+    paths = sorted(good.iterdir())
+    model = variant_of(fitted, changes, paths[:4], paths[4:8])
+    save(tmp_path / "model", model.name, model.method, model.calibration, model.info)
+    beds, search = [], tune.search
+    monkeypatch.setattr(tune, "search", lambda *given: (beds.append(given), search(*given))[1])
+    monkeypatch.setattr(Trial, "beats", lambda self, other: self.value == [900])
+
+    words = ["tune", str(tmp_path / "model"), str(good), "-o", str(tmp_path / "out"), "--repetitions", "2"]
+    assert main(words) == 0
+
+    ((searched, bed, _),) = beds
+    assert searched.plain
+    assert {tuple(one.shape) for one in [*bed.calibrating, *bed.testing, *bed.seen]} == {(3, 32, 32)}
+    assert len(bed.calibrating) >= 3
+    tuned = load(tmp_path / "out/model")
+    assert not tuned.plain
+    assert (tuned.method.config.start_timesteps, tuned.geometry) == ((900,), model.geometry)
+    held_back, seen = split_as_fitted(model, paths)
+    again = tuned.calibrated([*held_back[::2], *held_back[1::2]], seen)
+    assert tuned.calibration.scores == pytest.approx(again.calibration.scores, rel=1e-4)
 
 
 def test_without_a_gain_the_settings_stay(folder, good, tmp_path, capsys, monkeypatch):

@@ -16,8 +16,8 @@ from mendiff.checkpoints.provenance import fitted_of
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.methods.base import Method, find_method
 from mendiff.model import Model
+from mendiff.runs.variants import seeds_of, split_by_seed
 from mendiff.training.random import seed_of
-from mendiff.training.split import split_seeds
 from mendiff.training.step import Learner
 
 
@@ -49,10 +49,9 @@ def untrained_on(model: Model, images: Sequence[Any], seed: int = 0) -> Model:
     If none of them was held back, they are split as in a new fit.
     """
     fitted = fitted_of(model.info)
-    by_seed = {model.geometry.seed(model.prepare(one)): one for one in images}
-    kept = sorted(by_seed.keys() & set(fitted.held_back)) if fitted is not None else []
-    held_back, seen = split_seeds(list(by_seed), kept or None)
-    return untrained(model, [by_seed[one] for one in held_back], [by_seed[one] for one in seen], seed)
+    seeds = seeds_of(model, images)
+    kept = sorted(set(seeds) & set(fitted.held_back)) if fitted is not None else []
+    return untrained(model, *split_by_seed(images, seeds, kept or None), seed)
 
 
 def _take_frozen(fitted: Method, method: Method) -> None:

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import Any, TypeVar
 
 from mendiff.checkpoints.files import fingerprint, sha256_of
 from mendiff.checkpoints.provenance import Fitted, fitted_of
 from mendiff.checkpoints.weights import read_weights
-from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.methods.base import Method, find_method
 from mendiff.methods.config import override
 from mendiff.model import Model
 from mendiff.nets.student import BUNDLED
-from mendiff.training.split import held_back_and_seen
+from mendiff.training.split import split_seeds
 
+Image = TypeVar("Image")
 FEATURES = "features"
 """The part whose layers may change; its weights are then read again."""
 
@@ -38,15 +35,14 @@ def variant(
     """
     if not changes:
         return model
-    held_back, seen = split_as_fitted(model, [model.prepare(path) for path in images])
-    return variant_of(model, changes, held_back, seen, features_weights)
+    return variant_of(model, changes, *split_as_fitted(model, images), features_weights)
 
 
 def variant_of(
     model: Model,
     changes: Mapping[str, Any],
-    held_back: Sequence[Tensor],
-    seen: Sequence[Tensor],
+    held_back: Sequence[Any],
+    seen: Sequence[Any],
     features_weights: Path | None = None,
 ) -> Model:
     """The model with other settings, recalibrated on the given images.
@@ -54,7 +50,7 @@ def variant_of(
     Args:
         model: fitted.
         changes: dotted config fields to values; only fields that do not change the shapes of networks.
-        held_back: held-back good images (3,S,S).
+        held_back: held-back good images of any type (see Pictures).
         seen: some training images; if empty, the held-back images are used for everything.
         features_weights: file of the backbone, as in the fit; needed for changes of the layers.
 
@@ -99,25 +95,38 @@ def _read_features(method: Any, file: Path | None, fitted: Fitted | None) -> Non
     method.features.load_backbone(read_weights(file), str(file))
 
 
-def split_as_fitted(model: Model, images: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """(held-back images, some training images) of a fit's good images (3,S,S), as split by the fit.
+def split_as_fitted(model: Model, images: Sequence[Image]) -> tuple[list[Image], list[Image]]:
+    """(held-back images, some training images) of a fit's good images, as split by the fit.
 
     Args:
         model: fitted. If it does not list its held-back images, they are chosen as in `fit`.
-        images: exactly the good images of the fit, or of the category for which the model was loaded.
+        images: exactly the good images of the fit, of any type (see Pictures), or those of the category for
+            which the model was loaded.
     """
     fitted = fitted_of(model.info)
+    seeds = seeds_of(model, images)
     if fitted is None:
-        return held_back_and_seen(images)
-    if model.category:
-        return held_back_and_seen(images, fitted.held_back)
-    seeds = content_seeds(torch.stack(list(images))).tolist()
+        return split_by_seed(images, seeds)
     found = fingerprint(seeds)
-    if found != fitted.data:
+    if found != fitted.data and not model.category:
         known = len(set(seeds) & set(fitted.held_back))
         raise InputError(
             f"data: expected the {fitted.images} good images of the model's fit (fingerprint "
             f"{fitted.data[:12]}), got {len(seeds)} images with {known} of its {len(fitted.held_back)} "
             f"held-back images (fingerprint {found[:12]}); give the data and the --categories of its fit."
         )
-    return held_back_and_seen(images, fitted.held_back)
+    return split_by_seed(images, seeds, fitted.held_back)
+
+
+def seeds_of(model: Model, images: Sequence[Any]) -> list[int]:
+    """Content seeds of images of any type as the model sees them."""
+    return [model.geometry.seed(model.prepare(one)) for one in images]
+
+
+def split_by_seed(
+    images: Sequence[Image], seeds: Sequence[int], chosen: Sequence[int] | None = None
+) -> tuple[list[Image], list[Image]]:
+    """(held-back images, some training images); see split_seeds."""
+    by_seed = dict(zip(seeds, images, strict=True))
+    held_back, seen = split_seeds(list(by_seed), chosen)
+    return [by_seed[one] for one in held_back], [by_seed[one] for one in seen]

@@ -25,18 +25,15 @@ from mendiff.checkpoints.store import load, save
 from mendiff.data.dataset import Category, open_data
 from mendiff.data.images import write_bytes
 from mendiff.data.samples import Use
-from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.evaluation.metrics import image_and_pixel_metrics
-from mendiff.model import Model
+from mendiff.model import MOST_TILES, Model
 from mendiff.runs.common import choose_categories, choose_device
-from mendiff.runs.geometry import check_plain
 from mendiff.runs.places import check_output, new_folder
 from mendiff.runs.reporting import Reporter, Table
 from mendiff.runs.training_images import readable_paths
-from mendiff.runs.variants import split_as_fitted, variant_of
+from mendiff.runs.variants import seeds_of, split_as_fitted, split_by_seed, variant_of
 from mendiff.synthesis.blend import SynthesisConfig, synthesize
-from mendiff.training.split import held_back_and_seen
 from mendiff.types import Detection
 from mendiff.workflows.options import TuneOptions
 
@@ -78,11 +75,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class TuningImages:
-    """Images on which candidates are compared.
+    """Network inputs on which candidates are compared: images, letterboxed images or some of their tiles.
 
     Attributes:
-        seen: some training images (3,S,S).
-        calibrating, testing: the two halves of the held-back images.
+        seen: of some training images (3,S,S).
+        calibrating, testing: of the two halves of the held-back images.
         repeated: for every repetition the testing images with anomalies (N,3,S,S) and their masks (N,1,S,S).
     """
 
@@ -100,15 +97,15 @@ def run(options: TuneOptions, reporter: Reporter) -> dict[str, Any]:
             f"--repetitions: expected at least 2, for a standard error, got {options.repetitions}."
         )
     loaded = load(options.model, choose_device(options.device))
-    check_plain(loaded.method.config, str(options.model), loaded.area)
     if not loaded.method.searched:
         raise InputError(f"{options.model}: expected a method with tunable settings, got {loaded.name}.")
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
     paths = readable_paths(chosen, reporter, Use(bit_depth=loaded.method.config.bit_depth))
     by_category = _split_by_category(options.model, loaded, chosen, paths)
-    data = tuning_images(loaded, paths, options.repetitions, options.seed, by_category)
-    trials, best = search(loaded, data, reporter)
-    tuned = variant_of(loaded, best, [*data.calibrating, *data.testing], data.seen) if best else loaded
+    held_back, seen = _split(loaded, paths, by_category)
+    data = tuning_images(loaded, held_back, seen, options.repetitions, options.seed)
+    trials, best = search(_of_inputs(loaded, data), data, reporter)
+    tuned = variant_of(loaded, best, [*held_back[::2], *held_back[1::2]], seen) if best else loaded
 
     def of_category(name: str) -> Model:
         if not best:
@@ -130,7 +127,7 @@ def run(options: TuneOptions, reporter: Reporter) -> dict[str, Any]:
 
 def _split_by_category(
     folder: Path, model: Model, chosen: Sequence[Category], paths: Sequence[Path]
-) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+) -> dict[str, tuple[list[Path], list[Path]]]:
     """(held-back, training images) of every category with its own statistics, as split by the fit.
 
     Args:
@@ -147,48 +144,63 @@ def _split_by_category(
             f"{', '.join(given)}; give the data and the --categories of its fit."
         )
     kept = None if fitted is None else fitted.held_back
-    return {
-        one.name: held_back_and_seen([model.prepare(path) for path in one.train if path in readable], kept)
-        for one in chosen
-        if names
-    }
+    split = {}
+    for one in chosen if names else ():
+        images = [path for path in one.train if path in readable]
+        split[one.name] = split_by_seed(images, seeds_of(model, images), kept)
+    return split
 
 
-def tuning_images(
-    model: Model,
-    paths: Sequence[Path],
-    repetitions: int,
-    seed: int,
-    by_category: Mapping[str, tuple[list[Tensor], list[Tensor]]],
-) -> TuningImages:
-    """Split the images as the fit did, and add synthetic anomalies to a half of the held-back images.
-
-    Args:
-        model: fitted.
-        paths: of its good images.
-        repetitions: number of anomaly sets.
-        seed: of the anomalies.
-        by_category: see _split_by_category.
-    """
-    images = [model.prepare(path) for path in paths]
-    if by_category and fitted_of(model.info) is None:
-        chosen = content_seeds(torch.stack([one for kept, _ in by_category.values() for one in kept]))
-        held_back, seen = held_back_and_seen(images, chosen.tolist())
+def _split(
+    model: Model, paths: Sequence[Path], by_category: Mapping[str, tuple[list[Path], list[Path]]]
+) -> tuple[list[Path], list[Path]]:
+    """(held-back, training images) of all categories, as split by the fit."""
+    if not by_category or fitted_of(model.info) is not None:
+        held_back, seen = split_as_fitted(model, paths)
     else:
-        held_back, seen = split_as_fitted(model, images)
+        chosen = seeds_of(model, [path for kept, _ in by_category.values() for path in kept])
+        held_back, seen = split_by_seed(paths, seeds_of(model, paths), chosen)
     if len(held_back) < FEWEST:
         raise InputError(
             f"{paths[0].parent}: expected at least {FEWEST} held-back good images, half of them for "
             f"calibration, half for the comparison, got {len(held_back)} of {len(paths)}; add good images."
         )
-    calibrating, testing = held_back[::2], held_back[1::2]
+    return held_back, seen
+
+
+def tuning_images(
+    model: Model, held_back: Sequence[Path], seen: Sequence[Path], repetitions: int, seed: int
+) -> TuningImages:
+    """Network inputs of images, and synthetic anomalies in those of a half of the held-back images.
+
+    Args:
+        model: fitted.
+        held_back: held-back good images of its fit.
+        seen: some of its training images.
+        repetitions: number of anomaly sets.
+        seed: of the anomalies.
+    """
+    most = max(1, MOST_TILES // (len(held_back) + len(seen)))
+    halves = (held_back[::2], held_back[1::2], seen)
+    calibrating, testing, known = (
+        list(model.geometry.sample((model.prepare(path) for path in some), most)) if some else []
+        for some in halves
+    )
     config: Any = model.method.config
     synthesis = replace(getattr(config, "synthesis", SynthesisConfig(thin_share=0.4)), share=1.0)
     rng = torch.Generator().manual_seed(seed)
     good = torch.stack(testing)
     return TuningImages(
-        seen, calibrating, testing, [synthesize(good, rng, synthesis) for _ in range(repetitions)]
+        known, calibrating, testing, [synthesize(good, rng, synthesis) for _ in range(repetitions)]
     )
+
+
+def _of_inputs(model: Model, data: TuningImages) -> Model:
+    """A model of whole square images with the same networks, for which network inputs are images."""
+    if model.plain:
+        return model
+    changes = {"resize": "stretch", "tile": 0}
+    return variant_of(replace(model, area=None), changes, data.calibrating, data.seen)
 
 
 def search(model: Model, data: TuningImages, reporter: Reporter) -> tuple[list[Trial], dict[str, Any]]:
