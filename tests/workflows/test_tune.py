@@ -11,6 +11,7 @@ from PIL import Image
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.store import load, save
 from mendiff.cli import main
+from mendiff.data.inspected import InspectedArea
 from mendiff.errors import InputError
 from mendiff.methods.glad import Glad
 from mendiff.model import Model
@@ -87,7 +88,16 @@ def test_letterboxed_images_and_tiles_are_tuned_as_network_inputs(fitted, tmp_pa
         Image.fromarray(rng.integers(100, 140, (32, 72, 3), dtype=np.uint8)).save(good / f"{number:02}.png")
     paths = sorted(good.iterdir())
     model = variant_of(fitted, changes, paths[:4], paths[4:8])
-    save(tmp_path / "model", model.name, model.method, model.calibration, model.info)
+    half = np.zeros((32, 72), bool)
+    half[:, :40] = True
+    save(
+        tmp_path / "model",
+        model.name,
+        model.method,
+        model.calibration,
+        model.info,
+        area=InspectedArea(half),
+    )
     beds, search = [], tune.search
     monkeypatch.setattr(tune, "search", lambda *given: (beds.append(given), search(*given))[1])
     monkeypatch.setattr(Trial, "beats", lambda self, other: self.value == [900])
@@ -100,7 +110,7 @@ def test_letterboxed_images_and_tiles_are_tuned_as_network_inputs(fitted, tmp_pa
     assert {tuple(one.shape) for one in [*bed.calibrating, *bed.testing, *bed.seen]} == {(3, 32, 32)}
     assert len(bed.calibrating) >= 3
     tuned = load(tmp_path / "out/model")
-    assert not tuned.plain
+    assert np.array_equal(tuned.area.mask, half)
     assert (tuned.method.config.start_timesteps, tuned.geometry) == ((900,), model.geometry)
     held_back, seen = split_as_fitted(model, paths)
     again = tuned.calibrated([*held_back[::2], *held_back[1::2]], seen)

@@ -108,16 +108,17 @@ def run(options: TuneOptions, reporter: Reporter) -> dict[str, Any]:
     tuned = variant_of(loaded, best, [*held_back[::2], *held_back[1::2]], seen) if best else loaded
 
     def of_category(name: str) -> Model:
+        fitted = load(options.model, category=name)
         if not best:
-            return load(options.model, category=name)
-        return tuned.calibrated(*by_category[name], category=name)
+            return fitted
+        return replace(tuned, area=fitted.area).calibrated(*by_category[name], category=name)
 
     # Generated singly while the folder is written: every model is a copy of the networks.
     of_categories = ((name, of_category(name)) for name in by_category)
     report = {"changes": best, "trials": [asdict(trial) for trial in trials], "images": len(paths)}
     with new_folder(place) as draft:
         info = tuned.info | {"tuned": best}
-        save(draft / "model", tuned.name, tuned.method, tuned.calibration, info, of_categories)
+        save(draft / "model", tuned.name, tuned.method, tuned.calibration, info, of_categories, tuned.area)
         write_json(draft / TUNING, report)
         write_bytes(draft / "tuning.svg", curves(trials, best))
     reporter.table(trial_table(trials, best))
