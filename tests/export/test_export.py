@@ -29,9 +29,9 @@ SCORES = 1e-4
 
 
 @pytest.fixture(scope="session")
-def photos(model):
+def photos(tmp_path_factory):
     """Files of several sizes and kinds, of which some show a defect."""
-    folder = model.parent / "photos"
+    folder = tmp_path_factory.mktemp("given") / "photos"
     draw(folder, 2, seed=5)
     draw(folder / "defective", 2, defect=12, seed=6)
     rng = np.random.default_rng(7)
@@ -41,7 +41,13 @@ def photos(model):
     return sorted(path for path in folder.rglob("*.*") if path.is_file())
 
 
+@pytest.fixture
+def own_export(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "own")
+
+
 def same(found, expected, scores=SCORES):
+    """Compare what is found, as NumPy arrays or tensors."""
     # Maps are standardised by few good images here: 1 is their deviation.
     np.testing.assert_allclose(found.score, expected.score.numpy(), rtol=scores, atol=2 * scores)
     tolerance = 10 * scores * np.ptp(expected.anomaly_map.numpy())
@@ -124,6 +130,26 @@ def test_every_format_and_precision_finds_the_same(
     weights = sum(path.stat().st_size for path in out.iterdir() if path.suffix in (".onnx", ".bin"))
     whole = (exported / "model.onnx").stat().st_size
     assert weights < 0.85 * whole if precision == "fp16" else weights > 0.5 * whole  # the rest is structure
+
+
+@pytest.mark.parametrize(
+    ("names", "changes"),
+    [
+        ({"letterbox": True}, {"resize": "letterbox"}),
+        ({"tile": 20, "overlap": 0.25}, {"tile": 20, "tile_overlap": 0.25}),
+        ({"tile": 50, "overlap": 0.5, "top_k": 30}, {"tile": 50, "tile_overlap": 0.5, "readout.top_k": 30}),
+    ],
+    ids=["letterbox", "tiles", "large tiles"],
+)
+def test_letterboxed_images_and_tiles_are_found_as_by_the_model(model, own_export, photos, names, changes):
+    loaded = mendiff.load(model)
+    loaded.method.config = override(loaded.method.config, {"upright": "never", **changes})
+    loaded.method.readout.config = loaded.method.config.readout
+    resealed(own_export, **names)
+    found, expected = load_exported(own_export).predict(photos), loaded.predict(photos)
+    same(found, expected)
+    assert found.sizes == expected.sizes
+    same(open_exported(own_export).predict(photos), expected)
 
 
 # torch's exporter takes more than ten seconds for each.
@@ -236,8 +262,7 @@ def test_exports_are_refused_in_one_sentence(refused, model, exported, tmp_path)
     ("changes", "sentence"),
     [
         ({"adaptive": True}, "adaptive search"),
-        ({"resize": "letterbox"}, "--resize letterbox"),
-        ({"tile": 32, "upright": "never"}, "--tile"),
+        ({"resize": "letterbox", "readout.pool_side": 2}, "readout.pool_side=0"),
     ],
 )
 def test_models_that_no_graph_computes_are_refused(refused, model, tmp_path, changes, sentence):
@@ -254,11 +279,6 @@ def test_what_torch_cannot_trace_is_one_sentence_and_leaves_nothing(refused, mod
     monkeypatch.setattr(torch.export, "export", fail)
     sentence = refused("export", model, "-o", tmp_path / "out")
     assert "RuntimeError: an operator" in sentence
-
-
-@pytest.fixture
-def own_export(exported, tmp_path):
-    return shutil.copytree(exported, tmp_path / "own")
 
 
 def test_damaged_exports_are_refused(own_export):

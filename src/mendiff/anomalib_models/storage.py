@@ -99,7 +99,7 @@ class Stored(ShardedWeights):
 
 def _no_export(kind: str) -> InputError:
     return InputError(
-        f"export: expected ExportType.TORCH, got {kind}, which is not supported: the noise is seeded by the "
-        "image's pixels, which can't be traced; export with ExportType.TORCH, or load a folder written by "
-        "save() with mendiff.load."
+        f"export: expected ExportType.TORCH, got {kind}, which is not supported through anomalib: its "
+        "inferencers give a graph the image alone, and this graph also takes noise that is computed from the "
+        f"pixels; write the model with save() and use 'mendiff export MODEL -o DIR --to {kind.lower()}'."
     )

@@ -83,10 +83,16 @@ def check_exportable(model: Model) -> None:
         raise InputError(
             f"export: expected a method with `detect` and `noise_shape`, got {model.name}, which has none."
         )
-    if not model.plain:
+    if model.area is not None:
         raise InputError(
-            "export: expected a model that stretches whole images, got one with --resize letterbox, --tile, "
-            "--region or --ignore; predict with the model itself."
+            "export: expected a model that inspects whole images, got one with --region or --ignore, which "
+            "is not supported yet; predict with the model itself."
+        )
+    pooled: Any = getattr(config.readout, "pool_side", 0)
+    if not model.plain and pooled:
+        raise InputError(
+            "export: expected a score that averages the largest values (readout.pool_side=0) for letterboxed "
+            f"images and tiles, got pool_side={pooled}; predict with the model itself."
         )
 
 
@@ -126,7 +132,8 @@ def difference(model: Model, graph: Path) -> Difference:
 
 
 def _metadata(model: Model, graph: str, files: dict[str, str], precision: str) -> Metadata:
-    config, calibration = model.method.config, model.calibration
+    config: Any = model.method.config
+    calibration = model.calibration
     return Metadata(
         mendiff=__version__,
         method=model.name,
@@ -137,6 +144,11 @@ def _metadata(model: Model, graph: str, files: dict[str, str], precision: str) -
         opset=OPSET if graph.endswith(".onnx") else 0,
         precision=precision,
         side=config.image_size,
+        letterbox=config.resize == "letterbox",
+        tile=config.tile,
+        overlap=config.tile_overlap,
+        top_k=getattr(config.readout, "top_k", 0),  # RAN has a share alone
+        top_share=config.readout.top_share,
         bit_depth=config.bit_depth,
         upright=config.upright == "always",
         noise=model.method.noise_shape(config.image_size, config.image_size),

@@ -14,6 +14,7 @@ from mendiff.methods.base import Method, MethodConfig
 from mendiff.model import Model
 from mendiff.runtime import Exported, load_exported
 from mendiff.runtime.sessions import OUTPUTS
+from mendiff.scoring.score import top_k_mean, top_share_mean
 from mendiff.types import Detection
 
 
@@ -29,7 +30,15 @@ class ExportedMethod(Method):
 
     def __init__(self, exported: Exported) -> None:
         metadata = exported.metadata
-        super().__init__(MethodConfig(image_size=metadata.side, bit_depth=metadata.bit_depth))
+        super().__init__(
+            MethodConfig(
+                image_size=metadata.side,
+                bit_depth=metadata.bit_depth,
+                resize="letterbox" if metadata.letterbox else "stretch",
+                tile=metadata.tile,
+                tile_overlap=metadata.overlap,
+            )
+        )
         self._exported = exported
 
     def training_loss(self, image: Tensor, rng: PerImageRandom) -> Tensor:
@@ -42,6 +51,13 @@ class ExportedMethod(Method):
         score, anomaly_map, reconstruction = (torch.tensor(found[name]) for name in OUTPUTS)
         stop_step = torch.zeros(image.shape[0], dtype=torch.int64)
         return Detection(score, anomaly_map, reconstruction, stop_step)
+
+    def score(self, anomaly_map: Tensor, pixels: int) -> Tensor:
+        """See Method.score."""
+        metadata = self._exported.metadata
+        if metadata.top_k:
+            return top_k_mean(anomaly_map, min(metadata.top_k, pixels))
+        return top_share_mean(anomaly_map, metadata.top_share, pixels)
 
     def explain(self, image: Tensor, seeds: Tensor) -> Tensor:
         """Refused: the graph has the prediction alone."""

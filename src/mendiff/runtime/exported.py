@@ -22,8 +22,11 @@ from mendiff.runtime.metadata import Metadata, read_metadata
 from mendiff.runtime.resize import resized
 from mendiff.runtime.sessions import OUTPUTS, Run, session
 from mendiff.runtime.upright import alignment
+from mendiff.runtime.windows import top_mean
 
 Array = npt.NDArray[np.float32]
+TILES = 8
+"""Tiles of an image per batch."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,12 +35,14 @@ class Findings:
 
     Attributes:
         score: image scores, (B,).
-        anomaly_map: (B,1,S,S).
-        reconstruction: (B,3,S,S) in [0,1].
+        anomaly_map: (B,1,H,W), of the size of the image as the model sees it.
+        reconstruction: (B,3,H,W) in [0,1].
         p_value: share of good images that score at least as high, (B,).
         threshold: image score above which a part is called defective.
         heat_range: map values that are drawn in half of the colour scale (the pixel threshold) and without
             colour.
+        sizes: (height, width) of every map; smaller maps are padded with zeros at the bottom and at the
+            right.
     """
 
     score: Array
@@ -46,6 +51,7 @@ class Findings:
     p_value: npt.NDArray[np.float64]
     threshold: float
     heat_range: tuple[float, float]
+    sizes: tuple[tuple[int, int], ...]
 
     def __repr__(self) -> str:
         flagged = int(self.defective.sum())
@@ -58,7 +64,7 @@ class Findings:
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
-        """The map values above the pixel threshold, (B,1,S,S) bool."""
+        """The map values above the pixel threshold, (B,1,H,W) bool."""
         return self.anomaly_map > self.heat_range[0]
 
 
@@ -92,22 +98,48 @@ class Exported:
         listed = [one for some in given for one in (find_images(Path(some)) if _is_folder(some) else [some])]
         if not listed:
             raise InputError("images: expected at least one image, got none.")
-        found = [self.find(batch) for batch in self._batches(listed, batch_size)]
-        score, maps, pictures = (np.concatenate([one[name] for one in found]) for name in OUTPUTS)
-        lost = np.flatnonzero(~(np.isfinite(score) & np.isfinite(maps).all((1, 2, 3))))
-        if len(lost):
-            raise NotFiniteError(lost.tolist())
-        p_values = np.array([self.calibration.p_value(float(one)) for one in score])
+        found = [one for some in self._groups(listed, batch_size) for one in self._inspected(some)]
+        lost = [row for row, one in enumerate(found) if not all(np.isfinite(part).all() for part in one[:2])]
+        if lost:
+            raise NotFiniteError(lost)
+        scores, maps, pictures = zip(*found, strict=True)
         limit, floor = self.metadata.heat_range
-        return Findings(score, maps, pictures, p_values, self.threshold, (limit, floor))
+        return Findings(
+            score=np.array(scores, np.float32),
+            anomaly_map=_on_canvas(maps),
+            reconstruction=_on_canvas(pictures),
+            p_value=np.array([self.calibration.p_value(float(one)) for one in scores]),
+            threshold=self.threshold,
+            heat_range=(limit, floor),
+            sizes=tuple((one.shape[1], one.shape[2]) for one in maps),
+        )
 
-    def _batches(self, images: Sequence[Any], batch_size: int) -> Iterator[Array]:
-        for first in range(0, len(images), max(1, batch_size)):
-            yield np.stack([self.prepare(one) for one in images[first : first + max(1, batch_size)]])
+    def _groups(self, images: Sequence[Any], batch_size: int) -> Iterator[list[Array]]:
+        """Prepared images; those that become a single input, up to `batch_size` together."""
+        count = 1 if self.metadata.tile else max(1, batch_size)
+        for first in range(0, len(images), count):
+            yield [self.prepare(one) for one in images[first : first + count]]
+
+    def _inspected(self, images: list[Array]) -> Iterator[tuple[Any, Array, Array]]:
+        """Score, map and reconstruction of every prepared image."""
+        layout = self.metadata.layout
+        if layout.stretches:
+            found = self.find(np.stack(images))
+            yield from zip(*(found[name] for name in OUTPUTS), strict=True)
+            return
+        for image in images:
+            windows = layout.windows(image)
+            found_each = [
+                self.find(np.stack(windows[at : at + TILES])) for at in range(0, len(windows), TILES)
+            ]
+            _, maps, pictures = (np.concatenate([one[name] for one in found_each]) for name in OUTPUTS)
+            anomaly_map, picture = (layout.joined(list(of), *image.shape[1:]) for of in (maps, pictures))
+            top = (self.metadata.top_k, self.metadata.top_share)
+            yield top_mean(anomaly_map, *top, layout.side), anomaly_map, picture
 
     def prepare(self, image: Any) -> Array:
-        """Read an image of any type and resize it to the input of the graph, (3,S,S) float32 in [0,1]."""
-        depth, side = self.metadata.bit_depth, self.metadata.side
+        """Read an image of any type and resize it to its working size, (3,h,w) float32 in [0,1]."""
+        depth = self.metadata.bit_depth
         if isinstance(image, str | Path):
             picture: Picture = read_image(image, depth)
         elif isinstance(image, Image.Image):
@@ -115,14 +147,14 @@ class Exported:
         else:
             picture = picture_of(image, depth)
         values = np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
-        return resized(values, side, side)
+        return resized(values, *self.metadata.layout.size(*picture.shape[:2]))
 
     def find(self, batch: Array) -> Mapping[str, Array]:
-        """The outputs of the graph for images of `prepare`, (B,3,S,S): score, map and reconstruction."""
+        """The outputs of the graph for inputs (B,3,S,S): score, map and reconstruction."""
         return self._run(self.inputs(batch))
 
     def inputs(self, batch: Array) -> dict[str, Array]:
-        """All inputs of the graph for images of `prepare`, by name."""
+        """All inputs of the graph for images (B,3,S,S), by name."""
         shape = tuple(self.metadata.noise)
         levels = np.rint(batch.clip(0, 1) * np.float32(255)).astype(np.uint8)
         noise = [NormalStream(seed_of(one)).draw(math.prod(shape)).reshape(shape) for one in levels]
@@ -131,6 +163,13 @@ class Exported:
             there, back = zip(*map(alignment, batch), strict=True)
             inputs |= {"there": np.stack(there), "back": np.stack(back)}
         return inputs
+
+
+def _on_canvas(parts: Sequence[Array]) -> Array:
+    """Stack (C,h,w) arrays of different sizes, padded with zeros at the bottom and at the right."""
+    height, width = (max(one.shape[axis] for one in parts) for axis in (1, 2))
+    missing = [((0, 0), (0, height - one.shape[1]), (0, width - one.shape[2])) for one in parts]
+    return np.stack([np.pad(one, at) for one, at in zip(parts, missing, strict=True)])
 
 
 def _is_folder(image: Any) -> bool:

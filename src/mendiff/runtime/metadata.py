@@ -10,6 +10,7 @@ from typing import Any
 from mendiff.calibration import Calibration
 from mendiff.data.json_text import is_whole, parse_json
 from mendiff.errors import InputError
+from mendiff.runtime.windows import Layout
 
 FORMAT, VERSION, FILE = "mendiff-export", 1, "metadata.json"
 AGAIN = "export the model again with 'mendiff export'."
@@ -28,7 +29,9 @@ class Metadata:
         files: SHA-256 of the graph's files by name.
         opset: of the ONNX graph; 0 for OpenVINO.
         precision: of the stored weights: fp32 or fp16.
-        side: S, images are (B,3,S,S) float32 RGB in [0,1].
+        side: S, inputs are (B,3,S,S) float32 RGB in [0,1].
+        letterbox, tile, overlap: see mendiff.runtime.windows.Layout.
+        top_k, top_share: see mendiff.runtime.windows.top_mean, for images of several inputs or with padding.
         bit_depth: see MethodConfig.
         upright: whether the graph has the inputs `there` and `back`, (B,2,3) each; see
             mendiff.runtime.upright.
@@ -47,6 +50,11 @@ class Metadata:
     opset: int
     precision: str
     side: int
+    letterbox: bool
+    tile: int
+    overlap: float
+    top_k: int
+    top_share: float
     bit_depth: int
     upright: bool
     noise: tuple[int, ...]
@@ -57,6 +65,11 @@ class Metadata:
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values, with format and version."""
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @property
+    def layout(self) -> Layout:
+        """How images become inputs."""
+        return Layout(self.side, self.letterbox, self.tile, self.overlap)
 
     @property
     def scores(self) -> Calibration:

@@ -1,0 +1,142 @@
+"""Exported models against the model itself: scores, decisions, speed, memory, start-up and size.
+
+    python benchmarks/export.py MODEL --images DIR [--count 200] [--batches 10] [--threads 0]
+
+Each way to run the model has a process of its own. Score differences are relative, to the score itself and to
+the distance of the threshold from the median score of the model's good images. The latency is the median
+time of a single prepared image, the throughput that of batches of 8. Start-up is the time of a new process
+from its imports to the first score, memory its largest resident size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+WAYS = ("torch", "torch-bf16", "onnx", "onnx-fp16", "openvino", "openvino-fp16", "openvino-bf16")
+"""What runs the model, and the precision of its weights (fp16) or of its computations (bf16)."""
+BATCH = 8
+
+
+def opened(way: str, folder: Path, threads: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """(path to prepared image, list of prepared images to scores) of a way to run a model."""
+    if not way.startswith("torch"):
+        import numpy as np
+
+        from mendiff.runtime import load_exported
+
+        model = load_exported(folder, half=way.endswith("bf16"), threads=threads)
+        return model.prepare, lambda images: model.find(np.stack(images))["score"].tolist()
+    import torch
+
+    from mendiff.checkpoints.store import load
+
+    if threads:
+        torch.set_num_threads(threads)
+    loaded = load(folder, half=way.endswith("bf16"))
+    return loaded.prepare, lambda images: loaded.predict_batch(torch.stack(images)).score.tolist()
+
+
+def measure(way: str, folder: Path, paths: list[Path], batches: int, threads: int) -> dict[str, Any]:
+    """Scores and figures of a way to run a model, in this process."""
+    began = time.perf_counter()
+    prepare, find = opened(way, folder, threads)
+    images = [prepare(paths[0])]
+    find(images)
+    start = time.perf_counter() - began
+    scores = [score for path in paths for score in find([prepare(path)])]
+    images = [prepare(path) for path in (paths * BATCH)[:BATCH]]
+
+    def seconds(given: list[Any]) -> float:
+        find(given)
+        taken = []
+        for _ in range(batches):
+            before = time.perf_counter()
+            find(given)
+            taken.append(time.perf_counter() - before)
+        return median(taken)
+
+    return {
+        "scores": scores,
+        "start": start,
+        "latency": seconds(images[:1]),
+        "throughput": BATCH / seconds(images),
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def in_own_process(way: str, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """The result of `measure` in a new process."""
+    options = ["--count", given.count, "--batches", given.batches, "--threads", given.threads]
+    words = [sys.executable, __file__, folder, "--images", given.images, "--way", way, *options]
+    done = subprocess.run(list(map(str, words)), check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def exported(model: Path, place: Path, way: str) -> Path:
+    """The folder that a way to run the model opens."""
+    to, _, precision = way.partition("-")
+    if to == "torch":
+        return model
+    name = f"{to}-fp16" if precision == "fp16" else to
+    if not (place / name).exists():
+        stored = ["--to", to, "--precision", "fp16" if precision == "fp16" else "fp32"]
+        command = [sys.executable, "-m", "mendiff", "export", str(model), "-o", str(place / name), *stored]
+        subprocess.run(command, check=True, capture_output=True)
+    return place / name
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--batches", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    from mendiff.data.image_files import find_images
+
+    found = [path for path in find_images(given.images) if "ground_truth" not in path.parts]
+    paths = found[:: max(1, len(found) // given.count)][: given.count]
+    if given.way:
+        print(json.dumps(measure(given.way, given.model, paths, given.batches, given.threads)))
+        return
+    from mendiff.checkpoints.store import load
+
+    calibration = load(given.model).calibration
+    limit = calibration.threshold
+    unit = limit - median(calibration.scores)
+    print(f"{len(paths)} images of {given.images}; {given.threads or 'all'} threads")
+    print("way | of the score | of the unit | other decisions | ms | images/s | start s | MiB | MB on disk")
+    reference: list[float] = []
+    with TemporaryDirectory() as place:
+        for way in given.ways:
+            folder = exported(given.model, Path(place), way)
+            one = in_own_process(way, folder, given)
+            reference = reference or one["scores"]
+            pairs = list(zip(one["scores"], reference, strict=True))
+            of_score = max(abs(score - other) / abs(other) for score, other in pairs)
+            of_unit = max(abs(score - other) for score, other in pairs) / unit
+            decisions = sum((score > limit) != (other > limit) for score, other in pairs)
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+            print(
+                f"{way} | {of_score:.1e} | {of_unit:.1e} | {decisions} | {1000 * one['latency']:.0f} | "
+                f"{one['throughput']:.2f} | {one['start']:.1f} | {one['memory']:.0f} | {size:.1f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

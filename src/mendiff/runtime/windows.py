@@ -1,0 +1,95 @@
+"""Letterboxed images and tiles for exported models; see mendiff.data.geometry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+LEAST_WEIGHT = 1e-3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How images are resized and covered by the square inputs of a graph.
+
+    Attributes:
+        side: S, side of an input in pixels.
+        letterbox: keep the aspect ratio and pad, instead of stretching images to a square.
+        tile: side of a tile in pixels of the original image; 0 for whole images.
+        overlap: least share of a tile that it has in common with the next.
+    """
+
+    side: int
+    letterbox: bool = False
+    tile: int = 0
+    overlap: float = 0.25
+
+    @property
+    def stretches(self) -> bool:
+        """Whether every image becomes a single square input without padding."""
+        return not self.letterbox and not self.tile
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w), the working size of an image."""
+        if self.stretches:
+            return self.side, self.side
+        scale = self.side / (self.tile or max(height, width))
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def places(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(row, column) of the first pixel of every window of an image of working size."""
+        rows, columns = (self._starts(length) for length in (height, width))
+        return [(row, column) for row in rows for column in columns]
+
+    def _starts(self, length: int) -> list[int]:
+        rest = length - self.side
+        if rest <= 0:
+            return [0]
+        steps = math.ceil(rest / max(1, self.side * (1 - self.overlap)))
+        return [round(number * rest / steps) for number in range(steps + 1)]
+
+    def windows(self, image: Array) -> list[Array]:
+        """The windows of an image of working size (C,h,w), padded by their last pixels to (C,S,S)."""
+        height, width = image.shape[1:]
+        parts = [image[:, r : r + self.side, c : c + self.side] for r, c in self.places(height, width)]
+        missing = [(0, self.side - one) for one in parts[0].shape[1:]]  # all are alike
+        return [np.pad(one, [(0, 0), *missing], mode="edge") for one in parts]
+
+    def joined(self, values: Sequence[Array], height: int, width: int) -> Array:
+        """Values of all windows, (C,S,S) each, blended to those of the image, (C,h,w)."""
+        places = self.places(height, width)
+        if len(places) == 1:
+            return np.ascontiguousarray(values[0][:, :height, :width])
+        at = (np.arange(self.side, dtype=np.float32) + np.float32(0.5)) / np.float32(self.side)
+        window = np.maximum(np.sin(np.float32(np.pi) * at) ** 2, np.float32(LEAST_WEIGHT))
+        weights = window[:, None] * window
+        shape = (max(height, self.side), max(width, self.side))
+        total, sums = np.zeros((len(values[0]), *shape), np.float32), np.zeros(shape, np.float32)
+        for (row, column), one in zip(places, values, strict=True):
+            place = (slice(row, row + self.side), slice(column, column + self.side))
+            total[(slice(None), *place)] += one * weights
+            sums[place] += weights
+        return (total / sums)[:, :height, :width]
+
+
+def top_mean(anomaly_map: Array, top_k: int, top_share: float, side: int) -> Any:
+    """The score of a whole image from its map (1,h,w): the mean of the largest values.
+
+    Args:
+        anomaly_map: of any size.
+        top_k: number of values; 0 uses the share.
+        top_share: share of the pixels, of at most those of an input.
+        side: of an input.
+    """
+    pixels = min(anomaly_map.size, side**2)
+    count = min(top_k, pixels) if top_k else max(1, round(top_share * pixels))
+    # Scores pool over an input at least: a smaller map is padded by its lowest value.
+    tall, wide = (max(side, length) for length in anomaly_map.shape[1:])
+    flat = np.concatenate([anomaly_map.ravel(), np.full(tall * wide - anomaly_map.size, anomaly_map.min())])
+    return np.sort(flat)[-count:].astype(np.float64).mean()

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+import torch
+
+from mendiff.data.geometry import Blend, Geometry
+from mendiff.inspection import inspected
+from mendiff.runtime.windows import Layout, top_mean
+from mendiff.scoring.score import top_k_mean, top_share_mean
+from mendiff.types import Detection
+
+CASES = [(16,), (16, True), (16, False, 16, 0.25), (16, False, 40, 0.5), (16, False, 9, 0.0)]
+SIZES = [(16, 16), (40, 25), (7, 61), (90, 90), (5, 5)]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("size", SIZES)
+def test_windows_and_joined_maps_equal_those_of_the_package(case, size):
+    layout, geometry = Layout(*case), Geometry(*case)
+    assert layout.stretches == geometry.stretches
+    height, width = layout.size(*size)
+    assert (height, width) == geometry.size(*size)
+    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    windows, ours = geometry.windows(image), layout.windows(image.numpy())
+    assert layout.places(height, width) == windows.places
+    for one, other in zip(ours, windows, strict=True):
+        np.testing.assert_array_equal(one, other.numpy())
+    blend, maps = Blend(windows), [np.float32(number) + one[:1] for number, one in enumerate(ours)]
+    for number, one in enumerate(maps):
+        blend.add(number, torch.from_numpy(one))
+    joined = layout.joined(maps, height, width)
+    np.testing.assert_allclose(joined, blend.result().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("top_k", "top_share"), [(0, 0.002), (0, 0.5), (3, 0.0), (1000, 0.0)])
+def test_scores_of_whole_images_equal_those_of_the_package(size, top_k, top_share):
+    values = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(1))
+    empty = torch.zeros(1)
+
+    def score(anomaly_map, pixels):
+        if top_k:
+            return top_k_mean(anomaly_map, min(top_k, pixels))
+        return top_share_mean(anomaly_map, top_share, pixels)
+
+    expected = inspected(Detection(empty, values, empty, empty), None, score, 16).score
+    assert top_mean(values[0].numpy(), top_k, top_share, 16) == pytest.approx(float(expected), rel=1e-5)
