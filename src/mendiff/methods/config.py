@@ -7,6 +7,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mendiff.errors import InputError
@@ -36,7 +37,7 @@ def config_from_dict(kind: type[Config], data: Any, where: str = "config") -> Co
     """
     if not isinstance(data, Mapping):
         raise InputError(f"{where}: expected a group of fields, got {data!r}.")
-    hints = get_type_hints(kind)
+    hints = _hints_of(kind)
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(names))
     if unknown:
@@ -47,6 +48,12 @@ def config_from_dict(kind: type[Config], data: Any, where: str = "config") -> Co
         raise InputError(f"{where}: expected the field {missing[0]!r}, but it is missing.")
     values = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()}
     return kind(**values)
+
+
+@cache
+def _hints_of(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, by name."""
+    return get_type_hints(kind)
 
 
 def _refuse_renamed(kind: type, name: str) -> None:
