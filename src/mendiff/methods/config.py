@@ -37,7 +37,7 @@ def config_from_dict(kind: type[Config], data: Any, where: str = "config") -> Co
     """
     if not isinstance(data, Mapping):
         raise InputError(f"{where}: expected a group of fields, got {data!r}.")
-    hints = _hints_of(kind)
+    hints = _hints_of(kind)  # type: ignore[arg-type]
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(names))
     if unknown:
