@@ -45,7 +45,7 @@ SIDEWAYS = {
     # Model.save calls the store, lazily: the store knows models, and users look for `save` on a model.
     "inspection": {"data"},
     "model": {"checkpoints", "data", "inspection"},
-    "checkpoints": {"data", "model"},
+    "checkpoints": {"data", "model", "runtime"},
     "__main__": {"cli"},
     "runtime": {"data"},
     "training": {"checkpoints", "data", "model"},

@@ -250,6 +250,14 @@ def test_predict_refuses_what_a_graph_lacks(run, refused, exported, photos, tmp_
         open_exported(exported).predict(photos[0], explain=True)
 
 
+@pytest.mark.parametrize("command", [("info",), ("evaluate", "photos", "-o", "out"), ("export", "-o", "out")])
+def test_other_commands_say_that_a_model_is_exported(refused, exported, command):
+    name, *words = command
+    assert "got an exported model; use it with 'mendiff predict' or mendiff.runtime" in refused(
+        name, exported, *words
+    )
+
+
 def test_exports_are_refused_in_one_sentence(refused, model, exported, tmp_path):
     words = ("export", model, "-o", tmp_path / "out")
     assert "--to: expected one of onnx, openvino, got 'tensorrt'" in refused(*words, "--to", "tensorrt")

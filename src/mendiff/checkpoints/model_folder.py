@@ -10,6 +10,7 @@ from mendiff.checkpoints.files import is_whole, read_json, sha256_of
 from mendiff.checkpoints.migrate import OLDEST, migrated
 from mendiff.checkpoints.provenance import check_info
 from mendiff.errors import InputError
+from mendiff.runtime.metadata import is_export
 
 FORMAT = "mendiff"
 VERSION = 3
@@ -90,6 +91,11 @@ def _check_files(folder: Path, files: Any) -> None:
 def _check_there(folder: Path, names: Iterable[str]) -> None:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
+        if is_export(folder):
+            raise InputError(
+                f"{folder}: expected a model folder of 'mendiff fit', got an exported model; use it with "
+                "'mendiff predict' or mendiff.runtime."
+            )
         raise InputError(
             f"{folder}: expected a model folder with {CONFIG}, {WEIGHTS} and {CALIBRATION}, but {missing[0]} "
             "is missing; fit the model again."
