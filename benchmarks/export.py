@@ -121,9 +121,7 @@ def main() -> None:
     limit = calibration.threshold
     unit = limit - median(calibration.scores)
     print(f"{len(paths)} images of {given.images}; {given.threads or 'all'} threads")
-    print(
-        "way | of the score | of the unit | other decisions | ms | images/s | CPU ms | start s | MiB | MB on disk"
-    )
+    print("way | of the score, unit | other decisions | ms | images/s | CPU ms | start s | MiB | MB on disk")
     reference: list[float] = []
     with TemporaryDirectory() as place:
         for way in given.ways:
@@ -135,11 +133,9 @@ def main() -> None:
             of_unit = max(abs(score - other) for score, other in pairs) / unit
             decisions = sum((score > limit) != (other > limit) for score, other in pairs)
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-            print(
-                f"{way} | {of_score:.1e} | {of_unit:.1e} | {decisions} | {1000 * one['latency']:.0f} | "
-                f"{one['throughput']:.2f} | {1000 * one['work']:.0f} | {one['start']:.1f} | {one['memory']:.0f} | {size:.1f}",
-                flush=True,
-            )
+            speed = f"{1000 * one['latency']:.0f} | {one['throughput']:.2f} | {1000 * one['work']:.0f}"
+            needs = f"{one['start']:.1f} | {one['memory']:.0f} | {size:.1f}"
+            print(f"{way} | {of_score:.1e}, {of_unit:.1e} | {decisions} | {speed} | {needs}", flush=True)
 
 
 if __name__ == "__main__":
