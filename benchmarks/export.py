@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -72,8 +71,14 @@ def measure(way: str, folder: Path, paths: list[Path], batches: int, threads: in
         "latency": seconds(images[:1]),
         "throughput": BATCH / seconds(images),
         "work": seconds(images, time.process_time) / BATCH,
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "memory": peak_mebibytes(),
     }
+
+
+def peak_mebibytes() -> float:
+    """Largest resident size of this process; rusage would include that of its parent."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def in_own_process(way: str, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
