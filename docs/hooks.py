@@ -25,7 +25,7 @@ def section(command: Command) -> str:
     lines = [f"## mendiff {command.name}", "", command.doc.partition("\n\nAttributes:")[0], ""]
     lines += ["```text", command.usage, "```", "", "| option | default | |", "|---|---|---|"]
     for name, one in command.fields.items():
-        written = name.upper() if one.metadata.get("argument") else "--" + name.replace("_", "-")
+        written = name.upper() if one.metadata.get("argument") else command.flag(name)
         unsaid = name in command.required or one.default is None or one.default is False
         default = "" if unsaid else f"`{one.default}`"
         lines.append(f"| `{written}` | {default} | {command.texts[name].replace('|', chr(92) + '|')} |")

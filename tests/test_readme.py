@@ -291,7 +291,7 @@ def test_a_command_line_with_a_slip_would_not_pass(line, reason):
 def test_every_option_that_readme_and_docs_name_is_there():
     known = set()
     for one in COMMANDS:
-        known |= {"--" + name.replace("_", "-") for name in one.fields}
+        known |= {one.flag(name) for name in one.fields}
     known |= {"--set", "--json", "--config", "--help", "--no-deps"}  # the last is an option of pip
     pages = [page for page in PAGES if page.name != "results-in-full.md"]  # which names scripts' options, too
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)

@@ -328,7 +328,8 @@ def calibrated(
         method.choose_category(category)
     good = as_list(images)
     known = None if seen is None else _batches(method, as_list(seen), batch_size)
-    calibration = calibrate(method, _batches(method, good, batch_size), known)
+    plain = Geometry.of(method.config).stretches and area is None
+    calibration = calibrate(method, _batches(method, good, batch_size), known, leave_out=plain)
     model = Model(name, method, calibration, info, category=category, area=area)
     return model if model.plain else replace(model, calibration=model.calibration_of(good, batch_size))
 

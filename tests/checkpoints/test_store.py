@@ -620,7 +620,7 @@ def test_a_folder_of_version_1_opens():
     assert state.keys() == stored.keys()
     assert all(torch.equal(state[name], stored[name]) for name in stored)
     scores = json.loads((VERSION_1 / "calibration.json").read_text())
-    assert model.calibration.to_dict() == {**scores, "seen": 0, "left_out": 0}
+    assert model.calibration.to_dict() == {**scores, "seen": 0, "left_out": 0, "lower": 0}
     found = model.predict(torch.full((2, 3, 32, 32), 0.5))
     assert bool(found.score.isfinite().all())
 
@@ -630,7 +630,7 @@ def test_the_categories_of_a_folder_of_version_1_open():
     for name in ("nuts", "screws"):
         model = store.load(VERSION_1, category=name)
         scores = json.loads((VERSION_1 / f"categories/{name}/calibration.json").read_text())
-        assert model.calibration.to_dict() == {**scores, "seen": 0, "left_out": 0}
+        assert model.calibration.to_dict() == {**scores, "seen": 0, "left_out": 0, "lower": 0}
 
 
 def test_a_folder_of_version_1_is_written_anew_as_one_of_today(tmp_path):

@@ -260,7 +260,12 @@ def test_training_images_left_out_of_the_statistics_join_the_held_back_images(fi
 def test_training_images_that_score_lower_are_no_part_of_the_threshold(fitted, pictures, monkeypatch):
     monkeypatch.setattr("mendiff.methods.calibrate.are_lower", lambda scores, others: True)
     made = mendiff.load(fitted).calibrated(pictures[:2], pictures[2:])
-    assert (len(made.calibration.scores), made.calibration.left_out) == (2, 0)
+    assert (len(made.calibration.scores), made.calibration.left_out, made.calibration.lower) == (2, 0, 2)
+    note = "from 2 held-back images (2 training images score lower and are not used): the"
+    assert note in made.calibration.worth
+        "from 2 held-back images (2 training images score lower and are not used): the"
+        in made.calibration.worth
+    )
     # A single held-back image gives no threshold: training images join it as they are.
     alone = mendiff.load(fitted).calibrated(pictures[:1], pictures[1:])
-    assert (len(alone.calibration.scores), alone.calibration.seen) == (4, 3)
+    assert (len(alone.calibration.scores), alone.calibration.seen, alone.calibration.lower) == (4, 3, 0)

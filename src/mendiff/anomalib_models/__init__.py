@@ -21,7 +21,7 @@ with warnings.catch_warnings():  # some of anomalib's models warn on import
     from mendiff.anomalib_models.models import Diad, Glad, Ran, module_class
     from mendiff.anomalib_models.module import MethodModule
     from mendiff.anomalib_models.processing import ConformalPostProcessor, GoodOnlyPostProcessor
-    from mendiff.anomalib_models.training import quiet, train
+    from mendiff.anomalib_models.training import fit_statistics, quiet, train
 
 __all__ = [
     "Categories",
@@ -33,6 +33,7 @@ __all__ = [
     "GoodTiles",
     "MethodModule",
     "Ran",
+    "fit_statistics",
     "module_class",
     "quiet",
     "train",

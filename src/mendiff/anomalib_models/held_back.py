@@ -24,17 +24,19 @@ class HeldBack(Host):
         config: of the method.
         seed: of random numbers drawn while reading.
         held_back: content seeds of the held-back images.
+        new: content seeds of images that the fit of the initial weights lacked; see split_of.
         split: indices of held-back and training images.
     """
 
     config: MethodConfig
     seed: int
     held_back: list[int]
+    new: frozenset[int] = frozenset()
     split: Split
 
     def hold_back(self, identities: Sequence[Identity]) -> None:
         """Choose the held-back images; see `mendiff.training.split.split_of`."""
-        self.split = split_of(identities, self.held_back)
+        self.split = split_of(identities, self.held_back, self.new)
         self.held_back = self.split.held_back
 
     def _identities(self, loader: DataLoader) -> Sequence[Identity]:

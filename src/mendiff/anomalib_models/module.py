@@ -69,10 +69,12 @@ class MethodModule(HeldBack, Stored):
         files: SHA-256 of the files with weights, by part.
         fitted: provenance of the fit; None before the end of training.
         calibrates: whether training ends with calibration.
+        leaves_out: whether training images are scored for thresholds; see calibrate.
     """
 
     _method_name: ClassVar[str]
     calibrates: bool = True
+    leaves_out: bool = True
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ class MethodModule(HeldBack, Stored):
         self.held_back: list[int] = []
         self.split = Split()
         self.average = Average(self.config.training.ema)
-        self._finished = self._adapted = self._codec_fitted = False
+        self._finished = self._adapted = self._codec_fitted = self._started = False
         self.codec_stage = CodecStage()
         self.progress: Progress = no_progress
         # Plain data, so that checkpoints load with weights_only. They contain the backbone's weights.
@@ -131,6 +133,11 @@ class MethodModule(HeldBack, Stored):
         lines, files = fill_pretrained(self.method, source, features_weights, prompt)
         self.files |= files
         return lines
+
+    def start_from(self, method: Method) -> None:
+        """Go on from a trained method of the same config, with its codec and the scales of its training."""
+        self.method.load_state_dict(method.state_dict())
+        self._codec_fitted = self._started = True
 
     def use_textures(self, folder: str | Path) -> None:
         """Cut half of the synthetic anomalies from the texture images of a folder, such as DTD.
@@ -224,7 +231,8 @@ class MethodModule(HeldBack, Stored):
                 codec: Any = self.method.codec  # bitwise equal in all processes
                 codec.load_state_dict(self.trainer.strategy.broadcast(codec.state_dict()))
                 self._codec_fitted = True
-            self.method.prepare(self.method.framed(self._seen_batches))
+            if not self._started:
+                self.method.prepare(self.method.framed(self._seen_batches))
         self.average.start(self._trained())
 
     def _decide_upright(self) -> None:
@@ -268,7 +276,7 @@ class MethodModule(HeldBack, Stored):
             self.average.swap(self._trained())
             self._finished = True
             self.check_weights()
-            self.fitted = self._describe_fit()
+            self.fitted = self.describe_fit(self.global_step, str(self.trainer.strategy.root_device))
             if self.calibrates:
                 self._calibrate()
 
@@ -277,21 +285,23 @@ class MethodModule(HeldBack, Stored):
         if not all(bool(one.isfinite().all()) for one in self._trained().values()):
             raise DivergedError("training")
 
-    def _describe_fit(self) -> Fitted:
+    def describe_fit(self, steps: int, device: str) -> Fitted:
+        """Provenance of a fit of this many steps."""
         return Fitted(
             held_back=tuple(sorted(self.held_back)),
             data=self.split.data,
             images=self.split.images,
             seed=self.seed,
-            steps=self.global_step,
+            steps=steps,
             image_size=self.config.image_size,
             files=dict(self.files),
-            machine=this_machine(str(self.trainer.strategy.root_device)),
+            machine=this_machine(device),
         )
 
     def _calibrate(self) -> None:
         was_training = self.method.training
-        self.calibration = calibrate(self.method, self._held_back_batches, self._seen_batches, self.progress)
+        batches = (self._held_back_batches, self._seen_batches)
+        self.calibration = calibrate(self.method, *batches, self.progress, leave_out=self.leaves_out)
         self.method.train(was_training)
         if isinstance(self.post_processor, GoodOnlyPostProcessor):
             self.post_processor.calibrate(self.calibration)

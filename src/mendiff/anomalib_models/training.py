@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from mendiff.anomalib_models.fsdp import Sharded
 from mendiff.anomalib_models.images import GoodImages
 from mendiff.anomalib_models.module import MethodModule
+from mendiff.diffusion.random import content_seeds
 from mendiff.methods.base import Progress, no_progress
+from mendiff.methods.calibrate import calibrate
 from mendiff.training.codec_stage import CHECKPOINT, CODEC_CHECKPOINT, CodecStage
 from mendiff.training.optimizers import trainer_precision
 from mendiff.training.order import StepOrder
@@ -27,6 +30,8 @@ from mendiff.types import Processes
 
 ALONE = Processes()
 CHECKPOINT_SECONDS = 30.0
+BATCH = 8
+"""Images per batch where nothing is trained."""
 
 
 class _StepOrder(Sampler[list[int]]):
@@ -137,6 +142,31 @@ def _engine(module: MethodModule, workdir: Path, processes: Processes, watcher: 
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def fit_statistics(
+    module: MethodModule, images: GoodImages, device: str, stages: Progress = no_progress
+) -> None:
+    """Like `train` without a step: only statistics, scores and thresholds are computed.
+
+    Args:
+        module: such as Glad, with trained networks.
+        images: see train.
+        device: torch's name.
+        stages: see train.
+    """
+    module.hold_back(images.identities)
+    method = module.method.to(device)
+
+    def batches(chosen: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        for first in range(0, len(chosen), BATCH):
+            image = torch.stack([images.image(at) for at in chosen[first : first + BATCH]])
+            yield image.to(device), content_seeds(image)
+
+    held_back = partial(batches, module.split.held_back_at)
+    seen = partial(batches, module.split.seen_at)
+    module.calibration = calibrate(method, held_back, seen, stages, leave_out=module.leaves_out)
+    module.fitted = module.describe_fit(0, device)
 
 
 def _strategy(module: MethodModule, processes: Processes) -> Any:

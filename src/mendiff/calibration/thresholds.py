@@ -11,6 +11,8 @@ from mendiff.errors import InputError
 
 FALSE_ALARM_RATE = 0.01
 """Share of good parts that thresholds are meant to flag unless another is asked for."""
+COUNTS = ("seen", "left_out", "lower")
+"""Fields of a calibration that earlier versions lack in part."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Calibration:
             lower than scores of new images.
         left_out: number of scores from training images that were left out of the statistics. The networks
             were trained on them.
+        lower: number of training images that were left out of the statistics, but score significantly lower
+            than held-back images. Their scores are not used.
     """
 
     scores: tuple[float, ...]
@@ -32,6 +36,7 @@ class Calibration:
     false_alarm_rate: float = FALSE_ALARM_RATE
     seen: int = 0
     left_out: int = 0
+    lower: int = 0
 
     def __post_init__(self) -> None:
         if len(self.scores) < MINIMUM:
@@ -91,6 +96,8 @@ class Calibration:
         images = f"{count} good images" if self.seen else held_back
         if self.left_out:
             images = f"{images} and {self.left_out} training images that were left out of the statistics"
+        if self.lower:
+            images += f" ({self.lower} training images score lower and are not used)"
         if self.seen:
             images += f", {self.seen} of which are training images"
         if excluded:
@@ -134,6 +141,7 @@ class Calibration:
             "false_alarm_rate": self.false_alarm_rate,
             "seen": self.seen,
             "left_out": self.left_out,
+            "lower": self.lower,
         }
 
     @staticmethod
@@ -141,14 +149,13 @@ class Calibration:
         """The inverse of to_dict; `source` names the origin of the data in error messages."""
         try:
             scores, pixel_scores = _numbers(data["scores"]), _numbers(data["pixel_scores"])
-            # Earlier versions have no "seen" or no "left_out".
-            rate, *counts = _numbers([data["false_alarm_rate"], data.get("seen", 0), data.get("left_out", 0)])
+            rate, *counts = _numbers([data["false_alarm_rate"], *(data.get(name, 0) for name in COUNTS)])
         except (KeyError, TypeError, OverflowError) as error:
             raise InputError(
                 f"{source}: expected numbers as scores, pixel_scores and false_alarm_rate, "
                 f"got {sorted(map(str, data))}; fit the model again."
             ) from error
-        for name, number in zip(("seen", "left_out"), counts, strict=True):
+        for name, number in zip(COUNTS, counts, strict=True):
             if number != int(number):
                 raise InputError(
                     f"{source}: {name}: expected a whole number, got {number}; fit the model again."

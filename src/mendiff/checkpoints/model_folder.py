@@ -1,12 +1,25 @@
-"""The content of a model folder: config.json, and the files and hashes that it lists."""
+"""The files of model folders: config.json, model.safetensors and calibration.json, without the networks.
+
+With statistics per category, categories/NAME has the same two files with only the tensors and scores that
+differ for this category. A model with an inspected area also has its mask, region.png, in the same places.
+
+config.json holds {"format": "mendiff", "version": 3, "mendiff", "method", "config", "info", "files",
+"sha256"}. "files" are the hashes of all other files by name, "sha256" is the hash of the other fields, so
+that every change is detected. calibration.json contains the hash of the weights that it belongs to. The
+config is checked against the method's dataclasses when it is read. No file can execute code.
+"""
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mendiff.checkpoints.files import is_whole, read_json, sha256_of
+from mendiff import __version__
+from mendiff.calibration import Calibration
+from mendiff.checkpoints.files import is_whole, read_json, sealed, sha256_of, write_json
 from mendiff.checkpoints.migrate import OLDEST, migrated
 from mendiff.checkpoints.provenance import check_info
 from mendiff.errors import InputError
@@ -17,6 +30,115 @@ VERSION = 3
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
 REGION = "region.png"
 CATEGORIES = "categories"
+
+
+def write_config(
+    folder: Path, method: str, config: Mapping[str, Any], info: Mapping[str, Any], files: Mapping[str, str]
+) -> None:
+    """Write the config.json of a model folder.
+
+    Args:
+        folder: of the model.
+        method: its name.
+        config: of the method, as JSON values.
+        info: see provenance.Info.
+        files: hashes of all other files by name.
+    """
+    facts = {"format": FORMAT, "version": VERSION, "mendiff": __version__, "method": method}
+    facts |= {"config": config, "info": info, "files": files}
+    write_json(folder / CONFIG, sealed(facts, str(folder / CONFIG)))
+
+
+def write_calibration(folder: Path, place: str, calibration: Calibration, weights: str) -> dict[str, str]:
+    """Write scores to a place within a model folder; returns their hash by name.
+
+    Args:
+        folder: of the model.
+        place: see place_of.
+        calibration: the scores.
+        weights: hash of the weights to which they belong.
+    """
+    _check_scores(calibration, "calibration")
+    write_json(folder / f"{place}{CALIBRATION}", {**calibration.to_dict(), "weights": weights})
+    return {f"{place}{CALIBRATION}": sha256_of(folder / f"{place}{CALIBRATION}")}
+
+
+def recalibrated(
+    source: Path, folder: Path, calibrations: Mapping[str | None, Calibration], info: Mapping[str, Any]
+) -> None:
+    """Write a copy of a model folder with other scores.
+
+    Args:
+        source: the model folder, of any version.
+        folder: to write to; empty.
+        calibrations: of every category; the common one under None.
+        info: see provenance.Info.
+    """
+    config, files = read_config(source), {}
+    for category, calibration in calibrations.items():
+        place = place_of(source, category)
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for name in (f"{place}{WEIGHTS}", f"{place}{REGION}"):
+            if (source / name).is_file():
+                check_hash(source, name, config["files"])
+                shutil.copyfile(source / name, folder / name)
+                files[name] = sha256_of(folder / name)
+        files |= write_calibration(folder, place, calibration, files[f"{place}{WEIGHTS}"])
+    write_config(folder, config["method"], config["config"], info, files)
+
+
+def read_calibration(folder: str | Path, category: str | None = None) -> Calibration:
+    """The scores of good images of a model folder, without its networks; errors as in load.
+
+    Args:
+        folder: see load.
+        category: see load.
+    """
+    folder = Path(folder)
+    files = read_config(folder)["files"]
+    place = place_of(folder, category)
+    check_hash(folder, f"{place}{CALIBRATION}", files)
+    return read_scores(folder / place / CALIBRATION, files.get(f"{place}{WEIGHTS}"))
+
+
+def place_of(folder: Path, category: str | None) -> str:
+    """Place of a category's files within a model folder; InputError for an unknown category."""
+    if category is None:
+        return ""
+    if category not in (known := categories_of(folder)):
+        listed = ", ".join(known) or "none: it has a single threshold"
+        raise InputError(f"category: expected a category of {folder} ({listed}), got {category!r}.")
+    return f"{CATEGORIES}/{category}/"
+
+
+def read_scores(path: Path, weights: str | None) -> Calibration:
+    """Read the scores of good images and check that they belong to the weights; no check if hash is None."""
+    data = read_json(path)
+    if weights is not None and data.get("weights") != weights:
+        raise InputError(
+            f"{path}: expected the scores of this model's weights, but they belong to another model; fit the "
+            "model again."
+        )
+    calibration = Calibration.from_dict(data, str(path))
+    _check_scores(calibration, str(path))
+    return calibration
+
+
+def _check_scores(calibration: Calibration, where: str) -> None:
+    """Refuse scores from which no finite threshold can be computed."""
+    if len(calibration.pixel_scores) != len(calibration.scores):
+        raise InputError(
+            f"{where}: expected as many pixel_scores as scores, {len(calibration.scores)}, got "
+            f"{len(calibration.pixel_scores)}; fit the model again."
+        )
+    try:
+        limits = (calibration.threshold, calibration.pixel_threshold)
+    except OverflowError:
+        limits = (math.inf, math.inf)
+    if not all(math.isfinite(one) for one in limits):
+        raise InputError(
+            f"{where}: expected scores with a finite threshold, got other scores; fit the model again."
+        )
 
 
 def check_hash(folder: Path, name: str, files: Mapping[str, str]) -> None:

@@ -1,17 +1,7 @@
-"""Model folders: config.json, model.safetensors and calibration.json.
-
-With statistics per category, categories/NAME has the same two files with only the tensors and scores that
-differ for this category. A model with an inspected area also has its mask, region.png, in the same places.
-
-config.json holds {"format": "mendiff", "version": 3, "mendiff", "method", "config", "info", "files",
-"sha256"}. "files" are the hashes of all other files by name, "sha256" is the hash of the other fields, so
-that every change is detected. calibration.json contains the hash of the weights that it belongs to. The
-config is checked against the method's dataclasses when it is read. No file can execute code.
-"""
+"""Writing and loading of model folders; see mendiff.checkpoints.model_folder for their files."""
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import uuid
@@ -22,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mendiff import __version__
 from mendiff.calibration import Calibration
-from mendiff.checkpoints.files import read_json, sealed, sha256_of, write_json, writing
+from mendiff.checkpoints.files import sha256_of, writing
 from mendiff.checkpoints.model_folder import (
     CALIBRATION,
     CATEGORIES,
     CONFIG,
-    FORMAT,
     REGION,
-    VERSION,
     WEIGHTS,
-    categories_of,
     check_hash,
+    place_of,
     read_config,
+    read_scores,
+    write_calibration,
+    write_config,
 )
 from mendiff.checkpoints.names import check_finite, load_exactly, refuse
 from mendiff.checkpoints.provenance import check_info
@@ -79,14 +69,6 @@ def save(
             f"{folder}: expected a new folder for the model, but it exists; remove it or choose another name."
         )
     check_info(info, "info")
-    config: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "mendiff": __version__,
-        "method": name,
-        "config": config_to_dict(method.config),
-        "info": info,
-    }
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     draft.mkdir()
@@ -94,7 +76,7 @@ def save(
         with writing(folder):
             own = Model(name, method, calibration, info, area=area)
             files = _write_statistics(draft, str(folder), own, categories)
-            write_json(draft / CONFIG, sealed({**config, "files": files}, str(folder / CONFIG)))
+            write_config(draft, name, config_to_dict(method.config), info, files)
             os.rename(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -121,13 +103,11 @@ def _write_learned(
     folder: Path, place: str, state: Mapping[str, Tensor], calibration: Calibration
 ) -> dict[str, str]:
     """Write weights and calibration to a place within a model folder; returns their hashes by name."""
-    _check_scores(calibration, "calibration")
-    weights, scores = f"{place}{WEIGHTS}", f"{place}{CALIBRATION}"
-    (folder / weights).parent.mkdir(parents=True, exist_ok=True)
-    write_weights(state, folder / weights)
-    hashes = {weights: sha256_of(folder / weights)}
-    write_json(folder / scores, {**calibration.to_dict(), "weights": hashes[weights]})
-    return {**hashes, scores: sha256_of(folder / scores)}
+    weights = folder / f"{place}{WEIGHTS}"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(state, weights)
+    hashes = {f"{place}{WEIGHTS}": sha256_of(weights)}
+    return hashes | write_calibration(folder, place, calibration, hashes[f"{place}{WEIGHTS}"])
 
 
 def _write_area(folder: Path, place: str, area: InspectedArea | None) -> dict[str, str]:
@@ -162,7 +142,7 @@ def load(
     folder = Path(folder)
     config = read_config(folder)
     files: dict[str, str] = config["files"]
-    place = _place_of(folder, category)
+    place = place_of(folder, category)
     region = f"{place}{REGION}" if f"{place}{REGION}" in files else ""
     for name in dict.fromkeys((WEIGHTS, f"{place}{WEIGHTS}", f"{place}{CALIBRATION}", region)):
         if name:
@@ -174,7 +154,7 @@ def load(
         source = folder / place / WEIGHTS
         weights |= read_weights(source, infinite=method.INFINITE)
     load_exactly(method, weights, str(source), THIS_CONFIG)
-    calibration = _read_calibration(folder / place / CALIBRATION, files.get(f"{place}{WEIGHTS}"))
+    calibration = read_scores(folder / place / CALIBRATION, files.get(f"{place}{WEIGHTS}"))
     model = Model(config["method"], method.eval(), calibration, config["info"])
     model.source, model.category = str(folder.resolve()), category or ""
     model.area = InspectedArea.read(folder / region, None) if region else None
@@ -202,57 +182,3 @@ def _built(folder: Path, config: Mapping[str, Any]) -> Method:
     others = sorted(name for name, shape in places.items() if stored[name] != shape)
     refuse("has another shape of", others, source, THIS_CONFIG)
     return kind(settings)
-
-
-def read_calibration(folder: str | Path, category: str | None = None) -> Calibration:
-    """The scores of good images of a model folder, without its networks; errors as in load.
-
-    Args:
-        folder: see load.
-        category: see load.
-    """
-    folder = Path(folder)
-    files = read_config(folder)["files"]
-    place = _place_of(folder, category)
-    check_hash(folder, f"{place}{CALIBRATION}", files)
-    return _read_calibration(folder / place / CALIBRATION, files.get(f"{place}{WEIGHTS}"))
-
-
-def _place_of(folder: Path, category: str | None) -> str:
-    """Place of a category's files within a model folder; InputError for an unknown category."""
-    if category is None:
-        return ""
-    if category not in (known := categories_of(folder)):
-        listed = ", ".join(known) or "none: it has a single threshold"
-        raise InputError(f"category: expected a category of {folder} ({listed}), got {category!r}.")
-    return f"{CATEGORIES}/{category}/"
-
-
-def _read_calibration(path: Path, weights: str | None) -> Calibration:
-    """Read the scores of good images and check that they belong to the weights; no check if hash is None."""
-    data = read_json(path)
-    if weights is not None and data.get("weights") != weights:
-        raise InputError(
-            f"{path}: expected the scores of this model's weights, but they belong to another model; fit the "
-            "model again."
-        )
-    calibration = Calibration.from_dict(data, str(path))
-    _check_scores(calibration, str(path))
-    return calibration
-
-
-def _check_scores(calibration: Calibration, where: str) -> None:
-    """Refuse scores from which no finite threshold can be computed."""
-    if len(calibration.pixel_scores) != len(calibration.scores):
-        raise InputError(
-            f"{where}: expected as many pixel_scores as scores, {len(calibration.scores)}, got "
-            f"{len(calibration.pixel_scores)}; fit the model again."
-        )
-    try:
-        limits = (calibration.threshold, calibration.pixel_threshold)
-    except OverflowError:
-        limits = (math.inf, math.inf)
-    if not all(math.isfinite(one) for one in limits):
-        raise InputError(
-            f"{where}: expected scores with a finite threshold, got other scores; fit the model again."
-        )

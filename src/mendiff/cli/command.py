@@ -67,6 +67,11 @@ class Command:
         documented = {name: text.rstrip(".") for name, _, text in pairs}
         return {name: documented[name] if name in documented else SHARED[name] for name in self.fields}
 
+    def flag(self, name: str) -> str:
+        """An option as the user types it."""
+        flag: str = self.fields[name].metadata.get("flag", "--" + name.replace("_", "-"))
+        return flag
+
     @property
     def required(self) -> list[str]:
         """Required options, positional ones first."""
@@ -105,7 +110,7 @@ class Command:
 
     def _add(self, parser: ArgumentParser, name: str, field: Field[Any]) -> None:
         """Add an option: a flag for a boolean, several values for a list."""
-        kind, text, flag = self.kinds[name], self.texts[name], "--" + name.replace("_", "-")
+        kind, text, flag = self.kinds[name], self.texts[name], self.flag(name)
         default = None if field.default is MISSING else field.default
         if field.metadata.get("argument"):
             several = get_origin(kind) is tuple
@@ -120,7 +125,7 @@ class Command:
             text = text if default is None else f"{text} (default: {default})"
             is_out = name == "out"
             flags, metavar = (("-o", flag), "DIR") if is_out else ((flag,), METAVARS.get(kind, "NAME"))
-            parser.add_argument(*flags, type=kind, default=default, help=text, metavar=metavar)
+            parser.add_argument(*flags, dest=name, type=kind, default=default, help=text, metavar=metavar)
 
     def check(self, given: Mapping[str, Any]) -> None:
         """Refuse missing options, non-boolean values for flags, and integers beyond 64 bits."""
@@ -129,7 +134,7 @@ class Command:
                 written = "-o/--out DIR" if name == "out" else name.upper()
                 raise InputError(f"expected {written}, {self.texts[name]}; usage: {self.usage}")
         for name, value in given.items():
-            flag = "--" + name.replace("_", "-")
+            flag = self.flag(name)
             if self.fields[name].default is False and not isinstance(value, bool):
                 raise InputError(f"{flag}: expected true or false, got {value!r}.")
             if isinstance(value, int) and abs(value) > LARGEST:

@@ -211,18 +211,24 @@ class Method(nn.Module, ABC):
         """
 
     def fit_statistics(
-        self, held_back: Batches, seen: Batches | None = None, progress: Progress = no_progress
+        self,
+        held_back: Batches,
+        seen: Batches | None = None,
+        progress: Progress = no_progress,
+        *,
+        leave_out: bool = True,
     ) -> Scores:
         """Compute statistics of good images with the trained method.
 
         Returns scores of the first training images, each with statistics without this image; none if the
-        method can't leave an image out.
+        method can't leave an image out, or without `leave_out`.
 
         Args:
             held_back: images that were not used for training, for scales and thresholds.
             seen: training images, for statistics of many images. Held-back images used for these would score
                 lower than future images; they are used only if `seen` is None.
             progress: progress callback.
+            leave_out: whether to compute these scores.
         """
         return []
 
@@ -324,10 +330,13 @@ def fit_readout(
     held_back: Batches,
     seen: Batches | None = None,
     progress: Progress = no_progress,
+    *,
+    leave_out: bool = True,
 ) -> Scores:
     """Fit a read-out to good images and their reconstructions, if it has statistics.
 
-    Returns scores of the reconstructed training images, each with statistics without this image.
+    Returns scores of the reconstructed training images, each with statistics without this image; none without
+    `leave_out`.
 
     Args:
         readout: changed in place.
@@ -338,6 +347,7 @@ def fit_readout(
         seen: training images. The first are reconstructed if the read-out needs that; all are candidates for
             the memory bank.
         progress: progress callback, called per batch.
+        leave_out: see Method.fit_statistics.
     """
     if not readout.needs_fit:
         return []
@@ -355,7 +365,7 @@ def fit_readout(
         parts = track(defective.to(good).split(len(held[0][0])), PROBING, progress)
         probed = [(part, reconstruct(part, content_seeds(part))) for part in parts]
         readout.choose_bank_share(lambda: held, lambda: probed, masks, features)
-    return _left_out(readout, features, detect, trained, progress)
+    return _left_out(readout, features, detect, trained, progress) if leave_out else []
 
 
 def _left_out(

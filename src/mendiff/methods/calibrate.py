@@ -13,7 +13,12 @@ from mendiff.scoring.readout import first_images
 
 @torch.no_grad()
 def calibrate(
-    method: Method, held_back: Batches, seen: Batches | None = None, progress: Progress = no_progress
+    method: Method,
+    held_back: Batches,
+    seen: Batches | None = None,
+    progress: Progress = no_progress,
+    *,
+    leave_out: bool = True,
 ) -> Calibration:
     """Estimate the statistics of a trained method on good images, and collect scores of held-back images.
 
@@ -26,16 +31,17 @@ def calibrate(
         held_back: see Method.fit_statistics.
         seen: see Method.fit_statistics.
         progress: see Method.fit_statistics.
+        leave_out: whether to score training images; not if the scores of whole images replace these.
     """
     method.eval()
     left_out = method.fit_statistics(
-        method.framed(held_back), method.framed(seen) if seen else None, progress
+        method.framed(held_back), method.framed(seen) if seen else None, progress, leave_out=leave_out
     )
     found = _scores(method, lambda: track(held_back(), "scoring held-back images: batches", progress))
     if left_out and not are_lower([score for score, _ in left_out], [score for score, _ in found]):
         return Calibration(*columns([*found, *left_out]), left_out=len(left_out))
     if len(found) >= MINIMUM or seen is None:
-        return Calibration(*columns(found))
+        return Calibration(*columns(found), lower=len(left_out))
     more = _scores(method, first_images(seen))
     return Calibration(*columns([*found, *more]), seen=len(more))
 

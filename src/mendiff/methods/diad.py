@@ -232,7 +232,12 @@ class Diad(Method):
 
     @deterministic
     def fit_statistics(
-        self, held_back: Batches, seen: Batches | None = None, progress: Progress = no_progress
+        self,
+        held_back: Batches,
+        seen: Batches | None = None,
+        progress: Progress = no_progress,
+        *,
+        leave_out: bool = True,
     ) -> Scores:
         """Compute the statistics of the read-out; see Method.fit_statistics."""
 
@@ -242,4 +247,6 @@ class Diad(Method):
         def detect(image: Tensor, reconstructions: list[Tensor]) -> Detection:
             return self._detection(image, reconstructions[0])
 
-        return fit_readout(self.readout, self.features, reconstruct, detect, held_back, seen, progress)
+        return fit_readout(
+            self.readout, self.features, reconstruct, detect, held_back, seen, progress, leave_out=leave_out
+        )

@@ -358,7 +358,12 @@ class Glad(Method):
 
     @deterministic
     def fit_statistics(
-        self, held_back: Batches, seen: Batches | None = None, progress: Progress = no_progress
+        self,
+        held_back: Batches,
+        seen: Batches | None = None,
+        progress: Progress = no_progress,
+        *,
+        leave_out: bool = True,
     ) -> Scores:
         """Compute stop thresholds and the statistics of the read-out; see Method.fit_statistics."""
 
@@ -375,7 +380,16 @@ class Glad(Method):
                 for run in range(len(self.config.start_timesteps)):
                     good = track(held_back(), "fitting stop thresholds: batches", progress)
                     self.stop_thresholds[run] = self._fit_thresholds(good, run)
-            return fit_readout(self.readout, self.features, reconstruct, detect, held_back, seen, progress)
+            return fit_readout(
+                self.readout,
+                self.features,
+                reconstruct,
+                detect,
+                held_back,
+                seen,
+                progress,
+                leave_out=leave_out,
+            )
 
     def _fit_thresholds(self, batches: Iterable[tuple[Tensor, Tensor]], run: int) -> Tensor:
         """The stop score that a share of STOP_RATE of good images exceeds, per timestep, (N,)."""

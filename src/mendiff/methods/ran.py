@@ -398,7 +398,12 @@ class Ran(Method):
 
     @deterministic
     def fit_statistics(
-        self, held_back: Batches, seen: Batches | None = None, progress: Progress = no_progress
+        self,
+        held_back: Batches,
+        seen: Batches | None = None,
+        progress: Progress = no_progress,
+        *,
+        leave_out: bool = True,
     ) -> Scores:
         """Compute residual covariances, mean normal maps, scales and Gaussians; see the base class."""
         first = first_images(seen or held_back)

@@ -33,11 +33,12 @@ def check_minutes(minutes: float | None, steps: int | None, processes: Processes
     return minutes
 
 
-def with_steps(settings: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
-    """Settings with the value of --steps; InputError if --set has another number of steps."""
-    if steps is None:
+def with_steps(settings: Mapping[str, Any], steps: int | None, fewest: int = 1) -> dict[str, Any]:
+    """Settings with the value of --steps, unless it is 0; InputError if --set has another number of steps."""
+    if steps is not None:
+        check_range("--steps", steps, fewest)
+    if not steps:
         return dict(settings)
-    check_range("--steps", steps, 1)
     other = settings.get(STEPS, steps)
     if other != steps:
         raise InputError(f"--steps and --set {STEPS}: expected equal numbers, got {steps} and {other!r}.")

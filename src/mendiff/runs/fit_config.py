@@ -21,6 +21,7 @@ from mendiff.methods.base import MethodConfig, TrainingConfig, find_method, find
 from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
 from mendiff.runs.backbone import backbone_input
+from mendiff.runs.start import Start
 from mendiff.types import Processes
 
 NONE = "none"
@@ -53,6 +54,7 @@ class Plan:
         tile_overlap: least share of a tile that it has in common with the next, or None for the preset's.
         region, ignore: masks of the inspected and of the ignored area, files or folders, or None.
         minutes: training time, codec included; 0 for the preset's length.
+        start: a model to go on from, whose config replaces that of the preset, or None.
     """
 
     method: str = "glad"
@@ -80,6 +82,7 @@ class Plan:
     region: Path | None = None
     ignore: Path | None = None
     minutes: float = 0.0
+    start: Start | None = None
 
     @property
     def processes(self) -> Processes:
@@ -130,6 +133,8 @@ def use_of_config(config: MethodConfig) -> Use:
 
 
 def _changed(plan: Plan) -> MethodConfig:
+    if plan.start is not None:
+        return override(plan.start.config, plan.settings)
     config = find_preset(plan.method, plan.preset)
     changes: dict[str, Any] = {}
     if plan.features is not None:
@@ -194,6 +199,8 @@ def check_sources(plan: Plan, config: MethodConfig) -> None:
             "--features-input: expected --features, too, with timm's name of the backbone, got none."
         )
     denoiser = getattr(getattr(config, "denoiser", None), "kind", "")
+    if plan.start is not None:
+        return
     if denoiser != "conditional_unet":
         if plan.pretrained or plan.prompt:
             raise InputError(NOT_FOR_IT)

@@ -66,7 +66,8 @@ def read_areas(plan: Plan, categories: Sequence[Category], paths: Sequence[Path]
     """
     names = [one.name for one in categories]
     regions, ignored = _masks("--region", plan.region, names), _masks("--ignore", plan.ignore, names)
-    areas = {}
+    started = plan.start.model.area if plan.start is not None else None
+    areas = {} if started is None else {"": started}
     for name in {**regions, **ignored}:
         area = InspectedArea.read(regions.get(name, regions.get("")), ignored.get(name, ignored.get("")))
         if area is not None:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mendiff.errors import InputError, check_choices, check_range
 from mendiff.synthesis import DRAWN
-from mendiff.synthesis.augment import augment
 from mendiff.synthesis.foreground import Mode, foreground
 from mendiff.synthesis.perlin import perlin_masks, thin_masks
 
@@ -87,6 +86,8 @@ def anomaly_source(
     image: Tensor, rng: torch.Generator, grid: int = GRID, textures: Textures | None = None
 ) -> Tensor:
     """Source images of the anomalies, (B,3,H,W) in [0,1]: augmented textures or shuffled augmented images."""
+    from mendiff.synthesis.augment import augment  # torchvision, which only training needs, takes seconds
+
     sources = []
     for one in image:
         if textures is not None and float(torch.rand((), generator=rng, **DRAWN)) < 0.5:

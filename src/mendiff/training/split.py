@@ -69,24 +69,37 @@ class Split:
         return [*self.held_back_at, *self.seen_at][:count]
 
 
-def split_of(identities: Iterable[Identity | tuple[int, str | None]], earlier: Iterable[int] = ()) -> Split:
+def split_of(
+    identities: Iterable[Identity | tuple[int, str | None]],
+    earlier: Iterable[int] = (),
+    new: Iterable[int] = (),
+) -> Split:
     """Choose the held-back images; those of an earlier fit remain held back.
 
     Args:
         identities: seed, name and, if it is not 0, part of every item, in the order of the data set; see
             Identity.
         earlier: content seeds of the held-back images of an earlier fit.
+        new: content seeds of images that an earlier fit lacked. They alternate with the others, so that a
+            limited number of items has both.
     """
     items = [Identity(*one) for one in identities]
     seeds = [item.seed for item in items if item.part == 0]
     fresh, kept = choose(seeds), sorted(set(seeds) & set(earlier))
-    enough = min(KEPT_AGAIN, len(fresh)) <= len(kept) < len(set(seeds))  # some must remain for training
+    enough = min(KEPT_AGAIN, -(-len(fresh) // 2)) <= len(kept) < len(set(seeds))  # some remain for training
     held_back = kept if enough else fresh
     places: dict[tuple[int, int], int] = {}
     for at, item in enumerate(items):
         places.setdefault((item.part, item.seed), at)  # equal images count once
     # First parts come first, so that a limited number of items is of many images.
-    ordered = [(seed, at) for (_, seed), at in sorted(places.items())]
+    added = set(new)
+    ranks = {
+        seed: rank
+        for group in (set(seeds) - added, set(seeds) & added)
+        for rank, seed in enumerate(sorted(group))
+    }
+    by_rank = sorted(places.items(), key=lambda place: (place[0][0], ranks[place[0][1]], place[0][1]))
+    ordered = [(seed, at) for (_, seed), at in by_rank]
     return Split(
         held_back,
         [at for seed, at in ordered if seed in held_back][:MOST_SEEN],

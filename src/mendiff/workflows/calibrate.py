@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mendiff.calibration import MINIMUM, Calibration
-from mendiff.checkpoints.model_folder import categories_of
-from mendiff.checkpoints.store import load, save
-from mendiff.data.dataset import open_data
+from mendiff.checkpoints.model_folder import categories_of, read_calibration, read_config, recalibrated
 from mendiff.errors import InputError, check_range
-from mendiff.model import Model
-from mendiff.runs.common import choose_categories, choose_device
-from mendiff.runs.fit_config import use_of_config
 from mendiff.runs.places import check_output, new_folder
 from mendiff.runs.reporting import Reporter
 from mendiff.runs.thresholds import check_rate, report_reliability, warn_of_outliers
-from mendiff.runs.training_images import readable_paths
 from mendiff.workflows.options import CalibrateOptions
+
+if TYPE_CHECKING:
+    from mendiff.model import Model
 
 
 def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:
@@ -33,67 +29,67 @@ def run(options: CalibrateOptions, reporter: Reporter) -> dict[str, Any]:
         )
     check_range("--batch-size", options.batch_size, 1)
     rate = None if options.false_alarm_rate is None else check_rate(options.false_alarm_rate)
-    device = choose_device(options.device)
-    loaded = load(options.model, device)
-    images: dict[str, list[Path]] = {}
+    names = categories_of(options.model)
+    found: dict[str | None, Calibration]
+    found = {name: read_calibration(options.model, name) for name in (None, *names)}
+    rate = rate or found[None].false_alarm_rate
+    found = {name: one.at_rate(rate) for name, one in found.items()}
+    info, paths = read_config(options.model)["info"], []
     if options.data is not None:
-        use = use_of_config(loaded.method.config)
-        chosen = choose_categories(open_data(options.data, options.layout), options.categories)
-        readable = set(readable_paths(chosen, reporter, use))
-        images = {category.name: [path for path in category.train if path in readable] for category in chosen}
-    model = _calibrated(loaded, images, rate, options.batch_size, reporter)
-    of_categories = _of_categories(model, images, options.batch_size, reporter)
+        images = _scored(options, options.data, found, reporter)
+        paths = [path for some in images.values() for path in some]
+        info = {**info, "calibrated": {"images": len(paths), "categories": list(images)}}
     with new_folder(place) as draft:
-        draft.rmdir()
-        save(draft, model.name, model.method, model.calibration, model.info, of_categories, model.area)
-    calibration, paths = model.calibration, [path for some in images.values() for path in some]
-    reporter.say(f"model: {options.out} (threshold {model.threshold:.4g} from good images only)")
+        recalibrated(options.model, draft, found, info)
+    calibration = found[None]
+    reporter.say(f"model: {options.out} (threshold {calibration.threshold:.4g} from good images only)")
     report_reliability(calibration, reporter)
     return {
         "model": str(options.out),
-        "threshold": model.threshold,
-        "thresholds": {
-            name: load(options.out, category=name).threshold for name in categories_of(options.out)
-        },
-        "false_alarm_rate": calibration.false_alarm_rate,
-        "images": sum(map(len, images.values())),
+        "threshold": calibration.threshold,
+        "thresholds": {name: found[name].threshold for name in names},
+        "false_alarm_rate": rate,
+        "images": len(paths),
         "worth": calibration.worth,
         "standing_out": [str(paths[at]) for at in calibration.outliers] if paths else [],
     }
 
 
-def _calibrated(
-    model: Model, images: dict[str, list[Path]], rate: float | None, batch_size: int, reporter: Reporter
-) -> Model:
-    """The model with the false-alarm rate, and with a threshold from all images, if there are any."""
-    model = model if rate is None else model.with_false_alarm_rate(rate)
-    paths = [path for some in images.values() for path in some]
-    if not paths:
-        return model
-    calibration = scores_of(model, paths, batch_size, reporter, "calibrating")
-    warn_of_outliers(calibration, paths, reporter)
-    source = {"images": len(paths), "categories": list(images)}
-    return replace(model, calibration=calibration, info={**model.info, "calibrated": source})
+def _scored(
+    options: CalibrateOptions, data: Path, found: dict[str | None, Calibration], reporter: Reporter
+) -> dict[str, list[Path]]:
+    """Replace calibrations by those of new good images; returns the images by category.
 
+    Args:
+        options: of the command.
+        data: the images.
+        found: the model's calibrations at the false-alarm rate, by category; changed in place.
+        reporter: takes messages.
+    """
+    # Imported here because a rate alone needs no networks, whose libraries take seconds.
+    from mendiff.checkpoints.store import load
+    from mendiff.data.dataset import open_data
+    from mendiff.runs.common import choose_categories, choose_device
+    from mendiff.runs.fit_config import use_of_config
+    from mendiff.runs.training_images import readable_paths
 
-def _of_categories(
-    model: Model, images: dict[str, list[Path]], batch_size: int, reporter: Reporter
-) -> Iterator[tuple[str, Model]]:
-    """The models of the categories with their own threshold; generated singly, since each is a copy."""
-    device = str(next(model.method.parameters()).device)
-    names = categories_of(model.source)
-    for name in images:
-        if names and name not in names:
-            reporter.say(
-                f"note: the model has no separate threshold for {name}, only for {', '.join(names)}."
-            )
-    for name in names:
-        own = load(model.source, device, name).with_false_alarm_rate(model.calibration.false_alarm_rate)
-        if name in images:
-            calibration = scores_of(own, images[name], batch_size, reporter, f"calibrating {name}")
-            report_reliability(calibration, reporter, f"threshold of {name}", warnings_only=True)
-            own = replace(own, calibration=calibration)
-        yield name, own
+    device, rate = choose_device(options.device), found[None].false_alarm_rate
+    model = load(options.model, device)
+    chosen = choose_categories(open_data(data, options.layout), options.categories)
+    readable = set(readable_paths(chosen, reporter, use_of_config(model.method.config)))
+    images = {category.name: [path for path in category.train if path in readable] for category in chosen}
+    every = [path for some in images.values() for path in some]
+    found[None] = scores_of(model, every, options.batch_size, reporter, "calibrating").at_rate(rate)
+    warn_of_outliers(found[None], every, reporter)
+    for name, paths in images.items():
+        if name in found:
+            own, title = load(options.model, device, name), f"calibrating {name}"
+            found[name] = scores_of(own, paths, options.batch_size, reporter, title).at_rate(rate)
+            report_reliability(found[name], reporter, f"threshold of {name}", warnings_only=True)
+        elif len(found) > 1:
+            known = ", ".join(one for one in found if one is not None)
+            reporter.say(f"note: the model has no separate threshold for {name}, only for {known}.")
+    return images
 
 
 def scores_of(

@@ -8,8 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from mendiff.calibration import FALSE_ALARM_RATE
 from mendiff.data.cache import ImageCache
-from mendiff.data.dataset import Category, open_data
+from mendiff.data.dataset import Category
+from mendiff.data.geometry import Geometry
 from mendiff.data.image_files import find_images
 from mendiff.data.reading import image_size as read_size
 from mendiff.errors import check_choice
@@ -35,10 +37,12 @@ from mendiff.runs.places import check_output, resumable
 from mendiff.runs.power import Power, estimate_power
 from mendiff.runs.processes import check_processes, describe_processes, rank_of
 from mendiff.runs.reporting import Reporter, Silent
+from mendiff.runs.start import Start
 from mendiff.runs.thresholds import check_rate, report_reliability, warn_of_outliers
 from mendiff.runs.training_images import check_images
 from mendiff.training.codec_stage import CHECKPOINT, CODEC_CHECKPOINT
 from mendiff.types import Processes
+from mendiff.workflows.fit_from import data_of
 from mendiff.workflows.manifest import check_manifest, data_hashes, facts_of, hashes_of
 from mendiff.workflows.options import FitOptions
 from mendiff.workflows.training_run import PARTS_FILE, prepared, train, workdir_of, workdir_path
@@ -64,22 +68,34 @@ def run(options: FitOptions, reporter: Reporter) -> dict[str, Any]:
     check_choice("--statistics", options.statistics, STATISTICS)
     check_choice("--balance", options.balance, BALANCES)
     check_choice("--resize", options.resize, RESIZES)
-    depth = {"bit_depth": options.bit_depth} if options.bit_depth else {}
-    same: dict[str, Any] = {one.name: getattr(options, one.name) for one in fields(Plan)}
-    changed: dict[str, Any] = {
-        "settings": with_steps(depth | options.settings, options.steps),
-        "device": processes.device,
-        "false_alarm_rate": check_rate(options.false_alarm_rate),
-        "minutes": check_minutes(options.minutes, options.steps, processes),
-    }
-    plan = Plan(**same | changed)
-    chosen = choose_categories(open_data(options.data, options.layout), options.categories)
+    start, categories = data_of(options)
+    plan = _plan(options, processes, start)
+    chosen = choose_categories(categories, options.categories)
     how = {"resume": options.resume, "overwrite": options.overwrite}
     if options.preset == AUTO:
         from mendiff.workflows.choice import fit_candidates  # imports this module
 
         return fit_candidates(plan, chosen, options.out, reporter, **how)
     return fit(plan, chosen, options.out, reporter, **how)
+
+
+def _plan(options: FitOptions, processes: Processes, start: Start | None) -> Plan:
+    """The options without data and output."""
+    rate, fewest = FALSE_ALARM_RATE, 1
+    changed: dict[str, Any] = {"device": processes.device, "start": start}
+    if start is not None:
+        rate, fewest = start.model.calibration.false_alarm_rate, 0
+        changed |= {"method": start.model.name, "preset": start.model.info.get("preset", "")}
+    depth = {"bit_depth": options.bit_depth} if options.bit_depth else {}
+    if options.false_alarm_rate is not None:
+        rate = check_rate(options.false_alarm_rate)
+    changed |= {
+        "settings": with_steps(depth | options.settings, options.steps, fewest),
+        "false_alarm_rate": rate,
+        "minutes": check_minutes(options.minutes, options.steps, processes),
+    }
+    same = {one.name: getattr(options, one.name) for one in fields(Plan) if one.name not in changed}
+    return Plan(**same | changed)
 
 
 def fit(
@@ -109,7 +125,7 @@ def fit(
         length = length_of(plan, config, workdir, reporter, resume=resume)
         config = length.of(config)
         names = [one.name for one in categories]
-        _say_plan(plan, config, length, len(paths), names, reporter)
+        _say_plan(plan, config, length, paths, names, reporter)
         say_geometry(config, reporter)
         files = hashes_of(plan, config) if first else {}
         if first:
@@ -118,8 +134,10 @@ def fit(
             check_manifest(workdir, reached, started, resume=resume)
         module, loaded = _module(plan, config, workdir if resume else None, reporter)
         module.files = files
+        module.leaves_out = Geometry.of(config).stretches and "" not in areas
         facts = {"images": len(paths), "categories": names, "pretrained": loaded}
         facts["usual_size"] = median_size(paths)
+        facts |= {} if plan.start is None else plan.start.facts(paths)
         if first:
             (workdir / PARTS_FILE).write_text("\n".join(loaded))
             write_length(workdir, length)
@@ -127,18 +145,23 @@ def fit(
         with reporter.stages() as update:
             images = _images(module, categories, paths, cache, update)
             groups = groups_of(images, categories) if plan.balance == "category" else None
+            if plan.start is not None:
+                plan.start.hold_back(module, images)
+                groups = plan.start.groups(images)
             seconds = train(plan, module, images, workdir, update, groups, resume=resume)
         if not first:
             return {}
-        steps = config.training.steps
+        steps = module.fitted.steps
         info = {"preset": plan.preset, **facts, "seed": plan.seed, "steps": steps, "seconds": seconds}
         model = module.as_model(info).to(plan.device).with_false_alarm_rate(plan.false_alarm_rate)
+        if plan.start is not None:
+            model.method.config = plan.start.model.method.config
         model.area = areas.get("")
         outliers, power = _calibrated(model, module.split, images, cache, reporter)
         save_model(model, place, by_category, areas, cache, reporter)
     _say_result(model, out, power, reporter)
     summary = {"threshold": model.threshold, "worth": model.calibration.worth, "standing_out": outliers}
-    return {"model": str(out), **summary, **model.info, "config": config_to_dict(module.config)}
+    return {"model": str(out), **summary, **model.info, "config": config_to_dict(model.method.config)}
 
 
 def _calibrated(
@@ -157,12 +180,22 @@ def _calibrated(
 
 
 def _say_plan(
-    plan: Plan, config: MethodConfig, length: Length, images: int, names: Sequence[str], reporter: Reporter
+    plan: Plan,
+    config: MethodConfig,
+    length: Length,
+    paths: Sequence[Path],
+    names: Sequence[str],
+    reporter: Reporter,
 ) -> None:
     """What will be fitted, and for how long."""
-    what = f"{images} good images of {', '.join(names)}, {config.image_size} pixels"
+    title, count = f"{plan.method} ({plan.preset})", str(len(paths))
     how = f"{config.training.steps} steps on {describe_processes(plan.processes)}"
-    reporter.say(f"{plan.method} ({plan.preset}): {what}, {how}{repeat_note(plan, config, length)}")
+    if plan.start is not None:
+        old = len(plan.start.old.intersection(paths))
+        title, count = f"{title} from {plan.start.model.source}", f"{old} old and {len(paths) - old} new"
+        how = how if plan.start.trains else "networks unchanged"
+    what = f"{count} good images of {', '.join(names)}, {config.image_size} pixels"
+    reporter.say(f"{title}: {what}, {how}{repeat_note(plan, config, length)}")
     if not getattr(getattr(config, "features", None), "name", "-"):
         reporter.say(f"note: {NO_FEATURES}")
 

@@ -54,10 +54,16 @@ def describe(model: Model) -> dict[str, str]:
         "parameters": f"{parameters['trained']:,} trained, {parameters['frozen']:,} frozen",
         "features": features.get("name") or "none pretrained",
         "trained on": f"{info.get('images', '?')} good images of {', '.join(info.get('categories', []))}",
-        "fitted in": f"{info.get('seconds', float('nan')):.0f} s, {training.steps} steps with seed "
-        f"{info.get('seed', '?')}",
+        "fitted in": f"{info.get('seconds', float('nan')):.0f} s, {info.get('steps', training.steps)} steps "
+        f"with seed {info.get('seed', '?')}{_started_from(info)}",
         **({} if fitted is None else _origin(fitted)),
     }
+
+
+def _started_from(info: Mapping[str, Any]) -> str:
+    """The images of a fit that went on from a fitted model."""
+    counts = info.get("started_from")
+    return f", from a fitted model, with {counts['old']} old and {counts['new']} new images" if counts else ""
 
 
 def _origin(fitted: Fitted) -> dict[str, str]:

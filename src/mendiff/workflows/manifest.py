@@ -20,6 +20,7 @@ from mendiff.checkpoints.files import (
     sha256_of,
     write_json,
 )
+from mendiff.checkpoints.model_folder import WEIGHTS as MODEL_WEIGHTS
 from mendiff.checkpoints.pretrained import extractors_of, find_pretrained
 from mendiff.checkpoints.stable_diffusion import Sources
 from mendiff.data.dataset import Category
@@ -59,6 +60,18 @@ def sources_of(plan: Plan) -> Sources:
 
 def hashes_of(plan: Plan, config: MethodConfig) -> dict[str, str]:
     """SHA-256 of all files with weights and of the textures, by part."""
+    if plan.start is None:
+        files = _initial_files(plan, config)
+    else:
+        files = {"model": Path(plan.start.model.source) / MODEL_WEIGHTS}
+    hashes = {part: sha256_of(file) for part, file in files.items()}
+    if plan.textures is not None:
+        hashes["textures"] = fingerprint_of_files(find_images(plan.textures))
+    return hashes
+
+
+def _initial_files(plan: Plan, config: MethodConfig) -> dict[str, Path]:
+    """The files with the initial weights of a preset, by part."""
     with torch.device("meta"):
         method = find_method(plan.method)(resolved(config))
     files = find_pretrained(sources_of(plan), extractors_of(method))
@@ -67,10 +80,7 @@ def hashes_of(plan: Plan, config: MethodConfig) -> dict[str, str]:
             files[part] = bundled_file(part)
     if plan.codec is not None:
         files["codec"] = codec_folder(plan.codec) / WEIGHTS
-    hashes = {part: sha256_of(file) for part, file in files.items()}
-    if plan.textures is not None:
-        hashes["textures"] = fingerprint_of_files(find_images(plan.textures))
-    return hashes
+    return files
 
 
 def facts_of(

@@ -13,7 +13,7 @@ from typing import Any
 from mendiff.calibration import MINIMUM, Calibration
 from mendiff.calibration.drift import HIGHER, LIMIT, Drift, find_drift
 from mendiff.checkpoints.files import writing
-from mendiff.checkpoints.store import read_calibration
+from mendiff.checkpoints.model_folder import read_calibration
 from mendiff.data.images import check_writable, write_bytes
 from mendiff.errors import InputError
 from mendiff.report.monitor import draw_drift

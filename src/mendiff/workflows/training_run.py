@@ -38,6 +38,10 @@ def prepared(plan: Plan, config: MethodConfig, workdir: Path | None = None) -> t
     anomalib_models.quiet()
     check_savings(config.training, plan.device)
     build = partial(anomalib_models.module_class(plan.method), config, seed=plan.seed)
+    if plan.start is not None:
+        module = build()
+        module.start_from(plan.start.model.method)
+        return module, plan.start.model.info.get("pretrained", [])
     if workdir is not None and (workdir / CHECKPOINT).is_file():
         return build(), _parts(workdir)
     sources, features = sources_of(plan), getattr(getattr(config, "features", None), "name", "")
@@ -72,7 +76,7 @@ def train(
     *,
     resume: bool = False,
 ) -> float:
-    """Train a module; returns the duration in seconds.
+    """Train a module, unless the plan leaves the networks unchanged; returns the duration in seconds.
 
     Args:
         plan: its devices.
@@ -86,6 +90,9 @@ def train(
     from mendiff import anomalib_models
 
     began = time.monotonic()
+    if plan.start is not None and not plan.start.trains:
+        anomalib_models.fit_statistics(module, images, plan.device, update)
+        return round(time.monotonic() - began, 1)
     anomalib_models.train(
         module,
         images,

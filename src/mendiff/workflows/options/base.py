@@ -11,6 +11,8 @@ FEATURES_SETTINGS = "one field of the tuning, such as features.layers=[stage2,st
 BENCHMARK_SETTINGS = "one field of one method's config, as METHOD.FIELD=VALUE"
 ARGUMENT = {"argument": True}
 """Metadata of a positional argument of the command line."""
+FROM = {"flag": "--from"}
+"""Metadata of an option with a flag that is a keyword of Python."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mendiff.workflows.options.base import ARGUMENT, CODEC_SETTINGS, FEATURES_SETTINGS, SETTINGS, Options
+from mendiff.workflows.options.base import (
+    ARGUMENT,
+    CODEC_SETTINGS,
+    FEATURES_SETTINGS,
+    FROM,
+    SETTINGS,
+    Options,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +36,15 @@ class FitOptions(Options):
             without averaged weights (training.ema=0).
         steps: training steps, the same as --set training.steps. By default, tiny trains longer on a fast
             machine. Data, settings, --seed and --steps together determine the model.
-        false_alarm_rate: share of good parts that the threshold should flag.
+        false_alarm_rate: share of good parts that the threshold should flag (default: 0.01, or that of
+            --from).
         minutes: training time on this machine; scales the steps of all training stages. With --preset auto,
             the time of all fits together.
+        from_model: a model folder to go on from, when DATA are good images of new variants; needs --old.
+            Networks and settings come from this model, and a tenth of its steps are trained, old and new
+            images equally often. --steps 0 leaves the networks unchanged. Statistics and thresholds are
+            computed from old and new images.
+        old: for --from: the good images from which that model was fitted, as DATA.
     """
 
     EXAMPLES: ClassVar = (
@@ -43,6 +56,7 @@ class FitOptions(Options):
         "mendiff fit photos/good -o model --textures dtd/images",
         "mendiff fit strips/good -o model --resize letterbox --ignore labels.png",
         "mendiff fit boards/good -o model --tile 256  # small defects in large images",
+        "mendiff fit photos/blue -o model-2 --from model --old photos/good  # a new variant of the part",
         "mendiff fit parts -o model --method diad --codec codec --resume",
         "mendiff fit mvtec/cable -o cable --preset paper/mvtec/cable "
         "--pretrained CompVis/stable-diffusion-v1-4",
@@ -82,7 +96,9 @@ class FitOptions(Options):
     strategy: str = "auto"
     steps: int | None = None
     minutes: float | None = None
-    false_alarm_rate: float = 0.01
+    false_alarm_rate: float | None = None
+    from_model: Path | None = field(default=None, metadata=FROM)
+    old: Path | None = None
     resume: bool = False
     overwrite: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
