@@ -263,9 +263,6 @@ def test_training_images_that_score_lower_are_no_part_of_the_threshold(fitted, p
     assert (len(made.calibration.scores), made.calibration.left_out, made.calibration.lower) == (2, 0, 2)
     note = "from 2 held-back images (2 training images score lower and are not used): the"
     assert note in made.calibration.worth
-        "from 2 held-back images (2 training images score lower and are not used): the"
-        in made.calibration.worth
-    )
     # A single held-back image gives no threshold: training images join it as they are.
     alone = mendiff.load(fitted).calibrated(pictures[:1], pictures[1:])
     assert (len(alone.calibration.scores), alone.calibration.seen, alone.calibration.lower) == (4, 3, 0)
