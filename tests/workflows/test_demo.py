@@ -33,7 +33,9 @@ def test_demo_learns_tests_and_reports(run, tmp_path, monkeypatch, method):
     monkeypatch.setattr("mendiff.workflows.demo.DemoConfig", small)
     calibrated, calibrate = [], mendiff_model.calibrate
     monkeypatch.setattr(
-        mendiff_model, "calibrate", lambda *given: (calibrated.append(given), calibrate(*given))[1]
+        mendiff_model,
+        "calibrate",
+        lambda *given, **options: (calibrated.append(given), calibrate(*given, **options))[1],
     )
     out, network = tmp_path / "demo", {"glad": NETWORK, "diad": GUIDED_NETWORK}[method]
     words = ("--method", method, *settings(denoiser__network=network))

@@ -148,7 +148,7 @@ def test_a_fit_interrupted_after_its_last_step_goes_on_and_equals_an_unbroken_on
 ):
     from mendiff.anomalib_models import module, training
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
