@@ -52,7 +52,7 @@ def sample_ahead(
 
 
 class AheadStop(AdaptiveStop):
-    """AdaptiveStop for a path that was sampled ahead.
+    """AdaptiveStop for a path that was sampled ahead; every image that stops is resumed.
 
     Attributes:
         checks: number of stop maps that were computed.
@@ -94,11 +94,14 @@ class AheadStop(AdaptiveStop):
     def _maps(self, steps: Sequence[Step], rows: Sequence[int], numbers: Sequence[int]) -> Tensor:
         """Stop maps of rows, each at its own step, (n,1,h,w)."""
         self.checks += len(rows)
-        pairs = [(steps[number], slice(row, row + 1)) for row, number in zip(rows, numbers, strict=True)]
+        device = self._z0.device
+        pairs = [
+            (steps[number], torch.tensor([row], device=device))
+            for row, number in zip(rows, numbers, strict=True)
+        ]
         generated = torch.cat([step.estimate.x0[row] for step, row in pairs])
-        indices = [torch.tensor([row], device=generated.device) for row in rows]
-        truth = [self._true_estimate(step, row) for (step, _), row in zip(pairs, indices, strict=True)]
-        maps: Tensor = self._glad.stop_map(generated, torch.cat(truth))
+        truth = torch.cat([self._true_estimate(step, row) for step, row in pairs])
+        maps: Tensor = self._glad.stop_map(generated, truth)
         return maps
 
     def _stop(self, steps: Sequence[Step], row: int, number: int, stop_map: Tensor, over: bool) -> None:
