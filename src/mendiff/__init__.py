@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mendiff.anomalib_models import Diad, Glad, Ran
     from mendiff.checkpoints.store import load
+    from mendiff.data.masks import read_mask
+    from mendiff.data.reading import read_image
     from mendiff.errors import InputError
     from mendiff.inspection import Inspection
     from mendiff.model import Model
     from mendiff.types import Detection
-    from mendiff.workflows.front import benchmark, evaluate, fit, monitor, tune
+    from mendiff.workflows.front import benchmark, check, evaluate, fit, monitor, tune
 
 __version__ = "0.1.0"
 
@@ -25,10 +27,13 @@ __all__ = [
     "Ran",
     "__version__",
     "benchmark",
+    "check",
     "evaluate",
     "fit",
     "load",
     "monitor",
+    "read_image",
+    "read_mask",
     "tune",
 ]
 
@@ -43,10 +48,13 @@ _HOMES = {
     "Inspection": "mendiff.inspection",
     "Model": "mendiff.model",
     "benchmark": "mendiff.workflows.front",
+    "check": "mendiff.workflows.front",
     "evaluate": "mendiff.workflows.front",
     "fit": "mendiff.workflows.front",
     "load": "mendiff.checkpoints.store",
     "monitor": "mendiff.workflows.front",
+    "read_image": "mendiff.data.reading",
+    "read_mask": "mendiff.data.masks",
     "tune": "mendiff.workflows.front",
 }
 

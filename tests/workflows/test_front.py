@@ -1,6 +1,8 @@
-"""The package from Python: fit, evaluate, tune and benchmark as functions."""
+"""The package from Python: check, fit, evaluate, tune and benchmark as functions."""
 
+import html
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -49,6 +51,24 @@ def save(image, place):
 @pytest.fixture(scope="module")
 def model(part):
     return mendiff.fit(part, settings=SMALL)
+
+
+def test_check_tells_what_the_command_tells_and_shows_it(part, tmp_path):
+    part = shutil.copytree(part, tmp_path / "plate")
+    (part / "ground_truth/bent/1_mask.png").unlink()
+    found = mendiff.check(part, tmp_path / "checked")
+    (written,) = found.categories
+    assert (written["name"], written["train"], written["masks"]) == ("plate", 14, 1)
+    (fault,) = found.faults
+    assert fault.paths == (part / "test/bent/1.png", part / "ground_truth/bent/1_mask.png")
+    assert fault in found.findings
+    assert html.escape(fault.sentence) in found._repr_html_()
+    assert (tmp_path / "checked/check.json").is_file()
+
+
+def test_images_and_masks_are_read_from_the_front(part):
+    assert mendiff.read_image(part / "test/bent/0.png").shape == (32, 32, 3)
+    assert mendiff.read_mask(part / "ground_truth/bent/0_mask.png").sum() == 12 * 12
 
 
 def test_fit_gives_a_model_that_predicts_and_is_kept_where_it_is_saved(model, part, tmp_path):

@@ -22,6 +22,7 @@ from mendiff.runs.odd_images import Odd, odd_images, odd_notes
 from mendiff.runs.places import Place, check_output, new_folder
 from mendiff.runs.reporting import Reporter, Table
 from mendiff.workflows.options import CheckOptions
+from mendiff.workflows.results import CHECK_TITLES
 
 MOST_SHOWN = 12
 TITLE = "{}: good images that differ most, with their distance in standard deviations; {}"
@@ -115,8 +116,7 @@ def _count(category: Category) -> dict[str, Any]:
 def _show(
     data: Path, rows: Sequence[dict[str, Any]], findings: Sequence[Finding], reporter: Reporter
 ) -> None:
-    titles = ["category", "layout", "train", "test good", "test defective", "masks"]
-    table = Table(str(data), titles, words=(0, 1))
+    table = Table(str(data), CHECK_TITLES, words=(0, 1))
     for row in rows:
         table.add(*map(str, row.values()))
     if rows:

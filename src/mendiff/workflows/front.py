@@ -1,4 +1,4 @@
-"""The Python interface of the workflows: mendiff.fit, evaluate, tune, benchmark, monitor.
+"""The Python interface of the workflows: mendiff.check, fit, evaluate, tune, benchmark, monitor.
 
 Options have the names of the command line; see mendiff.workflows.options. Messages and warnings go to
 Python's logger "mendiff".
@@ -13,25 +13,44 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mendiff.checkpoints.store import load
+from mendiff.data.samples import Finding
 from mendiff.errors import InputError
 from mendiff.model import Model
 from mendiff.runs.reporting import Reporter
 from mendiff.workflows import benchmark as benchmarks
+from mendiff.workflows import check as checking
 from mendiff.workflows import evaluate as evaluation
 from mendiff.workflows import fit as fits
 from mendiff.workflows import monitor as monitoring
 from mendiff.workflows import tune as tuning
 from mendiff.workflows.options import (
     BenchmarkOptions,
+    CheckOptions,
     EvaluateOptions,
     FitOptions,
     MonitorOptions,
     Options,
     TuneOptions,
 )
-from mendiff.workflows.results import Comparison, Evaluation, Monitoring, Tuning
+from mendiff.workflows.results import Check, Comparison, Evaluation, Monitoring, Tuning
 
 PathLike = str | Path
+
+
+def check(
+    data: PathLike, out: PathLike | None = None, *, reporter: Reporter | None = None, **options: Any
+) -> Check:
+    """Check a data set as `fit` and `evaluate` do, and name good images that differ from all others.
+
+    Args:
+        data: a folder of good images, a data set, one of its categories, or a YAML file that lists folders.
+        out: output folder for the findings as JSON and pictures of the most different good images.
+        reporter: receives progress and messages.
+        options: fields of CheckOptions, such as bit_depth=12, layout="mvtec".
+    """
+    result = checking.run(_options(CheckOptions, data=data, out=out, **options), reporter or Reporter())
+    found = (Finding(**{**one, "paths": tuple(map(Path, one["paths"]))}) for one in result["findings"])
+    return Check(tuple(result["categories"]), tuple(found))
 
 
 def fit(

@@ -9,11 +9,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mendiff.data.samples import Finding
 from mendiff.evaluation.metrics import Metrics
 from mendiff.model import Model
 from mendiff.runs.common import METRIC_TITLES
 
 TITLES = [title.replace("\n", " ") for title in METRIC_TITLES.values()]
+CHECK_TITLES = ("category", "layout", "train", "test good", "test defective", "masks")
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result of `check`; shown as a table and a list in a notebook.
+
+    Attributes:
+        categories: name, layout, and numbers of training, test and mask images of every category.
+        findings: faults, for which `fit` and `evaluate` refuse the data (`hard`), and warnings.
+    """
+
+    categories: tuple[Mapping[str, Any], ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def faults(self) -> tuple[Finding, ...]:
+        """The findings for which `fit` and `evaluate` refuse the data."""
+        return tuple(finding for finding in self.findings if finding.hard)
+
+    def _repr_html_(self) -> str:
+        table = _table(CHECK_TITLES, [[str(value) for value in row.values()] for row in self.categories])
+        lines = (f"{'fault' if one.hard else 'warning'}: {one.sentence}" for one in self.findings)
+        return f"{table}<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
 
 
 @dataclass(frozen=True)
