@@ -18,8 +18,8 @@ from mendiff.data.reading import Picture
 from mendiff.errors import NotFiniteError
 from mendiff.types import Detection
 
-SIDE, MOST = 160, 20
-"""Of a notebook's table: pixels of a picture's longer side, and images that are shown at most."""
+SIDE, MOST, QUALITY = 160, 20, 85
+"""Of a notebook's table: pixels of a picture's longer side, images that are shown at most, WebP's quality."""
 TITLES = ("score", "image", "anomaly map", "reconstruction")
 Find = Callable[[Tensor], Detection]
 """The result for network inputs (N,3,S,S), on the CPU."""
@@ -79,14 +79,14 @@ class Inspection(Detection):
         decision = "defective" if bool(self.defective[index]) else "good"
         text = f"{decision}: {float(self.score[index]):.4g} (threshold {self.threshold:.4g})"
         name = f"{self.names[index]}: " if any(self.names[index : index + 1]) else ""
-        cells = [html.escape(name + text), *map(_embedded, (picture, warm, reconstruction))]
-        return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        cells = "".join(f"<td>{_embedded(one)}</td>" for one in (picture, warm, reconstruction))
+        return f'<tr><td style="overflow-wrap:anywhere">{html.escape(name + text)}</td>{cells}</tr>'
 
 
 def _embedded(picture: Picture) -> str:
     """An <img> element that holds a (H,W,3) uint8 picture."""
-    data = b64encode(encode(picture, "PNG")).decode()
-    return f'<img src="data:image/png;base64,{data}" width="{picture.shape[1]}" height="{picture.shape[0]}">'
+    data = b64encode(encode(picture, "WebP", quality=QUALITY)).decode()
+    return f'<img src="data:image/webp;base64,{data}" width="{picture.shape[1]}" height="{picture.shape[0]}">'
 
 
 def joined(images: Sequence[Tensor], geometry: Geometry, find: Find, batch_size: int) -> Iterator[Detection]:

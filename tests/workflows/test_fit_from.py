@@ -134,6 +134,28 @@ def test_an_interrupted_training_is_resumed(run, plates, words, tmp_path, monkey
     assert all(torch.equal(one, resumed[name]) for name, one in whole.method.state_dict().items())
 
 
+def test_exchanged_and_other_images_are_no_continuation(run, plates, words, tmp_path, monkeypatch):
+    check = training._Watcher.on_train_batch_end
+
+    def interrupted(*arguments):
+        check(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training._Watcher, "on_train_batch_end", interrupted)
+    old = shutil.copytree(plates / "grey/good", tmp_path / "grey")
+    words = [old if word == plates / "grey/good" else word for word in words]
+    assert run(*words)[0] == 130
+    exchanged = [{plates / "green/good": old, old: plates / "green/good"}.get(word, word) for word in words]
+    code, _, err = run(*exchanged, "--resume")
+    assert code == 2
+    assert "but DATA and the images of --old are exchanged; give the same inputs" in err
+    next(iter(old.iterdir())).unlink()
+    code, _, err = run(*words, "--resume")
+    assert code == 2
+    assert "inputs of the interrupted training, but old.grey has changed; give the same inputs" in err
+
+
 def test_the_scales_that_ran_was_trained_with_stay(plates, tmp_path):
     shutil.copytree(plates / "grey/good", tmp_path / "grey/good")
     old = fitted(tmp_path, *RAN)

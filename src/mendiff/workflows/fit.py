@@ -43,7 +43,7 @@ from mendiff.runs.training_images import check_images
 from mendiff.training.codec_stage import CHECKPOINT, CODEC_CHECKPOINT
 from mendiff.types import Processes
 from mendiff.workflows.fit_from import data_of
-from mendiff.workflows.manifest import check_manifest, data_hashes, facts_of, hashes_of
+from mendiff.workflows.manifest import check_manifest, data_facts, facts_of, hashes_of
 from mendiff.workflows.options import FitOptions
 from mendiff.workflows.training_run import PARTS_FILE, prepared, train, workdir_of, workdir_path
 
@@ -129,7 +129,7 @@ def fit(
         say_geometry(config, reporter)
         files = hashes_of(plan, config) if first else {}
         if first:
-            started = facts_of(plan, config, data_hashes(categories, paths), files)
+            started = facts_of(plan, config, data_facts(plan.start, categories, paths), files)
             reached = next((one for one in (workdir / CHECKPOINT, earlier) if one.is_file()), earlier)
             check_manifest(workdir, reached, started, resume=resume)
         module, loaded = _module(plan, config, workdir if resume else None, reporter)

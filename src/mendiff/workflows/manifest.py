@@ -30,12 +30,14 @@ from mendiff.methods.base import MethodConfig, find_method
 from mendiff.methods.config import config_to_dict
 from mendiff.nets import AUTO
 from mendiff.runs.fit_config import Plan
+from mendiff.runs.start import Start
 from mendiff.workflows.identity import content
 
 MANIFEST = "manifest.json"
 HASH = re.compile("[0-9a-f]{64}")
 MOST_NAMED = 3
 """Most differences listed in a message."""
+EXCHANGED = "DATA and the images of --old are exchanged"
 
 
 def data_hashes(categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, str]:
@@ -51,6 +53,14 @@ def data_hashes(categories: Sequence[Category], paths: Sequence[Path]) -> dict[s
         name: fingerprint(f"{at} {content(path)}" for at, path in enumerate(some))
         for name, some in read.items()
     }
+
+
+def data_facts(start: Start | None, categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, Any]:
+    """Hashes of the training data; new and old images of a fit that goes on from a model are separate."""
+    if start is None:
+        return {"data": data_hashes(categories, paths)}
+    old, new = ([path for path in paths if (path in start.old) == known] for known in (True, False))
+    return {"data": data_hashes(categories, new), "old": data_hashes(categories, old)}
 
 
 def sources_of(plan: Plan) -> Sources:
@@ -84,19 +94,19 @@ def _initial_files(plan: Plan, config: MethodConfig) -> dict[str, Path]:
 
 
 def facts_of(
-    plan: Plan, config: MethodConfig, data: Mapping[str, str], files: Mapping[str, str]
+    plan: Plan, config: MethodConfig, data: Mapping[str, Any], files: Mapping[str, str]
 ) -> dict[str, Any]:
     """Everything that determines the training of a method.
 
     Args:
         plan: seed, statistics, balance.
         config: of the method, with the number of steps.
-        data: see data_hashes.
+        data: see data_facts.
         files: see hashes_of.
     """
     return {
         "method": plan.method,
-        "data": dict(data),
+        **data,
         "seed": plan.seed,
         "files": dict(files),
         "statistics": plan.statistics,
@@ -123,7 +133,8 @@ def check_manifest(workdir: Path, checkpoint: Path, started: Mapping[str, Any], 
                 "found none; remove the folder and fit again."
             )
         now = from_json(as_json(started, MANIFEST))
-        found = list(_differences(read_json(workdir / MANIFEST), now))
+        before = read_json(workdir / MANIFEST)
+        found = [EXCHANGED] if _exchanged(before, now) else list(_differences(before, now))
         if found:
             more = [f"{len(found) - MOST_NAMED} more differ"] if len(found) > MOST_NAMED else []
             listed = ", ".join([*found[:MOST_NAMED], *more])
@@ -133,6 +144,12 @@ def check_manifest(workdir: Path, checkpoint: Path, started: Mapping[str, Any], 
             )
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / MANIFEST, started)
+
+
+def _exchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the new images of a fit that goes on from a model were given as the old ones."""
+    old, new = before.get("old"), before.get("data")
+    return old is not None and old != new and (old, new) == (now.get("data"), now.get("old"))
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> Iterator[str]:
