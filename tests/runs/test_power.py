@@ -1,13 +1,18 @@
 """The share of synthetic defects that a threshold finds."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from mendiff.calibration import Calibration
+from mendiff.data.geometry import Geometry
+from mendiff.data.images import save_png
 from mendiff.methods.base import find_method
 from mendiff.model import Model
 from mendiff.runs import power
-from mendiff.runs.power import Power, estimate_power, power_of
+from mendiff.runs.power import Power, estimate_power, pixel_of, power_of
 from mendiff.types import Detection
 
 POWER = Power((3.0, 5.0, 8.0, 20.0, 24.0, 60.0), (1.0, 3.0, 1.5, 2.5, 4.0, 9.0))
@@ -25,12 +30,29 @@ def test_defects_are_counted_by_size_and_empty_groups_are_left_out():
 def test_the_sentence_states_all_counts():
     assert POWER.sentence(2.0) == (
         "finds 4 of 6 synthetic defects in held-back images (1 of 2 below 8 px, 1 of 2 8 to 24 px, "
-        "2 of 2 above 24 px)"
+        "2 of 2 above 24 px; px of the resized image)"
     )
+
+
+@pytest.mark.parametrize(
+    ("geometry", "text"),
+    [
+        (Geometry(32), "px of the resized image, 1 px = 1.41 px of the original"),
+        (Geometry(16, letterbox=True), "px of the resized image, 1 px = 4 px of the original"),
+        (Geometry(16, tile=16), "px of the original image"),
+    ],
+)
+def test_the_sentence_states_what_a_pixel_is(geometry, text, tmp_path):
+    places = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"]
+    for place, width in zip(places, (64, 64, 65), strict=True):
+        save_png(np.zeros((32, width), np.uint8), place)
+    assert replace(POWER, pixel=pixel_of(geometry, places[:2])).sentence(2.0).endswith(f"; {text})")
+    assert pixel_of(geometry, places) == 0
 
 
 def test_a_model_folder_states_its_power_or_has_none():
     assert power_of({"power": POWER.to_dict()}) == POWER
+    assert power_of({"power": {"diameters": [3.0], "scores": [1.0]}}) == Power((3.0,), (1.0,))
     assert power_of({}) is None
 
 

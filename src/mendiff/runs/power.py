@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Generator, Tensor
 
-from mendiff.data.geometry import padded
+from mendiff.data.geometry import Geometry, padded
 from mendiff.data.inspected import InspectedArea
+from mendiff.data.reading import image_size
 from mendiff.methods.base import Progress, track
 from mendiff.model import Model
 from mendiff.synthesis.probes import probe
@@ -35,10 +37,12 @@ class Power:
     Attributes:
         diameters: of the circles of equal area, in pixels of the images that the model sees.
         scores: image scores.
+        pixel: side of such a pixel in pixels of the original images; 0 if their sizes differ or are unknown.
     """
 
     diameters: tuple[float, ...]
     scores: tuple[float, ...]
+    pixel: float = 0.0
 
     def found(self, threshold: float) -> int:
         """Number of defects whose image scores above a threshold."""
@@ -64,17 +68,38 @@ class Power:
         """What a threshold finds, in one sentence."""
         sizes = ", ".join(f"{found} of {count} {title}" for title, found, count in self.by_size(threshold))
         count = len(self.scores)
-        return f"finds {self.found(threshold)} of {count} synthetic defects in held-back images ({sizes})"
+        return (
+            f"finds {self.found(threshold)} of {count} synthetic defects in held-back images "
+            f"({sizes}; {self._unit()})"
+        )
+
+    def _unit(self) -> str:
+        """What the pixels of the sizes are."""
+        if self.pixel == 1:
+            return "px of the original image"
+        original = f", 1 px = {self.pixel:.3g} px of the original" if self.pixel else ""
+        return f"px of the resized image{original}"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-able values."""
-        return {"diameters": list(self.diameters), "scores": list(self.scores)}
+        return {"diameters": list(self.diameters), "scores": list(self.scores), "pixel": self.pixel}
 
 
 def power_of(info: Mapping[str, Any]) -> Power | None:
     """The power that a model folder states; None for a folder without it."""
     stated = info.get("power")
-    return Power(tuple(stated["diameters"]), tuple(stated["scores"])) if stated else None
+    if not stated:
+        return None
+    return Power(tuple(stated["diameters"]), tuple(stated["scores"]), stated.get("pixel", 0.0))
+
+
+def pixel_of(geometry: Geometry, paths: Iterable[Path]) -> float:
+    """See Power.pixel; the side of a square of the same area if images are stretched."""
+    sizes = {image_size(path) for path in paths}
+    if len(sizes) != 1:
+        return 0.0
+    size = sizes.pop()
+    return math.sqrt(math.prod(size) / math.prod(geometry.size(*size)))
 
 
 def estimate_power(model: Model, held_back: Iterable[Tensor], progress: Progress) -> Power:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from mendiff.runs.fit_config import Plan
 from mendiff.runs.geometry import calibration_of, read_areas, say_geometry
 from mendiff.runs.length import Length, write_length
 from mendiff.runs.places import check_output, resumable
-from mendiff.runs.power import Power, estimate_power
+from mendiff.runs.power import Power, estimate_power, pixel_of
 from mendiff.runs.processes import check_processes, describe_processes, rank_of
 from mendiff.runs.reporting import Reporter, Silent
 from mendiff.runs.start import Start
@@ -175,6 +175,7 @@ def _calibrated(
         outliers = warn_of_outliers(model.calibration, scored, reporter)
         held_back = scored[: model.calibration.held_back]
         power = estimate_power(model, (cache.prepared(path, path) for path in held_back), update)
+        power = replace(power, pixel=pixel_of(model.geometry, held_back))
     model.info["power"] = power.to_dict()
     return outliers, power
 
