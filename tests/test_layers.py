@@ -46,6 +46,8 @@ SIDEWAYS = {
     "inspection": {"data"},
     "model": {"checkpoints", "data", "inspection"},
     "checkpoints": {"data", "model", "runtime"},
+    # Engine.export writes graphs, as `mendiff export` does.
+    "anomalib_models": {"export"},
     "__main__": {"cli"},
     "runtime": {"data"},
     "training": {"checkpoints", "data", "model"},

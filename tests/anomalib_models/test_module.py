@@ -3,26 +3,32 @@
 from dataclasses import replace
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
-from anomalib.deploy import TorchInferencer
+from anomalib.data import InferenceBatch
+from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from anomalib.metrics import AUROC, Evaluator
 from anomalib.models import get_model
 from lightning.pytorch import Callback
+from scipy.stats import kstest
 
 import mendiff
 from mendiff.anomalib_models import Glad, GoodImages, Ran, module_class, train
+from mendiff.anomalib_models.processing import Finish
 from mendiff.checkpoints.files import fingerprint
 from mendiff.checkpoints.provenance import fitted_of
 from mendiff.data.images import resize, save_png
 from mendiff.data.reading import read_image
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
+from mendiff.export.image_graph import ImageGraph, ImageNoise, antialiased
 from mendiff.methods.config import override
 from mendiff.methods.glad_config import PRESETS
 from mendiff.nets.denoiser import DenoiserConfig
 from tests.parts import CONFIG, NETWORK, datamodule, engine, loader, picture, pictures, same_tensors
+from tests.test_readme import example
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -70,13 +76,104 @@ def test_engine_predicts_what_the_method_finds(fitted, folder):
     assert torch.equal(masks, found.anomaly_map[:, 0] > model.calibration.pixel_threshold)
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_an_export_that_does_not_exist_yet_is_refused_in_a_sentence(fitted, tmp_path, kind):
+@pytest.fixture(scope="module")
+def graphs(fitted, tmp_path_factory):
+    """The model as graphs of both formats; torch's exporter takes seconds."""
+    model, runner, _ = fitted
+    root = tmp_path_factory.mktemp("graphs")
+    first = runner.export(model, export_type="onnx", export_root=root)
+    with pytest.MonkeyPatch.context() as patch:  # to_openvino converts the graph of to_onnx
+        patch.setattr(model, "to_onnx", lambda *_, **__: first)
+        return [first, runner.export(model, export_type="openvino", export_root=root)]
+
+
+@pytest.fixture(scope="module")
+def expected(fitted, folder, tmp_path_factory):
+    """Files of images, and what the model finds in them with the noise of its graph."""
     model, *_ = fitted
-    runner = Engine(default_root_dir=tmp_path / "run", accelerator="cpu", logger=False)
-    with pytest.raises(InputError, match=f"not supported through anomalib: .* -o DIR --to {kind}'"):
-        runner.export(model, export_type=kind, export_root=tmp_path / "export")
-    assert not list((tmp_path / "export").rglob("*.*"))
+    large = tmp_path_factory.mktemp("large") / "large.png"
+    # Sizes whose resized pixels are not halfway between two 8-bit values.
+    save_png(np.random.default_rng(3).integers(0, 256, (45, 77, 3), dtype=np.uint8), large)
+    files = [folder / "good" / "0.png", folder / "bad" / "3.png", large]
+    pixels = [torch.from_numpy(read_image(path)).permute(2, 0, 1)[None] / 255 for path in files]
+    images = torch.cat([antialiased(one, 32) for one in pixels])  # equal in every 8-bit pixel
+    found = model.method.detect(images, ImageNoise(model.method.noise_shape(32, 32), 32)(images))
+    return files, model.post_processor(InferenceBatch(pred_score=found.score, anomaly_map=found.anomaly_map))
+
+
+def test_the_traced_function_of_images_is_the_prediction(fitted, expected):
+    model, *_ = fitted
+    files, findings = expected
+    graph = ImageGraph(model.method, Finish(model.post_processor))
+    assert graph.finish.outputs == ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
+    for row, file in enumerate(files):
+        pixels = torch.from_numpy(read_image(file)).permute(2, 0, 1)[None] / 255
+        for found, name in zip(graph(pixels), graph.finish.outputs, strict=True):
+            torch.testing.assert_close(found[0], getattr(findings, name)[row], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow  # torch's exporter takes more than ten seconds
+def test_anomalibs_inferencer_opens_graphs(expected, graphs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the inferencer writes a cache
+    files, findings = expected
+    for path in graphs:
+        inferencer = OpenVINOInferencer(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        for row, file in enumerate(files):
+            result = inferencer.predict(file)
+            assert result.pred_score.item() == pytest.approx(float(findings.pred_score[row]), rel=1e-4)
+            assert result.pred_label.item() == bool(findings.pred_label[row])
+            np.testing.assert_allclose(result.anomaly_map, findings.anomaly_map[row : row + 1], atol=1e-4)
+    image = np.asarray(read_image(files[-1]), np.float32).transpose(2, 0, 1)[None] / 255
+    found = onnxruntime.InferenceSession(graphs[0]).run(["pred_score"], {"input": image})
+    assert found[0].item() == pytest.approx(float(findings.pred_score[-1]), rel=1e-4)
+
+
+@pytest.mark.slow  # needs the graphs
+def test_the_example_of_the_inferencer_runs(fitted, graphs, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_png(picture(np.random.default_rng(0)), "a.png")
+    monkeypatch.setattr(fitted[0], "to_openvino", lambda **_: graphs[1])
+    names = {"model": fitted[0]}
+    exec(example("inferencer"), names)
+    assert names["found"].anomaly_map.shape == (1, 1, 32, 32)
+
+
+def test_noise_of_a_graph_is_normal_and_follows_from_the_pixels():
+    noise = ImageNoise((1, 4, 64, 64), 64)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    first, second = noise(images)
+    assert torch.equal(noise(images[:1])[0], first)
+    assert kstest(first.flatten().numpy(), "norm").pvalue > 0.01
+    close = images[:1].clone()
+    close[0, 1, 20, 30] = (close[0, 1, 20, 30] * 255).round() / 255 + (
+        1 if close[0, 1, 20, 30] < 0.5 else -1
+    ) / 255
+    for other in (second, noise(close)[0]):
+        assert abs(float(torch.corrcoef(torch.stack([first.flatten(), other.flatten()]))[0, 1])) < 0.2
+        assert float((first == other).float().mean()) < 0.05
+
+
+def test_images_of_any_size_are_resized_as_by_the_preprocessor(fitted):
+    for size in ((32, 32), (40, 97), (20, 33), (300, 64)):
+        images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        expected = fitted[0].pre_processor(images)
+        torch.testing.assert_close(antialiased(images, 32), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [({"upright": "always"}, "without alignment"), ({"adaptive": True}, "adaptive search")],
+)
+def test_a_graph_that_anomalib_cannot_use_is_refused_in_a_sentence(
+    fitted, tmp_path, monkeypatch, changes, sentence
+):
+    model, *_ = fitted
+    monkeypatch.setattr(model.method, "config", override(model.method.config, changes))
+    with pytest.raises(InputError, match=sentence):
+        Engine(default_root_dir=tmp_path / "run", accelerator="cpu", logger=False).export(
+            model, export_type="onnx", export_root=tmp_path / "export"
+        )
+    assert not list(tmp_path.rglob("*.onnx"))
 
 
 def test_exported_model_predicts_alike(fitted, tmp_path, monkeypatch, folder):

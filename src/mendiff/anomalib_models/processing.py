@@ -66,7 +66,9 @@ class GoodOnlyPostProcessor(PostProcessor):
         if preds is None:
             return None
         # asinh first: high scores stay distinct in float32, where those of an arc tangent would saturate.
-        wide = torch.float32 if preds.device.type == "mps" else torch.float64
+        # Graphs are in float32: OpenVINO removes conversions, and with them the names of outputs.
+        narrow = preds.device.type == "mps" or torch.compiler.is_compiling()
+        wide = torch.float32 if narrow else torch.float64
         above = torch.asinh((preds.to(wide) - threshold) / ((norm_max.to(wide) - norm_min) / 2))
         return (0.5 + 0.5 * above / (1 + above.abs())).to(preds.dtype)
 
@@ -75,7 +77,9 @@ class GoodOnlyPostProcessor(PostProcessor):
             super().post_process_batch(batch)
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
-        return predictions if torch.isnan(self.image_threshold) else super().forward(predictions)
+        if not torch.compiler.is_compiling() and torch.isnan(self.image_threshold):
+            return predictions
+        return super().forward(predictions)
 
 
 class ConformalPostProcessor(GoodOnlyPostProcessor):
@@ -140,3 +144,28 @@ class Detector(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             found = self.method.find(image, content_seeds(image))
         return InferenceBatch(pred_score=found.score, anomaly_map=found.anomaly_map)
+
+
+class Finish(nn.Module):
+    """The post-processor of a fitted model, for graphs: (score, anomaly map) to the outputs.
+
+    Args:
+        post_processor: None passes the results on.
+
+    Attributes:
+        outputs: names of the outputs.
+    """
+
+    def __init__(self, post_processor: PostProcessor | None) -> None:
+        super().__init__()
+        self.post_processor = post_processor
+        found = self._finished(torch.zeros(1), torch.zeros(1, 1, 8, 8))
+        self.outputs = [name for name, value in found._asdict().items() if value is not None]
+
+    def forward(self, score: Tensor, anomaly_map: Tensor) -> tuple[Tensor, ...]:
+        found = self._finished(score, anomaly_map)
+        return tuple(getattr(found, name) for name in self.outputs)
+
+    def _finished(self, score: Tensor, anomaly_map: Tensor) -> InferenceBatch:
+        found = InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
+        return found if self.post_processor is None else self.post_processor(found)

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mendiff.anomalib_models.fsdp import ShardedWeights
+from mendiff.anomalib_models.processing import Finish, ResizeOnly
 from mendiff.calibration import Calibration
 from mendiff.checkpoints.provenance import Fitted, with_fitted
 from mendiff.checkpoints.store import save as save_model
 from mendiff.errors import InputError
+from mendiff.export.folder import check_exportable
+from mendiff.export.image_graph import ImageGraph, write_image_graph
 from mendiff.methods.config import config_from_dict, config_to_dict
 from mendiff.model import Model
 from mendiff.training.average import Average
@@ -26,6 +29,8 @@ class Stored(ShardedWeights):
     average: Average
     calibration: Calibration | None
     fitted: Fitted | None
+    pre_processor: Any
+    post_processor: Any
     files: dict[str, str]
     _finished: bool
     _adapted: bool
@@ -78,13 +83,48 @@ class Stored(ShardedWeights):
             known = with_fitted(known, self.fitted)
         return Model(self._method_name, method, self.calibration, known)
 
-    def to_onnx(self, *args: Any, **options: Any) -> Any:
-        """Refuse in one sentence what torch.export would refuse in many."""
-        raise _no_export("ONNX")
+    def to_onnx(  # type: ignore[override]  # anomalib's arguments, which differ from Lightning's
+        self,
+        export_root: str | Path,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **options: Any,
+    ) -> Path:
+        """Write the model as an ONNX graph of images alone; `to_openvino` converts it.
 
-    def to_openvino(self, *args: Any, **options: Any) -> Any:
-        """Refuse in one sentence what torch.export would refuse in many."""
-        raise _no_export("OPENVINO")
+        Noise then follows from another hash of the pixels; see mendiff.export.image_graph.ImageNoise.
+
+        Args:
+            export_root: folder; the file is weights/onnx/NAME.onnx in it.
+            model_file_name: NAME.
+            input_size: height and width of the images; None for any size.
+            options: of torch.onnx.export.
+        """
+        if options.pop("dynamo", True) is False:
+            raise InputError("export: expected dynamo=True, the only exporter that anomalib supports.")
+        model: Any = self.as_model()
+        check_exportable(model)
+        if not self._only_resizes(model.method.config.image_size):
+            raise InputError(
+                "export: expected the pre-processor of this model, which only resizes, got another; export "
+                "the model with pre_processor=True."
+            )
+        if not model.plain or model.method.config.upright == "always":
+            raise InputError(
+                "export: expected a model of whole images without alignment (upright='never'), because "
+                "anomalib gives a graph the resized image alone; write the model with save() and use "
+                "'mendiff export'."
+            )
+        file = Path(export_root) / "weights" / "onnx" / f"{model_file_name}.onnx"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        finish = Finish(self.post_processor)
+        write_image_graph(ImageGraph(model.method, finish).cpu(), file, finish.outputs, input_size, **options)
+        return file
+
+    def _only_resizes(self, side: int) -> bool:
+        given = self.pre_processor
+        own = isinstance(given, ResizeOnly) and list(getattr(given.transform, "size", ())) == [side, side]
+        return given is None or own
 
     def save(self, folder: str | Path, info: dict[str, Any] | None = None) -> None:
         """Write a model folder for `mendiff.load`.
@@ -95,11 +135,3 @@ class Stored(ShardedWeights):
         """
         model = self.as_model(info)
         save_model(folder, model.name, model.method, model.calibration, model.info)
-
-
-def _no_export(kind: str) -> InputError:
-    return InputError(
-        f"export: expected ExportType.TORCH, got {kind}, which is not supported through anomalib: its "
-        "inferencers give a graph the image alone, and this graph also takes noise that is computed from the "
-        f"pixels; write the model with save() and use 'mendiff export MODEL -o DIR --to {kind.lower()}'."
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,28 @@ def sample_inputs(method: Method, count: int) -> dict[str, Tensor]:
 @torch.no_grad()
 def write_onnx(method: Method, file: Path) -> None:
     """Write the graph of a method with inputs and outputs of any batch size."""
+    inputs = sample_inputs(method, TRACED)
+    write_graph(DetectionGraph(method), inputs, dict.fromkeys(inputs, (0,)), OUTPUTS, file)
+
+
+def write_graph(
+    graph: nn.Module,
+    inputs: Mapping[str, Tensor],
+    free: Mapping[str, Sequence[int]],
+    outputs: Sequence[str],
+    file: Path,
+    **options: Any,
+) -> None:
+    """Write a module as an ONNX graph.
+
+    Args:
+        graph: a function of tensors.
+        inputs: examples of its arguments by name.
+        free: axes of every input that may have any length.
+        outputs: names of its results.
+        file: to write.
+        options: of torch.onnx.export.
+    """
     try:
         import onnx  # noqa: F401  # torch's exporter needs both
         import onnxscript  # noqa: F401
@@ -126,8 +149,16 @@ def write_onnx(method: Method, file: Path) -> None:
             f"export: expected the packages onnx and onnxscript, but {error.name} is not installed; pip "
             'install "mendiff[export]".'
         ) from error
+    settings: dict[str, Any] = {
+        "input_names": list(inputs),
+        "output_names": list(outputs),
+        "opset_version": OPSET,
+        "dynamo": True,
+        "external_data": False,
+        "verbose": False,
+    }
     try:
-        _trace(method, file)
+        torch.onnx.export(traced(graph, inputs, free), (), str(file), **{**settings, **options})
     except Exception as error:  # the exporter raises errors of all kinds
         reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         raise InputError(
@@ -136,19 +167,9 @@ def write_onnx(method: Method, file: Path) -> None:
         ) from error
 
 
-def _trace(method: Method, file: Path) -> None:
-    graph, inputs = DetectionGraph(method), sample_inputs(method, TRACED)
-    dynamic = {name: {0: torch.export.Dim.AUTO} for name in inputs}
-    program = torch.export.export(graph, (), inputs, dynamic_shapes=dynamic, strict=False)
+def traced(graph: nn.Module, inputs: Mapping[str, Tensor], free: Mapping[str, Sequence[int]]) -> Any:
+    """The program of a module; arguments as for write_graph."""
+    dynamic = {name: dict.fromkeys(free[name], torch.export.Dim.AUTO) for name in inputs}
+    program = torch.export.export(graph, (), dict(inputs), dynamic_shapes=dynamic, strict=False)
     table: Any = {**torch.export.default_decompositions(), torch.ops.aten.median.dim: _median}
-    torch.onnx.export(
-        program.run_decompositions(table),
-        (),
-        str(file),
-        input_names=list(inputs),
-        output_names=list(OUTPUTS),
-        opset_version=OPSET,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    return program.run_decompositions(table)
