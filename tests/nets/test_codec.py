@@ -102,6 +102,17 @@ def test_an_unknown_codec_is_refused():
         make_codec(CodecConfig("vq"))
 
 
+def test_a_decoded_image_does_not_depend_on_its_batch_nor_on_gradients():
+    codec = _seeded(CONFIGS["kl"][0])
+    z0 = torch.randn(3, codec.channels, 6, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together = codec.decode_raw(z0)
+        alone = [codec.decode_raw(one) for one in z0.split(1)]
+    assert together.is_contiguous()
+    assert torch.equal(together, torch.cat(alone))
+    torch.testing.assert_close(together, codec.decode_raw(z0), rtol=0, atol=1e-5)
+
+
 def test_slices_give_the_same_latents_and_pixels(pictures):
     for kind in ("kl", "tiny"):
         whole, sliced = (_seeded(replace(CONFIGS[kind][0], slicing=on)) for on in (False, True))

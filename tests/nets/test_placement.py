@@ -152,6 +152,20 @@ def test_networks_compute_in_half_meanwhile_where_the_device_is_fast_at_it(fast,
     assert "forward" not in vars(network)
 
 
+def test_weights_are_in_half_meanwhile_and_the_same_tensors_afterwards(monkeypatch):
+    monkeypatch.setattr("mendiff.nets.placement.multiplies_bf16", lambda _device: True)
+    network, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)), torch.ones(1, 3, 5, 5)
+    before = [(one.data_ptr(), one.detach().clone()) for one in network.parameters()]
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        expected = network(x).float()
+    with torch.no_grad(), temporarily_bf16([network], CPU):
+        assert [one.dtype for one in network.parameters()] == [torch.bfloat16] + 3 * [torch.float32]
+        assert torch.equal(network(x), expected)
+    for one, (pointer, values) in zip(network.parameters(), before, strict=True):
+        assert one.data_ptr() == pointer
+        assert torch.equal(one, values)
+
+
 def test_what_computes_in_half_already_goes_on_so(monkeypatch):
     monkeypatch.setattr("mendiff.nets.placement.multiplies_bf16", lambda _device: True)
     network = nn.Linear(2, 2)

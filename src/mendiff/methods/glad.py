@@ -302,8 +302,8 @@ class Glad(Method):
         """Patch distances of the true input to the generated estimate, two latents to (B,1,h,w)."""
         # Decoder outputs, about [-1,1], without the normalisation of the extractor (published code).
         features = self.features if self.stop_features is None else self.stop_features
-        theirs = features.unnormalised(self.codec.decode_raw(generated))[-1]
-        ours = features.unnormalised(self.codec.decode_raw(truth))[-1]
+        both = self.codec.decode_raw(torch.cat([generated, truth]))
+        theirs, ours = features.unnormalised(both)[-1].chunk(2)
         return nearest_patch_map(ours, theirs)
 
     def _reconstruct_all(

@@ -157,11 +157,15 @@ class Denoiser(nn.Module):
             prompt: embeddings that replace the stored one, (B or 1,L,D); "conditional_unet" only.
             control: maps prompt embeddings (B,L,D) to residuals; "conditional_unet" only.
         """
-        raw = self.raw(x_t, t, prompt, control)
-        if self.config.guidance:
-            unguided = self.raw(x_t, t, self.no_prompt, control)
-            raw = unguided + self.config.guidance * (raw - unguided)
-        return self.estimate(x_t, raw, t)
+        if not self.config.guidance:
+            return self.estimate(x_t, self.raw(x_t, t, prompt, control), t)
+        prompt = self.prompt if prompt is None else prompt
+        if control is None:  # both halves in one batch
+            prompts = torch.cat([one.expand(len(x_t), -1, -1) for one in (self.no_prompt, prompt)])
+            unguided, raw = self.raw(torch.cat([x_t, x_t]), torch.cat([t, t]), prompts).chunk(2)
+        else:
+            unguided, raw = (self.raw(x_t, t, one, control) for one in (self.no_prompt, prompt))
+        return self.estimate(x_t, unguided + self.config.guidance * (raw - unguided), t)
 
     def raw(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from threading import RLock
@@ -44,17 +44,24 @@ def temporarily_bf16(parts: Iterable[nn.Module], device: torch.device) -> Iterat
     """Compute networks in bfloat16 inside the block on devices with fast bfloat16; outputs are float32.
 
     For computations with many forward passes that are robust to rounding, such as calibration scores.
+    Meanwhile weights of layers are in bfloat16, so that no call converts them; afterwards they are the former
+    tensors. Nothing may train or store the networks inside the block.
     """
-    entered = []
-    for part in parts if multiplies_bf16(device) else ():
-        if not any(isinstance(vars(part).get(name), Surrounded) for name in ENTRIES):
+    with ExitStack() as after:
+        for part in parts if multiplies_bf16(device) else ():
+            if any(isinstance(vars(part).get(name), Surrounded) for name in ENTRIES):
+                continue
+            for layer in _layers(part):
+                after.callback(setattr, layer.weight, "data", layer.weight.data)
+                layer.weight.data = layer.weight.data.to(torch.bfloat16)
             surround(part, partial(torch.autocast, device.type, torch.bfloat16))
-            entered.append(part)
-    try:
+            after.callback(_leave, part)
         yield
-    finally:
-        for part in entered:
-            _leave(part)
+
+
+def _layers(part: nn.Module) -> Iterator[Any]:
+    """Layers with matrix products."""
+    return (one for one in part.modules() if isinstance(one, nn.Linear | nn.modules.conv._ConvNd))
 
 
 def _leave(part: nn.Module) -> None:
@@ -123,11 +130,10 @@ def store_bf16(part: nn.Module, device: torch.device, *, fast: bool) -> None:
         fast: also compute in bfloat16 (autocast); otherwise the weights of a layer are converted to float32
             while the layer runs.
     """
-    for layer in part.modules():
-        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
-            layer.weight.data = layer.weight.data.to(torch.bfloat16)
-            if not fast:
-                register_parametrization(layer, "weight", _ToFloat(), unsafe=True)
+    for layer in _layers(part):
+        layer.weight.data = layer.weight.data.to(torch.bfloat16)
+        if not fast:
+            register_parametrization(layer, "weight", _ToFloat(), unsafe=True)
     if fast:
         surround(part, partial(torch.autocast, device.type, torch.bfloat16))
 
