@@ -331,11 +331,12 @@ class Glad(Method):
 
     @deterministic
     def rehearse_prediction(self, image: Tensor) -> None:
-        """A sampler step, a stop map and the read-out; further steps repeat these."""
+        """A sampler step, a stop map of an adaptive search and the read-out; further steps repeat these."""
         z0 = self.codec.encode(image)
         t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
         z0 = self.denoiser(z0, t).x0
-        self.stop_map(z0, z0)
+        if self.config.adaptive:
+            self.stop_map(z0, z0)
         reconstructions = [self.codec.decode_raw(z0) for _ in self.config.start_timesteps]
         self.readout.anomaly_map(image, reconstructions, self.features, self._object_weight(image))
 
