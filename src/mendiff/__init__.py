@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from mendiff.anomalib_models import Diad, Glad, Ran
     from mendiff.checkpoints.store import load
     from mendiff.data.masks import read_mask
-    from mendiff.data.reading import read_image
+    from mendiff.data.reading import Reading, read_image
     from mendiff.errors import InputError
     from mendiff.inspection import Inspection
     from mendiff.model import Model
@@ -25,6 +25,7 @@ __all__ = [
     "Inspection",
     "Model",
     "Ran",
+    "Reading",
     "__version__",
     "benchmark",
     "check",
@@ -47,6 +48,7 @@ _HOMES = {
     "InputError": "mendiff.errors",
     "Inspection": "mendiff.inspection",
     "Model": "mendiff.model",
+    "Reading": "mendiff.data.reading",
     "benchmark": "mendiff.workflows.front",
     "check": "mendiff.workflows.front",
     "evaluate": "mendiff.workflows.front",

@@ -62,6 +62,15 @@ def check_range(name: str, value: float, low: float, high: float = math.inf) -> 
         raise InputError(f"{name}: expected {allowed}, got {value}.")
 
 
+def check_channels(channels: Sequence[int]) -> None:
+    """Raise InputError for a choice of channels that is no picture: neither none, one nor three."""
+    if len(channels) not in (0, 1, 3) or min(channels, default=0) < 0:
+        raise InputError(
+            "channels: expected the numbers of one or three channels, counted from 0, such as 0 2 5, got "
+            f"{' '.join(map(str, channels))}."
+        )
+
+
 def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
     """Raise InputError for a value that is not among `allowed`."""
     known = list(allowed)

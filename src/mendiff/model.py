@@ -17,7 +17,7 @@ from mendiff.calibration import Calibration
 from mendiff.data.arrays import as_list, as_picture, in_float32
 from mendiff.data.geometry import Geometry, on_canvas
 from mendiff.data.inspected import InspectedArea
-from mendiff.data.reading import Picture, read_image
+from mendiff.data.reading import Picture, Reading, read_image
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.inspection import Inspection, inspected, joined, on_cpu, part_of, single, stacked
@@ -69,6 +69,11 @@ class Model:
     def image_size(self) -> int:
         """Side of the method's square input in pixels; see `geometry` for how images are resized to it."""
         return self.method.config.image_size
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read."""
+        return Reading.of(self.method.config)
 
     @property
     def geometry(self) -> Geometry:
@@ -285,15 +290,15 @@ class Model:
         return Trace(whole or on_cpu(frame.undo(traced.found)), panels, windows.box(index))
 
     def read(self, path: str | Path) -> Picture:
-        """Read an image file as a (H,W,3) uint8 picture, with the model's bit depth."""
-        return read_image(path, self.method.config.bit_depth)
+        """Read an image file as a (H,W,3) uint8 picture, with the model's bit depth and channels."""
+        return read_image(path, self.reading)
 
     def prepare(self, image: Any) -> Tensor:
         """Resize a picture of any type for `inspect`, (3,h,w) float32 in [0,1]; see Geometry.prepare.
 
         Raises InputError for a picture of another aspect ratio than the mask of the inspected area.
         """
-        picture = as_picture(image, self.method.config.bit_depth)
+        picture = as_picture(image, self.reading)
         if self.area is not None:
             tensor = isinstance(picture, Tensor)
             height, width = picture.shape[-2:] if tensor else picture.shape[:2]
@@ -336,8 +341,8 @@ def calibrated(
 
 def _batches(method: Method, images: Sequence[Any], batch_size: int) -> Batches:
     """Network inputs of images for statistics."""
-    geometry, depth = Geometry.of(method.config), method.config.bit_depth
-    prepared = (geometry.prepare(as_picture(one, depth)) for one in images)
+    geometry, reading = Geometry.of(method.config), Reading.of(method.config)
+    prepared = (geometry.prepare(as_picture(one, reading)) for one in images)
     inputs = geometry.sample(prepared, max(1, MOST_TILES // len(images)))
     device = next(method.parameters()).device
     return lambda: ((batch.to(device), content_seeds(batch)) for batch in inputs.split(batch_size))

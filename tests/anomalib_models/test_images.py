@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mendiff.anomalib_models import Glad, GoodImages, GoodTiles, train
+from mendiff.anomalib_models.images import check_geometry
 from mendiff.data.geometry import Geometry
 from mendiff.data.images import resize, save_png
 from mendiff.errors import InputError
@@ -44,3 +45,8 @@ def test_stretched_images_are_refused_for_a_model_of_tiles(tmp_path):
     model = Glad(replace(CONFIG, tile=CONFIG.image_size, upright="never"))
     with pytest.raises(InputError, match="expected resize='stretch' and tile=0 for images that are resized"):
         train(model, GoodImages(pictures(8), CONFIG.image_size), workdir=tmp_path)
+
+
+def test_channels_are_refused_for_images_that_anomalib_reads():
+    with pytest.raises(InputError, match="config: expected no channels for images that the data set reads"):
+        check_geometry(pictures(2), replace(CONFIG, channels=(0, 2, 5)))

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mendiff.data.checks import check_data
 from mendiff.data.dataset import open_data, read_data
+from mendiff.data.reading import Reading
 from mendiff.data.samples import Use
 from mendiff.errors import InputError
 
@@ -38,7 +39,7 @@ def test_fewer_bits_in_sixteen_are_told_with_the_brightest_value(tmp_path, bits,
     assert not hard
     assert f"2 images of 16 bits have a maximum of {top} of 65535" in sentence
     assert sentence.endswith(f"fit with --bit-depth {asked}.")
-    assert found(tmp_path / "set", "dark", bit_depth=asked) == []
+    assert found(tmp_path / "set", "dark", reading=Reading(asked)) == []
 
 
 def test_one_bright_image_shows_that_the_dark_ones_are_dark(tmp_path):
@@ -53,7 +54,7 @@ def test_images_that_the_depth_does_not_hold_can_not_be_read(tmp_path):
     save(tmp_path / "set/a.png", np.array([[0, 1000]], np.uint16))
     save(tmp_path / "set/b.png", np.array([[0, 5000]], np.uint16))
 
-    ((hard, sentence),) = found(tmp_path / "set", "unreadable", bit_depth=12)
+    ((hard, sentence),) = found(tmp_path / "set", "unreadable", reading=Reading(12))
     assert not hard
     assert "b.png: expected values of 12 bits, 0 to 4095, got 5000; increase --bit-depth." in sentence
 

@@ -152,6 +152,23 @@ def test_letterboxed_images_and_tiles_are_found_as_by_the_model(model, own_expor
     same(open_exported(own_export).predict(photos), expected)
 
 
+def test_the_channels_of_a_model_are_read(model, own_export, photos):
+    loaded = mendiff.load(model)
+    loaded.method.config = override(loaded.method.config, {"channels": [2, 1, 0]})
+    resealed(own_export, version=2, channels=[2, 1, 0])
+    coloured = [path for path in photos if path.suffix == ".png"]
+    for one in (load_exported(own_export), open_exported(own_export)):
+        same(one.predict(coloured), loaded.predict(coloured))
+
+
+def test_an_export_from_before_channels_opens(exported, own_export):
+    content = json.loads((own_export / "metadata.json").read_text())
+    del content["channels"], content["sha256"]
+    assert content["version"] == 1
+    (own_export / "metadata.json").write_text(json.dumps(sealed(content, "metadata")))
+    assert load_exported(own_export).metadata == load_exported(exported).metadata
+
+
 # torch's exporter takes more than ten seconds for each.
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [RAN, DIAD], ids=["ran", "diad"])
@@ -290,8 +307,8 @@ def test_what_torch_cannot_trace_is_one_sentence_and_leaves_nothing(refused, mod
 
 
 def test_damaged_exports_are_refused(own_export):
-    resealed(own_export, version=2)
-    with pytest.raises(InputError, match="expected version 1 of the format, got 2; export the model again"):
+    resealed(own_export, version=3)
+    with pytest.raises(InputError, match="expected version 1 or 2 of the format, got 3; export the model"):
         load_exported(own_export)
     resealed(own_export, version=1, format="other")
     with pytest.raises(InputError, match="expected format 'mendiff-export', got 'other'"):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mendiff import load
 from mendiff.cli import main
-from mendiff.data.reading import read_image
+from mendiff.data.reading import Reading, read_image
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::lightning\..*")
 
@@ -62,7 +62,7 @@ def test_a_model_keeps_the_depth_that_it_was_fitted_with(tmp_path, run):
     loaded = load(model)
     assert loaded.method.config.bit_depth == 12
     path = deep / "test/spot/0.png"
-    assert np.array_equal(loaded.read(path), read_image(path, 12))
+    assert np.array_equal(loaded.read(path), read_image(path, Reading(12)))
     assert loaded.read(path).max() > 150
     assert loaded.prepare(path).max() > 0.6
     assert loaded.predict(path).score == loaded.predict(loaded.read(path)).score

@@ -16,7 +16,7 @@ from mendiff.anomalib_models.categories import CategoryBatch, CategoryItem
 from mendiff.data.cache import CACHE_BYTES, ImageCache
 from mendiff.data.geometry import Geometry
 from mendiff.data.image_files import find_images
-from mendiff.data.reading import Picture, image_size, read_image
+from mendiff.data.reading import AS_STORED, Picture, Reading, image_size, read_image
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError
 from mendiff.methods.base import MethodConfig, Progress, no_progress, track
@@ -31,7 +31,7 @@ class GoodImages(Dataset[ImageItem]):
         size: side in pixels.
         room: cache size in bytes; images beyond it are read each time.
         categories: category of every image, for models with categories.
-        bit_depth: of 16-bit files, see read_image.
+        reading: of the files.
         cache: cached images of this size to start with.
     """
 
@@ -41,11 +41,11 @@ class GoodImages(Dataset[ImageItem]):
         size: int,
         room: int = CACHE_BYTES,
         categories: Sequence[str] = (),
-        bit_depth: int = 0,
+        reading: Reading = AS_STORED,
         cache: ImageCache | None = None,
     ) -> None:
         self._pictures, self._categories = pictures, categories
-        self._cache = ImageCache(size, bit_depth, room) if cache is None else cache
+        self._cache = ImageCache(size, reading, room) if cache is None else cache
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -95,7 +95,7 @@ class GoodTiles(GoodImages):
         geometry: with tiles.
         room: bytes of memory.
         categories: category of every picture, for models with categories.
-        bit_depth: of 16-bit files, see read_image.
+        reading: of the files.
         progress: called per picture.
     """
 
@@ -105,7 +105,7 @@ class GoodTiles(GoodImages):
         geometry: Geometry,
         room: int = CACHE_BYTES,
         categories: Sequence[str] = (),
-        bit_depth: int = 0,
+        reading: Reading = AS_STORED,
         progress: Progress = no_progress,
     ) -> None:
         super().__init__(pictures, geometry.side)
@@ -115,7 +115,7 @@ class GoodTiles(GoodImages):
         exact = geometry.tile == geometry.side  # other tiles are resized and need more than 8 bits
         most = max(1, room // (len(pictures) * 3 * geometry.side**2 * (1 if exact else 4)))
         for at, picture in enumerate(track(pictures, "cutting tiles: images", progress)):
-            read = read_image(picture, bit_depth) if isinstance(picture, str | Path) else picture
+            read = read_image(picture, reading) if isinstance(picture, str | Path) else picture
             image = geometry.prepare(read)
             seed, name = geometry.seed(image), super()._name(at)
             for part, (index, tile) in enumerate(geometry.some(image, most)):
@@ -178,11 +178,16 @@ def give_textures(method: Any, folder: str | Path) -> None:
 
 
 def check_geometry(images: Any, config: MethodConfig) -> None:
-    """Refuse letterboxing and tiles for images that a pre-processor stretches."""
+    """Refuse letterboxing, tiles and channels for images that anomalib reads and stretches."""
     wanted = Geometry.of(config)
     given = images.geometry if isinstance(images, GoodImages) else Geometry(wanted.side)
     if given != wanted and not (given.stretches and wanted.stretches):
         raise InputError(
             "config: expected resize='stretch' and tile=0 for images that are resized by the data set or "
             "anomalib's pre-processor; fit with mendiff.fit for letterboxed images or tiles."
+        )
+    if config.channels and not isinstance(images, GoodImages):
+        raise InputError(
+            "config: expected no channels for images that the data set reads; fit with mendiff.fit for "
+            "images of several lights."
         )

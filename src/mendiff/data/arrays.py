@@ -12,24 +12,22 @@ from torch import Tensor
 
 from mendiff.data.image_files import find_images
 from mendiff.data.numpy_arrays import check_unit_range, picture_of
-from mendiff.data.reading import Picture, read_image, to_rgb
+from mendiff.data.reading import AS_STORED, Picture, Reading, read_image, to_rgb
 from mendiff.errors import InputError
 
 
-def as_picture(image: Any, bit_depth: int = 0) -> Picture | Tensor:
+def as_picture(image: Any, reading: Reading = AS_STORED) -> Picture | Tensor:
     """A picture of any type (see mendiff.model.Pictures) as (H,W,3) uint8, or (3,H,W) float32 for a tensor.
 
     Args:
         image: a path, array, PIL image or tensor.
-        bit_depth: see read_image.
+        reading: bit depth and channels; a tensor is taken as it is.
     """
     if isinstance(image, str | Path):
-        return read_image(image, bit_depth)
+        return read_image(image, reading)
     if isinstance(image, Tensor):
         return checked_tensor(image)
-    return (
-        to_rgb(image, "image", bit_depth) if isinstance(image, Image.Image) else picture_of(image, bit_depth)
-    )
+    return to_rgb(image, "image", reading) if isinstance(image, Image.Image) else picture_of(image, reading)
 
 
 def checked_tensor(image: Tensor) -> Tensor:

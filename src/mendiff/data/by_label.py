@@ -12,7 +12,7 @@ from mendiff.data.folders import inside, own_name, subfolders
 from mendiff.data.image_files import NoImagesError, find_images
 from mendiff.data.labels import label_notes
 from mendiff.data.names import DEFECTIVE, GOOD, LABELS, SPLIT_NAMES, meaning, words
-from mendiff.data.opening import EXTENSIONS
+from mendiff.data.opening import IMAGES
 from mendiff.data.pairing import annotation_files, labelled
 from mendiff.data.samples import Category, Finding, Sample
 
@@ -110,7 +110,7 @@ def _defective(place: Path, masks: Path | None, annotations: Sequence[Path]) -> 
 
 
 def _has_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in EXTENSIONS and path.is_file() for path in folder.iterdir())
+    return any(path.suffix.lower() in IMAGES and path.is_file() for path in folder.iterdir())
 
 
 def _filled(folder: Path) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mendiff.data.geometry import Geometry
-from mendiff.data.reading import Picture, read_image
+from mendiff.data.reading import AS_STORED, Picture, Reading, read_image
 
 CACHE_BYTES = 2**30
 
@@ -20,17 +20,19 @@ class ImageCache:
 
     Args:
         geometry: how images are resized, or the side in pixels to which they are stretched; without tiles.
-        bit_depth: of 16-bit files, see read_image.
+        reading: of files.
         capacity: bytes of the cache; images that do not fit are decoded each time.
 
     Attributes:
         geometry: how images are resized.
-        bit_depth: of 16-bit files.
+        reading: of files.
     """
 
-    def __init__(self, geometry: Geometry | int, bit_depth: int = 0, capacity: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, geometry: Geometry | int, reading: Reading = AS_STORED, capacity: int = CACHE_BYTES
+    ) -> None:
         self.geometry = Geometry(geometry) if isinstance(geometry, int) else geometry
-        self.bit_depth, self._capacity = bit_depth, capacity
+        self.reading, self._capacity = reading, capacity
         self._images: dict[Hashable, Tensor] = {}
         self._lock = threading.Lock()
 
@@ -39,15 +41,13 @@ class ImageCache:
         stored = self._images.get(key)
         if stored is not None:
             return stored.float() / 255 if stored.dtype == torch.uint8 else stored
-        return self.take(
-            key, read_image(source, self.bit_depth) if isinstance(source, str | Path) else source
-        )
+        return self.take(key, read_image(source, self.reading) if isinstance(source, str | Path) else source)
 
     def prepared(self, source: str | Path | Picture, key: Hashable) -> Tensor:
         """A file or picture at its working size, see Geometry.prepare; only stretched images are cached."""
         if self.geometry.stretches:
             return self.image(source, key)
-        picture = read_image(source, self.bit_depth) if isinstance(source, str | Path) else source
+        picture = read_image(source, self.reading) if isinstance(source, str | Path) else source
         return self.geometry.prepare(picture)
 
     def take(self, key: Hashable, picture: Picture) -> Tensor:

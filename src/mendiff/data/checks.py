@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mendiff.data.duplicates import equal_pictures
 from mendiff.data.image_keys import keys_of, top_key, whole_key
+from mendiff.data.labels import FRAMES
 from mendiff.data.masks import is_turned, mask_size, read_masks
 from mendiff.data.names import same_name
 from mendiff.data.polygons import SUFFIX
@@ -58,6 +59,8 @@ def check_data(
     use = use or Use()
     checks = _check_images(categories, progress, use, take)
     findings = check_files(categories)
+    if use.reading.channels:  # frames may be channels
+        findings = [finding for finding in findings if finding.kind != FRAMES]
     # The content of a mask that already has an error is not reported.
     faulty = {path for finding in findings for path in finding.paths}
     for category in categories:
@@ -69,7 +72,7 @@ def check_data(
         findings += orientation_notes(category, checks)
         findings += depth_notes(category, checks, use)
         findings += size_notes(category, checks, use)
-        findings += _twins(category, checks)
+        findings += _twins(category, checks, use)
         findings += _one_sided(category)
     findings += equal_pictures(categories, checks)
     return sorted(findings, key=lambda finding: not finding.hard)
@@ -93,27 +96,33 @@ def check_files(categories: Sequence[Category]) -> list[Finding]:
     return findings
 
 
-def _twins(category: Category, checks: ImageChecks) -> Iterator[Finding]:
+def _twins(category: Category, checks: ImageChecks, use: Use) -> Iterator[Finding]:
     """Clean twins that can't be compared with reconstructions, or equal their image."""
     for sample in category.test:
         twin = sample.twin
         if twin is None or checks[sample.path, sample.masks].problem:
             continue
         try:
-            size, expected, key = image_size(twin), image_size(sample.path), top_key(twin)
+            size, expected = image_size(twin), image_size(sample.path)
+            equal = size == expected and _equal(twin, sample.path, use)
         except InputError as error:
             yield Finding("twin", False, str(error), (sample.path, twin))
             continue
         if size != expected:
             (height, width), (tall, wide) = size, expected
             problem = f"expected the size of its image, {wide}x{tall}, got {width}x{height}; it is ignored."
-        elif key == top_key(sample.path) and whole_key(twin) == whole_key(sample.path):
+        elif equal:
             problem = (
                 f"expected the photo of {sample.path} without its defect, but the two are equal; replace it."
             )
         else:
             continue
         yield Finding("twin", False, f"{twin}: {problem}", (sample.path, twin))
+
+
+def _equal(one: Path, other: Path, use: Use) -> bool:
+    """Whether all pixels of two images are equal."""
+    return all(key(one, use.reading) == key(other, use.reading) for key in (top_key, whole_key))
 
 
 def _mask_files(category: Category) -> Iterator[Finding]:
@@ -198,7 +207,7 @@ def _check_images(
                 progress(len(checks), len(pairs), "")
         keys = Counter(check.key for check in checks.values())
         equal = [pair for pair, check in checks.items() if check.key and keys[check.key] > 1]
-        compared = pool.map(lambda pair: _with_whole_key(pair[0], checks[pair]), equal)
+        compared = pool.map(lambda pair: _with_whole_key(pair[0], checks[pair], use), equal)
         checks |= zip(equal, list(compared), strict=True)
     return checks
 
@@ -207,13 +216,14 @@ def _check_image(sample: Sample, use: Use, take: Take | None = None) -> ImageChe
     image = sample.path
     try:
         if take is not None and not _is_deep(image):
-            picture = read_image(image, use.bit_depth)
+            picture = read_image(image, use.reading)
             take(image, picture)
             key, whole = keys_of(picture)
             return ImageCheck(key, header=read_header(image), whole=whole)
-        key, header = top_key(image), read_header(image)
-        highest = brightest(image) if header.deep else 0
+        header = read_header(image)
+        highest = brightest(image, use.reading) if header.deep else 0
         _check_depth(image, header, highest, use)
+        key = top_key(image, use.reading)
     except InputError as error:
         return ImageCheck("", str(error))
     check = ImageCheck(key, header=header, highest=highest)
@@ -230,18 +240,18 @@ def _is_deep(image: Path) -> bool:
 
 def _check_depth(image: Path, header: Header, highest: int, use: Use) -> None:
     """Refuse an image with values beyond the model's bit depth."""
-    top = 2**use.bit_depth - 1
-    if header.deep and use.bit_depth and highest > top:
+    bits = use.reading.bit_depth
+    top = 2**bits - 1
+    if header.deep and bits and highest > top:
         raise InputError(
-            f"{image}: expected values of {use.bit_depth} bits, 0 to {top}, got {highest}; increase "
-            "--bit-depth."
+            f"{image}: expected values of {bits} bits, 0 to {top}, got {highest}; increase --bit-depth."
         )
 
 
-def _with_whole_key(image: Path, check: ImageCheck) -> ImageCheck:
+def _with_whole_key(image: Path, check: ImageCheck, use: Use) -> ImageCheck:
     """The result with a key of all pixels instead of the top rows."""
     try:
-        return replace(check, key=check.whole or whole_key(image))
+        return replace(check, key=check.whole or whole_key(image, use.reading))
     except InputError as error:
         return ImageCheck("", str(error))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,25 +113,35 @@ def read_tiff(path: Path) -> TiffImage:
 
 
 def _tiff(path: Path, pixels: bool) -> TiffImage:
+    with open_tiff(path) as file:
+        page: Any = file.pages.first
+        check_pixels(path, (page.imagewidth, page.imagelength))
+        orientation = page.tags.valueof("Orientation", 1)
+        deep = page.dtype is not None and page.dtype.kind in "iu" and page.dtype.itemsize > 1
+        header = TiffHeader((page.imagelength, page.imagewidth), legal(orientation), deep)
+        if not pixels:
+            return TiffImage(header, np.empty((*header.size, 0)))
+        # A channel beyond grey or RGB is transparency only if the file says so.
+        alpha = any(extra in ALPHA for extra in page.extrasamples)
+        check_channels(path, page.samplesperpixel, (1, 3, 4) if alpha else (1, 3))
+        values = page.asarray()
+        if page.axes.startswith("S"):  # a plane for each channel
+            values = values.transpose(1, 2, 0)
+        fits = values.shape[:2] == header.size and values.ndim in (2, 3)
+        if not fits or values.dtype.kind not in "uifb":
+            raise ValueError("its pixels do not fit its header")
+    return TiffImage(header, values.astype(np.uint8) * 255 if values.dtype == np.bool_ else values)
+
+
+@contextmanager
+def open_tiff(path: Path) -> Iterator[Any]:
+    """Open a TIFF file with tifffile; errors in the block become an InputError that names the file."""
     import tifffile
 
     quiet = _QUIET.set(True)
     try:
         with tifffile.TiffFile(path) as file:
-            page: Any = file.pages.first
-            check_pixels(path, (page.imagewidth, page.imagelength))
-            # A channel beyond grey or RGB is transparency only if the file says so.
-            alpha = any(extra in ALPHA for extra in page.extrasamples)
-            check_channels(path, page.samplesperpixel, (1, 3, 4) if alpha else (1, 3))
-            orientation = page.tags.valueof("Orientation", 1)
-            deep = page.dtype is not None and page.dtype.kind in "iu" and page.dtype.itemsize > 1
-            header = TiffHeader((page.imagelength, page.imagewidth), legal(orientation), deep)
-            values = page.asarray() if pixels else np.empty((*header.size, 0))
-            if pixels and page.axes.startswith("S"):  # a plane for each channel
-                values = values.transpose(1, 2, 0)
-            fits = values.shape[:2] == header.size and values.ndim in (2, 3)
-            if not fits or values.dtype.kind not in "uifb":
-                raise ValueError("its pixels do not fit its header")
+            yield file
     except (InputError, MemoryError):
         raise
     except Exception as error:  # decoders raise errors of many types
@@ -139,4 +151,3 @@ def _tiff(path: Path, pixels: bool) -> TiffImage:
         ) from error
     finally:
         _QUIET.reset(quiet)
-    return TiffImage(header, values.astype(np.uint8) * 255 if values.dtype == np.bool_ else values)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mendiff.data.names import is_system_folder
-from mendiff.data.opening import EXTENSIONS
+from mendiff.data.opening import ARRAY, IMAGES
 from mendiff.data.outputs import any_output_kind
 from mendiff.data.reading import further_frames, is_image
 from mendiff.errors import InputError
@@ -43,8 +43,8 @@ def find_images(path: Path) -> list[Path]:
     """List the image files below a folder, sorted, including sub-folders and links; a file returns itself.
 
     Hidden files, system folders (@eaDir, __MACOSX), folders that mendiff wrote, and files whose extension
-    (in any case) is not in `EXTENSIONS` are ignored; `left_out` lists them. Raises InputError if there are
-    no images.
+    (in any case) is not in `IMAGES` are ignored, and so are NPY files beside other images; `left_out` lists
+    them. Raises InputError if there are no images.
     """
     if path.is_file():
         return [path]
@@ -55,9 +55,9 @@ def find_images(path: Path) -> list[Path]:
         raise InputError(
             f"{path}: expected images of parts, got {what} that mendiff wrote; give another folder."
         )
-    found = sorted(file for file, reason in _walk(path) if not reason)
+    found = sorted(file for file, reason in _listed(path) if not reason)
     if not found:
-        allowed = ", ".join(sorted(e.lstrip(".") for e in EXTENSIONS))
+        allowed = ", ".join(sorted(e.lstrip(".") for e in IMAGES))
         raise NoImagesError(
             f"{path}: no images found; expected files of type {allowed}{found_instead(path)}."
         )
@@ -74,7 +74,7 @@ def left_out(path: Path) -> list[tuple[Path, str]]:
         frames = further_frames(path) if path.is_file() else 0
         return [(path, _frames(frames))] if frames else []
     ignored = []
-    for file, reason in _walk(path):
+    for file, reason in _listed(path):
         frames = 0 if reason else further_frames(file)
         if reason or frames:
             ignored.append((file, reason or _frames(frames)))
@@ -93,6 +93,17 @@ def ignore_reason(folder: Path) -> str:
 
 def _frames(count: int) -> str:
     return f"{count} further frame{'s' * (count > 1)}"
+
+
+def _listed(root: Path) -> list[tuple[Path, str]]:
+    """See _walk. NPY files count in folders without other images only: elsewhere they are rarely images."""
+    files = list(_walk(root))
+    if all(reason or file.suffix.lower() == ARRAY for file, reason in files):
+        return files
+    return [
+        (file, f"type {ARRAY}" if not reason and file.suffix.lower() == ARRAY else reason)
+        for file, reason in files
+    ]
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, str]]:
@@ -136,7 +147,7 @@ def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
 def _reason(path: Path, folder: str) -> str:
     """Why a file is ignored; empty for an image of a part."""
     ending, hidden = path.suffix.lower(), path.name.startswith(".")
-    if ending in EXTENSIONS:
+    if ending in IMAGES:
         return folder or ("hidden" if hidden else "")
     if hidden or folder or ending in COMPANIONS:
         return NO_IMAGE

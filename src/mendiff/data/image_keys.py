@@ -6,22 +6,22 @@ import zlib
 from pathlib import Path
 
 from mendiff.data.opening import ORIENTATION_TAG, opened
-from mendiff.data.reading import Picture, read_image, to_rgb
+from mendiff.data.reading import AS_STORED, Picture, Reading, read_image, to_rgb
 from mendiff.errors import InputError
 
 ROWS = 16
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 
-def top_key(path: Path) -> str:
+def top_key(path: Path, reading: Reading = AS_STORED) -> str:
     """Key from size and top rows, which equal images share; also detects damaged files.
 
     Images are equal if all pixels are, whatever the file format. Raises InputError, naming the file, if it
     can't be read.
     """
-    found = _top(path)
+    found = _top(path) if reading == AS_STORED else None
     if found is None:
-        picture = read_image(path)
+        picture = read_image(path, reading)
         found = picture.shape[:2], picture[:ROWS]
     return _top_key(*found)
 
@@ -31,9 +31,9 @@ def keys_of(picture: Picture) -> tuple[str, str]:
     return _top_key(picture.shape[:2], picture[:ROWS]), _whole_key(picture)
 
 
-def whole_key(path: Path) -> str:
+def whole_key(path: Path, reading: Reading = AS_STORED) -> str:
     """Key from all pixels, which only equal images share."""
-    return _whole_key(read_image(path))
+    return _whole_key(read_image(path, reading))
 
 
 def _top_key(size: tuple[int, ...], rows: Picture) -> str:

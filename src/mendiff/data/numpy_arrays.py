@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mendiff.data.reading import Picture, to_rgb
+from mendiff.data.reading import AS_STORED, Picture, Reading, to_rgb
+from mendiff.data.stacks import chosen
 from mendiff.errors import InputError
 
 CHANNELS = (1, 2, 3, 4)
@@ -17,13 +18,14 @@ ROUNDING = 1e-4
 """Tolerance at the bounds of [0,1]."""
 
 
-def picture_of(array: Any, bit_depth: int = 0) -> Picture:
+def picture_of(array: Any, reading: Reading = AS_STORED) -> Picture:
     """Convert an array to the (H,W,3) uint8 picture that `read_image` returns for a file of the same content.
 
     Args:
         array: (H,W), (H,W,1), (H,W,3), or with alpha (H,W,2) or (H,W,4): uint8; full-scale uint16; or
             float32 or float64 in [0,1]. Views with any strides are allowed.
-        bit_depth: bits of uint16 values, such as 12; 0 for full scale.
+        reading: bit depth of uint16 values, and the channels to choose from an (H,W,C) array; (H,W,3) counts
+            as chosen, as `read_image` returns it.
 
     Raises InputError for other shapes, types and values.
     """
@@ -34,8 +36,10 @@ def picture_of(array: Any, bit_depth: int = 0) -> Picture:
         )
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     _check_type(values)
+    if reading.channels and values.ndim in (2, 3) and values.shape[2:] != (3,):
+        values = chosen(values if values.ndim == 3 else values[..., None], reading.channels, "image")
     _check_shape(values)
-    values = values if values.dtype == np.uint8 else _levels(values, bit_depth)
+    values = values if values.dtype == np.uint8 else _levels(values, reading.bit_depth)
     values = np.ascontiguousarray(values)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]

@@ -23,6 +23,9 @@ EXTENSIONS = frozenset(
     )
 )
 """Lower-case extensions of images that Pillow reads without other programs."""
+ARRAY = ".npy"
+IMAGES = EXTENSIONS | {ARRAY}
+"""Lower-case extensions of all files that may be images."""
 FORMATS = (
     *("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "WEBP", "GIF", "AVIF", "PPM", "JPEG2000", "TGA", "PCX"),
     *("QOI", "SGI", "SUN"),
@@ -66,12 +69,13 @@ _NO_PILLOW_LIMIT = _NoPillowLimit()
 
 
 @contextmanager
-def opened(path: Path, source: Any = None) -> Iterator[Image.Image]:
+def opened(path: Path, source: Any = None, *, header: bool = False) -> Iterator[Image.Image]:
     """Open an image file and read its header; errors in the block become an InputError that names the file.
 
     Args:
         path: of the file.
         source: open file with its bytes; by default, the path is opened.
+        header: whether only the header is used; then a TIFF may have any number of channels.
     """
     try:
         # Given a path, Pillow maps a TIFF into memory, with a wrong width if it has an orientation.
@@ -80,7 +84,7 @@ def opened(path: Path, source: Any = None) -> Iterator[Image.Image]:
             file = stack.enter_context(path.open("rb")) if source is None else source
             image = stack.enter_context(Image.open(file, formats=_formats()))
             check_pixels(path, image.size)
-            if image.format == "TIFF":
+            if image.format == "TIFF" and not header:
                 check_channels(path, image.tag_v2.get(CHANNELS_TAG, 1))  # type: ignore[attr-defined]
             yield image
     except (InputError, MemoryError):
@@ -115,8 +119,8 @@ def check_channels(path: Path, channels: Any, allowed: tuple[int, ...] = (1, 2, 
     """Refuse images of other channels than grey or RGB, and transparency; Pillow reads the first ones."""
     if channels not in allowed:
         raise InputError(
-            f"{path}: expected a grey or RGB image, got {channels} channels; save up to three of them as RGB "
-            "(documentation, Data, several lights)."
+            f"{path}: expected a grey or RGB image, got {channels} channels; choose up to three of them, "
+            "such as --channels 0 2 5 (documentation, Data, several lights)."
         )
 
 
@@ -178,6 +182,9 @@ def _unreadable(path: Path, error: BaseException) -> InputError:
 
 
 def starts_as_tiff(path: Path) -> bool:
-    """Whether a file begins like a TIFF file."""
-    with path.open("rb") as file:
-        return file.read(4) in TIFF_STARTS
+    """Whether a file begins like a TIFF file; False if it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) in TIFF_STARTS
+    except OSError:
+        return False

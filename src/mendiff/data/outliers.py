@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mendiff.calibration import find_outliers
 from mendiff.data.images import resize
-from mendiff.data.reading import read_image
+from mendiff.data.reading import AS_STORED, Reading, read_image
 from mendiff.data.samples import Category, Finding
 from mendiff.errors import InputError
 
@@ -30,7 +30,7 @@ LEAST_SPREAD = 2 / 255
 """Lower limit of the spread of grey levels and contrasts."""
 
 
-def unlike_images(category: Category) -> list[Finding]:
+def unlike_images(category: Category, reading: Reading = AS_STORED) -> list[Finding]:
     """A warning for every good image that differs from all others, the farthest first.
 
     Each image is described by its colours and contrasts (see `describe`), in units of their median absolute
@@ -38,7 +38,7 @@ def unlike_images(category: Category) -> list[Finding]:
     no outlier.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(_described, category.good))
+        found = list(pool.map(lambda path: _described(path, reading), category.good))
     known = [(path, values) for path, values in zip(category.good, found, strict=True) if values is not None]
     if len(known) < FEWEST:
         return []
@@ -70,9 +70,9 @@ def _levels(values: Tensor) -> Tensor:
     return torch.stack([ordered[first:last].mean() for first, last in itertools.pairwise(cuts)])
 
 
-def _described(path: Path) -> Tensor | None:
+def _described(path: Path, reading: Reading) -> Tensor | None:
     try:
-        return describe(resize(read_image(path), SIDE))
+        return describe(resize(read_image(path, reading), SIDE))
     except InputError:
         return None  # reported by check_data
 

@@ -4,17 +4,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from mendiff.data.opening import SWAPS_SIDES
-from mendiff.errors import InputError
+from mendiff.errors import InputError, check_channels, check_range
+
+if TYPE_CHECKING:
+    from mendiff.methods.base_config import MethodConfig
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
 BAND_PIXELS = 2**18
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the values of image files become pictures.
+
+    Attributes:
+        bit_depth: significant bits of 16-bit and float files, such as 12; 0 for the depth that the files
+            declare. 8-bit files are not changed.
+        channels: numbers of the channels, from 0, that become red, green and blue, or of a single one that
+            becomes grey; empty for grey and RGB images as they are.
+    """
+
+    bit_depth: int = 0
+    channels: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.bit_depth:
+            check_range("bit_depth", self.bit_depth, 8, 31)
+        check_channels(self.channels)
+
+    @classmethod
+    def of(cls, config: MethodConfig) -> Reading:
+        """How a model with a config reads images."""
+        return cls(config.bit_depth, config.channels)
+
+
+AS_STORED = Reading()
 
 
 @dataclass(frozen=True)

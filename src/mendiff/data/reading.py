@@ -17,6 +17,7 @@ from mendiff.data.high_depth import (
     sixteen_bits,
 )
 from mendiff.data.opening import (
+    ARRAY,
     ORIENTATION_TAG,
     SWAPS_SIDES,
     UnknownTiffError,
@@ -25,14 +26,16 @@ from mendiff.data.opening import (
     orientation_of,
     stored_size,
 )
-from mendiff.data.pixels import Picture, scale_of, to_picture
-from mendiff.errors import InputError, check_range
+from mendiff.data.pixels import AS_STORED, Picture, Reading, scale_of, to_picture
+from mendiff.data.stacks import array_stack, chosen, is_stack, read_stack
+from mendiff.errors import InputError
 
 __all__ = [
+    "AS_STORED",
     "Header",
     "Picture",
+    "Reading",
     "brightest",
-    "check_depth",
     "further_frames",
     "image_size",
     "is_image",
@@ -60,42 +63,60 @@ class Header:
     deep: bool
 
 
-def read_image(path: str | Path, bit_depth: int = 0) -> Picture:
+def read_image(path: str | Path, reading: Reading = AS_STORED) -> Picture:
     """Read an image as (H,W,3) uint8 RGB, upright by its EXIF orientation.
 
     Transparency is composited on white. 16-bit values are scaled by their full range (65535 -> 255; files
-    that declare 9 to 15 bits by that depth), independent of the content. Float TIFFs must have values in
-    [0,1], or up to the stated bit depth. Of several frames the first is read. Raises InputError, naming the
-    file, if it is missing, truncated, damaged, larger than `MENDIFF_MAX_MEGAPIXELS` (default 500), has more
-    than 4 channels or an unknown value range.
+    that declare 9 to 15 bits by that depth), independent of the content. Float files must have values in
+    [0,1], or up to the stated bit depth. Of several frames the first is read, unless channels are chosen.
+    Raises InputError, naming the file, if it is missing, truncated, damaged, larger than
+    `MENDIFF_MAX_MEGAPIXELS` (default 500), or has an unknown value range, more than 4 channels of which none
+    are chosen, or not those that are chosen.
 
     Args:
         path: of the file.
-        bit_depth: true bit depth of 16-bit and float files, such as 12; 0 for the declared depth. 8-bit files
-            are not changed.
+        reading: bit depth and channels.
     """
-    check_depth(bit_depth)
     path = Path(path)
+    if is_stack(path, reading.channels):
+        return _stack_picture(path, reading)
     try:
         with opened(path) as image:
             orientation, declared = orientation_of(image, path), declared_top(image)
             deep = is_deep_colour(image)  # unknown after decoding
-            scale = scale_of(bit_depth, declared)
+            scale, mode = scale_of(reading.bit_depth, declared), image.mode
             image.load()
-            if bit_depth and deep and not declared:
+            if reading.bit_depth and deep and not declared:
                 image.close()  # frees its pixels
-                return deep_colour(sixteen_bits(path), orientation, scale, path)
-            # Pillow rotates a TIFF while loading it, and no other format.
-            return to_picture(image, 1 if image.format == "TIFF" else orientation, scale, path)
+                picture = deep_colour(sixteen_bits(path), orientation, scale, path)
+            else:
+                # Pillow rotates a TIFF while loading it, and no other format.
+                picture = to_picture(image, 1 if image.format == "TIFF" else orientation, scale, path)
+            return _with_channels(picture, mode, reading, path)
     except UnknownTiffError:
         found = read_tiff(path)
-        return deep_colour(found.values, found.header.orientation, scale_of(bit_depth), path)
+        return deep_colour(found.values, found.header.orientation, scale_of(reading.bit_depth), path)
 
 
-def to_rgb(image: Image.Image, source: str | Path, bit_depth: int = 0) -> Picture:
+def _stack_picture(path: Path, reading: Reading) -> Picture:
+    found = read_stack(path, reading.channels)
+    return deep_colour(found.values, found.orientation, scale_of(reading.bit_depth, found.declared), path)
+
+
+def _with_channels(picture: Picture, mode: str, reading: Reading, source: str | Path) -> Picture:
+    """The chosen channels of a picture that Pillow decoded from a mode; a grey one has a single channel."""
+    if not reading.channels:
+        return picture
+    grey = mode in ("1", "L", "LA", "La", "I", "F") or mode.startswith("I;16")
+    values = chosen(picture[..., :1] if grey else picture, reading.channels, source)
+    return np.ascontiguousarray(np.broadcast_to(values, picture.shape))
+
+
+def to_rgb(image: Image.Image, source: str | Path, reading: Reading = AS_STORED) -> Picture:
     """Convert an open Pillow image to (H,W,3) uint8 RGB, as `read_image`; `source` names it in errors."""
     orientation = legal(image.getexif().get(ORIENTATION_TAG, 1))
-    return to_picture(image, orientation, scale_of(bit_depth, declared_top(image)), source)
+    scale = scale_of(reading.bit_depth, declared_top(image))
+    return _with_channels(to_picture(image, orientation, scale, source), image.mode, reading, source)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -106,8 +127,11 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def read_header(path: str | Path) -> Header:
     """Read the header of an image file; raises InputError, naming the file, if it can't be read."""
     path = Path(path)
+    if path.suffix.lower() == ARRAY:
+        values = array_stack(path).values
+        return Header(values.shape[:2], 1, values.dtype.kind in "iu" and values.dtype.itemsize > 1)
     try:
-        with opened(path) as image:
+        with opened(path, header=True) as image:
             orientation = orientation_of(image, path)
             width, height = stored_size(image)
             deep = (is_deep_colour(image) or image.mode.startswith("I")) and not declared_top(image)
@@ -118,9 +142,11 @@ def read_header(path: str | Path) -> Header:
     return Header(size, orientation, deep)
 
 
-def brightest(path: str | Path) -> int:
-    """The highest value in an image of more than 8 bits, as stored."""
+def brightest(path: str | Path, reading: Reading = AS_STORED) -> int:
+    """The highest value in an image of more than 8 bits, as stored; of its chosen channels."""
     path = Path(path)
+    if is_stack(path, reading.channels):
+        return int(read_stack(path, reading.channels).values.max())
     try:
         with opened(path) as image:
             deep = is_deep_colour(image)
@@ -133,7 +159,7 @@ def brightest(path: str | Path) -> int:
 def further_frames(path: Path) -> int:
     """Number of frames of a file that `read_image` ignores; 0 if the file can't be read."""
     try:
-        with opened(path) as image:
+        with opened(path, header=True) as image:
             # Further frames of a JPEG (MPO) are previews or stereo images.
             return 0 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1) - 1
     except InputError:
@@ -147,9 +173,3 @@ def is_image(path: Path) -> bool:
     except InputError:
         return False
     return True
-
-
-def check_depth(bit_depth: int) -> None:
-    """Refuse invalid bit depths."""
-    if bit_depth:
-        check_range("bit_depth", bit_depth, 8, 31)

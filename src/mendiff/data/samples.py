@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mendiff.data.reading import Header
+from mendiff.data.reading import AS_STORED, Header, Reading
 
 GOOD = "good"
 
@@ -13,9 +13,9 @@ class Finding:
     """A problem of a data set.
 
     Attributes:
-        kind: layout, name, empty, labels, label, left out, missing mask, shared mask, mask size, unreadable
-            mask, unreadable, empty mask, inverted mask, orientation, dark, size, twin, duplicate, overlap or
-            one-sided.
+        kind: layout, name, empty, labels, label, left out, frames, missing mask, shared mask, mask size,
+            unreadable mask, unreadable, empty mask, inverted mask, orientation, dark, size, twin, duplicate,
+            overlap or one-sided.
         hard: whether it is an error; otherwise it is a warning.
         sentence: the problem and what to do.
         paths: the affected files or folders.
@@ -118,13 +118,13 @@ class Use:
 
     Attributes:
         image_size: side in pixels after resizing; 0 for the automatic size of `mendiff fit`, None if unknown.
-        bit_depth: see `mendiff.data.reading.read_image`.
+        reading: of files.
         tile: side of tiles in pixels; 0 for whole images.
         resize: see MethodConfig.
     """
 
     image_size: int | None = None
-    bit_depth: int = 0
+    reading: Reading = AS_STORED
     tile: int = 0
     resize: str = "stretch"
 

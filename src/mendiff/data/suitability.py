@@ -89,7 +89,7 @@ def depth_notes(category: Category, checks: ImageChecks, use: Use) -> Iterator[F
         for path, check in _checks(category, checks)
         if check.header and check.header.deep
     ]
-    if use.bit_depth or not deep:
+    if use.reading.bit_depth or not deep:
         return
     sentence = dark_sentence(max(highest for _, highest in deep))
     if sentence:

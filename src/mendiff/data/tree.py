@@ -10,7 +10,7 @@ from mendiff.data.folders import inside, own_name, subfolders
 from mendiff.data.image_files import find_images
 from mendiff.data.labels import kind_notes, label_notes
 from mendiff.data.names import LABELS, is_good_alone, meaning
-from mendiff.data.opening import EXTENSIONS
+from mendiff.data.opening import IMAGES
 from mendiff.data.pairing import annotation_files, labelled
 from mendiff.data.samples import GOOD, Category
 from mendiff.data.saturation import read_saturations
@@ -135,7 +135,7 @@ def condition_of(path: Path) -> str:
 
 
 def _has_images(folder: Path) -> bool:
-    return folder.is_dir() and any(path.suffix.lower() in EXTENSIONS for path in folder.iterdir())
+    return folder.is_dir() and any(path.suffix.lower() in IMAGES for path in folder.iterdir())
 
 
 def _has_files(folder: Path) -> bool:

@@ -150,6 +150,7 @@ def _metadata(model: Model, graph: str, files: dict[str, str], precision: str) -
         top_k=getattr(config.readout, "top_k", 0),  # RAN has a share alone
         top_share=config.readout.top_share,
         bit_depth=config.bit_depth,
+        channels=config.channels,
         upright=config.upright == "always",
         noise=model.method.noise_shape(config.image_size, config.image_size),
         calibration=calibration.to_dict(),

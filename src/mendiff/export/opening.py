@@ -34,6 +34,7 @@ class ExportedMethod(Method):
             MethodConfig(
                 image_size=metadata.side,
                 bit_depth=metadata.bit_depth,
+                channels=tuple(metadata.channels),
                 resize="letterbox" if metadata.letterbox else "stretch",
                 tile=metadata.tile,
                 tile_overlap=metadata.overlap,

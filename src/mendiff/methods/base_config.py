@@ -8,7 +8,14 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
 
 from mendiff.diffusion.schedule import Kind
-from mendiff.errors import LARGEST_SIDE, InputError, check_choices, check_count, check_range
+from mendiff.errors import (
+    LARGEST_SIDE,
+    InputError,
+    check_channels,
+    check_choices,
+    check_count,
+    check_range,
+)
 from mendiff.nets.codec_config import PIXEL_KINDS, CodecConfig
 from mendiff.nets.denoiser import DenoiserConfig
 from mendiff.nets.features import FeaturesConfig
@@ -94,8 +101,10 @@ class MethodConfig:
             training images.
         crop: side of random training crops; 0 trains on whole images.
         training: see TrainingConfig.
-        bit_depth: number of significant bits in 16-bit image files, 9 to 31; 0 uses the value in the files.
-            8-bit images are not affected.
+        bit_depth: number of significant bits in 16-bit and float files, 8 to 31; 0 uses the value in the
+            files. 8-bit images are not affected.
+        channels: numbers of the channels of image files, from 0, that become red, green and blue, or of a
+            single one that becomes grey; empty for grey and RGB images as they are.
         upright: rotate every part upright and centre it, see mendiff.synthesis.upright: "always", "never", or
             "auto", which decides from the good images when a model is fitted.
         resize: "stretch" images to the square, or "letterbox" them: keep the aspect ratio and pad. The
@@ -111,6 +120,7 @@ class MethodConfig:
     crop: int = 0
     training: TrainingConfig = field(default_factory=TrainingConfig)
     bit_depth: int = 0
+    channels: tuple[int, ...] = ()
     upright: Literal["never", "always", "auto"] = "never"
     resize: Literal["stretch", "letterbox"] = "stretch"
     tile: int = 0
@@ -126,7 +136,8 @@ class MethodConfig:
         if self.tile and self.resize == "letterbox":
             raise InputError("resize: expected stretch with tile, which keeps the aspect ratio anyway.")
         if self.bit_depth:
-            check_range("bit_depth", self.bit_depth, 9, 31)
+            check_range("bit_depth", self.bit_depth, 8, 31)
+        check_channels(self.channels)
 
     def for_tiles(self) -> Any:
         """The config without what needs aligned images: a tile may show any place of a part."""

@@ -14,7 +14,7 @@ import torch
 from mendiff.data.checks import UNREADABLE, Take, check_data
 from mendiff.data.dataset import GOOD, Category
 from mendiff.data.names import same_name
-from mendiff.data.reading import brightest, read_header
+from mendiff.data.reading import Reading, brightest, read_header
 from mendiff.data.samples import Use
 from mendiff.data.suitability import dark_sentence
 from mendiff.errors import InputError, check_choice
@@ -101,25 +101,25 @@ def readable_categories(
     ]
 
 
-def warn_of_dark_images(paths: Sequence[Path], bit_depth: int, reporter: Reporter) -> None:
+def warn_of_dark_images(paths: Sequence[Path], reading: Reading, reporter: Reporter) -> None:
     """Warn of 16-bit images that are nearly black to a model; only the first FIRST_DEEP are checked."""
     deep: list[Path] = []
-    for path in paths if not bit_depth else ():
+    for path in paths if not reading.bit_depth else ():
         try:
             deep += [path] if read_header(path).deep else []
         except InputError:
             continue  # reported when the image is read
         if len(deep) == FIRST_DEEP:
             break
-    highest = [value for path in deep if (value := _brightest(path)) is not None]
+    highest = [value for path in deep if (value := _brightest(path, reading)) is not None]
     sentence = dark_sentence(max(highest, default=-1))
     if sentence:
         reporter.warn(f"{paths[0].parent}: images {sentence}")
 
 
-def _brightest(path: Path) -> int | None:
+def _brightest(path: Path, reading: Reading) -> int | None:
     try:
-        return brightest(path)
+        return brightest(path, reading)
     except InputError:
         return None
 

@@ -14,6 +14,7 @@ from mendiff.checkpoints.bundled import codec_folder
 from mendiff.checkpoints.codecs import read_codec_config
 from mendiff.checkpoints.pretrained import NOT_FOR_IT
 from mendiff.checkpoints.stable_diffusion import STABLE_DIFFUSION
+from mendiff.data.reading import Reading
 from mendiff.data.samples import Use
 from mendiff.data.suitability import own_size
 from mendiff.errors import InputError
@@ -123,13 +124,13 @@ def changed_config(plan: Plan) -> tuple[MethodConfig, int]:
 
 
 def use_of(plan: Plan) -> Use:
-    """Image size and bit depth of the plan."""
+    """How the model of a plan reads images."""
     return use_of_config(_changed(plan))
 
 
 def use_of_config(config: MethodConfig) -> Use:
     """How a model with a config reads images."""
-    return Use(config.image_size, config.bit_depth, config.tile, config.resize)
+    return Use(config.image_size, Reading.of(config), config.tile, config.resize)
 
 
 def _changed(plan: Plan) -> MethodConfig:

@@ -17,7 +17,7 @@ from torch import Tensor
 from mendiff.checkpoints.bundled import open_features
 from mendiff.data.images import resize
 from mendiff.data.outliers import FEWEST, STANDING_OUT, unlike_images
-from mendiff.data.reading import read_image
+from mendiff.data.reading import AS_STORED, Reading, read_image
 from mendiff.data.samples import Category, Finding
 from mendiff.errors import InputError
 from mendiff.nets.features import STAGES
@@ -53,19 +53,19 @@ class Odd:
 
 
 def odd_images(
-    category: Category, bit_depth: int = 0, update: Callable[[int, int, str], None] | None = None
+    category: Category, reading: Reading = AS_STORED, update: Callable[[int, int, str], None] | None = None
 ) -> list[Odd]:
     """All readable good images of training and test, the most different first; none among fewer than FEWEST.
 
     Args:
         category: has good images.
-        bit_depth: see read_image.
+        reading: of the files.
         update: called with (done, total, note).
     """
     paths = list(dict.fromkeys(category.good))
     if len(paths) < FEWEST:
         return []
-    described = Described(bit_depth)
+    described = Described(reading)
     chosen = torch.linspace(0, len(paths) - 1, min(len(paths), MOST_KNOWN)).round().long().tolist()
     known = {index: vectors for index in chosen if (vectors := described(paths[index])) is not None}
     if len(known) < FEWEST:
@@ -81,7 +81,7 @@ def odd_images(
     return ranked(found)
 
 
-def odd_notes(category: Category, odd: Sequence[Odd]) -> list[Finding]:
+def odd_notes(category: Category, odd: Sequence[Odd], reading: Reading = AS_STORED) -> list[Finding]:
     """A warning for every outlier, by features (see odd_images) or by colours and contrasts."""
     notes = [
         Finding(
@@ -96,19 +96,19 @@ def odd_notes(category: Category, odd: Sequence[Odd]) -> list[Finding]:
         if one.far
     ]
     named = {one.path for one in odd if one.far}
-    return notes + [note for note in unlike_images(category) if not named.intersection(note.paths)]
+    return notes + [note for note in unlike_images(category, reading) if not named.intersection(note.paths)]
 
 
 class Described:
     """Describes files by the bundled features: vectors of unit length, (P,D); None if one can't be read."""
 
-    def __init__(self, bit_depth: int) -> None:
-        self._features, self._bit_depth = open_features(STAGES), bit_depth
+    def __init__(self, reading: Reading) -> None:
+        self._features, self._reading = open_features(STAGES), reading
 
     @torch.no_grad()
     def __call__(self, path: Path) -> Tensor | None:
         try:
-            image = resize(read_image(path, self._bit_depth), SIDE)[None]
+            image = resize(read_image(path, self._reading), SIDE)[None]
         except InputError:
             return None  # reported by check_data
         return embedded(self._features(image), (SIDE, SIDE))[0].flatten(1).T

@@ -15,7 +15,7 @@ from mendiff.data.geometry import Geometry, on_canvas
 from mendiff.data.images import resize, resize_mask
 from mendiff.data.inspected import InspectedArea
 from mendiff.data.masks import Mask, read_masks
-from mendiff.data.reading import Picture, image_size, read_image
+from mendiff.data.reading import AS_STORED, Picture, Reading, image_size, read_image
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.evaluation.metrics import Metrics, image_and_pixel_metrics
 from mendiff.inspection import stacked
@@ -82,7 +82,7 @@ def read_tests(
     category: Category,
     geometry: Geometry | int,
     reporter: Reporter,
-    bit_depth: int = 0,
+    reading: Reading = AS_STORED,
     area: InspectedArea | None = None,
 ) -> TestSet:
     """Read a category's test images, masks and twins at a model's size; warns of unreadable images.
@@ -91,7 +91,7 @@ def read_tests(
         category: with test images.
         geometry: how images are resized, or the side in pixels to which they are stretched.
         reporter: for warnings.
-        bit_depth: see read_image.
+        reading: of the files.
         area: the inspected area of images.
     """
     geometry = Geometry(geometry) if isinstance(geometry, int) else geometry
@@ -100,7 +100,7 @@ def read_tests(
     twins: dict[int, Tensor] = {}
     for sample in category.test:
         try:
-            picture = read_image(sample.path, bit_depth)
+            picture = read_image(sample.path, reading)
             if area is not None:
                 area.check(picture.shape[0], picture.shape[1], str(sample.path))
             size = _size(geometry, picture)
@@ -108,7 +108,7 @@ def read_tests(
         except InputError as error:
             reporter.warn(str(error))
             continue
-        twin = _twin(sample, size, bit_depth)
+        twin = _twin(sample, size, reading)
         if twin is not None:
             twins[len(samples)] = twin
         samples.append(sample)
@@ -138,12 +138,12 @@ def _size(geometry: Geometry, picture: Picture) -> tuple[int, int]:
     return size
 
 
-def _twin(sample: Sample, size: tuple[int, int], bit_depth: int) -> Tensor | None:
+def _twin(sample: Sample, size: tuple[int, int], reading: Reading) -> Tensor | None:
     """A sample's clean twin (3,h,w); None if missing or unusable, which `check_data` reports."""
     if sample.twin is None:
         return None
     try:
-        picture, expected = read_image(sample.twin, bit_depth), image_size(sample.path)
+        picture, expected = read_image(sample.twin, reading), image_size(sample.path)
     except InputError:
         return None
     return resize(picture, size) if picture.shape[:2] == expected else None

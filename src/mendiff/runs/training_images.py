@@ -10,6 +10,7 @@ from mendiff.data.cache import ImageCache
 from mendiff.data.checks import Take
 from mendiff.data.dataset import Category
 from mendiff.data.geometry import Geometry
+from mendiff.data.reading import Reading
 from mendiff.data.samples import Use
 from mendiff.errors import InputError
 from mendiff.methods.base import MethodConfig
@@ -36,7 +37,7 @@ def check_images(
     config: MethodConfig | None = None
     with suppress(InputError):  # the check may have more to say
         config = make_config(plan, every)
-    cache = None if config is None else ImageCache(Geometry.of(config), config.bit_depth)
+    cache = None if config is None else ImageCache(Geometry.of(config), Reading.of(config))
     if checked:
         paths = training_paths(categories)
     else:
@@ -45,7 +46,7 @@ def check_images(
     if config is None or paths != every:
         config = make_config(plan, paths)
     if cache is None or cache.geometry != Geometry.of(config):
-        cache = ImageCache(Geometry.of(config), config.bit_depth)
+        cache = ImageCache(Geometry.of(config), Reading.of(config))
     return paths, config, cache
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from mendiff.calibration import Calibration
 from mendiff.data.image_files import find_images
 from mendiff.data.numpy_arrays import picture_of
-from mendiff.data.reading import Picture, read_image, to_rgb
+from mendiff.data.reading import Picture, Reading, read_image, to_rgb
 from mendiff.diffusion.noise import NormalStream, seed_of
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.runtime.metadata import Metadata, read_metadata
@@ -139,13 +139,13 @@ class Exported:
 
     def prepare(self, image: Any) -> Array:
         """Read an image of any type and resize it to its working size, (3,h,w) float32 in [0,1]."""
-        depth = self.metadata.bit_depth
+        reading = Reading(self.metadata.bit_depth, tuple(self.metadata.channels))
         if isinstance(image, str | Path):
-            picture: Picture = read_image(image, depth)
+            picture: Picture = read_image(image, reading)
         elif isinstance(image, Image.Image):
-            picture = to_rgb(image, "image", depth)
+            picture = to_rgb(image, "image", reading)
         else:
-            picture = picture_of(image, depth)
+            picture = picture_of(image, reading)
         values = np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
         return resized(values, *self.metadata.layout.size(*picture.shape[:2]))
 

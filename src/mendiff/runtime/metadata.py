@@ -12,7 +12,7 @@ from mendiff.data.json_text import is_whole, parse_json
 from mendiff.errors import InputError
 from mendiff.runtime.windows import Layout
 
-FORMAT, VERSION, FILE = "mendiff-export", 1, "metadata.json"
+FORMAT, VERSION, FILE = "mendiff-export", 2, "metadata.json"
 AGAIN = "export the model again with 'mendiff export'."
 
 
@@ -32,7 +32,7 @@ class Metadata:
         side: S, inputs are (B,3,S,S) float32 RGB in [0,1].
         letterbox, tile, overlap: see mendiff.runtime.windows.Layout.
         top_k, top_share: see mendiff.runtime.windows.top_mean, for images of several inputs or with padding.
-        bit_depth: see MethodConfig.
+        bit_depth, channels: see MethodConfig.
         upright: whether the graph has the inputs `there` and `back`, (B,2,3) each; see
             mendiff.runtime.upright.
         noise: shape of the noise of an image, (D,c,h,w): a single draw of mendiff.diffusion.noise.
@@ -61,10 +61,11 @@ class Metadata:
     calibration: dict[str, Any]
     threshold: float
     heat_range: tuple[float, float]
+    channels: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values, with format and version."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        """As JSON-able values, with format and version; version 1 has no channels."""
+        return {"format": FORMAT, "version": VERSION if self.channels else 1, **asdict(self)}
 
     @property
     def layout(self) -> Layout:
@@ -92,14 +93,14 @@ def read_metadata(folder: Path) -> Metadata:
     content = parse_json(file.read_bytes(), str(file))
     if content.get("format") != FORMAT:
         raise InputError(f"{file}: expected format {FORMAT!r}, got {content.get('format')!r}; {AGAIN}")
-    if content.get("version") != VERSION:
+    if content.get("version") not in (1, VERSION):
         raise InputError(
-            f"{file}: expected version {VERSION} of the format, got {content.get('version')!r}; {AGAIN}"
+            f"{file}: expected version 1 or {VERSION} of the format, got {content.get('version')!r}; {AGAIN}"
         )
     names = {field.name for field in fields(Metadata)}
-    if not is_whole(content) or not names <= content.keys():
+    if not is_whole(content) or not names - {"channels"} <= content.keys():
         raise InputError(f"{file}: expected the file as it was exported, but it was changed; {AGAIN}")
-    found = Metadata(**{name: content[name] for name in names})
+    found = Metadata(**{name: content[name] for name in names & content.keys()})
     for name, digest in found.files.items():
         _check_file(folder / name, digest)
     return found

@@ -15,7 +15,7 @@ from mendiff.data.disk import short_name
 from mendiff.data.images import save_png, write_bytes
 from mendiff.data.json_text import as_json
 from mendiff.data.outliers import STANDING_OUT
-from mendiff.data.reading import Picture, check_depth, read_image
+from mendiff.data.reading import Picture, Reading, read_image
 from mendiff.data.samples import Finding, Use
 from mendiff.report.contact_sheet import SIDE, Entry, contact_sheet
 from mendiff.runs.odd_images import Odd, odd_images, odd_notes
@@ -31,17 +31,17 @@ FRAMED, NONE = "check the framed ones", "none stands out"
 
 def run(options: CheckOptions, reporter: Reporter) -> dict[str, Any]:
     """Read and check a data set; `faults` in the result counts the findings that prevent its use."""
-    check_depth(options.bit_depth)
+    reading = Reading(options.bit_depth, tuple(options.channels or ()))
     place = None if options.out is None else check_output(options.out, options.overwrite, "a check")
     reporter = reporter.brief()
     categories, findings = read_data(options.data, options.layout)
     with reporter.bar("checking: images") as update:
-        findings += check_data(categories, update, Use(options.image_size, options.bit_depth))
+        findings += check_data(categories, update, Use(options.image_size, reading))
     odd: dict[str, list[Odd]] = {}
     for category in categories:
         with reporter.bar(f"comparing good images of {category.name}") as update:
-            odd[category.name] = odd_images(category, options.bit_depth, update)
-        findings += odd_notes(category, odd[category.name])
+            odd[category.name] = odd_images(category, reading, update)
+        findings += odd_notes(category, odd[category.name], reading)
     faults = sum(finding.hard for finding in findings)
     rows = [_count(category) for category in categories]
     _show(options.data, rows, findings, reporter)
@@ -61,7 +61,7 @@ def run(options: CheckOptions, reporter: Reporter) -> dict[str, Any]:
         ],
     }
     if place is not None:
-        _write(place, result, odd, findings, options.bit_depth)
+        _write(place, result, odd, findings, reading)
         reporter.say(f"pictures of the most different good images: {options.out}")
     return result
 
@@ -71,7 +71,7 @@ def _write(
     result: dict[str, Any],
     odd: Mapping[str, Sequence[Odd]],
     findings: Sequence[Finding],
-    bit_depth: int,
+    reading: Reading,
 ) -> None:
     """Write the result as JSON, and for every category a sheet of the good images that differ most."""
     named = {path for finding in findings if finding.kind == STANDING_OUT for path in finding.paths}
@@ -83,7 +83,7 @@ def _write(
             shown = sorted(some, key=lambda one: (one.path not in named, -one.distance))[:MOST_SHOWN]
             entries = [
                 Entry(
-                    _thumbnail(read_image(one.path, bit_depth)),
+                    _thumbnail(read_image(one.path, reading)),
                     f"{one.path.name}: {one.distance:.1f}",
                     one.path in named,
                 )

@@ -30,7 +30,7 @@ from mendiff.checkpoints.text import read_prompts
 from mendiff.checkpoints.weights import read_weights
 from mendiff.data.dataset import open_data
 from mendiff.data.images import resize
-from mendiff.data.reading import read_image
+from mendiff.data.reading import Reading, read_image
 from mendiff.data.samples import Use
 from mendiff.diffusion.random import content_seeds
 from mendiff.errors import InputError, check_choice
@@ -70,15 +70,13 @@ def run(options: ConvertOptions, reporter: Reporter) -> dict[str, Any]:
     method, lines = read(options)
     for line in lines:
         reporter.say(line)
-    use = Use(bit_depth=method.config.bit_depth)
+    use = Use(reading=Reading.of(method.config))
     paths = readable_paths(open_data(options.good), reporter, use)[:MOST_GOOD]
     source = options.checkpoint.name
     info = {"preset": options.preset, "converted": source, "pretrained": lines, "images": len(paths)}
     reporter.say(f"{source}: {name}; the threshold comes from {len(paths)} good images")
     check_finite(method.state_dict(), source, method.INFINITE)
-    images = torch.stack(
-        [resize(read_image(path, use.bit_depth), method.config.image_size) for path in paths]
-    )
+    images = torch.stack([resize(read_image(path, use.reading), method.config.image_size) for path in paths])
     calibration = _calibrate(method.to(device), images, reporter)
     method.to("cpu")
     info = with_fitted(info, _fitted(images, options, device))

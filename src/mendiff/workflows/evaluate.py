@@ -10,6 +10,7 @@ from typing import Any
 from mendiff.checkpoints.model_folder import categories_of, read_config
 from mendiff.checkpoints.store import load
 from mendiff.data.dataset import Category, open_data
+from mendiff.data.reading import Reading
 from mendiff.data.samples import Use
 from mendiff.errors import InputError, check_range
 from mendiff.evaluation.metrics import Metrics, is_exact, summary
@@ -169,7 +170,8 @@ def _use(config: Any) -> Use:
         value if isinstance(value := given.get(name), int) else None
         for name in ("image_size", "bit_depth", "tile")
     )
-    return Use(size, depth or 0, tile or 0, str(given.get("resize", "stretch")))
+    reading = Reading(depth or 0, tuple(given.get("channels", ())))
+    return Use(size, reading, tile or 0, str(given.get("resize", "stretch")))
 
 
 def _with_tests(data: Path, layout: str, names: Sequence[str] | None) -> list[Category]:
@@ -201,7 +203,7 @@ def _evaluated(
         explained: whether the report shows intermediate results of a few images.
         reporter: for progress.
     """
-    tests = read_tests(category, model.geometry, reporter, model.method.config.bit_depth, model.area)
+    tests = read_tests(category, model.geometry, reporter, model.reading, model.area)
     if tests.masks is None:
         reporter.say(f"note: {category.name} has no masks, so its pixel metrics are n/a.")
     found = find(model, tests, options.batch_size, reporter, category.name)

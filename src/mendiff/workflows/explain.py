@@ -63,8 +63,9 @@ def run(options: ExplainOptions, reporter: Reporter) -> dict[str, Any]:
     device = choose_device(options.device)
     folders, given = _parted([*options.models, *options.images])
     opened = _open(folders, device, options.category)
-    named, passed = name_images(given), left_out(given)
-    warn_of_dark_images([path for path, _ in named], opened[0].model.method.config.bit_depth, reporter)
+    reading = opened[0].model.reading
+    named, passed = name_images(given), left_out(given, reading)
+    warn_of_dark_images([path for path, _ in named], reading, reporter)
     if passed:
         reporter.warn(skipped_sentence(passed))
     chosen = _chosen(named, options.limit)

@@ -86,11 +86,12 @@ def _plan(options: FitOptions, processes: Processes, start: Start | None) -> Pla
     if start is not None:
         rate, fewest = start.model.calibration.false_alarm_rate, 0
         changed |= {"method": start.model.name, "preset": start.model.info.get("preset", "")}
-    depth = {"bit_depth": options.bit_depth} if options.bit_depth else {}
+    given = {"bit_depth": options.bit_depth, "channels": options.channels}
+    reading = {name: value for name, value in given.items() if value}
     if options.false_alarm_rate is not None:
         rate = check_rate(options.false_alarm_rate)
     changed |= {
-        "settings": with_steps(depth | options.settings, options.steps, fewest),
+        "settings": with_steps(reading | options.settings, options.steps, fewest),
         "false_alarm_rate": rate,
         "minutes": check_minutes(options.minutes, options.steps, processes),
     }
@@ -254,7 +255,7 @@ def _images(
 
     names = {path: one.name for one in categories for path in one.train} if module.method.categories else {}
     labels = [names[path] for path in paths] if names else ()
-    geometry, depth = cache.geometry, cache.bit_depth
+    geometry, reading = cache.geometry, cache.reading
     if geometry.tile:
-        return anomalib_models.GoodTiles(paths, geometry, categories=labels, bit_depth=depth, progress=update)
+        return anomalib_models.GoodTiles(paths, geometry, categories=labels, reading=reading, progress=update)
     return anomalib_models.GoodImages(paths, geometry.side, categories=labels, cache=cache)

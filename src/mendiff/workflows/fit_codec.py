@@ -20,7 +20,7 @@ from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.weights import read_weights
 from mendiff.data.cache import ImageCache
 from mendiff.data.dataset import Category, open_data
-from mendiff.data.reading import check_depth
+from mendiff.data.reading import Reading
 from mendiff.data.samples import Use
 from mendiff.data.suitability import own_size
 from mendiff.errors import InputError, check_choice
@@ -59,16 +59,17 @@ class CodecPlan(CodecParts):
         image_size: side of the square images; 0 for the images' own size.
         crop: side of the random training crops; 0 for whole images.
         training: see TrainingConfig.
-        bit_depth: significant bits of 16-bit files; 0: as stated in the files.
+        bit_depth, channels: see Reading.
     """
 
     image_size: int = 0
     crop: int = 0
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     bit_depth: int = 0
+    channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_depth(self.bit_depth)
+        Reading(self.bit_depth, self.channels)  # checks them
         for name in NOT_FOR_CODECS:
             plain, got = getattr(TrainingConfig(), name), getattr(self.training, name)
             if got != plain:
@@ -146,14 +147,15 @@ def _images(
 ) -> tuple[list[Path], Tensor]:
     """The good images that can be read, and their pixels (N,3,S,S) for a codec of factor `unit`."""
     cache: ImageCache | None = None
+    reading = Reading(plan.bit_depth, plan.channels)
     with suppress(InputError):  # the check may have more to say
         size = _size_of(plan, [path for one in categories for path in one.train], unit)
-        cache = ImageCache(size, plan.bit_depth)
-    use = Use(bit_depth=plan.bit_depth)
-    paths = readable_paths(categories, reporter, use, None if cache is None else cache.take)
+        cache = ImageCache(size, reading)
+    take = None if cache is None else cache.take
+    paths = readable_paths(categories, reporter, Use(reading=reading), take)
     size = _size_of(plan, paths, unit)
     if cache is None or cache.geometry.side != size:
-        cache = ImageCache(size, plan.bit_depth)
+        cache = ImageCache(size, reading)
     return paths, torch.stack([cache.image(path, path) for path in paths])
 
 

@@ -88,9 +88,9 @@ def run(options: FitFeaturesOptions, reporter: Reporter) -> dict[str, Any]:
         extractor.load_backbone(weights, source)
     model = load(options.model, choose_device(options.device))
     check_plain(model.method.config, str(options.model), model.area)
-    use = Use(bit_depth=model.method.config.bit_depth)
+    use = Use(reading=model.reading)
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
-    cache = ImageCache(model.image_size, use.bit_depth)
+    cache = ImageCache(model.image_size, use.reading)
     paths = readable_paths(chosen, reporter, use, cache.take)
     if plan.crop < model.image_size:  # otherwise images stay whole
         check_side("--set crop", plan.crop, max(tuning.tuned.strides))

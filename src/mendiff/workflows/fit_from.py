@@ -10,7 +10,7 @@ from mendiff.workflows.options import FitOptions
 KEPT = (
     *("method", "preset", "features", "features_weights", "features_input", "image_size", "statistics"),
     *("balance", "pretrained", "prompt", "codec", "resize", "tile", "tile_overlap", "region", "ignore"),
-    "bit_depth",
+    *("bit_depth", "channels"),
 )
 """Options whose values the model determines."""
 TRAINING = "training."

@@ -89,7 +89,9 @@ def _images(model: Model) -> str:
         text += f"; defects smaller than about {lost} original pixels vanish" if lost else ""
     if model.area is not None:
         text += f"; inspected in a region, {100 * model.area.mask.mean():.0f} % of an image"
-    return text + (f"; 16-bit files have {config.bit_depth} significant bits" if config.bit_depth else "")
+    text += f"; 16-bit files have {config.bit_depth} significant bits" if config.bit_depth else ""
+    numbers = ", ".join(map(str, config.channels))
+    return text + (f"; channels {numbers} of the files" if numbers else "")
 
 
 def _thresholds(model: Model, own: Mapping[str, float]) -> dict[str, str]:

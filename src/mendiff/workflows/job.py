@@ -23,6 +23,7 @@ from mendiff.checkpoints.files import write_json
 from mendiff.checkpoints.model_folder import categories_of
 from mendiff.checkpoints.store import load
 from mendiff.data.dataset import Category, open_data
+from mendiff.data.reading import AS_STORED, Reading
 from mendiff.data.samples import Use
 from mendiff.data.suitability import own_size
 from mendiff.errors import InputError
@@ -62,7 +63,7 @@ class RowPredictor:
         power: image scores of synthetic defects, with which the fit estimated the recall; None without it.
         stops: stop steps of the images predicted so far.
         rebuilt: their reconstructions, if the model computes them.
-        bit_depth: see MethodConfig.
+        reading: of image files.
     """
 
     predict: Predict
@@ -71,7 +72,7 @@ class RowPredictor:
     power: Power | None = None
     stops: list[Tensor] = field(default_factory=list)
     rebuilt: list[Tensor] = field(default_factory=list)
-    bit_depth: int = 0
+    reading: Reading = AS_STORED
 
 
 def run(job: Job, folder: Path, reporter: Reporter) -> None:
@@ -83,7 +84,7 @@ def run(job: Job, folder: Path, reporter: Reporter) -> None:
     known = recall_contents(folder.parent / CONTENTS, categories)
     check_identity(job, categories)
     use = use_of(job.plan) if job.method in METHODS else Use()
-    if known is None or use.bit_depth:  # the benchmark checked 16-bit images with another depth
+    if known is None or use.reading != AS_STORED:  # the benchmark read images as stored
         known = readable_categories(categories, reporter, use)
     categories = [replace(one, train=some.train) for one, some in zip(categories, known, strict=True)]
     torch.manual_seed(job.seed)  # for baselines that use the global generator
@@ -155,7 +156,7 @@ def row_metrics(
 
 def _measured(predictor: RowPredictor, category: Category, reporter: Reporter) -> Measured:
     """Results of a row on a category."""
-    tests = testing.read_tests(category, predictor.size, reporter, predictor.bit_depth)
+    tests = testing.read_tests(category, predictor.size, reporter, predictor.reading)
     began = time.monotonic()
     parts = []
     for batch in tests.images.split(BATCH):
@@ -235,10 +236,9 @@ def method_rows(
             rebuilt.append(found.reconstruction)
             return found.score, found.anomaly_map
 
-        depth = changed.method.config.bit_depth
         power = None if job.rows[label] else power_of(changed.info)
         return RowPredictor(
-            predict, changed.image_size, changed.calibration, power, stops, rebuilt, bit_depth=depth
+            predict, changed.image_size, changed.calibration, power, stops, rebuilt, changed.reading
         )
 
     return predictor, {"fit_seconds": model.info["seconds"], "steps": config.training.steps}

@@ -69,10 +69,11 @@ def _opened(options: PredictOptions, device: str) -> Model:
 def _all(model: Model, options: PredictOptions, growing: Growing, reporter: Reporter) -> dict[str, Any]:
     """Score all images that are there."""
     done, names = written(growing.folder) if growing.resumed else (Counter[str](), {})
-    named, passed = name_images(options.images, names), left_out(options.images, growing.folder)
+    named = name_images(options.images, names)
+    passed = left_out(options.images, model.reading, growing.folder)
     for note in (note for given in options.images for note in inspected_notes(given)):
         reporter.warn(note.sentence)
-    warn_of_dark_images([path for path, _ in named], model.method.config.bit_depth, reporter)
+    warn_of_dark_images([path for path, _ in named], model.reading, reporter)
     if passed:
         reporter.warn(skipped_sentence(passed))
     with (
@@ -106,7 +107,7 @@ def _watched(model: Model, options: PredictOptions, growing: Growing, reporter: 
                         findings.add(row)
                         reporter.item(_line(row), row)
         # The interruption may have come in the middle of anything; the rows on disk count.
-        with Findings(folder, head, left_out(options.images, folder)) as findings:
+        with Findings(folder, head, left_out(options.images, model.reading, folder)) as findings:
             findings.finish()
     reporter.say(f"{summary(findings, model.threshold)}; see {options.out}")
     return {"complete": findings.is_complete}

@@ -100,7 +100,7 @@ def run(options: TuneOptions, reporter: Reporter) -> dict[str, Any]:
     if not loaded.method.searched:
         raise InputError(f"{options.model}: expected a method with tunable settings, got {loaded.name}.")
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
-    paths = readable_paths(chosen, reporter, Use(bit_depth=loaded.method.config.bit_depth))
+    paths = readable_paths(chosen, reporter, Use(reading=loaded.reading))
     by_category = _split_by_category(options.model, loaded, chosen, paths)
     held_back, seen = _split(loaded, paths, by_category)
     data = tuning_images(loaded, held_back, seen, options.repetitions, options.seed)

@@ -38,6 +38,8 @@ SHARED = {
     "layout": "auto, mvtec (MVTec-AD, MPDD, PCB-Bank, BTAD), loco, mvtec2, mvtec3d, visa, bmad, kolektor, "
     "by-label (folders such as OK and NG), or folder for good images only",
     "bit_depth": "significant bits of 16-bit and float files, such as 12; 0: as stated in the files",
+    "channels": "numbers of the channels, from 0, that become red, green and blue, or of a single one that "
+    "becomes grey; for images of several lights, such as TIFF (also with a page per light) and NPY",
     "resize": "stretch images to squares, or letterbox, which keeps their aspect ratio and pads; small "
     "defects of oblong images are found better with --tile",
     "tile": "cut images into tiles of this side in pixels, for small defects in large images; 0 for whole "

@@ -65,6 +65,7 @@ class CheckOptions(Options):
     layout: str = "auto"
     image_size: int = 0
     bit_depth: int = 0
+    channels: list[int] | None = None
     overwrite: bool = False
 
 

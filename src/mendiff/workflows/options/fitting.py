@@ -55,6 +55,7 @@ class FitOptions(Options):
         "mendiff fit parts -o model --method ran --statistics category",
         "mendiff fit photos/good -o model --textures dtd/images",
         "mendiff fit strips/good -o model --resize letterbox --ignore labels.png",
+        "mendiff fit stacks/good -o model --channels 0 2 5  # images of several lights",
         "mendiff fit boards/good -o model --tile 256  # small defects in large images",
         "mendiff fit photos/blue -o model-2 --from model --old photos/good  # a new variant of the part",
         "mendiff fit parts -o model --method diad --codec codec --resume",
@@ -89,6 +90,7 @@ class FitOptions(Options):
     region: Path | None = None
     ignore: Path | None = None
     bit_depth: int = 0
+    channels: list[int] | None = None
     seed: int = 0
     device: str = "auto"
     devices: int = 1
