@@ -1,6 +1,7 @@
 """`mendiff fit-features`."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,6 +68,33 @@ def test_interrupted_features_go_on_to_the_same_weights(run, data, model, backbo
     assert kept == [1, 2, 3, 4, 5, 6]
     one, other = (read_weights(tmp_path / name / "features.safetensors") for name in ("whole", "broken"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def resized_model(own_model):
+    """Returns a copy of the fitted model with another geometry."""
+
+    def make(**changes):
+        model = mendiff.load(own_model)
+        model.method.config = replace(model.method.config, **changes)
+        model.save(own_model.with_name("changed"))
+        return own_model.with_name("changed")
+
+    return make
+
+
+def test_reconstructions_of_letterboxed_images_have_their_padding(
+    run, data, resized_model, backbone, tmp_path
+):
+    words = ("--model", resized_model(resize="letterbox"), "--set", "training.steps=1", "--set", "crop=16")
+    code, _, err = run("fit-features", data, "-o", tmp_path / "tuned", *words, *backbone)
+    assert code == 0, err
+
+
+def test_models_of_tiles_tune_no_features(refused, data, resized_model, backbone, tmp_path):
+    words = ("--model", resized_model(tile=32, upright="never"), *backbone)
+    sentence = refused("fit-features", data, "-o", tmp_path / "tuned", *words)
+    assert "expected a model of whole images, got tile=32; fit a model without --tile" in sentence
 
 
 @pytest.mark.parametrize(

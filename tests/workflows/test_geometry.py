@@ -99,10 +99,21 @@ def test_a_fit_stores_how_images_are_resized_and_all_commands_use_it(
     assert code == 0, err
 
 
-def test_a_benchmark_refuses_letterboxed_images(refused, oblong, tmp_path):
-    words = ("benchmark", oblong, "-o", tmp_path / "table", "--methods", "glad")
-    sentence = refused(*words, "--set", "glad.resize=letterbox")
-    assert "glad: expected a model of whole images that are stretched to squares" in sentence
+@pytest.mark.parametrize(
+    "changes", [{"resize": "letterbox"}, {"tile": "32", "image_size": None}], ids=["letterbox", "tile"]
+)
+def test_a_benchmark_measures_what_evaluate_measures(run, oblong, tmp_path, one_process, changes):
+    words = [f"glad.{word}" if "=" in word else word for word in settings(**changes)]
+    out = tmp_path / "runs"
+    code, text, err = run("benchmark", oblong, "-o", out, "--methods", "glad", "--json", *words)
+    assert code == 0, err
+    results = {one["label"]: one["mean"] for one in json.loads(text)["results"]}
+    (model,) = out.glob("jobs/*/model")
+    code, text, err = run("evaluate", model, oblong, "--json")
+    assert code == 0, err
+    expected = json.loads(text)["mean"]
+    assert {name: results["glad"][name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert all(mean["pixel_auroc"] is not None for mean in results.values())
 
 
 def test_categories_have_regions_of_their_own(run, oblong, region, tmp_path):
@@ -149,11 +160,6 @@ def test_masks_and_tiles_that_fit_no_image_are_refused_before_training(refused, 
     assert "tile_overlap: expected 0 to 0.75, got 1.0" in sentence("--tile", "32", "--tile-overlap", "1")
     bad = refused("fit", oblong, "-o", tmp_path / "model", *settings(image_size=None), "--tile", "33")
     assert "--tile: expected a multiple of" in bad
-
-
-def test_a_benchmark_compares_whole_square_images(refused, oblong, tmp_path):
-    words = ("benchmark", oblong, "-o", tmp_path / "runs", "--methods", "glad", "--set", "glad.tile=32")
-    assert "expected a model of whole images that are stretched" in refused(*words)
 
 
 def test_images_of_another_shape_get_a_row_with_the_reason(run, oblong, region, tmp_path):

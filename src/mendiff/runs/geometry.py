@@ -9,7 +9,6 @@ from typing import Any
 
 from mendiff.calibration import MINIMUM, Calibration
 from mendiff.data.dataset import Category
-from mendiff.data.geometry import Geometry
 from mendiff.data.image_files import find_images
 from mendiff.data.inspected import InspectedArea
 from mendiff.data.reading import image_size
@@ -43,15 +42,6 @@ def say_geometry(config: MethodConfig, reporter: Reporter) -> None:
         )
     elif config.resize == "letterbox":
         reporter.say(f"images: {describe_geometry(config)}; --resize stretch makes squares")
-
-
-def check_plain(config: MethodConfig, what: str, area: InspectedArea | None = None) -> None:
-    """Refuse letterboxed images, tiles and an inspected area where whole square images are compared."""
-    if not Geometry.of(config).stretches or area is not None:
-        raise InputError(
-            f"{what}: expected a model of whole images that are stretched to squares, without a region, got "
-            f"resize={config.resize}, tile={config.tile}{'' if area is None else ' and a region'}."
-        )
 
 
 def read_areas(plan: Plan, categories: Sequence[Category], paths: Sequence[Path]) -> dict[str, InspectedArea]:

@@ -21,7 +21,6 @@ from mendiff.methods.config import config_to_dict, override
 from mendiff.nets import AUTO
 from mendiff.runs.fit_checks import STATISTICS, check_prompts
 from mendiff.runs.fit_config import check_sources, stated_config
-from mendiff.runs.geometry import check_plain
 from mendiff.runs.reporting import Reporter
 from mendiff.workflows.identity import identity
 from mendiff.workflows.spec import BANK, BASELINES, UNTRAINED, Job, slug
@@ -246,7 +245,6 @@ def identified(jobs: Mapping[str, Job], known: Sequence[Category], reporter: Rep
     for job in jobs.values():
         if job.method in METHODS:
             config = stated_config(job.plan)
-            check_plain(config, job.method)
             check_sources(job.plan, config)
             check_prompts(job.plan, config, [by_name[name] for name in job.categories])
     with reporter.brief().bar("hashing inputs: jobs") as update:

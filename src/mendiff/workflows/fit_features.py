@@ -30,7 +30,6 @@ from mendiff.nets.features_loss import FeaturesTuning
 from mendiff.runs.backbone import backbone_input
 from mendiff.runs.common import choose_categories, choose_device
 from mendiff.runs.fit_config import check_side
-from mendiff.runs.geometry import check_plain
 from mendiff.runs.places import check_output, new_folder, resumable
 from mendiff.runs.reporting import Reporter
 from mendiff.runs.training_images import readable_paths
@@ -87,10 +86,14 @@ def run(options: FitFeaturesOptions, reporter: Reporter) -> dict[str, Any]:
     for extractor in (tuning.tuned, tuning.original):
         extractor.load_backbone(weights, source)
     model = load(options.model, choose_device(options.device))
-    check_plain(model.method.config, str(options.model), model.area)
+    if model.geometry.tile:
+        raise InputError(
+            f"{options.model}: expected a model of whole images, got tile={model.geometry.tile}; fit a model "
+            "without --tile to tune features."
+        )
     use = Use(reading=model.reading)
     chosen = choose_categories(open_data(options.data, options.layout), options.categories)
-    cache = ImageCache(model.image_size, use.reading)
+    cache = ImageCache(model.geometry, use.reading)
     paths = readable_paths(chosen, reporter, use, cache.take)
     if plan.crop < model.image_size:  # otherwise images stay whole
         check_side("--set crop", plan.crop, max(tuning.tuned.strides))

@@ -64,6 +64,8 @@ class RowPredictor:
         stops: stop steps of the images predicted so far.
         rebuilt: their reconstructions, if the model computes them.
         reading: of image files.
+        model: inspects whole images if they are letterboxed or cut into tiles; otherwise None.
+        half: whether `model` computes in bfloat16.
     """
 
     predict: Predict
@@ -73,6 +75,8 @@ class RowPredictor:
     stops: list[Tensor] = field(default_factory=list)
     rebuilt: list[Tensor] = field(default_factory=list)
     reading: Reading = AS_STORED
+    model: Model | None = None
+    half: bool = False
 
 
 def run(job: Job, folder: Path, reporter: Reporter) -> None:
@@ -156,15 +160,19 @@ def row_metrics(
 
 def _measured(predictor: RowPredictor, category: Category, reporter: Reporter) -> Measured:
     """Results of a row on a category."""
-    tests = testing.read_tests(category, predictor.size, reporter, predictor.reading)
+    model = predictor.model
+    geometry = predictor.size if model is None else model.geometry
+    tests = testing.read_tests(category, geometry, reporter, predictor.reading)
     began = time.monotonic()
-    parts = []
-    for batch in tests.images.split(BATCH):
-        parts.append(predictor.predict(batch))
-        if not tests.twins:
-            predictor.rebuilt.clear()  # saves memory
+    if model is None:
+        scores, maps = _of_batches(predictor, tests)
+    else:
+        with model.in_half(predictor.half):
+            found = testing.find(model, tests, BATCH, reporter, category.name)
+        scores, maps = found.score, found.anomaly_map
+        predictor.stops.append(found.stop_step)
+        predictor.rebuilt.append(found.reconstruction)
     seconds = time.monotonic() - began
-    scores, maps = (torch.cat(column) for column in zip(*parts, strict=True))
     twins = measure_twins(tests, torch.cat(predictor.rebuilt)) if predictor.rebuilt else None
     labels, calibration = [sample.label for sample in tests.samples], predictor.calibration
     cut = None if calibration is None else at_threshold(scores.tolist(), labels, calibration.threshold)
@@ -181,9 +189,20 @@ def _measured(predictor: RowPredictor, category: Category, reporter: Reporter) -
         cut=cut,
         decided=decided,
         stopped=stopped if stops else None,
-        ranked=testing.Ranked(scores, tests.labels, maps, tests.masks),
+        ranked=testing.Ranked(scores, tests.labels, maps, tests.masks, tests.inspected),
         stop_steps=stop_figures(stopped, tests.labels, tests.masks) if stops else {},
     )
+
+
+def _of_batches(predictor: RowPredictor, tests: testing.TestSet) -> tuple[Tensor, Tensor]:
+    """Scores (N,) and maps (N,1,S,S) of test images that are network inputs."""
+    parts = []
+    for batch in tests.images.split(BATCH):
+        parts.append(predictor.predict(batch))
+        if not tests.twins:
+            predictor.rebuilt.clear()  # saves memory
+    scores, maps = (torch.cat(column) for column in zip(*parts, strict=True))
+    return scores, maps
 
 
 def fitted(
@@ -222,8 +241,7 @@ def method_rows(
         changes, fresh = config_changes(job.rows[label]), UNTRAINED in job.rows[label]
         paths = training_paths(some) if changes or fresh else []
         changed = variant(fitted, changes, paths, job.weights)
-        images = [changed.prepare(path) for path in paths] if fresh else []
-        return untrained_on(changed, images, job.seed) if fresh else changed
+        return untrained_on(changed, paths, job.seed) if fresh else changed
 
     def predictor(label: str, category: str) -> RowPredictor:
         changed = changed_model(label, category if category in own else None)
@@ -237,9 +255,10 @@ def method_rows(
             return found.score, found.anomaly_map
 
         power = None if job.rows[label] else power_of(changed.info)
-        return RowPredictor(
+        made = RowPredictor(
             predict, changed.image_size, changed.calibration, power, stops, rebuilt, changed.reading
         )
+        return made if changed.plain else replace(made, model=changed, half=job.half)
 
     return predictor, {"fit_seconds": model.info["seconds"], "steps": config.training.steps}
 
