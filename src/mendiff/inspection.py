@@ -21,8 +21,8 @@ from mendiff.types import Detection
 SIDE, MOST, QUALITY = 160, 20, 85
 """Of a notebook's table: pixels of a picture's longer side, images that are shown at most, WebP's quality."""
 TITLES = ("score", "image", "anomaly map", "reconstruction")
-Find = Callable[[Tensor], Detection]
-"""The result for network inputs (N,3,S,S), on the CPU."""
+Find = Callable[[Iterator[Tensor]], Iterator[Detection]]
+"""The results for batches of network inputs (N,3,S,S), in order and on the CPU."""
 Score = Callable[[Tensor, int], Tensor]
 """Method.score."""
 
@@ -103,11 +103,12 @@ def joined(images: Sequence[Tensor], geometry: Geometry, find: Find, batch_size:
     """
     covers = [geometry.windows(image) for image in images]
     places = [(at, index) for at, cover in enumerate(covers) for index in range(len(cover))]
+    batches = [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
+    results = find(torch.stack([covers[at][index] for at, index in batch]) for batch in batches)
     parts: dict[int, _Parts] = {}
-    for first in range(0, len(places), batch_size):
-        batch = places[first : first + batch_size]
+    for batch in batches:
         try:
-            found = find(torch.stack([covers[at][index] for at, index in batch]))
+            found = next(results)
         except NotFiniteError as error:
             raise NotFiniteError(sorted({batch[row][0] for row in error.rows})) from error
         for row, (at, index) in enumerate(batch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -231,16 +231,18 @@ class Model:
             batch_size: network inputs per batch; an image that is cut into tiles has several.
             explain: see `predict`.
         """
-        find = partial(self.predict_batch, explain=explain)
+        find = partial(self.predict_batches, explain=explain)
         if not self.plain:
             for row in joined(prepared, self.geometry, find, batch_size):
                 height, width = row.anomaly_map.shape[-2:]
                 area = None if self.area is None else self.area.at(height, width)
                 yield inspected(row, area, self.score, self.image_size)
             return
-        for first in range(0, len(prepared), batch_size):
+        starts = range(0, len(prepared), batch_size)
+        results = find(torch.stack(list(prepared[first : first + batch_size])) for first in starts)
+        for first in starts:
             try:
-                yield from single(find(torch.stack(list(prepared[first : first + batch_size]))))
+                yield from single(next(results))
             except NotFiniteError as error:
                 raise NotFiniteError([first + row for row in error.rows]) from error
 
@@ -256,15 +258,21 @@ class Model:
 
         Raises NotFiniteError for NaN or infinite scores and maps, which no threshold would flag.
         """
+        return next(self.predict_batches([batch], explain=explain))
+
+    def predict_batches(self, batches: Iterable[Tensor], *, explain: bool = False) -> Iterator[Detection]:
+        """`predict_batch` for batches in order; a method may work on images of several batches at once."""
         device = self.device or next(self.method.parameters()).device
-        batch = in_float32(batch)
-        image, seeds = batch.to(device), content_seeds(batch)
-        frame = self.method.frame(image)
-        found = frame.undo(self.method.predict(frame.image, seeds))
-        if explain:
+        inputs = map(in_float32, batches)
+        pairs = ((batch.to(device), content_seeds(batch)) for batch in inputs)
+        if not explain:
+            yield from map(on_cpu, self.method.find_all(pairs))
+            return
+        for image, seeds in pairs:
+            frame = self.method.frame(image)
+            found = frame.undo(self.method.predict(frame.image, seeds))
             shown = self.method.explain(frame.image, seeds)
-            found = replace(found, reconstruction=frame.undo_picture(shown))
-        return on_cpu(found)
+            yield on_cpu(replace(found, reconstruction=frame.undo_picture(shown)))
 
     @torch.no_grad()
     def trace(self, image: Any) -> Trace:

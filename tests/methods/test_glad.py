@@ -12,8 +12,8 @@ from mendiff.diffusion.random import PerImageRandom, PredictionNoise
 from mendiff.diffusion.schedule import scaled_linear_schedule
 from mendiff.errors import InputError
 from mendiff.methods.glad import Glad
-from mendiff.methods.glad_ahead import AheadStop
 from mendiff.methods.glad_config import GladConfig
+from mendiff.methods.glad_flight import Flight
 from mendiff.methods.glad_stop import AdaptiveStop
 from mendiff.nets.denoiser import PREDICTIONS
 from mendiff.scoring.maps import nearest_patch_map, object_mask
@@ -826,28 +826,72 @@ def test_category_has_no_effect_without_prompts(make):
     assert glad.readout.config is before
 
 
-# Few stop maps.
+# Few stop maps, and images at their own timesteps.
+
+
+def fly(glad, *batches):
+    """(latents, stops) of batches with a single start timestep."""
+    return [(z[0], stops[0]) for z, stops in Flight(glad, batches)]
 
 
 @pytest.mark.parametrize("min_timestep", [0, 50, 150, 250, 400])
 @pytest.mark.parametrize("rewind", [0, 1, 9])
 @pytest.mark.parametrize("fusion", ["x0", "none"])
+@pytest.mark.parametrize("checks", ["all", "likely"])
 @torch.no_grad()
-def test_likely_checks_find_the_same_stops_and_latents_as_all_checks(exact, fusion, rewind, min_timestep):
+def test_searches_in_flight_find_the_same_stops_and_latents(exact, fusion, rewind, min_timestep, checks):
     glad, z0, noise, thresholds = exact(fusion=fusion, rewind=rewind)
-    glad.config = dataclasses.replace(glad.config, min_timestep=min_timestep)
+    glad.config = dataclasses.replace(glad.config, min_timestep=min_timestep, stop_checks=checks)
     expected, every = glad.reconstruct(z0, noise, thresholds=thresholds)
-    glad.config = dataclasses.replace(glad.config, stop_checks="likely")
-    z, stop = glad.reconstruct(z0, noise, thresholds=thresholds)
-    assert isinstance(stop, AheadStop)
-    assert stop.stopped_at.tolist() == every.stopped_at.tolist()
+    glad.stop_thresholds[0] = thresholds
+    ((z, stops),) = fly(glad, (z0, noise))
+    assert stops.tolist() == every.stopped_at.tolist()
     torch.testing.assert_close(z, expected, rtol=1e-4, atol=1e-4)
+    parts = fly(glad, (z0[:2], noise[:2]), (z0[2:3], noise[2:3]), (z0[3:], noise[3:]))
+    assert [len(z) for z, _ in parts] == [2, 1, 1]
+    torch.testing.assert_close(torch.cat([z for z, _ in parts]), expected, rtol=1e-4, atol=1e-4)
+    assert torch.cat([stops for _, stops in parts]).tolist() == every.stopped_at.tolist()
 
 
 @torch.no_grad()
-def test_all_checks_are_used_where_intermediate_results_are_recorded(make, pictures):
-    glad = make(ADAPTIVE, stop_checks="likely", threshold=1e9)
-    _, stop = glad.reconstruct(*start(glad, pictures))
-    assert stop.checks == 2 * len(pictures)  # at the second and at the last timestep
-    panels = glad.trace(pictures[:1], SEEDS[:1]).panels
+def test_waiting_images_take_the_places_of_finished_ones(exact):
+    glad, z0, noise, thresholds = exact(rewind=2)
+    glad.stop_thresholds[0] = thresholds
+    used = []
+    record = glad.denoiser.register_forward_hook(lambda _, inputs, found: used.append(inputs[1].tolist()))
+    together = fly(glad, (z0, noise))
+    most, used[:] = sum(map(len, used)), []
+    apart = fly(glad, *((z0[row : row + 1], noise[row : row + 1]) for row in range(4)))
+    assert {len(t) for t in used} == {1}
+    assert len(used) == most  # no step is computed twice, and none for a finished image
+    used.clear()
+    pairs = fly(glad, (z0[:2], noise[:2]), (z0[2:], noise[2:]))
+    record.remove()
+    assert sum(map(len, used)) == most
+    assert all(len(t) == 2 for t in used[:-3])
+    assert any(len(set(t)) == 2 for t in used)
+    for found in (apart, pairs):
+        torch.testing.assert_close(torch.cat([z for z, _ in found]), together[0][0], rtol=1e-4, atol=1e-4)
+
+
+def test_batches_in_flight_give_the_same_as_batches_alone(make, pictures):
+    glad = make(ADAPTIVE, start_timesteps=[400, 300], threshold=1e9, min_timestep=150)
+    batches = [(pictures[:3], SEEDS[:3]), (pictures[3:], SEEDS[3:])]
+    with torch.no_grad():
+        expected = [glad.predict(*batch) for batch in batches]
+        found = list(glad.find_all(batches))
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("score", "anomaly_map", "reconstruction"):
+            torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-4, atol=1e-5)
+        assert torch.equal(ours.stop_step, theirs.stop_step)
+
+
+@torch.no_grad()
+def test_two_stop_maps_suffice_for_images_far_below_the_threshold(make, pictures, monkeypatch):
+    glad, checked = make(ADAPTIVE, stop_checks="likely", threshold=1e9), []
+    stop_map = glad.stop_map
+    monkeypatch.setattr(glad, "stop_map", lambda *both: checked.append(len(both[0])) or stop_map(*both))
+    glad.predict(pictures, SEEDS)
+    assert checked == 2 * [len(pictures)]  # at the second and at the last timestep
+    panels = glad.trace(pictures[:1], SEEDS[:1]).panels  # intermediate results are those of all checks
     assert [panel.t for panel in panels if panel.caption == "stop map"] == LADDER

@@ -65,11 +65,12 @@ def model(tiny_config):
 def test_defects_are_those_of_the_images_that_are_given_and_the_same_every_time(model, monkeypatch, rng):
     shown = []
 
-    def scored(batch, explain):
-        shown.append(batch)
-        return Detection(batch.flatten(1).mean(1), batch[:, :1], batch, torch.zeros(len(batch)))
+    def scored(batches, explain):
+        for batch in batches:
+            shown.append(batch)
+            yield Detection(batch.flatten(1).mean(1), batch[:, :1], batch, torch.zeros(len(batch)))
 
-    monkeypatch.setattr(model, "predict_batch", scored)
+    monkeypatch.setattr(model, "predict_batches", scored)
     monkeypatch.setattr(power, "BATCH", 3)
     monkeypatch.setattr(power, "PER_IMAGE", 4)
     images = [torch.rand(3, 32, 32, generator=rng) for _ in range(2)]

@@ -216,16 +216,17 @@ def test_rows_and_pictures_can_be_looked_at_while_a_run_goes_on(run, model, phot
 
 
 def test_one_image_without_a_finite_score_does_not_end_the_run(run, model, photos, tmp_path, monkeypatch):
-    predict, bad = mendiff_model.Model.predict_batch, str(photos / "b/c.png")
+    predict, bad = mendiff_model.Model.predict_batches, str(photos / "b/c.png")
     prepared = mendiff.load(model).prepare(bad)
 
-    def fail(self, batch, **options):
-        hit = (batch == prepared).flatten(1).all(1)
-        if hit.any():
-            raise mendiff_model.NotFiniteError(hit.nonzero().flatten().tolist())
-        return predict(self, batch, **options)
+    def fail(self, batches, **options):
+        for batch in batches:
+            hit = (batch == prepared).flatten(1).all(1)
+            if hit.any():
+                raise mendiff_model.NotFiniteError(hit.nonzero().flatten().tolist())
+            yield from predict(self, [batch], **options)
 
-    monkeypatch.setattr(mendiff_model.Model, "predict_batch", fail)
+    monkeypatch.setattr(mendiff_model.Model, "predict_batches", fail)
     code, out, _ = run("predict", model, photos, "-o", tmp_path / "found", "--json")
     result = json.loads(out)
     assert (code, len(result["images"]), len(result["unreadable"])) == (3, 4, 3)

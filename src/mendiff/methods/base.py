@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -149,6 +150,31 @@ class Method(nn.Module, ABC):
         """Apply `frame`, `predict` and the inverse transform; arguments as for predict."""
         frame = self.frame(image)
         return frame.undo(self.predict(frame.image, seeds))
+
+    def find_all(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Detection]:
+        """Apply `find` to batches (image, seeds) in order; see `predict_all`."""
+        frames: deque[Frame] = deque()
+
+        def framed() -> Iterator[tuple[Tensor, Tensor]]:
+            for image, seeds in batches:
+                frames.append(self.frame(image))
+                yield frames[-1].image, seeds
+
+        for found in self.predict_all(framed()):
+            yield frames.popleft().undo(found)
+
+    @property
+    def batches_in_flight(self) -> int:
+        """Number of batches at a time that `predict_all` needs to keep batches full."""
+        return 1
+
+    def predict_all(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Detection]:
+        """Apply `predict` to batches (image, seeds) in order.
+
+        Methods whose images take different numbers of steps may work on several batches at once.
+        """
+        for image, seeds in batches:
+            yield self.predict(image, seeds)
 
     @abstractmethod
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:

@@ -7,7 +7,8 @@ default corrects the errors. Comments describe the differences.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -33,8 +34,8 @@ from mendiff.methods.base import (
     track,
 )
 from mendiff.methods.base_config import TIMESTEPS
-from mendiff.methods.glad_ahead import AheadStop, sample_ahead
 from mendiff.methods.glad_config import PRESETS, GladConfig
+from mendiff.methods.glad_flight import Flight
 from mendiff.methods.glad_stop import AdaptiveStop
 from mendiff.methods.glad_trace import RunRecord, run_panels
 from mendiff.nets.cached import LatentCache
@@ -54,6 +55,9 @@ STOP_RATE = 0.01
 """Share of good images whose stop score should exceed a computed threshold."""
 STOP_FLOOR = 1e-3
 """Smallest computed threshold: at the first timestep both estimates differ by rounding only."""
+
+IN_FLIGHT = 4
+"""Batches whose images take the places of finished ones."""
 
 
 class Glad(Method):
@@ -207,6 +211,32 @@ class Glad(Method):
         check_size(self.codec, image, self.denoiser.multiple)
         return self.detect(image, self.noise(image, seeds))
 
+    @property
+    def batches_in_flight(self) -> int:
+        """Several with an adaptive search; see Method.batches_in_flight."""
+        return IN_FLIGHT if self.config.adaptive else 1
+
+    def predict_all(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Detection]:
+        """Predict several batches in flight; see mendiff.methods.glad_flight and Method.predict_all."""
+        if not self.config.adaptive:
+            yield from super().predict_all(batches)
+            return
+        images: deque[Tensor] = deque()
+
+        def started() -> Iterator[tuple[Tensor, Tensor]]:
+            for image, seeds in batches:
+                check_size(self.codec, image, self.denoiser.multiple)
+                images.append(image.contiguous())
+                yield self._start(images[-1], self.noise(image, seeds))
+
+        for latents, stops in Flight(self, started()):
+            yield self._landed(images.popleft(), latents, stops)
+
+    @deterministic
+    def _landed(self, image: Tensor, latents: list[Tensor], stops: list[Tensor]) -> Detection:
+        """The result for the latents and stop steps of all runs."""
+        return self._detection(image, self._decoded(latents), stops)
+
     def noise_shape(self, height: int, width: int) -> tuple[int, ...]:
         """Of the start noise; the published code draws noise of the codec's posterior first."""
         factor = self.codec.factor
@@ -253,6 +283,9 @@ class Glad(Method):
     ) -> tuple[Tensor, AdaptiveStop]:
         """Add noise to the latents and sample: (reconstructed latents (B,c,h,w), state of the search).
 
+        A search takes all images through all timesteps together, with a stop map at each; predictions take
+        less time, see mendiff.methods.glad_flight.
+
         Args:
             z0: clean latents, (B,c,h,w).
             noise: start noise of the same shape.
@@ -261,29 +294,26 @@ class Glad(Method):
             record: receives the intermediate results of a single image; see `trace`.
         """
         config = self.config
-        start = torch.full(z0.shape[:1], config.start_timesteps[run], device=z0.device)
-        timesteps = ladder(start, config.sampler_steps, config.spacing)
-        t = noised_at(timesteps[:, 0], start, config.noise_timestep)
-        if config.reference:
-            # The published code adds noise at T' or T' - 1, although its ladder starts at a lower timestep.
-            t = torch.where(t == config.noise_timestep, t, start)
-        z_t = self.schedule.add_noise(z0, noise, t)
-        thresholds = self.stop_thresholds[run] if thresholds is None else thresholds
-        likely = config.adaptive and config.stop_checks == "likely" and record is None
-        if likely and bool(thresholds.isfinite().all()):
-            return self._search_ahead(z_t, timesteps, AheadStop(self, z0, noise, thresholds))
-        stop = AdaptiveStop(self, z0, noise, thresholds, record)
+        z_t, timesteps = self.noised(z0, noise, run)
+        stop = AdaptiveStop(
+            self, z0, noise, self.stop_thresholds[run] if thresholds is None else thresholds, record
+        )
         edit = recorded(stop if config.adaptive else None, None if record is None else record.steps)
         z = ddim(self.denoiser, z_t, timesteps, self.schedule, edit=edit)
         if not config.adaptive:
             return z, stop
         return self._continue(z, timesteps, stop, None if record is None else record.resumed_steps), stop
 
-    def _search_ahead(self, z_t: Tensor, timesteps: Tensor, stop: AheadStop) -> tuple[Tensor, AdaptiveStop]:
-        """`reconstruct` with few stop maps; see mendiff.methods.glad_ahead."""
-        steps, z = sample_ahead(self.denoiser, z_t, timesteps, self.schedule, self.config.min_timestep)
-        stop.find(steps)
-        return self._continue(z, timesteps, stop), stop
+    def noised(self, z0: Tensor, noise: Tensor, run: int) -> tuple[Tensor, Tensor]:
+        """The noisy latents (B,c,h,w) and the timesteps (B,N) at which a run starts; see `reconstruct`."""
+        config = self.config
+        start = torch.full(z0.shape[:1], config.start_timesteps[run], device=z0.device)
+        timesteps = ladder(start, config.sampler_steps, config.spacing)
+        t = noised_at(timesteps[:, 0], start, config.noise_timestep)
+        if config.reference:
+            # The published code adds noise at T' or T' - 1, although its ladder starts at a lower timestep.
+            t = torch.where(t == config.noise_timestep, t, start)
+        return self.schedule.add_noise(z0, noise, t), timesteps
 
     def _continue(
         self, z: Tensor, timesteps: Tensor, stop: AdaptiveStop, seen: list[Step] | None = None
@@ -311,12 +341,19 @@ class Glad(Method):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Reconstructions (B,3,H,W) in about [0,1] and stop steps (B,) of every run."""
         z0, noise = self._start(image, noise)
-        reconstructions, stops = [], []
-        for run in range(len(self.config.start_timesteps)):
-            z, stop = self.reconstruct(z0, noise, run, record=records[run] if records else None)
-            reconstructions.append(self.codec.decode_raw(z) / 2 + 0.5)
-            stops.append(stop.stopped_at)
-        return reconstructions, stops
+        if self.config.adaptive and not records:
+            latents, stops = next(iter(Flight(self, [(z0, noise)])))
+        else:
+            every = range(len(self.config.start_timesteps))
+            found = [
+                self.reconstruct(z0, noise, run, record=records[run] if records else None) for run in every
+            ]
+            latents, stops = [z for z, _ in found], [stop.stopped_at for _, stop in found]
+        return self._decoded(latents), stops
+
+    def _decoded(self, latents: Iterable[Tensor]) -> list[Tensor]:
+        """Reconstructions (B,3,H,W) in about [0,1] of latents (B,c,h,w)."""
+        return [self.codec.decode_raw(z) / 2 + 0.5 for z in latents]
 
     def _start(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Clean latents and start noise; the published code samples the codec's posterior."""

@@ -9,46 +9,16 @@ therefore predict the other scores, and only timesteps with a predicted score ne
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mendiff.diffusion.ddim import ddim_step
 from mendiff.methods.glad_stop import STOP_TOP_K, AdaptiveStop, fusion_weight
 from mendiff.scoring.score import top_k_mean
 from mendiff.types import Step
 
-if TYPE_CHECKING:
-    from mendiff.diffusion.schedule import NoiseSchedule
-    from mendiff.types import Denoise
-
 SLACK = 1.5
 """A timestep is checked if its predicted stop score times this exceeds the threshold."""
-
-
-def sample_ahead(
-    denoise: Denoise, z_t: Tensor, timesteps: Tensor, schedule: NoiseSchedule, until: int
-) -> tuple[list[Step], Tensor]:
-    """The sampler steps down to the first timestep below `until`, and the latents after them, (B,c,h,w).
-
-    Args:
-        denoise: maps (z_t, t) to an Estimate.
-        z_t: noisy latents at the first timestep, (B,c,h,w).
-        timesteps: descending, the same for all images, (B,N).
-        schedule: noise schedule.
-        until: a timestep.
-    """
-    steps = []
-    clean = torch.full_like(timesteps[:, :1], -1)
-    columns = torch.cat([timesteps, clean], dim=1).unbind(1)
-    for t, s in pairwise(columns):
-        steps.append(Step(z_t, t, s, denoise(z_t, t)))
-        z_t = ddim_step(steps[-1].estimate, s, schedule)
-        if bool((t < until).all()):
-            break
-    return steps, z_t
 
 
 class AheadStop(AdaptiveStop):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,10 +65,11 @@ class _Simple(Model):
 
     baseline: MedianColour | MemoryBank = field(kw_only=True)
 
-    def predict_batch(self, batch: Tensor, *, explain: bool = False) -> Detection:
+    def predict_batches(self, batches: Iterable[Tensor], *, explain: bool = False) -> Iterator[Detection]:
         """The baseline's results, with the images as reconstructions."""
-        scores, maps = self.baseline.predict(batch)
-        return Detection(scores, maps, batch, torch.zeros(len(batch), dtype=torch.int64))
+        for batch in batches:
+            scores, maps = self.baseline.predict(batch)
+            yield Detection(scores, maps, batch, torch.zeros(len(batch), dtype=torch.int64))
 
     def score(self, anomaly_map: Tensor, pixels: int) -> Tensor:
         """The baseline's scores of maps."""

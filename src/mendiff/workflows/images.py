@@ -45,7 +45,6 @@ class BatchImage:
         prepared: (3,S,S) in [0,1]; None for an unreadable image.
         picture: at full size; None if too large to be kept.
         error: reason why the image has no result; "" otherwise.
-        place: row of the image in the batch's results; None without a result.
     """
 
     path: Path
@@ -53,11 +52,10 @@ class BatchImage:
     prepared: Tensor | None = None
     picture: Picture | None = None
     error: str = ""
-    place: int | None = None
 
     def fail(self, reason: str) -> None:
         """Exclude the image from the batch."""
-        self.prepared = self.picture = self.place = None
+        self.prepared = self.picture = None
         self.error = reason
 
 
@@ -73,15 +71,21 @@ def inspected(
     A row of a failed image states the reason.
     """
     subjects = list(_prepared(model, batch))
-    found = _found(model, subjects, options)
-    for one, needed in zip(subjects, wanted, strict=True):
+    results = _found(model, subjects, options)
+    found: dict[int, Detection] = {}
+    for at, (one, needed) in enumerate(zip(subjects, wanted, strict=True)):
+        while one.prepared is not None and at not in found:
+            place, result = next(results)
+            found[place] = result
         if not needed:
+            found.pop(at, None)
             yield None
             continue
         row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"image": str(one.path), "error": one.error or None}
-        if one.place is not None:
-            row |= result_row(model, found[one.place], 0)
-            row |= _drawn(model, one, found[one.place], options, folder)
+        if at in found:
+            result = found.pop(at)
+            row |= result_row(model, result, 0)
+            row |= _drawn(model, one, result, options, folder)
         yield row
 
 
@@ -105,21 +109,25 @@ def _drawn(
     return columns
 
 
-def _found(model: Model, subjects: Sequence[BatchImage], options: PredictOptions) -> list[Detection]:
-    """The model's results, one row each; sets the place of each image in them.
+def _found(
+    model: Model, subjects: Sequence[BatchImage], options: PredictOptions
+) -> Iterator[tuple[int, Detection]]:
+    """(place, result of one row) of every image that can be read, in order.
 
-    An image without finite results gets an error, and the others are computed without it.
+    An image without finite results gets an error, and the images after it are computed without it.
     """
-    while known := [one for one in subjects if one.prepared is not None]:
-        for place, one in enumerate(known):
-            one.place = place
+    left = [place for place, one in enumerate(subjects) if one.prepared is not None]
+    while left:
+        images = [one for place in left if (one := subjects[place].prepared) is not None]
         try:
-            images = [one.prepared for one in known if one.prepared is not None]
-            return list(model.rows(images, options.batch_size, explain=options.explain))
+            for row in model.rows(images, options.batch_size, explain=options.explain):
+                yield left.pop(0), row
         except NotFiniteError as error:
-            for row in error.rows:
-                known[row].fail(str(NotFiniteError([row], [str(known[row].path)])))
-    return []
+            done = len(images) - len(left)
+            lost = [left[row - done] for row in error.rows]
+            for place in lost:
+                subjects[place].fail(str(NotFiniteError([place], [str(subjects[place].path)])))
+            left = [place for place in left if place not in lost]
 
 
 def _prepared(model: Model, batch: Sequence[tuple[Path, str]]) -> Iterator[BatchImage]:

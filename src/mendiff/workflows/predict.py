@@ -131,8 +131,8 @@ def _rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, row) of every image without a row. Batches are those of a run from the start.
 
-    A score depends on the other images of its batch by rounding, so an interrupted batch is computed again
-    as a whole.
+    A score depends by rounding on the images that are processed together, so these are computed again as a
+    whole if some of their rows are missing.
     """
     count = _images_per_batch(model, options)
     for first in range(0, len(named), count):
@@ -146,7 +146,7 @@ def _rows(
 
 def _images_per_batch(model: Model, options: PredictOptions) -> int:
     """Images that are processed together; the tiles of a large image fill batches on their own."""
-    return 1 if model.geometry.tile else options.batch_size
+    return 1 if model.geometry.tile else options.batch_size * model.method.batches_in_flight
 
 
 def _taken(done: Counter[str], image: str) -> bool:
