@@ -62,7 +62,7 @@ def check_range(name: str, value: float, low: float, high: float = math.inf) -> 
         raise InputError(f"{name}: expected {allowed}, got {value}.")
 
 
-def check_channels(channels: Sequence[int]) -> None:
+def check_chosen_channels(channels: Sequence[int]) -> None:
     """Raise InputError for a choice of channels that is no picture: neither none, one nor three."""
     if len(channels) not in (0, 1, 3) or min(channels, default=0) < 0:
         raise InputError(

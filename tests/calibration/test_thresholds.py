@@ -248,8 +248,10 @@ def test_scores_of_images_that_were_trained_on_stay_marked():
         (Calibration((1.0, 2.0, 3.0)), "from 3 held-back images: the false-alarm rate of 1 % is a guess"),
         (
             Calibration((1.0,) * 6),
-            "from 6 held-back images: the false-alarm rate of 1 % is extrapolated; about 99 images",
+            "from 6 held-back images: the false-alarm rate of 1 % is extrapolated and may be several times "
+            "as high; about 99 images are needed to measure it.",
         ),
+        (Calibration((1.0,) * 20), "the false-alarm rate of 1 % is extrapolated; about 99 images"),
         (
             Calibration((1.0,) * 64, (), 0.001),
             "the false-alarm rate of 0.1 % is extrapolated; about 999 images are needed to measure it.",
@@ -259,7 +261,7 @@ def test_scores_of_images_that_were_trained_on_stay_marked():
             "64 held-back images, as a conformal quantile: a further good part exceeds it with a probability "
             "of at most 5 %.",
         ),
-        (Calibration((1.0, 1.1, 1.2, 1.0, 9.0)), "5 held-back images, 1 of which are excluded as outliers"),
+        (Calibration((1.0, 1.1, 1.2, 1.0, 9.0)), "5 held-back images, not counting 1 outlier:"),
     ],
 )
 def test_a_threshold_says_what_it_is_worth(calibration, words):

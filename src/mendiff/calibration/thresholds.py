@@ -11,6 +11,8 @@ from mendiff.errors import InputError
 
 FALSE_ALARM_RATE = 0.01
 """Share of good parts that thresholds are meant to flag unless another is asked for."""
+FEW, MAY_BE_HIGHER = 20, " and may be several times as high"
+"""From fewer scores the realised rate of single fits is often several times the nominal one."""
 COUNTS = ("seen", "left_out", "lower")
 """Fields of a calibration that earlier versions lack in part."""
 
@@ -88,6 +90,11 @@ class Calibration:
         return limit, min(peaks[len(peaks) // 2], 0.9 * limit)
 
     @property
+    def is_rough(self) -> bool:
+        """Whether the threshold is extrapolated from few scores."""
+        return len(self.scores) < min(FEW, fewest_scores(self.false_alarm_rate))
+
+    @property
     def worth(self) -> str:
         """How reliable the threshold is, in one sentence."""
         count, excluded, rate = len(self.scores), len(self.outliers), f"{100 * self.false_alarm_rate:.3g} %"
@@ -101,7 +108,7 @@ class Calibration:
         if self.seen:
             images += f", {self.seen} of which are training images"
         if excluded:
-            images += f", {excluded} of which are excluded as outliers"
+            images += f", not counting {excluded} outlier{'s' if excluded > 1 else ''}"
         if count < MIN_FOR_OUTLIERS:
             return (
                 f"from {images}: the false-alarm rate of {rate} is a guess, and only gross defects will "
@@ -109,8 +116,8 @@ class Calibration:
             )
         if count < needed:
             return (
-                f"from {images}: the false-alarm rate of {rate} is extrapolated; about {needed} images are "
-                "needed to measure it."
+                f"from {images}: the false-alarm rate of {rate} is extrapolated"
+                f"{MAY_BE_HIGHER if self.is_rough else ''}; about {needed} images are needed to measure it."
             )
         if self.left_out:
             return f"from {images}, as the quantile that a share of {rate} exceeds."

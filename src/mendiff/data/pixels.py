@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mendiff.data.opening import SWAPS_SIDES
-from mendiff.errors import InputError, check_channels, check_range
+from mendiff.errors import InputError, check_chosen_channels, check_range
 
 if TYPE_CHECKING:
     from mendiff.methods.base_config import MethodConfig
@@ -37,7 +37,7 @@ class Reading:
     def __post_init__(self) -> None:
         if self.bit_depth:
             check_range("bit_depth", self.bit_depth, 8, 31)
-        check_channels(self.channels)
+        check_chosen_channels(self.channels)
 
     @classmethod
     def of(cls, config: MethodConfig) -> Reading:

@@ -11,8 +11,8 @@ from mendiff.diffusion.schedule import Kind
 from mendiff.errors import (
     LARGEST_SIDE,
     InputError,
-    check_channels,
     check_choices,
+    check_chosen_channels,
     check_count,
     check_range,
 )
@@ -137,7 +137,7 @@ class MethodConfig:
             raise InputError("resize: expected stretch with tile, which keeps the aspect ratio anyway.")
         if self.bit_depth:
             check_range("bit_depth", self.bit_depth, 8, 31)
-        check_channels(self.channels)
+        check_chosen_channels(self.channels)
 
     def for_tiles(self) -> Any:
         """The config without what needs aligned images: a tile may show any place of a part."""

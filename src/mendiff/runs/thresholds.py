@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mendiff.calibration import MIN_FOR_OUTLIERS, Calibration
+from mendiff.calibration import Calibration
 from mendiff.errors import InputError
 from mendiff.runs.common import MOST_WARNINGS
 from mendiff.runs.reporting import Reporter
@@ -21,7 +21,7 @@ def check_rate(rate: float) -> float:
 def report_reliability(
     calibration: Calibration, reporter: Reporter, what: str = "threshold", *, warnings_only: bool = False
 ) -> None:
-    """Report how reliable a threshold is: a warning if it comes from very few images, otherwise a note.
+    """Report how reliable a threshold is: a warning if it comes from few images, otherwise a note.
 
     Args:
         calibration: of the model.
@@ -29,7 +29,7 @@ def report_reliability(
         what: names the threshold.
         warnings_only: omit the note.
     """
-    if len(calibration.scores) < MIN_FOR_OUTLIERS:
+    if calibration.is_rough:
         reporter.warn(f"{what} {calibration.worth}")
     elif not warnings_only:
         reporter.say(f"note: {what} {calibration.worth}")

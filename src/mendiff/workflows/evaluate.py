@@ -170,7 +170,9 @@ def _use(config: Any) -> Use:
         value if isinstance(value := given.get(name), int) else None
         for name in ("image_size", "bit_depth", "tile")
     )
-    reading = Reading(depth or 0, tuple(given.get("channels", ())))
+    numbers = given.get("channels")
+    channels = tuple(one for one in numbers if isinstance(one, int)) if isinstance(numbers, list) else ()
+    reading = Reading(depth or 0, channels)
     return Use(size, reading, tile or 0, str(given.get("resize", "stretch")))
 
 
