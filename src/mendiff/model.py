@@ -27,8 +27,8 @@ from mendiff.nets.placement import placed, temporarily_bf16
 from mendiff.types import Detection, Trace
 
 Pictures = Any
-"""A path of an image or of a folder of images, (H,W,3) or (H,W) array, PIL image, (3,H,W) tensor in [0,1],
-(B,3,H,W) batch, or a list of these.
+"""A path of an image or of a folder of images, (H,W,3) or (H,W) array, (H,W,C) array of several lights for a
+model of some channels, PIL image, (3,H,W) tensor in [0,1], (B,3,H,W) batch, or a list of these.
 
 Arrays give the same results as files with the same content; see mendiff.data.arrays."""
 MOST_TILES = 200

@@ -251,7 +251,7 @@ def test_scores_of_images_that_were_trained_on_stay_marked():
             "from 6 held-back images: the false-alarm rate of 1 % is extrapolated and may be several times "
             "as high; about 99 images are needed to measure it.",
         ),
-        (Calibration((1.0,) * 20), "the false-alarm rate of 1 % is extrapolated; about 99 images"),
+        (Calibration((1.0,) * 30), "the false-alarm rate of 1 % is extrapolated; about 99 images"),
         (
             Calibration((1.0,) * 64, (), 0.001),
             "the false-alarm rate of 0.1 % is extrapolated; about 999 images are needed to measure it.",

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mendiff.data.checks import check_data
 from mendiff.data.dataset import open_data, read_data
-from mendiff.data.labels import inspected_notes
+from mendiff.data.labels import LIGHTS, inspected_notes
 from mendiff.errors import InputError
 
 
@@ -270,7 +270,7 @@ def test_files_of_other_types_and_further_frames_are_counted_by_reason(tmp_path,
 
     assert [(kind, sentence.partition(": ")[2]) for kind, _, sentence in notes(tmp_path / "set")] == [
         ("left out", f"3 files are ignored (type .heic), such as {tmp_path}/set/0.heic."),
-        ("left out", f"1 image has 2 further frames, ignored: {tmp_path}/set/b.tif."),
+        ("frames", f"1 image has 2 further frames, ignored: {tmp_path}/set/b.tif; {LIGHTS}"),
     ]
 
 

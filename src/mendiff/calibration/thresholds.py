@@ -11,7 +11,7 @@ from mendiff.errors import InputError
 
 FALSE_ALARM_RATE = 0.01
 """Share of good parts that thresholds are meant to flag unless another is asked for."""
-FEW, MAY_BE_HIGHER = 20, " and may be several times as high"
+FEW, MAY_BE_HIGHER = 30, " and may be several times as high"
 """From fewer scores the realised rate of single fits is often several times the nominal one."""
 COUNTS = ("seen", "left_out", "lower")
 """Fields of a calibration that earlier versions lack in part."""

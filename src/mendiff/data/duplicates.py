@@ -68,7 +68,7 @@ def _duplicate(found: _Duplicates, split: str) -> Finding:
     others = f"{first[1]}" if len(first) == 2 else f"{first[1]} and {len(first) - 2} more"
     apart = f", with different labels ({', '.join(sorted(found.labels))})" if len(found.labels) > 1 else ""
     # Models per category are not affected by duplicates in different categories.
-    advice = "a model of several categories uses them twice" if len(found.categories) > 1 else "keep one"
+    advice = "a model of several categories uses them repeatedly" if len(found.categories) > 1 else "keep one"
     if len(found.categories) > 1 and len(found.groups) > 1:
         folders = sorted({str(path.parent) for path in found.paths})
         sentence = (

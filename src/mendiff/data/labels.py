@@ -27,6 +27,7 @@ MOST_NAMED = 4
 A_FOLDER = "a folder of good images"
 """Phrase in advice that is replaced by the folder of good images if it is known."""
 MOST_DECODED = 3
+LIGHTS = "frames of a TIFF that are lights of the same part can be read with --channels."
 FRAMES = "frames"
 """Kind of the findings about frames that are not read."""
 """Pairs with the same name and different extensions that are decoded, to find out which file is a mask."""
@@ -120,7 +121,7 @@ def folder_notes(folder: Path) -> list[Finding]:
         sentence = f"{folder}: {many} ignored ({reason}){example}."
         if "frame" in reason:
             word = "images have" if len(paths) > 1 else "image has"
-            sentence = f"{folder}: {len(paths)} {word} {reason}, ignored{example}."
+            sentence = f"{folder}: {len(paths)} {word} {reason}, ignored{example}; {LIGHTS}"
         notes.append(Finding(FRAMES if "frame" in reason else "left out", False, sentence, tuple(paths)))
     return notes
 

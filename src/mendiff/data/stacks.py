@@ -44,7 +44,7 @@ def read_stack(path: Path, channels: Sequence[int]) -> Stack:
     found = array_stack(path) if path.suffix.lower() == ARRAY else _tiff_stack(path)
     if not channels:
         check_channels(path, found.values.shape[2], (1, 3, 4))
-    values = np.array(chosen(found.values, channels, path)) if channels else np.array(found.values)
+    values = np.asarray(chosen(found.values, channels, path) if channels else found.values)
     values = values.astype(np.uint8) * 255 if values.dtype == np.bool_ else values
     return Stack(values, found.orientation, found.declared)
 
