@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,6 +44,8 @@ class Case:
         batch: images per batch.
         published: its prediction in the published order, if there is one.
         training: measure training steps instead of predictions.
+        variants: rows by name, with further changes of the config; their images are predicted in flight, in
+            batches of FLIGHT.
     """
 
     method: str
@@ -52,6 +54,7 @@ class Case:
     batch: int = 2
     published: Callable[[Any, Tensor, Tensor], Any] | None = None
     training: bool = False
+    variants: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def config(self) -> Any:
@@ -61,7 +64,8 @@ class Case:
     @property
     def adaptive(self) -> bool:
         """Whether predictions search a stop timestep."""
-        return not self.training and bool(getattr(self.config, "adaptive", False))
+        measured = not self.training and not self.variants
+        return measured and bool(getattr(self.config, "adaptive", False))
 
     def with_steps(self, count: int) -> Case:
         """The same with another number of sampler steps."""
@@ -72,6 +76,8 @@ SIZE = {"image_size": 256}
 SAME = {**SIZE, "codec.factor": 4, "denoiser.network": plain_unet(64, 96, 128)}
 """The same network for several methods, so that only their procedures differ."""
 LOOP = {"start_timesteps": [750], "sampler_steps": 25, "spacing": "leading", "adaptive": True, **NEVER}
+FLIGHT = 2
+STARTS = {"equal": 3 * [650], "mixed": [450, 650, 850]}
 SMALL = {**SIZE, **NEVER, "rewind": 0}
 CASES = {
     "glad-mid": Case("glad", "paper", MID, published=published_glad),
@@ -83,6 +89,13 @@ CASES = {
     "glad-small": Case("glad", "small", SMALL, batch=4, published=published_glad),
     "diad-small": Case("diad", "small", SIZE, batch=4, published=published_diad),
     "ran-small": Case("ran", "small", SIZE, batch=4),
+    "in-flight": Case(
+        "glad",
+        "small",
+        {**SMALL, "image_size": 128, "start_timesteps": STARTS["equal"]},
+        batch=4,
+        variants={name: {"start_timesteps": starts} for name, starts in STARTS.items()},
+    ),
     "same-ran-1-draw": Case("ran", "tiny", SAME, batch=4),
     "same-ran-4-draws": Case("ran", "tiny", {**SAME, "draws": 4}, batch=4),
     "same-glad-one-step": Case("glad", "tiny", SAME, batch=4),

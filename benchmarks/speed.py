@@ -35,8 +35,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cases import CASES, Case, build
-from mendiff.nets.placement import multiplies_bf16, surround, temporarily_bf16
+from benchmarks.cases import CASES, FLIGHT, Case, build
+from mendiff.methods.config import override
+from mendiff.nets.placement import leave, multiplies_bf16, surround, temporarily_bf16
 from mendiff.training.step import Learner, method_loss, streams
 
 KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -88,7 +89,7 @@ class Row:
 def rows_of(case: Case, precisions: list[str]) -> list[Row]:
     """The rows of a case; the published order first."""
     names = ["published"] if case.published else []
-    names += ["all", "likely"] if case.adaptive else ["ours"]
+    names += ["all", "likely"] if case.adaptive else list(case.variants) or ["ours"]
     return [Row(name, precision) for precision in precisions for name in names]
 
 
@@ -96,18 +97,13 @@ def rows_of(case: Case, precisions: list[str]) -> list[Row]:
 def in_precision(method: Any, row: Row, device: torch.device) -> Iterator[None]:
     """Compute the networks in the precision of a row inside the block."""
     with ExitStack() as after:
-        if row.precision == "bfloat16" and row.name == "published":
-            for part in method.parts.values():
-                surround(part, partial(torch.autocast, device.type, torch.bfloat16))
-            after.enter_context(temporarily_bf16([], device))
-        elif row.precision == "bfloat16":
+        if row.precision == "bfloat16" and row.name != "published":
             after.enter_context(temporarily_bf16(method.parts.values(), device))
-        try:
-            yield
-        finally:
-            for part in method.parts.values():
-                for name in [name for name, one in vars(part).items() if type(one).__name__ == "Surrounded"]:
-                    delattr(part, name)
+        for part in method.parts.values():
+            after.callback(leave, part)
+            if row.precision == "bfloat16" and row.name == "published":
+                surround(part, partial(torch.autocast, device.type, torch.bfloat16))
+        yield
 
 
 def predict(method: Any, case: Case, row: Row, image: Tensor, meter: Meter) -> list[float]:
@@ -130,11 +126,13 @@ def predict(method: Any, case: Case, row: Row, image: Tensor, meter: Meter) -> l
             method.config = replace(method.config, stop_checks="likely" if row.name == "likely" else "all")
         seeds = torch.arange(len(image))
         if row.name == "published" and case.published:
-            found = case.published(method, image, method.noise(image, seeds))
+            found = [case.published(method, image, method.noise(image, seeds))]
+        elif row.name in case.variants:
+            method.config = override(case.config, case.variants[row.name])
+            found = list(method.predict_all(zip(image.split(FLIGHT), seeds.split(FLIGHT), strict=True)))
         else:
-            found = method.predict(image, seeds)
-        scores: list[float] = found.score.tolist()
-    return scores
+            found = [method.predict(image, seeds)]
+    return [score for one in found for score in one.score.tolist()]
 
 
 def train(learner: Learner, row: Row, image: Tensor, step: int) -> None:

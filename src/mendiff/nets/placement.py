@@ -55,7 +55,7 @@ def temporarily_bf16(parts: Iterable[nn.Module], device: torch.device) -> Iterat
                 after.callback(setattr, layer.weight, "data", layer.weight.data)
                 layer.weight.data = layer.weight.data.to(torch.bfloat16)
             surround(part, partial(torch.autocast, device.type, torch.bfloat16))
-            after.callback(_leave, part)
+            after.callback(leave, part)
         yield
 
 
@@ -64,7 +64,7 @@ def _layers(part: nn.Module) -> Iterator[Any]:
     return (one for one in part.modules() if isinstance(one, nn.Linear | nn.modules.conv._ConvNd))
 
 
-def _leave(part: nn.Module) -> None:
+def leave(part: nn.Module) -> None:
     """Undo `surround`."""
     for name in ENTRIES:
         if isinstance(vars(part).get(name), Surrounded):
@@ -183,7 +183,7 @@ def in_double(network: Network, device: torch.device, shared: Sequence[object] =
     """
     copied = copy.deepcopy(network, {id(item): item for item in shared})
     for part in copied.modules():
-        _leave(part)
+        leave(part)
         if is_parametrized(part, "weight"):
             remove_parametrizations(part, "weight", leave_parametrized=False)
     return copied.to("cpu" if device.type == "mps" else device, torch.float64)
