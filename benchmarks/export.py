@@ -1,6 +1,8 @@
 """Exported models against the model itself: scores, decisions, speed, memory, start-up and size.
 
-    python benchmarks/export.py MODEL --images DIR [--count 200] [--batches 10] [--threads 0]
+    python benchmarks/export.py MODEL --images DIR [--good DIR] [--count 200] [--batches 10] [--threads 0]
+
+`--good` has the good images that calibrate int8. `--keep` is a folder where exports stay and are used again.
 
 Each way to run the model has a process of its own. Score differences are relative, to the score itself and to
 the distance of the threshold from the median score of the model's good images. The latency is the median
@@ -22,8 +24,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-WAYS = ("torch", "torch-bf16", "onnx", "onnx-fp16", "openvino", "openvino-fp16", "openvino-bf16")
-"""What runs the model, and the precision of its weights (fp16) or of its computations (bf16)."""
+WAYS = (
+    *("torch", "torch-bf16", "onnx", "onnx-fp16", "onnx-int8"),
+    *("openvino", "openvino-fp16", "openvino-bf16", "openvino-int8", "openvino-int8-bf16"),
+)
+"""What runs the model, and the precision of its weights (fp16) or of its computations (bf16, int8)."""
 BATCH = 8
 
 
@@ -89,17 +94,20 @@ def in_own_process(way: str, folder: Path, given: argparse.Namespace) -> dict[st
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def exported(model: Path, place: Path, way: str) -> Path:
+def exported(given: argparse.Namespace, place: Path, way: str) -> Path:
     """The folder that a way to run the model opens."""
-    to, _, precision = way.partition("-")
+    to, *precisions = way.split("-")
     if to == "torch":
-        return model
-    name = f"{to}-fp16" if precision == "fp16" else to
-    if not (place / name).exists():
-        stored = ["--to", to, "--precision", "fp16" if precision == "fp16" else "fp32"]
-        command = [sys.executable, "-m", "mendiff", "export", str(model), "-o", str(place / name), *stored]
-        subprocess.run(command, check=True, capture_output=True)
-    return place / name
+        return Path(given.model)
+    precision = next((one for one in precisions if one != "bf16"), "fp32")
+    folder = place / f"{to}-{precision}"
+    if not folder.exists():
+        words = ["export", given.model, "-o", folder, "--to", to, "--precision", precision]
+        if precision == "int8":
+            words += ["--calibrate", given.good, "--max-loss", 1]
+        command = [sys.executable, "-m", "mendiff", *map(str, words)]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    return folder
 
 
 def main() -> None:
@@ -107,10 +115,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--good", type=Path)
+    parser.add_argument("--keep", type=Path)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="default: all, int8 with --good alone")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     from mendiff.data.image_files import find_images
@@ -128,9 +138,10 @@ def main() -> None:
     print(f"{len(paths)} images of {given.images}; {given.threads or 'all'} threads")
     print("way | of the score, unit | other decisions | ms | images/s | CPU ms | start s | MiB | MB on disk")
     reference: list[float] = []
+    ways = given.ways or [way for way in WAYS if given.good or "int8" not in way]
     with TemporaryDirectory() as place:
-        for way in given.ways:
-            folder = exported(given.model, Path(place), way)
+        for way in ways:
+            folder = exported(given, given.keep or Path(place), way)
             one = in_own_process(way, folder, given)
             reference = reference or one["scores"]
             pairs = list(zip(one["scores"], reference, strict=True))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -12,33 +13,23 @@ from PIL import Image
 import mendiff
 from mendiff.checkpoints.files import sealed
 from mendiff.cli import main
+from mendiff.data.image_files import find_images
+from mendiff.data.inspected import InspectedArea
 from mendiff.errors import InputError, NotFiniteError
 from mendiff.export import folder as export_folder
-from mendiff.export.graph import DetectionGraph, sample_inputs
+from mendiff.export.graph import DetectionGraph, lower_median, sample_inputs
+from mendiff.export.int8 import Int8Loss, good_inputs, quantise
 from mendiff.export.opening import open_exported
 from mendiff.export.precision import store_half
 from mendiff.methods.base import find_method, find_preset
 from mendiff.methods.config import override
 from mendiff.runtime import load_exported
 from mendiff.runtime.sessions import session
-from tests.commands import DIAD, RAN, draw, picture
+from tests.commands import DIAD, RAN, draw
 from tests.test_readme import example
 
 SCORES = 1e-4
 """Largest relative difference of a score."""
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    """Files of several sizes and kinds, of which some show a defect."""
-    folder = tmp_path_factory.mktemp("given") / "photos"
-    draw(folder, 2, seed=5)
-    draw(folder / "defective", 2, defect=12, seed=6)
-    rng = np.random.default_rng(7)
-    Image.fromarray(np.kron(picture(rng), np.ones((3, 5, 1), np.uint8))).save(folder / "oblong.png")
-    Image.fromarray(picture(rng)[:32, :32]).save(folder / "same.png")
-    Image.fromarray(picture(rng)[..., 0]).save(folder / "grey.jpg")
-    return sorted(path for path in folder.rglob("*.*") if path.is_file())
 
 
 @pytest.fixture
@@ -132,6 +123,57 @@ def test_every_format_and_precision_finds_the_same(
     assert weights < 0.85 * whole if precision == "fp16" else weights > 0.5 * whole  # the rest is structure
 
 
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("calibrate") / "good", 12, seed=9)
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_int8_keeps_what_is_found_and_states_the_loss(
+    run, model, exported, photos, good, tmp_path, monkeypatch, to
+):
+    copied_graph(monkeypatch, exported)
+    words = ("export", model, "-o", tmp_path / "out", "--to", to, "--precision", "int8", "--calibrate", good)
+    code, out, _ = run(*words, "--max-loss", "0.2", "--json")
+    assert code == 0
+    loss = json.loads(out)["int8"]
+    assert (loss["images"], loss["defects"]) == (4, 8)
+    assert 0.5 < loss["auroc"] <= 1
+    assert 0 < loss["change"] < 0.5
+    found = load_exported(tmp_path / "out", threads=1).predict(photos)
+    expected = mendiff.load(model).predict(photos)
+    np.testing.assert_allclose(found.score, expected.score, rtol=0.05)
+    graph = tmp_path / "out" / ("model.onnx" if to == "onnx" else "model.xml")
+    text = graph.read_bytes()
+    assert b"DequantizeLinear" in text or b'type="FakeQuantize"' in text or b'element_type="i8"' in text
+
+
+def test_int8_quantises_all_convolutions_but_those_of_the_backbone(model, exported, good, tmp_path):
+    file = tmp_path / "model.onnx"
+    shutil.copy(exported / "model.onnx", file)
+    opened = load_exported(exported)
+    quantise(file, mendiff.load(model).method, opened, good_inputs(opened, find_images(good)))
+    graph = onnx.load(file).graph
+    scaled = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    weights = {node.input[1]: node.input[1] in scaled for node in graph.node if node.op_type == "Conv"}
+    assert {name.split(".")[1] for name, quantised in weights.items() if quantised} == {"denoiser"}
+    assert not any(quantised for name, quantised in weights.items() if name.startswith("method.features"))
+    assert all(quantised for name, quantised in weights.items() if name.startswith("method.denoiser"))
+
+
+def test_int8_beyond_the_limit_or_with_few_images_is_refused(
+    refused, model, exported, good, photos, tmp_path, monkeypatch
+):
+    copied_graph(monkeypatch, exported)
+    words = ("export", model, "-o", tmp_path / "out", "--precision", "int8", "--calibrate")
+    assert "at least 12 good images for int8, got 7" in refused(*words, photos[0].parent.parent / "photos")
+    lost = Int8Loss(images=4, defects=8, auroc_float=0.99, auroc=0.9, change=0.5, decisions=2)
+    monkeypatch.setattr(export_folder, "int8_loss", lambda *_: lost)
+    sentence = refused(*words, good, "--max-loss", "0.05")
+    assert "at most 0.05 of image AUROC (--max-loss), got 0.090, from 0.990 to 0.900" in sentence
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("names", "changes"),
     [
@@ -167,6 +209,22 @@ def test_an_export_from_before_channels_opens(exported, own_export):
     assert content["version"] == 1
     (own_export / "metadata.json").write_text(json.dumps(sealed(content, "metadata")))
     assert load_exported(own_export).metadata == load_exported(exported).metadata
+
+
+def test_an_inspected_area_is_exported(run, model, exported, photos, tmp_path, monkeypatch):
+    copied_graph(monkeypatch, exported)
+    mask = np.zeros((50, 50), bool)
+    mask[5:30, 10:45] = True
+    loaded = dataclasses.replace(mendiff.load(model), area=InspectedArea(mask))
+    loaded.save(tmp_path / "model")
+    assert main(["export", str(tmp_path / "model"), "-o", str(tmp_path / "out")]) == 0
+    square = [path for path in photos if path.name != "oblong.png"]
+    found, expected = load_exported(tmp_path / "out").predict(square), loaded.predict(square)
+    same(found, expected)
+    assert not found.mask[:, 0, 25:].any()
+    same(open_exported(tmp_path / "out").predict(square), expected)
+    with pytest.raises(InputError, match="expected an image with the aspect ratio of the mask, 50x50"):
+        load_exported(tmp_path / "out").predict(photos)
 
 
 # torch's exporter takes more than ten seconds for each.
@@ -211,6 +269,14 @@ def test_the_traced_function_is_the_prediction(name):
         expected = method.predict(inputs["image"], torch.arange(2))
     torch.testing.assert_close(score, expected.score)
     torch.testing.assert_close(anomaly_map, expected.anomaly_map)
+
+
+@pytest.mark.parametrize("count", [2, 7, 64, 1001])
+def test_the_median_of_graphs_is_that_of_torch(count):
+    values = torch.randn(2, 3, count, generator=torch.Generator().manual_seed(count))
+    for keepdim in (False, True):
+        expected = values.median(2, keepdim=keepdim).values
+        torch.testing.assert_close(lower_median(values, 2, keepdim)[0], expected, rtol=0, atol=5e-6)
 
 
 WITHOUT_TORCH = """
@@ -278,15 +344,16 @@ def test_other_commands_say_that_a_model_is_exported(refused, exported, command)
 def test_exports_are_refused_in_one_sentence(refused, model, exported, tmp_path):
     words = ("export", model, "-o", tmp_path / "out")
     assert "--to: expected one of onnx, openvino, got 'tensorrt'" in refused(*words, "--to", "tensorrt")
-    assert "int8 is not supported yet" in refused(*words, "--precision", "int8")
-    assert "expected one of fp32, fp16, got 'bf16'" in refused(*words, "--precision", "bf16")
+    assert "--calibrate: expected a folder of good images" in refused(*words, "--precision", "int8")
+    assert "for --precision int8 alone, got" in refused(*words, "--calibrate", exported)
+    assert "expected one of fp32, fp16, int8, got 'bf16'" in refused(*words, "--precision", "bf16")
     assert "expected a new folder, but it exists" in refused("export", model, "-o", exported)
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"adaptive": True}, "adaptive search"),
+        ({"resize": "letterbox", "readout.pool_side": 4}, "got pool_side=4"),
         ({"resize": "letterbox", "readout.pool_side": 2}, "readout.pool_side=0"),
     ],
 )
@@ -365,8 +432,8 @@ def test_weights_beyond_half_precision_are_refused(own_export):
 
 def test_scores_that_are_not_finite_are_refused(exported, photos, monkeypatch):
     opened = load_exported(exported)
-    run = opened._run
-    monkeypatch.setattr(opened, "_run", lambda inputs: run(inputs) | {"score": np.array([1, np.nan])})
+    run = opened.run
+    monkeypatch.setattr(opened, "run", lambda inputs: run(inputs) | {"score": np.array([1, np.nan])})
     with pytest.raises(NotFiniteError, match="image 1"):
         opened.predict(photos[:2])
     with pytest.raises(InputError, match="expected at least one image"):

@@ -109,9 +109,11 @@ class Stored(ShardedWeights):
                 "export: expected the pre-processor of this model, which only resizes, got another; export "
                 "the model with pre_processor=True."
             )
-        if not model.plain or model.method.config.upright == "always":
+        config = model.method.config
+        if not model.plain or config.upright == "always" or getattr(config, "adaptive", False):
             raise InputError(
-                "export: expected a model of whole images without alignment (upright='never'), because "
+                "export: expected a model of whole images without alignment (upright='never') and without "
+                "adaptive search, because "
                 "anomalib gives a graph the resized image alone; write the model with save() and use "
                 "'mendiff export'."
             )

@@ -22,6 +22,7 @@ OPSET = 20
 """The first with bicubic sampling of images of any size."""
 TRACED = 3
 """Batch size of the trace; the graph takes any. Not 1, which torch would treat as a constant."""
+BISECTIONS = 22
 
 
 class DetectionGraph(nn.Module):
@@ -33,11 +34,7 @@ class DetectionGraph(nn.Module):
 
     def __init__(self, method: Method) -> None:
         super().__init__()
-        self.method = copy.deepcopy(method).eval().requires_grad_(False)
-        for module in list(self.method.modules()):
-            for name, part in module.named_children():
-                if type(part) in _TRACEABLE:
-                    setattr(module, name, _TRACEABLE[type(part)](part))
+        self.method = traceable(method)
 
     def forward(
         self, image: Tensor, noise: Tensor, there: Tensor | None = None, back: Tensor | None = None
@@ -95,12 +92,30 @@ class _Bank(nn.Module):
 _TRACEABLE: dict[type, Any] = {ChannelWhitening: _Whitening, PatchBank: _Bank}
 
 
-def _median(values: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """The median as torch has it, the lower of two middle values, by a sort; indices are not used."""
-    kept = values.shape[dim] // 2 + 1
-    middle = values.topk(kept, dim=dim).values.narrow(dim, kept - 1, 1)
-    middle = middle if keepdim else middle.squeeze(dim)
-    return middle, torch.zeros_like(middle, dtype=torch.int64)
+def traceable(method: Method) -> Method:
+    """A copy of a method whose prediction torch can trace."""
+    copied = copy.deepcopy(method).eval().requires_grad_(False)
+    for module in list(copied.modules()):
+        for name, part in module.named_children():
+            if type(part) in _TRACEABLE:
+                setattr(module, name, _TRACEABLE[type(part)](part))
+    return copied
+
+
+def lower_median(values: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The median as torch has it, the lower of two middle values, by bisection; indices are not used.
+
+    Runtimes would sort all values, which takes a tenth of the time of a prediction. The error is the range of
+    the values times 2^-BISECTIONS.
+    """
+    rank = (values.shape[dim] + 1) // 2
+    low, high = values.amin(dim, keepdim=True), values.amax(dim, keepdim=True)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        enough = (values <= middle).to(values.dtype).sum(dim, keepdim=True) >= rank
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    found = high if keepdim else high.squeeze(dim)
+    return found, torch.zeros_like(found, dtype=torch.int64)
 
 
 def sample_inputs(method: Method, count: int) -> dict[str, Tensor]:
@@ -171,5 +186,5 @@ def traced(graph: nn.Module, inputs: Mapping[str, Tensor], free: Mapping[str, Se
     """The program of a module; arguments as for write_graph."""
     dynamic = {name: dict.fromkeys(free[name], torch.export.Dim.AUTO) for name in inputs}
     program = torch.export.export(graph, (), dict(inputs), dynamic_shapes=dynamic, strict=False)
-    table: Any = {**torch.export.default_decompositions(), torch.ops.aten.median.dim: _median}
+    table: Any = {**torch.export.default_decompositions(), torch.ops.aten.median.dim: lower_median}
     return program.run_decompositions(table)

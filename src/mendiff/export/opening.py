@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mendiff.data.inspected import InspectedArea
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.errors import InputError
 from mendiff.methods.base import Method, MethodConfig
@@ -71,4 +72,7 @@ def open_exported(folder: Path, *, half: bool = False) -> Model:
     metadata = exported.metadata
     info = {"preset": metadata.preset}
     method = ExportedMethod(exported)
-    return Model(metadata.method, method, exported.calibration, info, device="cpu", source=str(folder))
+    area = None if exported.area is None else InspectedArea(exported.area.mask)
+    return Model(
+        metadata.method, method, exported.calibration, info, area=area, device="cpu", source=str(folder)
+    )

@@ -18,8 +18,10 @@ from mendiff.data.numpy_arrays import picture_of
 from mendiff.data.reading import Picture, Reading, read_image, to_rgb
 from mendiff.diffusion.noise import NormalStream, seed_of
 from mendiff.errors import InputError, NotFiniteError
+from mendiff.runtime.area import Area, without_outside
 from mendiff.runtime.metadata import Metadata, read_metadata
 from mendiff.runtime.resize import resized
+from mendiff.runtime.search import GRAPHS, Plan, Search
 from mendiff.runtime.sessions import OUTPUTS, Run, session
 from mendiff.runtime.upright import alignment
 from mendiff.runtime.windows import top_mean
@@ -74,15 +76,18 @@ class Exported:
     Args:
         metadata: see Metadata.
         run: the graph.
+        area: where images are inspected; None for everywhere.
 
     Attributes:
         metadata: see Metadata.
+        run: the graph.
+        area: where images are inspected; None for everywhere.
         calibration: scores of good images.
         threshold: image score above which a part is called defective.
     """
 
-    def __init__(self, metadata: Metadata, run: Run) -> None:
-        self.metadata, self._run = metadata, run
+    def __init__(self, metadata: Metadata, run: Run, area: Area | None = None) -> None:
+        self.metadata, self.run, self.area = metadata, run, area
         self.calibration: Calibration = metadata.scores
         self.threshold = metadata.threshold
 
@@ -123,7 +128,7 @@ class Exported:
     def _inspected(self, images: list[Array]) -> Iterator[tuple[Any, Array, Array]]:
         """Score, map and reconstruction of every prepared image."""
         layout = self.metadata.layout
-        if layout.stretches:
+        if layout.stretches and self.area is None:
             found = self.find(np.stack(images))
             yield from zip(*(found[name] for name in OUTPUTS), strict=True)
             return
@@ -135,7 +140,12 @@ class Exported:
             _, maps, pictures = (np.concatenate([one[name] for one in found_each]) for name in OUTPUTS)
             anomaly_map, picture = (layout.joined(list(of), *image.shape[1:]) for of in (maps, pictures))
             top = (self.metadata.top_k, self.metadata.top_share)
-            yield top_mean(anomaly_map, *top, layout.side), anomaly_map, picture
+            if self.area is None:
+                yield top_mean(anomaly_map, *top, layout.side), anomaly_map, picture
+                continue
+            area = self.area.at(*image.shape[1:])
+            score = top_mean(anomaly_map, *top, layout.side, area)
+            yield score, without_outside(anomaly_map, area), picture
 
     def prepare(self, image: Any) -> Array:
         """Read an image of any type and resize it to its working size, (3,h,w) float32 in [0,1]."""
@@ -146,12 +156,15 @@ class Exported:
             picture = to_rgb(image, "image", reading)
         else:
             picture = picture_of(image, reading)
+        if self.area is not None:
+            height, width = picture.shape[:2]
+            self.area.check(height, width, str(image) if isinstance(image, str | Path) else "the image")
         values = np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
         return resized(values, *self.metadata.layout.size(*picture.shape[:2]))
 
     def find(self, batch: Array) -> Mapping[str, Array]:
         """The outputs of the graph for inputs (B,3,S,S): score, map and reconstruction."""
-        return self._run(self.inputs(batch))
+        return self.run(self.inputs(batch))
 
     def inputs(self, batch: Array) -> dict[str, Array]:
         """All inputs of the graph for images (B,3,S,S), by name."""
@@ -188,4 +201,17 @@ def load_exported(folder: str | Path, *, half: bool = False, threads: int = 0) -
     installed.
     """
     metadata = read_metadata(Path(folder))
-    return Exported(metadata, session(Path(folder) / metadata.graph, half=half, threads=threads))
+    area = Area.read(Path(folder) / metadata.region) if metadata.region else None
+    return Exported(metadata, opened(metadata, Path(folder), half=half, threads=threads), area)
+
+
+def opened(metadata: Metadata, folder: Path, *, half: bool = False, threads: int = 0) -> Run:
+    """The prediction of a folder's graphs, from all inputs to all outputs; arguments as for load_exported."""
+    file = folder / metadata.graph
+    if metadata.search is None:
+        return session(file, half=half, threads=threads)
+    parts = {
+        name: session(file.with_stem(name), outputs, half=half, threads=threads)
+        for name, outputs in GRAPHS.items()
+    }
+    return Search(Plan.from_dict(metadata.search), parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ class Metadata:
         method: name of the method.
         preset: its preset.
         config_sha256: hash of the method's config.
-        graph: name of the graph's file: a .onnx file for ONNX Runtime, or a .xml file for OpenVINO.
+        graph: name of the graph's file: a .onnx file for ONNX Runtime, or a .xml file for OpenVINO. Of a
+            search it is the last graph; the others have the names in mendiff.runtime.search.GRAPHS.
         files: SHA-256 of the graph's files by name.
         opset: of the ONNX graph; 0 for OpenVINO.
-        precision: of the stored weights: fp32 or fp16.
+        precision: fp32, fp16 (stored weights) or int8 (convolutions of denoiser and codec).
         side: S, inputs are (B,3,S,S) float32 RGB in [0,1].
         letterbox, tile, overlap: see mendiff.runtime.windows.Layout.
         top_k, top_share: see mendiff.runtime.windows.top_mean, for images of several inputs or with padding.
@@ -39,6 +40,8 @@ class Metadata:
         calibration: scores of good images, as Calibration.to_dict.
         threshold: image score above which a part is called defective.
         heat_range: map values of half of the colour scale (the pixel threshold) and without colour.
+        region: name of the mask that is white where images are inspected; "" for everywhere.
+        search: see mendiff.runtime.search.Plan; None for methods with a fixed number of steps.
     """
 
     mendiff: str
@@ -62,10 +65,13 @@ class Metadata:
     threshold: float
     heat_range: tuple[float, float]
     channels: tuple[int, ...] = ()
+    region: str = ""
+    search: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values, with format and version; version 1 has no channels."""
-        return {"format": FORMAT, "version": VERSION if self.channels else 1, **asdict(self)}
+        """As JSON-able values, with format and version; version 1 has no channels, region and search."""
+        newer = self.channels or self.region or self.search
+        return {"format": FORMAT, "version": VERSION if newer else 1, **asdict(self)}
 
     @property
     def layout(self) -> Layout:
@@ -97,10 +103,12 @@ def read_metadata(folder: Path) -> Metadata:
         raise InputError(
             f"{file}: expected version 1 or {VERSION} of the format, got {content.get('version')!r}; {AGAIN}"
         )
-    names = {field.name for field in fields(Metadata)}
-    if not is_whole(content) or not names - {"channels"} <= content.keys():
+    names = {field.name for field in fields(Metadata)} & content.keys()
+    required = {field.name for field in fields(Metadata) if field.default is MISSING}
+    if not is_whole(content) or not required <= names:
         raise InputError(f"{file}: expected the file as it was exported, but it was changed; {AGAIN}")
-    found = Metadata(**{name: content[name] for name in names & content.keys()})
+    found = Metadata(**{name: content[name] for name in names})
+    found = replace(found, channels=tuple(found.channels))
     for name, digest in found.files.items():
         _check_file(folder / name, digest)
     return found

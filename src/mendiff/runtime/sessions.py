@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,19 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 OUTPUTS = ("score", "anomaly_map", "reconstruction")
 
 
-def session(file: Path, *, half: bool = False, threads: int = 0) -> Run:
+def session(file: Path, outputs: Sequence[str] = OUTPUTS, *, half: bool = False, threads: int = 0) -> Run:
     """Open a graph.
 
     Args:
         file: a .onnx or .xml file.
+        outputs: names of the outputs.
         half: compute in bfloat16 (OpenVINO, on processors with fast bfloat16).
         threads: processor threads; 0 for the runtime's choice.
     """
-    return (_openvino if file.suffix == ".xml" else _onnx)(file, half, threads)
+    return (_openvino if file.suffix == ".xml" else _onnx)(file, outputs, half, threads)
 
 
-def _onnx(file: Path, half: bool, threads: int) -> Run:
+def _onnx(file: Path, outputs: Sequence[str], half: bool, threads: int) -> Run:
     if half:
         raise InputError(
             f"{file}: expected no bfloat16 in ONNX Runtime; export the model with --to openvino."
@@ -45,12 +46,12 @@ def _onnx(file: Path, half: bool, threads: int) -> Run:
         opened = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return dict(zip(OUTPUTS, opened.run(list(OUTPUTS), dict(inputs)), strict=True))
+        return dict(zip(outputs, opened.run(list(outputs), dict(inputs)), strict=True))
 
     return run
 
 
-def _openvino(file: Path, half: bool, threads: int) -> Run:
+def _openvino(file: Path, outputs: Sequence[str], half: bool, threads: int) -> Run:
     try:
         import openvino
     except ImportError as error:
@@ -63,7 +64,7 @@ def _openvino(file: Path, half: bool, threads: int) -> Run:
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         found = compiled(dict(inputs))
-        return {name: np.asarray(found[name], np.float32) for name in OUTPUTS}
+        return {name: np.asarray(found[name], np.float32) for name in outputs}
 
     return run
 

@@ -78,18 +78,19 @@ class Layout:
         return (total / sums)[:, :height, :width]
 
 
-def top_mean(anomaly_map: Array, top_k: int, top_share: float, side: int) -> Any:
+def top_mean(
+    anomaly_map: Array, top_k: int, top_share: float, side: int, area: npt.NDArray[np.bool_] | None = None
+) -> Any:
     """The score of a whole image from its map (1,h,w): the mean of the largest values.
 
     Args:
         anomaly_map: of any size.
         top_k: number of values; 0 uses the share.
-        top_share: share of the pixels, of at most those of an input.
+        top_share: share of the inspected pixels, of at most those of an input.
         side: of an input.
+        area: where the image is inspected, (1,h,w); None for everywhere.
     """
-    pixels = min(anomaly_map.size, side**2)
+    values = anomaly_map.ravel() if area is None else anomaly_map[area]
+    pixels = min(values.size, side**2)
     count = min(top_k, pixels) if top_k else max(1, round(top_share * pixels))
-    # Scores pool over an input at least: a smaller map is padded by its lowest value.
-    tall, wide = (max(side, length) for length in anomaly_map.shape[1:])
-    flat = np.concatenate([anomaly_map.ravel(), np.full(tall * wide - anomaly_map.size, anomaly_map.min())])
-    return np.sort(flat)[-count:].astype(np.float64).mean()
+    return np.sort(values)[-count:].astype(np.float64).mean()

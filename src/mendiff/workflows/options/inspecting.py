@@ -200,16 +200,23 @@ class ExportOptions(Options):
     Attributes:
         out: output folder; must not exist.
         to: onnx (for ONNX Runtime) or openvino.
-        precision: of the stored weights: fp32, or fp16, which halves their size; computations are in float32.
+        precision: fp32; fp16, which halves the size of the stored weights and computes in float32; or int8,
+            which computes the convolutions of denoiser and codec in 8-bit integers.
+        calibrate: folder of good images for int8, at least 12, at most 96 of which are used; a third of them
+            shows the loss.
+        max_loss: refuse int8 if image AUROC of synthetic defects falls by more than this.
     """
 
     EXAMPLES: ClassVar = (
         "mendiff export model -o exported",
         "mendiff export model -o exported --to openvino --precision fp16",
+        "mendiff export model -o exported --precision int8 --calibrate photos/good",
     )
 
     model: Path = field(metadata=ARGUMENT)
     out: Path
     to: str = "onnx"
     precision: str = "fp32"
+    calibrate: Path | None = None
+    max_loss: float = 0.01
     category: str | None = None
