@@ -229,6 +229,13 @@ def test_both_pictures_of_an_oblong_image_have_its_size(run, model, tmp_path):
         assert size(tmp_path / "found" / kind / "wide.png") == (90, 30)
 
 
+def test_hidden_files_that_are_no_images_are_passed_over_without_a_word(run, model, data, tmp_path):
+    parts = shutil.copytree(data / "test/good", tmp_path / "parts")
+    (parts / ".DS_Store").write_bytes(b"0")
+    code, _, err = run("predict", model, parts, "-o", parts / "found", "--json")  # locks a file beside it
+    assert (code, err) == (0, "")
+
+
 def test_predict_names_and_counts_the_files_that_it_passes_over(run, model, data, tmp_path, monkeypatch):
     left = [(data / "a.pgm", "type .pgm"), (data / "b.pgm", "type .pgm"), (data / "c", "broken link")]
     monkeypatch.setattr("mendiff.runs.findings.images_left_out", lambda folder: left)

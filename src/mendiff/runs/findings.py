@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mendiff.data.disk import short_name
-from mendiff.data.image_files import find_images
+from mendiff.data.image_files import NO_IMAGE, find_images
 from mendiff.data.image_files import left_out as images_left_out
 from mendiff.data.reading import Reading
 from mendiff.errors import InputError
@@ -42,7 +42,8 @@ def result_row(model: Model, found: Detection, index: int) -> dict[str, Any]:
 def left_out(given: Sequence[Path], reading: Reading, output: Path | None = None) -> list[dict[str, str]]:
     """The skipped files below the given folders, with reasons.
 
-    Without those of the command's own output, and without frames if channels are chosen, which may be frames.
+    Without those of the command's own output, hidden files that are no images, such as locks, and frames if
+    channels are chosen, which may be frames.
     """
     folders = [path for path in given if path.is_dir()]
     return [
@@ -50,6 +51,7 @@ def left_out(given: Sequence[Path], reading: Reading, output: Path | None = None
         for folder in folders
         for path, reason in images_left_out(folder)
         if not (reading.channels and "frame" in reason)
+        if not (reason == NO_IMAGE and path.name.startswith("."))
         if output is None or not path.resolve().is_relative_to(output.resolve())
     ]
 
