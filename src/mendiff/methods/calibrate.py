@@ -48,10 +48,9 @@ def calibrate(
 
 def _scores(method: Method, batches: Batches) -> Scores:
     """(score, highest map value) of every image."""
-    found = (method.find(image, seeds) for image, seeds in batches())
     return [
         pair
-        for one in found
+        for one in method.find_all(batches())
         for pair in zip(one.score.tolist(), one.anomaly_map.flatten(1).amax(1).tolist(), strict=True)
     ]
 
