@@ -54,11 +54,11 @@ def measured(
     fresh += mixed[size:][: max(0, options.fresh - len(fresh))]
     defective = [sample.path for sample in category.test if not sample.is_good]
     with TemporaryDirectory() as folder:
+        good = Path(folder) / "good"
+        good.mkdir()
         for path in mixed[:size]:
-            (Path(folder) / path.name).symlink_to(path.resolve())
-        model = mendiff.fit(
-            folder, image_size=options.image_size, steps=options.steps, seed=draw, device="cpu"
-        )
+            (good / path.name).symlink_to(path.resolve())
+        model = mendiff.fit(good, image_size=options.image_size, steps=options.steps, seed=draw, device="cpu")
     flagged, found = (flagged_share(model, paths) for paths in (fresh, defective))
     print(
         f"{category.name}, {size} images, draw {draw}: {flagged:.3f} of {len(fresh)} good and {found:.3f} of "
