@@ -874,6 +874,18 @@ def test_waiting_images_take_the_places_of_finished_ones(exact):
         torch.testing.assert_close(torch.cat([z for z, _ in found]), together[0][0], rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_an_image_that_stops_at_the_second_timestep_is_not_sampled_further_ahead(exact):
+    glad, z0, noise, thresholds = exact(rewind=0)
+    thresholds[1] = 0.0
+    glad.stop_thresholds[0] = thresholds
+    glad.config, used = dataclasses.replace(glad.config, stop_checks="likely"), []
+    glad.denoiser.register_forward_hook(lambda _, inputs, found: used.append(inputs[1].tolist()))
+    ((_, stops),) = fly(glad, (z0, noise))
+    assert stops.tolist() == [201] * 4
+    assert used == [[t] * 4 for t in LADDER]
+
+
 def test_batches_in_flight_give_the_same_as_batches_alone(make, pictures):
     glad = make(ADAPTIVE, start_timesteps=[400, 300], threshold=1e9, min_timestep=150)
     batches = [(pictures[:3], SEEDS[:3]), (pictures[3:], SEEDS[3:])]

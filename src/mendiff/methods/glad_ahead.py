@@ -22,33 +22,27 @@ SLACK = 1.5
 
 
 class AheadStop(AdaptiveStop):
-    """AdaptiveStop for a path that was sampled ahead; every image that stops is resumed.
+    """AdaptiveStop for a path that was sampled ahead; every image that stops is resumed."""
 
-    Attributes:
-        checks: number of stop maps that were computed.
-    """
-
-    checks = 0
-
-    def find(self, steps: Sequence[Step]) -> None:
+    def find(self, steps: Sequence[Step], maps: Sequence[dict[int, Tensor]]) -> None:
         """Find the stop of every image and the latents from which it continues; see AdaptiveStop.
 
         Args:
             steps: steps of the path, without edits.
+            maps: known stop maps (1,1,h,w) of every image by number of the step; receives further ones.
         """
         near = torch.stack([self._latent_distances(step) for step in steps], dim=1).tolist()
         limits = self._thresholds[: len(steps)].tolist()
-        maps: list[dict[int, Tensor]] = [{} for _ in near]
-        known: list[dict[int, float]] = [{} for _ in near]
+        known = [{number: _score(one) for number, one in found.items()} for found in maps]
         while True:
             found = [next_check(scores, far, limits) for scores, far in zip(known, near, strict=True)]
             rows = [row for row, number in enumerate(found) if number is not None]
             if not rows:
                 break
             numbers = [number for number in found if number is not None]
-            for row, number, stop_map in zip(rows, numbers, self._maps(steps, rows, numbers), strict=True):
-                maps[row][number] = stop_map[None]
-                known[row][number] = float(top_k_mean(stop_map[None], STOP_TOP_K))
+            for row, number, stop_map in zip(rows, numbers, self.maps(steps, rows, numbers), strict=True):
+                maps[row][number] = stop_map
+                known[row][number] = _score(stop_map)
         for row, scores in enumerate(known):
             over = [number for number, score in sorted(scores.items()) if score > limits[number]]
             if over or bool(steps[-1].t[row] < self._min_timestep):
@@ -61,9 +55,8 @@ class AheadStop(AdaptiveStop):
         distance = (step.estimate.x0 - truth).square().mean(1, keepdim=True).sqrt()
         return top_k_mean(distance, STOP_TOP_K)
 
-    def _maps(self, steps: Sequence[Step], rows: Sequence[int], numbers: Sequence[int]) -> Tensor:
-        """Stop maps of rows, each at its own step, (n,1,h,w)."""
-        self.checks += len(rows)
+    def maps(self, steps: Sequence[Step], rows: Sequence[int], numbers: Sequence[int]) -> tuple[Tensor, ...]:
+        """Stop maps of rows, each at its own step, (1,1,h,w) each."""
         device = self._z0.device
         pairs = [
             (steps[number], torch.tensor([row], device=device))
@@ -71,8 +64,12 @@ class AheadStop(AdaptiveStop):
         ]
         generated = torch.cat([step.estimate.x0[row] for step, row in pairs])
         truth = torch.cat([self._true_estimate(step, row) for step, row in pairs])
-        maps: Tensor = self._glad.stop_map(generated, truth)
+        maps: tuple[Tensor, ...] = self._glad.stop_map(generated, truth).split(1)
         return maps
+
+    def exceeds(self, number: int, stop_map: Tensor) -> bool:
+        """Whether the score of a stop map at a step is above the threshold."""
+        return _score(stop_map) > float(self._thresholds[number])
 
     def _stop(self, steps: Sequence[Step], row: int, number: int, stop_map: Tensor, over: bool) -> None:
         """Record the stop of an image, and where it continues."""
@@ -82,6 +79,10 @@ class AheadStop(AdaptiveStop):
         weight = fusion_weight(stop_map, exceeds, self._z0[rows])
         self.stopped_at[rows] = steps[number].t[rows]
         self._resume(steps[earlier], earlier + 1, rows, weight)
+
+
+def _score(stop_map: Tensor) -> float:
+    return float(top_k_mean(stop_map, STOP_TOP_K))
 
 
 def next_check(

@@ -20,6 +20,9 @@ from mendiff.methods.glad_stop import AdaptiveStop
 from mendiff.nets.modes import deterministic
 from mendiff.types import Estimate, Step
 
+EARLY = 2
+"""Steps before the first stop map of a search with likely checks; at the first both estimates are equal."""
+
 
 class Search:
     """The search of an image from one start timestep.
@@ -45,6 +48,8 @@ class Search:
         self.number = 0
         self.stopped_at = torch.zeros_like(timesteps[:, 0])
         known = bool(self.thresholds.isfinite().all())
+        self.maps: dict[int, Tensor] = {}
+        self._exceeds = False
         self.ahead: list[Step] | None = [] if known and glad.config.stop_checks == "likely" else None
         self._stop = AdaptiveStop(glad, z0, noise, self.thresholds) if self.ahead is None else None
 
@@ -58,7 +63,12 @@ class Search:
         """Whether the path ahead is long enough to find the stop."""
         last = self.number == len(self._timesteps)
         below = self._timesteps[self.number - 1] < self.glad.config.min_timestep
-        return bool(self.ahead) and (last or below)
+        return bool(self.ahead) and (last or below or self._exceeds)
+
+    def look(self, rule: AheadStop, stop_map: Tensor) -> None:
+        """Keep the stop map of the latest step; an image with a high score needs no longer path."""
+        self.maps[self.number - 1] = stop_map
+        self._exceeds = rule.exceeds(self.number - 1, stop_map)
 
     def advance(self, estimate: Estimate) -> None:
         """Take a sampler step with the denoiser's estimate of this image, and stop if the rule says so."""
@@ -82,18 +92,41 @@ class Search:
         self.ahead = self._stop = None
 
 
+def look_early(searches: list[Search]) -> None:
+    """Compute the stop maps of the second step: most images with clear defects stop there."""
+    rule, steps = _rule(searches)
+    count = len(searches)
+    for one, stop_map in zip(searches, rule.maps(steps, range(count), count * [EARLY - 1]), strict=True):
+        one.look(rule, stop_map)
+
+
 def find_stops(searches: list[Search]) -> None:
-    """Find the stops of searches with the same start timestep, whose paths ahead are sampled."""
-    first = searches[0]
+    """Find the stops of searches whose paths ahead are sampled."""
+    rule, steps = _rule(searches)
+    rule.find(steps, [one.maps for one in searches])
+    for row, one in enumerate(searches):
+        one.stop(rule, row)
+
+
+def _rule(searches: list[Search]) -> tuple[AheadStop, list[Step]]:
+    """The stop rule and the joined steps of searches from the same start timestep, with paths of a length."""
     paths = [one.ahead or [] for one in searches]
     steps = [
         Step(_joined(column, "x_t"), _joined(column, "t"), _joined(column, "s"), _joined_estimate(column))
         for column in zip(*paths, strict=True)
     ]
-    found = AheadStop(first.glad, _joined(searches, "z0"), _joined(searches, "noise"), first.thresholds)
-    found.find(steps)
-    for row, one in enumerate(searches):
-        one.stop(found, row)
+    first = searches[0]
+    return AheadStop(first.glad, _joined(searches, "z0"), _joined(searches, "noise"), first.thresholds), steps
+
+
+def _alike(searches: Iterable[Search]) -> Iterator[list[Search]]:
+    """Groups of searches from the same start timestep, with paths of the same length."""
+
+    def kind(one: Search) -> tuple[int, int]:
+        return one.run, one.number
+
+    for _, group in groupby(sorted(searches, key=kind), key=kind):
+        yield list(group)
 
 
 def _joined(rows: Iterable[Any], name: str) -> Tensor:
@@ -158,7 +191,8 @@ class Flight:
         estimate = self._glad.denoiser(x_t, t)
         for one, x0, eps in zip(self._active, estimate.x0.split(1), estimate.eps.split(1), strict=True):
             one.advance(Estimate(x0, eps))
-        sampled = [one for one in self._active if one.is_sampled]
-        for _, group in groupby(sorted(sampled, key=lambda one: one.run), key=lambda one: one.run):
-            find_stops(list(group))
+        for early in _alike(one for one in self._active if len(one.ahead or ()) == EARLY):
+            look_early(early)
+        for sampled in _alike(one for one in self._active if one.is_sampled):
+            find_stops(sampled)
         self._active = [one for one in self._active if not one.finished]
