@@ -37,7 +37,7 @@ def subject(model: Model, category: Category, changes: dict[str, Any]) -> RowPre
     images = [model.prepare(path) for path in category.train]
     held_back, seen = held_back_and_seen(images, None if fitted is None else fitted.held_back)
     changed = variant_of(model, changes, held_back, seen)
-    made = RowPredictor(lambda batch: predict(batch), changed.image_size, changed.threshold)
+    made = RowPredictor(lambda batch: predict(batch), changed.image_size, changed.calibration)
 
     def predict(batch: Tensor) -> tuple[Tensor, Tensor]:
         with changed.in_half():
