@@ -377,14 +377,30 @@ def test_fit_without_images_is_refused(distance):
         readout.fit(lambda: iter([]), features)
 
 
-def test_memory_bank_and_reconstruction_share_the_weight(pictures):
-    plain = {"distance": "cosine", "standardise": True, "sigma": 0.0, "taps": 0}
+def test_memory_bank_and_reconstructions_have_the_same_unit_on_good_images(pictures):
+    """The highest values of good images are equal, however different the two maps are."""
     maps = {}
-    for share in (0.0, 0.25, 1.0):
-        readout = Readout(ReadoutConfig(**plain, bank_shares=(share,), bank_size=64), CHANNELS)
+    for share in (0.0, 0.25, 0.5, 1.0):
+        config = ReadoutConfig(
+            distance="cosine",
+            standardise=True,
+            bank_shares=(share,),
+            bank_size=64,
+            sigma=0.0,
+            taps=0,
+        )
+        readout = Readout(config, CHANNELS)
         readout.fit(lambda: [(pictures, [pictures.flip(0)])], features)
-        maps[share] = readout.anomaly_map(pictures.flip(3), [pictures], features)
-    torch.testing.assert_close(maps[0.25], 0.75 * maps[0.0] + 0.25 * maps[1.0], rtol=1e-4, atol=1e-4)
+        maps[share] = readout.anomaly_map(pictures, [pictures.flip(0)], features)
+        highest = readout._highest
+        weight = share / highest[1] / ((1 - share) / highest[0] + share / highest[1])
+        assert float(readout.bank_share) == pytest.approx(float(weight), rel=1e-5)
+    torch.testing.assert_close(maps[0.0].max(), highest[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(maps[1.0].max(), highest[1], rtol=1e-4, atol=1e-4)
+    weight = highest[0] / (highest[0] + highest[1])
+    first, second = (1 - weight) * maps[0.0], weight * maps[1.0]
+    assert float(first.max()) == pytest.approx(float(second.max()), rel=1e-4)
+    torch.testing.assert_close(maps[0.5], first + second, rtol=1e-4, atol=1e-4)
 
 
 def test_memory_bank_contains_all_given_images(pictures):
@@ -417,6 +433,7 @@ def test_without_an_image_the_map_is_that_of_a_readout_fitted_to_the_others(pict
     # The scales of a fit without the image differ, too; they come from held-back images.
     expected.scales.mean.copy_(readout.scales.mean)
     expected.scales.std.copy_(readout.scales.std)
+    expected.bank_share.copy_(readout.bank_share)
     before = readout.anomaly_map(*pairs[2], features)
 
     with readout.without(1, *pairs[2], features):
@@ -449,7 +466,8 @@ def test_selected_bank_share_detects_the_defects(pictures):
     masks[:, :, 8:16, 8:16] = True
     readout = Readout(config, CHANNELS)
     readout.fit(lambda: good, features)
-    assert float(readout.bank_share) == 0.5  # the first, until it is chosen
+    before = float(readout.bank_share)  # of the first, until a weight is chosen
+    assert 0.0 < before < 1.0
     readout.choose_bank_share(lambda: good, lambda: [(bad, [bad])], masks, features)
     assert float(readout.bank_share) > 0.0
     blank = torch.Generator().manual_seed(1)

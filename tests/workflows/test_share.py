@@ -10,7 +10,8 @@ from mendiff.workflows.fit import bank_share_note
 @pytest.mark.parametrize(
     ("name", "share", "expected"),
     [
-        ("glad", 0.3, "scores: 30 % memory bank, 70 % reconstruction, chosen on synthetic defects in"),
+        ("glad", 0.3, "scores: reconstructions and memory bank, chosen on synthetic defects in"),
+        ("glad", 0.0, "scores: reconstructions only, chosen on synthetic defects in"),
         ("diad", 1.0, "note: scores come from the memory bank only, .* reconstructions do not improve them"),
         ("ran", None, "^$"),  # it has no such read-out
     ],

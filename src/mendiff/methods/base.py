@@ -40,7 +40,7 @@ Scores = list[tuple[float, float]]
 FITTING, PROBING = "fitting statistics: batches", "reconstructing synthetic defects: batches"
 LEAVING_OUT = "scoring left-out training images"
 """Progress titles, which end with the unit."""
-PROBES, PROBES_PER_IMAGE, PROBE_SEED = 60, 6, 0
+PROBES, PROBES_PER_IMAGE, PROBE_SEED = 120, 15, 0
 """Held-back images with a synthetic defect for the choice of a read-out: largest number, largest number per
 image, and seed."""
 

@@ -31,7 +31,9 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Returns a new iterator of (good images (B,3,H,W) in [0,1], seeds (B,))."""
 Images = Callable[[], Iterable[Tensor]]
 """Returns a new iterator of good images (B,3,H,W) in [0,1]."""
-EQUAL, GROUPS = 0.5, 6
+HIGHEST = 1e-4
+"""Share of good images' pixels above the unit in which two maps are compared (see Readout.fit)."""
+EQUAL, GROUPS = 0.5, 12
 """Share of the memory bank where synthetic defects can't decide, and number of groups of these defects."""
 RECONSTRUCTED = 40
 """Largest number of training images that are reconstructed for statistics; sampling dominates the cost."""
@@ -46,6 +48,9 @@ class Readout(nn.Module):
         runs: number of reconstructions per image.
         batch_maxima: scale the pixel term by the maxima of the batch, as the published code does, instead of
             the image.
+
+    Attributes:
+        bank_share: weight of the standardised map of the memory bank; the reconstructions have the rest.
     """
 
     bank_share: Tensor
@@ -74,6 +79,7 @@ class Readout(nn.Module):
         self.bank = PatchBank(channels, config.bank_size) if config.bank_shares else None
         if config.bank_shares:
             self.register_buffer("bank_share", torch.tensor(config.bank_shares[0], dtype=torch.float32))
+            self._highest = torch.ones(2)
         self.scales = MapScales(len(self._shares) + (self.bank is not None), config.position_grid)
 
     @property
@@ -105,7 +111,8 @@ class Readout(nn.Module):
         image, *reconstructions = self._resized(features, image, *reconstructions)
         maps = self._maps(image, reconstructions, features)
         if config.standardise:
-            total = torch.tensordot(self._weights(maps), self.scales(maps), dims=1)
+            maps = self.scales(maps)
+            total = self._weighted(maps) if self.bank is None else self._combined(*self._both(maps))
         else:
             total = maps.sum(0) / len(reconstructions)
         if config.pixel_weight:
@@ -116,13 +123,19 @@ class Readout(nn.Module):
             total = total * _at_size(object_weight, list(total.shape[-2:]))
         return total
 
-    def _weights(self, like: Tensor) -> Tensor:
-        """Weights of all maps in their sum, (M,)."""
-        shares = like.new_tensor(self._shares)
-        if self.bank is None:
-            return shares
-        bank = self.bank_share.to(shares)
-        return torch.cat([(1 - bank) * shares, bank[None]])
+    def _combined(self, residual: Tensor, bank: Tensor) -> Tensor:
+        """The weighted sum of the standardised maps of reconstructions and memory bank, (B,1,H,W)."""
+        share = self.bank_share.to(bank)
+        return (1 - share) * residual + share * bank
+
+    def _both(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps of the reconstructions and of the memory bank, (M,B,1,H,W) to two (B,1,H,W)."""
+        return self._weighted(maps[:-1]), maps[-1]
+
+    def _weighted(self, maps: Tensor) -> Tensor:
+        """Weighted sum of the reconstructions' maps, (M,B,1,H,W) to (B,1,H,W)."""
+        total: Tensor = torch.tensordot(maps.new_tensor(self._shares), maps, dims=1)
+        return total
 
     def score(self, anomaly_map: Tensor, pixels: int = 0) -> Tensor:
         """Image scores of anomaly maps, (B,1,H,W) to (B,); for `pixels` see Method.score, 0 means all."""
@@ -136,7 +149,11 @@ class Readout(nn.Module):
     def fit(
         self, pairs: Pairs, features: Features, seen: Pairs | None = None, images: Images | None = None
     ) -> None:
-        """Compute whitening, memory bank, mean normal maps and scales from good images.
+        """Compute whitening, memory bank, mean normal maps, scales and the bank's weight from good images.
+
+        The map of the reconstructions and that of the memory bank have the same unit: the value that the
+        share HIGHEST of the pixels of good images exceeds. With equal weights, both raise equally high values
+        on good images.
 
         Args:
             pairs: held-back images and their reconstructions, for the scales.
@@ -165,6 +182,26 @@ class Readout(nn.Module):
             self.scales.fit_mean_maps(self._maps(*pair, features) for pair in resized(seen or pairs))
         if self.config.standardise:
             self.scales.fit(self._maps(*pair, features) for pair in resized(pairs))
+        if self.bank is not None:
+            self._highest = self._measured(
+                self.scales(self._maps(*pair, features)) for pair in resized(pairs)
+            )
+            self._set_bank_share(self.config.bank_shares[0])
+
+    def _measured(self, batches: Iterable[Tensor]) -> Tensor:
+        """Value that the share HIGHEST of smoothed pixels exceeds, of reconstructions and memory bank, (2,).
+
+        Args:
+            batches: standardised maps of good images, (M,B,1,H,W) each.
+        """
+        pairs = [torch.stack([self._smoothed(one) for one in self._both(maps)]) for maps in batches]
+        values = torch.cat([pair.flatten(1) for pair in pairs], dim=1)
+        return values.topk(max(1, int(HIGHEST * values.shape[1]))).values[:, -1].clamp(min=1e-8)
+
+    def _set_bank_share(self, share: float) -> None:
+        """Set the weight of the memory bank, given as a share of maps with the same unit."""
+        first, second = self._highest.new_tensor([1 - share, share]) / self._highest
+        self.bank_share.copy_(second / (first + second))
 
     @contextmanager
     def without(
@@ -207,7 +244,8 @@ class Readout(nn.Module):
         size = list(masks.shape[-2:])
         found: dict[float, Tensor] = {}
         for share in sorted(self.config.bank_shares):
-            fine, bad = (self._smoothed((1 - share) * residual + share * bank) for residual, bank in maps)
+            self._set_bank_share(share)
+            fine, bad = (self._smoothed(self._combined(*pair)) for pair in maps)
             scores, large = (self.score(fine), self.score(bad)), (_at_size(fine, size), _at_size(bad, size))
             groups = [slice(first, None, GROUPS) for first in range(min(GROUPS, len(bad)))]
             found[share] = torch.tensor(
@@ -216,16 +254,16 @@ class Readout(nn.Module):
                     for some in groups
                 ]
             )
-        self.bank_share.fill_(within_one_error(found))
+        self._set_bank_share(within_one_error(found))
 
     def _residual_and_bank_maps(self, pairs: Pairs, features: Features) -> tuple[Tensor, Tensor]:
         """Standardised maps of the reconstructions and of the memory bank, two (N,1,H,W)."""
         residual, bank = [], []
         for image, reconstructions in pairs():
             image, *others = self._resized(features, image, *reconstructions)
-            maps = self.scales(self._maps(image, others, features))
-            residual.append(torch.tensordot(maps.new_tensor(self._shares), maps[:-1], dims=1))
-            bank.append(maps[-1])
+            one, other = self._both(self.scales(self._maps(image, others, features)))
+            residual.append(one)
+            bank.append(other)
         return torch.cat(residual), torch.cat(bank)
 
     def _smoothed(self, total: Tensor) -> Tensor:

@@ -30,9 +30,9 @@ class ReadoutConfig:
         local_share: weight of local colours and edges in the sum of maps (see mendiff.scoring.pyramid), 0 to
             1; needs `standardise`.
         bank_shares: candidate weights of the memory bank (see mendiff.scoring.bank), which does not use the
-            reconstruction. The other maps share the remaining weight. Of several candidates `fit` selects the
-            one that detects synthetic defects in held-back images best. Empty for no memory bank; needs
-            `standardise`.
+            reconstruction; the other maps share the remaining weight. `fit` brings both to the same unit, and
+            selects by synthetic defects in held-back images; see Readout.choose_bank_share. Empty for no
+            memory bank; needs `standardise`.
         bank_size: number of positions in the memory bank.
         standardise: standardise every map to zero mean and unit deviation on good images before adding.
         average_layers: average the maps of all layers before standardising, so that layers keep the ratio of
@@ -111,7 +111,7 @@ class ReadoutConfig:
             )
 
 
-SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Candidate weights of the memory bank."""
 
 LEARNED = ReadoutConfig(

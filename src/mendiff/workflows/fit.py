@@ -230,15 +230,14 @@ def _say_result(model: Model, out: Path, power: Power, reporter: Reporter) -> No
 
 
 def bank_share_note(method: Any) -> str:
-    """A line about the memory bank's share of the scores, if the fit chose it; otherwise ""."""
+    """A line about what scores come from, if the fit chose it; otherwise ""."""
     readout = getattr(method, "readout", None)
     if readout is None or len(readout.config.bank_shares) < 2:
         return ""
-    share = round(100 * float(readout.bank_share))
-    chosen = "chosen on synthetic defects in held-back images"
-    if share == 100:
+    share, chosen = float(readout.bank_share), "chosen on synthetic defects in held-back images"
+    if share == 1:
         return f"note: scores come from the memory bank only, {chosen}: reconstructions do not improve them."
-    return f"scores: {share} % memory bank, {100 - share} % reconstruction, {chosen}"
+    return f"scores: reconstructions {'and memory bank' if share else 'only'}, {chosen}"
 
 
 def median_size(paths: Sequence[Path]) -> list[int]:
