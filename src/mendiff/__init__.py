@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mendiff.inspection import Inspection
     from mendiff.model import Model
     from mendiff.types import Detection
-    from mendiff.workflows.front import benchmark, check, evaluate, fit, monitor, tune
+    from mendiff.workflows.front import benchmark, check, distill, evaluate, fit, monitor, tune
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,7 @@ __all__ = [
     "__version__",
     "benchmark",
     "check",
+    "distill",
     "evaluate",
     "fit",
     "load",
@@ -51,6 +52,7 @@ _HOMES = {
     "Reading": "mendiff.data.reading",
     "benchmark": "mendiff.workflows.front",
     "check": "mendiff.workflows.front",
+    "distill": "mendiff.workflows.front",
     "evaluate": "mendiff.workflows.front",
     "fit": "mendiff.workflows.front",
     "load": "mendiff.checkpoints.store",

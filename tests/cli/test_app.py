@@ -61,7 +61,7 @@ def test_help_has_usage_and_examples(run, name):
         (
             ["fti"],
             "expected a command (demo, check, fit, fit-codec, fit-features, predict, explain, evaluate, "
-            "calibrate, monitor, report, tune, benchmark, convert, export, plan, info), got 'fti'",
+            "calibrate, monitor, report, tune, distill, benchmark, convert, export, plan, info), got 'fti'",
         ),
         (
             ["fit", "x", "-o", "y", "--config", "no.yaml"],

@@ -19,6 +19,7 @@ MADE: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("a demo", "demo.json", {"mean": ..., "seconds": ...}),
     ("a run", "run.json", {"format": ...}),
     ("a tuned model", "tuning.json", {"changes": ..., "trials": ...}),
+    ("a distilled model", "distillation.json", {"start_timestep": ..., "rows": ...}),
 )
 BENCHMARK = ("a benchmark", "results.json", {"results": ..., "figures": ...})
 """Not in MADE: a benchmark continues in its folder and never replaces it."""

@@ -136,11 +136,11 @@ class Glad(Method):
         check_size(self.codec, image, self.denoiser.multiple)
         t = rng.integers(*self.config.train_timesteps)
         with torch.no_grad():
-            z0, z_anomalous = self._pairs(image, rng)
+            z0, z_anomalous = self.training_pairs(image, rng)
         prompt = None if categories is None else self.denoiser.category_prompts[categories]
         return self.atp_loss(z0, z_anomalous, t.to(image.device), rng.like(z0), prompt)
 
-    def _pairs(self, image: Tensor, rng: PerImageRandom) -> tuple[Tensor, Tensor]:
+    def training_pairs(self, image: Tensor, rng: PerImageRandom) -> tuple[Tensor, Tensor]:
         """Latents of good images, and of the images with synthetic anomalies, two (B,c,h,w)."""
         if self._variants is not None:
             chosen = rng.integers(0, self.config.variants)

@@ -1,4 +1,4 @@
-"""The Python interface of the workflows: mendiff.check, fit, evaluate, tune, benchmark, monitor.
+"""The Python interface of the workflows: mendiff.check, fit, evaluate, tune, distill, benchmark, monitor.
 
 Options have the names of the command line; see mendiff.workflows.options. Messages and warnings go to
 Python's logger "mendiff".
@@ -19,6 +19,7 @@ from mendiff.model import Model
 from mendiff.runs.reporting import Reporter
 from mendiff.workflows import benchmark as benchmarks
 from mendiff.workflows import check as checking
+from mendiff.workflows import distill as distillation
 from mendiff.workflows import evaluate as evaluation
 from mendiff.workflows import fit as fits
 from mendiff.workflows import monitor as monitoring
@@ -26,13 +27,14 @@ from mendiff.workflows import tune as tuning
 from mendiff.workflows.options import (
     BenchmarkOptions,
     CheckOptions,
+    DistillOptions,
     EvaluateOptions,
     FitOptions,
     MonitorOptions,
     Options,
     TuneOptions,
 )
-from mendiff.workflows.results import Check, Comparison, Evaluation, Monitoring, Tuning
+from mendiff.workflows.results import Check, Comparison, Distilled, Evaluation, Monitoring, Tuning
 
 PathLike = str | Path
 
@@ -119,6 +121,30 @@ def tune(
         tuned = load(place / "model")
     tuned = tuned if out is not None else _without_source(tuned)
     return Tuning(tuned, result["changes"], tuple(result["trials"]))
+
+
+def distill(
+    model: Model | PathLike,
+    data: PathLike,
+    out: PathLike | None = None,
+    *,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Distilled:
+    """Train the denoiser of a GLAD model to sample in few steps, for faster predictions.
+
+    Args:
+        model: a model or a model folder.
+        data: the good images of its fit.
+        out: output folder for the distilled model and the comparison; without it, nothing is written.
+        reporter: receives progress and messages.
+        options: fields of DistillOptions, such as sampler_steps=1.
+    """
+    with _folder_of(model) as folder, _output(out) as place:
+        asked = _options(DistillOptions, model=folder, data=data, out=place, **options)
+        result = distillation.run(asked, reporter or Reporter())
+        student = load(place / "model")
+    return Distilled(student if out is not None else _without_source(student), tuple(result["rows"]))
 
 
 def benchmark(

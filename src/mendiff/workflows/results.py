@@ -67,6 +67,20 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Distilled:
+    """The result of `distill`.
+
+    Attributes:
+        model: the distilled model.
+        rows: speed and quality of the teacher, of its network in few steps, and of the distilled model, on
+            synthetic defects in held-back good images.
+    """
+
+    model: Model
+    rows: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
 class Tuning:
     """The result of `tune`.
 

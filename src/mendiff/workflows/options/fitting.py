@@ -197,6 +197,41 @@ class TuneOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillOptions(Options):
+    """Train the denoiser of a fitted GLAD model to sample in few steps, for faster predictions.
+
+    The student starts at a fixed timestep and has no adaptive search. Its quality and speed are printed
+    beside those of the model, on synthetic defects in held-back good images.
+
+    Attributes:
+        data: the good images of the model's fit.
+        out: output folder for the distilled model and the comparison.
+        sampler_steps: steps of the student.
+        start_timestep: timestep at which noise is added (default: the median at which the model's search
+            stops for synthetic defects).
+        steps: training steps (default: a third of the model's).
+    """
+
+    EXAMPLES: ClassVar = (
+        "mendiff distill model photos/good -o fast",
+        "mendiff distill model photos/good -o faster --sampler-steps 1 --start-timestep 500",
+    )
+
+    model: Path = field(metadata=ARGUMENT)
+    data: Path = field(metadata=ARGUMENT)
+    out: Path
+    sampler_steps: int = 2
+    start_timestep: int | None = None
+    steps: int | None = None
+    categories: list[str] | None = None
+    layout: str = "auto"
+    seed: int = 0
+    device: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrateOptions(Options):
     """Recompute a model's thresholds without training, from new good images or for another false-alarm rate.
 
