@@ -16,6 +16,7 @@ KINDS = {
     "a demo": ("demo.json", {"mean": {}, "categories": {}, "seconds": 3.0}),
     "a run": ("run.json", {"format": "mendiff run"}),
     "a tuned model": ("tuning.json", {"changes": {}, "trials": []}),
+    "a distilled model": ("distillation.json", {"start_timestep": 500, "rows": []}),
 }
 
 

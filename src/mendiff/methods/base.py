@@ -174,7 +174,9 @@ class Method(nn.Module, ABC):
         Methods whose images take different numbers of steps may work on several batches at once.
         """
         for image, seeds in batches:
-            yield self.predict(image, seeds)
+            with torch.no_grad():
+                found = self.predict(image, seeds)
+            yield found
 
     @abstractmethod
     def predict(self, image: Tensor, seeds: Tensor) -> Detection:
