@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ def inspected(
     found: dict[int, Detection] = {}
     for at, (one, needed) in enumerate(zip(subjects, wanted, strict=True)):
         while one.prepared is not None and at not in found:
-            place, result = next(results)
-            found[place] = result
+            for place, result in islice(results, 1):  # ends when the images that are left have failed
+                found[place] = result
         if not needed:
             found.pop(at, None)
             yield None
