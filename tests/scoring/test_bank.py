@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mendiff.errors import InputError
-from mendiff.scoring.bank import SKETCH, PatchBank, covering
+from mendiff.scoring.bank import SKETCH, PatchBank, beyond_unit, covering, distance_to_nearest
 
 CHANNELS = (4, 6)
 
@@ -51,6 +51,16 @@ def test_distances_equal_the_closed_form_at_any_scale(size, scale):
     flat = torch.cat(unit, dim=1).flatten(2)[0].T / 2**0.5
     expected = 1 - (flat @ bank.vectors.float().T).amax(1)
     assert torch.allclose(bank(queries, (64, 64)).flatten(), expected, atol=1e-5)
+
+
+def test_distances_of_near_vectors_keep_their_digits():
+    rng = torch.Generator().manual_seed(0)
+    known = torch.nn.functional.normalize(torch.randn(500, 400, generator=rng), dim=1).half().float()
+    queries = torch.nn.functional.normalize(known + 5e-4 * torch.randn(500, 400, generator=rng), dim=1)
+    expected = 1 - (queries.double() * known.double()).sum(1)
+    found = distance_to_nearest(queries, known, beyond_unit(known))
+    assert 0 < expected.abs().max() < 3e-4
+    assert torch.allclose(found.double(), expected, rtol=0, atol=2e-7)  # a plain product: 4.6e-7
 
 
 def test_distance_does_not_depend_on_the_batch():

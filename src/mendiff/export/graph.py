@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mendiff.errors import InputError
 from mendiff.methods.base import Method
 from mendiff.runtime.sessions import OUTPUTS
-from mendiff.scoring.bank import CHUNK, PatchBank
+from mendiff.scoring.bank import CHUNK, PatchBank, beyond_unit, distance_to_nearest
 from mendiff.scoring.whitening import ChannelWhitening
 from mendiff.synthesis.upright import Frame
 from mendiff.types import Detection
@@ -77,16 +77,19 @@ class _Whitening(nn.Module):
 class _Bank(nn.Module):
     """PatchBank in pieces per image instead of per batch, so that their number is constant."""
 
+    _beyond: Tensor
+
     def __init__(self, like: PatchBank) -> None:
         super().__init__()
         self._bank = like
+        self.register_buffer("_beyond", beyond_unit(like.vectors.float()))
 
     def forward(self, layers: list[Tensor], size: tuple[int, int]) -> Tensor:
         found = self._bank._embedded(layers, size)
-        known = self._bank.vectors.to(found.dtype).T
-        queries = found.flatten(2).transpose(1, 2)
-        nearest = torch.cat([(one @ known).amax(2) for one in queries.split(CHUNK, dim=1)], dim=1)
-        return 1 - nearest.unflatten(1, found.shape[-2:])[:, None]
+        known = self._bank.vectors.to(found.dtype)
+        queries = found.flatten(2).transpose(1, 2).split(CHUNK, dim=1)
+        distances = torch.cat([distance_to_nearest(one, known, self._beyond) for one in queries], dim=1)
+        return distances.unflatten(1, found.shape[-2:])[:, None]
 
 
 _TRACEABLE: dict[type, Any] = {ChannelWhitening: _Whitening, PatchBank: _Bank}

@@ -92,12 +92,35 @@ class PatchBank(nn.Module):
         """
         found = self._embedded(layers, size)
         known = self.vectors.to(found.dtype)
+        beyond = beyond_unit(known)
         queries = found.flatten(2).transpose(1, 2).flatten(0, 1)
-        nearest = torch.cat([(one @ known.T).amax(1) for one in queries.split(CHUNK)])
-        return 1 - nearest.view(len(found), 1, *found.shape[-2:])
+        distances = torch.cat([distance_to_nearest(one, known, beyond) for one in queries.split(CHUNK)])
+        return distances.view(len(found), 1, *found.shape[-2:])
 
     def _embedded(self, layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         return embedded(layers, size, self.pool)
+
+
+def distance_to_nearest(queries: Tensor, known: Tensor, beyond: Tensor) -> Tensor:
+    """One minus the largest product with a known vector, (...,Q) in [0,2].
+
+    The matrix product selects the vector; the distance is taken from the difference of the two vectors. One
+    minus a product close to one would lose the digits in which good positions differ, and these would change
+    with the batch.
+
+    Args:
+        queries: (...,Q,D) of unit length.
+        known: (N,D), rounded from vectors of unit length.
+        beyond: (N,), see `beyond_unit`.
+    """
+    nearest = (queries @ known.T).argmax(-1)
+    # For |q| = 1 this is 1 - q.k.
+    return ((queries - known[nearest]).square().sum(-1) - beyond[nearest]) / 2
+
+
+def beyond_unit(known: Tensor) -> Tensor:
+    """Squared lengths minus one, (N,), of vectors rounded to half precision."""
+    return known.square().sum(1) - 1
 
 
 def embedded(layers: Sequence[Tensor], size: tuple[int, int], pool: int = 3) -> Tensor:
