@@ -53,6 +53,8 @@ FREE = frozenset(("free", "frei", "less"))
 TWIN_MARKS = _set("label labels mask masks gt seg segmentation annotation anno groundtruth lbl msk truth")
 """Word in the name of a label image besides the name of its image: part_mask.png of part.jpg."""
 
+RANDOM = 4
+"""Letters directly after digits from which a name is a random number, whose short words mean nothing."""
 SYSTEM_FOLDERS = _set(
     "@eadir __macosx lost+found #recycle #snapshot @recycle @recently-snapshot @tmp $recycle.bin recycler "
     "thumbs thumbnail thumbnails"
@@ -66,7 +68,10 @@ def words(name: str) -> list[str]:
     plain = unicodedata.normalize("NFKD", name)
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
     plain = re.sub(r"([a-z])([A-Z])", r"\1 \2", plain)
-    return [unicodedata.normalize("NFC", word).casefold() for word in re.findall(r"[^\W\d_]+", plain)]
+    found = [unicodedata.normalize("NFC", word).casefold() for word in re.findall(r"[^\W\d_]+", plain)]
+    # 9f0bad31c7e2 is a number, not a bad part.
+    random = len(re.findall(r"\d[^\W\d_]", plain)) >= RANDOM
+    return [word for word in found if len(word) > 3 or not word.isascii()] if random else found
 
 
 def meaning(name: str) -> str:
