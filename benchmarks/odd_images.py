@@ -10,22 +10,30 @@ import functools
 import sys
 from pathlib import Path
 
+from torch import Tensor
+
 from mendiff.data import outliers
 from mendiff.data.dataset import open_data
+from mendiff.data.reading import AS_STORED
 from mendiff.data.samples import Category
-from mendiff.runs.odd_images import Bank, Described, odd_images, odd_notes, ranked
+from mendiff.runs.odd_images import Described, odd_images, odd_notes, ranked
+from mendiff.scoring.odd_images import Positions, farthest
 
 
 def defects_named(category: Category) -> int:
     """Number of defective test images that are outliers among the good images and themselves."""
-    describe = Described(0)
+    describe = Described(AS_STORED)
     known = {index: describe(path) for index, path in enumerate(category.good)}
-    bank = Bank(known)
-    good = [(path, bank.distance(known[index], index)) for index, path in enumerate(category.good)]
+    positions = Positions(known)
+
+    def distance(vectors: Tensor, index: int = -1) -> float:
+        return farthest(positions.distances(vectors, index))
+
+    good = [(path, distance(known[index], index)) for index, path in enumerate(category.good)]
     count = 0
     for sample in category.test:
         if not sample.is_good:
-            odd = ranked([*good, (sample.path, bank.distance(describe(sample.path)))])
+            odd = ranked([*good, (sample.path, distance(describe(sample.path)))])
             mixed = dataclasses.replace(category, train=(*category.train, sample.path))
             plain = {path for note in outliers.unlike_images(mixed) for path in note.paths}
             count += sample.path in plain or any(one.far and one.path == sample.path for one in odd)

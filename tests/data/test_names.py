@@ -9,7 +9,8 @@ from mendiff.data.names import DEFECTIVE, GOOD, LABELS, is_good_alone, is_system
 SAID = {
     GOOD: "OK ok good Good normal Normal_dir i.O. NoDefect defect-free defect_free good_no_3 OK2 gut 良品",
     DEFECTIVE: "NG ng NG-2024 NOK n.i.O. KO bad Bad_1 abnormal abnormal_dir anomaly Anomalies defect Defects "
-    "defective defauts défauts Défectueux not_ok notGood not-good 1st_2nd_ng 3a9f1c2d_defect Ungood schlecht Fehler defecto difetti "
+    "defective defauts défauts Défectueux not_ok notGood not-good Ungood schlecht Fehler defecto difetti "
+    "1st_2nd_ng 3a9f1c2d_defect "
     "不良品 不合格 缺陷图 불량",
     LABELS: "mask masks Mask_dir gt GT ground_truth Ground-Truth label labels annotations Segmentation 标注",
     "": "monday line1 ngoc okra scratch train images JPEGImages goodyear badger camera2 2024-05-01 maskros "

@@ -444,6 +444,26 @@ def test_without_an_image_the_map_is_that_of_a_readout_fitted_to_the_others(pict
     assert torch.equal(readout.anomaly_map(*pairs[2], features), before)
 
 
+def test_statistics_of_training_images_leave_an_odd_image_out(rng):
+    good = torch.rand(1, 3, 32, 32, generator=rng) + 0.02 * torch.rand(12, 3, 32, 32, generator=rng)
+    good[4, :, 10:16, 10:16] = torch.tensor([5.0, -3.0, 1.0])[:, None, None]
+    config = ReadoutConfig(
+        distance="whitened", standardise=True, position_grid=4, bank_shares=(0.5,), bank_size=64
+    )
+    pairs = [(image, [image + 0.1]) for image in good.split(3)]
+    others = [(image[None], [image[None] + 0.1]) for at, image in enumerate(good) if at != 4]
+    readout, expected = Readout(config, CHANNELS), Readout(config, CHANNELS)
+    readout.fit(lambda: pairs[:1], features, lambda: pairs)
+    expected.fit(lambda: pairs[:1], features, lambda: others)
+    assert readout.odd == (4,)
+    kept, same = readout.state_dict(), expected.state_dict()
+    assert all(torch.allclose(kept[key], same[key], rtol=1e-4, atol=1e-5) for key in kept)
+    odd = (good[4:5], [good[4:5] + 0.1])
+    with readout.without(4, *odd, features):
+        left = readout.anomaly_map(*odd, features)
+    torch.testing.assert_close(left, readout.anomaly_map(*odd, features))
+
+
 def test_first_images_do_not_depend_on_the_batches(pictures):
     batches = [(pictures[:3], torch.arange(3)), (pictures[3:], torch.arange(3, 4))]
     for most in range(1, 6):

@@ -133,17 +133,25 @@ def test_fit_says_that_a_rate_is_extrapolated_and_keeps_the_one_that_was_asked_f
     assert "for a false-alarm rate of 5%" in " ".join(run("info", tmp_path / "model")[1].split())
 
 
-def test_fit_names_a_defect_among_the_good_images_and_passes_over_it(run, tmp_path):
+@pytest.mark.parametrize(
+    ("held_back", "what", "ignored"),
+    [
+        (True, "outlier among the good images (score ", "The threshold ignores this image."),
+        (False, "some of its features are like those of no other good image", "The statistics ignore this"),
+    ],
+)
+def test_fit_names_a_defect_among_the_good_images_and_passes_over_it(run, tmp_path, held_back, what, ignored):
     good = draw(tmp_path / "good", 30)
     # Whether it is held back depends on its content.
     for seed in range(100):
         Image.fromarray(picture(np.random.default_rng(1000 + seed), defect=24)).save(good / "odd.png")
         seeds = {Path(name).name: at for at, name, _ in GoodImages(sorted(good.iterdir()), 32).identities}
-        if seeds["odd.png"] in choose(list(seeds.values())):
+        if (seeds["odd.png"] in choose(list(seeds.values()))) == held_back:
             break
     code, out, err = run("fit", good, "-o", tmp_path / "model", "--json", *settings(training__steps="30"))
     assert code == 0
-    assert f"warning: {good / 'odd.png'}: outlier among the good images (score " in err
+    assert f"warning: {good / 'odd.png'}: {what}" in err
+    assert ignored in err
     assert json.loads(out)["standing_out"] == [str(good / "odd.png")]
     model = mendiff.load(tmp_path / "model")
     assert model.threshold < model.predict(good / "odd.png").score

@@ -16,7 +16,7 @@ from mendiff.errors import InputError
 from mendiff.model import Model
 from mendiff.runs.places import Place, TakenError, new_folder
 from mendiff.runs.reporting import Reporter
-from mendiff.runs.thresholds import report_reliability, warn_of_outliers
+from mendiff.runs.thresholds import left_out, report_reliability, warn_of_outliers
 from mendiff.training.split import FEWEST_IMAGES, choose, split_seeds
 
 
@@ -91,6 +91,8 @@ def _of_category(
         for some in (held_back, seen)
     )
     calibrated = model.calibrated(images, others, category=name)
-    warn_of_outliers(calibrated.calibration, [seeds[seed] for seed in (*held_back, *seen)], reporter)
+    ignored = left_out(calibrated.method, [seeds[seed] for seed in seen]) if model.plain else []
+    scored = [seeds[seed] for seed in (*held_back, *seen)]
+    warn_of_outliers(calibrated.calibration, scored, reporter, ignored)
     report_reliability(calibrated.calibration, reporter, f"threshold of {name}", warnings_only=True)
     return calibrated

@@ -22,19 +22,12 @@ from mendiff.data.samples import Category, Finding
 from mendiff.errors import InputError
 from mendiff.nets.features import STAGES
 from mendiff.scoring.bank import embedded
-from mendiff.scoring.score import top_share_mean
+from mendiff.scoring.odd_images import MOST_KNOWN, Positions, above_median, farthest, is_far
 
 SIDE = 160
 """Image side in pixels; at 320 no more planted defects were found on real sets."""
-MOST_KNOWN, POSITIONS = 400, 4000
-"""Images from which positions are drawn, at regular intervals, and number of positions."""
-TOP_SHARE = 0.01
 FAR = 4.0
 """Robust standard deviations above the median from which an image is named; more for few images."""
-FEW = 4.0
-"""The limit is FAR (1 + FEW / n) for n images, since their spread is less certain."""
-LEAST_SPREAD = 0.02
-"""Lower limit of the spread of log distances: images that are nearly equal differ by noise."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +63,12 @@ def odd_images(
     known = {index: vectors for index in chosen if (vectors := described(paths[index])) is not None}
     if len(known) < FEWEST:
         return []
-    bank = Bank(known)
+    positions = Positions(known)
     found: list[tuple[Path, float]] = []
     for index, path in enumerate(paths):
         vectors = known.get(index) if index in known else described(path)
         if vectors is not None:
-            found.append((path, bank.distance(vectors, index)))
+            found.append((path, farthest(positions.distances(vectors, index))))
         if update is not None:
             update(index + 1, len(paths), "")
     return ranked(found)
@@ -114,35 +107,9 @@ class Described:
         return embedded(self._features(image), (SIDE, SIDE))[0].flatten(1).T
 
 
-class Bank:
-    """Positions of good images, drawn evenly.
-
-    Args:
-        known: the described images by index.
-    """
-
-    def __init__(self, known: dict[int, Tensor]) -> None:
-        rng = torch.Generator("cpu").manual_seed(0)
-        each = -(-POSITIONS // len(known))
-        drawn = [vectors[torch.randperm(len(vectors), generator=rng)[:each]] for vectors in known.values()]
-        self._vectors = torch.cat(drawn)
-        owners = [index for index, some in zip(known, drawn, strict=True) for _ in some]
-        self._owners = torch.tensor(owners)
-
-    def distance(self, vectors: Tensor, index: int = -1) -> float:
-        """Mean distance of the farthest positions (P,D) to the nearest positions of images of other index."""
-        likeness = (vectors @ self._vectors.T).masked_fill(self._owners == index, -1.0)
-        return float(top_share_mean(1 - likeness.amax(1).view(1, 1, 1, -1), TOP_SHARE))
-
-
 def ranked(found: Sequence[tuple[Path, float]]) -> list[Odd]:
-    """Images with their distances (see Bank), the most different first."""
-    logs = torch.tensor([distance for _, distance in found]).clamp(min=1e-6).log()
-    middle = logs.median()
-    spread = max(1.4826 * float((logs - middle).abs().median()), LEAST_SPREAD)  # of a normal distribution
-    limit = FAR * (1 + FEW / len(found))
-    odd = [
-        Odd(path, float(log - middle) / spread, float(log - middle) / spread > limit)
-        for (path, _), log in zip(found, logs, strict=True)
-    ]
+    """Images with their distances (see Positions), the most different first."""
+    deviations = above_median([distance for _, distance in found])
+    far = is_far(deviations, FAR).tolist()
+    odd = [Odd(path, *one) for (path, _), *one in zip(found, deviations.tolist(), far, strict=True)]
     return sorted(odd, key=lambda one: -one.distance)

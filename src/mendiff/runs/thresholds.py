@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mendiff.calibration import Calibration
 from mendiff.errors import InputError
@@ -35,24 +36,42 @@ def report_reliability(
         reporter.say(f"note: {what} {calibration.worth}")
 
 
-def warn_of_outliers(calibration: Calibration, paths: Sequence[Path], reporter: Reporter) -> list[str]:
+def left_out(method: Any, seen: Sequence[Path]) -> list[Path]:
+    """Training images that the method's statistics leave out, given the paths of all."""
+    odd = getattr(getattr(method, "readout", None), "odd", ())
+    return list(dict.fromkeys(seen[at] for at in odd))
+
+
+def warn_of_outliers(
+    calibration: Calibration, paths: Sequence[Path], reporter: Reporter, ignored: Sequence[Path] = ()
+) -> list[str]:
     """Warn of every good image whose score is an outlier; returns the names of all outliers.
 
     Args:
         calibration: its scores.
         paths: the images of these scores, in the same order.
         reporter: takes the warnings.
+        ignored: images that the statistics leave out, too.
     """
     outliers, scores = calibration.outliers, calibration.scores
     highest = max((score for at, score in enumerate(scores) if at not in outliers), default=0.0)
-    for at in outliers[:MOST_WARNINGS]:
-        reporter.warn(
-            f"{paths[at]}: outlier among the good images (score {scores[at]:.4g}, highest of the others "
-            f"{highest:.4g}); check whether the part is good. The threshold ignores this image."
+    sentences = {
+        paths[at]: f"outlier among the good images (score {scores[at]:.4g}, highest of the others "
+        f"{highest:.4g}); check whether the part is good. The threshold "
+        f"{'and the statistics ignore' if paths[at] in ignored else 'ignores'} this image."
+        for at in outliers
+    }
+    for path in ignored:
+        sentences.setdefault(
+            path,
+            "some of its features are like those of no other good image; check whether the part is good. "
+            "The statistics ignore this image.",
         )
-    if len(outliers) > MOST_WARNINGS:
+    for path, sentence in list(sentences.items())[:MOST_WARNINGS]:
+        reporter.warn(f"{path}: {sentence}")
+    if len(sentences) > MOST_WARNINGS:
         reporter.warn(
-            f"{len(outliers) - MOST_WARNINGS} more outliers among the good images: see standing_out with "
+            f"{len(sentences) - MOST_WARNINGS} more outliers among the good images: see standing_out with "
             "--json."
         )
-    return [str(paths[at]) for at in outliers]
+    return [str(path) for path in sentences]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mendiff.errors import InputError
 from mendiff.scoring.maps import to_grid
+from mendiff.scoring.odd_images import surely_odd
 
 PIXELS_PER_POSITION = 8
 """Smallest distance between positions of the bank's grid; coarser features keep their own grid."""
@@ -35,6 +36,7 @@ class PatchBank(nn.Module):
 
     Attributes:
         vectors: stored features, (size, sum of channels) in half precision.
+        odd: indices of the images of the last fit that it left out (see scoring/odd_images.py).
 
     Source: PatchCore (Roth et al. 2022), with random instead of greedy selection of positions.
     """
@@ -45,12 +47,12 @@ class PatchBank(nn.Module):
         super().__init__()
         self.pool = pool
         self.register_buffer("vectors", torch.zeros(size, sum(channels), dtype=torch.float16))
-        self._image_of = torch.zeros(
-            0, dtype=torch.int64
-        )  # index of the image of each vector, of the last fit
+        self.odd: tuple[int, ...] = ()
+        # Index of the image of each vector, of the last fit.
+        self._image_of = torch.zeros(0, dtype=torch.int64)
 
     def fit(self, batches: Iterable[tuple[Sequence[Tensor], tuple[int, int]]], seed: int = DRAW_SEED) -> None:
-        """Select positions of good images.
+        """Select positions of good images; not of an image that is far from all others, such as a defect.
 
         Args:
             batches: (features, one (B,C,h,w) per layer; height and width of the images). None raises
@@ -60,13 +62,16 @@ class PatchBank(nn.Module):
         known = [self._embedded(layers, size).flatten(2).transpose(1, 2).half() for layers, size in batches]
         if not known:
             raise InputError(NO_IMAGES)
-        listed = torch.cat([one.flatten(0, 1) for one in known])
+        images = torch.cat(known)
+        self.odd = tuple(surely_odd(images))
+        kept = [index for index in range(len(images)) if index not in self.odd]
+        listed = (images[kept] if self.odd else images).flatten(0, 1)
         drawn = covering(listed, len(self.vectors), torch.Generator("cpu").manual_seed(seed))
         # Fewer positions than `size` are stored repeatedly, which changes no distance.
         times = -(-len(self.vectors) // len(drawn))
         stored = drawn.repeat(times)[: len(self.vectors)]
         self.vectors.copy_(listed[stored.to(listed.device)])
-        self._image_of = stored // known[0].shape[1]
+        self._image_of = torch.tensor(kept)[stored // images.shape[1]]
 
     @contextmanager
     def without(self, image: int) -> Iterator[None]:

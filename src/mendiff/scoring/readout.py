@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -168,18 +168,19 @@ class Readout(nn.Module):
                 first, *others = self._resized(features, image, *reconstructions)
                 yield first, others
 
+        if self.bank is not None:
+            known = images or (lambda: (image for image, _ in (seen or pairs)()))
+            self.bank.fit(self._for_bank(image, features) for image in known())
+        normal = leaving(seen or pairs, self.odd)
         if self.config.distance == "whitened":
-            for image, reconstructions in resized(seen or pairs):
+            for image, reconstructions in resized(normal):
                 layers = self._layers(image, reconstructions, features)
                 for whitening, (ours, theirs) in zip(self._whitenings, layers, strict=True):
                     whitening.update(ours, theirs)
             for whitening in self._whitenings:
                 whitening.finish()
-        if self.bank is not None:
-            known = images or (lambda: (image for image, _ in (seen or pairs)()))
-            self.bank.fit(self._for_bank(image, features) for image in known())
         if self.config.position_grid:
-            self.scales.fit_mean_maps(self._maps(*pair, features) for pair in resized(seen or pairs))
+            self.scales.fit_mean_maps(self._maps(*pair, features) for pair in resized(normal))
         if self.config.standardise:
             self.scales.fit(self._maps(*pair, features) for pair in resized(pairs))
         if self.bank is not None:
@@ -218,7 +219,7 @@ class Readout(nn.Module):
             features: as for anomaly_map.
         """
         with ExitStack() as stack:
-            if self.config.position_grid:
+            if self.config.position_grid and number not in self.odd:
                 first, *others = self._resized(features, image, *reconstructions)
                 stack.enter_context(self.scales.without(self._maps(first, others, features)))
             if self.bank is not None:
@@ -269,6 +270,11 @@ class Readout(nn.Module):
     def _smoothed(self, total: Tensor) -> Tensor:
         sigma = self.config.sigma_share * total.shape[-1] or self.config.sigma
         return gaussian_blur(total, sigma, self.config.taps or None, mode=self.config.border)
+
+    @property
+    def odd(self) -> tuple[int, ...]:
+        """Indices of training images that the statistics of the last fit leave out (see PatchBank)."""
+        return () if self.bank is None else self.bank.odd
 
     @property
     def _whitenings(self) -> list[ConditionalWhitening]:
@@ -347,6 +353,20 @@ class Readout(nn.Module):
         if side:
             return [_at_size(one, [side, side]) for one in images]
         return [enlarged(one, features, self.config.enlarge) for one in images]
+
+
+def leaving(pairs: Pairs, odd: Collection[int]) -> Pairs:
+    """Images and reconstructions without the images of these indices."""
+
+    def left() -> Iterator[tuple[Tensor, list[Tensor]]]:
+        first = 0
+        for image, reconstructions in pairs():
+            rows = [row for row in range(len(image)) if first + row not in odd]
+            first += len(image)
+            if rows:
+                yield image[rows], [one[rows] for one in reconstructions]
+
+    return left if odd else pairs
 
 
 def within_one_error(found: Mapping[float, Tensor]) -> float:

@@ -38,7 +38,7 @@ from mendiff.runs.power import Power, estimate_power, pixel_of
 from mendiff.runs.processes import check_processes, describe_processes, rank_of
 from mendiff.runs.reporting import Reporter, Silent
 from mendiff.runs.start import Start
-from mendiff.runs.thresholds import check_rate, report_reliability, warn_of_outliers
+from mendiff.runs.thresholds import check_rate, left_out, report_reliability, warn_of_outliers
 from mendiff.runs.training_images import check_images
 from mendiff.training.codec_stage import CHECKPOINT, CODEC_CHECKPOINT
 from mendiff.types import Processes
@@ -173,7 +173,8 @@ def _calibrated(
     with reporter.stages() as update:
         if not model.plain:
             model.calibration, scored = calibration_of(model, split, images, update)
-        outliers = warn_of_outliers(model.calibration, scored, reporter)
+        ignored = left_out(model.method, [images.source(at) for at in split.seen_at])
+        outliers = warn_of_outliers(model.calibration, scored, reporter, ignored)
         held_back = scored[: model.calibration.held_back]
         power = estimate_power(model, (cache.prepared(path, path) for path in held_back), update)
         power = replace(power, pixel=pixel_of(model.geometry, held_back))
