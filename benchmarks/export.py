@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,9 +28,18 @@ from typing import Any
 WAYS = (
     *("torch", "torch-bf16", "onnx", "onnx-fp16", "onnx-int8"),
     *("openvino", "openvino-fp16", "openvino-bf16", "openvino-int8", "openvino-int8-bf16"),
+    *("onnx-streams", "openvino-streams"),
 )
-"""What runs the model, and the precision of its weights (fp16) or of its computations (bf16, int8)."""
+"""What runs the model, and the precision of its weights (fp16) or of its computations (bf16, int8).
+
+There are as many streams as threads, each with a batch.
+"""
 BATCH = 8
+
+
+def streams_of(way: str, threads: int) -> int:
+    """Number of batches at the same time."""
+    return (threads or os.cpu_count() or 1) if way.endswith("streams") else 1
 
 
 def opened(way: str, folder: Path, threads: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
@@ -39,7 +49,8 @@ def opened(way: str, folder: Path, threads: int) -> tuple[Callable[[Any], Any], 
 
         from mendiff.runtime import load_exported
 
-        model = load_exported(folder, half=way.endswith("bf16"), threads=threads)
+        half, streams = way.endswith("bf16"), streams_of(way, threads)
+        model = load_exported(folder, half=half, threads=threads, streams=streams)
         return model.prepare, lambda images: model.find(np.stack(images))["score"].tolist()
     import torch
 
@@ -74,10 +85,20 @@ def measure(way: str, folder: Path, paths: list[Path], batches: int, threads: in
         "scores": scores,
         "start": start,
         "latency": seconds(images[:1]),
-        "throughput": BATCH / seconds(images),
+        "throughput": throughput(find, images, batches, streams_of(way, threads)),
         "work": seconds(images, time.process_time) / BATCH,
         "memory": peak_mebibytes(),
     }
+
+
+def throughput(find: Callable[[Any], Any], images: list[Any], batches: int, streams: int) -> float:
+    """Images per second of batches, as many at the same time as streams."""
+    from mendiff.runtime.streams import in_order
+
+    list(in_order(find, [images] * streams, streams))
+    began, count = time.perf_counter(), batches * streams
+    list(in_order(find, [images] * count, streams))
+    return len(images) * count / (time.perf_counter() - began)
 
 
 def peak_mebibytes() -> float:
@@ -99,7 +120,7 @@ def exported(given: argparse.Namespace, place: Path, way: str) -> Path:
     to, *precisions = way.split("-")
     if to == "torch":
         return Path(given.model)
-    precision = next((one for one in precisions if one != "bf16"), "fp32")
+    precision = next((one for one in precisions if one not in ("bf16", "streams")), "fp32")
     folder = place / f"{to}-{precision}"
     if not folder.exists():
         words = ["export", given.model, "-o", folder, "--to", to, "--precision", precision]

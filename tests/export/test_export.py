@@ -4,6 +4,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -77,6 +78,46 @@ def test_an_image_alone_is_found_as_in_a_batch(exported, photos):
     for row in (0, len(photos) - 1):
         alone = opened.predict(photos[row])
         np.testing.assert_allclose(alone.score[0], together.score[row], rtol=SCORES)
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_several_streams_find_the_same_in_the_same_order(model, exported, photos, tmp_path, monkeypatch, to):
+    copied_graph(monkeypatch, exported)
+    out = tmp_path / "out"
+    assert main(["export", str(model), "-o", str(out), "--to", to]) == 0
+    expected = load_exported(out).predict(photos, batch_size=2)
+    found = load_exported(out, streams=3).predict(photos, batch_size=2)
+    np.testing.assert_allclose(found.score, expected.score, rtol=SCORES)
+    assert found.sizes == expected.sizes
+
+
+def test_predict_with_streams_writes_the_same_rows(run, refused, model, exported, photos, tmp_path):
+    rows = []
+    for streams in (1, 2):
+        words = ("predict", exported, *photos, "-o", tmp_path / f"{streams}", "--batch-size", 2, "--json")
+        code, out, _ = run(*words, "--streams", streams)
+        assert code == 0
+        rows.append(json.loads(out)["images"])
+    for one, two in zip(*rows, strict=True):
+        assert one["image"] == two["image"]
+        assert one["score"] == pytest.approx(two["score"], rel=SCORES)
+    words = ("-o", tmp_path / "out", "--streams")
+    assert "expected 1 for a model folder, got 2" in refused("predict", model, photos[0], *words, 2)
+    assert "streams: expected 1 to 64, got 0" in refused("predict", exported, photos[0], *words, 0)
+
+
+def test_the_javascript_example_finds_the_same(exported, tmp_path):
+    node, place = shutil.which("node"), Path(__file__).parents[2] / "examples/javascript"
+    if node is None or not (place / "node_modules").is_dir():
+        pytest.skip("needs Node.js, and npm install in examples/javascript")
+    photos = sorted(draw(tmp_path / "photos", 4, seed=5).iterdir())
+    words = [node, str(place / "predict.mjs"), str(exported), *map(str, photos)]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    expected = load_exported(exported).predict(photos)
+    assert [one["score"] for one in found] == pytest.approx(expected.score.tolist(), rel=SCORES)
+    assert [one["p_value"] for one in found] == pytest.approx(expected.p_value.tolist())
+    assert [one["defective"] for one in found] == expected.defective.tolist()
 
 
 def test_arrays_and_pictures_are_found_as_files(exported, photos):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from mendiff.methods.base import Method, MethodConfig
 from mendiff.model import Model
 from mendiff.runtime import Exported, load_exported
 from mendiff.runtime.sessions import OUTPUTS
+from mendiff.runtime.streams import in_order
 from mendiff.scoring.score import top_k_mean, top_share_mean
 from mendiff.types import Detection
 
@@ -54,6 +56,15 @@ class ExportedMethod(Method):
         stop_step = torch.zeros(image.shape[0], dtype=torch.int64)
         return Detection(score, anomaly_map, reconstruction, stop_step)
 
+    @property
+    def batches_in_flight(self) -> int:
+        """As many as streams; see Method.batches_in_flight."""
+        return 2 * self._exported.streams if self._exported.streams > 1 else 1
+
+    def predict_all(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Detection]:
+        """See Method.predict_all; a batch per stream."""
+        yield from in_order(lambda pair: self.predict(*pair), batches, self._exported.streams)
+
     def score(self, anomaly_map: Tensor, pixels: int) -> Tensor:
         """See Method.score."""
         metadata = self._exported.metadata
@@ -66,9 +77,9 @@ class ExportedMethod(Method):
         raise InputError("--explain: expected a model folder of 'mendiff fit', got an exported model.")
 
 
-def open_exported(folder: Path, *, half: bool = False) -> Model:
+def open_exported(folder: Path, *, half: bool = False, streams: int = 1) -> Model:
     """Open an exported model for prediction on the CPU; see mendiff.runtime.load_exported."""
-    exported = load_exported(folder, half=half)
+    exported = load_exported(folder, half=half, streams=streams)
     metadata = exported.metadata
     info = {"preset": metadata.preset}
     method = ExportedMethod(exported)

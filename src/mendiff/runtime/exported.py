@@ -22,7 +22,8 @@ from mendiff.runtime.area import Area, without_outside
 from mendiff.runtime.metadata import Metadata, read_metadata
 from mendiff.runtime.resize import resized
 from mendiff.runtime.search import GRAPHS, Plan, Search
-from mendiff.runtime.sessions import OUTPUTS, Run, session
+from mendiff.runtime.sessions import OUTPUTS, PLAIN, Computing, Run, session
+from mendiff.runtime.streams import in_order
 from mendiff.runtime.upright import alignment
 from mendiff.runtime.windows import top_mean
 
@@ -82,12 +83,13 @@ class Exported:
         metadata: see Metadata.
         run: the graph.
         area: where images are inspected; None for everywhere.
+        streams: see load_exported.
         calibration: scores of good images.
         threshold: image score above which a part is called defective.
     """
 
-    def __init__(self, metadata: Metadata, run: Run, area: Area | None = None) -> None:
-        self.metadata, self.run, self.area = metadata, run, area
+    def __init__(self, metadata: Metadata, run: Run, area: Area | None = None, streams: int = 1) -> None:
+        self.metadata, self.run, self.area, self.streams = metadata, run, area, streams
         self.calibration: Calibration = metadata.scores
         self.threshold = metadata.threshold
 
@@ -103,7 +105,9 @@ class Exported:
         listed = [one for some in given for one in (find_images(Path(some)) if _is_folder(some) else [some])]
         if not listed:
             raise InputError("images: expected at least one image, got none.")
-        found = [one for some in self._groups(listed, batch_size) for one in self._inspected(some)]
+        count = 1 if self.metadata.tile else max(1, batch_size)  # what becomes a single input, together
+        groups = (listed[first : first + count] for first in range(0, len(listed), count))
+        found = [one for some in in_order(self._inspected, groups, self.streams) for one in some]
         lost = [row for row, one in enumerate(found) if not all(np.isfinite(part).all() for part in one[:2])]
         if lost:
             raise NotFiniteError(lost)
@@ -119,13 +123,11 @@ class Exported:
             sizes=tuple((one.shape[1], one.shape[2]) for one in maps),
         )
 
-    def _groups(self, images: Sequence[Any], batch_size: int) -> Iterator[list[Array]]:
-        """Prepared images; those that become a single input, up to `batch_size` together."""
-        count = 1 if self.metadata.tile else max(1, batch_size)
-        for first in range(0, len(images), count):
-            yield [self.prepare(one) for one in images[first : first + count]]
+    def _inspected(self, images: Sequence[Any]) -> list[tuple[Any, Array, Array]]:
+        """Score, map and reconstruction of every image."""
+        return list(self._parts([self.prepare(one) for one in images]))
 
-    def _inspected(self, images: list[Array]) -> Iterator[tuple[Any, Array, Array]]:
+    def _parts(self, images: list[Array]) -> Iterator[tuple[Any, Array, Array]]:
         """Score, map and reconstruction of every prepared image."""
         layout = self.metadata.layout
         if layout.stretches and self.area is None:
@@ -189,29 +191,29 @@ def _is_folder(image: Any) -> bool:
     return isinstance(image, str | Path) and Path(image).is_dir()
 
 
-def load_exported(folder: str | Path, *, half: bool = False, threads: int = 0) -> Exported:
+def load_exported(folder: str | Path, *, half: bool = False, threads: int = 0, streams: int = 1) -> Exported:
     """Open a folder written by `mendiff export`.
 
     Args:
         folder: of the exported model.
         half: compute in bfloat16 (OpenVINO, on processors with fast bfloat16).
-        threads: processor threads; 0 for the runtime's choice.
+        threads: processor threads of all streams; 0 for the runtime's choice.
+        streams: batches that are computed at the same time, for a higher throughput; results are the same.
 
     Raises InputError for a folder of another version, a missing or changed file, and a runtime that is not
     installed.
     """
     metadata = read_metadata(Path(folder))
     area = Area.read(Path(folder) / metadata.region) if metadata.region else None
-    return Exported(metadata, opened(metadata, Path(folder), half=half, threads=threads), area)
+    return Exported(
+        metadata, opened(metadata, Path(folder), Computing(half, threads, streams)), area, streams
+    )
 
 
-def opened(metadata: Metadata, folder: Path, *, half: bool = False, threads: int = 0) -> Run:
-    """The prediction of a folder's graphs, from all inputs to all outputs; arguments as for load_exported."""
+def opened(metadata: Metadata, folder: Path, how: Computing = PLAIN) -> Run:
+    """The prediction of a folder's graphs, from all inputs to all outputs."""
     file = folder / metadata.graph
     if metadata.search is None:
-        return session(file, half=half, threads=threads)
-    parts = {
-        name: session(file.with_stem(name), outputs, half=half, threads=threads)
-        for name, outputs in GRAPHS.items()
-    }
+        return session(file, how=how)
+    parts = {name: session(file.with_stem(name), outputs, how) for name, outputs in GRAPHS.items()}
     return Search(Plan.from_dict(metadata.search), parts)

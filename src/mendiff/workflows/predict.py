@@ -58,12 +58,17 @@ def run(options: PredictOptions, reporter: Reporter) -> dict[str, Any]:
 def _opened(options: PredictOptions, device: str) -> Model:
     """The model, or the exported model, which runs on the CPU."""
     if not is_export(options.model):
+        if options.streams != 1:
+            raise InputError(
+                f"--streams: expected 1 for a model folder, got {options.streams}; a folder of 'mendiff "
+                "export' has several."
+            )
         return load(options.model, device, options.category, offload=options.offload, half=options.half)
     if options.category is not None:
         raise InputError("--category: expected none for an exported model; choose it with 'mendiff export'.")
     if options.device not in ("auto", "cpu") or options.offload:
         raise InputError("--device: expected cpu without --offload for an exported model.")
-    return open_exported(options.model, half=options.half)
+    return open_exported(options.model, half=options.half, streams=options.streams)
 
 
 def _all(model: Model, options: PredictOptions, growing: Growing, reporter: Reporter) -> dict[str, Any]:

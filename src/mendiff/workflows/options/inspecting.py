@@ -29,6 +29,8 @@ class PredictOptions(Options):
         raw_maps: also write every anomaly map as a float32 TIFF at the size of its image.
         offload: keep each network on the device only while it is used: less memory, more time, same results.
         half: store weights in bfloat16: half the memory, scores differ slightly.
+        streams: batches that an exported model computes at the same time, each with a part of the processor's
+            threads: more images per second.
         watch: also inspect new images as they come, until Ctrl-C, which ends the run as finished. Prints a
             line per image, with --json a JSON object per line, and writes into the output folder from the
             start.
@@ -52,6 +54,7 @@ class PredictOptions(Options):
     device: str = "auto"
     offload: bool = False
     half: bool = False
+    streams: int = 1
     false_alarm_rate: float | None = None
     resume: bool = False
     watch: bool = False
