@@ -1,6 +1,7 @@
 """A model through anomalib's Engine, and how it is stored."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -128,10 +129,35 @@ def test_anomalibs_inferencer_opens_graphs(expected, graphs, tmp_path, monkeypat
     assert found[0].item() == pytest.approx(float(findings.pred_score[-1]), rel=1e-4)
 
 
+@pytest.mark.slow  # as above
+@pytest.mark.parametrize("name", ["diad", "ran"])
+def test_anomalibs_inferencer_opens_graphs_of_the_other_methods(
+    name, tiny_config, folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config(name, {"training.steps": 2, "training.batch_size": 4})
+    model = module_class(name)(config, visualizer=False)
+    runner = engine(tmp_path / "fit")
+    runner.fit(model, datamodule=datamodule(folder))
+    side = config.image_size
+    file = folder / "bad" / "3.png"
+    pixels = torch.from_numpy(read_image(file)).permute(2, 0, 1)[None] / 255
+    image = antialiased(pixels, side)
+    noise = ImageNoise(model.method.noise_shape(side, side), side)(image)
+    found = model.method.detect(image, noise)
+    expected = model.post_processor(InferenceBatch(pred_score=found.score, anomaly_map=found.anomaly_map))
+    first = runner.export(model, export_type="onnx", export_root=tmp_path)
+    monkeypatch.setattr(model, "to_onnx", lambda *_, **__: first)  # to_openvino converts it
+    for path in (first, runner.export(model, export_type="openvino", export_root=tmp_path)):
+        result = OpenVINOInferencer(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).predict(file)
+        assert result.pred_score.item() == pytest.approx(float(expected.pred_score[0]), rel=1e-4)
+        np.testing.assert_allclose(result.anomaly_map, expected.anomaly_map, rtol=0, atol=1e-3)
+
+
 @pytest.mark.slow  # needs the graphs
 def test_the_example_of_the_inferencer_runs(fitted, graphs, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save_png(picture(np.random.default_rng(0)), "a.png")
+    save_png(picture(np.random.default_rng(0)), Path("a.png"))
     monkeypatch.setattr(fitted[0], "to_openvino", lambda **_: graphs[1])
     names = {"model": fitted[0]}
     exec(example("inferencer"), names)
