@@ -8,8 +8,13 @@ import torch
 
 from mendiff.data.geometry import Blend, Geometry, Windows, on_canvas
 from mendiff.data.images import resize, to_tensor
+from mendiff.data.squares import Squares
 
 SIDE = 32
+
+
+def squares(overlap):
+    return Squares(SIDE, letterbox=True, overlap=overlap)
 
 
 def picture(height, width, seed=0):
@@ -52,7 +57,7 @@ def test_a_letterboxed_image_lies_at_the_top_left_and_its_last_pixels_are_repeat
 @pytest.mark.parametrize("size", [(32, 32), (33, 100), (20, 90), (75, 31), (8, 8), (64, 64)])
 def test_windows_of_a_picture_blend_to_the_picture(size, overlap):
     image = to_tensor(picture(*size))
-    windows = Windows(image, SIDE, overlap)
+    windows = Windows(image, squares(overlap))
     blend = Blend(windows)
     for index, window in enumerate(windows):
         assert window.shape == (3, SIDE, SIDE)
@@ -63,14 +68,14 @@ def test_windows_of_a_picture_blend_to_the_picture(size, overlap):
 @pytest.mark.parametrize("overlap", [0.25, 0.5])
 def test_neighbouring_windows_share_at_least_the_overlap(overlap):
     for length in range(SIDE, 4 * SIDE):
-        places = Windows(torch.zeros(3, length, SIDE), SIDE, overlap).places
+        places = Windows(torch.zeros(3, length, SIDE), squares(overlap)).places
         rows = [row for row, _ in places]
         assert (rows[0], rows[-1]) == (0, length - SIDE)
         assert all(0 < after - before <= SIDE * (1 - overlap) for before, after in pairwise(rows))
 
 
 def test_tiles_fade_into_each_other_without_a_seam():
-    windows = Windows(torch.zeros(3, SIDE, 100), SIDE, 0.5)
+    windows = Windows(torch.zeros(3, SIDE, 100), squares(0.5))
     blend = Blend(windows)
     for index in range(len(windows)):
         blend.add(index, torch.full((1, SIDE, SIDE), float(index % 2)))
@@ -101,10 +106,10 @@ def test_some_windows_are_distinct_and_depend_on_the_image_alone():
 
 
 def test_the_window_around_a_pixel_has_it_nearest_to_its_centre():
-    windows = Windows(torch.zeros(3, 64, 64), SIDE, 0.0)
+    windows = Windows(torch.zeros(3, 64, 64), squares(0.0))
     assert [windows.around(at) for at in ((0, 0), (5, 60), (60, 5), (40, 40))] == [0, 1, 2, 3]
     assert windows.box(3) == (32, 32, 64, 64)
-    assert Windows(torch.zeros(3, 10, 20), SIDE, 0.25).box(0) == (0, 0, 10, 20)
+    assert Windows(torch.zeros(3, 10, 20), squares(0.25)).box(0) == (0, 0, 10, 20)
 
 
 def test_parts_of_different_sizes_share_a_canvas():

@@ -268,7 +268,7 @@ def test_an_inspected_area_is_exported(run, model, exported, photos, tmp_path, m
     same(found, expected)
     assert not found.mask[:, 0, 25:].any()
     same(open_exported(tmp_path / "out").predict(square), expected)
-    with pytest.raises(InputError, match="expected an image with the aspect ratio of the mask, 50x50"):
+    with pytest.raises(InputError, match="region: expected a mask with the aspect ratio of"):
         load_exported(tmp_path / "out").predict(photos)
 
 

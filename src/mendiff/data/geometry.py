@@ -1,9 +1,4 @@
-"""From images of any size to the square inputs of the networks, and from their maps back to maps of images.
-
-An image is resized to its working size: a square ("stretch"), the largest size of its aspect ratio that fits
-into the square ("letterbox"), or a fixed scale (tiles). Square windows of the network's input side then cover
-it. Where the image is smaller than a window, the window is padded; the padded part never reaches a result.
-"""
+"""From images of any size to the square inputs of networks, and from their maps back to maps of images."""
 
 from __future__ import annotations
 
@@ -17,45 +12,19 @@ from torch import Generator, Tensor
 
 from mendiff.data.images import resize
 from mendiff.data.reading import Picture
+from mendiff.data.squares import LEAST_WEIGHT, Squares
 from mendiff.diffusion.random import content_seeds
 from mendiff.methods.base_config import MethodConfig
 
-LEAST_WEIGHT = 1e-3
-"""Weight of a tile's outermost pixels (1 in its centre); not 0, because only one tile reaches a border."""
-
 
 @dataclass(frozen=True)
-class Geometry:
-    """How images are resized and covered by network inputs.
-
-    Attributes:
-        side: S, side of the network's square input in pixels.
-        letterbox: keep the aspect ratio and pad, instead of stretching images to a square.
-        tile: side of a tile in pixels of the original image; 0 for whole images.
-        overlap: least share of a tile that it has in common with the next.
-    """
-
-    side: int
-    letterbox: bool = False
-    tile: int = 0
-    overlap: float = 0.25
+class Geometry(Squares):
+    """Square inputs of images as tensors; see Squares for the attributes."""
 
     @classmethod
     def of(cls, config: MethodConfig) -> Geometry:
         """The geometry of a method's config."""
         return cls(config.image_size, config.resize == "letterbox", config.tile, config.tile_overlap)
-
-    @property
-    def stretches(self) -> bool:
-        """Whether every image becomes a single square input without padding."""
-        return not self.letterbox and not self.tile
-
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w), the working size of an image."""
-        if self.stretches:
-            return self.side, self.side
-        scale = self.side / (self.tile or max(height, width))
-        return max(1, round(height * scale)), max(1, round(width * scale))
 
     def prepare(self, image: Picture | Tensor) -> Tensor:
         """Resize an image to its working size.
@@ -78,7 +47,7 @@ class Geometry:
 
     def windows(self, image: Tensor) -> Windows:
         """The windows that cover an image of working size, (3,h,w)."""
-        return Windows(image, self.side, self.overlap)
+        return Windows(image, self)
 
     def sample(self, images: Iterable[Tensor], count: int) -> Tensor:
         """Some windows of images of working size as network inputs, (N,3,S,S).
@@ -111,19 +80,17 @@ class Windows(Sequence[Tensor]):
 
     Args:
         image: (3,h,w) uint8, or float in [0,1].
-        side: S in pixels.
-        overlap: least share of a window that it has in common with the next.
+        squares: places and side of the windows.
 
     Attributes:
         size: (h, w).
         places: (row, column) of the first pixel of every window.
     """
 
-    def __init__(self, image: Tensor, side: int, overlap: float) -> None:
-        self._image, self._side = image, side
+    def __init__(self, image: Tensor, squares: Squares) -> None:
+        self._image, self._squares, self._side = image, squares, squares.side
         self.size = (image.shape[-2], image.shape[-1])
-        self._rows, self._columns = (_starts(length, side, overlap) for length in self.size)
-        self.places = [(row, column) for row in self._rows for column in self._columns]
+        self.places = squares.places(*self.size)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -155,9 +122,9 @@ class Windows(Sequence[Tensor]):
         at = (torch.arange(self._side, dtype=torch.float32) + 0.5) / self._side
         window = (torch.pi * at).sin().square().clamp(min=LEAST_WEIGHT)
         sums = []
-        for length, starts in zip(self.size, (self._rows, self._columns), strict=True):
+        for length in self.size:
             total = torch.zeros(max(length, self._side))
-            for start in starts:
+            for start in self._squares.starts(length):
                 total[start : start + self._side] += window
             sums.append(total[:length])
         return window, sums
@@ -214,12 +181,3 @@ def on_canvas(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack(
         [F.pad(part, (0, width - part.shape[-1], 0, height - part.shape[-2])) for part in parts]
     )
-
-
-def _starts(length: int, side: int, overlap: float) -> list[int]:
-    """First pixels of the windows along an axis, evenly spaced from border to border."""
-    rest = length - side
-    if rest <= 0:
-        return [0]
-    steps = math.ceil(rest / max(1, side * (1 - overlap)))
-    return [round(number * rest / steps) for number in range(steps + 1)]

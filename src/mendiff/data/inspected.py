@@ -11,10 +11,8 @@ from torch import Tensor
 
 from mendiff.data.images import resize_mask
 from mendiff.data.masks import Mask, read_mask
+from mendiff.data.squares import check_ratio
 from mendiff.errors import InputError
-
-TOLERANCE = 0.02
-"""Largest relative difference between the aspect ratios of a mask and of an image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +38,7 @@ class InspectedArea:
             outside = read_mask(ignore)
             if area is None:
                 area = np.ones_like(outside)
-            _check_ratio(f"--ignore {ignore}", outside.shape, f"{region}", area.shape)
+            check_ratio(f"--ignore {ignore}", outside.shape, f"{region}", area.shape)
             area = area & ~resize_mask(outside, area.shape)[0].numpy()
         if area is None:
             return None
@@ -54,7 +52,7 @@ class InspectedArea:
 
     def check(self, height: int, width: int, name: str) -> None:
         """Raise InputError for an image of another aspect ratio than the mask."""
-        _check_ratio("region", self.mask.shape, name, (height, width))
+        check_ratio("region", self.mask.shape, name, (height, width))
 
     def at(self, height: int, width: int) -> Tensor:
         """Where an image of a size is inspected, (1,height,width) bool; InputError if nothing is left."""
@@ -67,12 +65,3 @@ class InspectedArea:
                 "resized, got a smaller one; draw it larger, or fit with a larger --image-size or --tile."
             )
         return area
-
-
-def _check_ratio(what: str, ours: tuple[int, ...], name: str, theirs: tuple[int, ...]) -> None:
-    ratio = (ours[1] / ours[0]) / (theirs[1] / theirs[0])
-    if not 1 - TOLERANCE <= ratio <= 1 / (1 - TOLERANCE):
-        raise InputError(
-            f"{what}: expected a mask with the aspect ratio of {name}, {theirs[1]}x{theirs[0]}, got "
-            f"{ours[1]}x{ours[0]}; draw it on such an image."
-        )

@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mendiff.errors import InputError
+from mendiff.data.squares import check_ratio
 
 Mask = npt.NDArray[np.bool_]
 FILE = "region.png"
-TOLERANCE = 0.02
-"""Largest relative difference between the aspect ratios of mask and image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +34,7 @@ class Area:
 
     def check(self, height: int, width: int, name: str) -> None:
         """Raise InputError for an image of another aspect ratio."""
-        ratio = (self.mask.shape[1] / self.mask.shape[0]) / (width / height)
-        if not 1 - TOLERANCE <= ratio <= 1 / (1 - TOLERANCE):
-            raise InputError(
-                f"region: expected an image with the aspect ratio of the mask, {self.mask.shape[1]}x"
-                f"{self.mask.shape[0]}, got {name} of {width}x{height}."
-            )
+        check_ratio("region", self.mask.shape, name, (height, width))
 
     def at(self, height: int, width: int) -> Mask:
         """Where an image of a size is inspected, (1,height,width)."""

@@ -31,7 +31,7 @@ class Metadata:
         opset: of the ONNX graph; 0 for OpenVINO.
         precision: fp32, fp16 (stored weights) or int8 (convolutions of denoiser and codec).
         side: S, inputs are (B,3,S,S) float32 RGB in [0,1].
-        letterbox, tile, overlap: see mendiff.runtime.windows.Layout.
+        letterbox, tile, overlap: see mendiff.data.squares.Squares.
         top_k, top_share: see mendiff.runtime.windows.top_mean, for images of several inputs or with padding.
         bit_depth, channels: see MethodConfig.
         upright: whether the graph has the inputs `there` and `back`, (B,2,3) each; see

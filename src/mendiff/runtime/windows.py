@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,49 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mendiff.data.squares import LEAST_WEIGHT, Squares
+
 Array = npt.NDArray[np.float32]
-LEAST_WEIGHT = 1e-3
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How images are resized and covered by the square inputs of a graph.
-
-    Attributes:
-        side: S, side of an input in pixels.
-        letterbox: keep the aspect ratio and pad, instead of stretching images to a square.
-        tile: side of a tile in pixels of the original image; 0 for whole images.
-        overlap: least share of a tile that it has in common with the next.
-    """
-
-    side: int
-    letterbox: bool = False
-    tile: int = 0
-    overlap: float = 0.25
-
-    @property
-    def stretches(self) -> bool:
-        """Whether every image becomes a single square input without padding."""
-        return not self.letterbox and not self.tile
-
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w), the working size of an image."""
-        if self.stretches:
-            return self.side, self.side
-        scale = self.side / (self.tile or max(height, width))
-        return max(1, round(height * scale)), max(1, round(width * scale))
-
-    def places(self, height: int, width: int) -> list[tuple[int, int]]:
-        """(row, column) of the first pixel of every window of an image of working size."""
-        rows, columns = (self._starts(length) for length in (height, width))
-        return [(row, column) for row in rows for column in columns]
-
-    def _starts(self, length: int) -> list[int]:
-        rest = length - self.side
-        if rest <= 0:
-            return [0]
-        steps = math.ceil(rest / max(1, self.side * (1 - self.overlap)))
-        return [round(number * rest / steps) for number in range(steps + 1)]
+class Layout(Squares):
+    """Square inputs of images as NumPy arrays; see Squares for the attributes."""
 
     def windows(self, image: Array) -> list[Array]:
         """The windows of an image of working size (C,h,w), padded by their last pixels to (C,S,S)."""
