@@ -121,11 +121,11 @@ def small_codec():
 @pytest.fixture(autouse=True, scope="session")
 def few_flaws():
     """One synthetic defect per held-back image in a fit: scoring them dominates its cost."""
-    from mendiff.methods import base
+    from mendiff.methods import base_readout
     from mendiff.runs import power
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "PROBES_PER_IMAGE", 1)
+        patch.setattr(base_readout, "PROBES_PER_IMAGE", 1)
         patch.setattr(power, "PER_IMAGE", 1)
         yield
 

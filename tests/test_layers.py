@@ -153,11 +153,11 @@ def import_fault(module: str, target: str) -> str | None:
 def method_fault(module: str, below: list[str]) -> str | None:
     """Within methods/ only base.py, the registry, imports methods; foo_*.py are part of foo.py."""
     own = module.rpartition(".")[2]
-    if below[0] != "methods" or own == "base" or below[1:2] in ([], ["base"], ["base_config"], [own]):
+    if below[0] != "methods" or own == "base" or below[1:2] in ([], [own]):
         return None
-    if below[1].startswith(f"{own.partition('_')[0]}_"):
+    if below[1].partition("_")[0] in ("base", own.partition("_")[0]):
         return None
-    return f"a method imports another method: {below[1]}; share through methods/base.py or a lower layer"
+    return f"a method imports another method: {below[1]}; share through methods/base*.py or a lower layer"
 
 
 def use_fault(module: str, use: Use) -> str | None:

@@ -28,7 +28,6 @@ from mendiff.checkpoints.codecs import CONFIG, WEIGHTS, read_codec, save_codec
 from mendiff.checkpoints.names import load_exactly
 from mendiff.checkpoints.weights import read_weights
 from mendiff.cli.terminal import Terminal
-from mendiff.methods.base import random_crops
 from mendiff.methods.config import override
 from mendiff.nets.codec import Codec, TinyCodec, widened
 from mendiff.nets.codec_config import BUNDLED_NETWORK, CodecConfig
@@ -39,6 +38,7 @@ from mendiff.runs.backbone import INPUTS, backbone_changes
 from mendiff.runs.common import choose_device
 from mendiff.runs.places import check_output, new_folder
 from mendiff.training.codec_loss import codec_loss
+from mendiff.training.crops import random_crops
 from mendiff.training.step import Learner
 from mendiff.workflows.fit_codec import quality
 from tools.assessment import Category, assess_all, draw_category

@@ -1,4 +1,4 @@
-"""Interface and registry of the methods, and functions that they share."""
+"""Interface and registry of the methods."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from importlib import import_module
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from mendiff.diffusion.random import PerImageRandom, PredictionNoise, content_seeds
+from mendiff.diffusion.random import PerImageRandom, PredictionNoise
 from mendiff.errors import InputError, check_choice
 from mendiff.methods.base_config import MethodConfig as MethodConfig
 from mendiff.methods.base_config import TrainingConfig as TrainingConfig
 from mendiff.nets.modes import deterministic
-from mendiff.scoring.readout import Features, Readout, first_images
-from mendiff.synthesis.probes import probes
 from mendiff.synthesis.upright import Frame, Pose, orientations_vary, pose_of
-from mendiff.types import Detection, Panel, Step, Trace
+from mendiff.types import Detection, Trace
 
 METHODS: dict[str, str] = {
     "diad": "mendiff.methods.diad:Diad",
@@ -37,12 +35,6 @@ Progress = Callable[[str, int, int, str], None]
 Item = TypeVar("Item")
 Scores = list[tuple[float, float]]
 """(image score, highest map value) of every image."""
-FITTING, PROBING = "fitting statistics: batches", "reconstructing synthetic defects: batches"
-LEAVING_OUT = "scoring left-out training images"
-"""Progress titles, which end with the unit."""
-PROBES, PROBES_PER_IMAGE, PROBE_SEED = 120, 15, 0
-"""Held-back images with a synthetic defect for the choice of a read-out: largest number, largest number per
-image, and seed."""
 
 
 def no_progress(*_: object) -> None:
@@ -299,119 +291,7 @@ def _no_preset(name: str, preset: str, presets: list[str]) -> str:
     return f"preset: expected one of {', '.join(dict.fromkeys(folded))} for {name}, got {preset!r}{hint}"
 
 
-def check_single(image: Tensor) -> None:
-    """Raise InputError for a trace of several images."""
-    if len(image) != 1:
-        raise InputError(f"trace: expected one image, got {len(image)}.")
-
-
-def estimate_panels(
-    steps: Sequence[Step], decode: Callable[[Tensor], Tensor], prefix: str = "", *, noised: bool = False
-) -> list[Panel]:
-    """The clean estimate of every sampler step of an image, as panels.
-
-    Args:
-        steps: recorded sampler steps, with a batch size of 1.
-        decode: converts latents to pictures in [0,1].
-        prefix: prefix of the stage names.
-        noised: add a panel of the noisy start.
-    """
-    panels = []
-    for number, step in enumerate(steps):
-        t = int(step.t[0])
-        stage = f"{prefix}t = {t}"
-        if noised and number == 0:
-            panels.append(Panel(stage, "noised input", decode(step.x_t)[0], t))
-        panels.append(Panel(stage, "estimate", decode(step.estimate.x0)[0], t))
-    return panels
-
-
 def describe_parameters(method: Method) -> dict[str, Any]:
     """Numbers of parameters: {"trained": ..., "frozen": ...}."""
     trained = sum(weight.numel() for weight in method.parameters() if weight.requires_grad)
     return {"trained": trained, "frozen": sum(weight.numel() for weight in method.parameters()) - trained}
-
-
-def random_crops(image: Tensor, side: int, multiple: int, rng: Generator) -> Tensor:
-    """A random square crop of every image, (B,3,H,W) to (B,3,side,side); smaller images are not cropped.
-
-    Args:
-        image: a batch.
-        side: side of the square in pixels; 0 does not crop.
-        multiple: corners are multiples of this, so that crops and images have the same pixel blocks.
-        rng: CPU generator.
-    """
-    height, width = image.shape[-2:]
-    if side == 0 or (height <= side and width <= side):
-        return image
-    down = torch.randint((height - side) // multiple + 1, (len(image),), generator=rng) * multiple
-    right = torch.randint((width - side) // multiple + 1, (len(image),), generator=rng) * multiple
-    corners = zip(image, down.tolist(), right.tolist(), strict=True)
-    return torch.stack([whole[:, y : y + side, x : x + side] for whole, y, x in corners])
-
-
-def fit_readout(
-    readout: Readout,
-    features: Features,
-    reconstruct: Callable[[Tensor, Tensor], list[Tensor]],
-    detect: Callable[[Tensor, list[Tensor]], Detection],
-    held_back: Batches,
-    seen: Batches | None = None,
-    progress: Progress = no_progress,
-    *,
-    leave_out: bool = True,
-) -> Scores:
-    """Fit a read-out to good images and their reconstructions, if it has statistics.
-
-    Returns scores of the reconstructed training images, each with statistics without this image; none without
-    `leave_out`.
-
-    Args:
-        readout: changed in place.
-        features: see Readout.anomaly_map.
-        reconstruct: (images, seeds) to the reconstruction of every run.
-        detect: (images, reconstruction of every run) to the result, with this read-out.
-        held_back: images that were not used for training.
-        seen: training images. The first are reconstructed if the read-out needs that; all are candidates for
-            the memory bank.
-        progress: progress callback, called per batch.
-        leave_out: see Method.fit_statistics.
-    """
-    if not readout.needs_fit:
-        return []
-    # Sampling dominates the cost: every image is reconstructed once for all passes of the read-out.
-    some = list(first_images(seen)()) if seen and readout.needs_training_images else []
-    batches = track([*held_back(), *some], FITTING, progress)
-    pairs = [(image, reconstruct(image, seeds)) for image, seeds in batches]
-    held, trained = pairs[: len(pairs) - len(some)], pairs[len(pairs) - len(some) :]
-    images = (lambda: (image for image, _ in seen())) if seen else None
-    readout.fit(lambda: held, features, (lambda: trained) if trained else None, images)
-    if len(readout.config.bank_shares) > 1:
-        good = torch.cat([image for image, _ in held])
-        count = min(PROBES, PROBES_PER_IMAGE * len(good))
-        defective, masks = probes(good.cpu(), count, Generator("cpu").manual_seed(PROBE_SEED))
-        parts = track(defective.to(good).split(len(held[0][0])), PROBING, progress)
-        probed = [(part, reconstruct(part, content_seeds(part))) for part in parts]
-        readout.choose_bank_share(lambda: held, lambda: probed, masks, features)
-    return _left_out(readout, features, detect, trained, progress) if leave_out else []
-
-
-def _left_out(
-    readout: Readout,
-    features: Features,
-    detect: Callable[[Tensor, list[Tensor]], Detection],
-    trained: Sequence[tuple[Tensor, list[Tensor]]],
-    progress: Progress,
-) -> Scores:
-    """Scores of training images, each with statistics without this image; none for fewer than two."""
-    images = [
-        (image[None], [one[row][None] for one in reconstructions])
-        for batch, reconstructions in trained
-        for row, image in enumerate(batch)
-    ]
-    found: Scores = []
-    for number, pair in enumerate(track(images if len(images) > 1 else [], LEAVING_OUT, progress)):
-        with readout.without(number, *pair, features):
-            one = detect(*pair)
-        found.append((float(one.score), float(one.anomaly_map.amax())))
-    return found

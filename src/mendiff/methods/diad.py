@@ -17,18 +17,10 @@ from mendiff.diffusion.ddim import ddim, recorded
 from mendiff.diffusion.ladder import ladder, noised_at
 from mendiff.diffusion.random import PerImageRandom
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.methods.base import (
-    Batches,
-    Method,
-    MethodConfig,
-    Progress,
-    Scores,
-    check_single,
-    estimate_panels,
-    fit_readout,
-    no_progress,
-)
+from mendiff.methods.base import Batches, Method, MethodConfig, Progress, Scores, no_progress
 from mendiff.methods.base_config import TIMESTEPS
+from mendiff.methods.base_panels import check_single, estimate_panels
+from mendiff.methods.base_readout import fit_readout
 from mendiff.methods.diad_config import PRESETS, DiadConfig
 from mendiff.nets.cached import LatentCache
 from mendiff.nets.codec import MEAN, STD, check_size, make_codec

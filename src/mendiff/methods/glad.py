@@ -22,18 +22,10 @@ from mendiff.diffusion.ddim import ddim, recorded
 from mendiff.diffusion.ladder import ladder, noised_at, remaining
 from mendiff.diffusion.random import PerImageRandom, content_seeds, variant_seeds
 from mendiff.diffusion.schedule import make_schedule
-from mendiff.methods.base import (
-    Batches,
-    Method,
-    MethodConfig,
-    Progress,
-    Scores,
-    check_single,
-    fit_readout,
-    no_progress,
-    track,
-)
+from mendiff.methods.base import Batches, Method, MethodConfig, Progress, Scores, no_progress, track
 from mendiff.methods.base_config import TIMESTEPS
+from mendiff.methods.base_panels import check_single
+from mendiff.methods.base_readout import fit_readout
 from mendiff.methods.glad_config import PRESETS, GladConfig
 from mendiff.methods.glad_flight import Flight
 from mendiff.methods.glad_stop import AdaptiveStop

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from mendiff.methods.base import estimate_panels
+from mendiff.methods.base_panels import estimate_panels
 from mendiff.methods.glad_config import GladConfig
 from mendiff.types import Panel, Step
 

@@ -21,18 +21,10 @@ from mendiff.diffusion.posterior import Posterior, hybrid_loss, kl_divergence
 from mendiff.diffusion.random import PerImageRandom, PredictionNoise
 from mendiff.diffusion.schedule import make_schedule
 from mendiff.errors import InputError
-from mendiff.methods.base import (
-    FITTING,
-    Batches,
-    Method,
-    MethodConfig,
-    Progress,
-    Scores,
-    check_single,
-    no_progress,
-    track,
-)
+from mendiff.methods.base import Batches, Method, MethodConfig, Progress, Scores, no_progress, track
 from mendiff.methods.base_config import TIMESTEPS
+from mendiff.methods.base_panels import check_single
+from mendiff.methods.base_readout import FITTING
 from mendiff.methods.ran_config import PRESETS, RanConfig
 from mendiff.methods.ran_features import effective_strides, joined_features
 from mendiff.methods.ran_windows import random_windows

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 import torch
 from torch import Generator, Tensor
 
-from mendiff.methods.base import random_crops
 from mendiff.nets.codec_loss import CodecTraining
 from mendiff.nets.placement import bf16_autocast
+from mendiff.training.crops import random_crops
 
 
 def crops_loss(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mendiff.diffusion.random import PerImageRandom
-from mendiff.methods.base import Method, TrainingConfig, random_crops
+from mendiff.methods.base import Method, TrainingConfig
 from mendiff.training.average import Average
+from mendiff.training.crops import random_crops
 from mendiff.training.optimizers import learning_rate, make_optimizer
 from mendiff.training.random import seed_of
 

@@ -20,7 +20,7 @@ from mendiff.data.cache import ImageCache
 from mendiff.data.dataset import open_data
 from mendiff.data.samples import Use
 from mendiff.errors import InputError, check_choice, check_range
-from mendiff.methods.base import TrainingConfig, random_crops
+from mendiff.methods.base import TrainingConfig
 from mendiff.methods.config import config_to_dict, override
 from mendiff.methods.glad_config import PRESETS as GLAD_PRESETS
 from mendiff.model import Model
@@ -33,6 +33,7 @@ from mendiff.runs.fit_config import check_side
 from mendiff.runs.places import check_output, new_folder, resumable
 from mendiff.runs.reporting import Reporter
 from mendiff.runs.training_images import readable_paths
+from mendiff.training.crops import random_crops
 from mendiff.training.loop import CHECKPOINT, Loop, train_network
 from mendiff.training.split import split_images
 from mendiff.workflows.manifest import check_manifest, data_hashes

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mendiff.methods.base import fit_readout
+from mendiff.methods.base_readout import fit_readout
 from mendiff.scoring.readout import Readout, ReadoutConfig
 from mendiff.types import Detection
 
@@ -79,7 +79,7 @@ def test_training_images_are_scored_without_their_part_in_the_statistics(image):
 
 
 def test_probes_are_reconstructed_only_for_several_bank_shares(pictures, monkeypatch):
-    monkeypatch.setattr("mendiff.methods.base.PROBES_PER_IMAGE", 3)
+    monkeypatch.setattr("mendiff.methods.base_readout.PROBES_PER_IMAGE", 3)
     reconstructed = []
 
     def reconstruct(image, seeds):
