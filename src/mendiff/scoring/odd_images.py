@@ -9,8 +9,9 @@ from torch import Tensor
 
 from mendiff.scoring.score import top_share_mean
 
-POSITIONS, MOST_KNOWN = 4000, 400
-"""Number of positions that images are compared with, and of images from which these are drawn."""
+POSITIONS, MOST_KNOWN, COMPARED = 4000, 400, 1024
+"""Number of positions that images are compared with, of images from which these are drawn, and (about) of an
+image's positions that `surely_odd` compares."""
 TOP_SHARE = 0.01
 """The distance of an image is the mean over this share of its positions, the farthest."""
 FEW = 4.0
@@ -80,7 +81,8 @@ def surely_odd(images: Tensor) -> list[int]:
         return []
     chosen = torch.linspace(0, len(images) - 1, min(len(images), MOST_KNOWN)).round().long().tolist()
     positions = Positions({index: images[index] for index in chosen})
-    found = [positions.distances(vectors, index) for index, vectors in enumerate(images)]
+    some = images[:, :: max(1, images.shape[1] // COMPARED)]
+    found = [positions.distances(vectors, index) for index, vectors in enumerate(some)]
     far = [farthest(distances) for distances in found]
     middle = [max(float(distances.median()), ROUNDING) for distances in found]
     high = above_median(far)
