@@ -129,6 +129,8 @@ def test_costs_are_means_over_a_rows_results():
     slow = result("a", 1, {"nut": 0.8}) | {"fit_seconds": 30.0}
 
     assert "| a | 20 s | 2.00 | 1.5 GB |" in costs_as_markdown([result("a", 0, {"nut": 0.8}), slow])
+    untrained = result("b", 0, {"nut": 0.8}) | {"fit_seconds": None}
+    assert "| b | – | 2.00 | 1.5 GB |" in costs_as_markdown([untrained])
 
 
 def test_decisions_are_percentages_per_row_and_category_over_the_seeds():

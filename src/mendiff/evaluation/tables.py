@@ -122,14 +122,14 @@ def as_latex(found: Sequence[Figure], metrics: Sequence[str] = SHOWN) -> str:
 
 
 def costs_as_markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """A line per row: mean fitting time, images per second and peak memory of its results."""
+    """A line per row: mean fitting time (if known), images per second and peak memory of its results."""
     lines = ["| row | fitting | images/s | peak memory |", "|---|---|---|---|"]
     for label in unique(result["label"] for result in results):
         rows = [result for result in results if result["label"] == label]
-        fit, speed, peak = (
-            mean(row[key] for row in rows) for key in ("fit_seconds", "images_per_second", "peak_gb")
-        )
-        lines.append(f"| {label} | {fit:.0f} s | {speed:.2f} | {peak:.1f} GB |")
+        fits = [row["fit_seconds"] for row in rows if row["fit_seconds"] is not None]
+        speed, peak = (mean(row[key] for row in rows) for key in ("images_per_second", "peak_gb"))
+        fit = f"{mean(fits):.0f} s" if fits else "–"
+        lines.append(f"| {label} | {fit} | {speed:.2f} | {peak:.1f} GB |")
     return "\n".join(lines) + "\n"
 
 

@@ -95,6 +95,8 @@ def run(job: Job, folder: Path, reporter: Reporter) -> None:
     predictor_of, facts = fitted(job, categories, folder, reporter)
     for label in todo:
         result = {"label": label, "method": job.method, "seed": job.seed, "device": job.device, **facts}
+        if UNTRAINED in job.rows[label]:
+            result |= {"fit_seconds": None, "steps": 1}  # the job's time is that of the trained network
         result |= row_metrics(partial(predictor_of, label), categories, reporter)
         write_json(result_file(folder, label), result)
 
