@@ -55,7 +55,7 @@ def test_a_student_samples_in_few_steps_and_is_compared_with_its_teacher(teacher
     assert main(["distill", str(teacher), str(good), "-o", str(tmp_path / "fast"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert json.loads((tmp_path / "fast/distillation.json").read_text())["rows"] == result["rows"]
-    assert [row["model"] for row in result["rows"]] == ["teacher", "its network in few steps", "distilled"]
+    assert [row["model"] for row in result["rows"]] == ["teacher", "teacher in few steps", "distilled"]
     assert result["rows"][0]["psnr"] is None
     assert result["rows"][1]["psnr"] != result["rows"][2]["psnr"]
     student, old = load(tmp_path / "fast/model"), load(teacher)

@@ -87,7 +87,7 @@ def run(options: DistillOptions, reporter: Reporter) -> dict[str, Any]:
         student = _trained(teacher, few, _inputs(teacher, others), loop, reporter)
         student = student.calibrated(held_back, seen)
         student.info.update(distilled=facts, power=_power(student, held_back, reporter).to_dict())
-        models = {"teacher": teacher, "its network in few steps": few, "distilled": student}
+        models = {"teacher": teacher, "teacher in few steps": few, "distilled": student}
         rows = compared(models, good, reporter)
         report = {**facts, "rows": [asdict(row) for row in rows]}
         with new_folder(place) as draft:
@@ -210,8 +210,10 @@ def _psnr(images: Tensor, others: Tensor) -> float:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    titles = ["", "ms per image", "times faster", *(key.replace("_", " ") for key in METRICS)]
-    table = Table("synthetic defects in held-back good images", [*titles, "PSNR to teacher"])
+    names = (key.replace("_", " ").replace("auroc", "AUROC").replace(" ap", " AP") for key in METRICS)
+    titles = ["", "ms per image", "times faster", *names, "PSNR to teacher"]
+    narrowest = max(len(row.model) for row in rows)
+    table = Table("synthetic defects in held-back good images", titles, narrowest=narrowest)
     for row in rows:
         speed = (f"{1000 * row.seconds:.0f}", f"{rows[0].seconds / row.seconds:.1f}")
         metrics = (f"{row.metrics[key]:.3f}" for key in METRICS)
