@@ -61,7 +61,7 @@ def test_a_fit_stores_how_images_are_resized_and_all_commands_use_it(
 ):
     model = tmp_path / "model"
     # Scores of inputs do not tell those of whole images: no training image is scored in vain.
-    monkeypatch.setattr("mendiff.methods.base._left_out", None)
+    monkeypatch.setattr("mendiff.methods.base_readout._left_out", None)
     small = () if "--tile" in options else settings()
     code, text, err = run("fit", oblong, "-o", model, *small, *options, "--region", region, "--json")
     assert code == 0, err
